@@ -1,0 +1,188 @@
+package git
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"keelson.dev/keelson/internal/redact"
+)
+
+// Auth are the credentials for a remote: a bearer token, or a user name and password. The zero Auth is none.
+type Auth struct {
+	Username, Password, BearerToken string
+}
+
+// header is the Authorization header's value; empty for no credentials.
+func (a Auth) header() string {
+	switch {
+	case a.BearerToken != "":
+		return "Bearer " + a.BearerToken
+	case a.Username != "" || a.Password != "":
+		return "Basic " + base64.StdEncoding.EncodeToString([]byte(a.Username+":"+a.Password))
+	}
+	return ""
+}
+
+// Remote is a repository on another server. The URL is http or https and holds no userinfo.
+type Remote struct {
+	URL  string
+	Auth Auth
+}
+
+// check refuses what must not reach a command line.
+func (r Remote) check() error {
+	u, err := url.Parse(r.URL)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return fmt.Errorf("%s is not an http or https URL", redact.URL(r.URL))
+	}
+	if u.User != nil {
+		return fmt.Errorf("credentials must not be part of the URL %s", redact.URL(r.URL))
+	}
+	if strings.ContainsAny(r.Auth.Username+r.Auth.Password+r.Auth.BearerToken, "\r\n\x00") {
+		return fmt.Errorf("%w: the credentials contain a line break", ErrAuth)
+	}
+	return nil
+}
+
+// config is the configuration that carries the credentials. With them no redirect is followed: git would send them
+// to whatever host a redirect names.
+func (r Remote) config() [][2]string {
+	h := r.Auth.header()
+	if h == "" {
+		return nil
+	}
+	return [][2]string{{"http.extraHeader", "Authorization: " + h}, {"http.followRedirects", "false"}}
+}
+
+// exchange runs a command that talks to the remote; args gets the URL. With credentials a redirect within the
+// same host (as of "/a/b" to "/a/b.git") is followed once, by asking where it leads and trying there.
+func (r Remote) exchange(ctx context.Context, dir string, args func(url string) []string) ([]byte, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	secrets := redact.New(r.Auth.Password, r.Auth.BearerToken, strings.TrimPrefix(r.Auth.header(), "Basic "))
+	try := func(remote string) ([]byte, error) {
+		out, err := run(ctx, command{dir: dir, args: args(remote), config: r.config()})
+		if err != nil && errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("%w: no answer from %s in time: %w", ErrUnreachable, r.URL, err)
+		}
+		return out, err
+	}
+	out, err := try(r.URL)
+	if err != nil && r.Auth.header() != "" && strings.Contains(err.Error(), "returned error: 30") {
+		var target string
+		if target, err = r.redirect(ctx); err == nil {
+			out, err = try(target)
+		}
+	}
+	if err != nil {
+		return nil, &remoteError{err: err, text: secrets.Text(err.Error())}
+	}
+	return out, nil
+}
+
+// remoteError is an error whose text holds no secret.
+type remoteError struct {
+	err  error
+	text string
+}
+
+func (e *remoteError) Error() string { return e.text }
+func (e *remoteError) Unwrap() error { return e.err }
+
+// redirect asks where the remote redirects to. Another host, or leaving https, is refused.
+func (r Remote) redirect(ctx context.Context) (string, error) {
+	const suffix = "/info/refs"
+	from, err := url.Parse(r.URL)
+	if err != nil {
+		return "", fmt.Errorf("parse URL: %w", errors.Unwrap(err))
+	}
+	refused := func(to *url.URL) error {
+		return fmt.Errorf("%w: %s redirects to %s: credentials are not sent to another host", ErrAuth, r.URL, redact.URL(to.Redacted()))
+	}
+	client := &http.Client{Timeout: 30 * time.Second, CheckRedirect: func(req *http.Request, via []*http.Request) error {
+		to := req.URL
+		if to.Hostname() != from.Hostname() || to.Scheme != from.Scheme && to.Scheme != "https" || to.Scheme == from.Scheme && to.Port() != from.Port() {
+			return refused(to)
+		}
+		if len(via) > 5 {
+			return errors.New("too many redirects")
+		}
+		return nil
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(r.URL, "/")+suffix+"?service=git-upload-pack", nil)
+	if err != nil {
+		return "", fmt.Errorf("follow redirect: %w", err)
+	}
+	req.Header.Set("Authorization", r.Auth.header())
+	resp, err := client.Do(req)
+	if err != nil {
+		if errors.Is(err, ErrAuth) {
+			var ue *url.Error
+			errors.As(err, &ue)
+			return "", ue.Err
+		}
+		return "", fmt.Errorf("%w: follow redirect: %w", ErrUnreachable, err)
+	}
+	resp.Body.Close()
+	to := *resp.Request.URL
+	if !strings.HasSuffix(to.Path, suffix) {
+		return "", fmt.Errorf("%w: %s redirects to %s, which is no git repository", ErrRepoNotFound, r.URL, redact.URL(to.Redacted()))
+	}
+	to.Path, to.RawQuery, to.User = strings.TrimSuffix(to.Path, suffix), "", nil
+	return to.String(), nil
+}
+
+// LsRemote asks a remote for its refs, the cheap way to see whether something moved. With patterns (full names, or
+// a prefix and "*") only those are asked for. An annotated tag also has an entry "<name>^{}" with what it tags;
+// HEAD is listed as "HEAD".
+func LsRemote(ctx context.Context, r Remote, patterns ...string) (map[string]string, error) {
+	out, err := r.exchange(ctx, "", func(url string) []string {
+		return append([]string{"ls-remote", "--quiet", "--", url}, patterns...)
+	})
+	if err != nil {
+		return nil, err
+	}
+	refs := map[string]string{}
+	for line := range strings.Lines(string(out)) {
+		id, name, ok := strings.Cut(strings.TrimSpace(line), "\t")
+		if !ok {
+			return nil, fmt.Errorf("git ls-remote: unexpected line %q", truncate(line, 100))
+		}
+		refs[name] = id
+	}
+	return refs, nil
+}
+
+// FetchOptions says what is fetched.
+type FetchOptions struct {
+	// Refspecs as git fetch takes them: "+<full ref name or commit id>:<full ref name here>".
+	Refspecs []string
+	// Depth limits the history to that many commits; zero fetches all of it.
+	Depth int
+}
+
+// Fetch brings objects and refs of a remote here; what is here already is not sent again. It is atomic: refs change
+// only after all objects have arrived.
+func (r *Repository) Fetch(ctx context.Context, remote Remote, opts FetchOptions) error {
+	args := []string{"fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--force"}
+	_, err := os.Stat(filepath.Join(r.dir, "shallow"))
+	switch {
+	case opts.Depth > 0:
+		args = append(args, fmt.Sprintf("--depth=%d", opts.Depth))
+	case err == nil:
+		args = append(args, "--unshallow")
+	}
+	_, err = remote.exchange(ctx, r.dir, func(url string) []string {
+		return append(append(args[:len(args):len(args)], "--", url), opts.Refspecs...)
+	})
+	return err
+}

@@ -1,0 +1,52 @@
+package githost
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"net"
+	"net/http"
+	"strings"
+)
+
+// authorize says whether a request may go on; the error is the refusal.
+func (h *Host) authorize(r *http.Request, write bool) error {
+	given, ok := credentials(r)
+	if ok && equal(given, h.opts.Token) {
+		return nil
+	}
+	if ok {
+		// Wrong credentials are refused for reads too: silence would hide a mistake.
+		return refusal{http.StatusUnauthorized, "the token is wrong"}
+	}
+	if !write && !h.opts.GuardReads && isLoopback(r.RemoteAddr) {
+		return nil
+	}
+	return refusal{http.StatusUnauthorized, "a token is needed: use it as the password, with any user name"}
+}
+
+// credentials are the token that a request carries.
+func credentials(r *http.Request) (string, bool) {
+	if _, password, ok := r.BasicAuth(); ok {
+		return password, true
+	}
+	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
+	if ok && strings.EqualFold(scheme, "Bearer") {
+		return strings.TrimSpace(token), true
+	}
+	return "", r.Header.Get("Authorization") != ""
+}
+
+// equal compares in constant time, whatever the lengths.
+func equal(a, b string) bool {
+	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
+	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
+}
+
+func isLoopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
