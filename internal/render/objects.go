@@ -1,0 +1,146 @@
+package render
+
+import (
+	"fmt"
+	"math"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/kustomize/api/resmap"
+	"sigs.k8s.io/kustomize/api/resource"
+
+	"keelson.dev/keelson/internal/delivery"
+)
+
+// objects converts kustomize's result. dir is the folder that was built, which origins are relative to;
+// keepOrigin leaves the origin annotation where it is, because the user asked for it.
+func objects(result resmap.ResMap, dir string, keepOrigin bool) ([]delivery.Object, error) {
+	if result.Size() > maxObjects {
+		return nil, fault(dir, "split the app", "the build makes %d objects, more than %d", result.Size(), maxObjects)
+	}
+	all := make([]delivery.Object, 0, result.Size())
+	var size sizer
+	for _, res := range result.Resources() {
+		origin, err := takeOrigin(res, dir, keepOrigin)
+		if err != nil {
+			return nil, err
+		}
+		m, err := res.Map()
+		if err != nil {
+			return nil, fault(origin, "", "%s cannot be read back from kustomize", res.CurId())
+		}
+		if err := size.normalize(m); err != nil {
+			return nil, fault(origin, "", "%s/%s: %w", res.GetKind(), res.GetName(), err)
+		}
+		all = append(all, delivery.Object{Unstructured: &unstructured.Unstructured{Object: m}, Origin: origin})
+	}
+	return all, nil
+}
+
+// takeOrigin reads where a resource comes from, relative to the repository's root, and removes the note.
+func takeOrigin(res *resource.Resource, dir string, keep bool) (string, error) {
+	origin, err := res.GetOrigin()
+	if err != nil || origin == nil {
+		return "", nil //nolint:nilerr // a user's own annotation by that name need not be an origin
+	}
+	if !keep {
+		if err := res.SetOrigin(nil); err != nil {
+			return "", fmt.Errorf("remove origin of %s: %w", res.CurId(), err)
+		}
+	}
+	from := origin.Path
+	if from == "" {
+		from = origin.ConfiguredIn
+	}
+	if from == "" {
+		return "", nil
+	}
+	return path.Join(dir, from), nil
+}
+
+// sizer turns decoded YAML into what unstructured objects hold (JSON's types with int64 and float64), and
+// bounds the total.
+type sizer struct{ bytes int }
+
+func (s *sizer) normalize(m map[string]any) error {
+	for k, v := range m {
+		n, err := s.value(v, 1)
+		if err != nil {
+			return err
+		}
+		s.bytes += len(k) + 4
+		m[k] = n
+	}
+	return s.check()
+}
+
+func (s *sizer) check() error {
+	if s.bytes > maxRendered {
+		return fmt.Errorf("the objects up to here have more than %d MiB", maxRendered>>20)
+	}
+	return nil
+}
+
+func (s *sizer) value(v any, depth int) (any, error) {
+	if depth > maxDepth {
+		return nil, fmt.Errorf("it is nested deeper than %d levels", maxDepth)
+	}
+	s.bytes += 4
+	switch v := v.(type) {
+	case map[string]any:
+		for k, e := range v {
+			n, err := s.value(e, depth+1)
+			if err != nil {
+				return nil, err
+			}
+			s.bytes += len(k) + 4
+			v[k] = n
+		}
+		return v, s.check()
+	case []any:
+		for i, e := range v {
+			n, err := s.value(e, depth+1)
+			if err != nil {
+				return nil, err
+			}
+			v[i] = n
+		}
+		return v, s.check()
+	case string:
+		s.bytes += len(v)
+		return v, nil
+	}
+	return scalar(v)
+}
+
+func scalar(v any) (any, error) {
+	switch v := v.(type) {
+	case nil, bool, int64:
+		return v, nil
+	case int:
+		return int64(v), nil
+	case uint64:
+		if v > math.MaxInt64 {
+			return float64(v), nil
+		}
+		return int64(v), nil
+	case float64:
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return nil, fmt.Errorf("JSON has no number %v", v)
+		}
+		// A whole number such as 1.0 is written as 1, and read as an integer.
+		if text := strconv.FormatFloat(v, 'f', -1, 64); math.Abs(v) < 1e21 && !strings.Contains(text, ".") {
+			if n, err := strconv.ParseInt(text, 10, 64); err == nil {
+				return n, nil
+			}
+		}
+		return v, nil
+	case time.Time:
+		return v.Format(time.RFC3339Nano), nil
+	default:
+		return nil, fmt.Errorf("a value of type %T has no form in JSON; are all keys strings?", v)
+	}
+}
