@@ -120,13 +120,9 @@ func CheckName(name string) error {
 			return bad(`".git" is added by itself`)
 		case strings.HasSuffix(part, ".lock") || strings.HasSuffix(part, "."):
 			return bad(`a part must not end in "." or ".lock"`)
-		case strings.Trim(part, "abcdefghijklmnopqrstuvwxyz0123456789-_.") != "":
-			return bad(`only lower-case letters, digits, "-", "_" and "." are allowed`)
 		}
-		for _, c := range part {
-			if !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.') {
-				return bad(`only lower-case letters, digits, "-", "_" and "." are allowed`)
-			}
+		if strings.ContainsFunc(part, func(c rune) bool { return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyz0123456789-_.", c) }) {
+			return bad(`only lower-case letters, digits, "-", "_" and "." are allowed`)
 		}
 	}
 	return nil

@@ -164,10 +164,6 @@ func (h *Host) push(ctx context.Context, w http.ResponseWriter, r *http.Request,
 	if err != nil {
 		return err
 	}
-	// The program may have something to say while the client still sends.
-	if err := http.NewResponseController(w).EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return err
-	}
 	err = h.run(ctx, w, r, req, body)
 	// Also after a failure: the client may have gone once the refs were changed.
 	if after, refsErr := repo.Refs(); h.opts.OnPush != nil && (refsErr != nil || !maps.Equal(before, after)) {
@@ -223,6 +219,13 @@ func (h *Host) run(ctx context.Context, w http.ResponseWriter, r *http.Request, 
 	cmd.Stdout = out
 	if body == nil {
 		return serverError(out, cmd.Run())
+	}
+	// The program may have something to say while the client still sends; and a client that stops sending is not
+	// waited for without end.
+	control := http.NewResponseController(w)
+	deadline, _ := ctx.Deadline()
+	if err := errors.Join(control.EnableFullDuplex(), control.SetReadDeadline(deadline)); err != nil {
+		return fmt.Errorf("set up connection: %w", err)
 	}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
