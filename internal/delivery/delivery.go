@@ -1,0 +1,258 @@
+// Package delivery holds the nouns of one delivery: what a Git commit is turned into on its way
+// to a cluster, and what can be said about the result.
+//
+// The straight line that every other package serves, in these nouns:
+//
+//	Source -> Revision -> Snapshot      which commit, and a read-only view of its tree
+//	Snapshot + App -> []Object          what the commit wants
+//	[]Object + live -> Plan             what has to change, and why
+//	Plan -> Inventory, Health, Outcome  what we own now and how it is doing
+//
+// The package is pure: values in, values out. No context, no client, no clock.
+package delivery
+
+import (
+	"cmp"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// Revision names one commit as the field writes it: "main@sha1:<hex>" for a ref,
+// "sha1:<hex>" for a bare commit (Flux RFC-0005).
+type Revision struct {
+	Name   string // the ref's short name ("main", "v1.2.0", "refs/pull/7/head"); empty for a bare commit
+	Commit string // the full commit id in lower-case hex
+}
+
+// String formats the revision; the zero Revision is the empty string.
+func (r Revision) String() string {
+	switch {
+	case r.Commit == "":
+		return ""
+	case r.Name == "":
+		return "sha1:" + r.Commit
+	default:
+		return r.Name + "@sha1:" + r.Commit
+	}
+}
+
+// ParseRevision reads what [Revision.String] wrote. Anything else gives the zero Revision.
+func ParseRevision(s string) Revision {
+	name, id, ok := strings.Cut(s, "@sha1:")
+	if ok {
+		return Revision{Name: name, Commit: id}
+	}
+	if id, ok := strings.CutPrefix(s, "sha1:"); ok {
+		return Revision{Commit: id}
+	}
+	return Revision{}
+}
+
+// Short is the revision with a seven-digit commit id, for people.
+func (r Revision) Short() string {
+	if len(r.Commit) > 7 {
+		r.Commit = r.Commit[:7]
+	}
+	return r.String()
+}
+
+// ID names a source or an app: the cluster object that declares it.
+type ID struct {
+	Kind      string // "GitRepository", "Kustomization", …
+	Namespace string
+	Name      string
+}
+
+// String is "Kind/namespace/name".
+func (id ID) String() string { return id.Kind + "/" + id.Namespace + "/" + id.Name }
+
+// GitRef selects a commit of a repository. The first set field of Commit, Name, Tag, Branch wins;
+// all empty means the branch "master" (Flux's default).
+type GitRef struct {
+	Branch string // short name
+	Tag    string // short name
+	Commit string // full id; Branch, if set as well, is where to look for it
+	Name   string // full reference name, "refs/heads/main"
+}
+
+// Credentials authenticate to a remote repository. They are never logged, stored or compared by value.
+type Credentials struct {
+	Username    string
+	Password    string
+	BearerToken string
+}
+
+// Source is a repository to follow.
+type Source struct {
+	ID          ID
+	URL         string
+	Ref         GitRef
+	Credentials Credentials
+	Ignore      string        // extra exclusion rules in .gitignore syntax; empty: the default rules
+	HasIgnore   bool          // Ignore was given (an empty one too), so the default rules do not apply
+	Interval    time.Duration // how often the remote is asked
+	Timeout     time.Duration // bound of one exchange with the remote
+	Suspend     bool
+	Requested   string   // a person's request for a reconciliation: any value not seen before starts one
+	Refused     []string // fields that are not implemented, as "spec.verify": nothing is fetched
+}
+
+// Snapshot is an immutable, read-only view of one commit's tree, straight from the object store.
+//
+// FS is rooted at the repository's root and leaves out what the source ignores. Opening a path
+// follows symbolic links inside the tree; one that leaves the repository is an error that wraps
+// [ErrEscapes]. Digest identifies the visible content: equal digests mean equal trees.
+type Snapshot struct {
+	Revision Revision
+	Digest   string
+	FS       fs.FS
+}
+
+// Build says how an app's objects are made from a snapshot.
+type Build struct {
+	Path                    string // folder in the snapshot, cleaned, without a leading "./"; "." is the root
+	TargetNamespace         string
+	Patches                 []Patch
+	Images                  []Image
+	Components              []string // folders relative to Path
+	IgnoreMissingComponents bool
+	Substitute              bool // run variable substitution
+}
+
+// Patch is a strategic-merge or JSON 6902 patch with an optional target, as kustomize reads it.
+type Patch struct {
+	Patch  string
+	Target *Selector
+}
+
+// Selector picks the objects that a patch applies to; every field is an anchored regular expression
+// or a label/annotation selector, as in kustomize.
+type Selector struct {
+	Group, Version, Kind, Namespace, Name string
+	LabelSelector, AnnotationSelector     string
+}
+
+// Image overrides a container image's name, tag or digest.
+type Image struct {
+	Name, NewName, NewTag, Digest string
+}
+
+// VarsRef names a ConfigMap or Secret (in the app's namespace) whose data are substitution variables.
+type VarsRef struct {
+	Kind, Name string
+	Optional   bool
+}
+
+// App is anything that is reconciled: its declaration in our own words.
+type App struct {
+	ID             ID
+	Generation     int64
+	Source         ID
+	Build          Build
+	Vars           map[string]string // inline variables; they win over VarsFrom
+	VarsFrom       []VarsRef         // later entries win over earlier ones
+	VarsAlways     bool              // substitute even where no variable is given
+	DependsOn      []ID
+	ServiceAccount string // in the app's namespace; empty: as Keelson itself
+	Prune          bool
+	KeepOnDelete   bool // deleting the app leaves its objects
+	Wait           bool // Ready only once every object is healthy
+	Suspend        bool
+	Interval       time.Duration
+	RetryInterval  time.Duration // after a failure; zero: Interval
+	Timeout        time.Duration // bound of one attempt and of waiting for health
+	Guard          Guard
+	Requested      string   // a person's request for a reconciliation: any value not seen before starts one
+	Refused        []string // fields whose being ignored could do harm, as "spec.decryption": nothing is applied
+	Ignored        []string // fields that have no effect yet, as "spec.healthChecks": said, not fatal
+}
+
+// Guard says how an app is protected against destroying by accident.
+type Guard struct {
+	MaxPrunePercent int    // more than this share of the inventory is not pruned without confirmation; 100 turns it off
+	AllowEmpty      bool   // an empty render is meant
+	Confirmed       string // the revision (commit id, full or abbreviated to at least seven digits) that a person confirmed
+}
+
+// Ref identifies an object in a cluster, whatever version it is read in.
+type Ref struct {
+	Group, Kind, Namespace, Name string
+}
+
+// String is "Kind/namespace/name" or "Kind/name"; the group is shown where it is neither empty nor a built-in one.
+func (r Ref) String() string {
+	kind := r.Kind
+	if strings.Contains(r.Group, ".") && !strings.HasSuffix(r.Group, ".k8s.io") {
+		kind += "." + r.Group
+	}
+	if r.Namespace == "" {
+		return kind + "/" + r.Name
+	}
+	return kind + "/" + r.Namespace + "/" + r.Name
+}
+
+// GroupKind is the ref's kind.
+func (r Ref) GroupKind() schema.GroupKind { return schema.GroupKind{Group: r.Group, Kind: r.Kind} }
+
+// Compare orders refs by namespace, name, group and kind: the order of an inventory.
+func (r Ref) Compare(o Ref) int {
+	return cmp.Or(cmp.Compare(r.Namespace, o.Namespace), cmp.Compare(r.Name, o.Name),
+		cmp.Compare(r.Group, o.Group), cmp.Compare(r.Kind, o.Kind))
+}
+
+// Object is one rendered object and where it came from.
+type Object struct {
+	*unstructured.Unstructured
+	Origin string // "apps/base/deployment.yaml" where known; for error messages
+}
+
+// Ref identifies the object.
+func (o Object) Ref() Ref { return RefOf(o.Unstructured) }
+
+// RefOf identifies any object.
+func RefOf(u *unstructured.Unstructured) Ref {
+	gvk := u.GroupVersionKind()
+	return Ref{Group: gvk.Group, Kind: gvk.Kind, Namespace: u.GetNamespace(), Name: u.GetName()}
+}
+
+// HealthStatus is how an object or an app is doing.
+type HealthStatus string
+
+// The health states (DESIGN, words).
+const (
+	Healthy       HealthStatus = "Healthy"
+	Progressing   HealthStatus = "Progressing"
+	Degraded      HealthStatus = "Degraded"
+	Suspended     HealthStatus = "Suspended"
+	Missing       HealthStatus = "Missing"
+	UnknownHealth HealthStatus = "Unknown"
+)
+
+// Health is a status and, where it is not Healthy, why.
+type Health struct {
+	Status  HealthStatus
+	Message string
+}
+
+// Hold keeps an object or an app as it is: an input of the plan, kept in the cluster.
+type Hold struct {
+	Ref    Ref      // the object; the zero Ref holds the whole app
+	Fields []string // only these fields, as "spec.replicas"; none: the whole object
+	Owner  string   // who asked: "HorizontalPodAutoscaler/dev/web"
+	Reason string
+	Until  time.Time // the zero time: until it is lifted
+}
+
+// Describe is the hold as a phrase: "spec.replicas is left to HorizontalPodAutoscaler/dev/web".
+func (h Hold) Describe() string {
+	what := "it"
+	if len(h.Fields) > 0 {
+		what = strings.Join(h.Fields, ", ")
+	}
+	return fmt.Sprintf("%s is left to %s: %s", what, h.Owner, h.Reason)
+}

@@ -1,0 +1,115 @@
+package delivery
+
+// Live is what is known of one object in the cluster, kept from its last watch event.
+// It holds hashes of the fields that we own, never the object itself.
+type Live struct {
+	Ref             Ref
+	Version         string // the API version it is watched in ("v1")
+	UID             string
+	ResourceVersion string
+	Owner           ID     // the app named by its labels; zero: none
+	Owned           string // hash of the fields our field manager owns, spec.replicas left out; empty: it owns none
+	OwnsReplicas    bool   // our field manager owns spec.replicas
+	Replicas        int64  // live spec.replicas; -1 where there is none
+	Health          Health
+	Deleting        bool           // it has a deletion timestamp
+	PruneDisabled   bool           // labelled or annotated to survive pruning
+	Fixed           map[string]any // values of its immutable fields, by path, as far as its kind is known to have some
+	Rival           string         // the field manager, other than ours, that wrote to it last
+}
+
+// Applied is what one apply of an object left behind: enough to tell later, from memory,
+// whether the object is still as we want it.
+type Applied struct {
+	Desired    string // hash of what was sent
+	Owned      string // [Live.Owned] of the server's answer
+	Replicas   int64  // spec.replicas as sent; -1: not sent
+	Autoscaled bool   // spec.replicas was left to an autoscaler
+}
+
+// Verb is what a change does to one object.
+type Verb string
+
+// The verbs of a plan.
+const (
+	Create    Verb = "create"    // it is not there
+	Update    Verb = "update"    // Git wants something else than before
+	Repair    Verb = "repair"    // Git is unchanged, the cluster is not: drift
+	Delete    Verb = "delete"    // it left Git
+	Release   Verb = "release"   // it left Git, but is not ours (any more) or is kept: only the inventory forgets it
+	Unchanged Verb = "unchanged" // nothing to send
+	Delegated Verb = "delegated" // a hold keeps it as it is
+)
+
+// Change is one object's part of a plan.
+type Change struct {
+	Ref     Ref
+	Version string // API version to use
+	Verb    Verb
+	Reason  string  // why, as a phrase: "changed in Git", "deleted in the cluster"
+	Object  *Object // what to send (create, update, repair); nil otherwise
+	Desired string  // hash of Object
+	// Autoscaled says that spec.replicas is left to an autoscaler.
+	Autoscaled bool
+	UID        string // of the live object to delete
+}
+
+// Stage is a set of changes that may be made in any order, all at once. The next stage starts
+// when every object of this one is there (CustomResourceDefinitions: established).
+type Stage struct {
+	Name    string
+	Changes []Change
+}
+
+// Block is a reason why a plan must not be carried out, not even in part.
+type Block struct {
+	Ref   Ref // the object at fault; zero: the app as a whole
+	Fault *Fault
+}
+
+// Plan is an ordered change to a cluster. It is data: shown by the CLI, carried out by apply.
+type Plan struct {
+	Stages    []Stage
+	Blocks    []Block   // not empty: nothing of the plan may be carried out
+	Awaits    []Ref     // objects whose kind comes with a CustomResourceDefinition of the same plan that is not yet established
+	Inventory Inventory // what we own once the plan is done
+}
+
+// Changes counts the changes that would touch the cluster.
+func (p Plan) Changes() int {
+	n := 0
+	for _, s := range p.Stages {
+		n += s.Pending()
+	}
+	return n
+}
+
+// Pending counts the stage's changes that would touch the cluster.
+func (s Stage) Pending() int {
+	n := 0
+	for _, c := range s.Changes {
+		if c.Verb.Touches() {
+			n++
+		}
+	}
+	return n
+}
+
+// Touches tells whether the verb changes anything in the cluster.
+func (v Verb) Touches() bool {
+	return v == Create || v == Update || v == Repair || v == Delete
+}
+
+// Next gives the first stage with something to do; false: the plan is done.
+// A plan that awaits a kind does not go past the stage that brings it: then an empty stage is returned.
+func (p Plan) Next() (Stage, bool) {
+	for i, s := range p.Stages {
+		if len(p.Awaits) > 0 && (i > 0 || s.Pending() == 0) {
+			return Stage{}, true
+		}
+		if s.Pending() > 0 {
+			return s, true
+		}
+	}
+	return Stage{}, false
+}

@@ -1,0 +1,84 @@
+// Package health tells how an object is doing. It is pure: the object goes in, a [delivery.Health] comes out.
+//
+// The rules are kstatus's (the field's own: every built-in kind, and any kind with the standard
+// Ready, Reconciling and Stalled conditions), mapped onto Keelson's words in one place.
+package health
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"keelson.dev/keelson/internal/delivery"
+)
+
+// Of tells how an object is doing.
+func Of(u *unstructured.Unstructured) delivery.Health {
+	res, err := status.Compute(u)
+	if err != nil {
+		return delivery.Health{Status: delivery.UnknownHealth, Message: err.Error()}
+	}
+	switch res.Status {
+	case status.CurrentStatus:
+		return delivery.Health{Status: delivery.Healthy}
+	case status.InProgressStatus, status.TerminatingStatus:
+		return delivery.Health{Status: delivery.Progressing, Message: res.Message}
+	case status.FailedStatus:
+		return delivery.Health{Status: delivery.Degraded, Message: res.Message}
+	case status.NotFoundStatus:
+		return delivery.Health{Status: delivery.Missing, Message: res.Message}
+	default:
+		return delivery.Health{Status: delivery.UnknownHealth, Message: res.Message}
+	}
+}
+
+// Part is one object's health, as an input of [Aggregate].
+type Part struct {
+	Ref    delivery.Ref
+	Health delivery.Health
+}
+
+// order of the states from good to bad: an app is as healthy as its worst object.
+var order = []delivery.HealthStatus{
+	delivery.Healthy, delivery.Suspended, delivery.UnknownHealth, delivery.Progressing, delivery.Missing, delivery.Degraded,
+}
+
+// maxNamed bounds how many objects a message names.
+const maxNamed = 5
+
+// Aggregate gives an app's health: its worst object's, with a message that names the objects in that state.
+// Objects whose health cannot be known count as healthy once everything else is.
+func Aggregate(parts []Part) delivery.Health {
+	worst := 0
+	for _, p := range parts {
+		worst = max(worst, slices.Index(order, p.Health.Status))
+	}
+	state := order[worst]
+	if state == delivery.Healthy || state == delivery.UnknownHealth {
+		return delivery.Health{Status: delivery.Healthy}
+	}
+	var named []string
+	more := 0
+	for _, p := range parts {
+		if p.Health.Status != state {
+			continue
+		}
+		if len(named) == maxNamed {
+			more++
+			continue
+		}
+		text := p.Ref.String()
+		if p.Health.Message != "" {
+			text += ": " + p.Health.Message
+		}
+		named = append(named, text)
+	}
+	slices.Sort(named)
+	if more > 0 {
+		named = append(named, fmt.Sprintf("and %d more", more))
+	}
+	return delivery.Health{Status: state, Message: strings.Join(named, "; ")}
+}

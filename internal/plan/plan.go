@@ -1,0 +1,286 @@
+// Package plan decides what has to change in a cluster. It is pure: desired objects, what is there,
+// the inventory and the holds go in; a [delivery.Plan] comes out, with a reason for every change.
+//
+// The rules, in order:
+//
+//  1. An object that another app owns, or a changed immutable field, blocks the whole plan.
+//  2. An empty render, or a prune of more than the app's guard allows, blocks it until a person confirms.
+//  3. An object is sent only if it is missing, Git wants something else than what was sent last,
+//     or a field that we own is not as the server left it after our last apply.
+//  4. What is in the inventory and not in Git is deleted, if the app prunes and the object is still ours.
+//
+// Stages order the rest: CustomResourceDefinitions, Namespaces, class kinds, everything else, prune.
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"keelson.dev/keelson/internal/delivery"
+)
+
+// Input is everything a plan is made of.
+type Input struct {
+	App       delivery.App
+	Revision  delivery.Revision
+	Desired   []delivery.Object                 // what the commit wants, labels of ownership set
+	Live      map[delivery.Ref]delivery.Live    // what is there of Desired and Inventory; absent: not there, or not labelled as ours
+	Applied   map[delivery.Ref]delivery.Applied // what we sent last, as far as remembered
+	Inventory delivery.Inventory                // what the app owns
+	Claims    map[delivery.Ref]delivery.ID      // objects of Desired that another app owns
+	Unknown   map[schema.GroupKind]bool         // kinds of Desired that the cluster does not know
+	Scaled    map[delivery.Ref]string           // objects with an autoscaler, and its name ("HorizontalPodAutoscaler/web")
+	Holds     []delivery.Hold
+	// NotBefore delays the repair of an object that keeps being undone.
+	NotBefore map[delivery.Ref]time.Time
+	Now       time.Time
+}
+
+// Compute makes the plan.
+func Compute(in Input) delivery.Plan {
+	var p delivery.Plan
+	p.Inventory = make(delivery.Inventory, len(in.Desired))
+	stages := make([]delivery.Stage, len(stageNames))
+	for i, name := range stageNames {
+		stages[i].Name = name
+	}
+	coming := definedKinds(in.Desired)
+	for _, obj := range in.Desired {
+		ref := obj.Ref()
+		if in.Unknown[ref.GroupKind()] && coming[ref.GroupKind()] {
+			p.Awaits = append(p.Awaits, ref)
+		}
+		p.Inventory[ref] = obj.GroupVersionKind().Version
+		if block, ok := blockOf(in, obj, coming); ok {
+			p.Blocks = append(p.Blocks, block)
+			continue
+		}
+		i := stageOf(ref)
+		stages[i].Changes = append(stages[i].Changes, changeOf(in, obj))
+	}
+	gone := in.Inventory.Minus(p.Inventory)
+	prune := pruneChanges(in, gone)
+	stages[pruneStage].Changes = prune
+	if block, ok := guard(in, prune); ok {
+		p.Blocks = append(p.Blocks, block)
+	}
+	for _, c := range prune {
+		if c.Verb == delivery.Delegated { // a hold keeps it: it stays ours
+			p.Inventory[c.Ref] = c.Version
+		}
+	}
+	p.Stages = slices.DeleteFunc(stages, func(s delivery.Stage) bool { return len(s.Changes) == 0 })
+	return p
+}
+
+// blockOf finds what forbids sending obj at all.
+func blockOf(in Input, obj delivery.Object, coming map[schema.GroupKind]bool) (delivery.Block, bool) {
+	ref := obj.Ref()
+	if gk := ref.GroupKind(); in.Unknown[gk] && !coming[gk] {
+		return delivery.Block{Ref: ref, Fault: &delivery.Fault{
+			Reason: "KindNotFound", Where: where(obj), Retry: delivery.Backoff,
+			Hint: "install its CustomResourceDefinition, or let this app depend on the one that brings it",
+			Err:  fmt.Errorf("the cluster has no kind %s in %s", ref.Kind, obj.GetAPIVersion()),
+		}}, true
+	}
+	if owner, ok := in.Claims[ref]; ok {
+		return delivery.Block{Ref: ref, Fault: &delivery.Fault{
+			Reason: "OwnershipConflict", Where: ref.String(), Retry: delivery.OnEvent,
+			Hint: fmt.Sprintf("remove it from one of the two; %s takes it over once %s has let it go", in.App.ID, owner),
+			Err:  fmt.Errorf("it is already owned by %s", owner),
+		}}, true
+	}
+	live, ok := in.Live[ref]
+	if !ok {
+		return delivery.Block{}, false
+	}
+	if path, was, wants, changed := changedFixed(obj.Unstructured, live.Fixed); changed {
+		return delivery.Block{Ref: ref, Fault: &delivery.Fault{
+			Reason: "ImmutableField", Where: where(obj), Retry: delivery.OnChange,
+			Hint: "restore the field in Git, or give the object a new name, or delete it in the cluster so that it is made anew",
+			Err:  fmt.Errorf("%s cannot be changed from %s to %s: Kubernetes never lets that field of a %s change", path, was, wants, ref.Kind),
+		}}, true
+	}
+	return delivery.Block{}, false
+}
+
+// definedKinds are the kinds that the app's own CustomResourceDefinitions bring.
+func definedKinds(objects []delivery.Object) map[schema.GroupKind]bool {
+	kinds := map[schema.GroupKind]bool{}
+	for _, obj := range objects {
+		if stageOf(obj.Ref()) != 0 {
+			continue
+		}
+		group, _, _ := unstructured.NestedString(obj.Object, "spec", "group")
+		kind, _, _ := unstructured.NestedString(obj.Object, "spec", "names", "kind")
+		kinds[schema.GroupKind{Group: group, Kind: kind}] = true
+	}
+	return kinds
+}
+
+func where(obj delivery.Object) string {
+	if obj.Origin == "" {
+		return obj.Ref().String()
+	}
+	return obj.Origin + ": " + obj.Ref().String()
+}
+
+// changeOf decides about one desired object that nothing blocks.
+func changeOf(in Input, obj delivery.Object) delivery.Change {
+	ref := obj.Ref()
+	c := delivery.Change{Ref: ref, Version: obj.GroupVersionKind().Version}
+	if h, ok := holdOn(in.Holds, ref, in.Now); ok {
+		c.Verb, c.Reason = delivery.Delegated, h.Describe()
+		return c
+	}
+	live, there := in.Live[ref]
+	scaler, scaled := in.Scaled[ref]
+	if scaled {
+		obj = leaveReplicas(obj, live, there)
+		c.Autoscaled = true
+	}
+	c.Object, c.Desired = &obj, Hash(obj.Unstructured)
+	last, sent := in.Applied[ref]
+	c.Verb, c.Reason = verdict(last, sent, live, there, c)
+	switch {
+	case c.Verb == delivery.Unchanged:
+		c.Object = nil
+	case c.Verb == delivery.Repair && in.Now.Before(in.NotBefore[ref]):
+		c.Verb, c.Object = delivery.Delegated, nil
+		c.Reason = fmt.Sprintf("%s; its repair keeps being undone by %q, next try at %s",
+			c.Reason, live.Rival, in.NotBefore[ref].UTC().Format(time.RFC3339))
+	case scaled && c.Verb == delivery.Update:
+		c.Reason += ", spec.replicas left to " + scaler
+	}
+	return c
+}
+
+// verdict is rule 3: what to do about an object, and why.
+func verdict(last delivery.Applied, sent bool, live delivery.Live, there bool, c delivery.Change) (delivery.Verb, string) {
+	switch {
+	case there && live.Deleting:
+		return delivery.Delegated, "it is being deleted; it is made anew when it is gone"
+	case !there && sent && last.Desired == c.Desired:
+		return delivery.Repair, "deleted in the cluster, or its ownership label was removed"
+	case !there:
+		return delivery.Create, "new in Git"
+	case !sent:
+		return delivery.Update, "not yet applied by this process"
+	case last.Desired != c.Desired && last.Autoscaled != c.Autoscaled:
+		return delivery.Update, "an autoscaler came or went"
+	case last.Desired != c.Desired:
+		return delivery.Update, "changed in Git"
+	case Drifted(last, live, c.Autoscaled):
+		return delivery.Repair, driftReason(last, live)
+	}
+	return delivery.Unchanged, ""
+}
+
+// Drifted tells from hashes alone whether a field that we own is no longer as the server left it
+// after our last apply. Fields that we do not own never count; spec.replicas does not under an autoscaler.
+func Drifted(last delivery.Applied, live delivery.Live, autoscaled bool) bool {
+	if last.Owned != live.Owned {
+		return true
+	}
+	return !autoscaled && last.Replicas >= 0 && (live.Replicas != last.Replicas || !live.OwnsReplicas)
+}
+
+func driftReason(last delivery.Applied, live delivery.Live) string {
+	by := ""
+	if live.Rival != "" {
+		by = " by " + live.Rival
+	}
+	if last.Owned == live.Owned {
+		return fmt.Sprintf("scaled from %d to %d in the cluster%s", last.Replicas, live.Replicas, by)
+	}
+	return "edited in the cluster" + by
+}
+
+// pruneChanges is rule 4.
+func pruneChanges(in Input, gone delivery.Inventory) []delivery.Change {
+	var out []delivery.Change
+	for _, ref := range gone.Refs() {
+		c := delivery.Change{Ref: ref, Version: gone[ref], Verb: delivery.Release}
+		live, there := in.Live[ref]
+		hold, held := holdOn(in.Holds, ref, in.Now)
+		switch {
+		case !in.App.Prune:
+			c.Reason = "left Git, but the app does not prune"
+		case !there:
+			c.Reason = "left Git and is gone, or is no longer labelled as ours"
+		case live.Owner != in.App.ID:
+			c.Reason = "left Git, but " + live.Owner.String() + " owns it now"
+		case live.PruneDisabled:
+			c.Reason = "left Git, but is marked to survive pruning"
+		case held:
+			c.Verb, c.Reason = delivery.Delegated, hold.Describe()
+		case live.Deleting:
+			c.Reason = "left Git and is being deleted"
+		default:
+			c.Verb, c.Reason, c.UID = delivery.Delete, "left Git", live.UID
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// guard is rule 2.
+func guard(in Input, prune []delivery.Change) (delivery.Block, bool) {
+	deletes := 0
+	for _, c := range prune {
+		if c.Verb == delivery.Delete {
+			deletes++
+		}
+	}
+	if deletes == 0 || confirmed(in.App.Guard.Confirmed, in.Revision) {
+		return delivery.Block{}, false
+	}
+	var err error
+	switch {
+	case len(in.Desired) == 0 && !in.App.Guard.AllowEmpty:
+		err = fmt.Errorf("the commit renders to nothing: every object of the app (%d) would be deleted", deletes)
+	case deletes*100 > in.App.Guard.MaxPrunePercent*len(in.Inventory):
+		err = fmt.Errorf("%d of the app's %d objects would be deleted, which is more than %d %%",
+			deletes, len(in.Inventory), in.App.Guard.MaxPrunePercent)
+	default:
+		return delivery.Block{}, false
+	}
+	return delivery.Block{Fault: &delivery.Fault{
+		Reason: "ConfirmationRequired", Retry: delivery.OnEvent, Err: err,
+		Hint: fmt.Sprintf("if it is meant, run 'keelson confirm %s -n %s' or annotate the app with keelson.dev/confirm=%s",
+			in.App.ID.Name, in.App.ID.Namespace, in.Revision.Commit),
+	}}, true
+}
+
+// confirmed tells whether a person's word covers the revision: its commit, abbreviated to no less than seven digits.
+func confirmed(word string, rev delivery.Revision) bool {
+	if named := delivery.ParseRevision(word); named.Commit != "" {
+		word = named.Commit
+	}
+	return len(word) >= 7 && len(word) <= len(rev.Commit) && rev.Commit[:len(word)] == word
+}
+
+func holdOn(holds []delivery.Hold, ref delivery.Ref, now time.Time) (delivery.Hold, bool) {
+	for _, h := range holds {
+		if len(h.Fields) == 0 && (h.Ref == ref || h.Ref == (delivery.Ref{})) && (h.Until.IsZero() || now.Before(h.Until)) {
+			return h, true
+		}
+	}
+	return delivery.Hold{}, false
+}
+
+// leaveReplicas gives obj without spec.replicas. While we are still its owner in the cluster, leaving it out would
+// reset it to its default, so the live number is sent until the autoscaler has written one of its own.
+func leaveReplicas(obj delivery.Object, live delivery.Live, there bool) delivery.Object {
+	obj.Unstructured = obj.DeepCopy()
+	if there && live.OwnsReplicas && live.Replicas >= 0 {
+		_ = unstructured.SetNestedField(obj.Object, live.Replicas, "spec", "replicas")
+		return obj
+	}
+	unstructured.RemoveNestedField(obj.Object, "spec", "replicas")
+	return obj
+}

@@ -1,0 +1,45 @@
+package plan
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"keelson.dev/keelson/internal/delivery"
+)
+
+// stageNames in the order they are carried out; an object's stage is an index into it.
+var stageNames = []string{
+	"CustomResourceDefinitions", // kinds must be known before their objects are sent
+	"Namespaces",                // and namespaces be there
+	"Classes",                   // StorageClass, IngressClass, GatewayClass, …: what the rest refers to by name
+	"Objects",
+	"Prune", // last: what replaces an object is there before it goes
+}
+
+const pruneStage = 4
+
+func stageOf(ref delivery.Ref) int {
+	switch {
+	case ref.Kind == "CustomResourceDefinition" && ref.Group == "apiextensions.k8s.io":
+		return 0
+	case ref.Kind == "Namespace" && ref.Group == "":
+		return 1
+	case strings.HasSuffix(ref.Kind, "Class") && ref.Namespace == "":
+		return 2
+	}
+	return 3
+}
+
+// Hash identifies what would be sent. JSON of a map has sorted keys, so equal objects hash equal.
+func Hash(u *unstructured.Unstructured) string {
+	b, err := json.Marshal(u.Object)
+	if err != nil { // cannot happen for decoded YAML; differ from everything if it does
+		return "unhashable: " + err.Error()
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:16])
+}
