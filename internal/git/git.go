@@ -84,7 +84,7 @@ type Repository struct {
 
 // Init creates an empty bare repository at dir, which must not exist or be empty; HEAD names the given branch.
 func Init(ctx context.Context, dir, branch string, opts Options) (*Repository, error) {
-	if err := checkRefName("refs/heads/" + branch); err != nil {
+	if err := CheckRefName("refs/heads/" + branch); err != nil {
 		return nil, fmt.Errorf("init repository: %w", err)
 	}
 	_, err := run(ctx, command{args: []string{"init", "--quiet", "--bare", "--object-format=sha1", "--template=", "--initial-branch=" + branch, "--", dir}})
@@ -125,9 +125,9 @@ func (r *Repository) Close() error {
 // Damaged says whether a read has met a missing or damaged object since the repository was opened.
 func (r *Repository) Damaged() bool { return r.damaged.Load() }
 
-// checkRefName accepts full ref names ("refs/heads/main") and HEAD. The rules are those of git-check-ref-format;
+// CheckRefName accepts full ref names ("refs/heads/main") and HEAD. The rules are those of git-check-ref-format;
 // a name that keeps them cannot leave the refs directory.
-func checkRefName(name string) error {
+func CheckRefName(name string) error {
 	if name == "HEAD" {
 		return nil
 	}

@@ -33,7 +33,7 @@ func (r *Repository) ref(name string) (ObjectID, error) {
 	const maxDepth = 5
 	full := name
 	for range maxDepth {
-		if err := checkRefName(name); err != nil {
+		if err := CheckRefName(name); err != nil {
 			return ObjectID{}, err
 		}
 		value, err := r.refValue(name)
@@ -91,7 +91,7 @@ func (r *Repository) Refs() (map[string]string, error) {
 			return err
 		}
 		name := path.Join("refs", filepath.ToSlash(rel))
-		if checkRefName(name) != nil {
+		if CheckRefName(name) != nil {
 			return nil // a lock file
 		}
 		id, err := r.ref(name)

@@ -168,12 +168,17 @@ type FetchOptions struct {
 	Refspecs []string
 	// Depth limits the history to that many commits; zero fetches all of it.
 	Depth int
+	// Prune removes refs here that match the right sides of the refspecs and are gone there.
+	Prune bool
 }
 
 // Fetch brings objects and refs of a remote here; what is here already is not sent again. It is atomic: refs change
 // only after all objects have arrived.
 func (r *Repository) Fetch(ctx context.Context, remote Remote, opts FetchOptions) error {
 	args := []string{"fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--force"}
+	if opts.Prune {
+		args = append(args, "--prune")
+	}
 	_, err := os.Stat(filepath.Join(r.dir, "shallow"))
 	switch {
 	case opts.Depth > 0:

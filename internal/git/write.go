@@ -35,7 +35,7 @@ func (r *Repository) Commit(ctx context.Context, c Change) (string, error) {
 
 func (r *Repository) commit(ctx context.Context, c Change) (string, error) {
 	ref := "refs/heads/" + c.Branch
-	if err := checkRefName(ref); err != nil {
+	if err := CheckRefName(ref); err != nil {
 		return "", err
 	}
 	if c.Base != "" {

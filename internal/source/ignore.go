@@ -1,0 +1,473 @@
+package source
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/go-git/go-git/v5/plumbing/format/gitignore"
+
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/git"
+)
+
+// What is left out of a snapshot follows Flux's source-controller (fluxcd/pkg/sourceignore):
+//
+//   - Files about version control are always left out, unless a later rule includes them again.
+//   - The rules of .sourceignore files, in any folder, hold below that folder; deeper ones win.
+//   - spec.ignore comes last and wins over all.
+//   - Only if none of these has a single rule, the defaults hold as well.
+//
+// The decision is made for files alone, so a file can be included again below an excluded folder (in Git it cannot).
+const (
+	ignoreFile = ".sourceignore"
+	vcsRules   = ".git/,.gitignore,.gitmodules,.gitattributes"
+	// defaultRules are images, media and archives; configuration of CI services; configuration of tools.
+	defaultRules = "*.jpg,*.jpeg,*.gif,*.png,*.wmv,*.flv,*.tar.gz,*.zip," +
+		".github/,.circleci/,.travis.yml,.gitlab-ci.yml,appveyor.yml,.drone.yml,cloudbuild.yaml,codeship-services.yml,codeship-steps.yml," +
+		"**/.goreleaser.yml,**/.sops.yaml,**/.flux.yaml"
+	// maxIgnoreFile bounds a .sourceignore file in bytes.
+	maxIgnoreFile = 1 << 20
+	// maxKnown bounds an ignoreIndex: about 40 bytes each.
+	maxKnown = 1 << 17
+)
+
+// rule is one line of an ignore file.
+type rule struct {
+	gitignore.Pattern
+	include bool     // "!…"
+	prefix  []string // the folders that a path must begin with for the rule to match, as globs; nil: anywhere in its domain
+}
+
+var standardRules = sync.OnceValue(func() (r struct{ vcs, defaults []rule }) {
+	for _, s := range strings.Split(vcsRules, ",") {
+		r.vcs = append(r.vcs, newRule(s, nil))
+	}
+	for _, s := range strings.Split(defaultRules, ",") {
+		r.defaults = append(r.defaults, newRule(s, nil))
+	}
+	return r
+})
+
+func newRule(line string, domain []string) rule {
+	r := rule{Pattern: gitignore.ParsePattern(line, domain), prefix: domain}
+	line, r.include = strings.CutPrefix(line, "!")
+	line = strings.TrimRight(line, " ")
+	body := strings.TrimSuffix(line, "/")
+	if !strings.Contains(body, "/") {
+		return r
+	}
+	r.prefix = append([]string(nil), domain...)
+	for part := range strings.SplitSeq(strings.TrimPrefix(body, "/"), "/") {
+		if strings.Contains(part, "**") || part == "" {
+			break
+		}
+		r.prefix = append(r.prefix, part)
+	}
+	return r
+}
+
+// reaches says whether the rule could match something below the folder.
+func (r rule) reaches(folder []string) bool {
+	for i := range min(len(folder), len(r.prefix)) {
+		if ok, err := path.Match(r.prefix[i], folder[i]); err != nil || !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// parseRules reads an ignore file as Flux does: empty lines and lines that begin with "#" are no rules.
+func parseRules(text string, domain []string) []rule {
+	var rules []rule
+	s := bufio.NewScanner(strings.NewReader(text))
+	s.Buffer(nil, maxIgnoreFile)
+	for s.Scan() {
+		line := s.Text()
+		if !strings.HasPrefix(line, "#") && strings.TrimSpace(line) != "" {
+			rules = append(rules, newRule(line, domain))
+		}
+	}
+	return rules
+}
+
+// verdict of some rules about a path; the last one that matches wins.
+func verdict(rules []rule, parts []string, isDir bool) gitignore.MatchResult {
+	for i := len(rules) - 1; i >= 0; i-- {
+		if m := rules[i].Match(parts, isDir); m != gitignore.NoMatch {
+			return m
+		}
+	}
+	return gitignore.NoMatch
+}
+
+// ignoreIndex remembers, for one repository, the trees below which no ignore file has a rule: what one commit has
+// shown need not be looked at again for the next.
+type ignoreIndex struct {
+	mu   sync.Mutex
+	none map[git.ObjectID]struct{}
+}
+
+func (x *ignoreIndex) has(id git.ObjectID) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	_, ok := x.none[id]
+	return ok
+}
+
+func (x *ignoreIndex) add(id git.ObjectID) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.none == nil || len(x.none) >= maxKnown {
+		x.none = map[git.ObjectID]struct{}{}
+	}
+	x.none[id] = struct{}{}
+}
+
+// view is a tree without what is ignored. It reads ignore files as they are needed, on the way to the paths that
+// are asked for. It is safe for concurrent use.
+type view struct {
+	tree  *git.Tree
+	known *ignoreIndex
+	spec  []rule
+
+	mu    sync.Mutex
+	rules map[string][]rule // of the ignore file in a folder
+	dirs  map[string]bool   // excluded folders: is anything in them visible all the same?
+}
+
+var (
+	_ fs.ReadDirFS  = (*view)(nil)
+	_ fs.ReadFileFS = (*view)(nil)
+	_ fs.StatFS     = (*view)(nil)
+	_ fs.ReadLinkFS = (*view)(nil)
+)
+
+func newView(tree *git.Tree, known *ignoreIndex, src delivery.Source) *view {
+	v := &view{tree: tree, known: known, rules: map[string][]rule{}, dirs: map[string]bool{}}
+	if src.HasIgnore {
+		v.spec = parseRules(src.Ignore, nil)
+	}
+	return v
+}
+
+// folderRules are the rules of the ignore file in a folder.
+func (v *view) folderRules(dir string) ([]rule, error) {
+	v.mu.Lock()
+	rules, ok := v.rules[dir]
+	v.mu.Unlock()
+	if ok {
+		return rules, nil
+	}
+	name := path.Join(dir, ignoreFile)
+	info, err := v.tree.Stat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || err == nil && info.IsDir():
+	case err != nil:
+		return nil, err
+	case info.Size() > maxIgnoreFile:
+		return nil, fmt.Errorf("%s: %w: %d bytes, the limit is %d", name, git.ErrTooLarge, info.Size(), maxIgnoreFile)
+	default:
+		b, err := v.tree.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		rules = parseRules(string(b), split(dir))
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.rules[dir] = rules
+	return rules, nil
+}
+
+// split gives the parts of a path; the root has none.
+func split(name string) []string {
+	if name == "." {
+		return nil
+	}
+	return strings.Split(name, "/")
+}
+
+// hasRules says whether any ignore file in or below a folder has a rule.
+func (v *view) hasRules(dir string) (bool, error) {
+	info, err := v.tree.Stat(dir)
+	if err != nil {
+		return false, err
+	}
+	id := info.Sys().(git.ObjectID)
+	if v.known.has(id) {
+		return false, nil
+	}
+	rules, err := v.folderRules(dir)
+	if err != nil || len(rules) > 0 {
+		return len(rules) > 0, err
+	}
+	entries, err := v.tree.ReadDir(dir)
+	if err != nil {
+		return false, err
+	}
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		if found, err := v.hasRules(path.Join(dir, e.Name())); found || err != nil {
+			return found, err
+		}
+	}
+	v.known.add(id)
+	return false, nil
+}
+
+// excluded says what the rules make of a path.
+func (v *view) excluded(name string, isDir bool) (bool, error) {
+	parts := split(name)
+	if len(parts) == 0 {
+		return false, nil
+	}
+	if m := verdict(v.spec, parts, isDir); m != gitignore.NoMatch {
+		return m == gitignore.Exclude, nil
+	}
+	for i := len(parts) - 1; i >= 0; i-- {
+		rules, err := v.folderRules(path.Join(append([]string{"."}, parts[:i]...)...))
+		if err != nil {
+			return false, err
+		}
+		if m := verdict(rules, parts, isDir); m != gitignore.NoMatch {
+			return m == gitignore.Exclude, nil
+		}
+	}
+	standard := standardRules()
+	if verdict(standard.vcs, parts, isDir) == gitignore.Exclude {
+		return true, nil
+	}
+	if len(v.spec) > 0 || verdict(standard.defaults, parts, isDir) != gitignore.Exclude {
+		return false, nil
+	}
+	found, err := v.hasRules(".")
+	return !found, err
+}
+
+// visible says whether a path is part of the snapshot: a file that is not excluded, a folder that is not excluded
+// or that holds a visible file.
+func (v *view) visible(name string, isDir bool) (bool, error) {
+	out, err := v.excluded(name, isDir)
+	if err != nil || !out {
+		return !out, err
+	}
+	if !isDir {
+		return false, nil
+	}
+	v.mu.Lock()
+	seen, ok := v.dirs[name]
+	v.mu.Unlock()
+	if ok {
+		return seen, nil
+	}
+	if seen, err = v.holdsVisible(name); err != nil {
+		return false, err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.dirs[name] = seen
+	return seen, nil
+}
+
+// holdsVisible looks for a visible file in an excluded folder, if a rule could include one.
+func (v *view) holdsVisible(dir string) (bool, error) {
+	below, err := v.hasRules(dir)
+	if err != nil {
+		return false, err
+	}
+	if !below {
+		if reached, err := v.reached(split(dir)); err != nil || !reached {
+			return false, err
+		}
+	}
+	entries, err := v.tree.ReadDir(dir)
+	if err != nil {
+		return false, err
+	}
+	for _, e := range entries {
+		if ok, err := v.visible(path.Join(dir, e.Name()), e.IsDir()); ok || err != nil {
+			return ok, err
+		}
+	}
+	return false, nil
+}
+
+// reached says whether an including rule, from above a folder, could match something below it.
+func (v *view) reached(folder []string) (bool, error) {
+	sets := [][]rule{v.spec}
+	for i := range folder {
+		rules, err := v.folderRules(path.Join(append([]string{"."}, folder[:i]...)...))
+		if err != nil {
+			return false, err
+		}
+		sets = append(sets, rules)
+	}
+	for _, set := range sets {
+		for _, r := range set {
+			if r.include && r.reaches(folder) {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// check fails with fs.ErrNotExist for a path that is not part of the snapshot: neither by the name it is asked for
+// nor by the one it really has, behind symbolic links.
+func (v *view) check(op, name string) error {
+	info, err := v.tree.Stat(name)
+	if err != nil {
+		return err
+	}
+	real, err := v.tree.Real(name)
+	if err != nil {
+		return err
+	}
+	ok, err := v.visible(real, info.IsDir())
+	if ok && err == nil && real != name {
+		ok, err = v.visible(name, info.IsDir())
+	}
+	if err == nil && !ok {
+		err = fs.ErrNotExist
+	}
+	return pathError(op, name, err)
+}
+
+// checkLink does what check does for a path whose last element is not followed.
+func (v *view) checkLink(op, name string) error {
+	info, err := v.tree.Lstat(name)
+	if err != nil {
+		return err
+	}
+	ok, err := v.visible(name, info.IsDir())
+	if err == nil && !ok {
+		err = fs.ErrNotExist
+	}
+	return pathError(op, name, err)
+}
+
+// pathError adds the path to an error that has none.
+func pathError(op, name string, err error) error {
+	var pe *fs.PathError
+	if err == nil || errors.As(err, &pe) {
+		return err
+	}
+	return &fs.PathError{Op: op, Path: name, Err: err}
+}
+
+// Open opens a file or a folder.
+func (v *view) Open(name string) (fs.File, error) {
+	if err := v.check("open", name); err != nil {
+		return nil, err
+	}
+	f, err := v.tree.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		return &folder{File: f, view: v, name: name}, nil
+	}
+	return f, nil
+}
+
+// ReadFile returns the content of a file.
+func (v *view) ReadFile(name string) ([]byte, error) {
+	if err := v.check("open", name); err != nil {
+		return nil, err
+	}
+	return v.tree.ReadFile(name)
+}
+
+// Stat describes a path, following symbolic links.
+func (v *view) Stat(name string) (fs.FileInfo, error) {
+	if err := v.check("stat", name); err != nil {
+		return nil, err
+	}
+	return v.tree.Stat(name)
+}
+
+// Lstat describes a path; a symbolic link itself, not what it points to.
+func (v *view) Lstat(name string) (fs.FileInfo, error) {
+	if err := v.checkLink("lstat", name); err != nil {
+		return nil, err
+	}
+	return v.tree.Lstat(name)
+}
+
+// ReadLink returns the target of a symbolic link.
+func (v *view) ReadLink(name string) (string, error) {
+	if err := v.checkLink("readlink", name); err != nil {
+		return "", err
+	}
+	return v.tree.ReadLink(name)
+}
+
+// ReadDir lists the visible entries of a folder, sorted by name.
+func (v *view) ReadDir(name string) ([]fs.DirEntry, error) {
+	if err := v.check("readdir", name); err != nil {
+		return nil, err
+	}
+	entries, err := v.tree.ReadDir(name)
+	if err != nil {
+		return nil, err
+	}
+	real, err := v.tree.Real(name)
+	if err != nil {
+		return nil, err
+	}
+	shown := entries[:0]
+	for _, e := range entries {
+		ok, err := v.visible(path.Join(real, e.Name()), e.IsDir())
+		if err == nil && ok && real != name {
+			ok, err = v.visible(path.Join(name, e.Name()), e.IsDir())
+		}
+		if err != nil {
+			return nil, pathError("readdir", name, err)
+		}
+		if ok {
+			shown = append(shown, e)
+		}
+	}
+	return shown, nil
+}
+
+// folder is an open folder that lists what is visible.
+type folder struct {
+	fs.File
+	view *view
+	name string
+	list []fs.DirEntry
+	read bool
+}
+
+func (f *folder) Read([]byte) (int, error) {
+	return 0, &fs.PathError{Op: "read", Path: f.name, Err: syscall.EISDIR}
+}
+
+func (f *folder) ReadDir(n int) ([]fs.DirEntry, error) {
+	if !f.read {
+		list, err := f.view.ReadDir(f.name)
+		if err != nil {
+			return nil, err
+		}
+		f.list, f.read = list, true
+	}
+	if n <= 0 {
+		n = len(f.list)
+	} else if len(f.list) == 0 {
+		return nil, io.EOF
+	}
+	n = min(n, len(f.list))
+	list := f.list[:n]
+	f.list = f.list[n:]
+	return list, nil
+}

@@ -1,0 +1,235 @@
+package source
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/git"
+)
+
+// Prefixes of folders that are coming or going; New clears them away.
+const (
+	newPrefix = ".new-"
+	oldPrefix = ".old-"
+)
+
+// entry returns the one record of a folder.
+func (f *Fetcher) entry(dir string) *repository {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r := f.repos[dir]
+	if r == nil {
+		r = &repository{dir: dir, lock: make(chan struct{}, 1), known: &ignoreIndex{}}
+		f.repos[dir] = r
+	}
+	return r
+}
+
+// acquire takes the lock of a mirror; who waits for it gives up when ctx ends.
+func (r *repository) acquire(ctx context.Context) error {
+	select {
+	case r.lock <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%w: wait for another fetch of this URL: %w", git.ErrUnreachable, ctx.Err())
+	}
+}
+
+func (r *repository) release() { <-r.lock }
+
+// local opens a repository of the built-in host, once.
+func (f *Fetcher) local(t target) (*repository, error) {
+	if _, err := os.Stat(filepath.Join(t.local, "HEAD")); err != nil {
+		return nil, fmt.Errorf("%w on the built-in Git host", git.ErrRepoNotFound)
+	}
+	r := f.entry(t.local)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if r.repo == nil {
+		repo, err := git.Open(t.local, git.Options{MaxFileSize: f.opts.MaxFileSize})
+		if err != nil {
+			return nil, err
+		}
+		r.repo = repo
+	}
+	return &repository{dir: r.dir, repo: r.repo, known: r.known}, nil
+}
+
+// mirrorDir is the folder of a URL's mirror; the URL cannot be read from it.
+func (f *Fetcher) mirrorDir(url string) string {
+	sum := sha256.Sum256([]byte(url))
+	return filepath.Join(f.opts.Dir, hex.EncodeToString(sum[:16])+".git")
+}
+
+// mirror gives the URL's mirror with the revision's whole tree in it. A damaged mirror is replaced, once.
+func (f *Fetcher) mirror(ctx context.Context, t target, src delivery.Source, rev delivery.Revision) (*repository, error) {
+	r := f.entry(f.mirrorDir(t.url))
+	if err := r.acquire(ctx); err != nil {
+		return nil, err
+	}
+	defer r.release()
+	err := f.update(ctx, r, t, src, rev)
+	if errors.Is(err, git.ErrCorrupt) && ctx.Err() == nil {
+		if err := f.discard(r); err != nil {
+			return nil, err
+		}
+		err = f.update(ctx, r, t, src, rev)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &repository{dir: r.dir, repo: r.repo, known: r.known}, nil
+}
+
+// update brings the revision into the mirror, if it is not there already. The caller holds the lock.
+func (f *Fetcher) update(ctx context.Context, r *repository, t target, src delivery.Source, rev delivery.Revision) error {
+	if err := f.open(ctx, r); err != nil {
+		return err
+	}
+	if r.repo.Damaged() {
+		return git.ErrCorrupt
+	}
+	_, err := r.repo.Info(rev.Commit)
+	if errors.Is(err, git.ErrUnknownRef) {
+		err = fetch(ctx, r.repo, t, src, rev)
+	}
+	if err != nil {
+		return err
+	}
+	return r.repo.Verify(ctx, rev.Commit)
+}
+
+// fetch asks for the commit itself, which most servers allow; then for the ref's tip; then for all of the history.
+func fetch(ctx context.Context, repo *git.Repository, t target, src delivery.Source, rev delivery.Revision) error {
+	// One ref per source keeps its objects and, however often it moves, only those.
+	sum := sha256.Sum256([]byte(src.ID.String()))
+	to := ":refs/keelson/" + hex.EncodeToString(sum[:16])
+	attempts := []git.FetchOptions{{Refspecs: []string{"+" + rev.Commit + to}, Depth: 1}}
+	if ref := refName(src.Ref); ref != "" {
+		attempts = append(attempts,
+			git.FetchOptions{Refspecs: []string{"+" + ref + to}, Depth: 1},
+			git.FetchOptions{Refspecs: []string{"+" + ref + to}})
+	} else {
+		attempts = append(attempts, git.FetchOptions{Refspecs: []string{"+refs/heads/*:refs/mirror/heads/*", "+refs/tags/*:refs/mirror/tags/*"}, Prune: true})
+	}
+	var err error
+	for _, a := range attempts {
+		err = repo.Fetch(ctx, t.remote(), a)
+		for _, final := range []error{git.ErrAuth, git.ErrRepoNotFound, git.ErrUnreachable, git.ErrCorrupt, context.Canceled, context.DeadlineExceeded} {
+			if errors.Is(err, final) {
+				return err
+			}
+		}
+		if err == nil && repo.HasCommit(rev.Commit) {
+			return nil
+		}
+	}
+	if err == nil {
+		err = fmt.Errorf("%w: commit %s is not there, or not any more", git.ErrUnknownRef, rev.Commit)
+	}
+	return err
+}
+
+// open opens the mirror; where there is none, an empty one is made, whole or not at all. The caller holds the lock.
+func (f *Fetcher) open(ctx context.Context, r *repository) error {
+	if r.repo != nil {
+		_, err := os.Stat(filepath.Join(r.dir, "HEAD"))
+		if err == nil {
+			return nil
+		}
+		return fmt.Errorf("%w: %w", git.ErrCorrupt, err)
+	}
+	opts := git.Options{MaxFileSize: f.opts.MaxFileSize}
+	if _, err := os.Stat(r.dir); !errors.Is(err, fs.ErrNotExist) {
+		repo, err := git.Open(r.dir, opts)
+		if err != nil {
+			return err
+		}
+		r.repo = repo
+		return nil
+	}
+	tmp, err := os.MkdirTemp(f.opts.Dir, newPrefix)
+	if err != nil {
+		return fmt.Errorf("make mirror: %w", err)
+	}
+	defer os.RemoveAll(tmp)
+	if _, err := git.Init(ctx, tmp, DefaultBranch, opts); err != nil {
+		return fmt.Errorf("make mirror: %w", err)
+	}
+	if err := os.Rename(tmp, r.dir); err != nil {
+		return fmt.Errorf("make mirror: %w", err)
+	}
+	r.repo, err = git.Open(r.dir, opts)
+	return err
+}
+
+// discard removes a mirror. Snapshots that still read from it fail, and are made again. The caller holds the lock.
+func (f *Fetcher) discard(r *repository) error {
+	if r.repo != nil {
+		// What cannot be closed is removed all the same.
+		_ = r.repo.Close()
+		r.repo = nil
+	}
+	tmp, err := os.MkdirTemp(f.opts.Dir, oldPrefix)
+	if err != nil {
+		return fmt.Errorf("remove mirror: %w", err)
+	}
+	if err := os.Rename(r.dir, filepath.Join(tmp, "mirror")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove mirror: %w", err)
+	}
+	if err := os.RemoveAll(tmp); err != nil {
+		return fmt.Errorf("remove mirror: %w", err)
+	}
+	return nil
+}
+
+// Retain removes the mirrors of all URLs but the given ones. Mirrors that are being fetched into are waited for.
+func (f *Fetcher) Retain(ctx context.Context, urls []string) error {
+	keep := map[string]bool{}
+	for _, raw := range urls {
+		if u, _, err := parseURL(raw); err == nil {
+			keep[f.mirrorDir(u)] = true
+		}
+	}
+	dirs, err := filepath.Glob(filepath.Join(f.opts.Dir, "*.git"))
+	if err != nil {
+		return fmt.Errorf("list mirrors: %w", err)
+	}
+	for _, dir := range dirs {
+		if keep[dir] {
+			continue
+		}
+		r := f.entry(dir)
+		if err := r.acquire(ctx); err != nil {
+			return err
+		}
+		err := f.discard(r)
+		r.release()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close closes the open repositories. Snapshots in use stay readable.
+func (f *Fetcher) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var errs []error
+	for _, r := range f.repos {
+		r.lock <- struct{}{}
+		if r.repo != nil {
+			errs = append(errs, r.repo.Close())
+		}
+		<-r.lock
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,379 @@
+// Package source brings repositories in: a [delivery.Source] gives the [delivery.Revision] that its ref names now,
+// and a Revision gives an immutable [delivery.Snapshot] of the tree.
+//
+//	f, err := source.New(source.Options{Dir: mirrors, Local: host})
+//	rev, err := f.Resolve(ctx, src)       // cheap: one question to the remote, or one file for a built-in repository
+//	snap, err := f.Fetch(ctx, src, rev)   // brings what is missing; nothing if the commit is here already
+//	err = f.Retain(urls)                  // forget the mirrors of all other URLs
+//
+// There is one bare mirror per URL, shared by all sources that name it; it holds shallow history and grows by what
+// changed. A mirror that is damaged (a killed process, deleted files) is noticed, thrown away and fetched anew.
+// Repositories of the built-in host are read where they are, without a git process and without a copy.
+// Credentials are never written to disk: the mirror's name and content come from the URL without its userinfo.
+//
+// Who may read a repository is decided by the remote at every Resolve, also where the commit is given.
+//
+// Errors that people can mend are [delivery.Fault] with the reasons of Flux's source-controller. Use
+// [redact.URL] to show a source's URL.
+package source
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/git"
+	"keelson.dev/keelson/internal/redact"
+)
+
+// Reasons of faults, as Flux's source-controller sets them.
+const (
+	ReasonAuth = "AuthenticationFailed"
+	ReasonGit  = "GitOperationFailed"
+	ReasonURL  = "URLInvalid"
+)
+
+// DefaultTimeout bounds one exchange with a remote where the source sets no timeout (Flux's default).
+const DefaultTimeout = time.Minute
+
+// DefaultBranch is followed where the source has no ref (Flux's default).
+const DefaultBranch = "master"
+
+// Options of a Fetcher.
+type Options struct {
+	// Dir is the folder of the mirrors; it is made if need be. One process at a time uses it.
+	Dir string
+	// Local knows the repositories of the built-in host: their URLs give the folder of the bare repository. May be nil.
+	Local func(url string) (dir string, ok bool)
+	// MaxFileSize is the size in bytes up to which a file of a repository is read; zero: [git.DefaultMaxFileSize].
+	MaxFileSize int64
+}
+
+// Fetcher resolves and fetches sources. It is safe for concurrent use.
+type Fetcher struct {
+	opts Options
+
+	mu    sync.Mutex
+	repos map[string]*repository // by folder
+}
+
+// repository is a mirror, or a repository of the built-in host.
+type repository struct {
+	dir   string
+	lock  chan struct{} // holds one token: whoever takes it may fetch into, or replace, the mirror
+	repo  *git.Repository
+	known *ignoreIndex
+}
+
+// target is a source's URL, understood.
+type target struct {
+	url   string // normalised, without userinfo
+	auth  git.Auth
+	local string // folder of a built-in repository; empty: it is remote
+}
+
+// New makes a Fetcher and clears away what a killed process has left behind.
+func New(opts Options) (*Fetcher, error) {
+	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make mirror folder: %w", err)
+	}
+	for _, prefix := range []string{newPrefix, oldPrefix} {
+		left, err := filepath.Glob(filepath.Join(opts.Dir, prefix+"*"))
+		if err != nil {
+			return nil, fmt.Errorf("clear mirror folder: %w", err)
+		}
+		for _, dir := range left {
+			if err := os.RemoveAll(dir); err != nil {
+				return nil, fmt.Errorf("clear mirror folder: %w", err)
+			}
+		}
+	}
+	return &Fetcher{opts: opts, repos: map[string]*repository{}}, nil
+}
+
+// CheckURL says what is wrong with a source's URL: nil, or a Fault with the reason URLInvalid.
+func CheckURL(raw string) error {
+	_, _, err := parseURL(raw)
+	return err
+}
+
+// parseURL normalises a URL and takes its userinfo out.
+func parseURL(raw string) (string, git.Auth, error) {
+	shown := redact.URL(raw)
+	invalid := func(hint, format string, args ...any) (string, git.Auth, error) {
+		return "", git.Auth{}, &delivery.Fault{Reason: ReasonURL, Where: shown, Hint: hint, Retry: delivery.OnChange, Err: fmt.Errorf(format, args...)}
+	}
+	u, err := url.Parse(raw)
+	if err != nil {
+		// The parser's message would repeat the URL, userinfo included.
+		return invalid("write it as https://host/path.git", "not a valid URL")
+	}
+	switch scheme := strings.ToLower(u.Scheme); scheme {
+	case "http", "https":
+		u.Scheme = scheme
+	case "ssh", "git+ssh":
+		return invalid("use the repository's https URL", "ssh URLs are not supported yet")
+	case "":
+		if host, _, ok := strings.Cut(raw, ":"); ok && !strings.Contains(host, "/") {
+			return invalid("use the repository's https URL", "ssh URLs are not supported yet")
+		}
+		return invalid("write it as https://host/path.git", "the URL has no scheme")
+	default:
+		return invalid("use the repository's https URL", "%s URLs are not supported", scheme)
+	}
+	if u.Hostname() == "" {
+		return invalid("write it as https://host/path.git", "the URL has no host")
+	}
+	if u.RawQuery != "" || u.Fragment != "" {
+		return invalid("set the branch, tag or commit in spec.ref, credentials in spec.secretRef", "a repository URL has no query and no fragment")
+	}
+	var auth git.Auth
+	if u.User != nil {
+		auth.Username = u.User.Username()
+		auth.Password, _ = u.User.Password()
+		u.User = nil
+	}
+	u.Host = strings.ToLower(u.Host)
+	if port := u.Port(); port == "" || u.Scheme == "http" && port == "80" || u.Scheme == "https" && port == "443" {
+		u.Host = u.Hostname()
+		if strings.Contains(u.Host, ":") {
+			u.Host = "[" + u.Host + "]"
+		}
+	} else {
+		u.Host = net.JoinHostPort(u.Hostname(), port)
+	}
+	u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), strings.TrimRight(u.RawPath, "/")
+	return u.String(), auth, nil
+}
+
+func (f *Fetcher) target(src delivery.Source) (target, error) {
+	u, auth, err := parseURL(src.URL)
+	if err != nil {
+		return target{}, err
+	}
+	if c := src.Credentials; c != (delivery.Credentials{}) {
+		auth = git.Auth{Username: c.Username, Password: c.Password, BearerToken: c.BearerToken}
+	}
+	t := target{url: u, auth: auth}
+	if f.opts.Local != nil {
+		if dir, ok := f.opts.Local(u); ok {
+			t.local = dir
+		}
+	}
+	return t, nil
+}
+
+func (t target) remote() git.Remote { return git.Remote{URL: t.url, Auth: t.auth} }
+
+// refName is the full name of the ref that a source follows; empty for a bare commit.
+func refName(ref delivery.GitRef) string {
+	switch {
+	case ref.Commit != "" && ref.Branch == "":
+		return ""
+	case ref.Commit != "":
+		return "refs/heads/" + ref.Branch
+	case ref.Name != "":
+		return ref.Name
+	case ref.Tag != "":
+		return "refs/tags/" + ref.Tag
+	case ref.Branch != "":
+		return "refs/heads/" + ref.Branch
+	}
+	return "refs/heads/" + DefaultBranch
+}
+
+// shortName is how a revision names a ref.
+func shortName(ref string) string {
+	for _, prefix := range []string{"refs/heads/", "refs/tags/"} {
+		if s, ok := strings.CutPrefix(ref, prefix); ok {
+			return s
+		}
+	}
+	return ref
+}
+
+// Resolve says which commit the source's ref names now. For a given commit it only asks whether the repository may
+// be read; whether the commit exists turns out in Fetch.
+func (f *Fetcher) Resolve(ctx context.Context, src delivery.Source) (delivery.Revision, error) {
+	t, err := f.target(src)
+	if err != nil {
+		return delivery.Revision{}, err
+	}
+	ref := refName(src.Ref)
+	if ref != "" {
+		if err := git.CheckRefName(ref); err != nil {
+			return delivery.Revision{}, fault(t, "resolve ref", "correct spec.ref", err)
+		}
+	}
+	rev := delivery.Revision{Name: shortName(ref), Commit: src.Ref.Commit}
+	if rev.Commit != "" {
+		if _, err := git.ParseObjectID(rev.Commit); err != nil {
+			return delivery.Revision{}, fault(t, "resolve commit", "give the full commit id in spec.ref.commit", fmt.Errorf("%w: %w", git.ErrUnknownRef, err))
+		}
+	}
+	if t.local != "" {
+		return f.resolveLocal(t, ref, rev)
+	}
+	ctx, cancel := withTimeout(ctx, src)
+	defer cancel()
+	return resolveRemote(ctx, t, ref, rev)
+}
+
+func (f *Fetcher) resolveLocal(t target, ref string, rev delivery.Revision) (delivery.Revision, error) {
+	r, err := f.local(t)
+	if err != nil {
+		return delivery.Revision{}, fault(t, "open repository", "", err)
+	}
+	if rev.Commit != "" {
+		if _, err := r.repo.Info(rev.Commit); err != nil {
+			return delivery.Revision{}, fault(t, "resolve commit", "correct spec.ref.commit", err)
+		}
+		return rev, nil
+	}
+	rev.Commit, err = r.repo.Resolve(ref)
+	if errors.Is(err, git.ErrUnknownRef) {
+		refs, listErr := r.repo.Refs()
+		if listErr != nil {
+			return delivery.Revision{}, fault(t, "list refs", "", listErr)
+		}
+		return delivery.Revision{}, unknownRef(t, ref, refs)
+	}
+	if err != nil {
+		return delivery.Revision{}, fault(t, "resolve ref", "", err)
+	}
+	return rev, nil
+}
+
+func resolveRemote(ctx context.Context, t target, ref string, rev delivery.Revision) (delivery.Revision, error) {
+	if rev.Commit != "" {
+		if _, err := git.LsRemote(ctx, t.remote(), "HEAD"); err != nil {
+			return delivery.Revision{}, fault(t, "ask for the repository", "", err)
+		}
+		return rev, nil
+	}
+	refs, err := git.LsRemote(ctx, t.remote(), ref, ref+"^{}")
+	if err != nil {
+		return delivery.Revision{}, fault(t, "ask for refs", "", err)
+	}
+	rev.Commit = refs[ref]
+	if peeled := refs[ref+"^{}"]; peeled != "" {
+		rev.Commit = peeled
+	}
+	if rev.Commit == "" {
+		all, err := git.LsRemote(ctx, t.remote(), "refs/heads/*", "refs/tags/*")
+		if err != nil {
+			return delivery.Revision{}, fault(t, "ask for refs", "", err)
+		}
+		return delivery.Revision{}, unknownRef(t, ref, all)
+	}
+	if _, err := git.ParseObjectID(rev.Commit); err != nil {
+		return delivery.Revision{}, fault(t, "ask for refs", "", fmt.Errorf("%s: %w", ref, err))
+	}
+	return rev, nil
+}
+
+// Fetch gives the snapshot of a revision that Resolve returned. A commit that is here already costs no exchange with
+// the remote; sources with the same URL share one fetch.
+func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.Revision) (delivery.Snapshot, error) {
+	t, err := f.target(src)
+	if err != nil {
+		return delivery.Snapshot{}, err
+	}
+	var r *repository
+	if t.local != "" {
+		r, err = f.local(t)
+	} else {
+		ctx, cancel := withTimeout(ctx, src)
+		defer cancel()
+		r, err = f.mirror(ctx, t, src, rev)
+	}
+	if err != nil {
+		return delivery.Snapshot{}, fault(t, "fetch "+rev.Short(), "", err)
+	}
+	tree, err := r.repo.Tree(rev.Commit)
+	if err != nil {
+		return delivery.Snapshot{}, fault(t, "read "+rev.Short(), "", err)
+	}
+	return delivery.Snapshot{Revision: rev, Digest: digest(tree.ID(), src), FS: newView(tree, r.known, src)}, nil
+}
+
+// digest identifies the visible content: the tree and the rules of what is left out.
+func digest(tree git.ObjectID, src delivery.Source) string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%s\n%t\n%s", tree, src.HasIgnore, src.Ignore)
+	return "sha256:" + hex.EncodeToString(h.Sum(nil))
+}
+
+func withTimeout(ctx context.Context, src delivery.Source) (context.Context, context.CancelFunc) {
+	timeout := src.Timeout
+	if timeout <= 0 {
+		timeout = DefaultTimeout
+	}
+	return context.WithTimeout(ctx, timeout)
+}
+
+// fault tells people what failed, with the reason and, where no better hint is given, what to do about it.
+func fault(t target, what, hint string, err error) error {
+	if f := (*delivery.Fault)(nil); errors.As(err, &f) {
+		return err
+	}
+	f := &delivery.Fault{Reason: ReasonGit, Where: t.url, Hint: hint, Err: fmt.Errorf("%s: %w", what, err)}
+	var standard string
+	switch {
+	case errors.Is(err, git.ErrAuth):
+		f.Reason = ReasonAuth
+		standard = "check the Secret that spec.secretRef names: username and password, or bearerToken"
+		if t.auth == (git.Auth{}) {
+			standard = "name a Secret with username and password, or bearerToken, in spec.secretRef"
+		}
+	case errors.Is(err, git.ErrRepoNotFound):
+		standard = "check spec.url; a private repository is often not found without credentials"
+	case errors.Is(err, git.ErrUnreachable):
+		standard = "check that the host can be reached from here; it is tried again"
+	case errors.Is(err, git.ErrUnknownRef):
+		f.Retry = delivery.OnChange
+		standard = "check spec.ref"
+	}
+	if f.Hint == "" {
+		f.Hint = standard
+	}
+	return f
+}
+
+// unknownRef names what there is instead.
+func unknownRef(t target, ref string, refs map[string]string) error {
+	kind, prefix := "branch", "refs/heads/"
+	if strings.HasPrefix(ref, "refs/tags/") {
+		kind, prefix = "tag", "refs/tags/"
+	}
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(refs)) {
+		if short, ok := strings.CutPrefix(name, prefix); ok && !strings.HasSuffix(name, "^{}") {
+			names = append(names, short)
+		}
+	}
+	hint := "the repository is empty: push a commit"
+	if len(refs) > 0 {
+		hint = fmt.Sprintf("it has no %s at all; check spec.ref", kind)
+	}
+	if len(names) > 0 {
+		more := ""
+		if len(names) > 8 {
+			names, more = names[:8], ", …"
+		}
+		hint = fmt.Sprintf("correct spec.ref, or push it; a %s there is: %s%s", kind, strings.Join(names, ", "), more)
+	}
+	return fault(t, "resolve ref", hint, fmt.Errorf("%w: %s", git.ErrUnknownRef, ref))
+}
