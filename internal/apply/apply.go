@@ -1,0 +1,167 @@
+// Package apply carries out one stage of a plan: server-side apply and prune, nothing else.
+//
+// It sends a stage's changes at once (a bounded number in flight), waits for the answers and returns them. It does not
+// wait for health, decide, retry or write status: the caller looks again and takes the next step.
+package apply
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/kube"
+)
+
+// inFlight bounds the requests of one stage that are under way at once.
+const inFlight = 16
+
+// Result is what became of one change.
+type Result struct {
+	Change delivery.Change
+	Object *unstructured.Unstructured // as the server returned it; nil for a delete or an error
+	NoOp   bool                       // the server had it like this already; set by the caller, who knows what was there
+	Err    error                      // nil, or a *delivery.Fault
+}
+
+// Stage carries out the changes of a stage that touch the cluster, as the given user, and returns one result for each in
+// the stage's order. A failed change does not keep back the others of its stage.
+func Stage(ctx context.Context, user *kube.User, stage delivery.Stage) []Result {
+	var results []Result
+	for _, c := range stage.Changes {
+		if c.Verb.Touches() {
+			results = append(results, Result{Change: c})
+		}
+	}
+	slots := make(chan struct{}, inFlight)
+	var wg sync.WaitGroup
+	for i := range results {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			r := &results[i]
+			if r.Change.Verb == delivery.Delete {
+				r.Err = remove(ctx, user, r.Change)
+				return
+			}
+			r.Object, r.Err = Send(ctx, user, *r.Change.Object, false)
+		})
+	}
+	wg.Wait()
+	return results
+}
+
+// Send makes one server-side apply and returns the object as the server now has it. With dryRun nothing is kept.
+func Send(ctx context.Context, user *kube.User, obj delivery.Object, dryRun bool) (*unstructured.Unstructured, error) {
+	resource, err := user.Resource(obj.GroupVersionKind(), obj.GetNamespace())
+	if err != nil {
+		return nil, Explain(err, obj)
+	}
+	body, err := json.Marshal(obj.Object)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", obj.Ref(), err)
+	}
+	force := true
+	opts := metav1.PatchOptions{FieldManager: kube.FieldManager, Force: &force}
+	if dryRun {
+		opts.DryRun = []string{metav1.DryRunAll}
+	}
+	out, err := resource.Patch(ctx, obj.GetName(), types.ApplyPatchType, body, opts)
+	if err != nil {
+		return nil, Explain(err, obj)
+	}
+	return out, nil
+}
+
+// remove deletes exactly the object that the plan saw: one of the same name made since is left alone.
+func remove(ctx context.Context, user *kube.User, c delivery.Change) error {
+	resource, err := user.Resource(c.Ref.GroupKind().WithVersion(c.Version), c.Ref.Namespace)
+	if meta.IsNoMatchError(err) {
+		return nil // the kind is gone, and its objects with it
+	}
+	if err != nil {
+		return err
+	}
+	background := metav1.DeletePropagationBackground
+	opts := metav1.DeleteOptions{PropagationPolicy: &background}
+	if c.UID != "" {
+		uid := types.UID(c.UID)
+		opts.Preconditions = &metav1.Preconditions{UID: &uid}
+	}
+	err = resource.Delete(ctx, c.Ref.Name, opts)
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	if err != nil {
+		f := Explain(err, delivery.Object{}).(*delivery.Fault) //nolint:errorlint,forcetypeassert // Explain always gives a *Fault
+		f.Where, f.Reason = c.Ref.String(), "PruneFailed"
+		return f
+	}
+	return nil
+}
+
+// Explain turns an API error into one for people. It never shows the values of a Secret.
+func Explain(err error, obj delivery.Object) error {
+	var fault *delivery.Fault
+	if errors.As(err, &fault) {
+		return fault
+	}
+	f := &delivery.Fault{Reason: "ReconciliationFailed", Retry: delivery.Backoff, Err: err}
+	if obj.Unstructured != nil {
+		f.Where = obj.Ref().String()
+		if obj.Origin != "" {
+			f.Where = obj.Origin + ": " + f.Where
+		}
+	}
+	status := apierrors.APIStatus(nil)
+	switch {
+	case meta.IsNoMatchError(err):
+		f.Reason, f.Hint = "KindNotFound", "install the CustomResourceDefinition first, or let this app depend on the one that brings it"
+		f.Err = fmt.Errorf("the cluster has no such kind: %w", err)
+	case !errors.As(err, &status):
+		return f
+	case apierrors.IsForbidden(err):
+		f.Reason, f.Hint = "Forbidden", "check the rights of the service account, quotas and admission policies"
+	case apierrors.IsInvalid(err):
+		f.Retry = delivery.OnChange
+		f.Err = invalid(status, obj)
+		if strings.Contains(f.Err.Error(), "immutable") {
+			f.Reason, f.Hint = "ImmutableField", "restore the field in Git, or give the object a new name"
+		}
+	case apierrors.IsNotFound(err):
+		f.Hint = "the namespace must exist first: add it to Git or create it"
+	case status.Status().Code == http.StatusBadRequest:
+		f.Retry = delivery.OnChange
+	}
+	return f
+}
+
+// invalid shortens a validation error to its causes. A Secret's messages may quote its data, so only field names are given.
+func invalid(err apierrors.APIStatus, obj delivery.Object) error {
+	details := err.Status().Details
+	if details == nil || len(details.Causes) == 0 {
+		if obj.Unstructured != nil && obj.GetKind() == "Secret" {
+			return errors.New("the API server rejects it as invalid")
+		}
+		return errors.New(err.Status().Message)
+	}
+	var causes []string
+	for _, c := range details.Causes {
+		if obj.Unstructured != nil && obj.GetKind() == "Secret" {
+			causes = append(causes, c.Field+": invalid")
+			continue
+		}
+		causes = append(causes, c.Field+": "+c.Message)
+	}
+	return fmt.Errorf("the API server rejects it: %s", strings.Join(causes, "; "))
+}

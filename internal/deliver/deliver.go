@@ -1,0 +1,334 @@
+// Package deliver is the straight line for one app in one cluster, shared by the controller and the CLI:
+//
+//	Observe   render (desired), live (what is there), plan and health, into one State
+//	Next      PURE: State -> Action
+//	Act       the only effect on the cluster: one stage of the plan
+//
+// Each call does one step and returns. Nothing here waits, retries, writes status or remembers by itself: what has to
+// be known the next time is in [Memory], which the caller keeps.
+package deliver
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"keelson.dev/keelson/internal/apply"
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/health"
+	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/live"
+	"keelson.dev/keelson/internal/plan"
+	"keelson.dev/keelson/internal/render"
+)
+
+// Engine delivers apps to one cluster.
+type Engine struct {
+	Cluster *kube.Cluster
+	Live    *live.Live
+	Claims  *Claims
+	// Label marks an object as the app's; it must match the selector of Live.
+	Label func(app delivery.ID, obj delivery.Object)
+}
+
+// Memory is what the engine knows about an app between two steps. The zero Memory knows nothing: the next step
+// renders and sends everything once, which the server answers without a change where nothing differs.
+type Memory struct {
+	Inventory delivery.Inventory // as last written to the cluster
+	key       string             // what the last completed delivery was made of
+	desired   delivery.Inventory // what it gave
+	pass      rendered           // what this pass rendered; see Release
+	applied   map[delivery.Ref]delivery.Applied
+	repairs   map[delivery.Ref]repairs
+}
+
+// rendered is the outcome of a render, kept from one step of a pass to the next.
+type rendered struct {
+	key     string
+	objects []delivery.Object
+}
+
+// repairs counts how often an object had to be repaired lately.
+type repairs struct {
+	count int
+	last  time.Time
+}
+
+// Request is everything one step needs.
+type Request struct {
+	App      delivery.App
+	Snapshot delivery.Snapshot
+	Vars     map[string]string // all substitution variables, resolved
+	VarsKey  string            // identifies Vars without telling them
+	Now      time.Time
+}
+
+func (r Request) key() string {
+	return fmt.Sprintf("%s %d %s", r.Snapshot.Digest, r.App.Generation, r.VarsKey)
+}
+
+// State is what Observe saw.
+type State struct {
+	Plan    delivery.Plan
+	Health  delivery.Health
+	Waiting string    // not empty: what has to be there before anything can be decided
+	Retry   time.Time // when a delayed repair is due; zero: none
+	key     string
+}
+
+// Observe renders the app where needed, looks at what is there and makes the plan. In the steady state it renders nothing
+// and sends nothing. The error is a *delivery.Fault where the cause is in the repository.
+func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, error) {
+	state := State{key: req.key()}
+	if mem.key == state.key {
+		synced, err := e.watch(req.App.ID, mem.desired, mem.Inventory)
+		if err == nil && synced && e.inSync(req.App.ID, mem) {
+			state.Health = e.health(mem.desired)
+			state.Plan.Inventory = mem.desired
+			return state, nil
+		}
+	}
+	if mem.pass.key != state.key {
+		objects, err := render.Build(ctx, req.Snapshot, req.App.Build, req.Vars)
+		if err != nil {
+			return state, err
+		}
+		mem.pass = rendered{key: state.key, objects: objects}
+	}
+	desired := mem.pass.objects
+	unknown, err := e.prepare(req.App, desired)
+	if err != nil {
+		return state, err
+	}
+	want := make(delivery.Inventory, len(desired))
+	for _, obj := range desired {
+		want[obj.Ref()] = obj.GroupVersionKind().Version
+	}
+	synced, err := e.watch(req.App.ID, want, mem.Inventory)
+	if err != nil {
+		return state, err
+	}
+	if !synced {
+		state.Waiting = "the first list of what is in the cluster"
+		return state, nil
+	}
+	state.Plan = e.plan(req, desired, unknown, mem)
+	if len(state.Plan.Blocks) == 0 {
+		if err := e.authorize(ctx, req.App, state.Plan); err != nil {
+			return state, err
+		}
+	}
+	state.Retry = earliest(mem.notBefore(), req.Now)
+	state.Health = e.health(want)
+	return state, nil
+}
+
+// plan gathers the plan's input from memory.
+func (e *Engine) plan(req Request, desired []delivery.Object, unknown map[schema.GroupKind]bool, mem *Memory) delivery.Plan {
+	in := plan.Input{
+		App: req.App, Revision: req.Snapshot.Revision, Desired: desired,
+		Live: map[delivery.Ref]delivery.Live{}, Applied: mem.applied, Inventory: mem.Inventory,
+		Claims: map[delivery.Ref]delivery.ID{}, Scaled: map[delivery.Ref]string{},
+		Unknown: unknown, NotBefore: mem.notBefore(), Now: req.Now,
+	}
+	for _, obj := range desired {
+		ref := obj.Ref()
+		if target, ok := live.ScaleTarget(obj.Unstructured); ok && ref.Kind == "HorizontalPodAutoscaler" {
+			in.Scaled[target] = "HorizontalPodAutoscaler/" + ref.Namespace + "/" + ref.Name
+		}
+		if name, ok := e.Live.Scaler(ref); ok {
+			in.Scaled[ref] = name
+		}
+		if owner, ok := e.Claims.Other(req.App.ID, ref); ok {
+			in.Claims[ref] = owner
+		}
+		if rec, ok := e.Live.Get(ref); ok {
+			in.Live[ref] = rec
+		}
+	}
+	for ref := range mem.Inventory {
+		if rec, ok := e.Live.Get(ref); ok {
+			in.Live[ref] = rec
+		}
+	}
+	return plan.Compute(in)
+}
+
+// inSync tells from memory alone that nothing has to be done.
+func (e *Engine) inSync(app delivery.ID, mem *Memory) bool {
+	if !mem.Inventory.Equal(mem.desired) {
+		return false
+	}
+	for ref := range mem.desired {
+		rec, ok := e.Live.Get(ref)
+		last, sent := mem.applied[ref]
+		_, scaled := e.Live.Scaler(ref)
+		if !ok || !sent || rec.Deleting || rec.Owner != app || scaled != last.Autoscaled || plan.Drifted(last, rec, last.Autoscaled) {
+			return false
+		}
+	}
+	return true
+}
+
+// watch sees to it that every kind of the inventories is watched; false: not everything is known yet.
+func (e *Engine) watch(app delivery.ID, inventories ...delivery.Inventory) (bool, error) {
+	kinds := map[schema.GroupKind]schema.GroupVersionKind{}
+	for _, inv := range inventories {
+		for ref, version := range inv {
+			if _, ok := kinds[ref.GroupKind()]; !ok {
+				kinds[ref.GroupKind()] = ref.GroupKind().WithVersion(version)
+			}
+		}
+	}
+	all := true
+	for _, gvk := range kinds {
+		synced, err := e.Live.Ensure(app, []schema.GroupVersionKind{gvk})
+		if meta.IsNoMatchError(err) {
+			continue // the plan says so where it matters; of the old inventory, the objects went with the kind
+		}
+		if err != nil {
+			return false, fmt.Errorf("watch %s: %w", gvk.Kind, err)
+		}
+		all = all && synced
+	}
+	return all, nil
+}
+
+func (e *Engine) health(inv delivery.Inventory) delivery.Health {
+	parts := make([]health.Part, 0, len(inv))
+	for _, ref := range inv.Refs() {
+		h := delivery.Health{Status: delivery.Missing}
+		if rec, ok := e.Live.Get(ref); ok {
+			h = rec.Health
+		}
+		parts = append(parts, health.Part{Ref: ref, Health: h})
+	}
+	return health.Aggregate(parts)
+}
+
+// authorize asks, for an app with a service account, whether that account may make every change of the plan:
+// a plan that would be refused half-way is not begun.
+func (e *Engine) authorize(ctx context.Context, app delivery.App, p delivery.Plan) error {
+	user, err := e.Cluster.As(app.ID.Namespace, app.ServiceAccount)
+	if err != nil || app.ServiceAccount == "" {
+		return err
+	}
+	verbs := map[delivery.Verb][]string{
+		delivery.Create: {"create", "patch"}, delivery.Update: {"patch"}, delivery.Repair: {"create", "patch"}, delivery.Delete: {"delete"},
+	}
+	for _, stage := range p.Stages {
+		for _, c := range stage.Changes {
+			if !c.Verb.Touches() {
+				continue
+			}
+			err := user.May(ctx, c.Ref, c.Version, verbs[c.Verb]...)
+			if meta.IsNoMatchError(err) {
+				continue // its kind comes with an earlier stage; asked again then
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Result is what a step did.
+type Result struct {
+	Stage   string
+	Changes []apply.Result
+	Err     error // the first failure, by the stage's order
+}
+
+// Act carries out one stage of the plan as the app's service account and remembers what was sent.
+// The caller must have written the widened inventory (see [Intent]) before.
+func (e *Engine) Act(ctx context.Context, req Request, state State, stage delivery.Stage, mem *Memory) (Result, error) {
+	user, err := e.Cluster.As(req.App.ID.Namespace, req.App.ServiceAccount)
+	if err != nil {
+		return Result{}, err
+	}
+	if mem.applied == nil {
+		mem.applied = map[delivery.Ref]delivery.Applied{}
+	}
+	res := Result{Stage: stage.Name, Changes: apply.Stage(ctx, user, stage)}
+	for i, r := range res.Changes {
+		ref := r.Change.Ref
+		switch {
+		case r.Err != nil:
+			delete(mem.applied, ref)
+		case r.Change.Verb == delivery.Delete:
+			delete(mem.applied, ref)
+		default:
+			before, there := e.Live.Get(ref)
+			res.Changes[i].NoOp = there && before.ResourceVersion == r.Object.GetResourceVersion()
+			rec, err := e.Live.Observe(r.Object)
+			if err != nil {
+				res.Changes[i].Err = err
+				break
+			}
+			mem.applied[ref] = delivery.Applied{
+				Desired: r.Change.Desired, Owned: rec.Owned, Replicas: sentReplicas(r), Autoscaled: r.Change.Autoscaled,
+			}
+			mem.countRepair(r.Change, req.Now)
+		}
+		if res.Err == nil {
+			res.Err = res.Changes[i].Err
+		}
+	}
+	return res, nil
+}
+
+// sentReplicas is the spec.replicas of what was sent and is to be kept; -1: none was, or an autoscaler has it.
+func sentReplicas(r apply.Result) int64 {
+	n, ok, _ := unstructured.NestedInt64(r.Change.Object.Object, "spec", "replicas")
+	if !ok || r.Change.Autoscaled {
+		return -1
+	}
+	return n
+}
+
+// Done records that the plan of state has been carried out to its end: what was rendered is what is there.
+func (mem *Memory) Done(state State) {
+	mem.key, mem.desired = state.key, state.Plan.Inventory
+	for ref := range mem.applied {
+		if _, ok := mem.desired[ref]; !ok {
+			delete(mem.applied, ref)
+			delete(mem.repairs, ref)
+		}
+	}
+}
+
+// Release frees the rendered objects of a pass. The caller calls it when it stops stepping, for now or for good.
+func (mem *Memory) Release() { mem.pass = rendered{} }
+
+// Forget drops what was remembered of the render, so that the next step makes it anew.
+func (mem *Memory) Forget() { mem.key = "" }
+
+// Resend drops what was remembered of the objects too, so that the next step sends every one of them.
+func (mem *Memory) Resend() { mem.key, mem.applied = "", nil }
+
+// Intent is the inventory that must be in the cluster before the plan is begun: what is owned and what is about to be.
+func Intent(mem *Memory, p delivery.Plan) delivery.Inventory { return mem.Inventory.Union(p.Inventory) }
+
+// Uninstall deletes what an app owns. waiting: what is there is not known yet; the app is told through Live when it is.
+func (e *Engine) Uninstall(ctx context.Context, app delivery.App, mem *Memory, now time.Time) (results []apply.Result, waiting bool, err error) {
+	synced, err := e.watch(app.ID, mem.Inventory)
+	if err != nil || !synced {
+		return nil, true, err
+	}
+	app.Prune, app.Guard = true, delivery.Guard{AllowEmpty: true, MaxPrunePercent: 100}
+	p := e.plan(Request{App: app, Now: now}, nil, nil, mem)
+	stage, ok := p.Next()
+	if !ok {
+		return nil, false, nil
+	}
+	user, err := e.Cluster.As(app.ID.Namespace, app.ServiceAccount)
+	if err != nil {
+		return nil, false, err
+	}
+	return apply.Stage(ctx, user, stage), false, nil
+}

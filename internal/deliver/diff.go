@@ -1,0 +1,148 @@
+package deliver
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+
+	"keelson.dev/keelson/internal/apply"
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/redact"
+)
+
+// Difference is what delivering one object would change, as YAML before and after with the values of Secrets masked.
+// Before is empty for an object to be created, After for one to be deleted.
+type Difference struct {
+	Ref           delivery.Ref
+	Verb          delivery.Verb
+	Before, After string
+}
+
+// Diff compares rendered objects with what is in the cluster, as the server itself would merge them (a dry run of every
+// apply, as the app's service account), and adds what would be pruned. It changes nothing. An app with the zero ID has no
+// labels and no inventory: its objects are compared as they are rendered.
+func (e *Engine) Diff(ctx context.Context, app delivery.App, objects []delivery.Object, inv delivery.Inventory) ([]Difference, error) {
+	user, err := e.Cluster.As(app.ID.Namespace, app.ServiceAccount)
+	if err != nil {
+		return nil, err
+	}
+	unknown, err := e.prepare(app, objects)
+	if err != nil {
+		return nil, err
+	}
+	var out []Difference
+	want := delivery.Inventory{}
+	for _, obj := range objects {
+		want[obj.Ref()] = obj.GroupVersionKind().Version
+		d := Difference{Ref: obj.Ref(), Verb: delivery.Create}
+		if unknown[obj.GroupVersionKind().GroupKind()] {
+			_, d.After = shown(nil, obj.Unstructured)
+			out = append(out, d)
+			continue
+		}
+		d, err := difference(ctx, user, obj)
+		if err != nil {
+			return out, err
+		}
+		out = append(out, d)
+	}
+	if !app.Prune {
+		return out, nil
+	}
+	gone := inv.Minus(want)
+	for _, ref := range gone.Refs() {
+		current, err := get(ctx, user, ref, gone[ref])
+		if err != nil {
+			return out, err
+		}
+		if current == nil {
+			continue
+		}
+		before, _ := shown(current, nil)
+		out = append(out, Difference{Ref: ref, Verb: delivery.Delete, Before: before})
+	}
+	return out, nil
+}
+
+// difference asks the server what one apply would make of an object.
+func difference(ctx context.Context, user *kube.User, obj delivery.Object) (Difference, error) {
+	d := Difference{Ref: obj.Ref(), Verb: delivery.Create}
+	current, err := get(ctx, user, obj.Ref(), obj.GroupVersionKind().Version)
+	if err != nil {
+		return d, err
+	}
+	merged, err := apply.Send(ctx, user, obj, true)
+	if current == nil && apierrors.IsNotFound(err) { // its namespace is to be created with it
+		merged, err = obj.Unstructured, nil
+	}
+	if err != nil {
+		return d, fmt.Errorf("compare with the cluster: %w", err)
+	}
+	d.Before, d.After = shown(current, merged)
+	if current == nil {
+		return d, nil
+	}
+	d.Verb = delivery.Update
+	if d.Before == d.After {
+		d.Verb = delivery.Unchanged
+	}
+	return d, nil
+}
+
+func get(ctx context.Context, user *kube.User, ref delivery.Ref, version string) (*unstructured.Unstructured, error) {
+	resource, err := user.Resource(ref.GroupKind().WithVersion(version), ref.Namespace)
+	if meta.IsNoMatchError(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	u, err := resource.Get(ctx, ref.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", ref, err)
+	}
+	return u, nil
+}
+
+// shown gives both sides as YAML for people: without what only the server writes, with Secrets masked.
+func shown(before, after *unstructured.Unstructured) (string, string) {
+	before, after = tidy(before), tidy(after)
+	switch {
+	case before == nil && after != nil:
+		after = redact.Secret(after)
+	case after == nil && before != nil:
+		before = redact.Secret(before)
+	case before != nil:
+		before, after = redact.SecretPair(before, after)
+	}
+	return toYAML(before), toYAML(after)
+}
+
+func tidy(u *unstructured.Unstructured) *unstructured.Unstructured {
+	if u == nil {
+		return nil
+	}
+	u = u.DeepCopy()
+	dropServerFields(u)
+	return u
+}
+
+func toYAML(u *unstructured.Unstructured) string {
+	if u == nil {
+		return ""
+	}
+	b, err := yaml.Marshal(u.Object)
+	if err != nil {
+		return "# cannot be shown: " + err.Error() + "\n"
+	}
+	return string(b)
+}

@@ -1,0 +1,106 @@
+package deliver
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"keelson.dev/keelson/internal/delivery"
+)
+
+// prepare makes rendered objects ready to be sent, in place: server-made fields go, namespaces are checked against the
+// kind's scope, stringData becomes data, the app's labels are set. It returns the kinds that the cluster does not know.
+func (e *Engine) prepare(app delivery.App, objects []delivery.Object) (unknown map[schema.GroupKind]bool, err error) {
+	unknown = map[schema.GroupKind]bool{}
+	scopes := definedScopes(objects)
+	for _, obj := range objects {
+		gvk := obj.GroupVersionKind()
+		namespaced, known := scopes[gvk.GroupKind()]
+		m, err := e.Cluster.Mapper().RESTMapping(gvk.GroupKind(), gvk.Version)
+		switch {
+		case err == nil:
+			namespaced, known = m.Scope.Name() == meta.RESTScopeNameNamespace, true
+		case meta.IsNoMatchError(err):
+			unknown[gvk.GroupKind()] = true
+		default:
+			return nil, fmt.Errorf("look up kind %s: %w", gvk.Kind, err)
+		}
+		if known {
+			if err := fitScope(app, obj, namespaced); err != nil {
+				return nil, err
+			}
+		}
+		clean(obj.Unstructured)
+		if app.ID != (delivery.ID{}) {
+			e.Label(app.ID, obj)
+		}
+	}
+	return unknown, nil
+}
+
+// definedScopes tells of the kinds that the app itself defines whether they are namespaced.
+func definedScopes(objects []delivery.Object) map[schema.GroupKind]bool {
+	scopes := map[schema.GroupKind]bool{}
+	for _, obj := range objects {
+		if obj.GetKind() != "CustomResourceDefinition" {
+			continue
+		}
+		group, _, _ := unstructured.NestedString(obj.Object, "spec", "group")
+		kind, _, _ := unstructured.NestedString(obj.Object, "spec", "names", "kind")
+		scope, _, _ := unstructured.NestedString(obj.Object, "spec", "scope")
+		scopes[schema.GroupKind{Group: group, Kind: kind}] = scope == "Namespaced"
+	}
+	return scopes
+}
+
+func fitScope(app delivery.App, obj delivery.Object, namespaced bool) error {
+	if !namespaced {
+		obj.SetNamespace("")
+		return nil
+	}
+	if obj.GetNamespace() != "" {
+		return nil
+	}
+	where := obj.Ref().String()
+	if obj.Origin != "" {
+		where = obj.Origin + ": " + where
+	}
+	return &delivery.Fault{
+		Reason: "BuildFailed", Where: where, Retry: delivery.OnChange,
+		Err:  errors.New("it has no namespace"),
+		Hint: fmt.Sprintf("set metadata.namespace, or spec.targetNamespace of %s", app.ID),
+	}
+}
+
+// clean removes what only the server may set and what it would rewrite on arrival: either would look like drift.
+func clean(u *unstructured.Unstructured) {
+	dropServerFields(u)
+	if u.GetKind() != "Secret" || u.GetAPIVersion() != "v1" {
+		return
+	}
+	text, ok, _ := unstructured.NestedMap(u.Object, "stringData")
+	if !ok {
+		return
+	}
+	data, _, _ := unstructured.NestedMap(u.Object, "data")
+	if data == nil {
+		data = map[string]any{}
+	}
+	for k, v := range text {
+		data[k] = base64.StdEncoding.EncodeToString([]byte(fmt.Sprint(v)))
+	}
+	u.Object["data"] = data
+	delete(u.Object, "stringData")
+}
+
+// dropServerFields removes what only the server writes.
+func dropServerFields(u *unstructured.Unstructured) {
+	unstructured.RemoveNestedField(u.Object, "status")
+	for _, f := range []string{"creationTimestamp", "generation", "managedFields", "resourceVersion", "selfLink", "uid"} {
+		unstructured.RemoveNestedField(u.Object, "metadata", f)
+	}
+}

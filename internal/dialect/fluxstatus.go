@@ -1,0 +1,175 @@
+package dialect
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	fluxmeta "github.com/fluxcd/pkg/apis/meta"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"keelson.dev/keelson/internal/delivery"
+)
+
+// IgnoredCondition is True while fields of the spec have no effect; its message names them.
+const IgnoredCondition = "FieldsIgnored"
+
+// maxMessage bounds a condition's message, in bytes (upstream's MaxConditionMessageLength).
+const maxMessage = kustomizev1.MaxConditionMessageLength
+
+// KustomizationInventory reads the inventory of a Kustomization's status; entries that nobody could have written are left out.
+func KustomizationInventory(status *kustomizev1.KustomizationStatus) delivery.Inventory {
+	inv := delivery.Inventory{}
+	if status.Inventory == nil {
+		return inv
+	}
+	for _, e := range status.Inventory.Entries {
+		if ref, ok := delivery.ParseInventoryID(e.ID); ok {
+			inv[ref] = e.Version
+		}
+	}
+	return inv
+}
+
+// KustomizationStatus gives the status that follows from an outcome. old is left as it is; times of conditions that
+// did not change are kept.
+func KustomizationStatus(old kustomizev1.KustomizationStatus, app delivery.App, out delivery.Outcome, now time.Time) kustomizev1.KustomizationStatus {
+	s := *old.DeepCopy()
+	c := conditions{list: s.Conditions, generation: app.Generation, now: now}
+	c.summary(out)
+	c.health(app, out)
+	c.ignored(app.Ignored)
+	s.Conditions = c.list
+	if out.Phase != delivery.Working {
+		s.ObservedGeneration = app.Generation
+	}
+	if r := out.Attempted.String(); r != "" {
+		s.LastAttemptedRevision = r
+	}
+	if r := out.Applied.String(); r != "" {
+		s.LastAppliedRevision = r
+	}
+	if out.Handled != "" {
+		s.LastHandledReconcileAt = out.Handled
+	}
+	s.Inventory = nil
+	if len(out.Inventory) > 0 {
+		s.Inventory = &kustomizev1.ResourceInventory{}
+		for _, ref := range out.Inventory.Refs() {
+			s.Inventory.Entries = append(s.Inventory.Entries, kustomizev1.ResourceRef{ID: ref.InventoryID(), Version: out.Inventory[ref]})
+		}
+	}
+	return s
+}
+
+// Artifact is what a GitRepository's status says of the snapshot. Keelson serves no tarball: it reads the object store,
+// so URL is the repository's own and Path names the commit.
+type Artifact struct {
+	Digest string // of the visible tree, "sha256:…"
+	URL    string // of the repository, without userinfo
+}
+
+// GitRepositoryStatus gives the status that follows from an outcome.
+func GitRepositoryStatus(old sourcev1.GitRepositoryStatus, g *sourcev1.GitRepository, out delivery.Outcome, art Artifact, now time.Time) sourcev1.GitRepositoryStatus {
+	s := *old.DeepCopy()
+	c := conditions{list: s.Conditions, generation: g.Generation, now: now}
+	c.summary(out)
+	switch out.Phase {
+	case delivery.Ready:
+		c.set(sourcev1.ArtifactInStorageCondition, metav1.ConditionTrue, out.Reason, out.Message)
+		c.remove(sourcev1.FetchFailedCondition)
+	case delivery.Failing, delivery.Stalled:
+		c.set(sourcev1.FetchFailedCondition, metav1.ConditionTrue, out.Reason, out.Message)
+	}
+	s.Conditions = c.list
+	if out.Phase != delivery.Working {
+		s.ObservedGeneration = g.Generation
+	}
+	if out.Handled != "" {
+		s.LastHandledReconcileAt = out.Handled
+	}
+	if rev := out.Applied.String(); rev != "" && (s.Artifact == nil || s.Artifact.Revision != rev || s.Artifact.Digest != art.Digest || s.Artifact.URL != art.URL) {
+		s.Artifact = &fluxmeta.Artifact{
+			Revision: rev, Digest: art.Digest, URL: art.URL, LastUpdateTime: metav1.NewTime(now),
+			Path: strings.ToLower("gitrepository/" + g.Namespace + "/" + g.Name + "/" + out.Applied.Commit),
+		}
+	}
+	if g.Spec.Ignore != nil {
+		ignore := *g.Spec.Ignore
+		s.ObservedIgnore = &ignore
+	} else {
+		s.ObservedIgnore = nil
+	}
+	return s
+}
+
+// conditions edits a list of conditions.
+type conditions struct {
+	list       []metav1.Condition
+	generation int64
+	now        time.Time
+}
+
+// summary sets Ready, Reconciling and Stalled as the Flux controllers do.
+func (c *conditions) summary(out delivery.Outcome) {
+	switch out.Phase {
+	case delivery.Ready:
+		c.remove(fluxmeta.ReconcilingCondition, fluxmeta.StalledCondition)
+		c.set(fluxmeta.ReadyCondition, metav1.ConditionTrue, out.Reason, out.Message)
+	case delivery.Working:
+		c.remove(fluxmeta.StalledCondition)
+		c.set(fluxmeta.ReconcilingCondition, metav1.ConditionTrue, fluxmeta.ProgressingReason, out.Message)
+		c.set(fluxmeta.ReadyCondition, metav1.ConditionUnknown, out.Reason, out.Message)
+	case delivery.Failing:
+		c.remove(fluxmeta.StalledCondition)
+		c.set(fluxmeta.ReconcilingCondition, metav1.ConditionTrue, fluxmeta.ProgressingWithRetryReason, out.Message)
+		c.set(fluxmeta.ReadyCondition, metav1.ConditionFalse, out.Reason, out.Message)
+	case delivery.Stalled:
+		c.remove(fluxmeta.ReconcilingCondition)
+		c.set(fluxmeta.StalledCondition, metav1.ConditionTrue, out.Reason, out.Message)
+		c.set(fluxmeta.ReadyCondition, metav1.ConditionFalse, out.Reason, out.Message)
+	}
+}
+
+// health sets Healthy for an app that waits for health.
+func (c *conditions) health(app delivery.App, out delivery.Outcome) {
+	if !app.Wait || out.Health.Status == "" {
+		if !app.Wait {
+			c.remove(fluxmeta.HealthyCondition)
+		}
+		return
+	}
+	switch out.Health.Status {
+	case delivery.Healthy:
+		c.set(fluxmeta.HealthyCondition, metav1.ConditionTrue, fluxmeta.SucceededReason, "every object is healthy")
+	case delivery.Degraded:
+		c.set(fluxmeta.HealthyCondition, metav1.ConditionFalse, fluxmeta.FailedReason, out.Health.Message)
+	default:
+		c.set(fluxmeta.HealthyCondition, metav1.ConditionUnknown, fluxmeta.ProgressingReason, out.Health.Message)
+	}
+}
+
+func (c *conditions) ignored(fields []string) {
+	if len(fields) == 0 {
+		c.remove(IgnoredCondition)
+		return
+	}
+	c.set(IgnoredCondition, metav1.ConditionTrue, "NotSupported", strings.Join(fields, ", ")+": not supported yet, without effect")
+}
+
+func (c *conditions) set(kind string, status metav1.ConditionStatus, reason, message string) {
+	if len(message) > maxMessage {
+		message = message[:maxMessage-3] + "..."
+	}
+	meta.SetStatusCondition(&c.list, metav1.Condition{
+		Type: kind, Status: status, Reason: reason, Message: message,
+		ObservedGeneration: c.generation, LastTransitionTime: metav1.NewTime(c.now),
+	})
+}
+
+func (c *conditions) remove(kinds ...string) {
+	c.list = slices.DeleteFunc(c.list, func(x metav1.Condition) bool { return slices.Contains(kinds, x.Type) })
+}
