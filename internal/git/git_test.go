@@ -248,8 +248,8 @@ func TestSymlinksAndSubmodules(t *testing.T) {
 	if _, err := tree.ReadLink("file"); err == nil {
 		t.Error("ReadLink of a file succeeded")
 	}
-	if real, err := tree.Real("folder/up"); err != nil || real != "file" {
-		t.Errorf("Real = %q, %v", real, err)
+	if real, isDir, err := tree.Real("folder/up"); err != nil || real != "file" || isDir {
+		t.Errorf("Real = %q, %v, %v", real, isDir, err)
 	}
 	if list, err := tree.ReadDir("module"); err != nil || len(list) != 0 {
 		t.Errorf("submodule = %v, %v", list, err)

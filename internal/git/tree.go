@@ -142,10 +142,11 @@ func (r *Repository) Tree(commit string) (*Tree, error) {
 // ID is the id of the root tree.
 func (t *Tree) ID() ObjectID { return t.root.id }
 
-// Real resolves every symbolic link in name and returns the path that is really meant.
-func (t *Tree) Real(name string) (string, error) {
-	real, _, err := t.walk("open", name, true)
-	return real, err
+// Real resolves every symbolic link in name and returns the path that is really meant, and whether it is a folder.
+// It is cheaper than Stat, which has to ask for the size.
+func (t *Tree) Real(name string) (real string, isDir bool, err error) {
+	real, e, err := t.walk("open", name, true)
+	return real, e.mode.IsDir(), err
 }
 
 // step is one folder on the way to a path.

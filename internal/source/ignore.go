@@ -324,17 +324,13 @@ func (v *view) reached(folder []string) (bool, error) {
 // check fails with fs.ErrNotExist for a path that is not part of the snapshot: neither by the name it is asked for
 // nor by the one it really has, behind symbolic links.
 func (v *view) check(op, name string) error {
-	info, err := v.tree.Stat(name)
+	real, isDir, err := v.tree.Real(name)
 	if err != nil {
 		return err
 	}
-	real, err := v.tree.Real(name)
-	if err != nil {
-		return err
-	}
-	ok, err := v.visible(real, info.IsDir())
+	ok, err := v.visible(real, isDir)
 	if ok && err == nil && real != name {
-		ok, err = v.visible(name, info.IsDir())
+		ok, err = v.visible(name, isDir)
 	}
 	if err == nil && !ok {
 		err = fs.ErrNotExist
@@ -420,7 +416,7 @@ func (v *view) ReadDir(name string) ([]fs.DirEntry, error) {
 	if err != nil {
 		return nil, err
 	}
-	real, err := v.tree.Real(name)
+	real, _, err := v.tree.Real(name)
 	if err != nil {
 		return nil, err
 	}

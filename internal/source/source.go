@@ -115,6 +115,9 @@ func parseURL(raw string) (string, git.Auth, error) {
 	invalid := func(hint, format string, args ...any) (string, git.Auth, error) {
 		return "", git.Auth{}, &delivery.Fault{Reason: ReasonURL, Where: shown, Hint: hint, Retry: delivery.OnChange, Err: fmt.Errorf(format, args...)}
 	}
+	if host, _, ok := strings.Cut(raw, ":"); ok && !strings.Contains(raw, "://") && !strings.Contains(host, "/") {
+		return invalid("use the repository's https URL", "ssh URLs are not supported yet") // "git@host:path"
+	}
 	u, err := url.Parse(raw)
 	if err != nil {
 		// The parser's message would repeat the URL, userinfo included.
@@ -126,9 +129,6 @@ func parseURL(raw string) (string, git.Auth, error) {
 	case "ssh", "git+ssh":
 		return invalid("use the repository's https URL", "ssh URLs are not supported yet")
 	case "":
-		if host, _, ok := strings.Cut(raw, ":"); ok && !strings.Contains(host, "/") {
-			return invalid("use the repository's https URL", "ssh URLs are not supported yet")
-		}
 		return invalid("write it as https://host/path.git", "the URL has no scheme")
 	default:
 		return invalid("use the repository's https URL", "%s URLs are not supported", scheme)
@@ -290,6 +290,9 @@ func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.R
 	t, err := f.target(src)
 	if err != nil {
 		return delivery.Snapshot{}, err
+	}
+	if _, err := git.ParseObjectID(rev.Commit); err != nil {
+		return delivery.Snapshot{}, fault(t, "fetch", "", fmt.Errorf("%w: %w", git.ErrUnknownRef, err))
 	}
 	var r *repository
 	if t.local != "" {
