@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"keelson.dev/keelson/internal/kube"
+)
+
+var crdKind = schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"}
+
+// restConfig finds the cluster: --kubeconfig, else the instance's, else what kubectl would use
+// (KUBECONFIG, ~/.kube/config, the service account inside a cluster).
+func (g *global) restConfig() (*rest.Config, error) {
+	path := g.kubeconfig
+	if path == "" {
+		inst, err := readInstance(g.data)
+		switch {
+		case err == nil && inst.Kubeconfig != "":
+			path = inst.Kubeconfig
+		case err == nil || g.dataGiven && errors.Is(err, fs.ErrNotExist):
+			return nil, hintf(fmt.Errorf("there is no cluster in %s yet", g.data), "keelson up --data %s starts one", g.data)
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, err
+		}
+	}
+	return loadKubeconfig(path)
+}
+
+// loadKubeconfig reads a kubeconfig file; an empty path looks where kubectl looks.
+func loadKubeconfig(path string) (*rest.Config, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = path
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
+	switch {
+	case err == nil:
+	case clientcmd.IsEmptyConfig(err):
+		return nil, hintf(errors.New("no cluster was named, and no instance of keelson was found"),
+			"keelson up starts one; --data names another instance's directory, --kubeconfig another cluster")
+	default:
+		return nil, fmt.Errorf("read kubeconfig: %w", err)
+	}
+	config.QPS, config.Burst = -1, -1 // the server's own flow control is the limit
+	config.UserAgent = kube.FieldManager + "/" + version
+	return config, nil
+}
+
+func (g *global) client() (client.WithWatch, error) {
+	config, err := g.restConfig()
+	if err != nil {
+		return nil, err
+	}
+	return newClient(config)
+}
+
+// newClient makes a client for the kinds that the commands touch. Their resources are known, so nothing is discovered.
+func newClient(config *rest.Config) (client.WithWatch, error) {
+	scheme := runtime.NewScheme()
+	if err := errors.Join(corev1.AddToScheme(scheme), kustomizev1.AddToScheme(scheme), sourcev1.AddToScheme(scheme)); err != nil {
+		return nil, fmt.Errorf("make client: %w", err)
+	}
+	mapper := meta.NewDefaultRESTMapper(nil)
+	mapper.Add(corev1.SchemeGroupVersion.WithKind("Namespace"), meta.RESTScopeRoot)
+	mapper.Add(crdKind, meta.RESTScopeRoot)
+	mapper.Add(corev1.SchemeGroupVersion.WithKind("Event"), meta.RESTScopeNamespace)
+	mapper.Add(kustomizev1.GroupVersion.WithKind(kustomizev1.KustomizationKind), meta.RESTScopeNamespace)
+	mapper.Add(sourcev1.GroupVersion.WithKind(sourcev1.GitRepositoryKind), meta.RESTScopeNamespace)
+	c, err := client.NewWithWatch(config, client.Options{Scheme: scheme, Mapper: mapper})
+	if err != nil {
+		return nil, fmt.Errorf("make client: %w", err)
+	}
+	return c, nil
+}
+
+// explainAPI adds to an error of the API what can be done about it.
+func explainAPI(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case meta.IsNoMatchError(err) || isMissingKind(err):
+		return hintf(err, "the cluster lacks Keelson's resource definitions: kubectl apply -f config/crd, or keelson up")
+	case isUnreachable(err):
+		return hintf(err, "keelson up starts the instance; --data names another instance's directory, --kubeconfig another cluster")
+	default:
+		return err
+	}
+}
+
+// poll asks again and again, every interval, until done says so or ctx ends.
+func poll(ctx context.Context, interval time.Duration, done func(context.Context) (bool, error)) error {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		if ok, err := done(ctx); ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}

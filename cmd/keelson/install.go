@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"keelson.dev/keelson/config"
+	"keelson.dev/keelson/internal/kube"
+)
+
+const crdTimeout = 30 * time.Second
+
+// installCRDs brings the resource definitions into a cluster and waits until they are served. In a cluster that is
+// not ours those that exist stay as they are: another program may need them so.
+func installCRDs(ctx context.Context, c client.Client, ours bool) error {
+	files, err := fs.Glob(config.CRDs, "crd/*.yaml")
+	if err != nil {
+		return fmt.Errorf("read resource definitions: %w", err)
+	}
+	for _, name := range files {
+		b, err := config.CRDs.ReadFile(name)
+		if err != nil {
+			return fmt.Errorf("read resource definitions: %w", err)
+		}
+		crd := &unstructured.Unstructured{}
+		if err := yaml.Unmarshal(b, &crd.Object); err != nil {
+			return fmt.Errorf("read resource definition %s: %w", name, err)
+		}
+		if ours {
+			err = c.Apply(ctx, client.ApplyConfigurationFromUnstructured(crd), client.FieldOwner(kube.FieldManager), client.ForceOwnership)
+		} else if err = c.Create(ctx, crd); apierrors.IsAlreadyExists(err) {
+			err = nil
+		}
+		if err != nil {
+			return fmt.Errorf("apply resource definition %s: %w", crd.GetName(), err)
+		}
+		if err := waitEstablished(ctx, c, crd.GetName()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func waitEstablished(ctx context.Context, c client.Client, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, crdTimeout)
+	defer cancel()
+	err := poll(ctx, 50*time.Millisecond, func(ctx context.Context) (bool, error) {
+		crd := &unstructured.Unstructured{}
+		crd.SetGroupVersionKind(crdKind)
+		if err := c.Get(ctx, client.ObjectKey{Name: name}, crd); err != nil {
+			return false, err
+		}
+		conditions, _, _ := unstructured.NestedSlice(crd.Object, "status", "conditions")
+		for _, x := range conditions {
+			if m, ok := x.(map[string]any); ok && m["type"] == "Established" && m["status"] == "True" {
+				return true, nil
+			}
+		}
+		return false, nil
+	})
+	if err != nil {
+		return fmt.Errorf("wait for resource definition %s: %w", name, err)
+	}
+	return nil
+}
+
+// isMissingKind says whether the API server does not serve the kind at all.
+func isMissingKind(err error) bool {
+	var status apierrors.APIStatus
+	return apierrors.IsNotFound(err) && errors.As(err, &status) && status.Status().Details != nil && status.Status().Details.Name == ""
+}
+
+// isUnreachable says whether no API server answered.
+func isUnreachable(err error) bool {
+	var u *url.Error
+	return errors.As(err, &u)
+}

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"os"
+	_ "unsafe" // for go:linkname
+
+	_ "k8s.io/client-go/plugin/pkg/client/auth" // the log-in methods that kubeconfig files name
+	"k8s.io/component-base/cli"
+	"k8s.io/component-base/logs"
+	kubectl "k8s.io/kubectl/pkg/cmd"
+	"k8s.io/kubectl/pkg/cmd/util"
+)
+
+// kubectl translates its help texts while its packages are initialised, which costs every program that links it about
+// 35 ms: it packs its message catalogue into a zip file and parses that. Upstream's hook (SetLoadTranslationsFunc)
+// only helps a package whose import path sorts before k8s.io. Texts stay in English if the catalogue counts as loaded
+// from the start. Should upstream rename the variable, this is without effect; TestStartIsCheap tells.
+//
+//go:linkname translationsLoaded k8s.io/kubectl/pkg/util/i18n.translationsLoaded
+var translationsLoaded = true
+
+// runKubectl is kubectl, with the instance's cluster unless the caller names another.
+func runKubectl() int {
+	if os.Getenv("KUBECONFIG") == "" {
+		g := &global{}
+		if err := g.completeData(); err == nil {
+			if inst, err := readInstance(g.data); err == nil && inst.Kubeconfig != "" {
+				os.Setenv("KUBECONFIG", inst.Kubeconfig)
+			}
+		}
+	}
+	// As in kubectl's own main: the verbosity is needed before the flags are parsed. A bad one is reported by the parser.
+	_, _ = logs.GlogSetter(kubectl.GetLogVerbosity(os.Args))
+	if err := cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()); err != nil {
+		util.CheckErr(err)
+	}
+	return exitOK
+}

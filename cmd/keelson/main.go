@@ -1,0 +1,24 @@
+// Command keelson carries a Git commit to a healthy workload on Kubernetes and keeps it there.
+//
+// One file per subcommand: flags become an options struct, and a run function takes a context and that struct.
+// cobra is seen at this rim only. Called under the name "kubectl" (bin/kubectl is a link to it) the program is kubectl.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	if strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe") == "kubectl" {
+		os.Exit(runKubectl())
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := execute(ctx, os.Args[1:], stdStreams())
+	stop()
+	os.Exit(code)
+}

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	fluxmeta "github.com/fluxcd/pkg/apis/meta"
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+
+	"keelson.dev/keelson/internal/web"
+)
+
+type reconcileOptions struct {
+	app        string
+	withSource bool
+	timeout    time.Duration
+}
+
+func reconcileCommand(g *global) *cobra.Command {
+	var opts reconcileOptions
+	cmd := &cobra.Command{
+		Use:   "reconcile APP",
+		Short: "Reconcile an app now and wait for the result",
+		Long: `Reconcile asks for an app to be reconciled now, waits until that was done, and says how it went.
+APP is a name, or namespace/name. The exit code is 3 if the app is not ready then.`,
+		Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			opts.app = a[0]
+			return runReconcile(cmd.Context(), g, opts)
+		},
+	}
+	cmd.Flags().BoolVar(&opts.withSource, "with-source", false, "ask the app's source for new commits first")
+	cmd.Flags().DurationVar(&opts.timeout, "timeout", 5*time.Minute, "how long to wait")
+	return cmd
+}
+
+func runReconcile(ctx context.Context, g *global, opts reconcileOptions) error {
+	c, err := g.client()
+	if err != nil {
+		return err
+	}
+	k, err := findApp(ctx, c, g.namespace, opts.app)
+	if err != nil {
+		return err
+	}
+	if k.Spec.Suspend {
+		return hintf(fmt.Errorf("app %s/%s is suspended", k.Namespace, k.Name), "keelson resume %s", opts.app)
+	}
+	ctx, cancel := context.WithTimeout(ctx, opts.timeout)
+	defer cancel()
+	if opts.withSource {
+		src, err := sourceOfApp(ctx, c, k)
+		if err != nil {
+			return err
+		}
+		if _, err := requestAndWait(ctx, c, src, &sourcev1.GitRepositoryList{}, sourceResult); err != nil {
+			return fmt.Errorf("reconcile source %s/%s: %w", src.Namespace, src.Name, err)
+		}
+	}
+	status, err := requestAndWait(ctx, c, k, &kustomizev1.KustomizationList{}, appResult)
+	if err != nil {
+		return fmt.Errorf("reconcile app %s/%s: %w", k.Namespace, k.Name, err)
+	}
+	if err := g.print(status, printf("%s/%s is %s at %s: %s", status.Namespace, status.Name, status.State, shortRevision(status.Revision), message(status, true))); err != nil {
+		return err
+	}
+	if status.State != web.Ready {
+		return withCode(exitUnhealthy, hintf(fmt.Errorf("app %s/%s is %s", status.Namespace, status.Name, status.State), "keelson events %s tells what happened", opts.app))
+	}
+	return nil
+}
+
+func appResult(obj client.Object) (handled string, status web.Status) {
+	k, ok := obj.(*kustomizev1.Kustomization)
+	if !ok {
+		return "", web.Status{}
+	}
+	return k.Status.LastHandledReconcileAt, appOf(k).Status
+}
+
+func sourceResult(obj client.Object) (handled string, status web.Status) {
+	s, ok := obj.(*sourcev1.GitRepository)
+	if !ok {
+		return "", web.Status{}
+	}
+	return s.Status.LastHandledReconcileAt, sourceOf(s).Status
+}
+
+// requestAndWait requests a reconciliation of obj and watches until that request was handled and the result is known.
+func requestAndWait(ctx context.Context, c client.WithWatch, obj client.Object, list client.ObjectList,
+	result func(client.Object) (string, web.Status)) (web.Status, error) {
+	w, err := c.Watch(ctx, list, client.InNamespace(obj.GetNamespace()), client.MatchingFields{"metadata.name": obj.GetName()})
+	if err != nil {
+		return web.Status{}, explainAPI(err)
+	}
+	defer w.Stop()
+	request := time.Now().Format(time.RFC3339Nano)
+	if err := annotate(ctx, c, obj, fluxmeta.ReconcileRequestAnnotation, request); err != nil {
+		return web.Status{}, explainAPI(err)
+	}
+	var last web.Status
+	for {
+		select {
+		case <-ctx.Done():
+			return last, stillWaiting(ctx, last)
+		case e, ok := <-w.ResultChan():
+			if !ok {
+				if ctx.Err() != nil {
+					return last, stillWaiting(ctx, last)
+				}
+				return last, errors.New("the API server ended the watch; try again")
+			}
+			if e.Type == watch.Deleted {
+				return last, errors.New("it was deleted meanwhile")
+			}
+			o, ok := e.Object.(client.Object)
+			if !ok {
+				continue
+			}
+			handled, status := result(o)
+			last = status
+			if handled == request && status.State != web.Working {
+				return status, nil
+			}
+		}
+	}
+}
+
+func stillWaiting(ctx context.Context, last web.Status) error {
+	if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return ctx.Err()
+	}
+	err := fmt.Errorf("it was not done in time; it is %s: %s", last.State, message(last, true))
+	return withCode(exitUnhealthy, hintf(err, "is a controller running (keelson up, keelson server)? --timeout waits longer"))
+}

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	fluxmeta "github.com/fluxcd/pkg/apis/meta"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/duration"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/redact"
+	"keelson.dev/keelson/internal/web"
+)
+
+// clusterLister reads apps and sources from the cluster, for the dashboard and for keelson get.
+type clusterLister struct {
+	client    client.Reader
+	namespace string // empty: all
+}
+
+// Apps implements web.Lister.
+func (l clusterLister) Apps(ctx context.Context) ([]web.App, error) {
+	var list kustomizev1.KustomizationList
+	if err := l.client.List(ctx, &list, client.InNamespace(l.namespace)); err != nil {
+		return nil, err
+	}
+	apps := make([]web.App, len(list.Items))
+	for i := range list.Items {
+		apps[i] = appOf(&list.Items[i])
+	}
+	slices.SortFunc(apps, func(a, b web.App) int { return byName(a.Status, b.Status) })
+	return apps, nil
+}
+
+// Sources implements web.Lister.
+func (l clusterLister) Sources(ctx context.Context) ([]web.Source, error) {
+	var list sourcev1.GitRepositoryList
+	if err := l.client.List(ctx, &list, client.InNamespace(l.namespace)); err != nil {
+		return nil, err
+	}
+	sources := make([]web.Source, len(list.Items))
+	for i := range list.Items {
+		sources[i] = sourceOf(&list.Items[i])
+	}
+	slices.SortFunc(sources, func(a, b web.Source) int { return byName(a.Status, b.Status) })
+	return sources, nil
+}
+
+func byName(a, b web.Status) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
+
+func appOf(k *kustomizev1.Kustomization) web.App {
+	app := web.App{
+		Status: statusOf(kustomizev1.KustomizationKind, k, k.Spec.Suspend, k.Status.ObservedGeneration, k.Status.Conditions),
+		Source: k.Spec.SourceRef.Kind + "/" + cmp.Or(k.Spec.SourceRef.Namespace, k.Namespace) + "/" + k.Spec.SourceRef.Name,
+		Path:   cmp.Or(strings.TrimPrefix(k.Spec.Path, "./"), "."),
+	}
+	app.Revision = k.Status.LastAppliedRevision
+	if k.Status.Inventory != nil {
+		app.Objects = len(k.Status.Inventory.Entries)
+	}
+	return app
+}
+
+func sourceOf(g *sourcev1.GitRepository) web.Source {
+	src := web.Source{
+		Status: statusOf(sourcev1.GitRepositoryKind, g, g.Spec.Suspend, g.Status.ObservedGeneration, g.Status.Conditions),
+		URL:    redact.URL(g.Spec.URL),
+	}
+	if r := g.Spec.Reference; r != nil {
+		src.Ref = cmp.Or(r.Commit, r.Name, r.SemVer, r.Tag, r.Branch)
+	}
+	if g.Status.Artifact != nil {
+		src.Revision = g.Status.Artifact.Revision
+	}
+	return src
+}
+
+func statusOf(kind string, obj client.Object, suspended bool, observed int64, conditions []metav1.Condition) web.Status {
+	s := web.Status{
+		Kind: kind, Namespace: obj.GetNamespace(), Name: obj.GetName(), State: web.Unknown,
+		Created: obj.GetCreationTimestamp().UTC(),
+	}
+	if ready := meta.FindStatusCondition(conditions, fluxmeta.ReadyCondition); ready != nil {
+		s.Reason, s.Message, s.Since = ready.Reason, redact.Text(ready.Message), ready.LastTransitionTime.UTC()
+		switch {
+		case ready.Status == metav1.ConditionFalse:
+			s.State = web.Failing
+		case ready.Status == metav1.ConditionTrue && observed == obj.GetGeneration():
+			s.State = web.Ready
+		default:
+			s.State = web.Working
+		}
+	}
+	if suspended {
+		s.State = web.Suspended
+	}
+	if c := meta.FindStatusCondition(conditions, dialect.IgnoredCondition); c != nil && c.Status == metav1.ConditionTrue {
+		s.Warnings = append(s.Warnings, redact.Text(c.Message))
+	}
+	return s
+}
+
+// ageOf is how long ago t was, as kubectl writes it.
+func ageOf(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return duration.HumanDuration(time.Since(t))
+}

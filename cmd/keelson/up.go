@@ -1,0 +1,339 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"keelson.dev/keelson/internal/redact"
+)
+
+type upOptions struct {
+	foreground bool
+	detached   bool // this process is the daemon that keelson up has started
+	json       bool
+	port       int
+	nodes      int
+	sample     bool
+	timeout    time.Duration
+}
+
+func upCommand(g *global) *cobra.Command {
+	var opts upOptions
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Start a cluster, a Git host, the controllers and a dashboard, with a sample",
+		Long: `Up starts an instance of Keelson on this machine and waits until everything in it is healthy:
+an embedded Kubernetes cluster (or, with --kubeconfig, one that you have), a Git host, the controllers and a dashboard.
+All of it listens on 127.0.0.1 only and runs on after up has ended; keelson down stops it. Up on a running instance
+only prints where it is.`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !cmd.Flags().Changed("port") {
+				opts.port = -1
+			} else if opts.port < 0 || opts.port > 65535 {
+				return usagef("--port %d: a port is 0 to 65535", opts.port)
+			}
+			if opts.nodes < 1 || opts.nodes > 5000 {
+				return usagef("--nodes %d: it takes 1 to 5000", opts.nodes)
+			}
+			if opts.foreground {
+				return runForeground(cmd.Context(), g, opts)
+			}
+			return runUp(cmd.Context(), g, opts)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&opts.foreground, "foreground", false, "stay in the foreground until interrupted")
+	f.BoolVar(&opts.json, "json", false, `print {"dashboard","git","kubeconfig","token"} as the last line`)
+	f.IntVar(&opts.port, "port", defaultPort, "the `port` of the Git host and the dashboard; 0: any free one (default: that of the last run)")
+	f.IntVar(&opts.nodes, "nodes", 1, "simulated nodes of the embedded cluster")
+	f.BoolVar(&opts.sample, "sample", false, "bring the sample into a cluster given by --kubeconfig too")
+	f.DurationVar(&opts.timeout, "timeout", 5*time.Minute, "how long to wait until everything is healthy")
+	f.BoolVar(&opts.detached, "detached", false, "")
+	if err := f.MarkHidden("detached"); err != nil {
+		panic(err) // the flag is defined one line above
+	}
+	return cmd
+}
+
+// runForeground is the daemon: the one that a person watches, or the one that runUp has detached.
+func runForeground(ctx context.Context, g *global, opts upOptions) error {
+	d := &Daemon{
+		Data: g.data, Port: opts.port, Kubeconfig: g.kubeconfig, Nodes: opts.nodes, Sample: opts.sample, Timeout: opts.timeout,
+		Logger: slog.New(slog.NewTextHandler(g.err, nil)),
+	}
+	ready := func() {}
+	if opts.detached {
+		file := &progressWriter{path: filepath.Join(g.data, progressFile)}
+		d.Progress = file.write
+	} else {
+		d.Logger = slog.New(slog.NewTextHandler(g.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
+		ready = func() {
+			if err := printInstance(g, opts.json, d.inst); err != nil {
+				d.Logger.Error("print", "error", err)
+			}
+		}
+		d.Progress = func(p progress) { showProgress(g.err, p, ready) }
+	}
+	err := d.Run(ctx)
+	if err != nil && opts.detached && !errors.Is(err, errRunning) {
+		d.Progress(progress{PID: os.Getpid(), Error: redact.Text(err.Error()), Hints: hintsOf(err), Code: exitCode(err)})
+	}
+	return errors.Join(err, d.Close())
+}
+
+func showProgress(w io.Writer, p progress, ready func()) {
+	if p.Step != "" {
+		fmt.Fprintln(w, "  "+p.Step)
+	}
+	for _, u := range p.Unhealthy {
+		fmt.Fprintln(w, "  not healthy: "+u)
+	}
+	if p.Ready {
+		ready()
+	}
+}
+
+// progressWriter keeps the progress of this start in a file that runUp reads. The first line replaces what an
+// earlier start has left.
+type progressWriter struct {
+	path string
+	file *os.File
+}
+
+func (p *progressWriter) write(line progress) {
+	b, err := json.Marshal(line)
+	if err != nil {
+		return
+	}
+	if p.file == nil {
+		tmp := p.path + "." + strconv.Itoa(os.Getpid())
+		if p.file, err = os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600); err != nil {
+			return // the log has every step too
+		}
+		defer func() { _ = os.Rename(tmp, p.path) }()
+	}
+	_, _ = p.file.Write(append(b, '\n'))
+}
+
+// runUp starts a daemon unless one runs already, and follows its start.
+func runUp(ctx context.Context, g *global, opts upOptions) error {
+	pid, err := daemonPID(g.data)
+	if err != nil {
+		return err
+	}
+	var child *exec.Cmd
+	if pid == 0 {
+		if err := checkStart(g); err != nil {
+			return err
+		}
+		if child, err = detach(g, opts); err != nil {
+			return err
+		}
+		fmt.Fprintln(g.err, "starting Keelson in "+g.data)
+	}
+	last, err := follow(ctx, g, child)
+	if err != nil {
+		return err
+	}
+	inst, err := readInstance(g.data)
+	if err != nil {
+		return err
+	}
+	if err := printInstance(g, opts.json, inst); err != nil {
+		return err
+	}
+	if len(last.Unhealthy) > 0 {
+		return withCode(exitUnhealthy, hintf(fmt.Errorf("Keelson runs, but not everything was healthy in time: %s", strings.Join(last.Unhealthy, "; ")), //nolint:staticcheck // a name
+			"keelson events tells what happened, keelson get apps how it is now"))
+	}
+	return nil
+}
+
+// checkStart finds out early what a daemon could only write into its log.
+func checkStart(g *global) error {
+	if _, err := os.Stat(filepath.Join(g.data, instanceFile)); errors.Is(err, os.ErrNotExist) {
+		if err := checkFresh(g.data); err != nil {
+			return err
+		}
+	}
+	if g.kubeconfig != "" {
+		_, err := loadKubeconfig(g.kubeconfig)
+		return err
+	}
+	return nil
+}
+
+// maxLog is the size from which a log is put aside at the next start.
+const maxLog = 10 << 20
+
+// detach starts this program again, in a session of its own, with its output in the log.
+func detach(g *global, opts upOptions) (*exec.Cmd, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Join(g.data, logDir), 0o700); err != nil {
+		return nil, fmt.Errorf("make data directory: %w", err)
+	}
+	path := filepath.Join(g.data, logFile)
+	if info, err := os.Stat(path); err == nil && info.Size() > maxLog {
+		if err := os.Rename(path, path+".1"); err != nil {
+			return nil, fmt.Errorf("put the old log aside: %w", err)
+		}
+	}
+	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	defer log.Close()
+	a := []string{"up", "--foreground", "--detached", "--data", g.data, "--nodes", strconv.Itoa(opts.nodes), "--timeout", opts.timeout.String()}
+	if opts.port >= 0 {
+		a = append(a, "--port", strconv.Itoa(opts.port))
+	}
+	if g.kubeconfig != "" {
+		a = append(a, "--kubeconfig", g.kubeconfig)
+	}
+	if opts.sample {
+		a = append(a, "--sample")
+	}
+	cmd := exec.Command(self, a...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start the daemon: %w", err)
+	}
+	return cmd, nil
+}
+
+// follow shows the progress of the daemon's start until that has ended. child is the daemon if this process has
+// started it; it ends at once, without harm, if another one was faster.
+func follow(ctx context.Context, g *global, child *exec.Cmd) (last progress, err error) {
+	ended := make(chan struct{})
+	if child != nil {
+		go func() {
+			_ = child.Wait() // how it ended stands in its progress or its log
+			close(ended)
+		}()
+	}
+	shown := 0
+	err = poll(ctx, 50*time.Millisecond, func(context.Context) (bool, error) {
+		gone := false
+		select {
+		case <-ended:
+			gone = true
+		default:
+		}
+		pid, err := daemonPID(g.data)
+		if err != nil {
+			return false, err
+		}
+		lines := readProgress(filepath.Join(g.data, progressFile), pid, child)
+		for _, p := range lines[min(shown, len(lines)):] {
+			showProgress(g.err, p, func() {})
+			last = p
+			shown++
+		}
+		switch {
+		case last.Ready:
+			return true, nil
+		case last.Error != "":
+			return true, failedStart(g, last)
+		case pid == 0 && (gone || child == nil):
+			return true, failedStart(g, progress{Error: "the daemon ended while it was starting", Code: exitFailure})
+		}
+		return false, nil
+	})
+	if ctx.Err() != nil && err != nil {
+		err = hintf(errors.New("interrupted while Keelson was starting; it goes on in the background"), "keelson down --data %s stops it", g.data)
+	}
+	return last, err
+}
+
+// readProgress reads the lines of the daemon pid, or of the child that has ended. An older start's are none.
+func readProgress(path string, pid int, child *exec.Cmd) []progress {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	var lines []progress
+	for line := range bytes.Lines(b) {
+		var p progress
+		if !bytes.HasSuffix(line, []byte("\n")) || json.Unmarshal(line, &p) != nil {
+			break
+		}
+		if p.PID != pid && (child == nil || p.PID != child.Process.Pid) {
+			return nil
+		}
+		lines = append(lines, p)
+	}
+	return lines
+}
+
+// failedStart shows the end of the log and makes the error.
+func failedStart(g *global, p progress) error {
+	path := filepath.Join(g.data, logFile)
+	fmt.Fprintf(g.err, "the last lines of %s:\n", path)
+	for _, line := range lastLines(path, 15) {
+		fmt.Fprintln(g.err, "  | "+redact.Text(line))
+	}
+	err := withCode(p.Code, errors.New(p.Error))
+	for _, h := range p.Hints {
+		err = hintf(err, "%s", h)
+	}
+	if len(p.Hints) == 0 {
+		err = hintf(err, "the whole log is %s", path)
+	}
+	return err
+}
+
+func lastLines(path string, n int) []string {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	const tail = 16 << 10
+	if info, err := f.Stat(); err == nil && info.Size() > tail {
+		if _, err := f.Seek(-tail, io.SeekEnd); err != nil {
+			return nil
+		}
+	}
+	b, err := io.ReadAll(io.LimitReader(f, tail))
+	if err != nil {
+		return nil
+	}
+	lines := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	return lines[max(0, len(lines)-n):]
+}
+
+// printInstance tells where everything is. Only the JSON form has the token, which programs need.
+func printInstance(g *global, asJSON bool, inst instance) error {
+	v := struct {
+		Dashboard  string `json:"dashboard"`
+		Git        string `json:"git"`
+		Kubeconfig string `json:"kubeconfig"`
+		Token      string `json:"token"`
+	}{inst.dashboard(), inst.git(true), inst.Kubeconfig, inst.Token}
+	if asJSON {
+		return json.NewEncoder(g.out).Encode(v)
+	}
+	return g.print(v, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "dashboard   %s\ngit         %s\nkubeconfig  %s\n", v.Dashboard, inst.git(false), v.Kubeconfig)
+		return err
+	})
+}
