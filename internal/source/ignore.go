@@ -139,7 +139,7 @@ type view struct {
 
 	mu    sync.Mutex
 	rules map[string][]rule // of the ignore file in a folder
-	dirs  map[string]bool   // excluded folders: is anything in them visible all the same?
+	shown map[string]bool   // what has been decided about a path: listing, describing and reading ask again and again
 }
 
 var (
@@ -150,7 +150,7 @@ var (
 )
 
 func newView(tree *git.Tree, known *ignoreIndex, src delivery.Source) *view {
-	v := &view{tree: tree, known: known, rules: map[string][]rule{}, dirs: map[string]bool{}}
+	v := &view{tree: tree, known: known, rules: map[string][]rule{}, shown: map[string]bool{}}
 	if src.HasIgnore {
 		v.spec = parseRules(src.Ignore, nil)
 	}
@@ -256,26 +256,24 @@ func (v *view) excluded(name string, isDir bool) (bool, error) {
 // visible says whether a path is part of the snapshot: a file that is not excluded, a folder that is not excluded
 // or that holds a visible file.
 func (v *view) visible(name string, isDir bool) (bool, error) {
-	out, err := v.excluded(name, isDir)
-	if err != nil || !out {
-		return !out, err
-	}
-	if !isDir {
-		return false, nil
-	}
 	v.mu.Lock()
-	seen, ok := v.dirs[name]
+	shown, ok := v.shown[name]
 	v.mu.Unlock()
 	if ok {
-		return seen, nil
+		return shown, nil
 	}
-	if seen, err = v.holdsVisible(name); err != nil {
+	out, err := v.excluded(name, isDir)
+	shown = !out
+	if out && isDir && err == nil {
+		shown, err = v.holdsVisible(name)
+	}
+	if err != nil {
 		return false, err
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.dirs[name] = seen
-	return seen, nil
+	v.shown[name] = shown
+	return shown, nil
 }
 
 // holdsVisible looks for a visible file in an excluded folder, if a rule could include one.

@@ -575,14 +575,22 @@ func TestOldServers(t *testing.T) {
 func TestLargeFile(t *testing.T) {
 	w := newWorld(t)
 	w.commit("r", fstest.MapFS{"a.yaml": file("a"), "big.yaml": {Data: make([]byte, 100<<20)}})
-	for name, f := range map[string]*source.Fetcher{"in place": w.f, "over HTTP": w.remote} {
-		snap := snapshot(t, f, w.source("r"))
-		if _, err := fs.ReadFile(snap.FS, "big.yaml"); !errors.Is(err, git.ErrTooLarge) || !strings.Contains(err.Error(), "big.yaml: file is too large: 104857600 bytes, the limit is 52428800") {
-			t.Errorf("%s: %v", name, err)
-		}
-		if got := content(t, snap, "a.yaml"); got != "a" {
-			t.Errorf("%s: a.yaml = %q", name, got)
-		}
+	snap := w.snapshot(w.source("r"))
+	if _, err := fs.ReadFile(snap.FS, "big.yaml"); !errors.Is(err, git.ErrTooLarge) || !strings.Contains(err.Error(), "big.yaml: file is too large: 104857600 bytes, the limit is 52428800") {
+		t.Error(err)
+	}
+	if got := content(t, snap, "a.yaml"); got != "a" {
+		t.Errorf("a.yaml = %q", got)
+	}
+	// From a pack, with a limit of one's own.
+	w.commit("s", fstest.MapFS{"a.yaml": file("a"), "big.yaml": {Data: make([]byte, 2000)}})
+	f := w.fetcher(source.Options{Dir: t.TempDir(), MaxFileSize: 1000})
+	snap = snapshot(t, f, w.source("s"))
+	if _, err := fs.ReadFile(snap.FS, "big.yaml"); !errors.Is(err, git.ErrTooLarge) {
+		t.Error(err)
+	}
+	if got := content(t, snap, "a.yaml"); got != "a" {
+		t.Errorf("a.yaml = %q", got)
 	}
 }
 
