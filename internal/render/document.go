@@ -14,11 +14,12 @@ import (
 	"keelson.dev/keelson/internal/delivery"
 )
 
-// checkYAML bounds what a YAML file is expanded to: kustomize copies an anchor's value to each of its aliases.
-// nested tells that strings in it may be YAML that kustomize reads as well. Malformed YAML passes, since not
-// every file that is named has to be YAML; kustomize will say.
+// checkYAML bounds what a YAML file is expanded to, since kustomize copies an anchor's value to each of its
+// aliases, and how deep it is nested, since kustomize takes quadratic time for that. nested tells that strings in
+// it may be YAML that kustomize reads as well. Malformed YAML passes: not every file that is named has to be
+// YAML, and kustomize will say.
 func checkYAML(where string, data []byte, nested bool) error {
-	if bytes.IndexByte(data, '&') < 0 || bytes.IndexByte(data, '*') < 0 {
+	if !mayAlias(data) && !mayNest(data) {
 		return nil
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(data))
@@ -27,9 +28,12 @@ func checkYAML(where string, data []byte, nested bool) error {
 		if dec.Decode(&doc) != nil {
 			return nil
 		}
-		e := expansion{sizes: map[*yaml.Node]int64{}}
-		if e.size(&doc) > maxNodes {
+		e := expansion{extents: map[*yaml.Node]extent{}}
+		switch all := e.of(&doc); {
+		case all.nodes > maxNodes:
 			return fault(where, "write it out, without aliases of aliases", "its aliases expand to more than %d values", maxNodes)
+		case all.depth > maxDepth:
+			return fault(where, "", "it is nested deeper than %d levels", maxDepth)
 		}
 		if !nested {
 			continue
@@ -42,28 +46,68 @@ func checkYAML(where string, data []byte, nested bool) error {
 	}
 }
 
-// expansion counts the nodes of a document with all aliases expanded, without expanding them.
-type expansion struct {
-	sizes map[*yaml.Node]int64
-	texts []string // scalars that may be YAML with aliases
+func mayAlias[T []byte | string](data T) bool {
+	anchor, alias := false, false
+	for i := range len(data) {
+		anchor = anchor || data[i] == '&'
+		alias = alias || data[i] == '*'
+	}
+	return anchor && alias
 }
 
-func (e *expansion) size(n *yaml.Node) int64 {
-	if size, ok := e.sizes[n]; ok {
-		return size
+// mayNest tells, from brackets and indentation alone, whether a text could be nested too deep.
+func mayNest(data []byte) bool {
+	brackets, indent, atStart := 0, 0, true
+	for _, c := range data {
+		switch {
+		case c == '\n':
+			indent, atStart = 0, true
+		case atStart && (c == ' ' || c == '-' || c == '?'):
+			indent++
+		case c == '[' || c == '{':
+			brackets++
+			atStart = false
+		case c == ']' || c == '}':
+			brackets = max(0, brackets-1)
+			atStart = false
+		default:
+			atStart = false
+		}
+		if brackets > maxDepth/2 || indent > maxDepth/2 {
+			return true
+		}
 	}
-	e.sizes[n] = maxNodes + 1 // an anchor that contains itself
-	size := int64(1)
+	return false
+}
+
+// expansion measures a document with all aliases expanded, without expanding them.
+type expansion struct {
+	extents map[*yaml.Node]extent
+	texts   []string // scalars that may be YAML with aliases
+}
+
+type extent struct{ nodes, depth int64 }
+
+func (e *expansion) of(n *yaml.Node) extent {
+	if known, ok := e.extents[n]; ok {
+		return known
+	}
+	e.extents[n] = extent{nodes: maxNodes + 1} // for an anchor that contains itself
+	size := extent{nodes: 1}
+	add := func(o extent) {
+		size.nodes = min(size.nodes+o.nodes, maxNodes+1)
+		size.depth = max(size.depth, o.depth+1)
+	}
 	if n.Kind == yaml.AliasNode && n.Alias != nil {
-		size += e.size(n.Alias)
+		add(e.of(n.Alias))
 	}
-	if n.Kind == yaml.ScalarNode && strings.Contains(n.Value, "&") && strings.Contains(n.Value, "*") {
+	if n.Kind == yaml.ScalarNode && mayAlias(n.Value) {
 		e.texts = append(e.texts, n.Value)
 	}
 	for _, child := range n.Content {
-		size = min(size+e.size(child), maxNodes+1)
+		add(e.of(child))
 	}
-	e.sizes[n] = size
+	e.extents[n] = size
 	return size
 }
 
@@ -145,6 +189,15 @@ func headers(data []byte) []header {
 			all = appendHeaders(all, doc.Content[0])
 		}
 	}
+}
+
+// countObjects is an upper bound of the objects in a file, and exact where that is many.
+func countObjects(data []byte) int64 {
+	const few = 200
+	if n := bytes.Count(data, []byte("kind")); n <= few {
+		return int64(n)
+	}
+	return int64(len(headers(data)))
 }
 
 func appendHeaders(all []header, n *yaml.Node) []header {

@@ -48,14 +48,14 @@ const (
 
 // weight is how much a folder costs to build, each part counted as often as it is used.
 type weight struct {
-	loads, bytes, kinds int64
-	work                int64 // bytes of kustomizations and patches times the objects below them
+	loads, bytes, objects int64
+	work                  int64 // bytes of kustomizations and patches times the objects below them
 }
 
 func (w *weight) add(o weight) {
 	w.loads += o.loads
 	w.bytes += o.bytes
-	w.kinds += o.kinds
+	w.objects += o.objects
 	w.work += o.work
 }
 
@@ -66,8 +66,8 @@ func (w weight) check(where string) error {
 		return fault(where, hint, "the build loads more than %d MiB", maxInputBytes>>20)
 	case w.loads > maxLoads:
 		return fault(where, hint, "the build loads more than %d folders", maxLoads)
-	case w.kinds > maxKinds:
-		return fault(where, hint, "the build may hold more than %d objects", maxObjects)
+	case w.objects > maxObjects:
+		return fault(where, hint, "the build makes more than %d objects", maxObjects)
 	case w.work > maxWork:
 		return fault(where, hint, "the patches are too large for so many objects")
 	}
@@ -197,8 +197,8 @@ func (in *inspection) kustomization(dir, name string, k *types.Kustomization, ro
 			own += w.bytes
 		}
 	}
-	total.kinds += int64(len(k.ConfigMapGenerator) + len(k.SecretGenerator))
-	total.work += own * total.kinds
+	total.objects += int64(len(k.ConfigMapGenerator) + len(k.SecretGenerator))
+	total.work += own * total.objects
 	if err := total.check(name); err != nil {
 		return weight{}, err
 	}
@@ -233,11 +233,13 @@ func (in *inspection) load(dir, from string) (string, *types.Kustomization, erro
 	return name, k, nil
 }
 
-// noteAnnotations finds out whether something that directs the build handles annotations by path. A JSON patch
-// that adds the first annotation, or a replacement that copies all of them, would see the origin that the
-// build adds otherwise, and make a different object than kustomize alone.
+// allAnnotations matches a path to the annotations as a whole, in a JSON patch or a replacement.
+var allAnnotations = regexp.MustCompile(`metadata/annotations(?:[^/]|$)|metadata\.annotations(?:[^.]|$)`)
+
+// noteAnnotations finds out whether something that directs the build handles annotations as a whole: a test or
+// a copy of them would see the origin that a render adds, and make a different object than kustomize alone.
 func (in *inspection) noteAnnotations(data []byte) {
-	if bytes.Contains(data, []byte("metadata/annotations")) || bytes.Contains(data, []byte("metadata.annotations")) {
+	if !in.annotations && allAnnotations.Match(data) {
 		in.annotations = true
 	}
 }
@@ -403,7 +405,7 @@ func (in *inspection) entryFile(target string, e entry, r role) (weight, error) 
 		if resolved, err := in.resolve(target); err == nil {
 			in.manifest[resolved] = true
 		}
-		w.kinds = int64(bytes.Count(data, []byte("kind")))
+		w.objects = countObjects(data)
 		return w, checkYAML(target, data, false)
 	case e.use == useControl, e.use == usePatch:
 		in.noteAnnotations(data)

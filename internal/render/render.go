@@ -49,9 +49,8 @@ const (
 	maxInputBytes = 32 << 20  // all files that one render loads, each as often as it is used
 	maxWork       = 512 << 20 // bytes of kustomizations and patches times the objects that they may apply to
 	maxLoads      = 5_000     // folders built, each as often as it is used
-	maxKinds      = 100_000   // occurrences of "kind" in the input: a cheap upper bound of the objects in it
 	maxNodes      = 2_000_000 // YAML nodes of one file after aliases are expanded
-	maxObjects    = 20_000    // objects in the result
+	maxObjects    = 5_000     // objects, since kustomize takes time that is quadratic in them (2,000: 3 s)
 	maxRendered   = 64 << 20  // bytes of the result
 	maxDepth      = 500       // nesting of one object
 )

@@ -41,7 +41,7 @@ type testCase struct {
 	links   map[string]string
 }
 
-func readCase(t *testing.T, file string) testCase {
+func readCase(t testing.TB, file string) testCase {
 	t.Helper()
 	archive, err := txtar.ParseFile(file)
 	if err != nil {
