@@ -254,6 +254,11 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 	if mem.applied == nil {
 		mem.applied = map[delivery.Ref]delivery.Applied{}
 	}
+	before := map[delivery.Ref]string{} // resource versions
+	for _, c := range stage.Changes {
+		rec, _ := e.Live.Get(c.Ref)
+		before[c.Ref] = rec.ResourceVersion
+	}
 	res := Result{Stage: stage.Name, Changes: apply.Stage(ctx, user, stage)}
 	for i, r := range res.Changes {
 		ref := r.Change.Ref
@@ -263,8 +268,7 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 		case r.Change.Verb == delivery.Delete:
 			delete(mem.applied, ref)
 		default:
-			before, there := e.Live.Get(ref)
-			res.Changes[i].NoOp = there && before.ResourceVersion == r.Object.GetResourceVersion()
+			res.Changes[i].NoOp = before[ref] == r.Object.GetResourceVersion()
 			rec, err := e.Live.Observe(r.Object)
 			if err != nil {
 				res.Changes[i].Err = err

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"syscall"
-	"testing"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -36,8 +35,11 @@ type Cluster struct {
 	cmd *exec.Cmd
 }
 
+// Tests is what Main runs: a *testing.M, or something around it.
+type Tests interface{ Run() int }
+
 // Main runs a package's tests with a cluster and gives the exit code for os.Exit.
-func Main(m *testing.M, cluster **Cluster) int {
+func Main(m Tests, cluster **Cluster) int {
 	dir, err := os.MkdirTemp("", "keelson-test-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -1,0 +1,203 @@
+// Package controller holds the pen: it watches the kinds that declare sources and apps, steps each of them along the
+// straight line (source, render, plan, apply, health) and writes their status.
+//
+// One generic shell does what is the same for every kind (shell.go); a file per kind says what is particular to it.
+// What the kinds must know of each other is in memory (registry.go): a new snapshot wakes the apps made from it at once,
+// an app that got ready wakes those that depend on it, a watch event wakes the app whose object it is about.
+// Nobody waits in a worker.
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	ctrlcontroller "sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	ctrlsource "sigs.k8s.io/controller-runtime/pkg/source"
+
+	"keelson.dev/keelson/internal/deliver"
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/live"
+	"keelson.dev/keelson/internal/source"
+)
+
+// Options are what a controller works with.
+type Options struct {
+	Cluster *kube.Cluster
+	Sources *source.Fetcher
+	Lock    resourcelock.Interface // the lease that guards against a second controller
+	Log     *slog.Logger
+	Now     func() time.Time // nil: the system's clock
+}
+
+// Controller runs the reconcilers against one cluster.
+type Controller struct {
+	mgr  manager.Manager
+	git  *gitRepositories
+	live *live.Live
+}
+
+const (
+	appWorkers    = 10 // steps of apps at once; a step waits for nothing but its own requests
+	sourceWorkers = 4  // steps of sources at once; a step waits for nothing at all
+	fetches       = 16 // exchanges with repositories at once
+)
+
+// Lease timing: a controller that died is succeeded after leaseDuration at the latest.
+const leaseDuration, renewDeadline, retryPeriod = 15 * time.Second, 10 * time.Second, 2 * time.Second
+
+// Scheme knows the kinds that the controller and the CLI read and write.
+func Scheme() (*runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, sourcev1.AddToScheme, kustomizev1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, fmt.Errorf("register kinds: %w", err)
+		}
+	}
+	return scheme, nil
+}
+
+// New wires a controller; ctx is its life.
+func New(ctx context.Context, opts Options) (*Controller, error) {
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	ctrl.SetLogger(logr.FromSlogHandler(opts.Log.Handler()))
+	scheme, err := Scheme()
+	if err != nil {
+		return nil, err
+	}
+	mgr, err := newManager(opts, scheme)
+	if err != nil {
+		return nil, err
+	}
+	rec, err := newRecorder(ctx, opts.Cluster, scheme)
+	if err != nil {
+		return nil, err
+	}
+	reg := newRegistry()
+	c := &Controller{mgr: mgr}
+	apps := &shell[*kustomizev1.Kustomization]{
+		client: mgr.GetClient(), recorder: rec, finalizer: kustomizev1.KustomizationFinalizer, log: opts.Log,
+		written: map[types.NamespacedName]*kustomizev1.Kustomization{},
+	}
+	sources := &shell[*sourcev1.GitRepository]{
+		client: mgr.GetClient(), recorder: rec, finalizer: sourcev1.SourceFinalizer, log: opts.Log,
+		written: map[types.NamespacedName]*sourcev1.GitRepository{},
+	}
+	c.live = live.New(ctx, opts.Cluster, live.Options{
+		Selector: dialect.OwnerNameLabel, OwnerOf: dialect.FluxOwner,
+		Notify: func(app delivery.ID, _ delivery.Ref) { apps.enqueue(app) },
+	})
+	engine := &deliver.Engine{Cluster: opts.Cluster, Live: c.live, Claims: deliver.NewClaims(), Label: dialect.FluxLabel}
+	ks := &kustomizations{reg: reg, engine: engine, cache: mgr.GetClient(), reader: mgr.GetAPIReader(), now: opts.Now, wake: apps.enqueue}
+	apps.kind = ks
+	c.git = &gitRepositories{
+		reg: reg, sources: opts.Sources, reader: mgr.GetAPIReader(), now: opts.Now, life: ctx, log: opts.Log,
+		slots: make(chan struct{}, fetches), wake: sources.enqueue,
+		changed: func(id delivery.ID) { ks.wakeAll(reg.madeFrom(id)) },
+	}
+	sources.kind = c.git
+	if err := setup(mgr, "gitrepository", sources, sourceWorkers, nil); err != nil {
+		return nil, err
+	}
+	claim := func(ctx context.Context) error { return loadClaims(ctx, mgr.GetClient(), engine.Claims) }
+	return c, setup(mgr, "kustomization", apps, appWorkers, claim)
+}
+
+func newManager(opts Options, scheme *runtime.Scheme) (manager.Manager, error) {
+	lease, renew, retry := leaseDuration, renewDeadline, retryPeriod
+	mgr, err := ctrl.NewManager(opts.Cluster.Config(), manager.Options{
+		Scheme: scheme, Logger: logr.FromSlogHandler(opts.Log.Handler()),
+		Metrics:        metricsserver.Options{BindAddress: "0"},
+		LeaderElection: opts.Lock != nil, LeaderElectionResourceLockInterface: opts.Lock,
+		LeaderElectionReleaseOnCancel: true,
+		LeaseDuration:                 &lease, RenewDeadline: &renew, RetryPeriod: &retry,
+		Controller: config.Controller{SkipNameValidation: new(true)},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make manager: %w", err)
+	}
+	return mgr, nil
+}
+
+// setup registers a shell: it is asked for a step when the spec or the annotations of an object change, and by enqueue.
+// before runs once the caches are filled, ahead of the first step.
+func setup[T client.Object](mgr manager.Manager, name string, s *shell[T], workers int, before func(context.Context) error) error {
+	c, err := ctrlcontroller.New(name, mgr, ctrlcontroller.Options{
+		MaxConcurrentReconciles: workers, Reconciler: s, SkipNameValidation: new(true),
+	})
+	if err != nil {
+		return fmt.Errorf("make %s controller: %w", name, err)
+	}
+	watch := ctrlsource.Kind(mgr.GetCache(), s.kind.empty(), &handler.TypedEnqueueRequestForObject[T]{}, specChanged[T]())
+	if err := c.Watch(watch); err != nil {
+		return fmt.Errorf("watch %s: %w", name, err)
+	}
+	queue := ctrlsource.Func(func(ctx context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+		s.queue = q
+		if before != nil {
+			return before(ctx)
+		}
+		return nil
+	})
+	if err := c.Watch(queue); err != nil {
+		return fmt.Errorf("watch for %s wake-ups: %w", name, err)
+	}
+	return nil
+}
+
+// specChanged lets through what a person changes: the spec (generation), annotations, deletion. Our own status writes do not pass.
+func specChanged[T client.Object]() predicate.TypedPredicate[T] {
+	return predicate.Or[T](predicate.TypedGenerationChangedPredicate[T]{}, predicate.TypedAnnotationChangedPredicate[T]{})
+}
+
+// loadClaims makes the inventories in the cluster known before the first plan is made.
+func loadClaims(ctx context.Context, c client.Client, claims *deliver.Claims) error {
+	var list kustomizev1.KustomizationList
+	if err := c.List(ctx, &list); err != nil {
+		return fmt.Errorf("list Kustomizations: %w", err)
+	}
+	for i := range list.Items {
+		k := &list.Items[i]
+		claims.Set(kustomizationID(client.ObjectKeyFromObject(k)), dialect.KustomizationInventory(&k.Status))
+	}
+	return nil
+}
+
+// Run reconciles until ctx ends. It waits for the lease first.
+func (c *Controller) Run(ctx context.Context) error {
+	if err := c.mgr.Start(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("run controllers: %w", err)
+	}
+	return nil
+}
+
+// Elected is closed once this controller holds the lease.
+func (c *Controller) Elected() <-chan struct{} { return c.mgr.Elected() }
+
+// Client reads from the controller's cache.
+func (c *Controller) Client() client.Client { return c.mgr.GetClient() }
+
+// Pushed tells that the repositories whose URLs match have just changed.
+func (c *Controller) Pushed(match func(url string) bool) { c.git.pushed(match) }

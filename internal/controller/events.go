@@ -1,0 +1,86 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/record"
+
+	"keelson.dev/keelson/internal/apply"
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/kube"
+)
+
+// recorder writes core/v1 events, as kubectl and the flux program read them, without making a step wait.
+type recorder struct{ events record.EventRecorder }
+
+// A burst of events about one object is kept whole; client-go's own default drops all but 25 in a few minutes.
+const eventBurst, eventQPS = 500, 5
+
+func newRecorder(ctx context.Context, cluster *kube.Cluster, scheme *runtime.Scheme) (*recorder, error) {
+	config := rest.CopyConfig(cluster.Config())
+	core, err := typedcorev1.NewForConfigAndClient(config, cluster.HTTPClient())
+	if err != nil {
+		return nil, fmt.Errorf("make event client: %w", err)
+	}
+	b := record.NewBroadcaster(record.WithContext(ctx),
+		record.WithCorrelatorOptions(record.CorrelatorOptions{BurstSize: eventBurst, QPS: eventQPS}))
+	b.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: core.Events("")})
+	return &recorder{events: b.NewRecorder(scheme, corev1.EventSource{Component: kube.FieldManager})}, nil
+}
+
+func (r *recorder) record(obj runtime.Object, e event) {
+	kind := corev1.EventTypeNormal
+	if e.warning {
+		kind = corev1.EventTypeWarning
+	}
+	var annotations map[string]string
+	if rev := e.revision.String(); rev != "" {
+		annotations = map[string]string{kustomizev1.GroupVersion.Group + "/revision": rev}
+	}
+	r.events.AnnotatedEventf(obj, annotations, kind, e.reason, "%s", bounded(e.message))
+}
+
+// maxEvent bounds an event's message: the API refuses more than 1024 bytes.
+const maxEvent = 1000
+
+func bounded(s string) string {
+	if len(s) <= maxEvent {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxEvent], "") + "..."
+}
+
+var verbWords = map[delivery.Verb]string{
+	delivery.Create: "created", delivery.Update: "configured", delivery.Delete: "deleted", delivery.Repair: "repaired",
+}
+
+// changeEvents tells what a stage did: repairs in one event, with the reason for each, everything else in another.
+func changeEvents(results []apply.Result, rev delivery.Revision) []event {
+	var changed, repaired []string
+	for _, r := range results {
+		if r.Err != nil || r.NoOp {
+			continue
+		}
+		line := r.Change.Ref.String() + " " + verbWords[r.Change.Verb]
+		if r.Change.Verb == delivery.Repair {
+			repaired = append(repaired, line+": it was "+r.Change.Reason)
+			continue
+		}
+		changed = append(changed, line)
+	}
+	var events []event
+	if len(repaired) > 0 {
+		events = append(events, event{reason: "DriftRepaired", message: strings.Join(repaired, "\n"), revision: rev})
+	}
+	if len(changed) > 0 {
+		events = append(events, event{reason: "Progressing", message: strings.Join(changed, "\n"), revision: rev})
+	}
+	return events
+}

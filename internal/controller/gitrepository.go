@@ -1,0 +1,239 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/redact"
+	"keelson.dev/keelson/internal/source"
+)
+
+// gitRepositories follows repositories. A step never talks to one: it starts a fetch aside and takes in its result when
+// the fetch asks for the next step, so an unreachable repository delays nobody.
+type gitRepositories struct {
+	reg     *registry
+	sources *source.Fetcher
+	reader  client.Reader // uncached: Secrets are not kept in memory
+	now     func() time.Time
+	slots   chan struct{}   // bounds the fetches under way
+	life    context.Context //nolint:containedctx // fetches outlive the step that starts them; this is the controller's life
+	log     *slog.Logger
+	wake    func(delivery.ID)
+	changed func(source delivery.ID) // a new snapshot is there
+}
+
+func gitRepositoryID(name types.NamespacedName) delivery.ID {
+	return delivery.ID{Kind: sourcev1.GitRepositoryKind, Namespace: name.Namespace, Name: name.Name}
+}
+
+func (g *gitRepositories) empty() *sourcev1.GitRepository { return &sourcev1.GitRepository{} }
+
+func (g *gitRepositories) copyStatus(from, to *sourcev1.GitRepository) {
+	to.Status = *from.Status.DeepCopy()
+}
+
+func (g *gitRepositories) forget(name types.NamespacedName) {
+	id := gitRepositoryID(name)
+	g.reg.dropSource(id)
+	g.changed(id)
+	go func() {
+		if err := g.sources.Retain(g.life, g.reg.urls()); err != nil {
+			g.log.Warn("remove unused mirrors", "error", err)
+		}
+	}()
+}
+
+func (g *gitRepositories) remove(context.Context, *sourcev1.GitRepository) (bool, time.Duration, error) {
+	return true, 0, nil // its mirror is dropped with the last source of the same URL
+}
+
+func (g *gitRepositories) step(ctx context.Context, obj *sourcev1.GitRepository, _ func() error) next {
+	src := dialect.GitRepository(obj)
+	st := g.reg.source(src.ID)
+	if src.Suspend {
+		return next{}
+	}
+	if len(src.Refused) > 0 {
+		return g.finish(obj, st, src, delivery.Outcome{
+			Phase: delivery.Stalled, Reason: "FieldsNotSupported", Handled: src.Requested,
+			Message: strings.Join(src.Refused, ", ") + ": not supported yet; nothing is fetched (hint: remove the fields)",
+		}, next{})
+	}
+	var result *fetchResult
+	var running bool
+	g.reg.with(func() {
+		st.url = src.URL
+		result, st.result = st.result, nil
+		running = st.fetching
+	})
+	if running {
+		return next{}
+	}
+	n := next{}
+	if result != nil && sameSource(result.source, src) {
+		n = g.takeIn(obj, st, src, result)
+	}
+	if wait := g.due(st, src, obj.Generation); wait > 0 {
+		if n.after == 0 || wait < n.after {
+			n.after = wait
+		}
+		return n
+	}
+	if err := g.credentials(ctx, obj, &src); err != nil {
+		st.failures++
+		st.asked, st.gen, st.handled = g.now(), obj.Generation, src.Requested
+		return g.fail(obj, st, src, err)
+	}
+	last := delivery.Revision{}
+	if obj.Status.Artifact != nil {
+		last = delivery.ParseRevision(obj.Status.Artifact.Revision)
+	}
+	g.fetch(st, src, obj.Generation, last)
+	return n
+}
+
+// sameSource tells whether a result still answers what is declared.
+func sameSource(a, b delivery.Source) bool {
+	return a.URL == b.URL && a.Ref == b.Ref && a.Ignore == b.Ignore && a.HasIgnore == b.HasIgnore
+}
+
+// due gives how long to wait until the repository is to be asked again; zero: now.
+func (g *gitRepositories) due(st *sourceState, src delivery.Source, generation int64) time.Duration {
+	var again bool
+	g.reg.with(func() { again, st.again = st.again, false })
+	if again || st.asked.IsZero() || st.gen != generation || (src.Requested != "" && src.Requested != st.handled) {
+		return 0
+	}
+	wait := src.Interval
+	if st.failures > 0 {
+		wait = backoff(st.failures, src.Interval)
+	}
+	return max(st.asked.Add(wait).Sub(g.now()), 0)
+}
+
+// fetch asks the repository aside. Its result is taken in by the next step. After a start, a repository that cannot be
+// reached still gives the last known commit if its mirror holds it: drift is repaired without the remote.
+func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation int64, last delivery.Revision) {
+	first := st.snapshot.Revision.Commit == ""
+	g.reg.with(func() { st.fetching = true })
+	st.asked, st.gen, st.handled = g.now(), generation, src.Requested
+	go func() {
+		g.slots <- struct{}{}
+		defer func() { <-g.slots }()
+		ctx, cancel := context.WithTimeout(g.life, src.Timeout)
+		defer cancel()
+		res := &fetchResult{source: src}
+		var rev delivery.Revision
+		rev, res.err = g.sources.Resolve(ctx, src)
+		if res.err == nil {
+			res.snapshot, res.err = g.sources.Fetch(ctx, src, rev)
+		}
+		if res.err != nil && first && last.Commit != "" {
+			if snap, err := g.sources.Fetch(ctx, src, last); err == nil {
+				res.snapshot = snap
+			}
+		}
+		res.source.Credentials = delivery.Credentials{}
+		g.reg.with(func() { st.fetching, st.result = false, res })
+		g.wake(src.ID)
+	}()
+}
+
+// takeIn makes the result of a fetch known: to the apps first, then in the status.
+func (g *gitRepositories) takeIn(obj *sourcev1.GitRepository, st *sourceState, src delivery.Source, res *fetchResult) next {
+	if res.err != nil {
+		st.failures++
+		if res.snapshot.Revision.Commit != "" {
+			g.reg.with(func() { st.snapshot = res.snapshot })
+			g.changed(src.ID)
+		}
+		return g.fail(obj, st, src, res.err)
+	}
+	st.failures = 0
+	news := false
+	g.reg.with(func() {
+		st.err = nil
+		news = st.snapshot.Revision != res.snapshot.Revision || st.snapshot.Digest != res.snapshot.Digest
+		st.snapshot = res.snapshot
+	})
+	if news {
+		g.changed(src.ID)
+	}
+	rev := res.snapshot.Revision
+	out := delivery.Outcome{
+		Phase: delivery.Ready, Reason: "Succeeded", Handled: st.handled, Applied: rev,
+		Message: fmt.Sprintf("stored artifact for revision '%s'", rev),
+	}
+	n := next{}
+	if news && (obj.Status.Artifact == nil || obj.Status.Artifact.Revision != rev.String()) {
+		n.events = []event{{reason: "NewArtifact", message: out.Message, revision: rev}}
+	}
+	return g.finish(obj, st, src, out, n)
+}
+
+func (g *gitRepositories) fail(obj *sourcev1.GitRepository, st *sourceState, src delivery.Source, err error) next {
+	f := delivery.FaultOf(err, sourcev1.GitOperationFailedReason)
+	g.reg.with(func() { st.err = f })
+	if st.snapshot.Revision.Commit == "" {
+		g.changed(src.ID) // the apps made from it wait in vain: let them say so
+	}
+	out := delivery.Outcome{Phase: delivery.Failing, Reason: f.Reason, Message: redact.Text(f.Error()), Handled: st.handled}
+	n := next{after: backoff(st.failures, src.Interval)}
+	if f.Retry == delivery.OnChange {
+		n.after = src.Interval
+	}
+	if !told(obj.Status.Conditions, out) {
+		n.events = []event{{warning: true, reason: out.Reason, message: out.Message}}
+	}
+	return g.finish(obj, st, src, out, n)
+}
+
+// finish sets the status.
+func (g *gitRepositories) finish(obj *sourcev1.GitRepository, st *sourceState, src delivery.Source, out delivery.Outcome, n next) next {
+	art := dialect.Artifact{Digest: st.snapshot.Digest, URL: redact.URL(src.URL)}
+	obj.Status = dialect.GitRepositoryStatus(obj.Status, obj, out, art, g.now())
+	return n
+}
+
+// credentials reads the source's Secret.
+func (g *gitRepositories) credentials(ctx context.Context, obj *sourcev1.GitRepository, src *delivery.Source) error {
+	if obj.Spec.SecretRef == nil {
+		return nil
+	}
+	name := types.NamespacedName{Namespace: obj.Namespace, Name: obj.Spec.SecretRef.Name}
+	var secret corev1.Secret
+	err := g.reader.Get(ctx, name, &secret)
+	if apierrors.IsNotFound(err) {
+		err = fmt.Errorf("the Secret does not exist")
+	}
+	if err == nil {
+		src.Credentials, err = dialect.Credentials(secret.Data)
+	}
+	if err != nil {
+		return &delivery.Fault{
+			Reason: sourcev1.AuthenticationFailedReason, Where: "Secret/" + name.String(), Err: err,
+			Hint: "spec.secretRef needs a Secret with username and password, or bearerToken",
+		}
+	}
+	return nil
+}
+
+// pushed asks for a fetch of every source whose URL matches: the repository behind it has just changed.
+func (g *gitRepositories) pushed(match func(url string) bool) {
+	for _, id := range g.reg.sourcesWhere(match) {
+		st := g.reg.source(id)
+		g.reg.with(func() { st.again = true })
+		g.wake(id)
+	}
+}

@@ -1,0 +1,385 @@
+package controller_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+)
+
+func TestImmutableFieldIsExplainedBeforeAnythingIsApplied(t *testing.T) {
+	w := newWorld(t)
+	w.app("app", "")
+	web := strings.ReplaceAll(deployment, "$ns", w.ns)
+	w.ready("app", w.push(map[string]string{"app/web.yaml": web, "app/a.yaml": w.configMap("a", "1")}))
+	w.push(map[string]string{
+		"app/a.yaml":   w.configMap("a", "2"),
+		"app/web.yaml": strings.ReplaceAll(web, "{app: web}", "{app: web, tier: front}"),
+	})
+	w.condition("app", metav1.ConditionFalse, "ImmutableField", "app/web.yaml", `spec.selector cannot be changed from "app=web" to "app=web,tier=front"`)
+	if got := w.data("a")["v"]; got != "1" {
+		t.Errorf("half of the commit was applied: a is %q", got)
+	}
+}
+
+func TestServiceAccountMayNotTouch(t *testing.T) {
+	w := newWorld(t)
+	w.apply(`
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: deployer}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: deployer}
+rules: [{apiGroups: [""], resources: [configmaps], verbs: [create, patch, delete]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: deployer}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: deployer}
+subjects: [{kind: ServiceAccount, name: deployer}]
+`)
+	w.app("app", "  serviceAccountName: deployer")
+	w.ready("app", w.push(map[string]string{"app/a.yaml": w.configMap("a", "1")}))
+	secret := fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: s, namespace: %s}\nstringData: {k: hush}\n", w.ns)
+	w.push(map[string]string{"app/a.yaml": w.configMap("a", "2"), "app/s.yaml": secret})
+	w.condition("app", metav1.ConditionFalse, "Forbidden", "Secret/"+w.ns+"/s", "system:serviceaccount:"+w.ns+":deployer", "create")
+	if got := w.data("a")["v"]; got != "1" {
+		t.Errorf("half of the commit was applied: a is %q", got)
+	}
+	// Once it may, the same commit goes through by itself.
+	w.apply(`
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: deployer}
+rules: [{apiGroups: [""], resources: [configmaps, secrets], verbs: [create, patch, delete]}]
+`)
+	w.ready("app", "main@sha1:"+w.head)
+	w.value("a", "2")
+	for _, e := range w.events("app") {
+		if strings.Contains(e, "hush") || strings.Contains(e, "aHVzaA") {
+			t.Errorf("an event tells a secret: %s", e)
+		}
+	}
+}
+
+const crd = `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: widgets.$ns.example.com}
+spec:
+  group: $ns.example.com
+  scope: Namespaced
+  names: {kind: Widget, plural: widgets, singular: widget, listKind: WidgetList}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+`
+
+const widget = `
+apiVersion: $ns.example.com/v1
+kind: Widget
+metadata: {name: w, namespace: $ns}
+spec: {size: 1}
+`
+
+func (w *world) widget() error {
+	u := &unstructured.Unstructured{}
+	u.SetAPIVersion(w.ns + ".example.com/v1")
+	u.SetKind("Widget")
+	return w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "w"}, u)
+}
+
+func TestCRDAndItsObjectsInOneApp(t *testing.T) {
+	w := newWorld(t)
+	w.app("app", "")
+	w.ready("app", w.push(map[string]string{
+		"app/a-widget.yaml": strings.ReplaceAll(widget, "$ns", w.ns), "app/crd.yaml": strings.ReplaceAll(crd, "$ns", w.ns),
+	}))
+	w.must(w.widget())
+}
+
+func TestCRDAfterItsObjects(t *testing.T) {
+	w := newWorld(t)
+	w.app("app", "")
+	w.push(map[string]string{
+		"app/w.yaml": strings.ReplaceAll(widget, "$ns", w.ns), "app/a.yaml": w.configMap("a", "1"), "crds/crd.yaml": strings.ReplaceAll(crd, "$ns", w.ns),
+	})
+	w.condition("app", metav1.ConditionFalse, "KindNotFound", "app/w.yaml", "no kind Widget")
+	if w.data("a") != nil {
+		t.Error("half of the commit was applied")
+	}
+	w.app("crds", "")
+	w.ready("app", "main@sha1:"+w.head)
+	w.must(w.widget())
+}
+
+func TestSecondClaimantWaits(t *testing.T) {
+	w := newWorld(t)
+	w.push(map[string]string{"one/a.yaml": w.configMap("a", "one"), "two/a.yaml": w.configMap("a", "two"), "two/b.yaml": w.configMap("b", "two")})
+	w.app("one", "")
+	w.ready("one", "")
+	w.app("two", "")
+	w.condition("two", metav1.ConditionFalse, "OwnershipConflict", "ConfigMap/"+w.ns+"/a", "Kustomization/"+w.ns+"/one")
+	w.value("a", "one")
+	if w.data("b") != nil {
+		t.Error("the second claimant applied half of its objects")
+	}
+	// The first lets go: the second takes over.
+	w.annotate("one", "keelson.dev/allow-empty", "true")
+	w.annotate("one", "keelson.dev/max-prune-percent", "100")
+	w.push(map[string]string{"one/a.yaml": "", "one/kustomization.yaml": "resources: []\n"})
+	w.ready("two", "main@sha1:"+w.head)
+	w.value("a", "two")
+	// Deleting the first does not touch what is no longer its.
+	w.must(w.client.Delete(w.ctx, &kustomizev1.Kustomization{ObjectMeta: w.named("one")}))
+	w.gone("one")
+	w.value("a", "two")
+}
+
+// gone waits until an app has been finalized.
+func (w *world) gone(app string) {
+	w.Helper()
+	w.eventually("deletion of "+app, func() error {
+		err := w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: app}, &kustomizev1.Kustomization{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("still there: %v", err)
+	})
+}
+
+func TestDependenciesAndHealth(t *testing.T) {
+	w := newWorld(t)
+	broken := strings.ReplaceAll(strings.ReplaceAll(deployment, "$ns", w.ns),
+		"metadata: {labels: {app: web}}", "metadata: {labels: {app: web}, annotations: {keelson.dev/simulate: CrashLoopBackOff}}")
+	w.app("base", "  wait: true")
+	w.app("top", "  dependsOn: [{name: base}]")
+	w.push(map[string]string{"base/web.yaml": broken, "top/a.yaml": w.configMap("a", "1")})
+	w.condition("top", metav1.ConditionFalse, "DependencyNotReady", "'"+w.ns+"/base'")
+	w.condition("base", metav1.ConditionFalse, "HealthCheckFailed", "not healthy after 30s", "Deployment/"+w.ns+"/web")
+	if w.data("a") != nil {
+		t.Error("applied before its dependency was ready")
+	}
+	rev := w.push(map[string]string{"base/web.yaml": strings.ReplaceAll(deployment, "$ns", w.ns)})
+	w.ready("base", rev)
+	w.ready("top", rev)
+	w.value("a", "1")
+}
+
+func TestDependencyCycleAndUnknown(t *testing.T) {
+	w := newWorld(t)
+	w.push(map[string]string{"a/a.yaml": w.configMap("a", "1"), "b/b.yaml": w.configMap("b", "1"), "c/c.yaml": w.configMap("c", "1")})
+	w.app("a", "  dependsOn: [{name: b}]")
+	w.app("b", "  dependsOn: [{name: a}]")
+	w.app("c", "  dependsOn: [{name: nobody}]")
+	w.condition("a", metav1.ConditionFalse, "DependencyNotReady", "in turn")
+	w.condition("c", metav1.ConditionFalse, "DependencyNotReady", "nobody", "does not exist")
+}
+
+func TestSuspendAndDelete(t *testing.T) {
+	w := newWorld(t)
+	w.app("app", "")
+	w.ready("app", w.push(map[string]string{"app/a.yaml": w.configMap("a", "1")}))
+	suspend := func(v bool) {
+		patch := fmt.Sprintf(`{"spec":{"suspend":%v}}`, v)
+		w.must(w.client.Patch(w.ctx, &kustomizev1.Kustomization{ObjectMeta: w.named("app")}, client.RawPatch("application/merge-patch+json", []byte(patch))))
+	}
+	suspend(true)
+	w.must(w.client.Delete(w.ctx, &corev1.ConfigMap{ObjectMeta: w.named("a")}))
+	rev := w.push(map[string]string{"app/a.yaml": w.configMap("a", "2")})
+	w.eventually("source", func() error {
+		if c, err := w.sourceReady("repo"); err != nil || !strings.Contains(c.Message, w.head) {
+			return fmt.Errorf("%v %v", c.Message, err)
+		}
+		return nil
+	})
+	if w.data("a") != nil {
+		t.Error("a suspended app was delivered")
+	}
+	suspend(false)
+	w.ready("app", rev)
+	w.value("a", "2")
+	w.must(w.client.Delete(w.ctx, &kustomizev1.Kustomization{ObjectMeta: w.named("app")}))
+	w.gone("app")
+	w.value("a", "")
+}
+
+func TestVariables(t *testing.T) {
+	w := newWorld(t)
+	w.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: vars}\ndata: {region: eu, tier: low}\n")
+	w.app("app", `
+  postBuild:
+    substitute: {tier: high}
+    substituteFrom: [{kind: ConfigMap, name: vars}, {kind: Secret, name: none, optional: true}]
+`)
+	w.ready("app", w.push(map[string]string{"app/a.yaml": w.configMap("a", "${region}-${tier}-${other:=x}")}))
+	w.value("a", "eu-high-x")
+	w.app("missing", "\n  postBuild: {substituteFrom: [{kind: ConfigMap, name: nowhere}]}\n")
+	w.push(map[string]string{"missing/a.yaml": w.configMap("b", "1")})
+	w.condition("missing", metav1.ConditionFalse, "BuildFailed", "nowhere")
+}
+
+func TestUnsupportedFieldsAreNamed(t *testing.T) {
+	w := newWorld(t)
+	w.push(map[string]string{"app/a.yaml": w.configMap("a", "1"), "other/b.yaml": w.configMap("b", "1")})
+	w.app("app", "  kubeConfig: {secretRef: {name: other-cluster}}")
+	w.condition("app", metav1.ConditionFalse, "FieldsNotSupported", "spec.kubeConfig")
+	w.app("other", "  force: true")
+	w.ready("other", "")
+	found := false
+	for _, c := range w.kustomization("other").Status.Conditions {
+		found = found || c.Type == "FieldsIgnored" && strings.Contains(c.Message, "spec.force")
+	}
+	if !found {
+		t.Error("no condition names spec.force")
+	}
+	if w.data("a") != nil {
+		t.Error("an app for another cluster was applied to this one")
+	}
+}
+
+// TestRestart stops the controller, lets the cluster drift, and starts another: it takes up where the first left off.
+func TestRestart(t *testing.T) {
+	w := newWorld(t)
+	w.app("app", "  wait: true")
+	rev := w.push(map[string]string{"app/a.yaml": w.configMap("a", "1"), "app/b.yaml": w.configMap("b", "1"), "app/web.yaml": strings.ReplaceAll(deployment, "$ns", w.ns)})
+	w.ready("app", rev)
+	before := w.versions()
+	status := w.kustomization("app").ResourceVersion
+	running.stop()
+	w.must(w.client.Delete(w.ctx, &corev1.ConfigMap{ObjectMeta: w.named("b")}))
+	w.must(running.start())
+	w.value("b", "1")
+	w.ready("app", rev)
+	after := w.versions()
+	delete(before, "b")
+	delete(after, "b")
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("a restart rewrote what was in order (resource versions):\n%s", diff)
+	}
+	if now := w.kustomization("app").ResourceVersion; now != status {
+		t.Errorf("a restart rewrote the status of an app that was in order")
+	}
+	// Removed from Git while nobody looked: pruned by the next.
+	running.stop()
+	w.commit(map[string]string{"app/b.yaml": ""})
+	w.must(running.start())
+	w.value("b", "")
+	w.ready("app", "main@sha1:"+w.head)
+}
+
+// versions gives the resource versions of what the test's app owns.
+func (w *world) versions() map[string]string {
+	w.Helper()
+	out := map[string]string{}
+	var cms corev1.ConfigMapList
+	w.must(w.client.List(w.ctx, &cms, client.InNamespace(w.ns), client.HasLabels{"kustomize.toolkit.fluxcd.io/name"}))
+	for _, cm := range cms.Items {
+		out[cm.Name] = cm.ResourceVersion
+	}
+	var d appsv1.Deployment
+	w.must(w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "web"}, &d))
+	out["web"] = fmt.Sprint(d.Generation)
+	return out
+}
+
+// TestKilledBetweenIntentAndEffect leaves behind what a controller killed in the middle leaves: an inventory that lists more
+// than was applied. The next one finishes, and what left Git meanwhile is pruned.
+func TestKilledBetweenIntentAndEffect(t *testing.T) {
+	w := newWorld(t)
+	running.stop()
+	w.app("app", "")
+	w.commit(map[string]string{"app/a.yaml": w.configMap("a", "1"), "app/b.yaml": w.configMap("b", "1"), "app/c.yaml": w.configMap("c", "1")})
+	// "applied and labelled, then killed": x was applied from a commit that is gone by now.
+	w.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, labels: {kustomize.toolkit.fluxcd.io/name: app, kustomize.toolkit.fluxcd.io/namespace: $ns}}\ndata: {v: old}\n")
+	k := w.kustomization("app")
+	k.Status.Inventory = &kustomizev1.ResourceInventory{}
+	for _, name := range []string{"a", "b", "c", "x"} {
+		k.Status.Inventory.Entries = append(k.Status.Inventory.Entries, kustomizev1.ResourceRef{ID: w.ns + "_" + name + "__ConfigMap", Version: "v1"})
+	}
+	w.must(w.client.Status().Update(w.ctx, k))
+	w.must(running.start())
+	w.ready("app", "main@sha1:"+w.head)
+	w.value("a", "1")
+	w.value("x", "")
+}
+
+// quiet waits until no more requests arrive (events are written aside) and gives the position in the audit log.
+func (w *world) quiet() int64 {
+	w.Helper()
+	var from int64
+	w.eventually("quiet", func() error {
+		got, next := requests(w.T, from)
+		from = next
+		if len(got) > 0 {
+			time.Sleep(500 * time.Millisecond)
+			return fmt.Errorf("%d requests", len(got))
+		}
+		return nil
+	})
+	return from
+}
+
+// TestSteadyStateSendsNothing watches the API server's audit log: apps that are in order cost no request.
+func TestSteadyStateSendsNothing(t *testing.T) {
+	w := newWorld(t)
+	for i := range 5 {
+		w.app(fmt.Sprintf("app%d", i), "  wait: true")
+	}
+	files := map[string]string{}
+	for i := range 5 {
+		files[fmt.Sprintf("app%d/a.yaml", i)] = w.configMap(fmt.Sprintf("c%d", i), "1")
+	}
+	rev := w.push(files)
+	for i := range 5 {
+		w.ready(fmt.Sprintf("app%d", i), rev)
+	}
+	from := w.quiet()
+	time.Sleep(5 * time.Second)
+	if got, _ := requests(t, from); len(got) > 0 {
+		t.Errorf("%d requests in the steady state: %+v", len(got), got)
+	}
+}
+
+// TestStatusWrites counts: at most two status writes per revision and app, one where it gets ready at once.
+func TestStatusWrites(t *testing.T) {
+	w := newWorld(t)
+	w.app("app", "")
+	w.ready("app", w.push(map[string]string{"app/a.yaml": w.configMap("a", "1")}))
+	from := w.quiet()
+	w.ready("app", w.push(map[string]string{"app/a.yaml": w.configMap("a", "2")}))
+	count := map[string]int{}
+	w.eventually("audit log", func() error {
+		clear(count)
+		got, _ := requests(t, from)
+		for _, r := range got {
+			if r.ObjectRef.Namespace == w.ns {
+				count[r.Verb+" "+r.ObjectRef.Resource+"/"+r.ObjectRef.Subresource]++
+			}
+		}
+		if count["create events/"] < 2 || count["patch gitrepositories/status"] < 1 {
+			return fmt.Errorf("requests: %v", count)
+		}
+		return nil
+	})
+	want := map[string]int{
+		"patch configmaps/": 1, "patch kustomizations/status": 1, "patch gitrepositories/status": 1, "create events/": 2,
+	}
+	if diff := cmp.Diff(want, count); diff != "" {
+		t.Errorf("requests for one changed object (-want +got):\n%s", diff)
+	}
+}

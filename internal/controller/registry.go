@@ -1,0 +1,246 @@
+package controller
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"keelson.dev/keelson/internal/deliver"
+	"keelson.dev/keelson/internal/delivery"
+)
+
+// registry is what the controllers know of each other's sources and apps, in memory. It is safe for concurrent use;
+// an appState or sourceState is changed only by the one worker that has its key.
+type registry struct {
+	mu        sync.Mutex
+	sources   map[delivery.ID]*sourceState
+	apps      map[delivery.ID]*appState
+	bySource  map[delivery.ID]map[delivery.ID]bool // source -> apps made from it
+	byDep     map[delivery.ID]map[delivery.ID]bool // app -> apps that depend on it
+	conflicts map[delivery.ID]bool                 // apps that want an object of another's
+}
+
+// sourceState is what is known of one source.
+type sourceState struct {
+	url      string
+	snapshot delivery.Snapshot // the last good one; the zero Revision: none yet
+	fetching bool
+	again    bool         // asked for while fetching
+	result   *fetchResult // to be taken in by the next step
+	err      error        // of the last fetch; nil: it succeeded, or there was none
+	failures int
+	handled  string // the request that the running or last fetch answers
+	asked    time.Time
+	gen      int64 // of the spec last fetched
+}
+
+// fetchResult is what one exchange with a repository gave.
+type fetchResult struct {
+	source   delivery.Source
+	snapshot delivery.Snapshot
+	err      error
+}
+
+// appState is what is known of one app.
+type appState struct {
+	app       delivery.App
+	mem       deliver.Memory
+	loaded    bool // mem.Inventory was read from the cluster
+	failures  int
+	evaluated bool // a step has said how it stands
+	ready     bool
+	applied   delivery.Revision // the last revision that got ready
+	handled   string            // the last request answered
+	unhealthy time.Time         // since when the app waits for health; zero: it does not
+	lastEvent string            // the last failure told as an event
+}
+
+func newRegistry() *registry {
+	return &registry{
+		sources: map[delivery.ID]*sourceState{}, apps: map[delivery.ID]*appState{},
+		bySource: map[delivery.ID]map[delivery.ID]bool{}, byDep: map[delivery.ID]map[delivery.ID]bool{},
+		conflicts: map[delivery.ID]bool{},
+	}
+}
+
+func (r *registry) source(id delivery.ID) *sourceState {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok := r.sources[id]
+	if !ok {
+		s = &sourceState{}
+		r.sources[id] = s
+	}
+	return s
+}
+
+// snapshot gives a source's last good snapshot, its zero value before there is one, and the error of the last fetch.
+func (r *registry) snapshot(id delivery.ID) (delivery.Snapshot, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok := r.sources[id]
+	if !ok {
+		return delivery.Snapshot{}, nil
+	}
+	return s.snapshot, s.err
+}
+
+// with runs f with the registry locked: for fields of a sourceState that a fetch running aside changes too.
+func (r *registry) with(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f()
+}
+
+func (r *registry) dropSource(id delivery.ID) {
+	r.with(func() { delete(r.sources, id) })
+}
+
+// sourcesWhere lists the sources whose URL matches.
+func (r *registry) sourcesWhere(match func(url string) bool) []delivery.ID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var ids []delivery.ID
+	for id, s := range r.sources {
+		if match(s.url) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// urls lists the URLs of all sources.
+func (r *registry) urls() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var urls []string
+	for _, s := range r.sources {
+		urls = append(urls, s.url)
+	}
+	return urls
+}
+
+// app gives an app's state and takes in its present declaration.
+func (r *registry) app(app delivery.App) *appState {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st, ok := r.apps[app.ID]
+	if !ok {
+		st = &appState{}
+		r.apps[app.ID] = st
+	}
+	r.unlink(app.ID, st.app)
+	st.app = app
+	link(r.bySource, app.Source, app.ID)
+	for _, dep := range app.DependsOn {
+		link(r.byDep, dep, app.ID)
+	}
+	return st
+}
+
+func (r *registry) dropApp(id delivery.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if st, ok := r.apps[id]; ok {
+		r.unlink(id, st.app)
+	}
+	delete(r.apps, id)
+	delete(r.conflicts, id)
+}
+
+func (r *registry) unlink(id delivery.ID, app delivery.App) {
+	delete(r.bySource[app.Source], id)
+	for _, dep := range app.DependsOn {
+		delete(r.byDep[dep], id)
+	}
+}
+
+func link(index map[delivery.ID]map[delivery.ID]bool, from, to delivery.ID) {
+	if index[from] == nil {
+		index[from] = map[delivery.ID]bool{}
+	}
+	index[from][to] = true
+}
+
+// madeFrom lists the apps made from a source, dependents those that depend on an app.
+func (r *registry) madeFrom(source delivery.ID) []delivery.ID { return r.listed(r.bySource, source) }
+func (r *registry) dependents(app delivery.ID) []delivery.ID  { return r.listed(r.byDep, app) }
+
+func (r *registry) listed(index map[delivery.ID]map[delivery.ID]bool, key delivery.ID) []delivery.ID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Keys(index[key]))
+}
+
+// setReady notes whether an app is ready and at which revision, and tells whether that is news.
+func (r *registry) setReady(id delivery.ID, ready bool, applied delivery.Revision) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st, ok := r.apps[id]
+	if !ok {
+		return false
+	}
+	news := !st.evaluated || st.ready != ready || st.applied != applied
+	st.evaluated, st.ready, st.applied = true, ready, applied
+	return news
+}
+
+// setConflict notes whether an app waits for another to let go of an object.
+func (r *registry) setConflict(id delivery.ID, waits bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if waits {
+		r.conflicts[id] = true
+		return
+	}
+	delete(r.conflicts, id)
+}
+
+func (r *registry) conflicted() []delivery.ID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Keys(r.conflicts))
+}
+
+// standing is how an app stands from the point of view of one that depends on it.
+type standing int
+
+const (
+	standsReady standing = iota
+	standsUnready
+	standsUnknown // no step has looked at it yet in this process
+)
+
+// unready gives the first dependency of an app that is not ready, and why.
+func (r *registry) unready(app delivery.App, revision delivery.Revision) (dep delivery.ID, why string, s standing) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, id := range app.DependsOn {
+		st, ok := r.apps[id]
+		switch {
+		case r.reaches(id, app.ID, map[delivery.ID]bool{}):
+			return id, "it depends on this app in turn", standsUnready
+		case !ok || !st.evaluated:
+			return id, "", standsUnknown
+		case !st.ready:
+			return id, "it is not ready", standsUnready
+		case st.app.Source == app.Source && st.applied != revision:
+			return id, "it is not yet at " + revision.Short(), standsUnready
+		}
+	}
+	return delivery.ID{}, "", standsReady
+}
+
+// reaches tells whether one app depends on another, directly or not.
+func (r *registry) reaches(from, to delivery.ID, seen map[delivery.ID]bool) bool {
+	if from == to {
+		return true
+	}
+	if seen[from] {
+		return false
+	}
+	seen[from] = true
+	st, ok := r.apps[from]
+	return ok && slices.ContainsFunc(st.app.DependsOn, func(dep delivery.ID) bool { return r.reaches(dep, to, seen) })
+}
