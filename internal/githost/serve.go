@@ -220,13 +220,17 @@ func (h *Host) run(ctx context.Context, w http.ResponseWriter, r *http.Request, 
 	if body == nil {
 		return serverError(out, cmd.Run())
 	}
-	// The program may have something to say while the client still sends; and a client that stops sending is not
-	// waited for without end.
+	// The program may have something to say while the client still sends; and a client that stops sending or
+	// listening is not waited for without end. The server's own, shorter limits are not for big repositories.
 	control := http.NewResponseController(w)
 	deadline, _ := ctx.Deadline()
-	if err := errors.Join(control.EnableFullDuplex(), control.SetReadDeadline(deadline)); err != nil {
-		return fmt.Errorf("set up connection: %w", err)
+	for _, err := range []error{control.EnableFullDuplex(), control.SetReadDeadline(deadline), control.SetWriteDeadline(deadline)} {
+		if err != nil && !errors.Is(err, http.ErrNotSupported) {
+			return fmt.Errorf("set up connection: %w", err)
+		}
 	}
+	// The connection may serve other requests later.
+	defer func() { _ = control.SetWriteDeadline(time.Time{}) }()
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return err
