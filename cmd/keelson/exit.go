@@ -37,6 +37,9 @@ type commandError struct {
 	err   error
 }
 
+// errSilent is wrapped by an outcome that has an exit code of its own but is no failure: nothing is printed.
+var errSilent = errors.New("")
+
 func (e *commandError) Error() string { return e.err.Error() }
 func (e *commandError) Unwrap() error { return e.err }
 

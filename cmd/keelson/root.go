@@ -44,6 +44,9 @@ func execute(ctx context.Context, args []string, std streams) int {
 	if err == nil {
 		return exitOK
 	}
+	if errors.Is(err, errSilent) {
+		return exitCode(err)
+	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = errors.New("interrupted")
 	}

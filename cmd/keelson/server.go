@@ -2,17 +2,37 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/typed/coordination/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/klog/v2"
 
+	"keelson.dev/keelson/internal/controller"
 	"keelson.dev/keelson/internal/githost"
+	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/source"
+	"keelson.dev/keelson/internal/web"
 )
 
 // serverOptions says what the controllers need.
 type serverOptions struct {
 	Kubeconfig string        // empty: as kubectl does, or the service account inside a cluster
-	DataDir    string        // for the mirrors of remote repositories
+	DataDir    string        // for the mirrors of remote repositories; one process at a time
 	Host       *githost.Host // nil: there is none
 	HostURL    string        // the host's base URL, "http://127.0.0.1:7070/git": sources below it are read straight from Host
 	Pushes     <-chan string // names of the host's repositories as they are pushed to; nil: there is no host
@@ -22,11 +42,168 @@ type serverOptions struct {
 
 // runServer runs the controllers until ctx ends.
 func runServer(ctx context.Context, opts serverOptions) error {
-	opts.Ready()
-	<-ctx.Done()
-	return nil
+	klog.SetSlogLogger(opts.Logger) // what client-go has to say
+	unlock, err := lock(opts.DataDir)
+	if err != nil {
+		return err
+	}
+	defer unlock.Close()
+	config, err := loadKubeconfig(opts.Kubeconfig)
+	if err != nil {
+		return err
+	}
+	cluster, err := kube.NewCluster(config)
+	if err != nil {
+		return err
+	}
+	if _, err := cluster.Ping(ctx); err != nil {
+		return explainAPI(err)
+	}
+	hosted := hostedAt(opts.Host, opts.HostURL)
+	sources, err := source.New(source.Options{
+		Dir: filepath.Join(opts.DataDir, "mirrors"),
+		Local: func(url string) (string, bool) {
+			name, ok := hosted(url)
+			if !ok {
+				return "", false
+			}
+			return opts.Host.Dir(name), true
+		},
+	})
+	if err != nil {
+		return err
+	}
+	defer sources.Close()
+	lease, err := newLease(cluster, opts.DataDir)
+	if err != nil {
+		return err
+	}
+	c, err := controller.New(ctx, controller.Options{Cluster: cluster, Sources: sources, Lock: lease, Log: opts.Logger})
+	if err != nil {
+		return explainAPI(err)
+	}
+	go func() {
+		select {
+		case <-c.Elected():
+			opts.Ready()
+		case <-ctx.Done():
+			return
+		}
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case repo := <-opts.Pushes:
+				c.Pushed(func(url string) bool { name, ok := hosted(url); return ok && name == repo })
+			}
+		}
+	}()
+	return c.Run(ctx)
 }
 
-func serverCommand(*global) *cobra.Command { return &cobra.Command{Use: "server", Hidden: true} }
+// hostedAt tells which URLs are those of the host's own repositories, and which one each is. Userinfo does not matter.
+func hostedAt(host *githost.Host, base string) func(raw string) (name string, ok bool) {
+	return func(raw string) (string, bool) {
+		if host == nil {
+			return "", false
+		}
+		u, err := url.Parse(raw)
+		if err != nil {
+			return "", false
+		}
+		u.User = nil
+		name, ok := strings.CutPrefix(u.String(), strings.TrimSuffix(base, "/")+"/")
+		name = strings.TrimSuffix(strings.TrimSuffix(name, "/"), ".git")
+		return name, ok && githost.CheckName(name) == nil
+	}
+}
 
-func engineCommands(*global) []*cobra.Command { return nil }
+// Where the lease is that guards against two servers on one cluster: in every cluster, in one place.
+const leaseNamespace, leaseName = "kube-system", "keelson"
+
+// newLease makes the lease's lock. Its holder is this machine with this data directory, which one process at a time has:
+// after a crash the next one takes over at once instead of waiting for the lease to run out.
+func newLease(cluster *kube.Cluster, dataDir string) (resourcelock.Interface, error) {
+	config := rest.CopyConfig(cluster.Config())
+	config.Timeout = 5 * time.Second // a renewal that hangs must not outlast the lease
+	coordination, err := v1.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("make lease client: %w", err)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("name this machine: %w", err)
+	}
+	dir, err := filepath.Abs(dataDir)
+	if err != nil {
+		return nil, fmt.Errorf("find %s: %w", dataDir, err)
+	}
+	sum := sha256.Sum256([]byte(dir))
+	return &resourcelock.LeaseLock{
+		LeaseMeta:  metav1.ObjectMeta{Namespace: leaseNamespace, Name: leaseName},
+		Client:     coordination,
+		LockConfig: resourcelock.ResourceLockConfig{Identity: host + "_" + hex.EncodeToString(sum[:6])},
+	}, nil
+}
+
+func serverCommand(g *global) *cobra.Command {
+	var listen string
+	cmd := &cobra.Command{
+		Use:   "server",
+		Short: "Run the controllers alone, against any cluster",
+		Long: `Server runs the controllers against the cluster of --kubeconfig, or inside of one without flags. It needs neither the Git
+host nor the embedded cluster, only the resource definitions: kubectl apply -f config/crd. A lease in ` + leaseNamespace + ` guards against
+two of them on one cluster: the second waits. With --listen it serves the read-only dashboard and /healthz there.`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return runServerCommand(cmd.Context(), g, listen) },
+	}
+	cmd.Flags().StringVar(&listen, "listen", "", "serve the dashboard on this `address`, as 127.0.0.1:8080 (default: none)")
+	return cmd
+}
+
+func runServerCommand(ctx context.Context, g *global, listen string) error {
+	log := slog.New(slog.NewTextHandler(g.err, nil))
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	if listen != "" {
+		server, err := serveDashboard(ctx, g, listen, log, ended)
+		if err != nil {
+			return err
+		}
+		defer server.Close()
+	}
+	go func() {
+		ended <- runServer(ctx, serverOptions{
+			Kubeconfig: g.kubeconfig, DataDir: filepath.Join(g.data, serverDir), Logger: log,
+			Ready: func() { log.Info("the controllers work") },
+		})
+	}()
+	log.Info("starting", "version", version)
+	return <-ended
+}
+
+// serveDashboard serves until the server is closed; a failure goes to ended.
+func serveDashboard(ctx context.Context, g *global, address string, log *slog.Logger, ended chan<- error) (*http.Server, error) {
+	config, err := loadKubeconfig(g.kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	c, err := newClient(config)
+	if err != nil {
+		return nil, err
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, hintf(fmt.Errorf("listen: %w", err), "--listen takes HOST:PORT")
+	}
+	mux := newMux(web.Options{Lister: clusterLister{client: c}, Version: version, Logger: log}, nil)
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+	go func() {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			ended <- fmt.Errorf("serve: %w", err)
+		}
+	}()
+	log.Info("dashboard", "url", "http://"+listener.Addr().String()+"/")
+	return server, nil
+}

@@ -144,6 +144,9 @@ func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation
 				res.snapshot = snap
 			}
 		}
+		if g.life.Err() != nil {
+			return // the controller is ending: that is no fault of the repository
+		}
 		res.source.Credentials = delivery.Credentials{}
 		g.reg.with(func() { st.fetching, st.result = false, res })
 		g.wake(src.ID)

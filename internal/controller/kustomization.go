@@ -8,14 +8,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"strings"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -92,7 +90,7 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 		out, err = k.run(ctx, p)
 	}
 	st.mem.Release()
-	if errors.Is(err, errNotYet) {
+	if errors.Is(err, errNotYet) || ctx.Err() != nil { // too early, or the controller is ending
 		return next{}
 	}
 	if err != nil {
@@ -208,22 +206,10 @@ func (k *kustomizations) exists(ctx context.Context, obj client.Object, id deliv
 
 // variables reads the ConfigMaps and Secrets of substituteFrom; inline variables win.
 func (k *kustomizations) variables(ctx context.Context, p *pass) error {
-	vars := map[string]string{}
-	for _, ref := range p.app.VarsFrom {
-		data, err := k.varsFrom(ctx, p.app.ID.Namespace, ref)
-		if apierrors.IsNotFound(err) && ref.Optional {
-			continue
-		}
-		if err != nil {
-			return &delivery.Fault{
-				Reason: meta.BuildFailedReason, Where: ref.Kind + "/" + p.app.ID.Namespace + "/" + ref.Name,
-				Hint: "create it, or mark it optional in spec.postBuild.substituteFrom",
-				Err:  fmt.Errorf("read substitution variables: %w", err),
-			}
-		}
-		maps.Copy(vars, data)
+	vars, err := deliver.Variables(ctx, k.reader, p.app)
+	if err != nil {
+		return err
 	}
-	maps.Copy(vars, p.app.Vars)
 	b, err := json.Marshal(vars)
 	if err != nil {
 		return err
@@ -232,27 +218,6 @@ func (k *kustomizations) variables(ctx context.Context, p *pass) error {
 	p.req.Vars, p.req.VarsKey = vars, hex.EncodeToString(sum[:])
 	p.req.App.Build.Substitute = p.app.VarsAlways || len(vars) > 0
 	return nil
-}
-
-func (k *kustomizations) varsFrom(ctx context.Context, namespace string, ref delivery.VarsRef) (map[string]string, error) {
-	key := types.NamespacedName{Namespace: namespace, Name: ref.Name}
-	out := map[string]string{}
-	if ref.Kind == "Secret" {
-		var secret corev1.Secret
-		if err := k.reader.Get(ctx, key, &secret); err != nil {
-			return nil, err
-		}
-		for name, value := range secret.Data {
-			out[name] = string(value)
-		}
-		return out, nil
-	}
-	var cm corev1.ConfigMap
-	if err := k.reader.Get(ctx, key, &cm); err != nil {
-		return nil, err
-	}
-	maps.Copy(out, cm.Data)
-	return out, nil
 }
 
 // maxSteps bounds the stages carried out in one pass; a plan has five.
@@ -278,6 +243,9 @@ func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome
 		case deliver.Stall:
 			return delivery.Outcome{}, action.Fault
 		case deliver.Wait:
+			if state.Waiting != "" {
+				return delivery.Outcome{}, errNotYet
+			}
 			return k.waiting(p, action.Waiting), nil
 		case deliver.None:
 			return k.settle(p, state)
@@ -383,6 +351,7 @@ func (k *kustomizations) settle(p *pass, state deliver.State) (delivery.Outcome,
 	}
 	p.after = left
 	if p.st.ready && p.st.applied == p.req.Snapshot.Revision {
+		ready.Health = delivery.Health{}
 		return ready, nil // it was healthy at this commit: a moment's unrest is not news
 	}
 	out := k.waiting(p, "")

@@ -75,7 +75,7 @@ func (r Request) key() string {
 type State struct {
 	Plan    delivery.Plan
 	Health  delivery.Health
-	Waiting string    // not empty: what has to be there before anything can be decided
+	Waiting string    // not empty: what has to be known before anything can be decided; the app is woken then
 	Retry   time.Time // when a delayed repair is due; zero: none
 	key     string
 }
