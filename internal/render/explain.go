@@ -76,7 +76,7 @@ func withoutContents(message string) string {
 // malformed finds the first file among those that hold objects that is not YAML, or holds something that is
 // not an object.
 func (in *inspection) malformed() error {
-	for _, name := range slices.Sorted(maps.Keys(in.manifest)) {
+	for _, name := range slices.Sorted(maps.Keys(in.manifests)) {
 		data := in.files[name]
 		if f := syntaxFault(name, data); f != nil {
 			return f
@@ -105,7 +105,7 @@ func (in *inspection) malformed() error {
 // duplicated finds the two places that define an object.
 func (in *inspection) duplicated(kind, name, namespace string) error {
 	var places []string
-	for _, file := range slices.Sorted(maps.Keys(in.manifest)) {
+	for _, file := range slices.Sorted(maps.Keys(in.manifests)) {
 		for _, h := range headers(in.files[file]) {
 			if h.kind == kind && h.name == name && h.namespace == namespace {
 				places = append(places, line(file, h.line))

@@ -25,11 +25,11 @@ import (
 // what kustomize reports badly (a missing file, a cycle, an unknown field) and what would grow beyond bounds.
 type inspection struct {
 	*tree
-	schema      bool            // a kustomization sets the OpenAPI schema, which is global to the process
-	annotations bool            // a patch or a replacement handles annotations as a whole, so none may be added
-	manifest    map[string]bool // files that hold objects, by resolved name
-	done        map[visit]weight
-	stack       []string // folders from the root to the one being read
+	origins
+	schema    bool            // a kustomization sets the OpenAPI schema, which is global to the process
+	manifests map[string]bool // files that hold objects, by resolved name
+	done      map[visit]weight
+	stack     []string // folders from the root to the one being read
 }
 
 // visit is one way to use a folder.
@@ -143,7 +143,7 @@ func entries(k *types.Kustomization) []entry {
 }
 
 func inspect(t *tree) *inspection {
-	return &inspection{tree: t, manifest: map[string]bool{}, done: map[visit]weight{}}
+	return &inspection{tree: t, manifests: map[string]bool{}, done: map[visit]weight{}}
 }
 
 // folder reads the kustomization in dir and all that it refers to. from is where dir was named.
@@ -182,6 +182,7 @@ func (in *inspection) kustomization(dir, name string, k *types.Kustomization, ro
 		return weight{}, err
 	}
 	in.schema = in.schema || len(k.OpenAPI) > 0
+	in.origins.kustomization(name, k)
 	own := int64(len(in.source(name)))
 	for _, p := range k.Patches {
 		own += int64(len(p.Patch))
@@ -229,19 +230,7 @@ func (in *inspection) load(dir, from string) (string, *types.Kustomization, erro
 	if err != nil {
 		return "", nil, err
 	}
-	in.noteAnnotations(data)
 	return name, k, nil
-}
-
-// allAnnotations matches a path to the annotations as a whole, in a JSON patch or a replacement.
-var allAnnotations = regexp.MustCompile(`metadata/annotations(?:[^/]|$)|metadata\.annotations(?:[^.]|$)`)
-
-// noteAnnotations finds out whether something that directs the build handles annotations as a whole: a test or
-// a copy of them would see the origin that a render adds, and make a different object than kustomize alone.
-func (in *inspection) noteAnnotations(data []byte) {
-	if !in.annotations && allAnnotations.Match(data) {
-		in.annotations = true
-	}
 }
 
 // source is a file as it is in the repository, for lines in errors; empty for one that was generated.
@@ -402,13 +391,16 @@ func (in *inspection) entryFile(target string, e entry, r role) (weight, error) 
 	case e.use == usePlugin, e.use == useResource && r == asConfig:
 		return w, checkPlugins(target, path.Dir(target), data)
 	case e.use == useResource:
-		if resolved, err := in.resolve(target); err == nil {
-			in.manifest[resolved] = true
+		if err := checkYAML(target, data, false); err != nil {
+			return w, err
+		}
+		if resolved, err := in.resolve(target); err == nil && !in.manifests[resolved] {
+			in.manifests[resolved] = true
+			in.origins.manifest(target, data)
 		}
 		w.objects = countObjects(data)
-		return w, checkYAML(target, data, false)
+		return w, nil
 	case e.use == useControl, e.use == usePatch:
-		in.noteAnnotations(data)
 		return w, checkYAML(target, data, true)
 	}
 	return w, nil

@@ -10,7 +10,9 @@ import (
 
 	"sigs.k8s.io/kustomize/api/konfig"
 	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/api/provider"
 	"sigs.k8s.io/kustomize/api/resmap"
+	"sigs.k8s.io/kustomize/api/resource"
 	"sigs.k8s.io/kustomize/api/types"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/kustomize/kyaml/openapi"
@@ -46,44 +48,95 @@ func (YAML) Render(in Input) ([]delivery.Object, error) {
 	if err != nil {
 		return nil, readFault(in.Build.Path, err)
 	}
-	resources, err := in.tree.manifests(dir, ".")
+	names, folders, err := in.tree.listManifests(dir, ".")
 	if err != nil {
 		return nil, readFault(in.Build.Path, err)
 	}
-	if len(resources) == 0 && len(in.Build.Components) == 0 {
-		return nil, nil
+	i, b := inspect(in.tree), in.Build
+	switch {
+	case folders || b.TargetNamespace != "" || len(b.Patches)+len(b.Images)+len(b.Components) > 0:
+		k := &types.Kustomization{Resources: names}
+		return i.build(dir, path.Join(dir, konfig.DefaultKustomizationFileName()), k, b)
+	default:
+		return i.plain(dir, names)
 	}
-	i := inspect(in.tree)
-	return i.build(dir, path.Join(dir, konfig.DefaultKustomizationFileName()), &types.Kustomization{Resources: resources}, in.Build)
 }
 
-// manifests lists what a generated kustomization for root has as resources, in sub and below, in the order
-// of their names.
-func (t *tree) manifests(root, sub string) ([]string, error) {
+// plain reads manifests that nothing is to be done to. The result is what kustomize would make of them, without
+// the time that it takes for many.
+func (in *inspection) plain(dir string, names []string) (all []delivery.Object, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fault(dir, "", "kustomize panicked: %v", r)
+		}
+	}()
+	factory := provider.NewDefaultDepProvider().GetResourceFactory()
+	var size sizer
+	for _, name := range names {
+		name = path.Join(dir, name)
+		if _, err := in.entryFile(name, entry{"resources", name, useResource}, asResources); err != nil {
+			return nil, err
+		}
+		data, err := in.read(name)
+		if err != nil {
+			return nil, readFault(name, err)
+		}
+		resources, err := factory.SliceFromBytes(data)
+		if err != nil {
+			return nil, in.explain(dir, name, err)
+		}
+		resources = slices.DeleteFunc(resources, func(r *resource.Resource) bool {
+			v, ok := r.GetAnnotations()[konfig.IgnoredByKustomizeAnnotation]
+			return ok && v != "false"
+		})
+		more, err := objects(resources, dir, &size, func(*resource.Resource) string { return name })
+		if err != nil {
+			return nil, in.orMalformed(err)
+		}
+		if all = append(all, more...); len(all) > maxPlainObjects {
+			return nil, fault(dir, "split the app", "the folder makes more than %d objects", maxPlainObjects)
+		}
+	}
+	return all, nil
+}
+
+// orMalformed replaces the error of an object that cannot be read back by what is wrong in its file.
+func (in *inspection) orMalformed(err error) error {
+	if err == nil {
+		return nil
+	}
+	if f := in.malformed(); f != nil { // a key that is given twice, say
+		return f
+	}
+	return err
+}
+
+// listManifests lists what a generated kustomization for root has as resources, in sub and below, in the order
+// of their names, and tells whether there are folders among them.
+func (t *tree) listManifests(root, sub string) (found []string, folders bool, err error) {
 	entries, err := t.readDir(path.Join(root, sub))
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	var found []string
 	for _, e := range entries {
 		name := path.Join(sub, e.Name())
 		switch ext := path.Ext(name); {
 		case e.IsDir() && len(t.kustomizationFiles(path.Join(root, name))) > 0:
-			found = append(found, name)
+			found, folders = append(found, name), true
 		case e.IsDir():
-			below, err := t.manifests(root, name)
+			below, withFolders, err := t.listManifests(root, name)
 			if err != nil {
-				return nil, err
+				return nil, false, err
 			}
-			found = append(found, below...)
+			found, folders = append(found, below...), folders || withFolders
 		case ext == ".yaml" || ext == ".yml":
 			found = append(found, name)
 		}
-		if len(found) > maxObjects {
-			return nil, fault(root, "split the app", "the folder has more than %d manifests", maxObjects)
+		if len(found) > maxPlainObjects {
+			return nil, false, fault(root, "split the app", "the folder has more than %d manifests", maxPlainObjects)
 		}
 	}
-	return found, nil
+	return found, folders, nil
 }
 
 // build adds what the build asks for to the kustomization k of the folder dir, checks the whole tree, and
@@ -92,13 +145,12 @@ func (in *inspection) build(dir, name string, k *types.Kustomization, b delivery
 	if err := in.merge(dir, k, b); err != nil {
 		return nil, err
 	}
+	if k.CheckEmpty() != nil {
+		return nil, nil
+	}
 	modernize(k)
 	if _, err := in.kustomization(dir, name, k, asResources); err != nil {
 		return nil, err
-	}
-	asked := slices.Contains(k.BuildMetadata, types.OriginAnnotations)
-	if !asked && !in.annotations {
-		k.BuildMetadata = append(k.BuildMetadata, types.OriginAnnotations)
 	}
 	var err error
 	if in.overlay[name], err = yaml.Marshal(k); err != nil {
@@ -111,14 +163,8 @@ func (in *inspection) build(dir, name string, k *types.Kustomization, b delivery
 	if err != nil {
 		return nil, in.explain(dir, name, err)
 	}
-	all, err := objects(result, dir, asked)
-	if err != nil {
-		if f := in.malformed(); f != nil { // a key that is given twice, say
-			return nil, f
-		}
-		return nil, err
-	}
-	return all, nil
+	all, err := objects(result.Resources(), dir, new(sizer), func(r *resource.Resource) string { return in.of(r.GetKind(), r.GetNamespace(), r.GetName()) })
+	return all, in.orMalformed(err)
 }
 
 // merge adds a build's wishes to the kustomization of the folder dir, as kustomize-controller does.
@@ -127,7 +173,6 @@ func (in *inspection) merge(dir string, k *types.Kustomization, b delivery.Build
 		k.Namespace = b.TargetNamespace
 	}
 	for _, p := range b.Patches {
-		in.noteAnnotations([]byte(p.Patch))
 		k.Patches = append(k.Patches, types.Patch{Patch: p.Patch, Target: selector(p.Target)})
 	}
 	for _, i := range b.Images {

@@ -78,9 +78,10 @@ func TestBounds(t *testing.T) {
 	}{
 		"huge file":                  {repo: files("a.yaml", configMap, "b.yaml", strings.Repeat("#", 100<<20)), where: "b.yaml", says: "10 MiB"},
 		"huge kustomization":         {repo: files("kustomization.yaml", strings.Repeat("#", 11<<20)), where: "kustomization.yaml", says: "10 MiB"},
-		"too many objects in a list": {repo: files("a.yaml", "kind: List\napiVersion: v1\nitems:\n"+strings.Repeat("- {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}\n", 5_001)), where: "", says: "5000 objects"},
+		"too many plain objects":     {repo: files("a.yaml", many.String(), "b.yaml", many.String(), "c.yaml", many.String(), "d.yaml", many.String()), where: ".", says: "20000 objects"},
+		"too many objects in a list": {repo: files("kustomization.yaml", kustomization(""), "a.yaml", "kind: List\napiVersion: v1\nitems:\n"+strings.Repeat("- {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}\n", 5_001)), where: "kustomization.yaml", says: "5000 objects"},
 		"many large files":           {repo: files("a.yaml", strings.Repeat("#", 9<<20), "b.yaml", strings.Repeat("#", 9<<20), "c.yaml", strings.Repeat("#", 9<<20), "d.yaml", strings.Repeat("#", 9<<20)), where: "d.yaml", says: "32 MiB"},
-		"too many objects":           {repo: files("a.yaml", many.String()), where: "", says: "5000 objects"},
+		"too many objects":           {repo: files("kustomization.yaml", kustomization(""), "a.yaml", many.String()), where: "kustomization.yaml", says: "5000 objects"},
 		"alias bomb":                 {repo: files("a.yaml", laughs(12)), where: "a.yaml", says: "aliases"},
 		"alias bomb in a base":       {repo: files("kustomization.yaml", "resources: [b]\n", "b/kustomization.yaml", kustomization(""), "b/a.yaml", laughs(9)), where: "b/a.yaml", says: "aliases"},
 		"alias bomb in JSON":         {repo: files("kustomization.yaml", "resources: [a.json]\n", "a.json", laughs(9)), where: "a.json", says: "aliases"},
@@ -121,7 +122,7 @@ func TestBounds(t *testing.T) {
 				t.Errorf("the error has %d bytes", len(err.Error()))
 			}
 			if used := (after.TotalAlloc - before.TotalAlloc) >> 20; used > 800 {
-				t.Errorf("took %d MiB", used)
+				t.Errorf("allocated %d MiB", used)
 			}
 		})
 	}

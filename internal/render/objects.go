@@ -3,62 +3,35 @@ package render
 import (
 	"fmt"
 	"math"
-	"path"
 	"strconv"
 	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/kustomize/api/resmap"
 	"sigs.k8s.io/kustomize/api/resource"
 
 	"keelson.dev/keelson/internal/delivery"
 )
 
-// objects converts kustomize's result. dir is the folder that was built, which origins are relative to;
-// keepOrigin leaves the origin annotation where it is, because the user asked for it.
-func objects(result resmap.ResMap, dir string, keepOrigin bool) ([]delivery.Object, error) {
-	if result.Size() > maxObjects {
-		return nil, fault(dir, "split the app", "the build makes %d objects, more than %d", result.Size(), maxObjects)
-	}
-	all := make([]delivery.Object, 0, result.Size())
-	var size sizer
-	for _, res := range result.Resources() {
-		origin, err := takeOrigin(res, dir, keepOrigin)
-		if err != nil {
-			return nil, err
+// objects converts what kustomize made of the folder dir.
+func objects(resources []*resource.Resource, dir string, size *sizer, origin func(*resource.Resource) string) ([]delivery.Object, error) {
+	all := make([]delivery.Object, 0, len(resources))
+	for _, res := range resources {
+		from := origin(res)
+		where := from
+		if where == "" {
+			where = dir
 		}
 		m, err := res.Map()
 		if err != nil {
-			return nil, fault(origin, "", "%s cannot be read back from kustomize", res.CurId())
+			return nil, fault(where, "", "%s/%s cannot be read back from kustomize", res.GetKind(), res.GetName())
 		}
 		if err := size.normalize(m); err != nil {
-			return nil, fault(origin, "", "%s/%s: %w", res.GetKind(), res.GetName(), err)
+			return nil, fault(where, "", "%s/%s: %w", res.GetKind(), res.GetName(), err)
 		}
-		all = append(all, delivery.Object{Unstructured: &unstructured.Unstructured{Object: m}, Origin: origin})
+		all = append(all, delivery.Object{Unstructured: &unstructured.Unstructured{Object: m}, Origin: from})
 	}
 	return all, nil
-}
-
-// takeOrigin reads where a resource comes from, relative to the repository's root, and removes the note.
-func takeOrigin(res *resource.Resource, dir string, keep bool) (string, error) {
-	origin, err := res.GetOrigin()
-	if err != nil || origin == nil {
-		return "", nil //nolint:nilerr // a user's own annotation by that name need not be an origin
-	}
-	if !keep {
-		if err := res.SetOrigin(nil); err != nil {
-			return "", fmt.Errorf("remove origin of %s: %w", res.CurId(), err)
-		}
-	}
-	from := origin.Path
-	if from == "" {
-		from = origin.ConfiguredIn
-	}
-	if from == "" {
-		return "", nil
-	}
-	return path.Join(dir, from), nil
 }
 
 // sizer turns decoded YAML into what unstructured objects hold (JSON's types with int64 and float64), and

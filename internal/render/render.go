@@ -45,14 +45,15 @@ import (
 
 // The bounds of one render. They keep a hostile or mistaken repository from taking the process's memory.
 const (
-	maxFileBytes  = 10 << 20  // one file
-	maxInputBytes = 32 << 20  // all files that one render loads, each as often as it is used
-	maxWork       = 512 << 20 // bytes of kustomizations and patches times the objects that they may apply to
-	maxLoads      = 5_000     // folders built, each as often as it is used
-	maxNodes      = 2_000_000 // YAML nodes of one file after aliases are expanded
-	maxObjects    = 5_000     // objects, since kustomize takes time that is quadratic in them (2,000: 3 s)
-	maxRendered   = 64 << 20  // bytes of the result
-	maxDepth      = 500       // nesting of one object
+	maxFileBytes    = 10 << 20  // one file
+	maxInputBytes   = 32 << 20  // all files that one render loads, each as often as it is used
+	maxWork         = 512 << 20 // bytes of kustomizations and patches times the objects that they may apply to
+	maxLoads        = 5_000     // folders built, each as often as it is used
+	maxNodes        = 2_000_000 // YAML nodes of one file after aliases are expanded
+	maxObjects      = 5_000     // objects, since kustomize takes time that is quadratic in them (2,000: 3 s)
+	maxPlainObjects = 20_000    // objects of plain manifests
+	maxRendered     = 64 << 20  // bytes of the result
+	maxDepth        = 500       // nesting of one object
 )
 
 // Renderer makes the objects of one folder. Implementations differ in the format that they read; all of
