@@ -116,15 +116,16 @@ func (o *origins) derives(name string, s source) bool {
 
 // made tells whether text is put together from parts.
 func made(text string, parts []string) bool {
-	if text == "" {
-		return true
-	}
-	for _, p := range parts {
-		if rest, ok := strings.CutPrefix(text, p); ok && made(rest, parts) {
-			return true
+	reached := make([]bool, len(text)+1) // offsets up to which it is
+	reached[0] = true
+	for i := range text {
+		for _, p := range parts {
+			if reached[i] && strings.HasPrefix(text[i:], p) {
+				reached[i+len(p)] = true
+			}
 		}
 	}
-	return false
+	return reached[len(text)]
 }
 
 // scanHeaders reads the objects' headers from plain block YAML line by line, which is a tenth of the work of
