@@ -17,6 +17,10 @@ import (
 	"keelson.dev/keelson/cluster/internal/kubeversion"
 )
 
+// version is set by the linker: -X main.version=... It is this program's own;
+// those of the components come from go.mod.
+var version = "devel"
+
 func main() {
 	// The components have flags of their own, so this comes before any parsing.
 	if len(os.Args) > 2 && os.Args[1] == controlplane.ComponentVerb {
@@ -24,7 +28,9 @@ func main() {
 	}
 	controlplane.DropGlobalFlags()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
+	// Whoever started us may go and close the other end of our output.
+	signal.Ignore(syscall.SIGPIPE)
 	if err := command().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "keelson-cluster:", err)
 		os.Exit(1)
@@ -87,9 +93,10 @@ It stays in the foreground; the data stays in DIR for the next run.`,
 func versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
-		Short: "Print the versions of the components",
+		Short: "Print the versions of the program and its components",
 		Args:  cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) {
+			fmt.Fprintln(cmd.OutOrStdout(), "keelson-cluster", version)
 			fmt.Fprintln(cmd.OutOrStdout(), "kubernetes", kubeversion.Kubernetes())
 			fmt.Fprintln(cmd.OutOrStdout(), "etcd", kubeversion.Of("go.etcd.io/etcd/server/v3"))
 			fmt.Fprintln(cmd.OutOrStdout(), "kwok", kubeversion.Of("sigs.k8s.io/kwok"))
