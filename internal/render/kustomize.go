@@ -145,7 +145,7 @@ func (in *inspection) build(dir, name string, k *types.Kustomization, b delivery
 	if err := in.merge(dir, k, b); err != nil {
 		return nil, err
 	}
-	if k.CheckEmpty() != nil {
+	if isEmpty(k) {
 		return nil, nil
 	}
 	modernize(k)
@@ -165,6 +165,16 @@ func (in *inspection) build(dir, name string, k *types.Kustomization, b delivery
 	}
 	all, err := objects(result.Resources(), dir, new(sizer), func(r *resource.Resource) string { return in.of(r.GetKind(), r.GetNamespace(), r.GetName()) })
 	return all, in.orMalformed(err)
+}
+
+// isEmpty tells whether k asks for nothing; an empty list counts as an absent one, as it will once k is written out.
+func isEmpty(k *types.Kustomization) bool {
+	if len(k.Resources) > 0 {
+		return false
+	}
+	var written types.Kustomization
+	b, err := yaml.Marshal(k)
+	return err == nil && yaml.Unmarshal(b, &written) == nil && written.CheckEmpty() != nil
 }
 
 // merge adds a build's wishes to the kustomization of the folder dir, as kustomize-controller does.

@@ -83,7 +83,7 @@ func Build(ctx context.Context, snap delivery.Snapshot, b delivery.Build, vars m
 	if err != nil {
 		return nil, err
 	}
-	if b.Substitute && len(vars) > 0 {
+	if b.Substitute {
 		if err := substitute(objects, vars); err != nil {
 			return nil, err
 		}
