@@ -93,8 +93,8 @@ type Source struct {
 	URL         string
 	Ref         GitRef
 	Credentials Credentials
-	Ignore      string        // extra exclusion rules in .gitignore syntax; empty: the default rules
-	HasIgnore   bool          // Ignore was given (an empty one too), so the default rules do not apply
+	Ignore      string        // exclusion rules in .gitignore syntax
+	HasIgnore   bool          // Ignore was given; any rule in it turns the default rules off, an empty one does not (as upstream)
 	Interval    time.Duration // how often the remote is asked
 	Timeout     time.Duration // bound of one exchange with the remote
 	Suspend     bool
