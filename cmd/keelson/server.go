@@ -25,6 +25,7 @@ import (
 	"keelson.dev/keelson/internal/controller"
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/render"
 	"keelson.dev/keelson/internal/source"
 	"keelson.dev/keelson/internal/web"
 )
@@ -59,6 +60,7 @@ func runServer(ctx context.Context, opts serverOptions) error {
 	if _, err := cluster.Ping(ctx); err != nil {
 		return explainAPI(err)
 	}
+	render.Warm() // now, not in the first delivery
 	hosted := hostedAt(opts.Host, opts.HostURL)
 	sources, err := source.New(source.Options{
 		Dir: filepath.Join(opts.DataDir, "mirrors"),

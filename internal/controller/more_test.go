@@ -383,3 +383,35 @@ func TestStatusWrites(t *testing.T) {
 		t.Errorf("requests for one changed object (-want +got):\n%s", diff)
 	}
 }
+
+// TestDependentsFollowQuietly delivers a second commit through two apps of which one depends on the other: that the first
+// is not there yet is no failure to report.
+func TestDependentsFollowQuietly(t *testing.T) {
+	w := newWorld(t)
+	w.app("base", "  wait: true")
+	w.app("top", "  wait: true\n  dependsOn: [{name: base}]")
+	rev := w.push(map[string]string{"base/a.yaml": w.configMap("a", "1"), "top/b.yaml": w.configMap("b", "1")})
+	w.ready("top", rev)
+	before := len(w.events("top"))
+	from := w.quiet()
+	rev = w.push(map[string]string{"base/a.yaml": w.configMap("a", "2"), "top/b.yaml": w.configMap("b", "2")})
+	w.ready("top", rev)
+	w.value("b", "2")
+	w.event("top", "ConfigMap/"+w.ns+"/b configured")
+	for _, e := range w.events("top")[before:] {
+		if strings.Contains(e, "DependencyNotReady") {
+			t.Errorf("event %q", e)
+		}
+	}
+	w.quiet()
+	writes := 0
+	all, _ := requests(t, from)
+	for _, r := range all {
+		if r.ObjectRef.Resource == "kustomizations" && r.ObjectRef.Subresource == "status" && r.ObjectRef.Name == "top" {
+			writes++
+		}
+	}
+	if writes != 1 {
+		t.Errorf("%d status writes of an app that got ready at once, want 1", writes)
+	}
+}

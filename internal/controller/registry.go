@@ -209,7 +209,7 @@ type standing int
 const (
 	standsReady standing = iota
 	standsUnready
-	standsUnknown // no step has looked at it yet in this process
+	standsUnknown // no step has looked at it yet in this process, or at the new revision; it wakes its dependents then
 )
 
 // unready gives the first dependency of an app that is not ready, and why.
@@ -225,8 +225,10 @@ func (r *registry) unready(app delivery.App, revision delivery.Revision) (dep de
 			return id, "", standsUnknown
 		case !st.ready:
 			return id, "it is not ready", standsUnready
+		case st.app.Source == app.Source && st.applied != revision && st.app.Suspend:
+			return id, "it is suspended at " + st.applied.Short(), standsUnready
 		case st.app.Source == app.Source && st.applied != revision:
-			return id, "it is not yet at " + revision.Short(), standsUnready
+			return id, "", standsUnknown
 		}
 	}
 	return delivery.ID{}, "", standsReady
