@@ -1,0 +1,178 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestSummarize(t *testing.T) {
+	type figures struct{ Median, P95, Min, Max float64 }
+	for name, c := range map[string]struct {
+		samples []float64
+		want    figures
+	}{
+		"one":                 {[]float64{7}, figures{7, 7, 7, 7}},
+		"even, with negative": {[]float64{4, -2, 10, 6}, figures{5, 10, -2, 10}},
+		"odd, unsorted":       {[]float64{9, 1, 5}, figures{5, 9, 1, 9}},
+		"twenty":              {[]float64{20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19}, figures{10.5, 19, 1, 20}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			given := append([]float64{}, c.samples...)
+			r := summarize(Result{}, given)
+			if diff := cmp.Diff(c.want, figures{r.Median, r.P95, r.Min, r.Max}); diff != "" {
+				t.Error(diff)
+			}
+			if diff := cmp.Diff(c.samples, r.Samples); diff != "" || r.N != len(c.samples) {
+				t.Errorf("the samples are not as they were taken: n = %d, %s", r.N, diff)
+			}
+		})
+	}
+}
+
+func TestTableNamesWhatIsMissed(t *testing.T) {
+	var b bytes.Buffer
+	err := printTable(&b, []Result{
+		summarize(Result{Name: "push", Unit: "ms", Target: atMost(150), Floor: "floor", Load: 0.5}, []float64{151}),
+		summarize(Result{Name: "floor", Unit: "ms", Load: 0.5}, []float64{10}),
+		summarize(Result{Name: "requests", Unit: "requests", Target: atMost(0), Load: 0.5}, []float64{0}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `
+          median   p95   min   max  n      unit          target   floor  load
+    push     151   151   151   151  1        ms  ≤ 150 missed  × 15.1   0.5
+   floor      10    10    10    10  1        ms                           0.5
+requests       0     0     0     0  1  requests         ≤ 0 met           0.5
+`
+	if diff := cmp.Diff(squeeze(want), squeeze(b.String())); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// squeeze makes runs of blanks one: the tests are about figures, not columns.
+func squeeze(text string) []string {
+	var lines []string
+	for line := range strings.Lines(strings.TrimSpace(text)) {
+		lines = append(lines, strings.Join(strings.Fields(line), " "))
+	}
+	return lines
+}
+
+func TestCompare(t *testing.T) {
+	before := `bench: noise that is no result
+{"name":"a","unit":"ms","median":100,"samples":[99,100,101,102]}
+{"name":"b","unit":"ms","median":100,"samples":[80,95,105,120]}
+{"name":"gone","unit":"ms","median":1,"samples":[1]}
+{"name":"a","unit":"ms","median":50,"samples":[49,50,51,52]}
+`
+	after := `{"name":"a","unit":"ms","median":80,"samples":[79,80,81,82]}
+{"name":"b","unit":"ms","median":97,"samples":[90,96,98,99]}
+{"name":"new","unit":"s","median":2,"samples":[2]}
+`
+	x, err := readResults(strings.NewReader(before))
+	if err != nil {
+		t.Fatal(err)
+	}
+	y, err := readResults(strings.NewReader(after))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := printComparison(&b, x, y); err != nil {
+		t.Fatal(err)
+	}
+	want := `
+before after unit change verdict load
+a 50 80 ms +60 % worse 0.0, 0.0
+b 100 97 ms -3 % same 0.0, 0.0
+gone 1 - ms only before
+new - 2 s only after
+`
+	if diff := cmp.Diff(squeeze(want), squeeze(b.String())); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestReadResultsRefusesWhatIsNone(t *testing.T) {
+	for name, text := range map[string]string{
+		"malformed": `{"name":`, "without a name": `{"samples":[1]}`, "without samples": `{"name":"push"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got, err := readResults(strings.NewReader("\n" + text + "\n")); err == nil || !strings.HasPrefix(err.Error(), "line 2: ") {
+				t.Errorf("results %v, error %v; want an error about line 2", got, err)
+			}
+		})
+	}
+}
+
+func TestReadTraffic(t *testing.T) {
+	at := func(s string) time.Time {
+		parsed, err := time.Parse(time.RFC3339, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return parsed
+	}
+	line := func(id, verb, agent, when, ref string) string {
+		return `{"auditID":"` + id + `","verb":"` + verb + `","userAgent":"` + agent + `","requestURI":"/healthz","requestReceivedTimestamp":"2026-01-01T10:` +
+			when + `.000000Z","objectRef":` + ref + "}\n"
+	}
+	const maps, lease = `{"resource":"configmaps","apiVersion":"v1"}`, `{"resource":"leases","apiGroup":"coordination.k8s.io"}`
+	log := line("early", "patch", "keelson", "00:59", maps) +
+		line("1", "patch", "keelson", "01:00", maps) +
+		line("2", "patch", "keelson/v1.2", "01:10", `{"resource":"deployments","apiGroup":"apps","subresource":"status"}`) +
+		line("3", "watch", "keelson", "01:11", maps) +
+		line("3", "watch", "keelson", "01:11", maps) +
+		line("4", "update", "keelson", "01:12", lease) +
+		line("5", "patch", "bench", "01:13", maps) +
+		line("6", "patch", "keelson-cluster/v1", "01:13", maps) +
+		line("7", "get", "keelson", "01:14", "null") +
+		line("late", "patch", "keelson", "02:00", maps) +
+		`{"auditID":"not whole`
+	got, err := readTraffic(strings.NewReader(log), at("2026-01-01T10:01:00Z"), at("2026-01-01T10:02:00Z"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]int{"patch configmaps": 1, "patch deployments.apps/status": 1, "get /healthz": 1}, got.byApps); diff != "" {
+		t.Error("caused by apps:", diff)
+	}
+	if diff := cmp.Diff(map[string]int{"watch configmaps": 1, "update leases.coordination.k8s.io": 1}, got.other); diff != "" {
+		t.Error("not counted:", diff)
+	}
+	if got.total() != 3 {
+		t.Errorf("total %d, want 3", got.total())
+	}
+}
+
+func TestProcFiles(t *testing.T) {
+	stat := "42 (a )program( 1) S 1 42 42 0 -1 4194560 10 0 0 0 123 45 0 0 20 0 1 0 7 8 9\n"
+	if got, err := cpuTime([]byte(stat)); err != nil || got != 1680*time.Millisecond {
+		t.Errorf("CPU time %s, %v; want 1.68s", got, err)
+	}
+	if got, err := cpuTime([]byte("42 (cut off")); err == nil {
+		t.Errorf("CPU time %s of a malformed line, want an error", got)
+	}
+	status := []byte("Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t    1536 kB\n")
+	if got, err := statusField(status, "VmRSS"); err != nil || got != 1.5 {
+		t.Errorf("VmRSS %v, %v; want 1.5", got, err)
+	}
+	if got, err := statusField(status, "RssAnon"); err == nil {
+		t.Errorf("RssAnon %v, want an error: it is not there", got)
+	}
+}
+
+func TestDriftsTellHarmFromWhole(t *testing.T) {
+	for _, d := range drifts() {
+		t.Run(d.name, func(t *testing.T) {
+			e := event{verb: "ADDED", object: d.object("x")}
+			if !d.whole(e) || d.harmed(e) {
+				t.Errorf("the object as declared: whole %t, harmed %t", d.whole(e), d.harmed(e))
+			}
+		})
+	}
+}

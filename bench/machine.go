@@ -1,0 +1,119 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// load is the one-minute load average: what else the machine was doing.
+func load() float64 {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return -1
+	}
+	first, _, _ := strings.Cut(string(b), " ")
+	v, err := strconv.ParseFloat(first, 64)
+	if err != nil {
+		return -1
+	}
+	return v
+}
+
+// memory is what proc(5) tells about a process's resident memory, in MiB.
+type memory struct{ resident, anonymous, peak float64 }
+
+func memoryOf(pid int) (memory, error) {
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
+	if err != nil {
+		return memory{}, err
+	}
+	m := memory{}
+	for name, field := range map[string]*float64{"VmRSS": &m.resident, "RssAnon": &m.anonymous, "VmHWM": &m.peak} {
+		if *field, err = statusField(b, name); err != nil {
+			return m, err
+		}
+	}
+	return m, nil
+}
+
+// statusField gives a size from the text of /proc/PID/status in MiB.
+func statusField(status []byte, name string) (float64, error) {
+	for line := range bytes.Lines(status) {
+		value, ok := bytes.CutPrefix(line, []byte(name+":"))
+		if !ok {
+			continue
+		}
+		kib, err := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(string(value)), "kB")), 64)
+		return kib / 1024, err
+	}
+	return 0, fmt.Errorf("/proc/PID/status has no %s", name)
+}
+
+// cpuOf is the CPU time that a process has used so far, user and system.
+func cpuOf(pid int) (time.Duration, error) {
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return 0, err
+	}
+	return cpuTime(b)
+}
+
+// cpuTime reads utime and stime (fields 14 and 15) from the text of /proc/PID/stat.
+func cpuTime(stat []byte) (time.Duration, error) {
+	_, rest, ok := bytes.Cut(stat[max(0, bytes.LastIndexByte(stat, ')')):], []byte(") ")) // a name may hold spaces
+	fields := strings.Fields(string(rest))
+	if !ok || len(fields) < 13 {
+		return 0, errors.New("/proc/PID/stat is malformed")
+	}
+	user, err1 := strconv.ParseInt(fields[11], 10, 64)
+	system, err2 := strconv.ParseInt(fields[12], 10, 64)
+	const tick = time.Second / 100 // USER_HZ is 100 on every architecture that Go runs on
+	return time.Duration(user+system) * tick, errors.Join(err1, err2)
+}
+
+// usage is what one run of a command took.
+type usage struct {
+	Wall     time.Duration `json:"wall"`
+	Resident int64         `json:"resident"` // peak, KiB
+}
+
+// measureVerb is the first argument of the process that measures a command.
+const measureVerb = "measure-command"
+
+// measureCommand runs a command some times and writes a usage for each: N PROGRAM ARGS…
+//
+// It runs in a process of its own, because the kernel counts the memory of the process that starts a program into the
+// peak of that program: this one is small. What it measures for a tiny program tells how small.
+func measureCommand(args []string, w io.Writer) error {
+	n, err := strconv.Atoi(args[0])
+	if err != nil || len(args) < 2 {
+		return errors.New(measureVerb + " takes N PROGRAM ARGS…")
+	}
+	out := json.NewEncoder(w)
+	for range n {
+		cmd := exec.Command(args[1], args[2:]...)
+		start := time.Now()
+		err := cmd.Run()
+		u := usage{Wall: time.Since(start)}
+		if err != nil {
+			return fmt.Errorf("%s: %w", args[1], err)
+		}
+		if ru, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+			u.Resident = ru.Maxrss
+		}
+		if err := out.Encode(u); err != nil {
+			return err
+		}
+	}
+	return nil
+}
