@@ -1,6 +1,7 @@
 package controller_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -158,7 +159,7 @@ func (w *world) gone(app string) {
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
-		return fmt.Errorf("still there: %v", err)
+		return fmt.Errorf("still there: %w", err)
 	})
 }
 
@@ -199,16 +200,15 @@ func TestSuspendAndDelete(t *testing.T) {
 		w.must(w.client.Patch(w.ctx, &kustomizev1.Kustomization{ObjectMeta: w.named("app")}, client.RawPatch("application/merge-patch+json", []byte(patch))))
 	}
 	suspend(true)
-	w.must(w.client.Delete(w.ctx, &corev1.ConfigMap{ObjectMeta: w.named("a")}))
 	rev := w.push(map[string]string{"app/a.yaml": w.configMap("a", "2")})
 	w.eventually("source", func() error {
 		if c, err := w.sourceReady("repo"); err != nil || !strings.Contains(c.Message, w.head) {
-			return fmt.Errorf("%v %v", c.Message, err)
+			return fmt.Errorf("%q: %w", c.Message, errors.Join(err, errors.New("not there yet")))
 		}
 		return nil
 	})
-	if w.data("a") != nil {
-		t.Error("a suspended app was delivered")
+	if got := w.data("a")["v"]; got != "1" {
+		t.Errorf("a suspended app was delivered: %q", got)
 	}
 	suspend(false)
 	w.ready("app", rev)

@@ -53,7 +53,6 @@ type appState struct {
 	applied   delivery.Revision // the last revision that got ready
 	handled   string            // the last request answered
 	unhealthy time.Time         // since when the app waits for health; zero: it does not
-	lastEvent string            // the last failure told as an event
 }
 
 func newRegistry() *registry {
