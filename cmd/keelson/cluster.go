@@ -52,7 +52,7 @@ func startCluster(ctx context.Context, dir string, nodes int, log io.Writer) (*c
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(program, "run", "--data", dir, "--nodes", strconv.Itoa(nodes)) //nolint:gosec // our own program
+	cmd := exec.Command(program, "run", "--data", dir, "--nodes", strconv.Itoa(nodes))
 	cmd.Stderr = log
 	cmd.SysProcAttr = childAttr()
 	out, err := cmd.StdoutPipe()

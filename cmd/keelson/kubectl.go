@@ -25,7 +25,7 @@ func runKubectl() int {
 		g := &global{}
 		if err := g.completeData(); err == nil {
 			if inst, err := readInstance(g.data); err == nil && inst.Kubeconfig != "" {
-				os.Setenv("KUBECONFIG", inst.Kubeconfig)
+				_ = os.Setenv("KUBECONFIG", inst.Kubeconfig) // fails for malformed names only
 			}
 		}
 	}

@@ -50,7 +50,7 @@ func execute(ctx context.Context, args []string, std streams) int {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = errors.New("interrupted")
 	}
-	if unknown := err.Error(); strings.HasPrefix(unknown, "unknown command") {
+	if unknown := err.Error(); strings.HasPrefix(unknown, "unknown command") && hintsOf(err) == nil {
 		err = withCode(exitUsage, hintf(errors.New(firstLine(unknown)), "keelson help lists the commands"))
 	}
 	printError(std.err, err)

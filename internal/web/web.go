@@ -160,7 +160,7 @@ type count struct {
 func (s *server) index(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), listTimeout)
 	defer cancel()
-	v := view{Style: template.CSS(pageStyle), Version: s.Version, Now: time.Now()} //nolint:gosec // our own embedded file
+	v := view{Style: template.CSS(pageStyle), Version: s.Version, Now: time.Now()}
 	apps, err := s.Lister.Apps(ctx)
 	sources, err2 := []Source(nil), error(nil)
 	if err == nil {

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"keelson.dev/keelson/internal/githost"
+)
+
+var update = flag.Bool("update", false, "write what the commands print into the scripts")
+
+// The test binary is keelson and kubectl as well, each by its name, as the built program is.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"keelson": main, "kubectl": main})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		UpdateScripts:       *update,
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("KEELSON_DATA", env.Getenv("WORK")+"/data")
+			env.Setenv("HOME", env.Getenv("WORK")+"/home")
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exitcode": expectExitCode,
+			"instance": startHost,
+		},
+	})
+}
+
+// expectExitCode runs a program and compares its exit code: exitcode N program args...
+func expectExitCode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exitcode N program args...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	err = ts.Exec(args[1], args[2:]...)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// startHost serves a real Git host and writes the instance file that leads to it: instance
+func startHost(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: instance")
+	}
+	dir := ts.Getenv("KEELSON_DATA")
+	inst, err := openInstance(dir)
+	ts.Check(err)
+	host, err := githost.New(githost.Options{Root: filepath.Join(dir, gitDir), Token: inst.Token})
+	ts.Check(err)
+	server := httptest.NewServer(newMux(noDashboard(), host))
+	ts.Defer(server.Close)
+	u, err := url.Parse(server.URL)
+	ts.Check(err)
+	inst.Port, err = strconv.Atoi(u.Port())
+	ts.Check(err)
+	ts.Check(writeInstance(dir, inst))
+	ts.Setenv("GIT", inst.git(true))
+	ts.Setenv("PORT", u.Port())
+}
+
+// Every command pays for what its packages do when the program starts. kubectl's translations were 4.4 MB and 35 ms of
+// it (see kubectl.go); what the packages allocate tells whether they are loaded, and does not depend on the machine.
+func TestStartIsCheap(t *testing.T) {
+	program := testProgram(t)
+	cmd := exec.CommandContext(t.Context(), program, "version")
+	cmd.Env = append(os.Environ(), "GODEBUG=inittrace=1")
+	var trace strings.Builder
+	cmd.Stderr = &trace
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	const most = 1 << 20
+	packages := 0
+	for line := range strings.Lines(trace.String()) {
+		var name, at, clock string
+		var bytes int
+		// init k8s.io/client-go/scale @31 ms, 0.31 ms clock, 100160 bytes, 603 allocs
+		if n, _ := fmt.Sscanf(line, "init %s @%s ms, %s ms clock, %d bytes", &name, &at, &clock, &bytes); n != 4 {
+			continue
+		}
+		packages++
+		if bytes > most {
+			t.Errorf("package %s allocates %d bytes while it is initialised, more than %d", name, bytes, most)
+		}
+	}
+	if packages < 100 {
+		t.Fatalf("the trace names %d packages only:\n%s", packages, trace.String())
+	}
+}
+
+// testProgram makes the test binary available as keelson, for what a script cannot do.
+func testProgram(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath("keelson") // testscript.Main puts it into PATH
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
