@@ -84,6 +84,7 @@ func cpuTime(stat []byte) (time.Duration, error) {
 // usage is what one run of a command took.
 type usage struct {
 	Wall     time.Duration `json:"wall"`
+	CPU      time.Duration `json:"cpu"`      // user and system
 	Resident int64         `json:"resident"` // peak, KiB
 }
 
@@ -108,6 +109,7 @@ func measureCommand(args []string, w io.Writer) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", args[1], err)
 		}
+		u.CPU = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 		if ru, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
 			u.Resident = ru.Maxrss
 		}

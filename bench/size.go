@@ -38,14 +38,16 @@ func (b *bench) measureVersion(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var wall, wallFloor, rss, rssFloor []float64
+	var wall, wallFloor, cpu, rss, rssFloor []float64
 	for i := range version {
 		wall, wallFloor = append(wall, milliseconds(version[i].Wall)), append(wallFloor, milliseconds(floor[i].Wall))
+		cpu = append(cpu, milliseconds(version[i].CPU))
 		rss, rssFloor = append(rss, float64(version[i].Resident)/1024), append(rssFloor, float64(floor[i].Resident)/1024)
 	}
 	return errors.Join(
 		b.add(Result{Name: "version-time", What: "keelson version, start to end", Unit: "ms", Target: atMost(40), Floor: "version-time-floor"}, wall),
 		b.add(Result{Name: "version-time-floor", What: "true, start to end", Unit: "ms"}, wallFloor),
+		b.add(Result{Name: "version-cpu", What: "keelson version, CPU time of all its threads: what a busy machine does not stretch as much", Unit: "ms"}, cpu),
 		b.add(Result{Name: "version-memory", What: "keelson version, peak resident memory", Unit: "MiB", Target: atMost(60)}, rss),
 		b.add(Result{Name: "version-memory-floor", What: "true, measured in the same way: what the measuring itself adds", Unit: "MiB"}, rssFloor),
 	)
