@@ -18,6 +18,7 @@ import (
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/redact"
 	"keelson.dev/keelson/internal/render"
 	"keelson.dev/keelson/internal/source"
 )
@@ -57,7 +58,7 @@ func newEngine(g *global) (*deliver.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &deliver.Engine{Cluster: cluster, Label: dialect.FluxLabel}, nil
+	return &deliver.Engine{Cluster: cluster, Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner}, nil
 }
 
 func runDiffPath(ctx context.Context, g *global, path string) error {
@@ -96,57 +97,87 @@ func runDiffApp(ctx context.Context, g *global, arg string) error {
 	if len(app.Refused) > 0 {
 		return fmt.Errorf("%s: not supported yet", strings.Join(app.Refused, ", "))
 	}
-	objects, err := renderApp(ctx, c, k, app)
+	objects, secrets, err := renderApp(ctx, c, k, app)
 	if err != nil {
-		return err
+		return masked(secrets, err)
 	}
 	differences, err := engine.Diff(ctx, app, objects, dialect.KustomizationInventory(&k.Status))
 	if err != nil {
-		return explainAPI(err)
+		return masked(secrets, explainAPI(err))
+	}
+	for i := range differences {
+		differences[i].Before, differences[i].After = secrets.Text(differences[i].Before), secrets.Text(differences[i].After)
 	}
 	return printDifferences(g, differences)
 }
 
-// renderApp renders an app at the newest commit of its source, fetched into a directory of its own.
-func renderApp(ctx context.Context, c client.Client, k *kustomizev1.Kustomization, app delivery.App) ([]delivery.Object, error) {
+// masked gives an error whose text holds no value that was substituted from a Secret; its hints and exit code stay.
+func masked(secrets *redact.Redactor, err error) error {
+	text := err.Error()
+	if clean := secrets.Text(text); clean != text {
+		return &commandError{code: exitCode(err), hints: hintsOf(err), err: errors.New(clean)}
+	}
+	return err
+}
+
+// renderApp renders an app at the newest commit of its source, fetched into a directory of its own. The redactor, never nil,
+// knows the values of Secrets that were substituted.
+func renderApp(ctx context.Context, c client.Client, k *kustomizev1.Kustomization, app delivery.App) ([]delivery.Object, *redact.Redactor, error) {
+	vars, secrets, err := deliver.Variables(ctx, c, app)
+	if err != nil {
+		return nil, redact.New(), err
+	}
+	snap, closeSnapshot, err := fetchSource(ctx, c, k)
+	if err != nil {
+		return nil, secrets, err
+	}
+	defer closeSnapshot()
+	app.Build.Substitute = app.VarsAlways || len(vars) > 0
+	objects, err := render.Build(ctx, snap, app.Build, vars)
+	return objects, secrets, err
+}
+
+// fetchSource gives the newest commit of an app's source. The caller closes it.
+func fetchSource(ctx context.Context, c client.Client, k *kustomizev1.Kustomization) (snap delivery.Snapshot, done func(), err error) {
 	repository, err := sourceOfApp(ctx, c, k)
 	if err != nil {
-		return nil, err
+		return snap, nil, err
 	}
 	src := dialect.GitRepository(repository)
+	if len(src.Refused) > 0 {
+		return snap, nil, fmt.Errorf("source %s: %s: not supported yet", src.ID, strings.Join(src.Refused, ", "))
+	}
 	if ref := repository.Spec.SecretRef; ref != nil {
 		var secret corev1.Secret
 		if err := c.Get(ctx, client.ObjectKey{Namespace: repository.Namespace, Name: ref.Name}, &secret); err != nil {
-			return nil, explainAPI(fmt.Errorf("read credentials of the source: %w", err))
+			return snap, nil, explainAPI(fmt.Errorf("read credentials of the source: %w", err))
 		}
 		if src.Credentials, err = dialect.Credentials(secret.Data); err != nil {
-			return nil, fmt.Errorf("read credentials of the source: %w", err)
+			return snap, nil, fmt.Errorf("read credentials of the source: %w", err)
 		}
 	}
 	dir, err := os.MkdirTemp("", "keelson-diff-")
 	if err != nil {
-		return nil, fmt.Errorf("make a directory for the source: %w", err)
+		return snap, nil, fmt.Errorf("make a directory for the source: %w", err)
 	}
-	defer os.RemoveAll(dir)
 	fetcher, err := source.New(source.Options{Dir: dir})
 	if err != nil {
-		return nil, err
+		os.RemoveAll(dir)
+		return snap, nil, err
 	}
-	defer fetcher.Close()
+	done = func() {
+		_ = fetcher.Close() // it only read
+		os.RemoveAll(dir)
+	}
 	rev, err := fetcher.Resolve(ctx, src)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		snap, err = fetcher.Fetch(ctx, src, rev)
 	}
-	snap, err := fetcher.Fetch(ctx, src, rev)
 	if err != nil {
-		return nil, err
+		done()
+		return snap, nil, err
 	}
-	vars, err := deliver.Variables(ctx, c, app)
-	if err != nil {
-		return nil, err
-	}
-	app.Build.Substitute = app.VarsAlways || len(vars) > 0
-	return render.Build(ctx, snap, app.Build, vars)
+	return snap, done, nil
 }
 
 // difference is one object's line of the JSON output.

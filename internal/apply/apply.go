@@ -118,10 +118,7 @@ func Explain(err error, obj delivery.Object) error {
 	}
 	f := &delivery.Fault{Reason: "ReconciliationFailed", Retry: delivery.Backoff, Err: err}
 	if obj.Unstructured != nil {
-		f.Where = obj.Ref().String()
-		if obj.Origin != "" {
-			f.Where = obj.Origin + ": " + f.Where
-		}
+		f.Where = obj.Where()
 	}
 	status := apierrors.APIStatus(nil)
 	switch {

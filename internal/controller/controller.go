@@ -109,7 +109,7 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 		Selector: dialect.OwnerNameLabel, OwnerOf: dialect.FluxOwner,
 		Notify: func(app delivery.ID, _ delivery.Ref) { apps.enqueue(app) },
 	})
-	engine := &deliver.Engine{Cluster: opts.Cluster, Live: c.live, Claims: deliver.NewClaims(), Label: dialect.FluxLabel}
+	engine := &deliver.Engine{Cluster: opts.Cluster, Live: c.live, Claims: deliver.NewClaims(), Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner}
 	ks := &kustomizations{reg: reg, engine: engine, cache: mgr.GetClient(), reader: mgr.GetAPIReader(), now: opts.Now, wake: apps.enqueue}
 	apps.kind = ks
 	c.git = &gitRepositories{

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/redact"
 )
 
 // kustomizations delivers apps that are declared as Flux Kustomizations.
@@ -68,13 +70,14 @@ func (k *kustomizations) released(refs []delivery.Ref) {
 
 // pass is one step for one app: everything that its phases have read.
 type pass struct {
-	obj    *kustomizev1.Kustomization
-	app    delivery.App
-	st     *appState
-	save   func() error
-	req    deliver.Request // set by source and variables
-	events []event
-	after  time.Duration
+	obj     *kustomizev1.Kustomization
+	app     delivery.App
+	st      *appState
+	save    func() error
+	req     deliver.Request  // set by source and variables
+	secrets *redact.Redactor // set by variables: masks the values that were substituted from Secrets
+	events  []event
+	after   time.Duration
 }
 
 func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomization, save func() error) next {
@@ -84,7 +87,7 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 	if app.Suspend {
 		return next{}
 	}
-	p := &pass{obj: obj, app: app, st: st, save: save, req: deliver.Request{App: app, Now: k.now()}}
+	p := &pass{obj: obj, app: app, st: st, save: save, secrets: redact.New(), req: deliver.Request{App: app, Now: k.now()}}
 	var out delivery.Outcome
 	if err == nil {
 		out, err = k.run(ctx, p)
@@ -96,6 +99,7 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 	if err != nil {
 		out = k.failed(p, err)
 	}
+	app.Ignored = slices.Concat(app.Ignored, st.mem.Ignored)
 	out.Handled, out.Attempted, out.Inventory = app.Requested, p.req.Snapshot.Revision, st.mem.Inventory
 	if out.Phase != delivery.Working {
 		st.handled = app.Requested
@@ -206,7 +210,7 @@ func (k *kustomizations) exists(ctx context.Context, obj client.Object, id deliv
 
 // variables reads the ConfigMaps and Secrets of substituteFrom; inline variables win.
 func (k *kustomizations) variables(ctx context.Context, p *pass) error {
-	vars, err := deliver.Variables(ctx, k.reader, p.app)
+	vars, secrets, err := deliver.Variables(ctx, k.reader, p.app)
 	if err != nil {
 		return err
 	}
@@ -215,6 +219,7 @@ func (k *kustomizations) variables(ctx context.Context, p *pass) error {
 		return err
 	}
 	sum := sha256.Sum256(b)
+	p.secrets = secrets
 	p.req.Vars, p.req.VarsKey = vars, hex.EncodeToString(sum[:])
 	p.req.App.Build.Substitute = p.app.VarsAlways || len(vars) > 0
 	return nil
@@ -371,7 +376,7 @@ func (k *kustomizations) ready(p *pass, health delivery.Health) delivery.Outcome
 // failed is the outcome of an error: its condition, its event (once), its retry.
 func (k *kustomizations) failed(p *pass, err error) delivery.Outcome {
 	f := delivery.FaultOf(err, meta.ReconciliationFailedReason)
-	out := delivery.Outcome{Phase: delivery.Failing, Reason: f.Reason, Message: f.Error()}
+	out := delivery.Outcome{Phase: delivery.Failing, Reason: f.Reason, Message: p.secrets.Text(f.Error())}
 	if rev := p.req.Snapshot.Revision; rev.Commit != "" {
 		out.Message = rev.Short() + ": " + out.Message
 	}
@@ -387,7 +392,7 @@ func (k *kustomizations) failed(p *pass, err error) delivery.Outcome {
 		}
 	}
 	if f.Reason == meta.HealthCheckFailedReason {
-		out.Health = delivery.Health{Status: delivery.Degraded, Message: f.Err.Error()}
+		out.Health = delivery.Health{Status: delivery.Degraded, Message: p.secrets.Text(f.Err.Error())}
 	}
 	if !told(p.obj.Status.Conditions, out) {
 		p.events = append(p.events, event{warning: true, reason: out.Reason, message: out.Message, revision: p.req.Snapshot.Revision})

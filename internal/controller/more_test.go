@@ -415,3 +415,51 @@ func TestDependentsFollowQuietly(t *testing.T) {
 		t.Errorf("%d status writes of an app that got ready at once, want 1", writes)
 	}
 }
+
+func TestMarksOnObjects(t *testing.T) {
+	w := newWorld(t)
+	w.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: theirs}\ndata: {v: theirs}\n")
+	w.app("app", "  wait: true")
+	marked := func(name, key, value string) string {
+		return fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s, namespace: %s, annotations: {%s: %q}}\ndata: {v: git}\n", name, w.ns, key, value)
+	}
+	const group = "kustomize.toolkit.fluxcd.io/"
+	w.ready("app", w.push(map[string]string{
+		"app/theirs.yaml": marked("theirs", group+"reconcile", "disabled"),
+		"app/ours.yaml":   marked("ours", group+"force", "enabled"),
+	}))
+	w.value("ours", "git")
+	w.value("theirs", "theirs")
+	k := w.kustomization("app")
+	if n := len(k.Status.Inventory.Entries); n != 1 {
+		t.Errorf("%d objects in the inventory, want 1", n)
+	}
+	named := false
+	for _, c := range k.Status.Conditions {
+		named = named || c.Type == "FieldsIgnored" && strings.Contains(c.Message, group+"force on ConfigMap/"+w.ns+"/ours")
+	}
+	if !named {
+		t.Error("no condition names the annotation without effect")
+	}
+	w.push(map[string]string{"app/ours.yaml": marked("ours", group+"ssa", "IfNotPresent")})
+	w.condition("app", metav1.ConditionFalse, "FieldsNotSupported", "IfNotPresent", "app/ours.yaml")
+}
+
+// TestSecretsAreNotTold substitutes a value of a Secret into objects that the API server refuses with a quotation of it.
+func TestSecretsAreNotTold(t *testing.T) {
+	w := newWorld(t)
+	w.apply("apiVersion: v1\nkind: Secret\nmetadata: {name: keys}\nstringData: {PASSWORD: hush-hush}\n")
+	w.app("app", "  postBuild: {substituteFrom: [{kind: Secret, name: keys}]}")
+	w.push(map[string]string{"app/a.yaml": fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: %s}\ndata: {'a ${PASSWORD}': x}\n", w.ns)})
+	c := w.condition("app", metav1.ConditionFalse, "ReconciliationFailed", "rejects it")
+	w.event("app", "ReconciliationFailed")
+	if all := c.Message + strings.Join(w.events("app"), " "); strings.Contains(all, "hush-hush") {
+		t.Errorf("a value of a Secret is told: %s", all)
+	}
+	secret := fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: s, namespace: %s}\nstringData: {pin: 5417}\n", w.ns)
+	w.push(map[string]string{"app/a.yaml": secret})
+	c = w.condition("app", metav1.ConditionFalse, "BuildFailed", "no text")
+	if strings.Contains(c.Message, "5417") {
+		t.Errorf("a value of a Secret is told: %s", c.Message)
+	}
+}

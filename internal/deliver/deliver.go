@@ -33,12 +33,15 @@ type Engine struct {
 	Claims  *Claims
 	// Label marks an object as the app's; it must match the selector of Live.
 	Label func(app delivery.ID, obj delivery.Object)
+	// OwnerOf reads what Label wrote; the zero ID: nobody's.
+	OwnerOf func(labels map[string]string) delivery.ID
 }
 
 // Memory is what the engine knows about an app between two steps. The zero Memory knows nothing: the next step
 // renders and sends everything once, which the server answers without a change where nothing differs.
 type Memory struct {
 	Inventory delivery.Inventory // as last written to the cluster
+	Ignored   []string           // what the rendered objects ask for and has no effect yet, for people
 	key       string             // what the last completed delivery was made of
 	desired   delivery.Inventory // what it gave
 	pass      rendered           // what this pass rendered; see Release
@@ -104,6 +107,11 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if err != nil {
 		return state, err
 	}
+	holds, ignored, err := marks(desired)
+	if err != nil {
+		return state, err
+	}
+	mem.Ignored = ignored
 	want := make(delivery.Inventory, len(desired))
 	for _, obj := range desired {
 		want[obj.Ref()] = obj.GroupVersionKind().Version
@@ -116,24 +124,24 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 		state.Waiting = "the first list of what is in the cluster"
 		return state, nil
 	}
-	state.Plan = e.plan(req, desired, unknown, mem)
+	state.Plan = e.plan(req, desired, unknown, holds, mem)
 	if len(state.Plan.Blocks) == 0 {
 		if err := e.authorize(ctx, req.App, state.Plan); err != nil {
 			return state, err
 		}
 	}
 	state.Retry = earliest(mem.notBefore(), req.Now)
-	state.Health = e.health(want)
+	state.Health = e.health(state.Plan.Inventory)
 	return state, nil
 }
 
 // plan gathers the plan's input from memory.
-func (e *Engine) plan(req Request, desired []delivery.Object, unknown map[schema.GroupKind]bool, mem *Memory) delivery.Plan {
+func (e *Engine) plan(req Request, desired []delivery.Object, unknown map[schema.GroupKind]bool, holds []delivery.Hold, mem *Memory) delivery.Plan {
 	in := plan.Input{
 		App: req.App, Revision: req.Snapshot.Revision, Desired: desired,
 		Live: map[delivery.Ref]delivery.Live{}, Applied: mem.applied, Inventory: mem.Inventory,
 		Claims: map[delivery.Ref]delivery.ID{}, Scaled: map[delivery.Ref]string{},
-		Unknown: unknown, NotBefore: mem.notBefore(), Now: req.Now,
+		Unknown: unknown, Holds: holds, NotBefore: mem.notBefore(), Now: req.Now,
 	}
 	for _, obj := range desired {
 		ref := obj.Ref()
@@ -325,7 +333,7 @@ func (e *Engine) Uninstall(ctx context.Context, app delivery.App, mem *Memory, n
 		return nil, true, err
 	}
 	app.Prune, app.Guard = true, delivery.Guard{AllowEmpty: true, MaxPrunePercent: 100}
-	p := e.plan(Request{App: app, Now: now}, nil, nil, mem)
+	p := e.plan(Request{App: app, Now: now}, nil, nil, nil, mem)
 	stage, ok := p.Next()
 	if !ok {
 		return nil, false, nil

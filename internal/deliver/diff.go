@@ -46,7 +46,7 @@ func (e *Engine) Diff(ctx context.Context, app delivery.App, objects []delivery.
 			out = append(out, d)
 			continue
 		}
-		d, err := difference(ctx, user, obj)
+		d, err := e.difference(ctx, user, obj, app.ID == (delivery.ID{}))
 		if err != nil {
 			return out, err
 		}
@@ -70,12 +70,18 @@ func (e *Engine) Diff(ctx context.Context, app delivery.App, objects []delivery.
 	return out, nil
 }
 
-// difference asks the server what one apply would make of an object.
-func difference(ctx context.Context, user *kube.User, obj delivery.Object) (Difference, error) {
+// difference asks the server what one apply would make of an object. An object that no app is named for is compared as
+// the app's that owns it in the cluster.
+func (e *Engine) difference(ctx context.Context, user *kube.User, obj delivery.Object, adopt bool) (Difference, error) {
 	d := Difference{Ref: obj.Ref(), Verb: delivery.Create}
 	current, err := get(ctx, user, obj.Ref(), obj.GroupVersionKind().Version)
 	if err != nil {
 		return d, err
+	}
+	if adopt && current != nil {
+		if owner := e.OwnerOf(current.GetLabels()); owner != (delivery.ID{}) {
+			e.Label(owner, obj)
+		}
 	}
 	merged, err := apply.Send(ctx, user, obj, true)
 	if current == nil && apierrors.IsNotFound(err) { // its namespace is to be created with it

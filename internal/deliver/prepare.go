@@ -34,7 +34,9 @@ func (e *Engine) prepare(app delivery.App, objects []delivery.Object) (unknown m
 				return nil, err
 			}
 		}
-		clean(obj.Unstructured)
+		if err := clean(obj); err != nil {
+			return nil, err
+		}
 		if app.ID != (delivery.ID{}) {
 			e.Label(app.ID, obj)
 		}
@@ -65,36 +67,37 @@ func fitScope(app delivery.App, obj delivery.Object, namespaced bool) error {
 	if obj.GetNamespace() != "" {
 		return nil
 	}
-	where := obj.Ref().String()
-	if obj.Origin != "" {
-		where = obj.Origin + ": " + where
-	}
 	return &delivery.Fault{
-		Reason: "BuildFailed", Where: where, Retry: delivery.OnChange,
+		Reason: "BuildFailed", Where: obj.Where(), Retry: delivery.OnChange,
 		Err:  errors.New("it has no namespace"),
 		Hint: fmt.Sprintf("set metadata.namespace, or spec.targetNamespace of %s", app.ID),
 	}
 }
 
 // clean removes what only the server may set and what it would rewrite on arrival: either would look like drift.
-func clean(u *unstructured.Unstructured) {
+func clean(obj delivery.Object) error {
+	u := obj.Unstructured
 	dropServerFields(u)
-	if u.GetKind() != "Secret" || u.GetAPIVersion() != "v1" {
-		return
+	if u.GetKind() != "Secret" || u.GetAPIVersion() != "v1" || u.Object["stringData"] == nil {
+		return nil
 	}
-	text, ok, _ := unstructured.NestedMap(u.Object, "stringData")
-	if !ok {
-		return
+	text, _, err := unstructured.NestedStringMap(u.Object, "stringData")
+	if err != nil { // its text may quote a value
+		return &delivery.Fault{
+			Reason: "BuildFailed", Where: obj.Where(), Retry: delivery.OnChange,
+			Err: errors.New("stringData holds a value that is no text"), Hint: "put numbers and booleans in quotes",
+		}
 	}
 	data, _, _ := unstructured.NestedMap(u.Object, "data")
 	if data == nil {
 		data = map[string]any{}
 	}
 	for k, v := range text {
-		data[k] = base64.StdEncoding.EncodeToString([]byte(fmt.Sprint(v)))
+		data[k] = base64.StdEncoding.EncodeToString([]byte(v))
 	}
 	u.Object["data"] = data
 	delete(u.Object, "stringData")
+	return nil
 }
 
 // dropServerFields removes what only the server writes.

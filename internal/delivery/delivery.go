@@ -214,6 +214,14 @@ type Object struct {
 // Ref identifies the object.
 func (o Object) Ref() Ref { return RefOf(o.Unstructured) }
 
+// Where names the object and the file that it came from, for error messages.
+func (o Object) Where() string {
+	if o.Origin == "" {
+		return o.Ref().String()
+	}
+	return o.Origin + ": " + o.Ref().String()
+}
+
 // RefOf identifies any object.
 func RefOf(u *unstructured.Unstructured) Ref {
 	gvk := u.GroupVersionKind()

@@ -245,7 +245,7 @@ func (h *Host) run(ctx context.Context, w http.ResponseWriter, r *http.Request, 
 		_, err := io.Copy(stdin, body)
 		stdin.Close()
 		if err != nil {
-			io.Copy(io.Discard, body)
+			_, _ = io.Copy(io.Discard, body)
 		}
 	}()
 	err = cmd.Wait()

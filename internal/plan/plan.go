@@ -54,7 +54,10 @@ func Compute(in Input) delivery.Plan {
 		if in.Unknown[ref.GroupKind()] && coming[ref.GroupKind()] {
 			p.Awaits = append(p.Awaits, ref)
 		}
-		p.Inventory[ref] = obj.GroupVersionKind().Version
+		// What is to be left alone and is not ours does not become ours.
+		if _, held := holdOn(in.Holds, ref, in.Now); !held || in.Inventory[ref] != "" {
+			p.Inventory[ref] = obj.GroupVersionKind().Version
+		}
 		if block, ok := blockOf(in, obj, coming); ok {
 			p.Blocks = append(p.Blocks, block)
 			continue
@@ -82,7 +85,7 @@ func blockOf(in Input, obj delivery.Object, coming map[schema.GroupKind]bool) (d
 	ref := obj.Ref()
 	if gk := ref.GroupKind(); in.Unknown[gk] && !coming[gk] {
 		return delivery.Block{Ref: ref, Fault: &delivery.Fault{
-			Reason: "KindNotFound", Where: where(obj), Retry: delivery.Backoff,
+			Reason: "KindNotFound", Where: obj.Where(), Retry: delivery.Backoff,
 			Hint: "install its CustomResourceDefinition, or let this app depend on the one that brings it",
 			Err:  fmt.Errorf("the cluster has no kind %s in %s", ref.Kind, obj.GetAPIVersion()),
 		}}, true
@@ -100,7 +103,7 @@ func blockOf(in Input, obj delivery.Object, coming map[schema.GroupKind]bool) (d
 	}
 	if path, was, wants, changed := changedFixed(obj.Unstructured, live.Fixed); changed {
 		return delivery.Block{Ref: ref, Fault: &delivery.Fault{
-			Reason: "ImmutableField", Where: where(obj), Retry: delivery.OnChange,
+			Reason: "ImmutableField", Where: obj.Where(), Retry: delivery.OnChange,
 			Hint: "restore the field in Git, or give the object a new name, or delete it in the cluster so that it is made anew",
 			Err:  fmt.Errorf("%s cannot be changed from %s to %s: Kubernetes never lets that field of a %s change", path, was, wants, ref.Kind),
 		}}, true
@@ -120,13 +123,6 @@ func definedKinds(objects []delivery.Object) map[schema.GroupKind]bool {
 		kinds[schema.GroupKind{Group: group, Kind: kind}] = true
 	}
 	return kinds
-}
-
-func where(obj delivery.Object) string {
-	if obj.Origin == "" {
-		return obj.Ref().String()
-	}
-	return obj.Origin + ": " + obj.Ref().String()
 }
 
 // changeOf decides about one desired object that nothing blocks.

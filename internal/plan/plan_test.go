@@ -40,6 +40,7 @@ type scenario struct {
 	Scaled    map[string]string
 	Unknown   []string // "Kind.group"
 	NotBefore map[string]string
+	Held      []string // objects that are to be left alone
 }
 
 // liveObject is an object in the cluster.
@@ -146,6 +147,9 @@ func input(t *testing.T, raw []byte) plan.Input {
 	}
 	for _, gk := range s.Unknown {
 		in.Unknown[schema.ParseGroupKind(gk)] = true
+	}
+	for _, name := range s.Held {
+		in.Holds = append(in.Holds, delivery.Hold{Ref: refs[name], Owner: "a person", Reason: "asked for"})
 	}
 	for name, at := range s.NotBefore {
 		when, err := time.Parse(time.RFC3339, at)

@@ -82,7 +82,7 @@ func (in *inspection) malformed() error {
 			return f
 		}
 		for _, h := range headers(data) {
-			missing := ""
+			var missing string
 			switch {
 			case h.kind == "" && h.apiVersion == "":
 				return fault(line(name, h.line), "keep files that are not manifests elsewhere, or list what is one in a kustomization.yaml",
