@@ -189,7 +189,6 @@ stringData: {password: not-to-be-seen}
 
 // TestDiffOfAnAppsOwnFolder: a clone at the delivered commit is what the cluster has.
 func TestDiffOfAnAppsOwnFolder(t *testing.T) {
-	t.Skip("known defect: diff --path shows the labels of the owning app as to be removed")
 	c := cloneOf(t, shared.Git+"/sample.git")
 	dev := filepath.Join(c.dir, "overlays", "dev")
 	contains(t, shared.must(t, "diff", "--path", dev), "0 of 8 objects differ")
