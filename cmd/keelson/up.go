@@ -136,6 +136,14 @@ func runUp(ctx context.Context, g *global, opts upOptions) error {
 	if err != nil {
 		return err
 	}
+	if pid != 0 && hasStarted(g.data, pid) {
+		inst, err := readInstance(g.data)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(g.err, "Keelson runs in "+g.data)
+		return printInstance(g, opts.json, inst)
+	}
 	var child *exec.Cmd
 	if pid == 0 {
 		if err := checkStart(g); err != nil {
@@ -162,6 +170,12 @@ func runUp(ctx context.Context, g *global, opts upOptions) error {
 			"keelson events tells what happened, keelson get apps how it is now"))
 	}
 	return nil
+}
+
+// hasStarted says whether the start of the daemon pid is over.
+func hasStarted(dir string, pid int) bool {
+	lines := readProgress(filepath.Join(dir, progressFile), pid, nil)
+	return len(lines) > 0 && lines[len(lines)-1].Ready
 }
 
 // checkStart finds out early what a daemon could only write into its log.
