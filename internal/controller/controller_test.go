@@ -5,14 +5,15 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"testing/fstest"
 
 	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/git"
@@ -80,6 +81,18 @@ func TestPushGoesLive(t *testing.T) {
 	w.event("app", "Progressing", "ConfigMap/"+w.ns+"/settings configured")
 }
 
+// edit reads an object, changes it and writes it back as the given field manager.
+func (w *world) edit(obj client.Object, manager string, change func()) {
+	w.Helper()
+	w.must(retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		if err := w.client.Get(w.ctx, client.ObjectKeyFromObject(obj), obj); err != nil {
+			return err
+		}
+		change()
+		return w.client.Update(w.ctx, obj, client.FieldOwner(manager))
+	}))
+}
+
 func TestDriftIsRepaired(t *testing.T) {
 	w := newWorld(t)
 	w.app("app", "")
@@ -93,18 +106,15 @@ func TestDriftIsRepaired(t *testing.T) {
 	w.value("settings", "one")
 	w.event("app", "DriftRepaired", "ConfigMap/"+w.ns+"/settings repaired", "deleted in the cluster")
 
-	w.must(w.client.Get(w.ctx, key, &cm))
-	cm.Data["v"], cm.Data["theirs"] = "edited", "kept"
-	w.must(w.client.Update(w.ctx, &cm, client.FieldOwner("a-person")))
+	cm.ObjectMeta = w.named("settings")
+	w.edit(&cm, "a-person", func() { cm.Data["v"], cm.Data["theirs"] = "edited", "kept" })
 	w.value("settings", "one")
 	w.event("app", "DriftRepaired", "edited in the cluster by a-person")
 	if got := w.data("settings")["theirs"]; got != "kept" {
 		t.Errorf("a field that Git does not state was taken away: %q", got)
 	}
 
-	w.must(w.client.Get(w.ctx, key, &cm))
-	cm.Labels = nil
-	w.must(w.client.Update(w.ctx, &cm, client.FieldOwner("a-person")))
+	w.edit(&cm, "a-person", func() { cm.Labels = nil })
 	w.eventually("ownership label", func() error {
 		w.must(w.client.Get(w.ctx, key, &cm))
 		if cm.Labels[dialect.OwnerNameLabel] != "app" {
@@ -113,10 +123,8 @@ func TestDriftIsRepaired(t *testing.T) {
 		return nil
 	})
 
-	var d appsv1.Deployment
-	w.must(w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "web"}, &d))
-	d.Spec.Replicas = new(int32(7))
-	w.must(w.client.Update(w.ctx, &d, client.FieldOwner("a-person")))
+	d := appsv1.Deployment{ObjectMeta: w.named("web")}
+	w.edit(&d, "a-person", func() { d.Spec.Replicas = new(int32(7)) })
 	w.eventually("replicas", func() error {
 		w.must(w.client.Get(w.ctx, client.ObjectKeyFromObject(&d), &d))
 		if *d.Spec.Replicas != 2 {
@@ -146,8 +154,7 @@ spec: {minReplicas: 1, maxReplicas: 9, scaleTargetRef: {apiVersion: apps/v1, kin
 			t.Error("spec.replicas was sent although an autoscaler targets the Deployment")
 		}
 	}
-	d.Spec.Replicas = new(int32(5))
-	w.must(w.client.Update(w.ctx, &d, client.FieldOwner("kube-controller-manager")))
+	w.edit(&d, "kube-controller-manager", func() { d.Spec.Replicas = new(int32(5)) })
 	w.ready("app", w.push(map[string]string{"app/web.yaml": strings.ReplaceAll(strings.ReplaceAll(deployment, "$ns", w.ns), "web:1", "web:2")}))
 	w.must(w.client.Get(w.ctx, client.ObjectKeyFromObject(&d), &d))
 	if *d.Spec.Replicas != 5 || d.Spec.Template.Spec.Containers[0].Image != "web:2" {

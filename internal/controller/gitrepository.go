@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -62,9 +63,11 @@ func (g *gitRepositories) step(ctx context.Context, obj *sourcev1.GitRepository,
 	src := dialect.GitRepository(obj)
 	st := g.reg.source(src.ID)
 	if src.Suspend {
+		g.suspended(st, src, obj)
 		return next{}
 	}
 	if len(src.Refused) > 0 {
+		g.unusable(st, src.ID, fmt.Errorf("%s: not supported yet", strings.Join(src.Refused, ", ")))
 		return g.finish(obj, st, src, delivery.Outcome{
 			Phase: delivery.Stalled, Reason: "FieldsNotSupported", Handled: src.Requested,
 			Message: strings.Join(src.Refused, ", ") + ": not supported yet; nothing is fetched (hint: remove the fields)",
@@ -103,6 +106,41 @@ func (g *gitRepositories) step(ctx context.Context, obj *sourcev1.GitRepository,
 	return n
 }
 
+// suspended leaves the source as it is. After a start the apps made from it still get its last known commit, if its mirror
+// holds it; otherwise they are told why there is none.
+func (g *gitRepositories) suspended(st *sourceState, src delivery.Source, obj *sourcev1.GitRepository) {
+	var result *fetchResult
+	var idle bool
+	g.reg.with(func() {
+		st.url = src.URL
+		result, st.result = st.result, nil
+		idle = !st.fetching && st.err == nil && st.snapshot.Revision.Commit == ""
+	})
+	switch {
+	case result != nil && result.snapshot.Revision.Commit != "":
+		g.reg.with(func() { st.snapshot = result.snapshot })
+		g.changed(src.ID)
+	case result != nil:
+		g.unusable(st, src.ID, result.err)
+	case idle && obj.Status.Artifact == nil:
+		g.unusable(st, src.ID, errors.New("it is suspended"))
+	case idle:
+		g.fetch(st, src, obj.Generation, delivery.ParseRevision(obj.Status.Artifact.Revision))
+	}
+}
+
+// unusable notes why a source gives nothing, and lets the apps made from it say so.
+func (g *gitRepositories) unusable(st *sourceState, id delivery.ID, why error) {
+	news := false
+	g.reg.with(func() {
+		news = st.err == nil
+		st.err = why
+	})
+	if news {
+		g.changed(id)
+	}
+}
+
 // sameSource tells whether a result still answers what is declared.
 func sameSource(a, b delivery.Source) bool {
 	return a.URL == b.URL && a.Ref == b.Ref && a.Ignore == b.Ignore && a.HasIgnore == b.HasIgnore
@@ -123,19 +161,24 @@ func (g *gitRepositories) due(st *sourceState, src delivery.Source, generation i
 }
 
 // fetch asks the repository aside. Its result is taken in by the next step. After a start, a repository that cannot be
-// reached still gives the last known commit if its mirror holds it: drift is repaired without the remote.
+// reached still gives the last known commit if its mirror holds it: drift is repaired without the remote. A suspended one
+// is not asked for anything newer.
 func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation int64, last delivery.Revision) {
 	first := st.snapshot.Revision.Commit == ""
 	g.reg.with(func() { st.fetching = true })
-	st.asked, st.gen, st.handled = g.now(), generation, src.Requested
+	if !src.Suspend {
+		st.asked, st.gen, st.handled = g.now(), generation, src.Requested
+	}
 	go func() {
 		g.slots <- struct{}{}
 		defer func() { <-g.slots }()
 		ctx, cancel := context.WithTimeout(g.life, src.Timeout)
 		defer cancel()
 		res := &fetchResult{source: src}
-		var rev delivery.Revision
-		rev, res.err = g.sources.Resolve(ctx, src)
+		rev := last
+		if !src.Suspend {
+			rev, res.err = g.sources.Resolve(ctx, src)
+		}
 		if res.err == nil {
 			res.snapshot, res.err = g.sources.Fetch(ctx, src, rev)
 		}

@@ -85,6 +85,9 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 	st := k.reg.app(app)
 	st.load(obj)
 	if app.Suspend {
+		if !st.evaluated && k.reg.setReady(app.ID, st.ready, st.applied) { // as it was when it was suspended
+			k.wakeAll(k.reg.dependents(app.ID))
+		}
 		return next{}
 	}
 	p := &pass{obj: obj, app: app, st: st, save: save, secrets: redact.New(), req: deliver.Request{App: app, Now: k.now()}}
@@ -295,6 +298,7 @@ func (k *kustomizations) intend(p *pass, plan delivery.Plan) error {
 	}
 	intent := deliver.Intent(mem, plan)
 	if conflicts, _ := k.engine.Claims.Set(p.app.ID, intent); len(conflicts) > 0 {
+		k.engine.Claims.Set(p.app.ID, mem.Inventory) // nothing of this plan is begun
 		return &delivery.Fault{Reason: "OwnershipConflict", Where: conflicts[0].String(), Err: errors.New("another app has just claimed it")}
 	}
 	out := k.waiting(p, "")

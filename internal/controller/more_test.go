@@ -463,3 +463,47 @@ func TestSecretsAreNotTold(t *testing.T) {
 		t.Errorf("a value of a Secret is told: %s", c.Message)
 	}
 }
+
+// TestRestartWithSuspendedSource: what is made from a suspended source is still held in place after a restart.
+func TestRestartWithSuspendedSource(t *testing.T) {
+	w := newWorld(t)
+	w.app("app", "")
+	rev := w.push(map[string]string{"app/a.yaml": w.configMap("a", "1")})
+	w.ready("app", rev)
+	w.apply(fmt.Sprintf("apiVersion: source.toolkit.fluxcd.io/v1\nkind: GitRepository\nmetadata: {name: repo}\nspec: {interval: 1h, url: %s, ref: {branch: main}, suspend: true}\n", w.url()))
+	w.commit(map[string]string{"app/a.yaml": w.configMap("a", "2")})
+	running.stop()
+	w.must(w.client.Delete(w.ctx, &corev1.ConfigMap{ObjectMeta: w.named("a")}))
+	w.must(running.start())
+	w.value("a", "1")
+	w.ready("app", rev)
+}
+
+// TestSourceThatGivesNothing: an app whose source is suspended from the start, or refused, says so.
+func TestSourceThatGivesNothing(t *testing.T) {
+	w := newWorld(t)
+	for name, spec := range map[string]string{"suspended": "suspend: true", "refused": "verify: {mode: HEAD, secretRef: {name: k}}"} {
+		w.apply(fmt.Sprintf("apiVersion: source.toolkit.fluxcd.io/v1\nkind: GitRepository\nmetadata: {name: %s}\nspec: {interval: 1h, url: %s, %s}\n", name, w.url(), spec))
+		w.apply(fmt.Sprintf(`
+apiVersion: kustomize.toolkit.fluxcd.io/v1
+kind: Kustomization
+metadata: {name: %s}
+spec: {interval: 1h, path: ./app, prune: true, sourceRef: {kind: GitRepository, name: %s}}
+`, name, name))
+	}
+	w.condition("suspended", metav1.ConditionFalse, "ArtifactFailed", "suspended")
+	w.condition("refused", metav1.ConditionFalse, "ArtifactFailed", "spec.verify")
+}
+
+// TestDeletedAndMadeAnew: an app that comes back under its name owns and delivers its objects again.
+func TestDeletedAndMadeAnew(t *testing.T) {
+	w := newWorld(t)
+	w.app("app", "")
+	w.ready("app", w.push(map[string]string{"app/a.yaml": w.configMap("a", "1"), "app/b.yaml": w.configMap("b", "1")}))
+	w.must(w.client.Delete(w.ctx, &kustomizev1.Kustomization{ObjectMeta: w.named("app")}))
+	w.gone("app")
+	w.app("app", "")
+	w.value("a", "1")
+	w.value("b", "1")
+	w.ready("app", "main@sha1:"+w.head)
+}

