@@ -14,12 +14,15 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := go build -v -ldflags '$(LDFLAGS)'
 
-# A cold build compiles more than two thousand packages. The counter shows that it moves.
-COUNT := awk -v t="$$( [ -t 1 ] && echo 1 || true)" \
-	'/^go: downloading/ {d++; next} \
-	 /^[a-zA-Z0-9_.\/~-]+$$/ {n++; if (t) printf "\r  %s: %d packages compiled", name, n; else if (n % 200 == 0) printf "  %s: %d packages compiled\n", name, n; fflush(); next} \
-	 {if (t && n) print ""; print; fflush()} \
-	 END {if (n && t) print ""; else if (n) printf "  %s: %d packages compiled\n", name, n}'
+# A cold build downloads hundreds of modules and compiles more than two thousand packages; the counter shows that it moves.
+# On a terminal it is one line, elsewhere a line now and then; everything else that go says is passed on.
+COUNT := awk -v t="$$([ -t 2 ] && echo 1 || true)" ' \
+	function show(every) { if (t) printf "\r  %s: %d modules downloaded, %d packages compiled", name, d, n; \
+		else if ((d + n) % every == 0) printf "  %s: %d modules downloaded, %d packages compiled\n", name, d, n; fflush() } \
+	/^go: downloading/ { d++; show(100); next } \
+	/^[a-zA-Z0-9_.\/~-]+$$/ { n++; show(200); next } \
+	{ if (t && d + n) print ""; print; fflush() } \
+	END { if (d + n) { show(1); if (t) print "" } }'
 
 .PHONY: help build up down test lint bench generate generate-check
 

@@ -118,7 +118,7 @@ func (s *Supervisor) runOnce(ch *child, out io.Writer) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 
 	ch.mu.Lock()
-	err := error(nil)
+	var err error
 	if ch.stopping() {
 		err = context.Canceled // Stop came first and found no process to signal
 	} else if err = cmd.Start(); err == nil {
@@ -167,7 +167,7 @@ func (s *Supervisor) Await(ctx context.Context, what string, probe func(context.
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for %s: %w (last: %v; logs are in %s)", what, context.Cause(ctx), probeErr, s.LogDir)
+			return fmt.Errorf("wait for %s: %w (last: %v; logs are in %s)", what, context.Cause(ctx), probeErr, s.LogDir) //nolint:errorlint // the probe's error may be nil and is no cause
 		case <-tick.C:
 		}
 	}
