@@ -85,7 +85,7 @@ func Send(ctx context.Context, user *kube.User, obj delivery.Object, dryRun bool
 
 // remove deletes exactly the object that the plan saw: one of the same name made since is left alone.
 func remove(ctx context.Context, user *kube.User, c delivery.Change) error {
-	resource, err := user.Resource(c.Ref.GroupKind().WithVersion(c.Version), c.Ref.Namespace)
+	resource, err := user.ResourceOf(c.Ref, c.Version)
 	if meta.IsNoMatchError(err) {
 		return nil // the kind is gone, and its objects with it
 	}
@@ -135,26 +135,40 @@ func Explain(err error, obj delivery.Object) error {
 		if strings.Contains(f.Err.Error(), "immutable") {
 			f.Reason, f.Hint = "ImmutableField", "restore the field in Git, or give the object a new name"
 		}
+	case apierrors.IsNotFound(err) && kindIsGone(status):
+		f.Reason, f.Hint = "KindNotFound", "install the CustomResourceDefinition again, or take the object out of Git"
+		f.Err = errors.New("the cluster no longer has such a kind")
 	case apierrors.IsNotFound(err):
 		f.Hint = "the namespace must exist first: add it to Git or create it"
+	case apierrors.IsConflict(err):
+	case isSecret(obj): // the message may quote its data
+		f.Retry, f.Err = delivery.OnChange, fmt.Errorf("the API server rejects it (%s)", status.Status().Reason)
 	case status.Status().Code == http.StatusBadRequest:
 		f.Retry = delivery.OnChange
 	}
 	return f
 }
 
+// kindIsGone tells a 404 about the resource itself from one about a namespace or a name.
+func kindIsGone(err apierrors.APIStatus) bool {
+	d := err.Status().Details
+	return d == nil || d.Name == ""
+}
+
+func isSecret(obj delivery.Object) bool { return obj.Unstructured != nil && obj.GetKind() == "Secret" }
+
 // invalid shortens a validation error to its causes. A Secret's messages may quote its data, so only field names are given.
 func invalid(err apierrors.APIStatus, obj delivery.Object) error {
 	details := err.Status().Details
 	if details == nil || len(details.Causes) == 0 {
-		if obj.Unstructured != nil && obj.GetKind() == "Secret" {
+		if isSecret(obj) {
 			return errors.New("the API server rejects it as invalid")
 		}
 		return errors.New(err.Status().Message)
 	}
 	var causes []string
 	for _, c := range details.Causes {
-		if obj.Unstructured != nil && obj.GetKind() == "Secret" {
+		if isSecret(obj) {
 			causes = append(causes, c.Field+": invalid")
 			continue
 		}

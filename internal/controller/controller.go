@@ -113,7 +113,7 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 	ks := &kustomizations{reg: reg, engine: engine, cache: mgr.GetClient(), reader: mgr.GetAPIReader(), now: opts.Now, wake: apps.enqueue}
 	apps.kind = ks
 	c.git = &gitRepositories{
-		reg: reg, sources: opts.Sources, reader: mgr.GetAPIReader(), now: opts.Now, life: ctx, log: opts.Log,
+		reg: reg, sources: opts.Sources, cache: mgr.GetClient(), reader: mgr.GetAPIReader(), now: opts.Now, life: ctx, log: opts.Log,
 		slots: make(chan struct{}, fetches), wake: sources.enqueue,
 		changed: func(id delivery.ID) { ks.wakeAll(reg.madeFrom(id)) },
 	}
@@ -155,7 +155,7 @@ func setup[T client.Object](mgr manager.Manager, name string, s *shell[T], worke
 		return fmt.Errorf("watch %s: %w", name, err)
 	}
 	queue := ctrlsource.Func(func(ctx context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
-		s.queue = q
+		s.queue.Store(&q)
 		if before != nil {
 			return before(ctx)
 		}
@@ -196,8 +196,20 @@ func (c *Controller) Run(ctx context.Context) error {
 // Elected is closed once this controller holds the lease.
 func (c *Controller) Elected() <-chan struct{} { return c.mgr.Elected() }
 
-// Client reads from the controller's cache.
-func (c *Controller) Client() client.Client { return c.mgr.GetClient() }
+// Looked tells whether every app that is not suspended has been looked at by this controller: whether the statuses in the
+// cluster are its own words.
+func (c *Controller) Looked(ctx context.Context) (bool, error) {
+	var list kustomizev1.KustomizationList
+	if err := c.mgr.GetClient().List(ctx, &list); err != nil {
+		return false, fmt.Errorf("list Kustomizations: %w", err)
+	}
+	for i := range list.Items {
+		if k := &list.Items[i]; !k.Spec.Suspend && !c.git.reg.lookedAt(kustomizationID(client.ObjectKeyFromObject(k))) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
 
 // Pushed tells that the repositories whose URLs match have just changed.
 func (c *Controller) Pushed(match func(url string) bool) { c.git.pushed(match) }

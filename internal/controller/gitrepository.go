@@ -25,6 +25,7 @@ import (
 type gitRepositories struct {
 	reg     *registry
 	sources *source.Fetcher
+	cache   client.Reader
 	reader  client.Reader // uncached: Secrets are not kept in memory
 	now     func() time.Time
 	slots   chan struct{}   // bounds the fetches under way
@@ -49,14 +50,27 @@ func (g *gitRepositories) forget(name types.NamespacedName) {
 	g.reg.dropSource(id)
 	g.changed(id)
 	go func() {
-		if err := g.sources.Retain(g.life, g.reg.urls()); err != nil {
+		if err := g.dropMirrors(); err != nil && g.life.Err() == nil {
 			g.log.Warn("remove unused mirrors", "error", err)
 		}
 	}()
 }
 
-func (g *gitRepositories) remove(context.Context, *sourcev1.GitRepository) (bool, time.Duration, error) {
-	return true, 0, nil // its mirror is dropped with the last source of the same URL
+// dropMirrors removes the mirrors of repositories that no source names.
+func (g *gitRepositories) dropMirrors() error {
+	var list sourcev1.GitRepositoryList
+	if err := g.cache.List(g.life, &list); err != nil {
+		return err
+	}
+	urls := make([]string, len(list.Items))
+	for i := range list.Items {
+		urls[i] = list.Items[i].Spec.URL
+	}
+	return g.sources.Retain(g.life, urls)
+}
+
+func (g *gitRepositories) remove(context.Context, *sourcev1.GitRepository) (removal, error) {
+	return removal{done: true}, nil // its mirror is dropped with the last source of the same URL
 }
 
 func (g *gitRepositories) step(ctx context.Context, obj *sourcev1.GitRepository, _ func() error) next {
@@ -153,12 +167,15 @@ func (g *gitRepositories) due(st *sourceState, src delivery.Source, generation i
 	if again || st.asked.IsZero() || st.gen != generation || (src.Requested != "" && src.Requested != st.handled) {
 		return 0
 	}
-	wait := src.Interval
+	wait := max(src.Interval, poll)
 	if st.failures > 0 {
 		wait = backoff(st.failures, src.Interval)
 	}
 	return max(st.asked.Add(wait).Sub(g.now()), 0)
 }
+
+// fallback bounds the look for the last known commit; poll is the shortest pause between two looks at a repository.
+const fallback, poll = 10 * time.Second, time.Second
 
 // fetch asks the repository aside. Its result is taken in by the next step. After a start, a repository that cannot be
 // reached still gives the last known commit if its mirror holds it: drift is repaired without the remote. A suspended one
@@ -183,7 +200,9 @@ func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation
 			res.snapshot, res.err = g.sources.Fetch(ctx, src, rev)
 		}
 		if res.err != nil && first && last.Commit != "" {
-			if snap, err := g.sources.Fetch(ctx, src, last); err == nil {
+			again, cancel := context.WithTimeout(g.life, fallback) // the first one's time may be over
+			defer cancel()
+			if snap, err := g.sources.Fetch(again, src, last); err == nil {
 				res.snapshot = snap
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -97,7 +98,7 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 	}
 	st.mem.Release()
 	if errors.Is(err, errNotYet) || ctx.Err() != nil { // too early, or the controller is ending
-		return next{}
+		return next{after: p.after, events: p.events}
 	}
 	if err != nil {
 		out = k.failed(p, err)
@@ -228,6 +229,9 @@ func (k *kustomizations) variables(ctx context.Context, p *pass) error {
 	return nil
 }
 
+// recheck is when to look again at what should come with an event, in case the event came too early to be of use.
+const recheck = 2 * time.Second
+
 // maxSteps bounds the stages carried out in one pass; a plan has five.
 const maxSteps = 10
 
@@ -254,6 +258,7 @@ func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome
 			if state.Waiting != "" {
 				return delivery.Outcome{}, errNotYet
 			}
+			p.after = recheck
 			return k.waiting(p, action.Waiting), nil
 		case deliver.None:
 			return k.settle(p, state)
@@ -368,7 +373,7 @@ func (k *kustomizations) settle(p *pass, state deliver.State) (delivery.Outcome,
 	return out, nil
 }
 
-// ready is the outcome of an app that is as Git wants it. The event tells it once per revision.
+// ready is the outcome of an app that is as Git wants it.
 func (k *kustomizations) ready(p *pass, health delivery.Health) delivery.Outcome {
 	rev := p.req.Snapshot.Revision
 	return delivery.Outcome{
@@ -398,6 +403,10 @@ func (k *kustomizations) failed(p *pass, err error) delivery.Outcome {
 	if f.Reason == meta.HealthCheckFailedReason {
 		out.Health = delivery.Health{Status: delivery.Degraded, Message: p.secrets.Text(f.Err.Error())}
 	}
+	if before := apimeta.FindStatusCondition(p.obj.Status.Conditions, meta.ReadyCondition); f.Reason == meta.HealthCheckFailedReason &&
+		before != nil && before.Reason == f.Reason && p.obj.Status.LastAttemptedRevision == p.req.Snapshot.Revision.String() {
+		out.Message = before.Message // said once per commit: the numbers in it change all the time
+	}
 	if !told(p.obj.Status.Conditions, out) {
 		p.events = append(p.events, event{warning: true, reason: out.Reason, message: out.Message, revision: p.req.Snapshot.Revision})
 	}
@@ -419,28 +428,34 @@ func backoff(failures int, interval time.Duration) time.Duration {
 	if interval <= 0 {
 		interval = maxBackoff
 	}
-	return min(pause, interval, maxBackoff)
+	return min(pause, max(interval, firstBackoff), maxBackoff)
 }
 
-// remove deletes what the app owns, unless it is suspended or keeps its objects.
-func (k *kustomizations) remove(ctx context.Context, obj *kustomizev1.Kustomization) (bool, time.Duration, error) {
-	app, err := dialect.Kustomization(obj)
-	if err != nil {
-		return false, 0, err
-	}
+// remove deletes what the app owns, unless it is suspended or keeps its objects. Where the service account that would
+// have to do it is gone for good, the app is let go of, with a warning that names what is left.
+func (k *kustomizations) remove(ctx context.Context, obj *kustomizev1.Kustomization) (removal, error) {
+	app, _ := dialect.Kustomization(obj) // its error is about the guard, which does not matter any more
 	st := k.reg.app(app)
 	st.load(obj)
 	if app.Suspend || app.KeepOnDelete || len(st.mem.Inventory) == 0 {
-		return true, 0, nil
+		return removal{done: true}, nil
 	}
-	res, waiting, err := k.engine.Uninstall(ctx, app, &st.mem, k.now())
+	_, waiting, err := k.engine.Uninstall(ctx, app, &st.mem, k.now())
+	if f := delivery.FaultOf(err, ""); err != nil && f.Reason == "PruneFailed" && apierrors.IsForbidden(f.Err) && k.accountGone(ctx, app) {
+		return removal{done: true, events: []event{{warning: true, reason: "Orphaned", message: fmt.Sprintf(
+			"the service account %s is gone: up to %d objects of the app are left as they are", app.ServiceAccount, len(st.mem.Inventory))}}}, nil
+	}
 	if err != nil || waiting {
-		return false, time.Second, err
+		return removal{after: time.Second}, err
 	}
-	for _, r := range res {
-		if r.Err != nil {
-			return false, 0, r.Err
-		}
+	return removal{done: true}, nil
+}
+
+// accountGone tells whether an app's service account does not exist (any more).
+func (k *kustomizations) accountGone(ctx context.Context, app delivery.App) bool {
+	if app.ServiceAccount == "" {
+		return false
 	}
-	return true, 0, nil
+	key := types.NamespacedName{Namespace: app.ID.Namespace, Name: app.ServiceAccount}
+	return apierrors.IsNotFound(k.reader.Get(ctx, key, &corev1.ServiceAccount{}))
 }

@@ -507,3 +507,77 @@ func TestDeletedAndMadeAnew(t *testing.T) {
 	w.value("b", "1")
 	w.ready("app", "main@sha1:"+w.head)
 }
+
+// TestDefinitionComesBack: an app whose kind vanishes says so, and delivers again once the kind is back.
+func TestDefinitionComesBack(t *testing.T) {
+	w := newWorld(t)
+	w.app("app", "")
+	definition := strings.ReplaceAll(crd, "$ns", w.ns)
+	w.apply(definition)
+	w.push(map[string]string{"app/w.yaml": strings.ReplaceAll(widget, "$ns", w.ns)})
+	w.ready("app", "main@sha1:"+w.head)
+	w.must(w.client.Delete(w.ctx, objects(definition)[0]))
+	w.condition("app", metav1.ConditionFalse, "KindNotFound")
+	w.apply(definition)
+	w.ready("app", "main@sha1:"+w.head)
+	w.must(w.widget())
+}
+
+// TestServiceWithEmptyClusterIP: an empty immutable field states nothing.
+func TestServiceWithEmptyClusterIP(t *testing.T) {
+	w := newWorld(t)
+	w.app("app", "")
+	svc := fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: %s}\nspec: {clusterIP: \"\", ports: [{port: 80}]}\n", w.ns)
+	w.ready("app", w.push(map[string]string{"app/s.yaml": svc}))
+	w.ready("app", w.push(map[string]string{"app/s.yaml": strings.ReplaceAll(svc, "port: 80", "port: 81")}))
+}
+
+// TestTerminatingObjectIsMadeAnew: an object that its old owner's deletion left terminating is made anew by its new owner.
+func TestTerminatingObjectIsMadeAnew(t *testing.T) {
+	w := newWorld(t)
+	cm := strings.Replace(w.configMap("a", "1"), "namespace:", "finalizers: [example.com/wait], namespace:", 1)
+	w.push(map[string]string{"old/a.yaml": cm, "new/a.yaml": cm})
+	w.app("old", "")
+	w.ready("old", "")
+	w.must(w.client.Delete(w.ctx, &kustomizev1.Kustomization{ObjectMeta: w.named("old")}))
+	w.gone("old")
+	w.app("new", "")
+	w.eventually("condition", func() error {
+		for _, c := range w.kustomization("new").Status.Conditions {
+			if c.Type == "Ready" && c.Status == metav1.ConditionUnknown && strings.Contains(c.Message, "to be gone") {
+				return nil
+			}
+		}
+		return errors.New("it does not say that it waits")
+	})
+	a := &corev1.ConfigMap{ObjectMeta: w.named("a")}
+	w.edit(a, "a-person", func() { a.Finalizers = nil })
+	w.ready("new", "main@sha1:"+w.head)
+	w.value("a", "1")
+}
+
+// TestAppOfVanishedAccount: an app whose service account is gone does not hold up its deletion for ever.
+func TestAppOfVanishedAccount(t *testing.T) {
+	w := newWorld(t)
+	w.apply(`
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: deployer}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: deployer}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-admin}
+subjects: [{kind: ServiceAccount, name: deployer}]
+`)
+	w.app("app", "  serviceAccountName: deployer")
+	w.ready("app", w.push(map[string]string{"app/a.yaml": w.configMap("a", "1")}))
+	for _, u := range objects("apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: deployer}\n---\napiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {name: deployer}\n") {
+		u.SetNamespace(w.ns)
+		w.must(w.client.Delete(w.ctx, u))
+	}
+	w.must(w.client.Delete(w.ctx, &kustomizev1.Kustomization{ObjectMeta: w.named("app")}))
+	w.gone("app")
+	w.event("app", "Orphaned", "deployer")
+	w.value("a", "1")
+}

@@ -109,17 +109,6 @@ func (r *registry) sourcesWhere(match func(url string) bool) []delivery.ID {
 	return ids
 }
 
-// urls lists the URLs of all sources.
-func (r *registry) urls() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var urls []string
-	for _, s := range r.sources {
-		urls = append(urls, s.url)
-	}
-	return urls
-}
-
 // app gives an app's state and takes in its present declaration.
 func (r *registry) app(app delivery.App) *appState {
 	r.mu.Lock()
@@ -183,6 +172,14 @@ func (r *registry) setReady(id delivery.ID, ready bool, applied delivery.Revisio
 	news := !st.evaluated || st.ready != ready || st.applied != applied
 	st.evaluated, st.ready, st.applied = true, ready, applied
 	return news
+}
+
+// lookedAt tells whether a step has said how an app stands.
+func (r *registry) lookedAt(id delivery.ID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st, ok := r.apps[id]
+	return ok && st.evaluated
 }
 
 // setConflict notes whether an app waits for another to let go of an object.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -28,10 +29,17 @@ type kind[T client.Object] interface {
 	// step does one step for the object and sets its status. It neither waits nor writes to the object itself.
 	// save writes the status as it is now, for what must be in the cluster before something else is done.
 	step(ctx context.Context, obj T, save func() error) next
-	// remove makes the cluster as if the object had never been; done tells whether that is so already.
-	remove(ctx context.Context, obj T) (done bool, after time.Duration, err error)
+	// remove makes the cluster as if the object had never been.
+	remove(ctx context.Context, obj T) (removal, error)
 	// forget drops what is known of an object that is gone.
 	forget(id types.NamespacedName)
+}
+
+// removal is how far a removal has come.
+type removal struct {
+	done   bool
+	after  time.Duration // not done: look again after this long
+	events []event
 }
 
 // next is what a step leaves to do.
@@ -55,7 +63,7 @@ type shell[T client.Object] struct {
 	finalizer string
 	log       *slog.Logger
 
-	queue workqueue.TypedRateLimitingInterface[reconcile.Request] // set at start
+	queue atomic.Pointer[workqueue.TypedRateLimitingInterface[reconcile.Request]] // set at start
 
 	mu      sync.Mutex
 	written map[types.NamespacedName]T // as the server returned our last status write
@@ -63,8 +71,8 @@ type shell[T client.Object] struct {
 
 // enqueue asks for a step. It never blocks.
 func (s *shell[T]) enqueue(id delivery.ID) {
-	if s.queue != nil {
-		s.queue.Add(reconcile.Request{NamespacedName: types.NamespacedName{Namespace: id.Namespace, Name: id.Name}})
+	if q := s.queue.Load(); q != nil {
+		(*q).Add(reconcile.Request{NamespacedName: types.NamespacedName{Namespace: id.Namespace, Name: id.Name}})
 	}
 }
 
@@ -89,11 +97,11 @@ func (s *shell[T]) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result
 	before := s.copy(obj)
 	save := func() error { return s.save(ctx, &before, obj) }
 	n := s.kind.step(ctx, obj, save)
-	if err := save(); err != nil {
-		return ctrl.Result{}, err
-	}
-	for _, e := range n.events {
+	for _, e := range n.events { // of what happened, whether or not the status can be written
 		s.recorder.record(obj, e)
+	}
+	if err := save(); client.IgnoreNotFound(err) != nil {
+		return ctrl.Result{}, err
 	}
 	return ctrl.Result{RequeueAfter: n.after}, nil
 }
@@ -147,7 +155,7 @@ func (s *shell[T]) save(ctx context.Context, before *T, obj T) error {
 	}
 	out := s.copy(obj)
 	if err := s.client.Status().Patch(ctx, out, patch); err != nil {
-		return client.IgnoreNotFound(err)
+		return err
 	}
 	s.mu.Lock()
 	s.written[client.ObjectKeyFromObject(out)] = s.copy(out)
@@ -174,13 +182,16 @@ func (s *shell[T]) finalize(ctx context.Context, obj T) (ctrl.Result, error) {
 	if !controllerutil.ContainsFinalizer(obj, s.finalizer) {
 		return ctrl.Result{}, nil
 	}
-	done, after, err := s.kind.remove(ctx, obj)
+	r, err := s.kind.remove(ctx, obj)
 	if err != nil {
 		s.recorder.record(obj, event{warning: true, reason: "DeletionFailed", message: err.Error()})
 		return ctrl.Result{}, err
 	}
-	if !done {
-		return ctrl.Result{RequeueAfter: after}, nil
+	for _, e := range r.events {
+		s.recorder.record(obj, e)
+	}
+	if !r.done {
+		return ctrl.Result{RequeueAfter: r.after}, nil
 	}
 	before := s.copy(obj)
 	controllerutil.RemoveFinalizer(obj, s.finalizer)

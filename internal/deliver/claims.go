@@ -14,7 +14,7 @@ type Claims struct {
 	of    map[delivery.ID]delivery.Inventory
 }
 
-// NewClaims starts with the inventories that are in the cluster.
+// NewClaims starts empty: [Claims.Set] brings in the inventories that are in the cluster.
 func NewClaims() *Claims {
 	return &Claims{owner: map[delivery.Ref]delivery.ID{}, of: map[delivery.ID]delivery.Inventory{}}
 }

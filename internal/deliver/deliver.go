@@ -9,6 +9,7 @@
 package deliver
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -78,6 +79,7 @@ func (r Request) key() string {
 type State struct {
 	Plan    delivery.Plan
 	Health  delivery.Health
+	Going   string    // not empty: a desired object that is being deleted and has to be gone before it is made anew
 	Waiting string    // not empty: what has to be known before anything can be decided; the app is woken then
 	Retry   time.Time // when a delayed repair is due; zero: none
 	key     string
@@ -115,11 +117,15 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	want := make(delivery.Inventory, len(desired))
 	for _, obj := range desired {
 		want[obj.Ref()] = obj.GroupVersionKind().Version
+		if rec, ok := e.Live.Get(obj.Ref()); ok && rec.Deleting {
+			state.Going = obj.Ref().String()
+		}
 	}
 	synced, err := e.watch(req.App.ID, want, mem.Inventory)
 	if err != nil {
 		return state, err
 	}
+	e.addUnknown(unknown, mem.Inventory)
 	if !synced {
 		state.Waiting = "the first list of what is in the cluster"
 		return state, nil
@@ -131,7 +137,7 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 		}
 	}
 	state.Retry = earliest(mem.notBefore(), req.Now)
-	state.Health = e.health(state.Plan.Inventory)
+	state.Health = e.health(state.Plan.Inventory.Common(want))
 	return state, nil
 }
 
@@ -166,6 +172,15 @@ func (e *Engine) plan(req Request, desired []delivery.Object, unknown map[schema
 	return plan.Compute(in)
 }
 
+// addUnknown adds to unknown the kinds of an inventory that the cluster does not know in any version.
+func (e *Engine) addUnknown(unknown map[schema.GroupKind]bool, inv delivery.Inventory) {
+	for ref := range inv {
+		if _, err := e.Cluster.Mapper().RESTMapping(ref.GroupKind()); meta.IsNoMatchError(err) {
+			unknown[ref.GroupKind()] = true
+		}
+	}
+}
+
 // inSync tells from memory alone that nothing has to be done.
 func (e *Engine) inSync(app delivery.ID, mem *Memory) bool {
 	if !mem.Inventory.Equal(mem.desired) {
@@ -184,22 +199,25 @@ func (e *Engine) inSync(app delivery.ID, mem *Memory) bool {
 
 // watch sees to it that every kind of the inventories is watched; false: not everything is known yet.
 func (e *Engine) watch(app delivery.ID, inventories ...delivery.Inventory) (bool, error) {
-	kinds := map[schema.GroupKind]schema.GroupVersionKind{}
+	kinds := map[schema.GroupVersionKind]bool{}
 	for _, inv := range inventories {
 		for ref, version := range inv {
-			if _, ok := kinds[ref.GroupKind()]; !ok {
-				kinds[ref.GroupKind()] = ref.GroupKind().WithVersion(version)
-			}
+			kinds[ref.GroupKind().WithVersion(version)] = true
 		}
 	}
 	all := true
-	for _, gvk := range kinds {
+	for gvk := range kinds {
 		synced, err := e.Live.Ensure(app, []schema.GroupVersionKind{gvk})
+		if meta.IsNoMatchError(err) { // perhaps only that version is no longer served
+			if m, other := e.Cluster.Mapper().RESTMapping(gvk.GroupKind()); other == nil && m.GroupVersionKind != gvk {
+				synced, err = e.Live.Ensure(app, []schema.GroupVersionKind{m.GroupVersionKind})
+			}
+		}
 		if meta.IsNoMatchError(err) {
 			continue // the plan says so where it matters; of the old inventory, the objects went with the kind
 		}
 		if err != nil {
-			return false, fmt.Errorf("watch %s: %w", gvk.Kind, err)
+			return false, err
 		}
 		all = all && synced
 	}
@@ -275,6 +293,7 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 			delete(mem.applied, ref)
 		case r.Change.Verb == delivery.Delete:
 			delete(mem.applied, ref)
+			e.Live.Deleted(ref, r.Change.UID)
 		default:
 			res.Changes[i].NoOp = before[ref] == r.Object.GetResourceVersion()
 			rec, err := e.Live.Observe(r.Object)
@@ -285,7 +304,9 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 			mem.applied[ref] = delivery.Applied{
 				Desired: r.Change.Desired, Owned: rec.Owned, Replicas: sentReplicas(r), Autoscaled: r.Change.Autoscaled,
 			}
-			mem.countRepair(r.Change, req.Now)
+			if !res.Changes[i].NoOp {
+				mem.countRepair(r.Change, req.Now)
+			}
 		}
 		if res.Err == nil {
 			res.Err = res.Changes[i].Err
@@ -317,10 +338,7 @@ func (mem *Memory) Done(state State) {
 // Release frees the rendered objects of a pass. The caller calls it when it stops stepping, for now or for good.
 func (mem *Memory) Release() { mem.pass = rendered{} }
 
-// Forget drops what was remembered of the render, so that the next step makes it anew.
-func (mem *Memory) Forget() { mem.key = "" }
-
-// Resend drops what was remembered of the objects too, so that the next step sends every one of them.
+// Resend drops what was remembered of render and objects, so that the next step renders anew and sends every object.
 func (mem *Memory) Resend() { mem.key, mem.applied = "", nil }
 
 // Intent is the inventory that must be in the cluster before the plan is begun: what is owned and what is about to be.
@@ -334,13 +352,20 @@ func (e *Engine) Uninstall(ctx context.Context, app delivery.App, mem *Memory, n
 	}
 	app.Prune, app.Guard = true, delivery.Guard{AllowEmpty: true, MaxPrunePercent: 100}
 	p := e.plan(Request{App: app, Now: now}, nil, nil, nil, mem)
-	stage, ok := p.Next()
-	if !ok {
-		return nil, false, nil
-	}
 	user, err := e.Cluster.As(app.ID.Namespace, app.ServiceAccount)
 	if err != nil {
 		return nil, false, err
 	}
-	return apply.Stage(ctx, user, stage), false, nil
+	for _, stage := range p.Stages {
+		for _, r := range apply.Stage(ctx, user, stage) {
+			results = append(results, r)
+			if r.Err != nil {
+				err = cmp.Or(err, r.Err)
+			}
+		}
+		if err != nil { // the rights go last, and only once nothing is left that needs them
+			break
+		}
+	}
+	return results, false, err
 }

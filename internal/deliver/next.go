@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"keelson.dev/keelson/internal/delivery"
@@ -39,11 +40,13 @@ func Next(state State) Action {
 	}
 	stage, ok := state.Plan.Next()
 	switch {
+	case !ok && state.Going != "":
+		return Action{Kind: Wait, Waiting: state.Going + " to be gone: it is being deleted and will be made anew"}
 	case !ok:
 		return Action{Kind: None}
 	case len(stage.Changes) == 0:
 		return Action{Kind: Wait, Waiting: fmt.Sprintf("the CustomResourceDefinition of %s to be established", state.Plan.Awaits[0])}
-	case stage.Changes[0].Verb == delivery.Delete || stage.Name == "Prune":
+	case strings.HasPrefix(stage.Name, "Prune"):
 		return Action{Kind: Prune, Stage: stage}
 	}
 	return Action{Kind: Apply, Stage: stage}

@@ -78,26 +78,40 @@ func fitScope(app delivery.App, obj delivery.Object, namespaced bool) error {
 func clean(obj delivery.Object) error {
 	u := obj.Unstructured
 	dropServerFields(u)
-	if u.GetKind() != "Secret" || u.GetAPIVersion() != "v1" || u.Object["stringData"] == nil {
+	if u.GetKind() != "Secret" || u.GetAPIVersion() != "v1" {
 		return nil
 	}
-	text, _, err := unstructured.NestedStringMap(u.Object, "stringData")
-	if err != nil { // its text may quote a value
-		return &delivery.Fault{
-			Reason: "BuildFailed", Where: obj.Where(), Retry: delivery.OnChange,
-			Err: errors.New("stringData holds a value that is no text"), Hint: "put numbers and booleans in quotes",
-		}
+	data, err := secretMap(obj, "data")
+	if err != nil {
+		return err
 	}
-	data, _, _ := unstructured.NestedMap(u.Object, "data")
-	if data == nil {
-		data = map[string]any{}
+	text, err := secretMap(obj, "stringData")
+	if err != nil || u.Object["stringData"] == nil {
+		return err
 	}
 	for k, v := range text {
 		data[k] = base64.StdEncoding.EncodeToString([]byte(v))
 	}
-	u.Object["data"] = data
+	if err := unstructured.SetNestedStringMap(u.Object, data, "data"); err != nil {
+		return err
+	}
 	delete(u.Object, "stringData")
 	return nil
+}
+
+// secretMap reads a field of a Secret that maps keys to text. An error of the library would quote the value.
+func secretMap(obj delivery.Object, field string) (map[string]string, error) {
+	values, _, err := unstructured.NestedStringMap(obj.Object, field)
+	if err != nil && obj.Object[field] != nil {
+		return nil, &delivery.Fault{
+			Reason: "BuildFailed", Where: obj.Where(), Retry: delivery.OnChange,
+			Err: fmt.Errorf("%s holds a value that is no text", field), Hint: "put numbers and booleans in quotes",
+		}
+	}
+	if values == nil {
+		values = map[string]string{}
+	}
+	return values, nil
 }
 
 // dropServerFields removes what only the server writes.

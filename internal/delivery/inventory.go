@@ -34,6 +34,9 @@ func (inv Inventory) Minus(other Inventory) Inventory {
 	return out
 }
 
+// Common gives the entries of inv that are in other too.
+func (inv Inventory) Common(other Inventory) Inventory { return inv.Minus(inv.Minus(other)) }
+
 // Covers tells whether every entry of other is in inv.
 func (inv Inventory) Covers(other Inventory) bool {
 	for ref := range other {

@@ -75,15 +75,6 @@ type Plan struct {
 	Inventory Inventory // what we own once the plan is done
 }
 
-// Changes counts the changes that would touch the cluster.
-func (p Plan) Changes() int {
-	n := 0
-	for _, s := range p.Stages {
-		n += s.Pending()
-	}
-	return n
-}
-
 // Pending counts the stage's changes that would touch the cluster.
 func (s Stage) Pending() int {
 	n := 0

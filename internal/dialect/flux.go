@@ -183,6 +183,9 @@ func orElse(s, other string) string {
 	return s
 }
 
+// maxTimeout bounds one exchange with a repository, whatever is asked for: the number of exchanges at once is bounded too.
+const maxTimeout = 10 * time.Minute
+
 // GitRepository reads a Flux GitRepository; credentials come from its Secret ([Credentials]).
 func GitRepository(g *sourcev1.GitRepository) delivery.Source {
 	spec := &g.Spec
@@ -192,7 +195,7 @@ func GitRepository(g *sourcev1.GitRepository) delivery.Source {
 		Requested: g.Annotations[meta.ReconcileRequestAnnotation],
 	}
 	if spec.Timeout != nil {
-		src.Timeout = spec.Timeout.Duration
+		src.Timeout = min(spec.Timeout.Duration, maxTimeout)
 	}
 	if spec.Ignore != nil {
 		src.Ignore, src.HasIgnore = *spec.Ignore, true

@@ -1,5 +1,5 @@
 // Package kube is the way to a Kubernetes API server: one client and one REST mapper per cluster and user,
-// impersonation, and the errors of the API made readable.
+// and impersonation.
 package kube
 
 import (
@@ -53,6 +53,7 @@ func NewCluster(config *rest.Config) (*Cluster, error) {
 	config = rest.CopyConfig(config)
 	config.QPS, config.Burst = -1, -1
 	config.UserAgent = FieldManager
+	config.WarningHandler = rest.NoWarnings{} // the API's advice on manifests is for those who write them
 	httpClient, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
@@ -145,6 +146,19 @@ func (u *User) Resource(gvk schema.GroupVersionKind, namespace string) (dynamic.
 		return u.Dynamic.Resource(m.Resource).Namespace(namespace), nil
 	}
 	return u.Dynamic.Resource(m.Resource), nil
+}
+
+// ResourceOf is Resource for an object that is known by its ref: where its version is no longer served, another one is used.
+func (u *User) ResourceOf(ref delivery.Ref, version string) (dynamic.ResourceInterface, error) {
+	resource, err := u.Resource(ref.GroupKind().WithVersion(version), ref.Namespace)
+	if !meta.IsNoMatchError(err) {
+		return resource, err
+	}
+	m, err := u.Mapper.RESTMapping(ref.GroupKind())
+	if err != nil {
+		return nil, err
+	}
+	return u.Resource(m.GroupVersionKind, ref.Namespace)
 }
 
 // allowance is how long a positive answer of the authorizer is believed.

@@ -8,10 +8,13 @@ package live
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -41,7 +44,8 @@ type Live struct {
 	ctx     context.Context //nolint:containedctx // the watches outlive the calls that start them; this is their life, given to New
 
 	mu      sync.RWMutex
-	kinds   map[schema.GroupKind]*kindWatch
+	kinds   map[schema.GroupVersionKind]*kindWatch
+	absent  map[schema.GroupVersionKind]time.Time // kinds that the server did not know, and until when that is believed
 	objects map[delivery.Ref]delivery.Live
 	scalers map[string]delivery.Ref // "namespace/name" of a HorizontalPodAutoscaler -> its target
 	scaled  map[delivery.Ref]string // target -> "HorizontalPodAutoscaler/name"
@@ -51,16 +55,18 @@ type Live struct {
 type kindWatch struct {
 	cancel  context.CancelFunc
 	synced  bool
+	err     error                // why it has not caught up yet
 	waiting map[delivery.ID]bool // apps to tell once synced
 }
 
 var hpaKind = schema.GroupVersionKind{Group: "autoscaling", Version: "v2", Kind: "HorizontalPodAutoscaler"}
 
-// New starts with no watch but the one of autoscalers; ctx ends them all.
+// New starts without any watch; ctx ends those that come.
 func New(ctx context.Context, cluster *kube.Cluster, opts Options) *Live {
 	return &Live{
 		cluster: cluster, opts: opts, ctx: ctx,
-		kinds:   map[schema.GroupKind]*kindWatch{},
+		kinds:   map[schema.GroupVersionKind]*kindWatch{},
+		absent:  map[schema.GroupVersionKind]time.Time{},
 		objects: map[delivery.Ref]delivery.Live{},
 		scalers: map[string]delivery.Ref{},
 		scaled:  map[delivery.Ref]string{},
@@ -68,14 +74,15 @@ func New(ctx context.Context, cluster *kube.Cluster, opts Options) *Live {
 }
 
 // scalerWatch keys the unlabelled watch of all autoscalers beside the labelled ones.
-var scalerWatch = schema.GroupKind{Kind: "all HorizontalPodAutoscalers"}
+var scalerWatch = schema.GroupVersionKind{Kind: "all HorizontalPodAutoscalers"}
 
 // Ensure sees to it that the kinds are watched and tells whether everything about them is known.
-// If not, the app is notified when it is. A kind that the cluster does not have is an error (meta.IsNoMatchError).
+// If not, the app is notified when it is, or when it turns out that it cannot be: then the error says why.
+// A kind that the cluster does not have is an error (meta.IsNoMatchError).
 func (l *Live) Ensure(app delivery.ID, kinds []schema.GroupVersionKind) (bool, error) {
 	all := true
 	for _, gvk := range kinds {
-		synced, err := l.ensure(app, gvk.GroupKind(), gvk)
+		synced, err := l.ensure(app, gvk, gvk)
 		if err != nil {
 			return false, err
 		}
@@ -88,17 +95,24 @@ func (l *Live) Ensure(app delivery.ID, kinds []schema.GroupVersionKind) (bool, e
 	return all && synced, nil
 }
 
-func (l *Live) ensure(app delivery.ID, key schema.GroupKind, gvk schema.GroupVersionKind) (bool, error) {
+func (l *Live) ensure(app delivery.ID, key, gvk schema.GroupVersionKind) (bool, error) {
 	l.mu.Lock()
 	if w, ok := l.kinds[key]; ok {
 		if !w.synced {
 			w.waiting[app] = true
 		}
-		synced := w.synced
+		synced, err := w.synced, w.err
 		l.mu.Unlock()
+		if err != nil {
+			return false, fmt.Errorf("watch %s: %w", gvk.Kind, err)
+		}
 		return synced, nil
 	}
+	until, absent := l.absent[key]
 	l.mu.Unlock()
+	if absent && time.Now().Before(until) {
+		return false, &meta.NoKindMatchError{GroupKind: gvk.GroupKind(), SearchedVersions: []string{gvk.Version}}
+	}
 
 	resource, err := l.cluster.Self().Resource(gvk, "") // may ask the server: not under the lock
 	if err != nil {
@@ -121,14 +135,12 @@ func (l *Live) ensure(app delivery.ID, key schema.GroupKind, gvk schema.GroupVer
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.LabelSelector = selector
 			list, err := resource.List(ctx, o)
-			if apierrors.IsNotFound(err) { // the kind itself is gone
-				l.drop(key)
-			}
-			return list, err
+			return list, l.noted(key, err)
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.LabelSelector = selector
-			return resource.Watch(ctx, o)
+			w, err := resource.Watch(ctx, o)
+			return w, l.noted(key, err)
 		},
 	}
 	expected := &unstructured.Unstructured{}
@@ -138,15 +150,60 @@ func (l *Live) ensure(app delivery.ID, key schema.GroupKind, gvk schema.GroupVer
 	return false, nil
 }
 
-// drop ends the watch of a kind that the cluster no longer has: all its objects are gone with it.
-func (l *Live) drop(key schema.GroupKind) {
+// noted takes in how a list or watch request ended and returns the same error. The apps that wait for the watch are woken
+// to tell of it; a kind that the server does not know loses its watch.
+func (l *Live) noted(key schema.GroupVersionKind, err error) error {
+	if err == nil || l.ctx.Err() != nil {
+		return err
+	}
+	if apierrors.IsNotFound(err) {
+		l.drop(key)
+		return err
+	}
 	l.mu.Lock()
-	if w, ok := l.kinds[key]; ok {
+	defer l.mu.Unlock()
+	if w, ok := l.kinds[key]; ok && !w.synced && w.err == nil {
+		w.err = err
+		for app := range w.waiting {
+			l.opts.Notify(app, delivery.Ref{})
+		}
+	}
+	return err
+}
+
+// absence is how long the server's word that it does not know a kind is believed.
+const absence = 2 * time.Second
+
+// drop ends the watch of a kind that the cluster no longer has: all its objects are gone with it. Who waited for the watch
+// is woken once it makes sense to try again.
+func (l *Live) drop(key schema.GroupVersionKind) {
+	l.mu.Lock()
+	w, ok := l.kinds[key]
+	if ok {
 		w.cancel()
 		delete(l.kinds, key)
+		l.absent[key] = time.Now().Add(absence)
 	}
 	l.mu.Unlock()
+	if !ok {
+		return
+	}
 	(&objectStore{live: l, kind: key}).replace(nil, "")
+	time.AfterFunc(absence, func() {
+		for app := range w.waiting {
+			l.opts.Notify(app, delivery.Ref{})
+		}
+	})
+}
+
+// Deleted notes that we have just deleted an object: it is on its way out, whatever the watch still says.
+func (l *Live) Deleted(ref delivery.Ref, uid string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if rec, ok := l.objects[ref]; ok && rec.UID == uid {
+		rec.Deleting = true
+		l.objects[ref] = rec
+	}
 }
 
 // Get gives the record of an object; false: it is not there, or not labelled as ours.
@@ -165,29 +222,9 @@ func (l *Live) Scaler(ref delivery.Ref) (string, bool) {
 	return name, ok
 }
 
-// Owned lists what carries the labels of an app, in no order.
-func (l *Live) Owned(app delivery.ID) []delivery.Ref {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	var refs []delivery.Ref
-	for ref, rec := range l.objects {
-		if rec.Owner == app {
-			refs = append(refs, ref)
-		}
-	}
-	return refs
-}
-
-// Watches counts the open watches.
-func (l *Live) Watches() int {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return len(l.kinds)
-}
-
 // Observe takes in an object as the server just returned it and gives its record, without waiting for the watch.
 func (l *Live) Observe(u *unstructured.Unstructured) (delivery.Live, error) {
-	rec, err := l.record(u)
+	rec, _, err := l.record(u)
 	if err != nil {
 		return rec, err
 	}
@@ -199,11 +236,11 @@ func (l *Live) Observe(u *unstructured.Unstructured) (delivery.Live, error) {
 	return rec, nil
 }
 
-// record reduces an object to what is kept of it.
-func (l *Live) record(u *unstructured.Unstructured) (delivery.Live, error) {
+// record reduces an object to what is kept of it. applied is the API version in which we applied it; empty: we did not.
+func (l *Live) record(u *unstructured.Unstructured) (rec delivery.Live, applied string, err error) {
 	own, err := ownershipOf(u, kube.FieldManager)
 	if err != nil {
-		return delivery.Live{}, err
+		return delivery.Live{}, "", err
 	}
 	replicas, ok, _ := unstructured.NestedInt64(u.Object, "spec", "replicas")
 	if !ok {
@@ -215,7 +252,7 @@ func (l *Live) record(u *unstructured.Unstructured) (delivery.Live, error) {
 		Owned: own.hash, OwnsReplicas: own.replicas, Replicas: replicas, Rival: own.rival,
 		Health: health.Of(u), Deleting: u.GetDeletionTimestamp() != nil,
 		PruneDisabled: pruneDisabled(u), Fixed: plan.Fixed(u),
-	}, nil
+	}, own.version, nil
 }
 
 // PruneMark on an object, as a label or an annotation with the value "disabled", keeps it from being pruned (Flux).

@@ -21,6 +21,7 @@ type ownership struct {
 	hash     string // of the fields our manager applied, without spec.replicas; empty: none
 	replicas bool   // our manager owns spec.replicas
 	rival    string // the other manager that wrote last, status writes aside
+	version  string // the API version that our manager applied in, "v1"; empty: it did not
 }
 
 // ownershipOf reads managedFields: which fields the manager applied, hashed with the values they have now.
@@ -43,6 +44,7 @@ func ownershipOf(u *unstructured.Unstructured, manager string) (ownership, error
 		if err := json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields); err != nil {
 			return own, fmt.Errorf("read managedFields of %s: %w", manager, err)
 		}
+		own.version = entry.APIVersion[strings.LastIndexByte(entry.APIVersion, '/')+1:]
 		own.replicas = takeReplicas(fields)
 		h := sha256.New()
 		hashOwned(h, fields, u.Object)

@@ -9,10 +9,11 @@ import (
 	"keelson.dev/keelson/internal/delivery"
 )
 
-// objectStore is where the reflector of one kind puts what it sees: a record each, never the object.
+// objectStore is where the reflector of one kind puts what it sees: a record each, never the object. Where a kind is watched
+// in several versions, an object is recorded from the version that we applied it in: hashes of two versions differ.
 type objectStore struct {
 	live *Live
-	kind schema.GroupKind
+	kind schema.GroupVersionKind
 }
 
 func (s *objectStore) Add(obj any) error    { return s.put(obj) }
@@ -24,9 +25,12 @@ func (s *objectStore) put(obj any) error {
 	if !ok {
 		return fmt.Errorf("watch %s: unexpected %T", s.kind, obj)
 	}
-	rec, err := s.live.record(u)
+	rec, applied, err := s.live.record(u)
 	if err != nil {
 		return err
+	}
+	if applied != "" && applied != s.kind.Version {
+		return nil
 	}
 	s.live.mu.Lock()
 	old, had := s.live.objects[rec.Ref]
@@ -68,9 +72,12 @@ func (s *objectStore) Replace(list []any, version string) error {
 		if !ok {
 			return fmt.Errorf("list %s: unexpected %T", s.kind, obj)
 		}
-		rec, err := s.live.record(u)
+		rec, applied, err := s.live.record(u)
 		if err != nil {
 			return err
+		}
+		if applied != "" && applied != s.kind.Version {
+			continue
 		}
 		records = append(records, rec)
 	}
@@ -101,7 +108,7 @@ func (s *objectStore) replace(records []delivery.Live, version string) {
 		}
 	}
 	for ref, old := range s.live.objects {
-		if ref.GroupKind() == s.kind && !seen[ref] && !newer(old.ResourceVersion, version) {
+		if ref.GroupKind() == s.kind.GroupKind() && old.Version == s.kind.Version && !seen[ref] && !newer(old.ResourceVersion, version) {
 			delete(s.live.objects, ref)
 			changes = append(changes, change{ref, [2]delivery.ID{old.Owner}})
 		}
@@ -124,11 +131,11 @@ func (s *objectStore) tell(ref delivery.Ref, owners ...delivery.ID) {
 }
 
 // caughtUp marks a watch as complete and wakes the apps that wait for it.
-func (l *Live) caughtUp(key schema.GroupKind) {
+func (l *Live) caughtUp(key schema.GroupVersionKind) {
 	l.mu.Lock()
 	var waiting map[delivery.ID]bool
 	if w, ok := l.kinds[key]; ok && !w.synced {
-		w.synced = true
+		w.synced, w.err = true, nil
 		waiting, w.waiting = w.waiting, map[delivery.ID]bool{}
 	}
 	l.mu.Unlock()

@@ -68,7 +68,7 @@ func changedFixed(u *unstructured.Unstructured, live map[string]any) (path, was,
 	for _, f := range fixedFields[gk] {
 		have, known := live[f.path]
 		want, ok, _ := unstructured.NestedFieldNoCopy(u.Object, strings.Split(f.path, ".")...)
-		if !ok || !known {
+		if !ok || !known || want == nil || want == "" { // an empty value states nothing
 			continue
 		}
 		if !contains(have, want, f.exact) {

@@ -32,7 +32,7 @@ type Input struct {
 	Applied   map[delivery.Ref]delivery.Applied // what we sent last, as far as remembered
 	Inventory delivery.Inventory                // what the app owns
 	Claims    map[delivery.Ref]delivery.ID      // objects of Desired that another app owns
-	Unknown   map[schema.GroupKind]bool         // kinds of Desired that the cluster does not know
+	Unknown   map[schema.GroupKind]bool         // kinds of Desired and Inventory that the cluster does not know
 	Scaled    map[delivery.Ref]string           // objects with an autoscaler, and its name ("HorizontalPodAutoscaler/web")
 	Holds     []delivery.Hold
 	// NotBefore delays the repair of an object that keeps being undone.
@@ -67,7 +67,13 @@ func Compute(in Input) delivery.Plan {
 	}
 	gone := in.Inventory.Minus(p.Inventory)
 	prune := pruneChanges(in, gone)
-	stages[pruneStage].Changes = prune
+	for _, c := range prune {
+		i := pruneStage
+		if isRight(c.Ref) {
+			i = pruneRightsStage
+		}
+		stages[i].Changes = append(stages[i].Changes, c)
+	}
 	if block, ok := guard(in, prune); ok {
 		p.Blocks = append(p.Blocks, block)
 	}
@@ -206,6 +212,8 @@ func pruneChanges(in Input, gone delivery.Inventory) []delivery.Change {
 		switch {
 		case !in.App.Prune:
 			c.Reason = "left Git, but the app does not prune"
+		case !there && in.Unknown[ref.GroupKind()]:
+			c.Verb, c.Reason = delivery.Delegated, "left Git, but the cluster does not know its kind now"
 		case !there:
 			c.Reason = "left Git and is gone, or is no longer labelled as ours"
 		case live.Owner != in.App.ID:

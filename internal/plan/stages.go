@@ -17,10 +17,16 @@ var stageNames = []string{
 	"Namespaces",                // and namespaces be there
 	"Classes",                   // StorageClass, IngressClass, GatewayClass, …: what the rest refers to by name
 	"Objects",
-	"Prune", // last: what replaces an object is there before it goes
+	"Prune",        // what replaces an object is there before it goes
+	"Prune rights", // last: a service account may need them to delete the rest
 }
 
-const pruneStage = 4
+const pruneStage, pruneRightsStage = 4, 5
+
+// isRight tells whether an object may be what gives an app's service account its rights.
+func isRight(ref delivery.Ref) bool {
+	return ref.Group == "rbac.authorization.k8s.io" || ref.Group == "" && ref.Kind == "ServiceAccount"
+}
 
 func stageOf(ref delivery.Ref) int {
 	switch {
