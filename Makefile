@@ -46,6 +46,8 @@ up: build ## start an instance and wait until it is healthy
 down: ## stop the instance
 	@bin/keelson down
 
+test: export KEELSON_BINARY = $(CURDIR)/bin/keelson
+test: export KEELSON_CLUSTER_BINARY = $(CURDIR)/bin/keelson-cluster
 test: build ## run all tests
 	go test ./...
 	cd cluster && go test ./...

@@ -52,6 +52,9 @@ func startCluster(ctx context.Context, dir string, nodes int, log io.Writer) (*c
 	if err != nil {
 		return nil, err
 	}
+	if err := awaitUnlocked(ctx, dir); err != nil {
+		return nil, err
+	}
 	cmd := exec.Command(program, "run", "--data", dir, "--nodes", strconv.Itoa(nodes))
 	cmd.Stderr = log
 	cmd.SysProcAttr = childAttr()
@@ -88,6 +91,27 @@ func startCluster(ctx context.Context, dir string, nodes int, log io.Writer) (*c
 		return nil, errors.Join(fmt.Errorf("start the cluster: %w", err), p.stop())
 	}
 	return p, nil
+}
+
+// awaitUnlocked waits until no cluster runs on dir: one whose daemon was killed ends with it, but not in the same moment.
+func awaitUnlocked(ctx context.Context, dir string) error {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look for a running cluster: %w", err)
+	}
+	defer f.Close() // lets go of the lock
+	wait, cancel := context.WithTimeout(ctx, clusterStopTimeout)
+	defer cancel()
+	err = poll(wait, 50*time.Millisecond, func(context.Context) (bool, error) {
+		return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil, nil
+	})
+	if err != nil {
+		return hintf(fmt.Errorf("another keelson-cluster runs on %s", dir), "it is not this instance's; stop it first")
+	}
+	return nil
 }
 
 // readReady reads the line that the cluster prints once it is ready.

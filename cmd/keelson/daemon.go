@@ -53,6 +53,7 @@ type Daemon struct {
 	lister   lazyLister
 	cluster  *clusterProcess
 	failed   chan error // a part that ended by itself
+	looked   func(context.Context) (bool, error)
 }
 
 // progress is one line about a start: a step that is done or begun, or how it ended.
@@ -102,7 +103,13 @@ func (d *Daemon) start(ctx context.Context) error {
 		return err
 	}
 	if err := installCRDs(ctx, c, !d.inst.External); err != nil {
+		if d.inst.External && isUnreachable(err) {
+			return hintf(err, "the cluster of %s does not answer", d.inst.Kubeconfig)
+		}
 		return explainAPI(err)
+	}
+	if err := writeInstance(d.Data, d.inst); err != nil { // only now: a cluster that never answered is not this instance's
+		return err
 	}
 	if err := d.seed(ctx, c); err != nil {
 		return err
@@ -159,7 +166,7 @@ func (d *Daemon) serve() (err error) {
 		d.oldBase = d.inst.git(false)
 	}
 	d.inst.Port = port
-	d.pushes = make(chan string, 64)
+	d.pushes = make(chan string)
 	d.host, err = githost.New(githost.Options{Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed})
 	if err != nil {
 		return fmt.Errorf("start the Git host: %w", err)
@@ -175,14 +182,8 @@ func (d *Daemon) serve() (err error) {
 	return nil
 }
 
-// pushed passes a push on. A full queue means that the controllers are about to look at everything anyway.
-func (d *Daemon) pushed(repo string) {
-	select {
-	case d.pushes <- repo:
-	default:
-		d.Logger.Warn("push not passed on: too many at once", "repository", repo)
-	}
-}
+// pushed passes a push on, without making it wait for controllers that are still starting.
+func (d *Daemon) pushed(repo string) { go func() { d.pushes <- repo }() }
 
 // connect starts the embedded cluster, or finds the user's.
 func (d *Daemon) connect(ctx context.Context) (*rest.Config, error) {
@@ -203,11 +204,7 @@ func (d *Daemon) connect(ctx context.Context) (*rest.Config, error) {
 		}()
 		d.step("the cluster is ready")
 	}
-	config, err := loadKubeconfig(d.inst.Kubeconfig)
-	if err != nil {
-		return nil, err
-	}
-	return config, writeInstance(d.Data, d.inst)
+	return loadKubeconfig(d.inst.Kubeconfig)
 }
 
 // seed makes the sample repository and, once for each cluster, declares it there. So a cluster whose data was lost
@@ -250,14 +247,23 @@ func (d *Daemon) control(ctx context.Context) error {
 			Host:       d.host,
 			HostURL:    d.inst.git(false),
 			Pushes:     d.pushes,
-			Ready:      func() { close(ready) },
-			Logger:     d.Logger,
+			Ready: func(looked func(context.Context) (bool, error)) {
+				d.looked = looked
+				close(ready)
+			},
+			Waiting: func(holder string) {
+				d.step("waiting for the lease %s/%s: %s has it", leaseNamespace, leaseName, holder)
+			},
+			Logger: d.Logger,
 		})
 	}()
 	select {
 	case err := <-ended:
 		return fmt.Errorf("start the controllers: %w", orEnded(err))
 	case <-ready:
+	case <-time.After(d.Timeout):
+		return withCode(exitUnhealthy, hintf(fmt.Errorf("the controllers did not get to work within %s: they wait for the lease %s/%s", d.Timeout, leaseNamespace, leaseName),
+			"another keelson works on this cluster; stop it, or wait longer with --timeout"))
 	}
 	go func() {
 		if err := <-ended; ctx.Err() == nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -75,16 +76,51 @@ func stopDaemon(ctx context.Context, dir string, pid int, timeout time.Duration)
 	return err
 }
 
+// checkOurs makes sure that a directory is an instance's: its instance file is one of ours, not just one of that name.
+// A damaged one still passes if the directory is private and locked as ours are.
+func checkOurs(dir string) error {
+	refuse := func(why string) error {
+		return hintf(fmt.Errorf("%s is not an instance of keelson: %s", dir, why), "nothing was removed; --data names the instance's directory")
+	}
+	b, err := os.ReadFile(filepath.Join(dir, instanceFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return refuse("there is no instance in it")
+	}
+	if err != nil {
+		return fmt.Errorf("look for the instance: %w", err)
+	}
+	var inst instance
+	if err := json.Unmarshal(b, &inst); err != nil {
+		if _, err := os.Stat(filepath.Join(dir, lockFile)); err == nil {
+			if info, err := os.Stat(filepath.Join(dir, logDir)); err == nil && info.IsDir() && info.Mode().Perm() == 0o700 {
+				return nil
+			}
+		}
+		return refuse(instanceFile + " cannot be read as one")
+	}
+	if inst.Version == 0 || inst.Token == "" {
+		return refuse(instanceFile + " is another program's")
+	}
+	return nil
+}
+
 // purge removes what keelson made in a data directory, and the directory itself if nothing else is in it.
 func purge(dir string) error {
-	if _, err := os.Stat(filepath.Join(dir, instanceFile)); errors.Is(err, fs.ErrNotExist) {
-		return hintf(fmt.Errorf("there is no instance in %s", dir), "nothing was removed; --data names the instance's directory")
-	} else if err != nil {
-		return fmt.Errorf("look for the instance: %w", err)
+	if err := checkOurs(dir); err != nil {
+		return err
 	}
 	// The marker goes last, so that a purge that was cut short can be done again.
 	for _, name := range []string{clusterDir, gitDir, serverDir, logDir, lockFile, instanceFile} {
 		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+			return fmt.Errorf("forget the instance: %w", err)
+		}
+	}
+	leftovers, err := filepath.Glob(filepath.Join(dir, instanceFile+".*")) // of a write that was cut short
+	if err != nil {
+		return fmt.Errorf("forget the instance: %w", err)
+	}
+	for _, name := range leftovers {
+		if err := os.Remove(name); err != nil {
 			return fmt.Errorf("forget the instance: %w", err)
 		}
 	}

@@ -31,6 +31,10 @@ func (d *Daemon) waitHealthy(ctx context.Context, c client.Reader) error {
 	told := map[string]bool{}
 	var pending []string
 	err := poll(wait, 200*time.Millisecond, func(ctx context.Context) (bool, error) {
+		if looked, err := d.looked(ctx); err != nil || !looked {
+			pending = []string{"the controllers have not looked at every app yet"}
+			return false, nil //nolint:nilerr // asked again until the time is over
+		}
 		all, err := allStatus(ctx, c)
 		if err != nil {
 			return false, nil //nolint:nilerr // asked again until the time is over

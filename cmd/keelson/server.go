@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,8 +13,11 @@ import (
 	"strings"
 	"time"
 
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
@@ -37,8 +38,11 @@ type serverOptions struct {
 	Host       *githost.Host // nil: there is none
 	HostURL    string        // the host's base URL, "http://127.0.0.1:7070/git": sources below it are read straight from Host
 	Pushes     <-chan string // names of the host's repositories as they are pushed to; nil: there is no host
-	Ready      func()        // called once, when the controllers work
-	Logger     *slog.Logger
+	// Ready is called once, when the controllers work. looked tells whether they have looked at every app since.
+	Ready func(looked func(context.Context) (bool, error))
+	// Waiting is called with the holder of the lease while another one has it; nil: nobody cares.
+	Waiting func(holder string)
+	Logger  *slog.Logger
 }
 
 // runServer runs the controllers until ctx ends.
@@ -59,6 +63,13 @@ func runServer(ctx context.Context, opts serverOptions) error {
 	}
 	if _, err := cluster.Ping(ctx); err != nil {
 		return explainAPI(err)
+	}
+	for _, kind := range []schema.GroupVersionKind{
+		sourcev1.GroupVersion.WithKind(sourcev1.GitRepositoryKind), kustomizev1.GroupVersion.WithKind(kustomizev1.KustomizationKind),
+	} {
+		if _, err := cluster.Mapper().RESTMapping(kind.GroupKind(), kind.Version); err != nil {
+			return explainAPI(fmt.Errorf("look up %s: %w", kind.Kind, err))
+		}
 	}
 	render.Warm() // now, not in the first delivery
 	hosted := hostedAt(opts.Host, opts.HostURL)
@@ -85,12 +96,10 @@ func runServer(ctx context.Context, opts serverOptions) error {
 		return explainAPI(err)
 	}
 	go func() {
-		select {
-		case <-c.Elected():
-			opts.Ready()
-		case <-ctx.Done():
+		if !awaitLease(ctx, c, lease, opts.Waiting) {
 			return
 		}
+		opts.Ready(c.Looked)
 		for {
 			select {
 			case <-ctx.Done():
@@ -101,6 +110,27 @@ func runServer(ctx context.Context, opts serverOptions) error {
 		}
 	}()
 	return c.Run(ctx)
+}
+
+// awaitLease waits until the controller holds the lease, and tells meanwhile who does; false: ctx has ended.
+func awaitLease(ctx context.Context, c *controller.Controller, lease resourcelock.Interface, waiting func(holder string)) bool {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	told := ""
+	for {
+		select {
+		case <-c.Elected():
+			return true
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+		record, _, err := lease.Get(ctx)
+		if err == nil && waiting != nil && record.HolderIdentity != "" && record.HolderIdentity != lease.Identity() && record.HolderIdentity != told {
+			told = record.HolderIdentity
+			waiting(told)
+		}
+	}
 }
 
 // hostedAt tells which URLs are those of the host's own repositories, and which one each is. Userinfo does not matter.
@@ -123,8 +153,8 @@ func hostedAt(host *githost.Host, base string) func(raw string) (name string, ok
 // Where the lease is that guards against two servers on one cluster: in every cluster, in one place.
 const leaseNamespace, leaseName = "kube-system", "keelson"
 
-// newLease makes the lease's lock. Its holder is this machine with this data directory, which one process at a time has:
-// after a crash the next one takes over at once instead of waiting for the lease to run out.
+// newLease makes the lease's lock. Its holder is this data directory, which one process at a time has, by a random name that
+// is kept in it: after a crash the next one takes over at once instead of waiting for the lease to run out.
 func newLease(cluster *kube.Cluster, dataDir string) (resourcelock.Interface, error) {
 	config := rest.CopyConfig(cluster.Config())
 	config.Timeout = 5 * time.Second // a renewal that hangs must not outlast the lease
@@ -136,16 +166,32 @@ func newLease(cluster *kube.Cluster, dataDir string) (resourcelock.Interface, er
 	if err != nil {
 		return nil, fmt.Errorf("name this machine: %w", err)
 	}
-	dir, err := filepath.Abs(dataDir)
+	id, err := holderID(dataDir)
 	if err != nil {
-		return nil, fmt.Errorf("find %s: %w", dataDir, err)
+		return nil, err
 	}
-	sum := sha256.Sum256([]byte(dir))
 	return &resourcelock.LeaseLock{
 		LeaseMeta:  metav1.ObjectMeta{Namespace: leaseNamespace, Name: leaseName},
 		Client:     coordination,
-		LockConfig: resourcelock.ResourceLockConfig{Identity: host + "_" + hex.EncodeToString(sum[:6])},
+		LockConfig: resourcelock.ResourceLockConfig{Identity: host + "_" + id},
 	}, nil
+}
+
+// holderID gives the random name of a data directory and makes it at the first start.
+func holderID(dataDir string) (string, error) {
+	path := filepath.Join(dataDir, "holder")
+	b, err := os.ReadFile(path)
+	if err == nil && len(b) > 0 {
+		return string(b), nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("read the name of the lease's holder: %w", err)
+	}
+	id := newToken()[:12]
+	if err := os.WriteFile(path, []byte(id), 0o600); err != nil {
+		return "", fmt.Errorf("write the name of the lease's holder: %w", err)
+	}
+	return id, nil
 }
 
 func serverCommand(g *global) *cobra.Command {
@@ -178,7 +224,10 @@ func runServerCommand(ctx context.Context, g *global, listen string) error {
 	go func() {
 		ended <- runServer(ctx, serverOptions{
 			Kubeconfig: g.kubeconfig, DataDir: filepath.Join(g.data, serverDir), Logger: log,
-			Ready: func() { log.Info("the controllers work") },
+			Ready: func(func(context.Context) (bool, error)) { log.Info("the controllers work") },
+			Waiting: func(holder string) {
+				log.Info("waiting for the lease", "lease", leaseNamespace+"/"+leaseName, "holder", holder)
+			},
 		})
 	}()
 	log.Info("starting", "version", version)

@@ -142,6 +142,9 @@ func runUp(ctx context.Context, g *global, opts upOptions) error {
 			return err
 		}
 		fmt.Fprintln(g.err, "Keelson runs in "+g.data)
+		if opts.port > 0 && opts.port != inst.Port || g.kubeconfig != "" && g.kubeconfig != inst.Kubeconfig {
+			fmt.Fprintln(g.err, "note: --port and --kubeconfig count at a start only; keelson down stops this one")
+		}
 		return printInstance(g, opts.json, inst)
 	}
 	var child *exec.Cmd

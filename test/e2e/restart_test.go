@@ -124,7 +124,6 @@ func TestDisasterRecovery(t *testing.T) {
 
 // TestKilledDaemon: what it has started ends with it, but a little later; up waits for that.
 func TestKilledDaemon(t *testing.T) {
-	t.Skip("known defect: up does not wait for the end of the old cluster process")
 	apply(t, shared.Kubeconfig, "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: survivor, namespace: default}\n")
 	c := cloneOf(t, shared.Git+"/sample.git")
 	c.replace("overlays/dev/kustomization.yaml", "newTag: "+backendTag(t, c, "dev"), "newTag: 7.1.0-killed")

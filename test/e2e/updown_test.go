@@ -88,9 +88,6 @@ current-context: dead
 func TestPurgeRefusesForeignFolders(t *testing.T) {
 	for name, marker := range map[string]string{"no marker": "", "another program's instance.json": `{"name":"of another program"}`} {
 		t.Run(name, func(t *testing.T) {
-			if marker != "" {
-				t.Skip("known defect: any file instance.json passes for the marker")
-			}
 			in := &instance{data: t.TempDir()}
 			if marker != "" {
 				write(t, filepath.Join(in.data, "instance.json"), marker)
@@ -155,7 +152,6 @@ func TestOwnCluster(t *testing.T) {
 
 // TestTwoInstancesOnOneCluster: the second one says in time that it waits for the first.
 func TestTwoInstancesOnOneCluster(t *testing.T) {
-	t.Skip("known defect: the second up waits for the lease for ever and does not say so")
 	in := &instance{data: filepath.Join(t.TempDir(), "second")}
 	t.Cleanup(func() { in.keelson("down", "--purge") })
 	r := in.up("--kubeconfig", shared.Kubeconfig, "--port", "0", "--timeout", "3s")
@@ -167,7 +163,6 @@ func TestTwoInstancesOnOneCluster(t *testing.T) {
 
 // TestUpWaitsForWhatItSays: what was deleted while nothing ran is back when up says that everything is healthy.
 func TestUpWaitsForWhatItSays(t *testing.T) {
-	t.Skip("known defect: up believes the statuses that the last run has left")
 	in := &instance{data: filepath.Join(t.TempDir(), "own")}
 	kubeconfig := bareCluster(t)
 	if r := in.up("--kubeconfig", kubeconfig, "--port", "0"); r.code != 0 {
