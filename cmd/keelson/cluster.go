@@ -100,7 +100,7 @@ func awaitUnlocked(ctx context.Context, dir string) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("look for a running cluster: %w", err)
+		return fmt.Errorf("start the cluster: look for one that runs: %w", err)
 	}
 	defer f.Close() // lets go of the lock
 	wait, cancel := context.WithTimeout(ctx, clusterStopTimeout)

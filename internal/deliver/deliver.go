@@ -151,7 +151,7 @@ func (e *Engine) plan(req Request, desired []delivery.Object, unknown map[schema
 	}
 	for _, obj := range desired {
 		ref := obj.Ref()
-		if target, ok := live.ScaleTarget(obj.Unstructured); ok && ref.Kind == "HorizontalPodAutoscaler" {
+		if target, ok := live.ScaleTarget(obj.Unstructured); ok && ref.Kind == live.AutoscalerKind.Kind {
 			in.Scaled[target] = "HorizontalPodAutoscaler/" + ref.Namespace + "/" + ref.Name
 		}
 		if name, ok := e.Live.Scaler(ref); ok {

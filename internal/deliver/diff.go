@@ -3,6 +3,7 @@ package deliver
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -13,6 +14,7 @@ import (
 	"keelson.dev/keelson/internal/apply"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/live"
 	"keelson.dev/keelson/internal/redact"
 )
 
@@ -36,17 +38,28 @@ func (e *Engine) Diff(ctx context.Context, app delivery.App, objects []delivery.
 	if err != nil {
 		return nil, err
 	}
+	holds, _, err := marks(objects)
+	if err != nil {
+		return nil, err
+	}
+	scaled, err := e.scaleTargets(ctx, objects)
+	if err != nil {
+		return nil, err
+	}
 	var out []Difference
 	want := delivery.Inventory{}
 	for _, obj := range objects {
 		want[obj.Ref()] = obj.GroupVersionKind().Version
+		if slices.ContainsFunc(holds, func(h delivery.Hold) bool { return h.Ref == obj.Ref() }) {
+			continue
+		}
 		d := Difference{Ref: obj.Ref(), Verb: delivery.Create}
 		if unknown[obj.GroupVersionKind().GroupKind()] {
 			_, d.After = shown(nil, obj.Unstructured)
 			out = append(out, d)
 			continue
 		}
-		d, err := e.difference(ctx, user, obj, app.ID == (delivery.ID{}))
+		d, err := e.difference(ctx, user, obj, app.ID == (delivery.ID{}), scaled[obj.Ref()])
 		if err != nil {
 			return out, err
 		}
@@ -61,7 +74,7 @@ func (e *Engine) Diff(ctx context.Context, app delivery.App, objects []delivery.
 		if err != nil {
 			return out, err
 		}
-		if current == nil {
+		if current == nil || e.OwnerOf(current.GetLabels()) != app.ID || live.PruneDisabled(current) {
 			continue
 		}
 		before, _ := shown(current, nil)
@@ -72,7 +85,7 @@ func (e *Engine) Diff(ctx context.Context, app delivery.App, objects []delivery.
 
 // difference asks the server what one apply would make of an object. An object that no app is named for is compared as
 // the app's that owns it in the cluster.
-func (e *Engine) difference(ctx context.Context, user *kube.User, obj delivery.Object, adopt bool) (Difference, error) {
+func (e *Engine) difference(ctx context.Context, user *kube.User, obj delivery.Object, adopt, scaled bool) (Difference, error) {
 	d := Difference{Ref: obj.Ref(), Verb: delivery.Create}
 	current, err := get(ctx, e.Cluster.Self(), obj.Ref(), obj.GroupVersionKind().Version) // reading is the caller's own business
 	if err != nil {
@@ -82,6 +95,9 @@ func (e *Engine) difference(ctx context.Context, user *kube.User, obj delivery.O
 		if owner := e.OwnerOf(current.GetLabels()); owner != (delivery.ID{}) {
 			e.Label(owner, obj)
 		}
+	}
+	if scaled {
+		obj = withReplicasOf(obj, current)
 	}
 	merged, err := apply.Send(ctx, user, obj, true)
 	if current == nil && apierrors.IsNotFound(err) { // its namespace is to be created with it
@@ -101,8 +117,48 @@ func (e *Engine) difference(ctx context.Context, user *kube.User, obj delivery.O
 	return d, nil
 }
 
+// scaleTargets finds what autoscalers scale: those in the cluster, and those among the objects.
+func (e *Engine) scaleTargets(ctx context.Context, objects []delivery.Object) (map[delivery.Ref]bool, error) {
+	targets := map[delivery.Ref]bool{}
+	note := func(u *unstructured.Unstructured) {
+		if ref, ok := live.ScaleTarget(u); ok {
+			targets[ref] = true
+		}
+	}
+	for _, obj := range objects {
+		if obj.GetKind() == live.AutoscalerKind.Kind {
+			note(obj.Unstructured)
+		}
+	}
+	resource, err := e.Cluster.Self().Resource(live.AutoscalerKind, "")
+	if err != nil {
+		return nil, fmt.Errorf("look up autoscalers: %w", err)
+	}
+	list, err := resource.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list autoscalers: %w", err)
+	}
+	for i := range list.Items {
+		note(&list.Items[i])
+	}
+	return targets, nil
+}
+
+// withReplicasOf gives obj with the number of replicas that is there, since an autoscaler decides it.
+func withReplicasOf(obj delivery.Object, current *unstructured.Unstructured) delivery.Object {
+	obj.Unstructured = obj.DeepCopy()
+	unstructured.RemoveNestedField(obj.Object, "spec", "replicas")
+	if current == nil {
+		return obj
+	}
+	if n, ok, _ := unstructured.NestedInt64(current.Object, "spec", "replicas"); ok {
+		_ = unstructured.SetNestedField(obj.Object, n, "spec", "replicas")
+	}
+	return obj
+}
+
 func get(ctx context.Context, user *kube.User, ref delivery.Ref, version string) (*unstructured.Unstructured, error) {
-	resource, err := user.Resource(ref.GroupKind().WithVersion(version), ref.Namespace)
+	resource, err := user.ResourceOf(ref, version)
 	if meta.IsNoMatchError(err) {
 		return nil, nil
 	}

@@ -59,7 +59,8 @@ type kindWatch struct {
 	waiting map[delivery.ID]bool // apps to tell once synced
 }
 
-var hpaKind = schema.GroupVersionKind{Group: "autoscaling", Version: "v2", Kind: "HorizontalPodAutoscaler"}
+// AutoscalerKind is the kind of Kubernetes' own autoscalers; others make objects of it.
+var AutoscalerKind = schema.GroupVersionKind{Group: "autoscaling", Version: "v2", Kind: "HorizontalPodAutoscaler"}
 
 // New starts without any watch; ctx ends those that come.
 func New(ctx context.Context, cluster *kube.Cluster, opts Options) *Live {
@@ -88,7 +89,7 @@ func (l *Live) Ensure(app delivery.ID, kinds []schema.GroupVersionKind) (bool, e
 		}
 		all = all && synced
 	}
-	synced, err := l.ensure(app, scalerWatch, hpaKind)
+	synced, err := l.ensure(app, scalerWatch, AutoscalerKind)
 	if err != nil {
 		return false, err
 	}
@@ -251,14 +252,15 @@ func (l *Live) record(u *unstructured.Unstructured) (rec delivery.Live, applied 
 		ResourceVersion: u.GetResourceVersion(), Owner: l.opts.OwnerOf(u.GetLabels()),
 		Owned: own.hash, OwnsReplicas: own.replicas, Replicas: replicas, Rival: own.rival,
 		Health: health.Of(u), Deleting: u.GetDeletionTimestamp() != nil,
-		PruneDisabled: pruneDisabled(u), Fixed: plan.Fixed(u),
+		PruneDisabled: PruneDisabled(u), Fixed: plan.Fixed(u),
 	}, own.version, nil
 }
 
 // PruneMark on an object, as a label or an annotation with the value "disabled", keeps it from being pruned (Flux).
 const PruneMark = "kustomize.toolkit.fluxcd.io/prune"
 
-func pruneDisabled(u *unstructured.Unstructured) bool {
+// PruneDisabled tells whether an object carries the mark.
+func PruneDisabled(u *unstructured.Unstructured) bool {
 	return u.GetLabels()[PruneMark] == "disabled" || u.GetAnnotations()[PruneMark] == "disabled"
 }
 
