@@ -84,7 +84,7 @@ func checkOurs(dir string) error {
 	}
 	b, err := os.ReadFile(filepath.Join(dir, instanceFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return refuse("there is no instance in it")
+		return hintf(fmt.Errorf("there is no instance in %s", dir), "nothing was removed; --data names the instance's directory")
 	}
 	if err != nil {
 		return fmt.Errorf("look for the instance: %w", err)

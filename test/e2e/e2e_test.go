@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -99,10 +98,13 @@ func programs(dir string) error {
 	return place(cluster, filepath.Join(dir, "keelson-cluster"))
 }
 
-// root is the folder of the repository under test.
+// root is the folder of the repository under test; the tests' working directory lies in it.
 func root() string {
-	_, here, _, _ := runtime.Caller(0)
-	return filepath.Dir(filepath.Dir(filepath.Dir(here)))
+	dir, err := testcluster.Root()
+	if err != nil {
+		panic(err)
+	}
+	return dir
 }
 
 // place links a program to another name, or copies it where a link is not possible.

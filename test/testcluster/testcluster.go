@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"syscall"
 	"time"
 
@@ -56,13 +55,32 @@ func Main(m Tests, cluster **Cluster) int {
 	return m.Run()
 }
 
+// Root gives the folder of the repository: the one at or above the working directory that holds go.work.
+// (The names of source files do not tell it: tests are built with -trimpath.)
+func Root() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for at := dir; ; at = filepath.Dir(at) {
+		if _, err := os.Stat(filepath.Join(at, "go.work")); err == nil {
+			return at, nil
+		}
+		if at == filepath.Dir(at) {
+			return "", fmt.Errorf("%s is not in the repository", dir)
+		}
+	}
+}
+
 // Binary gives the path of keelson-cluster and builds it where it is not given; the build cache makes that quick.
 func Binary(ctx context.Context) (string, error) {
 	if path := os.Getenv(BinaryVariable); path != "" {
 		return path, nil
 	}
-	_, here, _, _ := runtime.Caller(0)
-	root := filepath.Dir(filepath.Dir(filepath.Dir(here)))
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
 	path := filepath.Join(root, "bin", "keelson-cluster")
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return "", err
