@@ -29,6 +29,7 @@ import (
 
 // Engine delivers apps to one cluster.
 type Engine struct {
+	Key     delivery.Key // of hashes; the same as that of Live
 	Cluster *kube.Cluster
 	Live    *live.Live
 	Claims  *Claims
@@ -144,7 +145,7 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 // plan gathers the plan's input from memory.
 func (e *Engine) plan(req Request, desired []delivery.Object, unknown map[schema.GroupKind]bool, holds []delivery.Hold, mem *Memory) delivery.Plan {
 	in := plan.Input{
-		App: req.App, Revision: req.Snapshot.Revision, Desired: desired,
+		Key: e.Key, App: req.App, Revision: req.Snapshot.Revision, Desired: desired,
 		Live: map[delivery.Ref]delivery.Live{}, Applied: mem.applied, Inventory: mem.Inventory,
 		Claims: map[delivery.Ref]delivery.ID{}, Scaled: map[delivery.Ref]string{},
 		Unknown: unknown, Holds: holds, NotBefore: mem.notBefore(), Now: req.Now,

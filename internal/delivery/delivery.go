@@ -106,10 +106,12 @@ type Source struct {
 //
 // FS is rooted at the repository's root and leaves out what the source ignores. Opening a path
 // follows symbolic links inside the tree; one that leaves the repository is an error that wraps
-// [ErrEscapes]. Digest identifies the visible content: equal digests mean equal trees.
+// [ErrEscapes]. Digest identifies the visible content: equal digests mean equal trees. Rules identifies what is left out:
+// where two snapshots of one source have the same Rules, folders with the same object id look the same.
 type Snapshot struct {
 	Revision Revision
 	Digest   string
+	Rules    string
 	FS       fs.FS
 }
 
@@ -151,6 +153,7 @@ type VarsRef struct {
 // App is anything that is reconciled: its declaration in our own words.
 type App struct {
 	ID             ID
+	UID            string // of the declaration: one that is made anew under the same name is another app
 	Generation     int64
 	Source         ID
 	Build          Build

@@ -7,10 +7,10 @@ type Live struct {
 	Version         string // the API version it is watched in ("v1")
 	UID             string
 	ResourceVersion string
-	Owner           ID     // the app named by its labels; zero: none
-	Owned           string // hash of the fields our field manager owns, spec.replicas left out; empty: it owns none
-	OwnsReplicas    bool   // our field manager owns spec.replicas
-	Replicas        int64  // live spec.replicas; -1 where there is none
+	Owner           ID    // the app named by its labels; zero: none
+	Owned           Hash  // hash of the fields our field manager owns, spec.replicas left out; zero: it owns none
+	OwnsReplicas    bool  // our field manager owns spec.replicas
+	Replicas        int64 // live spec.replicas; -1 where there is none
 	Health          Health
 	Deleting        bool           // it has a deletion timestamp
 	PruneDisabled   bool           // labelled or annotated to survive pruning
@@ -21,10 +21,10 @@ type Live struct {
 // Applied is what one apply of an object left behind: enough to tell later, from memory,
 // whether the object is still as we want it.
 type Applied struct {
-	Desired    string // hash of what was sent
-	Owned      string // [Live.Owned] of the server's answer
-	Replicas   int64  // spec.replicas as sent; -1: not sent
-	Autoscaled bool   // spec.replicas was left to an autoscaler
+	Desired    Hash  // hash of what was sent
+	Owned      Hash  // [Live.Owned] of the server's answer
+	Replicas   int64 // spec.replicas as sent; -1: not sent
+	Autoscaled bool  // spec.replicas was left to an autoscaler
 }
 
 // Verb is what a change does to one object.
@@ -48,7 +48,7 @@ type Change struct {
 	Verb    Verb
 	Reason  string  // why, as a phrase: "changed in Git", "deleted in the cluster"
 	Object  *Object // what to send (create, update, repair); nil otherwise
-	Desired string  // hash of Object
+	Desired Hash    // hash of Object
 	// Autoscaled says that spec.replicas is left to an autoscaler.
 	Autoscaled bool
 	UID        string // of the live object to delete

@@ -59,6 +59,7 @@ func Kustomization(k *kustomizev1.Kustomization) (delivery.App, error) {
 	spec := &k.Spec
 	app := delivery.App{
 		ID:         delivery.ID{Kind: kustomizev1.KustomizationKind, Namespace: k.Namespace, Name: k.Name},
+		UID:        string(k.UID),
 		Generation: k.Generation,
 		Source: delivery.ID{
 			Kind: spec.SourceRef.Kind, Namespace: orElse(spec.SourceRef.Namespace, k.Namespace), Name: spec.SourceRef.Name,

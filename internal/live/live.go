@@ -30,6 +30,7 @@ import (
 
 // Options say what is ours and whom to tell.
 type Options struct {
+	Key      delivery.Key                               // of the hashes in the records
 	Selector string                                     // label selector of the objects to watch
 	OwnerOf  func(labels map[string]string) delivery.ID // the app that an object's labels name
 	// Notify is called after the record of an object changed in a way that matters (there or not, drifted, health,
@@ -239,7 +240,7 @@ func (l *Live) Observe(u *unstructured.Unstructured) (delivery.Live, error) {
 
 // record reduces an object to what is kept of it. applied is the API version in which we applied it; empty: we did not.
 func (l *Live) record(u *unstructured.Unstructured) (rec delivery.Live, applied string, err error) {
-	own, err := ownershipOf(u, kube.FieldManager)
+	own, err := ownershipOf(l.opts.Key, u, kube.FieldManager)
 	if err != nil {
 		return delivery.Live{}, "", err
 	}

@@ -2,8 +2,8 @@ package live
 
 import (
 	"bytes"
+	"crypto/hmac"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"hash"
@@ -14,20 +14,22 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"keelson.dev/keelson/internal/delivery"
 )
 
 // ownership is what managedFields tell about one object from our point of view.
 type ownership struct {
-	hash     string // of the fields our manager applied, without spec.replicas; empty: none
-	replicas bool   // our manager owns spec.replicas
-	rival    string // the other manager that wrote last, status writes aside
-	version  string // the API version that our manager applied in, "v1"; empty: it did not
+	hash     delivery.Hash // of the fields our manager applied, without spec.replicas; zero: none
+	replicas bool          // our manager owns spec.replicas
+	rival    string        // the other manager that wrote last, status writes aside
+	version  string        // the API version that our manager applied in, "v1"; empty: it did not
 }
 
 // ownershipOf reads managedFields: which fields the manager applied, hashed with the values they have now.
 // A field that someone else has since changed or removed is no longer in our set (structured merge diff takes it
 // away on conflict), so it changes the hash; a field that somebody else added is not in it, so it does not.
-func ownershipOf(u *unstructured.Unstructured, manager string) (ownership, error) {
+func ownershipOf(key delivery.Key, u *unstructured.Unstructured, manager string) (ownership, error) {
 	var own ownership
 	var rivalTime metav1.Time
 	for _, entry := range u.GetManagedFields() {
@@ -46,9 +48,9 @@ func ownershipOf(u *unstructured.Unstructured, manager string) (ownership, error
 		}
 		own.version = entry.APIVersion[strings.LastIndexByte(entry.APIVersion, '/')+1:]
 		own.replicas = takeReplicas(fields)
-		h := sha256.New()
+		h := hmac.New(sha256.New, key)
 		hashOwned(h, fields, u.Object)
-		own.hash = hex.EncodeToString(h.Sum(nil)[:16])
+		own.hash = delivery.Hash(h.Sum(nil)[:len(own.hash)])
 	}
 	return own, nil
 }

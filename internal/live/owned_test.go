@@ -5,6 +5,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
+
+	"keelson.dev/keelson/internal/delivery"
 )
 
 // deployment is an object as the server returns it: our manager's fields, an autoscaler's, a person's.
@@ -85,13 +87,13 @@ func TestOwnershipOf(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			before, err := ownershipOf(parse(t, deployment), "keelson")
+			before, err := ownershipOf(nil, parse(t, deployment), "keelson")
 			if err != nil {
 				t.Fatal(err)
 			}
 			u := parse(t, deployment)
 			tt.change(u)
-			after, err := ownershipOf(u, "keelson")
+			after, err := ownershipOf(nil, u, "keelson")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -106,8 +108,8 @@ func TestOwnershipOf(t *testing.T) {
 }
 
 func TestOwnershipOfForeignObject(t *testing.T) {
-	own, err := ownershipOf(parse(t, deployment), "somebody-else")
-	if err != nil || own.hash != "" || own.replicas {
+	own, err := ownershipOf(nil, parse(t, deployment), "somebody-else")
+	if err != nil || own.hash != (delivery.Hash{}) || own.replicas {
 		t.Errorf("ownership = %+v, %v; want none", own, err)
 	}
 }

@@ -25,6 +25,7 @@ import (
 
 // Input is everything a plan is made of.
 type Input struct {
+	Key       delivery.Key // of the hashes of Live and Applied
 	App       delivery.App
 	Revision  delivery.Revision
 	Desired   []delivery.Object                 // what the commit wants, labels of ownership set
@@ -145,7 +146,7 @@ func changeOf(in Input, obj delivery.Object) delivery.Change {
 		obj = leaveReplicas(obj, live, there)
 		c.Autoscaled = true
 	}
-	c.Object, c.Desired = &obj, Hash(obj.Unstructured)
+	c.Object, c.Desired = &obj, Hash(in.Key, obj.Unstructured)
 	last, sent := in.Applied[ref]
 	c.Verb, c.Reason = verdict(last, sent, live, there, c)
 	switch {

@@ -56,6 +56,9 @@ type liveObject struct {
 
 var now = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 
+// asApplied is the hash of the fields of every live object that nobody has edited.
+var asApplied = delivery.Hash{1}
+
 func TestCompute(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -108,7 +111,7 @@ func input(t *testing.T, raw []byte) plan.Input {
 	for _, l := range s.Live {
 		u := &unstructured.Unstructured{Object: canonical(t, l.Object)}
 		rec := delivery.Live{
-			Ref: delivery.RefOf(u), UID: "uid", Owner: appID(l.Owner), Owned: "as applied", Replicas: -1, OwnsReplicas: l.OwnsReplicas,
+			Ref: delivery.RefOf(u), UID: "uid", Owner: appID(l.Owner), Owned: asApplied, Replicas: -1, OwnsReplicas: l.OwnsReplicas,
 			Deleting: l.Deleting, PruneDisabled: l.PruneDisabled, Rival: l.Rival, Fixed: plan.Fixed(u),
 		}
 		if l.Replicas != nil {
@@ -118,15 +121,15 @@ func input(t *testing.T, raw []byte) plan.Input {
 	}
 	for _, obj := range in.Desired {
 		name := obj.Ref().String()
-		sent := delivery.Applied{Desired: plan.Hash(obj.Unstructured), Owned: "as applied", Replicas: -1}
+		sent := delivery.Applied{Desired: plan.Hash(nil, obj.Unstructured), Owned: asApplied, Replicas: -1}
 		if n, ok, _ := unstructured.NestedInt64(obj.Object, "spec", "replicas"); ok {
 			sent.Replicas = n
 		}
 		switch {
 		case slices.Contains(s.Edited, name):
-			sent.Owned = "otherwise"
+			sent.Owned = delivery.Hash{2}
 		case slices.Contains(s.Outdated, name):
-			sent.Desired = "something else"
+			sent.Desired = delivery.Hash{3}
 		case !slices.Contains(s.Applied, name):
 			continue
 		}

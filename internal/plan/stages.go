@@ -1,8 +1,6 @@
 package plan
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"strings"
 
@@ -41,11 +39,10 @@ func stageOf(ref delivery.Ref) int {
 }
 
 // Hash identifies what would be sent. JSON of a map has sorted keys, so equal objects hash equal.
-func Hash(u *unstructured.Unstructured) string {
+func Hash(key delivery.Key, u *unstructured.Unstructured) delivery.Hash {
 	b, err := json.Marshal(u.Object)
-	if err != nil { // cannot happen for decoded YAML; differ from everything if it does
-		return "unhashable: " + err.Error()
+	if err != nil { // cannot happen for decoded YAML; it hashes like its error, which the API server would refuse
+		b = []byte(err.Error())
 	}
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:16])
+	return key.Hash(b)
 }
