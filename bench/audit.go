@@ -2,9 +2,13 @@ package main
 
 import (
 	"bufio"
+	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -40,6 +44,65 @@ func (t traffic) total() int {
 	return n
 }
 
+// writes counts what changes something.
+func (t traffic) writes() int {
+	n := 0
+	for what, c := range t.byApps {
+		switch verb, _, _ := strings.Cut(what, " "); verb {
+		case "get", "list", "watch":
+		default:
+			n += c
+		}
+	}
+	return n
+}
+
+// byVerb counts requests, watches too, by their verbs alone.
+func (t traffic) byVerb() map[string]int {
+	verbs := map[string]int{}
+	for _, m := range []map[string]int{t.byApps, t.other} {
+		for what, c := range m {
+			verb, resource, _ := strings.Cut(what, " ")
+			if resource == leases {
+				verb = "lease"
+			}
+			verbs[verb] += c
+		}
+	}
+	return verbs
+}
+
+// trafficIn reads a cluster's audit log, and what of it was put aside when it got large.
+func trafficIn(ctx context.Context, auditLog string, from, to time.Time) (traffic, error) {
+	if err := pause(ctx, time.Second); err != nil { // it is written a moment after the answer
+		return traffic{}, err
+	}
+	ext := filepath.Ext(auditLog)
+	aside, err := filepath.Glob(strings.TrimSuffix(auditLog, ext) + "-*" + ext)
+	if err != nil {
+		return traffic{}, err
+	}
+	all := traffic{map[string]int{}, map[string]int{}}
+	for _, name := range append(aside, auditLog) {
+		f, err := os.Open(name)
+		if err != nil {
+			return traffic{}, err
+		}
+		t, err := readTraffic(f, from, to)
+		f.Close()
+		if err != nil {
+			return traffic{}, err
+		}
+		for what, n := range t.byApps {
+			all.byApps[what] += n
+		}
+		for what, n := range t.other {
+			all.other[what] += n
+		}
+	}
+	return all, nil
+}
+
 // readTraffic reads an audit log, one event a line, and counts Keelson's requests that were received in the window.
 // A last line that is not complete yet is left out.
 func readTraffic(log io.Reader, from, to time.Time) (traffic, error) {
@@ -53,6 +116,9 @@ func readTraffic(log io.Reader, from, to time.Time) (traffic, error) {
 		}
 		if err != nil {
 			return t, err
+		}
+		if !bytes.Contains(line, []byte("keelson")) { // most lines are not worth the parsing
+			continue
 		}
 		var e auditEvent
 		if err := json.Unmarshal(line, &e); err != nil {
@@ -77,14 +143,19 @@ func isKeelson(userAgent string) bool {
 
 // excused tells which requests no app causes: the lease, and a watch that the server had ended.
 func (e auditEvent) excused() bool {
-	return e.Verb == "watch" || e.ObjectRef != nil && e.ObjectRef.APIGroup == "coordination.k8s.io" && e.ObjectRef.Resource == "leases"
+	return e.Verb == "watch" || e.resource() == leases
 }
 
-func (e auditEvent) String() string {
+// leases is what the lease's resource is called here.
+const leases = "leases.coordination.k8s.io"
+
+func (e auditEvent) String() string { return e.Verb + " " + e.resource() }
+
+func (e auditEvent) resource() string {
 	if e.ObjectRef == nil {
-		return e.Verb + " " + e.URI
+		return e.URI
 	}
-	s := e.Verb + " " + e.ObjectRef.Resource
+	s := e.ObjectRef.Resource
 	if e.ObjectRef.APIGroup != "" {
 		s += "." + e.ObjectRef.APIGroup
 	}

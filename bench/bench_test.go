@@ -36,9 +36,9 @@ func TestSummarize(t *testing.T) {
 func TestTableNamesWhatIsMissed(t *testing.T) {
 	var b bytes.Buffer
 	err := printTable(&b, []Result{
-		summarize(Result{Name: "push", Unit: "ms", Target: atMost(150), Floor: "floor", Load: 0.5}, []float64{151}),
+		summarize(Result{Name: "push", Unit: "ms", Target: target(150), Floor: "floor", Load: 0.5}, []float64{151}),
 		summarize(Result{Name: "floor", Unit: "ms", Load: 0.5}, []float64{10}),
-		summarize(Result{Name: "requests", Unit: "requests", Target: atMost(0), Load: 0.5}, []float64{0}),
+		summarize(Result{Name: "requests", Unit: "requests", Target: target(0), Load: 0.5}, []float64{0}),
 	})
 	if err != nil {
 		t.Fatal(err)

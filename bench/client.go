@@ -57,6 +57,10 @@ func (c client) create(ctx context.Context, resource schema.GroupVersionResource
 	if err := yaml.Unmarshal([]byte(document), &u.Object); err != nil {
 		return fmt.Errorf("read document: %w", err)
 	}
+	return c.createObject(ctx, resource, u)
+}
+
+func (c client) createObject(ctx context.Context, resource schema.GroupVersionResource, u *unstructured.Unstructured) error {
 	_, err := c.dynamic.Resource(resource).Namespace(u.GetNamespace()).Create(ctx, u, metav1.CreateOptions{FieldManager: fieldManager})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create %s %s: %w", u.GetKind(), u.GetName(), err)
@@ -107,7 +111,11 @@ func (c client) installCRDs(ctx context.Context) error {
 
 // poll asks until it is so; what names the thing in the error.
 func (c client) poll(ctx context.Context, what string, done func() (bool, error)) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, readyLimit, fmt.Errorf("%s: not ready within %s", what, readyLimit))
+	return c.pollFor(ctx, readyLimit, what, done)
+}
+
+func (c client) pollFor(ctx context.Context, limit time.Duration, what string, done func() (bool, error)) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s: not ready within %s", what, limit))
 	defer cancel()
 	for {
 		if ok, err := done(); ok || err != nil {
@@ -173,28 +181,56 @@ func (c client) observe(ctx context.Context, resource schema.GroupVersionResourc
 	if err != nil {
 		return nil, fmt.Errorf("list %s: %w", resource.Resource, err)
 	}
-	hour := int64(3600)
-	w, err := r.Watch(ctx, metav1.ListOptions{ResourceVersion: list.GetResourceVersion(), TimeoutSeconds: &hour})
-	if err != nil {
-		return nil, fmt.Errorf("watch %s: %w", resource.Resource, err)
-	}
-	o := &observer{more: make(chan struct{}), stop: w.Stop}
+	ctx, cancel := context.WithCancel(ctx)
+	o := &observer{more: make(chan struct{}), stop: cancel}
 	for i := range list.Items {
-		o.events = append(o.events, event{time.Now(), watch.Added, &list.Items[i]})
+		o.events = append(o.events, event{time.Now(), watch.Added, shrink(&list.Items[i])})
 	}
-	go func() {
+	w, err := watchFrom(ctx, r, list.GetResourceVersion())
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	go func() { o.note(nil, o.follow(ctx, r, w, list.GetResourceVersion())) }()
+	return o, nil
+}
+
+func watchFrom(ctx context.Context, r dynamic.ResourceInterface, version string) (watch.Interface, error) {
+	hour := int64(3600)
+	w, err := r.Watch(ctx, metav1.ListOptions{ResourceVersion: version, TimeoutSeconds: &hour})
+	if err != nil {
+		return nil, fmt.Errorf("watch from %s: %w", version, err)
+	}
+	return w, nil
+}
+
+// follow notes what a watch tells until ctx ends. A busy API server may end a watch; it goes on where it has ended.
+func (o *observer) follow(ctx context.Context, r dynamic.ResourceInterface, w watch.Interface, version string) (err error) {
+	for {
 		for e := range w.ResultChan() {
 			at := time.Now()
 			u, ok := e.Object.(*unstructured.Unstructured)
 			if !ok || e.Type == watch.Error {
-				o.note(nil, apierrors.FromObject(e.Object))
-				return
+				w.Stop()
+				return apierrors.FromObject(e.Object)
 			}
-			o.note(&event{at, e.Type, u}, nil)
+			version = u.GetResourceVersion()
+			o.note(&event{at, e.Type, shrink(u)}, nil)
 		}
-		o.note(nil, errors.New("the API server ended the watch"))
-	}()
-	return o, nil
+		if ctx.Err() != nil {
+			return errors.New("the watch was stopped")
+		}
+		if w, err = watchFrom(ctx, r, version); err != nil {
+			return err
+		}
+	}
+}
+
+// shrink drops what nobody here asks for and most of an event consists of.
+func shrink(u *unstructured.Unstructured) *unstructured.Unstructured {
+	unstructured.RemoveNestedField(u.Object, "metadata", "managedFields")
+	unstructured.RemoveNestedField(u.Object, "status", "inventory")
+	return u
 }
 
 func (o *observer) note(e *event, err error) {
@@ -217,7 +253,11 @@ func (o *observer) mark() int {
 
 // await gives the first event since a mark that matches, and the mark behind it.
 func (o *observer) await(ctx context.Context, mark int, what string, match func(event) bool) (event, int, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, readyLimit, fmt.Errorf("%s: not seen within %s", what, readyLimit))
+	return o.awaitFor(ctx, readyLimit, mark, what, match)
+}
+
+func (o *observer) awaitFor(ctx context.Context, limit time.Duration, mark int, what string, match func(event) bool) (event, int, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s: not seen within %s", what, limit))
 	defer cancel()
 	for {
 		o.mu.Lock()
@@ -237,4 +277,25 @@ func (o *observer) await(ctx context.Context, mark int, what string, match func(
 			return event{}, mark, context.Cause(ctx)
 		}
 	}
+}
+
+// awaitEach waits until n different things have been seen since a mark, and gives the time of the last one. match tells
+// what an event shows, by any name.
+func (o *observer) awaitEach(ctx context.Context, mark int, what string, n int, match func(event) (name string, ok bool)) (time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, fleetLimit)
+	defer cancel()
+	seen := map[string]bool{}
+	var last time.Time
+	for len(seen) < n {
+		e, next, err := o.awaitFor(ctx, fleetLimit, mark, what, func(e event) bool {
+			name, ok := match(e)
+			return ok && !seen[name]
+		})
+		if err != nil {
+			return last, fmt.Errorf("%d of %d: %w", len(seen), n, err)
+		}
+		name, _ := match(e)
+		seen[name], mark, last = true, next, e.at
+	}
+	return last, nil
 }

@@ -81,6 +81,72 @@ func cpuTime(stat []byte) (time.Duration, error) {
 	return time.Duration(user+system) * tick, errors.Join(err1, err2)
 }
 
+// cpuUse is CPU time by the name of a program or of a component of the cluster.
+type cpuUse map[string]time.Duration
+
+func (c cpuUse) sub(before cpuUse) cpuUse {
+	use := cpuUse{}
+	for name, d := range c {
+		use[name] = d - before[name]
+	}
+	return use
+}
+
+func (c cpuUse) total() (sum time.Duration) {
+	for _, d := range c {
+		sum += d
+	}
+	return sum
+}
+
+// cluster is the sum of all that is not Keelson.
+func (c cpuUse) cluster() time.Duration { return c.total() - c[keelsonCPU] }
+
+// childrenCPU is the CPU time of a running cluster's processes, by component: the supervisor and its children.
+func childrenCPU(pid int) (cpuUse, error) {
+	own, err := cpuOf(pid)
+	if err != nil {
+		return nil, err
+	}
+	use := cpuUse{"supervisor": own}
+	// A thread has the children that it has started; a Go program may start them from any.
+	lists, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(pid), "task", "*", "children"))
+	if err != nil {
+		return nil, err
+	}
+	for _, list := range lists {
+		text, err := os.ReadFile(list)
+		if err != nil {
+			continue // the thread has ended; its children are another one's now
+		}
+		for _, child := range strings.Fields(string(text)) {
+			id, err := strconv.Atoi(child)
+			if err != nil {
+				return nil, fmt.Errorf("%s is malformed: %q", list, child)
+			}
+			spent, err1 := cpuOf(id)
+			args, err2 := os.ReadFile(filepath.Join("/proc", child, "cmdline"))
+			if err := errors.Join(err1, err2); err != nil {
+				return nil, err
+			}
+			use[componentOf(args)] += spent
+		}
+	}
+	if len(use) == 1 {
+		return nil, fmt.Errorf("process %d has no children: it is no cluster, or this kernel does not list them", pid)
+	}
+	return use, nil
+}
+
+// componentOf names the component by the command line of its process: PROGRAM component NAME …
+func componentOf(cmdline []byte) string {
+	args := strings.Split(string(cmdline), "\x00")
+	if len(args) > 2 {
+		return args[2]
+	}
+	return filepath.Base(args[0])
+}
+
 // usage is what one run of a command took.
 type usage struct {
 	Wall     time.Duration `json:"wall"`

@@ -20,6 +20,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -29,12 +30,17 @@ import (
 type bench struct {
 	keelson, cluster string // paths
 	runs             int
+	coldRuns         int           // of each size
+	commits          int           // samples of a commit to the fleet
+	sizes            []int         // of the fleets, ascending
+	repositories     int           // that a fleet is spread over
 	window           time.Duration // of the steady state
 	dir              string        // temporary; everything is in it
 	lines            io.Writer     // gets the JSON lines
 	results          []Result
 
 	shared *instance // started by the first measurement that needs one
+	world  *world    // the same, with the largest fleet
 	stops  []func() error
 }
 
@@ -53,6 +59,11 @@ var measurements = []measurement{
 	{"push-sample", (*bench).measurePushSample},
 	{"drift", (*bench).measureDrift},
 	{"steady", (*bench).measureSteady},
+	{"cold", (*bench).measureCold},
+	{"commit", (*bench).measureCommit},
+	{"fleet-steady", (*bench).measureFleetSteady},
+	{"fleet-drift", (*bench).measureFleetDrift},
+	{"restart", (*bench).measureRestart},
 }
 
 func main() {
@@ -62,10 +73,17 @@ func main() {
 	var b bench
 	var only, out string
 	var compare bool
+	var keep int
+	b.sizes = []int{100, 500, 1000}
 	flag.StringVar(&b.keelson, "keelson", "bin/keelson", "`path` of the program; keelson-cluster has to be beside it")
 	flag.StringVar(&b.cluster, "cluster", "bin/keelson-cluster", "`path` of the embedded cluster's program")
 	flag.IntVar(&b.runs, "runs", 20, "samples of each latency, 1 to 50")
-	flag.DurationVar(&b.window, "window", time.Minute, "how long the steady state is watched")
+	flag.IntVar(&b.coldRuns, "cold-runs", 3, "cold starts of each size")
+	flag.IntVar(&b.commits, "commits", 5, "samples of a commit to the fleet")
+	flag.Func("fleet", "`sizes` of the fleets in apps, comma-separated; the largest is what all but the cold start is measured on (default 100,500,1000)", b.readSizes)
+	flag.IntVar(&b.repositories, "repositories", 1, "spread a fleet over this many")
+	flag.DurationVar(&b.window, "window", 3*time.Minute, "how long the steady state is watched")
+	flag.IntVar(&keep, "keep", 0, "measure nothing: bring up a fleet of `N` apps, tell where it is, and leave it alone until interrupted")
 	flag.StringVar(&only, "only", "", "measure only these, by `name`, comma-separated: "+strings.Join(names(), ", "))
 	flag.StringVar(&out, "out", "", "append the JSON lines to this `file` too")
 	flag.BoolVar(&compare, "compare", false, "compare two files of results instead of measuring")
@@ -75,7 +93,24 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	if keep > 0 {
+		measurements = []measurement{{"keep", func(b *bench, ctx context.Context) error { return b.keep(ctx, keep) }}}
+	}
 	exit(b.main(ctx, only, out))
+}
+
+// readSizes reads a list of fleet sizes.
+func (b *bench) readSizes(list string) error {
+	b.sizes = nil
+	for s := range strings.SplitSeq(list, ",") {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 || n > 5000 {
+			return fmt.Errorf("%q: a fleet has 1 to 5000 apps", s)
+		}
+		b.sizes = append(b.sizes, n)
+	}
+	slices.Sort(b.sizes)
+	return nil
 }
 
 func exit(err error) {
@@ -105,6 +140,10 @@ func (b *bench) main(ctx context.Context, only, out string) (err error) {
 		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
 	case b.runs < 1 || b.runs > 50: // one simulated node takes no more Deployments
 		return fmt.Errorf("-runs %d: it takes 1 to 50", b.runs)
+	case b.coldRuns < 1 || b.commits < 1:
+		return errors.New("-cold-runs and -commits take 1 at least")
+	case b.repositories < 1 || b.repositories > b.sizes[0]:
+		return fmt.Errorf("-repositories %d: it takes 1 to the size of the smallest fleet", b.repositories)
 	case b.window < time.Second:
 		return fmt.Errorf("-window %s: it takes a second at least", b.window)
 	}
@@ -134,6 +173,9 @@ func (b *bench) main(ctx context.Context, only, out string) (err error) {
 		if err := m.run(b, ctx); err != nil {
 			return fmt.Errorf("measure %s: %w", m.name, err)
 		}
+	}
+	if len(b.results) == 0 {
+		return nil
 	}
 	fmt.Println()
 	return printTable(os.Stdout, b.results)
@@ -203,8 +245,8 @@ func (b *bench) stop() error {
 
 func say(format string, a ...any) { fmt.Fprintf(os.Stderr, "bench: "+format+"\n", a...) }
 
-// atMost makes a target.
-func atMost(v float64) *float64 { return &v }
+// target makes one: what a figure may be at most, or has to be at least.
+func target(v float64) *float64 { return &v }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 

@@ -120,70 +120,101 @@ func (b *bench) instance(ctx context.Context) (*instance, error) {
 	return in, err
 }
 
-// start starts a program that runs until it is stopped, in a group of its own so that an interrupt reaches it through
-// us only. Its standard error goes to a log in the directory.
-func (b *bench) start(name, program string, args ...string) (*os.Process, io.Reader, error) {
-	log, err := os.Create(filepath.Join(b.dir, name+".log"))
+// program is one that runs until it is told to end.
+type program struct {
+	name  string
+	log   string // the file with its standard error
+	cmd   *exec.Cmd
+	out   *os.File      // its standard output
+	ended chan struct{} // closed once it has
+	line  chan []byte   // its first line, or less if it ended before
+}
+
+func (p *program) pid() int { return p.cmd.Process.Pid }
+
+// start starts a program in a group of its own, so that an interrupt reaches it through us only. Its standard error goes
+// to a log in the directory. It is ended with everything else, unless that has happened before.
+func (b *bench) start(name, path string, args ...string) (*program, error) {
+	p := &program{name: name, log: filepath.Join(b.dir, name+".log"), ended: make(chan struct{}), line: make(chan []byte, 1)}
+	log, err := os.Create(p.log)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer log.Close()
-	cmd := exec.Command(program, args...)
-	cmd.Env, cmd.Stderr = environment(), log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	p.cmd = exec.Command(path, args...)
+	p.cmd.Env, p.cmd.Stderr = environment(), log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	read, write, err := os.Pipe()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	cmd.Stdout = write
-	err = cmd.Start()
+	p.out, p.cmd.Stdout = read, write
+	err = p.cmd.Start()
 	write.Close()
 	if err != nil {
 		read.Close()
-		return nil, nil, fmt.Errorf("start %s: %w", name, err)
+		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	b.stops = append(b.stops, func() error {
-		defer read.Close()
-		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
-		select {
-		case <-ended:
-			return nil
-		case <-time.After(stopLimit):
-			_ = cmd.Process.Kill()
-			<-ended
-			return fmt.Errorf("%s did not stop within %s and was killed", name, stopLimit)
+	go func() { // keep the pipe empty
+		r := bufio.NewReader(read)
+		first, _ := r.ReadBytes('\n')
+		p.line <- first
+		_, _ = io.Copy(io.Discard, r)
+	}()
+	go func() {
+		_ = p.cmd.Wait() // how it ended stands in its log
+		close(p.ended)
+	}()
+	b.stops = append(b.stops, func() error { return p.end(syscall.SIGTERM) })
+	return p, nil
+}
+
+// firstLine waits for it.
+func (p *program) firstLine(ctx context.Context, limit time.Duration) ([]byte, error) {
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(limit):
+		return nil, fmt.Errorf("%s was not ready within %s", p.name, limit)
+	case first := <-p.line:
+		if !bytes.HasSuffix(first, []byte("\n")) {
+			text, _ := os.ReadFile(p.log)
+			return nil, fmt.Errorf("%s ended before it was ready: %s", p.name, redact.Text(lastBytes(text, 2000)))
 		}
-	})
-	return cmd.Process, read, nil
+		return first, nil
+	}
+}
+
+// end ends it by a signal and waits until it has; it may have ended already.
+func (p *program) end(signal syscall.Signal) error {
+	defer p.out.Close()
+	_ = p.cmd.Process.Signal(signal)
+	select {
+	case <-p.ended:
+		return nil
+	case <-time.After(stopLimit):
+		_ = p.cmd.Process.Kill()
+		<-p.ended
+		return fmt.Errorf("%s did not stop within %s and was killed", p.name, stopLimit)
+	}
 }
 
 // startCluster starts a bare cluster with an audit log and gives the path of its kubeconfig.
-func (b *bench) startCluster(ctx context.Context, auditLog string) (string, error) {
-	_, out, err := b.start("keelson-cluster", b.cluster, "run", "--data", filepath.Join(b.dir, "cluster"), "--audit-log", auditLog)
+func (b *bench) startCluster(ctx context.Context, dir, auditLog string) (*program, string, error) {
+	name := filepath.Base(filepath.Dir(dir)) + "-cluster"
+	p, err := b.start(name, b.cluster, "run", "--data", dir, "--audit-log", auditLog)
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
-	line := make(chan []byte, 1)
-	go func() {
-		r := bufio.NewReader(out)
-		first, _ := r.ReadBytes('\n')
-		line <- first
-		_, _ = io.Copy(io.Discard, r) // keep the pipe empty
-	}()
-	select {
-	case <-ctx.Done():
-		return "", ctx.Err()
-	case <-time.After(startLimit):
-		return "", fmt.Errorf("keelson-cluster was not ready within %s", startLimit)
-	case first := <-line:
-		var ready struct {
-			Kubeconfig string `json:"kubeconfig"`
-		}
-		if err := json.Unmarshal(first, &ready); err != nil || ready.Kubeconfig == "" {
-			return "", fmt.Errorf("keelson-cluster did not get ready: its first line is %.200q", first)
-		}
-		return ready.Kubeconfig, nil
+	first, err := p.firstLine(ctx, startLimit)
+	if err != nil {
+		return p, "", err
 	}
+	var ready struct {
+		Kubeconfig string `json:"kubeconfig"`
+	}
+	if err := json.Unmarshal(first, &ready); err != nil || ready.Kubeconfig == "" {
+		return p, "", fmt.Errorf("%s did not get ready: its first line is %.200q", name, first)
+	}
+	return p, ready.Kubeconfig, nil
 }

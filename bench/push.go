@@ -128,7 +128,7 @@ func (b *bench) pushRounds(ctx context.Context, in *instance, c change) error {
 		}
 	}
 	return errors.Join(
-		b.add(Result{Name: c.name, Unit: "ms", Target: atMost(150), Floor: c.name + "-floor",
+		b.add(Result{Name: c.name, Unit: "ms", Target: target(150), Floor: c.name + "-floor",
 			What: "end of git push to the change seen by a watch: " + c.what}, t.end),
 		b.add(Result{Name: c.name + "-start", Unit: "ms", Floor: c.name + "-floor",
 			What: "start of git push to the change seen by a watch"}, t.start),

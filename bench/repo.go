@@ -26,8 +26,12 @@ func gitEnvironment() []string {
 
 // clone makes a working copy of a repository of the instance.
 func (b *bench) clone(ctx context.Context, in *instance, name string) (*repo, error) {
-	r := &repo{dir: filepath.Join(b.dir, "clone-"+name), env: gitEnvironment()}
-	cmd := exec.CommandContext(ctx, "git", "clone", "--quiet", in.Git+"/"+name+".git", r.dir)
+	return cloneTo(ctx, in.Git+"/"+name+".git", filepath.Join(b.dir, "clone-"+name))
+}
+
+func cloneTo(ctx context.Context, url, dir string) (*repo, error) {
+	r := &repo{dir: dir, env: gitEnvironment()}
+	cmd := exec.CommandContext(ctx, "git", "clone", "--quiet", url, r.dir)
 	cmd.Env = r.env
 	_, err := output(ctx, cmd)
 	return r, err
@@ -75,23 +79,8 @@ func (r *repo) push(ctx context.Context) (start, end time.Time, err error) {
 // declare makes a repository with files, and a source and an app of its name that follow it, in a namespace of that
 // name too. It returns once the app is ready.
 func (b *bench) declare(ctx context.Context, in *instance, name string, files map[string]string) (*repo, error) {
-	cmd := exec.CommandContext(ctx, b.keelson, "git", "create", name, "--data", in.data)
-	cmd.Env = environment()
-	if _, err := output(ctx, cmd); err != nil {
-		return nil, err
-	}
-	r, err := b.clone(ctx, in, name)
+	r, commit, err := b.makeRepository(ctx, in, filepath.Join(b.dir, "clone-"+name), name, files)
 	if err != nil {
-		return nil, err
-	}
-	if err := r.write(files); err != nil {
-		return nil, err
-	}
-	commit, err := r.commit(ctx, "Begin")
-	if err != nil {
-		return nil, err
-	}
-	if _, _, err := r.push(ctx); err != nil {
 		return nil, err
 	}
 	base, err := in.readURL()
@@ -127,12 +116,7 @@ spec: {interval: 1h, url: %q, ref: {branch: main}}
 }
 
 func (c client) declareApp(ctx context.Context, namespace, name, source, path string) error {
-	return c.create(ctx, kustomizations, fmt.Sprintf(`
-apiVersion: kustomize.toolkit.fluxcd.io/v1
-kind: Kustomization
-metadata: {namespace: %s, name: %s}
-spec: {interval: 1h, path: %s, prune: true, wait: true, sourceRef: {kind: GitRepository, name: %s}}
-`, namespace, name, path, source))
+	return c.createObject(ctx, kustomizations, kustomization(namespace, name, source, path))
 }
 
 // configMap makes a ConfigMap with one value.

@@ -17,22 +17,48 @@ import (
 type Result struct {
 	Name    string         `json:"name"`
 	What    string         `json:"what"`
-	Unit    string         `json:"unit"` // ms, s, MiB, requests
+	Unit    string         `json:"unit"` // ms, s, MiB, requests, ×, builds/s
 	N       int            `json:"n"`
 	Median  float64        `json:"median"`
 	P95     float64        `json:"p95"` // nearest rank
 	Min     float64        `json:"min"`
 	Max     float64        `json:"max"`
-	Target  *float64       `json:"target,omitempty"` // what the median may be at most
-	Floor   string         `json:"floor,omitempty"`  // the result of the bare work that cannot be avoided
-	Load    float64        `json:"load"`             // one-minute load average when the last sample was taken
+	Target  *float64       `json:"target,omitempty"`  // what the median may be at most
+	Tail    *float64       `json:"tail,omitempty"`    // what p95 may be at most
+	AtLeast *float64       `json:"atLeast,omitempty"` // what the median has to be at least: more is better here
+	Floor   string         `json:"floor,omitempty"`   // the result of the bare work that cannot be avoided
+	Load    float64        `json:"load"`              // one-minute load average when the last sample was taken
 	Time    time.Time      `json:"time"`
 	Samples []float64      `json:"samples"`
 	Detail  map[string]any `json:"detail,omitempty"`
 }
 
-// Met tells whether the target is met; a result without one always is.
-func (r Result) Met() bool { return r.Target == nil || r.Median <= *r.Target }
+// Met tells whether all targets are met; a result without one always does.
+func (r Result) Met() bool {
+	return (r.Target == nil || r.Median <= *r.Target) && (r.Tail == nil || r.P95 <= *r.Tail) && (r.AtLeast == nil || r.Median >= *r.AtLeast)
+}
+
+// target shows what was to be met, and whether it was.
+func (r Result) target() string {
+	var parts []string
+	if r.Target != nil {
+		parts = append(parts, "≤ "+number(*r.Target))
+	}
+	if r.Tail != nil {
+		parts = append(parts, "p95 ≤ "+number(*r.Tail))
+	}
+	if r.AtLeast != nil {
+		parts = append(parts, "≥ "+number(*r.AtLeast))
+	}
+	switch {
+	case parts == nil:
+		return ""
+	case r.Met():
+		return strings.Join(parts, ", ") + " met"
+	default:
+		return strings.Join(parts, ", ") + " missed"
+	}
+}
 
 // summarize computes the figures of samples in the order in which they were taken. There must be one at least.
 func summarize(r Result, samples []float64) Result {
@@ -62,18 +88,12 @@ func printTable(w io.Writer, results []Result) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "\tmedian\tp95\tmin\tmax\tn\tunit\ttarget\tfloor\tload\t")
 	for _, r := range results {
-		target, ratio := "", ""
-		if r.Target != nil {
-			target = "≤ " + number(*r.Target) + " missed"
-			if r.Met() {
-				target = "≤ " + number(*r.Target) + " met"
-			}
-		}
+		ratio := ""
 		if f, ok := find(results, r.Floor); ok && f.Median > 0 {
 			ratio = fmt.Sprintf("× %.1f", r.Median/f.Median)
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%.1f\t\n",
-			r.Name, number(r.Median), number(r.P95), number(r.Min), number(r.Max), r.N, r.Unit, target, ratio, r.Load)
+			r.Name, number(r.Median), number(r.P95), number(r.Min), number(r.Max), r.N, r.Unit, r.target(), ratio, r.Load)
 	}
 	return t.Flush()
 }
@@ -150,12 +170,12 @@ func printComparison(w io.Writer, before, after []Result) error {
 	return t.Flush()
 }
 
-// verdict tells whether the second result is lower (which is better, whatever is measured here) or higher.
+// verdict tells whether the second result is lower, which is better unless its target is a least one, or higher.
 func verdict(before, after Result) string {
 	switch {
 	case before.Median == after.Median || within(before.Median, after.Samples) || within(after.Median, before.Samples):
 		return "same"
-	case after.Median < before.Median:
+	case (after.Median < before.Median) == (after.AtLeast == nil):
 		return "better"
 	default:
 		return "worse"

@@ -45,10 +45,10 @@ func (b *bench) measureVersion(ctx context.Context) error {
 		rss, rssFloor = append(rss, float64(version[i].Resident)/1024), append(rssFloor, float64(floor[i].Resident)/1024)
 	}
 	return errors.Join(
-		b.add(Result{Name: "version-time", What: "keelson version, start to end", Unit: "ms", Target: atMost(40), Floor: "version-time-floor"}, wall),
+		b.add(Result{Name: "version-time", What: "keelson version, start to end", Unit: "ms", Target: target(40), Floor: "version-time-floor"}, wall),
 		b.add(Result{Name: "version-time-floor", What: "true, start to end", Unit: "ms"}, wallFloor),
 		b.add(Result{Name: "version-cpu", What: "keelson version, CPU time of all its threads: what a busy machine does not stretch as much", Unit: "ms"}, cpu),
-		b.add(Result{Name: "version-memory", What: "keelson version, peak resident memory", Unit: "MiB", Target: atMost(60)}, rss),
+		b.add(Result{Name: "version-memory", What: "keelson version, peak resident memory", Unit: "MiB", Target: target(60)}, rss),
 		b.add(Result{Name: "version-memory-floor", What: "true, measured in the same way: what the measuring itself adds", Unit: "MiB"}, rssFloor),
 	)
 }
@@ -94,5 +94,5 @@ func (b *bench) measureUp(ctx context.Context) error {
 			return err
 		}
 	}
-	return b.add(Result{Name: "up", What: "keelson up on a fresh data directory, until everything is healthy", Unit: "s", Target: atMost(60)}, up)
+	return b.add(Result{Name: "up", What: "keelson up on a fresh data directory, until everything is healthy", Unit: "s", Target: target(60)}, up)
 }

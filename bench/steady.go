@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -25,7 +23,7 @@ func (b *bench) measureSteady(ctx context.Context) error {
 		return err
 	}
 	auditLog := filepath.Join(b.dir, "audit.log")
-	kubeconfig, err := b.startCluster(ctx, auditLog)
+	_, kubeconfig, err := b.startCluster(ctx, filepath.Join(b.dir, "steady", "cluster"), auditLog)
 	if err != nil {
 		return err
 	}
@@ -42,11 +40,10 @@ func (b *bench) measureSteady(ctx context.Context) error {
 	if err := c.declareApp(ctx, "flux-system", "cluster", "sample", "./clusters/local"); err != nil {
 		return err
 	}
-	server, out, err := b.start("keelson-server", b.keelson, "server", "--kubeconfig", kubeconfig, "--data", filepath.Join(b.dir, "server"))
+	server, err := b.start("keelson-server", b.keelson, "server", "--kubeconfig", kubeconfig, "--data", filepath.Join(b.dir, "server"))
 	if err != nil {
 		return err
 	}
-	go func() { _, _ = io.Copy(io.Discard, out) }()
 	if err := c.awaitApps(ctx, 5); err != nil {
 		return err
 	}
@@ -54,11 +51,36 @@ func (b *bench) measureSteady(ctx context.Context) error {
 	if err := pause(ctx, 15*time.Second); err != nil {
 		return err
 	}
-	return b.watchSteady(ctx, server.Pid, auditLog)
+	return b.watchSteady(ctx, server.pid(), auditLog, min(b.window, time.Minute), steadyOf{
+		requests: Result{Name: "steady-requests", Target: target(0), What: "requests of keelson server other than watches and its lease, five apps"},
+		cpu:      Result{Name: "steady-cpu", What: "CPU time of keelson server a minute"},
+		memory:   Result{Name: "server-memory", Target: target(120), What: "resident memory of keelson server at rest (VmRSS), every second"},
+	})
 }
 
-func (b *bench) watchSteady(ctx context.Context, pid int, auditLog string) error {
-	say("watching for %s", b.window)
+// measureFleetSteady watches the whole fleet at rest.
+func (b *bench) measureFleetSteady(ctx context.Context) error {
+	w, err := b.theFleet(ctx)
+	if err != nil {
+		return err
+	}
+	say("at rest in a moment")
+	if err := pause(ctx, 30*time.Second); err != nil {
+		return err
+	}
+	size := fmt.Sprintf("%d apps, %d objects", w.fleet.apps, w.fleet.apps*objectsPerApp)
+	return b.watchSteady(ctx, w.keelson.pid(), w.auditLog, b.window, steadyOf{
+		requests: Result{Name: "fleet-steady-requests", Target: target(0), What: "requests of Keelson other than watches and its lease, " + size},
+		cpu:      Result{Name: "fleet-steady-cpu", Target: target(0.5), What: "CPU time of Keelson a minute, " + size},
+		memory:   Result{Name: "fleet-memory", Target: target(200), What: "resident memory of Keelson at rest (VmRSS), every second, " + size},
+	})
+}
+
+// steadyOf names the results of a steady state.
+type steadyOf struct{ requests, cpu, memory Result }
+
+func (b *bench) watchSteady(ctx context.Context, pid int, auditLog string, window time.Duration, of steadyOf) error {
+	say("watching for %s", window)
 	before, err := cpuOf(pid)
 	if err != nil {
 		return err
@@ -66,8 +88,8 @@ func (b *bench) watchSteady(ctx context.Context, pid int, auditLog string) error
 	from := time.Now()
 	var resident, anonymous []float64
 	var peak float64
-	for time.Since(from) < b.window {
-		if err := pause(ctx, min(time.Second, b.window-time.Since(from))); err != nil {
+	for time.Since(from) < window {
+		if err := pause(ctx, min(time.Second, window-time.Since(from))); err != nil {
 			return err
 		}
 		m, err := memoryOf(pid)
@@ -81,15 +103,7 @@ func (b *bench) watchSteady(ctx context.Context, pid int, auditLog string) error
 	if err != nil {
 		return err
 	}
-	if err := pause(ctx, time.Second); err != nil { // the audit log is written a moment after the answer
-		return err
-	}
-	f, err := os.Open(auditLog)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	t, err := readTraffic(f, from, to)
+	t, err := trafficIn(ctx, auditLog, from, to)
 	if err != nil {
 		return err
 	}
@@ -102,12 +116,15 @@ func (b *bench) watchSteady(ctx context.Context, pid int, auditLog string) error
 	if len(t.other) == 0 {
 		return fmt.Errorf("the audit log has nothing of Keelson's, not even the lease: it was not measured (%s)", auditLog)
 	}
+	of.requests.What += fmt.Sprintf(", over %s", window)
+	of.requests.Unit, of.requests.Detail = "requests", map[string]any{"byApps": t.byApps, "notCounted": t.other}
+	of.cpu.Unit, of.memory.Unit = "s", "MiB"
+	name := of.memory.Name
 	return errors.Join(
-		b.add(Result{Name: "steady-requests", Unit: "requests", Target: atMost(0), Detail: map[string]any{"byApps": t.byApps, "notCounted": t.other},
-			What: fmt.Sprintf("requests of keelson server other than watches and its lease over %s, five apps", b.window)}, []float64{float64(t.total())}),
-		b.add(Result{Name: "steady-cpu", Unit: "s", What: fmt.Sprintf("CPU time of keelson server over %s", b.window)}, []float64{(after - before).Seconds()}),
-		b.add(Result{Name: "server-memory", Unit: "MiB", Target: atMost(120), What: "resident memory of keelson server at rest (VmRSS), every second"}, resident),
-		b.add(Result{Name: "server-memory-anonymous", Unit: "MiB", What: "of it, what no file backs (RssAnon)"}, anonymous),
-		b.add(Result{Name: "server-memory-peak", Unit: "MiB", What: "peak resident memory since its start (VmHWM)"}, []float64{peak}),
+		b.add(of.requests, []float64{float64(t.total())}),
+		b.add(of.cpu, []float64{(after - before).Seconds() / to.Sub(from).Minutes()}),
+		b.add(of.memory, resident),
+		b.add(Result{Name: name + "-anonymous", Unit: "MiB", What: "of it, what no file backs (RssAnon)"}, anonymous),
+		b.add(Result{Name: name + "-peak", Unit: "MiB", What: "peak resident memory since its start (VmHWM)"}, []float64{peak}),
 	)
 }

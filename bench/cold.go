@@ -1,0 +1,287 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// coldSamples is what the cold starts of one size gave, one value a run.
+type coldSamples struct{ took, floor, ratio, cpu, clusterCPU, memory, requests, detail []float64 }
+
+// measureCold brings fleets of every size into clusters of their own, each a few times, and makes the same writes by hand on
+// the same cluster: the floor. Which of the two comes first alternates, so that neither has the fresh cluster every time.
+func (b *bench) measureCold(ctx context.Context) error {
+	workers, err := b.floorConcurrency(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range b.sizes {
+		var s coldSamples
+		var details []map[string]any
+		for run := range b.coldRuns {
+			detail, err := b.coldRun(ctx, n, run, workers, &s)
+			if err != nil {
+				return fmt.Errorf("%d apps, run %d: %w", n, run, err)
+			}
+			details = append(details, detail)
+		}
+		name := fmt.Sprintf("cold-%d", n)
+		err := errors.Join(
+			b.add(Result{Name: name, Unit: "s", Floor: name + "-floor", Detail: map[string]any{"runs": details},
+				What: fmt.Sprintf("the first of %d Kustomizations created to the last one seen ready by a watch; %d objects", n, n*objectsPerApp)}, s.took),
+			b.add(Result{Name: name + "-floor", Unit: "s", Detail: map[string]any{"workers": workers},
+				What: "the same objects by bare server-side apply, one status patch and one event per app"}, s.floor),
+			b.add(Result{Name: name + "-ratio", Unit: "×", Target: target(1.3), What: "the two of one run, divided"}, s.ratio),
+			b.add(Result{Name: name + "-cpu", Unit: "s", What: "CPU time of Keelson meanwhile"}, s.cpu),
+			b.add(Result{Name: name + "-cluster-cpu", Unit: "s", What: "CPU time of all of the cluster's processes meanwhile"}, s.clusterCPU),
+			b.add(Result{Name: name + "-requests", Unit: "requests", What: "requests of Keelson meanwhile, without watches and lease"}, s.requests),
+			b.add(Result{Name: name + "-memory", Unit: "MiB", What: "peak resident memory of Keelson (VmHWM)"}, s.memory),
+		)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// coldRun takes one sample of everything.
+func (b *bench) coldRun(ctx context.Context, n, run, workers int, s *coldSamples) (map[string]any, error) {
+	w, err := b.newWorld(ctx, fmt.Sprintf("cold-%d-%d", n, run))
+	if err != nil {
+		return nil, err
+	}
+	f := fleet{name: "fleet", apps: n, repositories: b.repositories}
+	bare := fleet{name: "floor", apps: n, repositories: 1}
+	var floor floorRun
+	if run%2 == 1 {
+		if floor, err = w.floor(ctx, bare, workers); err != nil {
+			return nil, err
+		}
+	}
+	detail, took, err := w.coldStart(ctx, f, s)
+	if err != nil {
+		return nil, err
+	}
+	if run%2 == 0 {
+		if err := w.stopKeelson(syscall.SIGTERM); err != nil {
+			return nil, err
+		}
+		if floor, err = w.floor(ctx, bare, workers); err != nil {
+			return nil, err
+		}
+	}
+	s.took, s.floor = append(s.took, took.Seconds()), append(s.floor, floor.took.Seconds())
+	s.ratio = append(s.ratio, took.Seconds()/floor.took.Seconds())
+	detail["floorCPU"], detail["floorFirst"] = floor.cpu.detail(), run%2 == 1
+	say("%d apps: %.2f s, floor %.2f s, ratio %.2f", n, took.Seconds(), floor.took.Seconds(), took.Seconds()/floor.took.Seconds())
+	say("Keelson's requests: %v; CPU: %v; the floor's: %v", detail["requests"], detail["cpu"], detail["floorCPU"])
+	return detail, w.close()
+}
+
+// coldStart brings a fleet into the cluster and tells what it took.
+func (w *world) coldStart(ctx context.Context, f fleet, s *coldSamples) (map[string]any, time.Duration, error) {
+	if _, _, err := w.startKeelson(ctx); err != nil {
+		return nil, 0, err
+	}
+	if err := w.prepare(ctx, f); err != nil {
+		return nil, 0, err
+	}
+	if err := w.rest(ctx); err != nil {
+		return nil, 0, err
+	}
+	before, err := w.cpu()
+	if err != nil {
+		return nil, 0, err
+	}
+	t, err := w.bring(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	after, err1 := w.cpu()
+	memory, err2 := memoryOf(w.keelson.pid())
+	requests, err3 := trafficIn(ctx, w.auditLog, t.first, t.last)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return nil, 0, err
+	}
+	use := after.sub(before)
+	s.cpu, s.clusterCPU = append(s.cpu, use[keelsonCPU].Seconds()), append(s.clusterCPU, use.cluster().Seconds())
+	s.memory, s.requests = append(s.memory, memory.peak), append(s.requests, float64(requests.total()))
+	return map[string]any{
+		"declared": t.declared.Sub(t.first).Seconds(), "cpu": use.detail(), "requests": requests.byApps,
+	}, t.last.Sub(t.first), nil
+}
+
+// write is one request of the floor, made up beforehand.
+type write struct {
+	verb types.PatchType // empty: a POST
+	path string
+	body []byte
+}
+
+// floorRun is how long the bare writes took, and what of the machine.
+type floorRun struct {
+	took time.Duration
+	cpu  cpuUse
+}
+
+// floor makes all writes for a fleet that a delivery cannot do without: a forced server-side apply of each object, a patch
+// of the app's status, and an event about it. The bodies are made beforehand and the answers are not decoded. The
+// Kustomizations are there before and removed after; Keelson does not run meanwhile.
+func (w *world) floor(ctx context.Context, f fleet, workers int) (floorRun, error) {
+	if err := w.makeNamespaces(ctx, f); err != nil {
+		return floorRun{}, err
+	}
+	err := each(ctx, creators, f.apps, func(ctx context.Context, i int) error {
+		k := f.kustomization(i)
+		k.Object["spec"].(map[string]any)["suspend"] = true
+		return w.createObject(ctx, kustomizations, k)
+	})
+	if err != nil {
+		return floorRun{}, err
+	}
+	all := make([][]write, f.apps)
+	for i := range all {
+		if all[i], err = f.writes(i); err != nil {
+			return floorRun{}, err
+		}
+	}
+	do, err := w.writer()
+	if err != nil {
+		return floorRun{}, err
+	}
+	if err := w.rest(ctx); err != nil {
+		return floorRun{}, err
+	}
+	before, err := w.cpu()
+	if err != nil {
+		return floorRun{}, err
+	}
+	start := time.Now()
+	err = each(ctx, workers, len(all), func(ctx context.Context, i int) error {
+		for _, wr := range all[i] {
+			if err := do(ctx, wr); err != nil {
+				return fmt.Errorf("%s: %w", wr.path, err)
+			}
+		}
+		return nil
+	})
+	took := time.Since(start)
+	if err != nil {
+		return floorRun{}, err
+	}
+	after, err := w.cpu()
+	if err != nil {
+		return floorRun{}, err
+	}
+	err = w.dynamic.Resource(kustomizations).Namespace(f.home()).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{})
+	return floorRun{took, after.sub(before)}, errors.Join(err, w.rest(ctx))
+}
+
+// writer makes requests with client-go and nothing above it.
+func (w *world) writer() (func(context.Context, write) error, error) {
+	cfg, err := clientcmd.BuildConfigFromFlags("", w.Kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("read kubeconfig: %w", err)
+	}
+	cfg.QPS, cfg.Burst, cfg.UserAgent = -1, -1, fieldManager
+	cfg.GroupVersion, cfg.NegotiatedSerializer = &schema.GroupVersion{}, scheme.Codecs.WithoutConversion()
+	c, err := rest.UnversionedRESTClientFor(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, wr write) error {
+		if wr.verb == "" {
+			return c.Post().AbsPath(wr.path).Body(wr.body).SetHeader("Content-Type", "application/json").Do(ctx).Error()
+		}
+		r := c.Patch(wr.verb).AbsPath(wr.path).Param("fieldManager", fieldManager)
+		if wr.verb == types.ApplyPatchType {
+			r = r.Param("force", "true")
+		}
+		return r.Body(wr.body).Do(ctx).Error()
+	}, nil
+}
+
+// writes are those for one app.
+func (f fleet) writes(i int) ([]write, error) {
+	var all []write
+	entries := []any{}
+	for _, it := range f.items(i, firstValue) {
+		body, err := json.Marshal(it.object.Object)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, write{types.ApplyPatchType, pathOf(it.resource, f.namespace(i), it.object.GetName()), body})
+		id := strings.Join([]string{f.namespace(i), it.object.GetName(), it.resource.Group, it.object.GetKind()}, "_")
+		entries = append(entries, map[string]any{"id": id, "v": it.resource.Version})
+	}
+	revision := "main@sha1:" + strings.Repeat("0123456789", 4)
+	now := time.Now().UTC().Format(time.RFC3339)
+	ready := func(kind, reason string) map[string]any {
+		return map[string]any{
+			"type": kind, "status": "True", "reason": reason, "observedGeneration": 1, "lastTransitionTime": now,
+			"message": "Applied revision: " + revision,
+		}
+	}
+	status, err1 := json.Marshal(map[string]any{"status": map[string]any{
+		"conditions":         []any{ready("Ready", "ReconciliationSucceeded"), ready("Healthy", "Succeeded")},
+		"observedGeneration": 1, "lastAppliedRevision": revision, "lastAttemptedRevision": revision,
+		"inventory": map[string]any{"entries": entries},
+	}})
+	event, err2 := json.Marshal(map[string]any{
+		"apiVersion": "v1", "kind": "Event",
+		"metadata": map[string]any{"namespace": f.home(), "name": f.app(i) + ".1"},
+		"involvedObject": map[string]any{
+			"apiVersion": "kustomize.toolkit.fluxcd.io/v1", "kind": "Kustomization", "namespace": f.home(), "name": f.app(i),
+		},
+		"type": "Normal", "reason": "Progressing", "count": 1, "firstTimestamp": now, "lastTimestamp": now,
+		"source":  map[string]any{"component": fieldManager},
+		"message": strings.Repeat("ConfigMap/fleet-00/app-0000-config-1 created\n", objectsPerApp),
+	})
+	return append(all,
+		write{types.MergePatchType, pathOf(kustomizations, f.home(), f.app(i)) + "/status", status},
+		write{"", pathOf(schema.GroupVersionResource{Version: "v1", Resource: "events"}, f.home(), ""), event},
+	), errors.Join(err1, err2)
+}
+
+func pathOf(r schema.GroupVersionResource, namespace, name string) string {
+	base := "/apis/" + r.Group + "/"
+	if r.Group == "" {
+		base = "/api/"
+	}
+	return strings.TrimSuffix(base+r.Version+"/namespaces/"+namespace+"/"+r.Resource+"/"+name, "/")
+}
+
+// floorConcurrency finds out with how many requests at once the floor is fastest, on a cluster that is not used again.
+func (b *bench) floorConcurrency(ctx context.Context) (int, error) {
+	w, err := b.newWorld(ctx, "concurrency")
+	if err != nil {
+		return 0, err
+	}
+	took := map[int]time.Duration{}
+	for round := range 2 { // the first warms up
+		for _, workers := range []int{4, 8, 16, 32, 64} {
+			run, err := w.floor(ctx, fleet{name: fmt.Sprintf("try-%d-%d", round, workers), apps: 100, repositories: 1}, workers)
+			if err != nil {
+				return 0, err
+			}
+			took[workers] = run.took
+		}
+	}
+	best := slices.MinFunc(slices.Collect(maps.Keys(took)), func(x, y int) int { return int(took[x] - took[y]) })
+	say("the floor's writes for 100 apps took %v; %d at once it is", took, best)
+	return best, w.close()
+}
