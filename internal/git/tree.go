@@ -149,6 +149,31 @@ func (t *Tree) Real(name string) (real string, isDir bool, err error) {
 	return real, e.mode.IsDir(), err
 }
 
+// Identify gives the id and the type of what stands at a path: no link is followed, no size is looked up and nothing is
+// allocated. The error is fs.ErrNotExist itself where there is nothing, as for what lies behind a link or a file.
+func (t *Tree) Identify(name string) (ObjectID, fs.FileMode, error) {
+	if name == "." {
+		return t.root.id, t.root.mode, nil
+	}
+	if !fs.ValidPath(name) {
+		return ObjectID{}, 0, fs.ErrNotExist
+	}
+	here := t.root
+	for rest, more := name, true; more; {
+		var part string
+		part, rest, more = strings.Cut(rest, "/")
+		if !here.mode.IsDir() {
+			return ObjectID{}, 0, fs.ErrNotExist
+		}
+		next, err := t.child(here, part)
+		if err != nil {
+			return ObjectID{}, 0, err
+		}
+		here = next
+	}
+	return here.id, here.mode, nil
+}
+
 // step is one folder on the way to a path.
 type step struct {
 	entry
@@ -259,7 +284,10 @@ func (t *Tree) Open(name string) (fs.File, error) {
 }
 
 // ReadFile returns the content of a file.
-func (t *Tree) ReadFile(name string) ([]byte, error) {
+func (t *Tree) ReadFile(name string) ([]byte, error) { return t.ReadAtMost(name, t.repo.maxFile) }
+
+// ReadAtMost is [Tree.ReadFile] with a limit of its own in bytes.
+func (t *Tree) ReadAtMost(name string, limit int64) ([]byte, error) {
 	_, e, err := t.walk("open", name, true)
 	if err != nil {
 		return nil, err
@@ -267,7 +295,7 @@ func (t *Tree) ReadFile(name string) ([]byte, error) {
 	if e.mode.IsDir() {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: syscall.EISDIR}
 	}
-	data, err := t.blob(e.id, t.repo.maxFile)
+	data, err := t.blob(e.id, min(limit, t.repo.maxFile))
 	if err != nil {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: err}
 	}

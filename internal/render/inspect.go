@@ -339,9 +339,9 @@ func (in *inspection) entry(dir, name string, e entry, role role) (w weight, dir
 	if err := refuseReference(e.field, e.value, dir, where); err != nil {
 		return weight{}, false, err
 	}
-	info, err := in.stat(target)
+	mode, err := in.stat(target)
 	switch {
-	case err == nil && info.IsDir():
+	case err == nil && mode.IsDir():
 		return in.entryFolder(target, e, role, where)
 	case err == nil && e.use == useComponent:
 		return weight{}, false, fault(where(), "name the folder", "component '%s' is a file", e.value)

@@ -14,8 +14,13 @@
 // the repository; one that leaves it is an error that wraps [delivery.ErrEscapes]. Symbolic links are
 // followed here where the file system can tell them (fs.ReadLinkFS), so that an fs.FS that would follow them
 // anywhere, like os.DirFS, is safe too. Remote bases and resources, Helm charts and plugins are refused by
-// name: the whole kustomization tree is read ahead of the build to find them (see inspect.go). All input is
-// read through the fs.FS that is given, so a caller that wants to know a render's inputs wraps it.
+// name: the whole kustomization tree is read ahead of the build to find them (see inspect.go).
+//
+// # What a render depends on
+//
+// The build, the variables, the files of the snapshot that it looked at, and the program. [Track] tells which files those
+// were, so that a commit that touches none of them needs no render. The revision itself is not among them: nothing in a
+// result or in an error names it.
 //
 // # Errors
 //
@@ -75,8 +80,22 @@ type Input struct {
 // (kustomize-controller's default strategy). An existing folder without any manifest gives no objects
 // and no error; that is for the caller to judge.
 func Build(ctx context.Context, snap delivery.Snapshot, b delivery.Build, vars map[string]string) ([]delivery.Object, error) {
-	t := newTree(ctx, snap.FS)
-	if err := t.checkPath(b.Path, snap.Revision); err != nil {
+	return render(newTree(ctx, snap.FS), b, vars)
+}
+
+func render(t *tree, b delivery.Build, vars map[string]string) ([]delivery.Object, error) {
+	objects, err := attempt(t, b, vars)
+	switch {
+	case t.ctx.Err() != nil:
+		return nil, t.ctx.Err()
+	case t.failed != nil:
+		return nil, t.failed // whatever was concluded from what could not be read
+	}
+	return objects, err
+}
+
+func attempt(t *tree, b delivery.Build, vars map[string]string) ([]delivery.Object, error) {
+	if err := t.checkPath(b.Path); err != nil {
 		return nil, err
 	}
 	objects, err := rendererFor(t, b.Path).Render(Input{Build: b, tree: t})
@@ -88,10 +107,7 @@ func Build(ctx context.Context, snap delivery.Snapshot, b delivery.Build, vars m
 			return nil, err
 		}
 	}
-	if err := checkObjects(objects); err != nil {
-		return nil, err
-	}
-	return objects, ctx.Err()
+	return objects, checkObjects(objects)
 }
 
 // Warm parses kustomize's built-in schema, which takes about a tenth of a second and is otherwise done by
@@ -114,31 +130,27 @@ func fault(where, hint, format string, args ...any) *delivery.Fault {
 }
 
 // checkPath makes sure that the folder to render exists.
-func (t *tree) checkPath(dir string, rev delivery.Revision) error {
+func (t *tree) checkPath(dir string) error {
 	missing := func(hint, format string, args ...any) error {
 		f := fault("", hint, format, args...)
 		f.Reason = meta.ArtifactFailedReason
 		return f
 	}
-	at := ""
-	if rev.Commit != "" {
-		at = " at " + rev.Short()
-	}
 	if !fs.ValidPath(dir) {
 		return missing("give a path inside the repository, as apps/dev", "path '%s': %w", dir, delivery.ErrEscapes)
 	}
-	info, err := t.stat(dir)
+	mode, err := t.stat(dir)
 	switch {
-	case err == nil && !info.IsDir():
-		return missing("name the folder that holds it", "path '%s' is a file%s, not a folder", dir, at)
+	case err == nil && !mode.IsDir():
+		return missing("name the folder that holds it", "path '%s' is a file, not a folder", dir)
 	case err == nil:
 		return nil
 	case errors.Is(err, fs.ErrNotExist):
-		return missing("", "path '%s' does not exist%s%s", dir, at, t.siblings(dir))
+		return missing("", "path '%s' does not exist%s", dir, t.siblings(dir))
 	case errors.Is(err, delivery.ErrEscapes):
 		return missing("", "path '%s': %w", dir, err)
 	default:
-		return fmt.Errorf("read path '%s'%s: %w", dir, at, err)
+		return fmt.Errorf("read path '%s': %w", dir, err)
 	}
 }
 

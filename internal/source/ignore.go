@@ -2,6 +2,8 @@ package source
 
 import (
 	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -34,8 +36,11 @@ const (
 		"**/.goreleaser.yml,**/.sops.yaml,**/.flux.yaml"
 	// maxIgnoreFile bounds a .sourceignore file in bytes.
 	maxIgnoreFile = 1 << 20
-	// maxKnown bounds an ignoreIndex: about 40 bytes each.
+	// maxKnown bounds an ignoreIndex: about 60 bytes each.
 	maxKnown = 1 << 17
+	// maxRuleDepth and maxRuleFolders bound how deep and in how many folders of one commit ignore files are looked for.
+	maxRuleDepth   = 256
+	maxRuleFolders = 1 << 19
 )
 
 // rule is one line of an ignore file.
@@ -107,27 +112,40 @@ func verdict(rules []rule, parts []string, isDir bool) gitignore.MatchResult {
 	return gitignore.NoMatch
 }
 
-// ignoreIndex remembers, for one repository, the trees below which no ignore file has a rule: what one commit has
-// shown need not be looked at again for the next.
-type ignoreIndex struct {
-	mu   sync.Mutex
-	none map[git.ObjectID]struct{}
-}
+// ruleSum stands for the ignore files in a folder and below it: equal sums mean equal rules in equal places. The zero
+// ruleSum: there is no rule.
+type ruleSum [16]byte
 
-func (x *ignoreIndex) has(id git.ObjectID) bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	_, ok := x.none[id]
-	return ok
-}
-
-func (x *ignoreIndex) add(id git.ObjectID) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.none == nil || len(x.none) >= maxKnown {
-		x.none = map[git.ObjectID]struct{}{}
+func sumOf(parts ...[]byte) ruleSum {
+	h := sha256.New()
+	for _, p := range parts {
+		fmt.Fprintf(h, "%d\n", len(p))
+		h.Write(p)
 	}
-	x.none[id] = struct{}{}
+	return ruleSum(h.Sum(nil)[:len(ruleSum{})])
+}
+
+// ignoreIndex remembers, for one repository, what ignore files there are below a tree: what one commit has shown need
+// not be looked at again for the next.
+type ignoreIndex struct {
+	mu    sync.Mutex
+	below map[git.ObjectID]ruleSum
+}
+
+func (x *ignoreIndex) get(id git.ObjectID) (ruleSum, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	sum, ok := x.below[id]
+	return sum, ok
+}
+
+func (x *ignoreIndex) add(id git.ObjectID, sum ruleSum) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.below == nil || len(x.below) >= maxKnown {
+		x.below = map[git.ObjectID]ruleSum{}
+	}
+	x.below[id] = sum
 }
 
 // view is a tree without what is ignored. It reads ignore files as they are needed, on the way to the paths that
@@ -196,32 +214,101 @@ func split(name string) []string {
 
 // hasRules says whether any ignore file in or below a folder has a rule.
 func (v *view) hasRules(dir string) (bool, error) {
-	info, err := v.tree.Stat(dir)
+	sum, err := v.rulesBelow(dir)
+	return sum != ruleSum{}, err
+}
+
+// rulesBelow sums up the ignore files in and below a folder.
+func (v *view) rulesBelow(dir string) (ruleSum, error) {
+	id, mode, err := v.tree.Identify(dir)
+	if err != nil || !mode.IsDir() {
+		return ruleSum{}, err
+	}
+	w := ruleWalk{view: v}
+	sum, _, err := w.folder(dir, id, len(split(dir)))
+	return sum, err
+}
+
+// ruleWalk looks for ignore files in the folders that no earlier commit has shown.
+type ruleWalk struct {
+	*view
+	folders int
+}
+
+// folder sums up a folder. The sum is fixed if the tree alone determines it: not so where an ignore file is a link.
+// Where a tree is made to be endless, its id stands for what is in it.
+func (w *ruleWalk) folder(dir string, id git.ObjectID, depth int) (sum ruleSum, fixed bool, err error) {
+	if sum, ok := w.known.get(id); ok {
+		return sum, true, nil
+	}
+	if w.folders++; depth > maxRuleDepth || w.folders > maxRuleFolders {
+		return sumOf([]byte("unread"), id[:]), true, nil
+	}
+	own, fixed, err := w.own(dir)
 	if err != nil {
-		return false, err
+		return ruleSum{}, false, err
 	}
-	id := info.Sys().(git.ObjectID)
-	if v.known.has(id) {
-		return false, nil
-	}
-	rules, err := v.folderRules(dir)
-	if err != nil || len(rules) > 0 {
-		return len(rules) > 0, err
-	}
-	entries, err := v.tree.ReadDir(dir)
+	entries, err := w.tree.ReadDir(dir)
 	if err != nil {
-		return false, err
+		return ruleSum{}, false, err
 	}
+	parts := [][]byte{own[:]}
 	for _, e := range entries {
 		if !e.IsDir() {
 			continue
 		}
-		if found, err := v.hasRules(path.Join(dir, e.Name())); found || err != nil {
-			return found, err
+		below, ok, err := w.folder(path.Join(dir, e.Name()), e.(interface{ ID() git.ObjectID }).ID(), depth+1)
+		if err != nil {
+			return ruleSum{}, false, err
+		}
+		if fixed = fixed && ok; below != (ruleSum{}) {
+			parts = append(parts, []byte(e.Name()), below[:])
 		}
 	}
-	v.known.add(id)
-	return false, nil
+	if own != (ruleSum{}) || len(parts) > 1 {
+		sum = sumOf(parts...)
+	}
+	if fixed {
+		w.known.add(id, sum)
+	}
+	return sum, fixed, nil
+}
+
+// own sums up the ignore file in a folder. One that cannot be used fails what it is asked about, and nothing else.
+func (w *ruleWalk) own(dir string) (sum ruleSum, fixed bool, err error) {
+	id, mode, err := w.tree.Identify(path.Join(dir, ignoreFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || err == nil && mode.IsDir():
+		return ruleSum{}, true, nil
+	case err != nil:
+		return ruleSum{}, false, err
+	}
+	fixed = mode.IsRegular()
+	rules, err := w.folderRules(dir)
+	switch {
+	case errors.Is(err, git.ErrTooLarge), err != nil && !fixed && !errors.Is(err, git.ErrCorrupt): // a link to nowhere, say
+		return sumOf([]byte("unusable"), id[:], []byte(err.Error())), fixed, nil
+	case err != nil || len(rules) == 0:
+		return ruleSum{}, fixed, err
+	case fixed:
+		return sumOf(id[:]), true, nil
+	}
+	info, err := w.tree.Stat(path.Join(dir, ignoreFile))
+	if err != nil {
+		return ruleSum{}, false, err
+	}
+	target := info.Sys().(git.ObjectID)
+	return sumOf(target[:]), false, nil
+}
+
+// identity stands for all that decides what is left out: equal values mean that trees with the same id look the same.
+func (v *view) identity(src delivery.Source) (string, error) {
+	below, err := v.rulesBelow(".")
+	if err != nil {
+		return "", err
+	}
+	sum := sumOf([]byte(fmt.Sprint(src.HasIgnore)), []byte(src.Ignore), below[:])
+	return hex.EncodeToString(sum[:]), nil
 }
 
 // excluded says what the rules make of a path.
@@ -358,6 +445,22 @@ func pathError(op, name string, err error) error {
 	return &fs.PathError{Op: op, Path: name, Err: err}
 }
 
+// Identify gives the id and the type of what stands at a path, whether or not it is left out. No link is followed.
+func (v *view) Identify(name string) (git.ObjectID, fs.FileMode, error) { return v.tree.Identify(name) }
+
+// Find is [view.Identify] for what is part of the snapshot: Lstat without the size.
+func (v *view) Find(name string) (git.ObjectID, fs.FileMode, error) {
+	id, mode, err := v.tree.Identify(name)
+	if err != nil {
+		return id, mode, err
+	}
+	ok, err := v.visible(name, mode.IsDir())
+	if err == nil && !ok {
+		err = fs.ErrNotExist
+	}
+	return id, mode, err
+}
+
 // Open opens a file or a folder.
 func (v *view) Open(name string) (fs.File, error) {
 	if err := v.check("open", name); err != nil {
@@ -379,6 +482,14 @@ func (v *view) ReadFile(name string) ([]byte, error) {
 		return nil, err
 	}
 	return v.tree.ReadFile(name)
+}
+
+// ReadAtMost is [view.ReadFile] with a limit of its own in bytes.
+func (v *view) ReadAtMost(name string, limit int64) ([]byte, error) {
+	if err := v.check("open", name); err != nil {
+		return nil, err
+	}
+	return v.tree.ReadAtMost(name, limit)
 }
 
 // Stat describes a path, following symbolic links.

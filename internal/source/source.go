@@ -309,7 +309,12 @@ func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.R
 	if err != nil {
 		return delivery.Snapshot{}, fault(t, "read "+rev.Short(), "", err)
 	}
-	return delivery.Snapshot{Revision: rev, Digest: digest(tree.ID(), src), FS: newView(tree, r.known, src)}, nil
+	v := newView(tree, r.known, src)
+	rules, err := v.identity(src)
+	if err != nil {
+		return delivery.Snapshot{}, fault(t, "read ignore files of "+rev.Short(), "", err)
+	}
+	return delivery.Snapshot{Revision: rev, Digest: digest(tree.ID(), src), Rules: rules, FS: v}, nil
 }
 
 // digest identifies the visible content: the tree and the rules of what is left out.
