@@ -2,11 +2,15 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 func TestSummarize(t *testing.T) {
@@ -39,6 +43,9 @@ func TestTableNamesWhatIsMissed(t *testing.T) {
 		summarize(Result{Name: "push", Unit: "ms", Target: target(150), Floor: "floor", Load: 0.5}, []float64{151}),
 		summarize(Result{Name: "floor", Unit: "ms", Load: 0.5}, []float64{10}),
 		summarize(Result{Name: "requests", Unit: "requests", Target: target(0), Load: 0.5}, []float64{0}),
+		summarize(Result{Name: "tail", Unit: "ms", Target: target(60), Tail: target(150), Load: 0.5}, []float64{50, 50, 151}),
+		summarize(Result{Name: "rate", Unit: "builds/s", AtLeast: target(300), Load: 0.5}, []float64{300}),
+		summarize(Result{Name: "slow", Unit: "builds/s", AtLeast: target(300), Load: 0.5}, []float64{299}),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -48,6 +55,9 @@ func TestTableNamesWhatIsMissed(t *testing.T) {
     push     151   151   151   151  1        ms  ≤ 150 missed  × 15.1   0.5
    floor      10    10    10    10  1        ms                           0.5
 requests       0     0     0     0  1  requests         ≤ 0 met           0.5
+tail 50 151 50 151 3 ms ≤ 60, p95 ≤ 150 missed 0.5
+rate 300 300 300 300 1 builds/s ≥ 300 met 0.5
+slow 299 299 299 299 1 builds/s ≥ 300 missed 0.5
 `
 	if diff := cmp.Diff(squeeze(want), squeeze(b.String())); diff != "" {
 		t.Error(diff)
@@ -68,11 +78,13 @@ func TestCompare(t *testing.T) {
 {"name":"a","unit":"ms","median":100,"samples":[99,100,101,102]}
 {"name":"b","unit":"ms","median":100,"samples":[80,95,105,120]}
 {"name":"gone","unit":"ms","median":1,"samples":[1]}
+{"name":"rate","unit":"builds/s","median":100,"atLeast":300,"samples":[99,100,101,102]}
 {"name":"a","unit":"ms","median":50,"samples":[49,50,51,52]}
 `
 	after := `{"name":"a","unit":"ms","median":80,"samples":[79,80,81,82]}
 {"name":"b","unit":"ms","median":97,"samples":[90,96,98,99]}
 {"name":"new","unit":"s","median":2,"samples":[2]}
+{"name":"rate","unit":"builds/s","median":120,"atLeast":300,"samples":[119,120,121,122]}
 `
 	x, err := readResults(strings.NewReader(before))
 	if err != nil {
@@ -91,6 +103,7 @@ before after unit change verdict load
 a 50 80 ms +60 % worse 0.0, 0.0
 b 100 97 ms -3 % same 0.0, 0.0
 gone 1 - ms only before
+rate 100 120 builds/s +20 % better 0.0, 0.0
 new - 2 s only after
 `
 	if diff := cmp.Diff(squeeze(want), squeeze(b.String())); diff != "" {
@@ -144,8 +157,70 @@ func TestReadTraffic(t *testing.T) {
 	if diff := cmp.Diff(map[string]int{"watch configmaps": 1, "update leases.coordination.k8s.io": 1}, got.other); diff != "" {
 		t.Error("not counted:", diff)
 	}
-	if got.total() != 3 {
-		t.Errorf("total %d, want 3", got.total())
+	if got.total() != 3 || got.writes() != 2 {
+		t.Errorf("total %d of which %d writes, want 3 and 2", got.total(), got.writes())
+	}
+	if diff := cmp.Diff(map[string]int{"patch": 2, "get": 1, "watch": 1, "lease": 1}, got.byVerb()); diff != "" {
+		t.Error("by verb:", diff)
+	}
+}
+
+// TestTrafficOverLogsPutAside: a log that has grown too large is renamed, and what it has counts as before.
+func TestTrafficOverLogsPutAside(t *testing.T) {
+	dir := t.TempDir()
+	line := func(id, verb string) string {
+		return `{"auditID":"` + id + `","verb":"` + verb + `","userAgent":"keelson","requestReceivedTimestamp":"2026-01-01T10:00:00Z","objectRef":{"resource":"configmaps"}}` + "\n"
+	}
+	for name, text := range map[string]string{
+		"audit-2026-01-01T10-00-01.000.log": line("1", "patch") + line("2", "list"),
+		"audit.log":                         line("3", "patch"),
+		"auditor.log":                       line("4", "patch"),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := time.Date(2026, 1, 1, 10, 0, 0, 0, time.UTC)
+	got, err := trafficIn(t.Context(), filepath.Join(dir, "audit.log"), at, at.Add(time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]int{"patch configmaps": 2, "list configmaps": 1}, got.byApps); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestAwaitEach: things that come twice count once, what came before the mark does not count, and the last one's time is told.
+func TestAwaitEach(t *testing.T) {
+	o := &observer{more: make(chan struct{})}
+	start := time.Now()
+	for i, name := range []string{"early", "a", "other", "a", "b", "b", "c", "d"} {
+		u := &unstructured.Unstructured{Object: map[string]any{}}
+		u.SetName(name)
+		o.note(&event{at: start.Add(time.Duration(i) * time.Second), object: u}, nil)
+	}
+	last, err := o.awaitEach(t.Context(), 1, "letters", 3, func(e event) (string, bool) {
+		return e.object.GetName(), len(e.object.GetName()) == 1
+	})
+	if err != nil || last.Sub(start) != 6*time.Second {
+		t.Errorf("the third came at %s (%v), want 6s", last.Sub(start), err)
+	}
+	o.note(nil, errors.New("over"))
+	if _, err := o.awaitEach(t.Context(), 1, "letters", 5, func(e event) (string, bool) { return e.object.GetName(), len(e.object.GetName()) == 1 }); err == nil ||
+		!strings.Contains(err.Error(), "4 of 5") {
+		t.Errorf("error %v, want one that says how many came", err)
+	}
+}
+
+func TestReadSizes(t *testing.T) {
+	var b bench
+	if err := b.readSizes("500,100"); err != nil || !cmp.Equal(b.sizes, []int{100, 500}) {
+		t.Errorf("sizes %v, %v", b.sizes, err)
+	}
+	for _, list := range []string{"", "0", "100,", "5001", "many"} {
+		if err := b.readSizes(list); err == nil {
+			t.Errorf("%q gives %v, want an error", list, b.sizes)
+		}
 	}
 }
 
@@ -156,6 +231,11 @@ func TestProcFiles(t *testing.T) {
 	}
 	if got, err := cpuTime([]byte("42 (cut off")); err == nil {
 		t.Errorf("CPU time %s of a malformed line, want an error", got)
+	}
+	for args, want := range map[string]string{"/x/keelson-cluster\x00component\x00etcd\x00--name=a\x00": "etcd", "/bin/sleep\x00": "sleep"} {
+		if got := componentOf([]byte(args)); got != want {
+			t.Errorf("%q is %s, want %s", args, got, want)
+		}
 	}
 	status := []byte("Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t    1536 kB\n")
 	if got, err := statusField(status, "VmRSS"); err != nil || got != 1.5 {

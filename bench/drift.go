@@ -125,7 +125,7 @@ func (b *bench) driftRounds(ctx context.Context, in *instance, d drift) error {
 		floor = append(floor, milliseconds(bareRepaired.Sub(bareStarted)))
 	}
 	return errors.Join(
-		b.add(Result{Name: d.name, Unit: "ms", Target: target(150), Floor: d.name + "-floor",
+		b.add(Result{Name: d.name, Unit: "ms", Target: target(60), Floor: d.name + "-floor",
 			What: d.what + ", from the start of that request to the repair seen by a watch"}, whole),
 		b.add(Result{Name: d.name + "-seen", Unit: "ms", What: "the drift seen by a watch to the repair seen by the same watch"}, reaction),
 		b.add(Result{Name: d.name + "-floor", Unit: "ms",

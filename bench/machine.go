@@ -68,6 +68,9 @@ func cpuOf(pid int) (time.Duration, error) {
 	return cpuTime(b)
 }
 
+// ownCPU is the CPU time that this process has used so far.
+func ownCPU() (time.Duration, error) { return cpuOf(os.Getpid()) }
+
 // cpuTime reads utime and stime (fields 14 and 15) from the text of /proc/PID/stat.
 func cpuTime(stat []byte) (time.Duration, error) {
 	_, rest, ok := bytes.Cut(stat[max(0, bytes.LastIndexByte(stat, ')')):], []byte(") ")) // a name may hold spaces

@@ -54,9 +54,11 @@ type measurement struct {
 var measurements = []measurement{
 	{"size", (*bench).measureSize},
 	{"version", (*bench).measureVersion},
+	{"render", (*bench).measureRender},
 	{"up", (*bench).measureUp},
 	{"push", (*bench).measurePush},
 	{"push-sample", (*bench).measurePushSample},
+	{"push-outside", (*bench).measurePushOutside},
 	{"drift", (*bench).measureDrift},
 	{"steady", (*bench).measureSteady},
 	{"cold", (*bench).measureCold},

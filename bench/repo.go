@@ -87,19 +87,24 @@ func (b *bench) declare(ctx context.Context, in *instance, name string, files ma
 	if err != nil {
 		return nil, err
 	}
-	if err := in.declareSource(ctx, name, name, base+"/"+name+".git"); err != nil {
-		return nil, err
+	return r, in.deliver(ctx, name, base+"/"+name+".git", commit)
+}
+
+// deliver declares a source and an app of a name, in a namespace of that name too, and waits until the app is ready.
+func (c client) deliver(ctx context.Context, name, url, commit string) error {
+	if err := c.declareSource(ctx, name, name, url); err != nil {
+		return err
 	}
-	if err := in.declareApp(ctx, name, name, name, "./"); err != nil {
-		return nil, err
+	if err := c.declareApp(ctx, name, name, name, "./"); err != nil {
+		return err
 	}
-	apps, err := in.observe(ctx, kustomizations, name)
+	apps, err := c.observe(ctx, kustomizations, name)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer apps.stop()
 	_, _, err = apps.await(ctx, 0, "app "+name, func(e event) bool { return readyAt(e.object, commit) })
-	return r, err
+	return err
 }
 
 // declareSource makes a namespace and a source in it that is asked for news once an hour only: a push announces itself.

@@ -158,7 +158,12 @@ func (b *bench) makeRepository(ctx context.Context, in *instance, dir, name stri
 	if _, err := output(ctx, cmd); err != nil {
 		return nil, "", err
 	}
-	r, err := cloneTo(ctx, in.Git+"/"+name+".git", dir)
+	return begin(ctx, in.Git+"/"+name+".git", dir, files)
+}
+
+// begin clones an empty repository and pushes its first commit.
+func begin(ctx context.Context, url, dir string, files map[string]string) (*repo, string, error) {
+	r, err := cloneTo(ctx, url, dir)
 	if err != nil {
 		return nil, "", err
 	}
