@@ -545,6 +545,8 @@ func readFault(where string, err error) error {
 		return fault(where, "links and paths have to stay inside the repository", "%w", err)
 	case errors.Is(err, fs.ErrNotExist):
 		return fault(where, "a link may point nowhere", "%w", err)
+	case unusable(err):
+		return fault(where, "", "%w", err)
 	default:
 		return fmt.Errorf("%s: %w", where, err)
 	}

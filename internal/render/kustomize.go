@@ -89,7 +89,7 @@ func (in *inspection) plain(dir string, names []string) (all []delivery.Object, 
 			v, ok := r.GetAnnotations()[konfig.IgnoredByKustomizeAnnotation]
 			return ok && v != "false"
 		})
-		more, err := objects(resources, dir, &size, func(*resource.Resource) string { return name })
+		more, err := objects(convert(resources, &size), dir, func(product) string { return name })
 		if err != nil {
 			return nil, in.orMalformed(err)
 		}
@@ -156,14 +156,14 @@ func (in *inspection) build(dir, name string, k *types.Kustomization, b delivery
 	if in.overlay[name], err = yaml.Marshal(k); err != nil {
 		return nil, fmt.Errorf("write kustomization of '%s': %w", dir, err)
 	}
-	result, err := run(newKustomizeFS(in.tree), path.Join(mount, dir), in.schema)
+	result, err := in.run(path.Join(mount, dir))
 	if ctxErr := in.ctx.Err(); ctxErr != nil {
 		return nil, ctxErr
 	}
 	if err != nil {
 		return nil, in.explain(dir, name, err)
 	}
-	all, err := objects(result.Resources(), dir, new(sizer), func(r *resource.Resource) string { return in.of(r.GetKind(), r.GetNamespace(), r.GetName()) })
+	all, err := objects(result, dir, func(m product) string { return in.of(m.Kind, m.Namespace, m.Name) })
 	return all, in.orMalformed(err)
 }
 
@@ -225,29 +225,26 @@ func selector(s *delivery.Selector) *types.Selector {
 	}
 }
 
-// schemaLock guards kustomize's OpenAPI schema: builds that only read it share the lock.
-var (
-	schemaLock sync.RWMutex
-	schemaOnce sync.Once
-)
+var schemaOnce sync.Once
 
 func loadSchema() { schemaOnce.Do(func() { openapi.Schema() }) }
 
-// run is a kustomize build. A build that sets a schema has the process's schema for itself and leaves the
-// built-in one behind.
-func run(fsys filesys.FileSystem, dir string, setsSchema bool) (result resmap.ResMap, err error) {
-	loadSchema()
-	if setsSchema {
-		schemaLock.Lock()
-		defer func() {
-			openapi.ResetOpenAPI()
-			openapi.Schema()
-			schemaLock.Unlock()
-		}()
-	} else {
-		schemaLock.RLock()
-		defer schemaLock.RUnlock()
+// run builds the folder dir; where the build sets the process's schema, in another process.
+func (in *inspection) run(dir string) ([]product, error) {
+	fsys := newKustomizeFS(in.tree)
+	if in.schema {
+		return runChild(in.ctx, fsys, dir)
 	}
+	loadSchema()
+	result, err := kustomize(fsys, dir)
+	if err != nil {
+		return nil, err
+	}
+	return convert(result.Resources(), new(sizer)), nil
+}
+
+// kustomize is a kustomize build.
+func kustomize(fsys filesys.FileSystem, dir string) (result resmap.ResMap, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("kustomize panicked: %v", r)

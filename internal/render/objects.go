@@ -1,6 +1,7 @@
 package render
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"strconv"
@@ -13,23 +14,35 @@ import (
 	"keelson.dev/keelson/internal/delivery"
 )
 
-// objects converts what kustomize made of the folder dir.
-func objects(resources []*resource.Resource, dir string, size *sizer, origin func(*resource.Resource) string) ([]delivery.Object, error) {
-	all := make([]delivery.Object, 0, len(resources))
+// convert reads back what kustomize made, up to the first object with a problem.
+func convert(resources []*resource.Resource, size *sizer) []product {
+	all := make([]product, 0, len(resources))
 	for _, res := range resources {
-		from := origin(res)
-		where := from
-		if where == "" {
-			where = dir
-		}
-		m, err := res.Map()
+		m := product{Kind: res.GetKind(), Namespace: res.GetNamespace(), Name: res.GetName()}
+		object, err := res.Map()
 		if err != nil {
-			return nil, fault(where, "", "%s/%s cannot be read back from kustomize", res.GetKind(), res.GetName())
+			m.Problem = fmt.Sprintf("%s/%s cannot be read back from kustomize", m.Kind, m.Name)
+		} else if err := size.normalize(object); err != nil {
+			m.Problem = fmt.Sprintf("%s/%s: %v", m.Kind, m.Name, err)
+		} else {
+			m.Object = object
 		}
-		if err := size.normalize(m); err != nil {
-			return nil, fault(where, "", "%s/%s: %w", res.GetKind(), res.GetName(), err)
+		if all = append(all, m); m.Problem != "" {
+			return all
 		}
-		all = append(all, delivery.Object{Unstructured: &unstructured.Unstructured{Object: m}, Origin: from})
+	}
+	return all
+}
+
+// objects gives what was made of the folder dir as objects with their origins.
+func objects(result []product, dir string, origin func(product) string) ([]delivery.Object, error) {
+	all := make([]delivery.Object, 0, len(result))
+	for _, m := range result {
+		from := origin(m)
+		if m.Problem != "" {
+			return nil, fault(cmp.Or(from, dir), "", "%s", m.Problem)
+		}
+		all = append(all, delivery.Object{Unstructured: &unstructured.Unstructured{Object: m.Object}, Origin: from})
 	}
 	return all, nil
 }

@@ -10,7 +10,7 @@
 //
 // # What a render may touch
 //
-// The snapshot's file system and nothing else: no disk, no process, no network. Paths may use ".." inside
+// The snapshot's file system and nothing else: no disk, no program but this one, no network. Paths may use ".." inside
 // the repository; one that leaves it is an error that wraps [delivery.ErrEscapes]. Symbolic links are
 // followed here where the file system can tell them (fs.ReadLinkFS), so that an fs.FS that would follow them
 // anywhere, like os.DirFS, is safe too. Remote bases and resources, Helm charts and plugins are refused by
@@ -31,8 +31,9 @@
 //
 // # Concurrency
 //
-// Renders run concurrently. kustomize keeps one OpenAPI schema per process; a kustomization that sets
-// "openapi" changes it, so such a build runs alone and the built-in schema is restored afterwards.
+// Renders run concurrently, without a lock. kustomize keeps one OpenAPI schema per process; a kustomization that sets
+// "openapi" changes it, so such a build runs in a process of its own (see child.go), for which a program that renders
+// calls [ServeChild] when it is started with [ChildCommand].
 package render
 
 import (
@@ -149,6 +150,8 @@ func (t *tree) checkPath(dir string) error {
 		return missing("", "path '%s' does not exist%s", dir, t.siblings(dir))
 	case errors.Is(err, delivery.ErrEscapes):
 		return missing("", "path '%s': %w", dir, err)
+	case unusable(err):
+		return missing("", "read path '%s': %w", dir, err)
 	default:
 		return fmt.Errorf("read path '%s': %w", dir, err)
 	}

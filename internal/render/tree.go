@@ -253,12 +253,17 @@ func (t *tree) unreadable(name string, err error) error {
 func (t *tree) note(err error) error {
 	switch {
 	case t.ids == nil:
-	case errors.Is(err, delivery.ErrEscapes), errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.ENOTDIR), errors.Is(err, git.ErrTooLarge):
+	case errors.Is(err, delivery.ErrEscapes), unusable(err):
 		t.untold = true // an ignore file that cannot be used
 	default:
 		t.failed = cmp.Or(t.failed, err)
 	}
 	return err
+}
+
+// unusable tells whether the repository itself has a link or a file that cannot be used.
+func unusable(err error) bool {
+	return errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, git.ErrTooLarge)
 }
 
 func tooLarge(name string, size int64) error {
