@@ -44,7 +44,7 @@ func (t traffic) total() int {
 	return n
 }
 
-// writes counts what changes something.
+// writes counts what changes something, or tries whether it would.
 func (t traffic) writes() int {
 	n := 0
 	for what, c := range t.byApps {
@@ -149,7 +149,13 @@ func (e auditEvent) excused() bool {
 // leases is what the lease's resource is called here.
 const leases = "leases.coordination.k8s.io"
 
-func (e auditEvent) String() string { return e.Verb + " " + e.resource() }
+// String is the verb and the resource. A write that only tries has a verb of its own: it changes nothing.
+func (e auditEvent) String() string {
+	if strings.Contains(e.URI, "dryRun=All") {
+		return "dry-run " + e.resource()
+	}
+	return e.Verb + " " + e.resource()
+}
 
 func (e auditEvent) resource() string {
 	if e.ObjectRef == nil {

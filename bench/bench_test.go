@@ -145,22 +145,23 @@ func TestReadTraffic(t *testing.T) {
 		line("5", "patch", "bench", "01:13", maps) +
 		line("6", "patch", "keelson-cluster/v1", "01:13", maps) +
 		line("7", "get", "keelson", "01:14", "null") +
+		strings.Replace(line("8", "patch", "keelson", "01:15", maps), "/healthz", "/api/v1/configmaps/x?dryRun=All&force=true", 1) +
 		line("late", "patch", "keelson", "02:00", maps) +
 		`{"auditID":"not whole`
 	got, err := readTraffic(strings.NewReader(log), at("2026-01-01T10:01:00Z"), at("2026-01-01T10:02:00Z"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(map[string]int{"patch configmaps": 1, "patch deployments.apps/status": 1, "get /healthz": 1}, got.byApps); diff != "" {
+	if diff := cmp.Diff(map[string]int{"patch configmaps": 1, "patch deployments.apps/status": 1, "get /healthz": 1, "dry-run configmaps": 1}, got.byApps); diff != "" {
 		t.Error("caused by apps:", diff)
 	}
 	if diff := cmp.Diff(map[string]int{"watch configmaps": 1, "update leases.coordination.k8s.io": 1}, got.other); diff != "" {
 		t.Error("not counted:", diff)
 	}
-	if got.total() != 3 || got.writes() != 2 {
-		t.Errorf("total %d of which %d writes, want 3 and 2", got.total(), got.writes())
+	if got.total() != 4 || got.writes() != 3 {
+		t.Errorf("total %d of which %d writes, want 4 and 3", got.total(), got.writes())
 	}
-	if diff := cmp.Diff(map[string]int{"patch": 2, "get": 1, "watch": 1, "lease": 1}, got.byVerb()); diff != "" {
+	if diff := cmp.Diff(map[string]int{"patch": 2, "get": 1, "dry-run": 1, "watch": 1, "lease": 1}, got.byVerb()); diff != "" {
 		t.Error("by verb:", diff)
 	}
 }

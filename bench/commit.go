@@ -96,7 +96,7 @@ func (w *world) commitRound(ctx context.Context, round int, apps *observer, s *c
 	if err != nil {
 		return err
 	}
-	reported, err := w.awaitReady(ctx, apps, appMark)
+	reported, err := w.awaitReady(ctx, apps, appMark, in)
 	if err != nil {
 		return err
 	}

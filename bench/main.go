@@ -173,7 +173,11 @@ func (b *bench) main(ctx context.Context, only, out string) (err error) {
 	for _, m := range chosen {
 		say("%s (load %.1f)", m.name, load())
 		if err := m.run(b, ctx); err != nil {
-			return fmt.Errorf("measure %s: %w", m.name, err)
+			err = fmt.Errorf("measure %s: %w", m.name, err)
+			if len(b.results) == 0 {
+				return err
+			}
+			return errors.Join(err, printTable(os.Stdout, b.results))
 		}
 	}
 	if len(b.results) == 0 {

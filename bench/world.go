@@ -295,14 +295,18 @@ func (w *world) bring(ctx context.Context) (brought, error) {
 	if t.first, t.declared, err = w.declareFleet(ctx); err != nil {
 		return t, err
 	}
-	t.last, err = w.awaitReady(ctx, apps, 0)
+	var all []int
+	for i := range w.fleet.apps {
+		all = append(all, i)
+	}
+	t.last, err = w.awaitReady(ctx, apps, 0, all)
 	return t, err
 }
 
-// awaitReady waits until all apps of the fleet are ready at the commits of their repositories.
-func (w *world) awaitReady(ctx context.Context, apps *observer, mark int) (time.Time, error) {
+// awaitReady waits until apps of the fleet are ready at the commits of their repositories.
+func (w *world) awaitReady(ctx context.Context, apps *observer, mark int, which []int) (time.Time, error) {
 	commits := map[string]string{}
-	for i := range w.fleet.apps {
+	for _, i := range which {
 		commits[w.fleet.app(i)] = w.commits[i%w.fleet.repositories]
 	}
 	return apps.awaitEach(ctx, mark, "apps of the fleet to be ready", len(commits), func(e event) (string, bool) {
