@@ -101,7 +101,7 @@ func runDiffApp(ctx context.Context, g *global, arg string) error {
 	if err != nil {
 		return masked(secrets, err)
 	}
-	differences, err := engine.Diff(ctx, app, objects, dialect.KustomizationInventory(&k.Status))
+	differences, err := engine.Diff(ctx, app, objects, dialect.KustomizationOwned(k))
 	if err != nil {
 		return masked(secrets, explainAPI(err))
 	}
@@ -123,7 +123,7 @@ func masked(secrets *redact.Redactor, err error) error {
 // renderApp renders an app at the newest commit of its source, fetched into a directory of its own. The redactor, never nil,
 // knows the values of Secrets that were substituted.
 func renderApp(ctx context.Context, c client.Client, k *kustomizev1.Kustomization, app delivery.App) ([]delivery.Object, *redact.Redactor, error) {
-	vars, secrets, err := deliver.Variables(ctx, c, app)
+	vars, secrets, err := deliver.ReadVariables(ctx, c, app)
 	if err != nil {
 		return nil, redact.New(), err
 	}

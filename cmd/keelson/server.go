@@ -24,6 +24,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"keelson.dev/keelson/internal/controller"
+	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/render"
@@ -34,7 +35,7 @@ import (
 // serverOptions says what the controllers need.
 type serverOptions struct {
 	Kubeconfig string        // empty: as kubectl does, or the service account inside a cluster
-	DataDir    string        // for the mirrors of remote repositories; one process at a time
+	DataDir    string        // for mirrors of remote repositories and records of deliveries; one process at a time
 	Host       *githost.Host // nil: there is none
 	HostURL    string        // the host's base URL, "http://127.0.0.1:7070/git": sources below it are read straight from Host
 	Pushes     <-chan string // names of the host's repositories as they are pushed to; nil: there is no host
@@ -91,7 +92,11 @@ func runServer(ctx context.Context, opts serverOptions) error {
 	if err != nil {
 		return err
 	}
-	c, err := controller.New(ctx, controller.Options{Cluster: cluster, Sources: sources, Lock: lease, Log: opts.Logger})
+	records, err := deliver.OpenRecords(filepath.Join(opts.DataDir, "records"), renderer())
+	if err != nil {
+		return err
+	}
+	c, err := controller.New(ctx, controller.Options{Cluster: cluster, Sources: sources, Records: records, Lock: lease, Log: opts.Logger})
 	if err != nil {
 		return explainAPI(err)
 	}
@@ -110,6 +115,19 @@ func runServer(ctx context.Context, opts serverOptions) error {
 		}
 	}()
 	return c.Run(ctx)
+}
+
+// renderer identifies this very build of the program: another one may render otherwise.
+func renderer() string {
+	exe, err := os.Executable()
+	if err != nil {
+		return version
+	}
+	info, err := os.Stat(exe)
+	if err != nil {
+		return version
+	}
+	return fmt.Sprintf("%s %d %d", version, info.Size(), info.ModTime().UnixNano())
 }
 
 // awaitLease waits until the controller holds the lease, and tells meanwhile who does; false: ctx has ended.

@@ -12,20 +12,24 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"runtime"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/runtime"
+	k8sruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	ctrlcontroller "sigs.k8s.io/controller-runtime/pkg/controller"
+	ctrlevent "sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -46,6 +50,7 @@ type Options struct {
 	Cluster *kube.Cluster
 	Sources *source.Fetcher
 	Lock    resourcelock.Interface // the lease that guards against a second controller
+	Records *deliver.Records       // nil: a restart looks at everything anew
 	Log     *slog.Logger
 	Now     func() time.Time // nil: the system's clock
 }
@@ -58,18 +63,18 @@ type Controller struct {
 }
 
 const (
-	appWorkers    = 10 // steps of apps at once; a step waits for nothing but its own requests
-	sourceWorkers = 4  // steps of sources at once; a step waits for nothing at all
-	fetches       = 16 // exchanges with repositories at once
+	appWorkers    = 250 // steps of apps at once: most wait for the API server, which may take long over some
+	sourceWorkers = 4   // steps of sources at once; a step waits for nothing at all
+	fetches       = 16  // exchanges with repositories at once
 )
 
 // Lease timing: a controller that died is succeeded after leaseDuration at the latest.
 const leaseDuration, renewDeadline, retryPeriod = 15 * time.Second, 10 * time.Second, 2 * time.Second
 
 // Scheme knows the kinds that the controller and the CLI read and write.
-func Scheme() (*runtime.Scheme, error) {
-	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, sourcev1.AddToScheme, kustomizev1.AddToScheme} {
+func Scheme() (*k8sruntime.Scheme, error) {
+	scheme := k8sruntime.NewScheme()
+	for _, add := range []func(*k8sruntime.Scheme) error{corev1.AddToScheme, sourcev1.AddToScheme, kustomizev1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return nil, fmt.Errorf("register kinds: %w", err)
 		}
@@ -106,26 +111,32 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 		written: map[types.NamespacedName]*sourcev1.GitRepository{},
 	}
 	c.live = live.New(ctx, opts.Cluster, live.Options{
-		Selector: dialect.OwnerNameLabel, OwnerOf: dialect.FluxOwner,
+		Key: opts.Records.Key(), Selector: dialect.OwnerNameLabel, OwnerOf: dialect.FluxOwner,
 		Notify: func(app delivery.ID, _ delivery.Ref) { apps.enqueue(app) },
 	})
-	engine := &deliver.Engine{Cluster: opts.Cluster, Live: c.live, Claims: deliver.NewClaims(), Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner}
-	ks := &kustomizations{reg: reg, engine: engine, cache: mgr.GetClient(), reader: mgr.GetAPIReader(), now: opts.Now, wake: apps.enqueue}
+	engine := &deliver.Engine{
+		Key: opts.Records.Key(), Cluster: opts.Cluster, Live: c.live, Claims: deliver.NewClaims(),
+		Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner, Slots: make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
+	}
+	ks := &kustomizations{
+		reg: reg, engine: engine, records: opts.Records, cache: mgr.GetClient(), reader: mgr.GetAPIReader(), now: opts.Now,
+		wake: apps.enqueue, later: newTrickle(apps.enqueue), log: opts.Log,
+	}
 	apps.kind = ks
 	c.git = &gitRepositories{
 		reg: reg, sources: opts.Sources, cache: mgr.GetClient(), reader: mgr.GetAPIReader(), now: opts.Now, life: ctx, log: opts.Log,
 		slots: make(chan struct{}, fetches), wake: sources.enqueue,
-		changed: func(id delivery.ID) { ks.wakeAll(reg.madeFrom(id)) },
+		changed: ks.news,
 	}
 	sources.kind = c.git
 	if err := setup(mgr, "gitrepository", sources, sourceWorkers, nil); err != nil {
 		return nil, err
 	}
-	claim := func(ctx context.Context) error { return loadClaims(ctx, mgr.GetClient(), engine.Claims) }
+	claim := func(ctx context.Context) error { return ks.loadClaims(ctx) }
 	return c, setup(mgr, "kustomization", apps, appWorkers, claim)
 }
 
-func newManager(opts Options, scheme *runtime.Scheme) (manager.Manager, error) {
+func newManager(opts Options, scheme *k8sruntime.Scheme) (manager.Manager, error) {
 	lease, renew, retry := leaseDuration, renewDeadline, retryPeriod
 	mgr, err := ctrl.NewManager(opts.Cluster.Config(), manager.Options{
 		Scheme: scheme, Logger: logr.FromSlogHandler(opts.Log.Handler()),
@@ -134,6 +145,7 @@ func newManager(opts Options, scheme *runtime.Scheme) (manager.Manager, error) {
 		LeaderElectionReleaseOnCancel: true,
 		LeaseDuration:                 &lease, RenewDeadline: &renew, RetryPeriod: &retry,
 		Controller: config.Controller{SkipNameValidation: new(true)},
+		Cache:      cache.Options{DefaultTransform: cache.TransformStripManagedFields()}, // half of a small object
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make manager: %w", err)
@@ -150,7 +162,7 @@ func setup[T client.Object](mgr manager.Manager, name string, s *shell[T], worke
 	if err != nil {
 		return fmt.Errorf("make %s controller: %w", name, err)
 	}
-	watch := ctrlsource.Kind(mgr.GetCache(), s.kind.empty(), &handler.TypedEnqueueRequestForObject[T]{}, specChanged[T]())
+	watch := ctrlsource.Kind(mgr.GetCache(), s.kind.empty(), &handler.TypedEnqueueRequestForObject[T]{}, specChanged(s.cached))
 	if err := c.Watch(watch); err != nil {
 		return fmt.Errorf("watch %s: %w", name, err)
 	}
@@ -167,20 +179,40 @@ func setup[T client.Object](mgr manager.Manager, name string, s *shell[T], worke
 	return nil
 }
 
-// specChanged lets through what a person changes: the spec (generation), annotations, deletion. Our own status writes do not pass.
-func specChanged[T client.Object]() predicate.TypedPredicate[T] {
-	return predicate.Or[T](predicate.TypedGenerationChangedPredicate[T]{}, predicate.TypedAnnotationChangedPredicate[T]{})
+// specChanged lets through what a person changes: the spec (generation), annotations, deletion. What we write ourselves does
+// not pass. It shows every object that the cache takes in to cached.
+func specChanged[T client.Object](cached func(T)) predicate.TypedPredicate[T] {
+	return predicate.TypedFuncs[T]{
+		UpdateFunc: func(e ctrlevent.TypedUpdateEvent[T]) bool {
+			cached(e.ObjectNew)
+			return e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
+				!e.ObjectNew.GetDeletionTimestamp().Equal(e.ObjectOld.GetDeletionTimestamp()) ||
+				!maps.Equal(foreign(e.ObjectOld.GetAnnotations()), foreign(e.ObjectNew.GetAnnotations()))
+		},
+	}
 }
 
-// loadClaims makes the inventories in the cluster known before the first plan is made.
-func loadClaims(ctx context.Context, c client.Client, claims *deliver.Claims) error {
+// foreign gives annotations without those that we write ourselves.
+func foreign(annotations map[string]string) map[string]string {
+	out := maps.Clone(annotations)
+	delete(out, dialect.IntentAnnotation)
+	return out
+}
+
+// loadClaims makes the inventories in the cluster known before the first plan is made, and forgets the apps that are gone.
+func (k *kustomizations) loadClaims(ctx context.Context) error {
 	var list kustomizev1.KustomizationList
-	if err := c.List(ctx, &list); err != nil {
+	if err := k.cache.List(ctx, &list); err != nil {
 		return fmt.Errorf("list Kustomizations: %w", err)
 	}
+	apps := make([]delivery.ID, len(list.Items))
 	for i := range list.Items {
-		k := &list.Items[i]
-		claims.Set(kustomizationID(client.ObjectKeyFromObject(k)), dialect.KustomizationInventory(&k.Status))
+		item := &list.Items[i]
+		apps[i] = kustomizationID(client.ObjectKeyFromObject(item))
+		k.engine.Claims.Set(apps[i], dialect.KustomizationOwned(item))
+	}
+	if err := k.records.Retain(apps); err != nil {
+		k.log.Warn("remove records of apps that are gone", "error", err)
 	}
 	return nil
 }

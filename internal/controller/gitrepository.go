@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/redact"
@@ -73,7 +74,7 @@ func (g *gitRepositories) remove(context.Context, *sourcev1.GitRepository) (remo
 	return removal{done: true}, nil // its mirror is dropped with the last source of the same URL
 }
 
-func (g *gitRepositories) step(ctx context.Context, obj *sourcev1.GitRepository, _ func() error) next {
+func (g *gitRepositories) step(ctx context.Context, obj *sourcev1.GitRepository, _ pen) next {
 	src := dialect.GitRepository(obj)
 	st := g.reg.source(src.ID)
 	if src.Suspend {
@@ -169,7 +170,7 @@ func (g *gitRepositories) due(st *sourceState, src delivery.Source, generation i
 	}
 	wait := max(src.Interval, poll)
 	if st.failures > 0 {
-		wait = backoff(st.failures, src.Interval)
+		wait = deliver.Backoff(st.failures, src.Interval)
 	}
 	return max(st.asked.Add(wait).Sub(g.now()), 0)
 }
@@ -254,7 +255,7 @@ func (g *gitRepositories) fail(obj *sourcev1.GitRepository, st *sourceState, src
 		g.changed(src.ID) // the apps made from it wait in vain: let them say so
 	}
 	out := delivery.Outcome{Phase: delivery.Failing, Reason: f.Reason, Message: redact.Text(f.Error()), Handled: st.handled}
-	n := next{after: backoff(st.failures, src.Interval)}
+	n := next{after: deliver.Backoff(st.failures, src.Interval)}
 	if f.Retry == delivery.OnChange {
 		n.after = src.Interval
 	}

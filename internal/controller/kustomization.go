@@ -3,11 +3,9 @@ package controller
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -30,12 +28,15 @@ import (
 
 // kustomizations delivers apps that are declared as Flux Kustomizations.
 type kustomizations struct {
-	reg    *registry
-	engine *deliver.Engine
-	cache  client.Reader
-	reader client.Reader // uncached: ConfigMaps and Secrets are not kept in memory
-	now    func() time.Time
-	wake   func(delivery.ID)
+	reg     *registry
+	engine  *deliver.Engine
+	records *deliver.Records // nil: nothing is remembered beyond this process
+	cache   client.Reader
+	reader  client.Reader // uncached: ConfigMaps and Secrets are not kept in memory
+	now     func() time.Time
+	wake    func(delivery.ID)
+	later   *trickle
+	log     *slog.Logger
 }
 
 func kustomizationID(name types.NamespacedName) delivery.ID {
@@ -52,8 +53,25 @@ func (k *kustomizations) forget(name types.NamespacedName) {
 	id := kustomizationID(name)
 	dependents := k.reg.dependents(id)
 	k.reg.dropApp(id)
+	k.engine.Live.Forget(id)
+	if err := k.records.Drop(id); err != nil {
+		k.log.Warn("forget an app", "app", id, "error", err)
+	}
 	k.wakeAll(dependents)
 	k.released(k.engine.Claims.Drop(id))
+}
+
+// news takes in that a source has something new to say: the apps that it changes something for look at it now, the others
+// are at its revision from now on and say so when there is time.
+func (k *kustomizations) news(source delivery.ID) {
+	snap, _ := k.reg.snapshot(source)
+	if snap.Revision.Commit == "" {
+		k.wakeAll(k.reg.madeFrom(source))
+		return
+	}
+	untouched, touched := k.reg.advance(source, snap)
+	k.wakeAll(touched)
+	k.later.add(untouched)
 }
 
 func (k *kustomizations) wakeAll(ids []delivery.ID) {
@@ -74,24 +92,25 @@ type pass struct {
 	obj     *kustomizev1.Kustomization
 	app     delivery.App
 	st      *appState
-	save    func() error
+	pen     pen
 	req     deliver.Request  // set by source and variables
-	secrets *redact.Redactor // set by variables: masks the values that were substituted from Secrets
+	secrets *redact.Redactor // masks the values that were substituted from Secrets, where they were read
 	events  []event
 	after   time.Duration
+	paced   bool // after says when it makes sense to try again
 }
 
-func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomization, save func() error) next {
+func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomization, pen pen) next {
 	app, err := dialect.Kustomization(obj)
 	st := k.reg.app(app)
-	st.load(obj)
+	k.load(st, obj)
 	if app.Suspend {
-		if !st.evaluated && k.reg.setReady(app.ID, st.ready, st.applied) { // as it was when it was suspended
+		if !st.evaluated && k.reg.setReady(app.ID, st.ready, st.applied, st.inputs) { // as it was when it was suspended
 			k.wakeAll(k.reg.dependents(app.ID))
 		}
 		return next{}
 	}
-	p := &pass{obj: obj, app: app, st: st, save: save, secrets: redact.New(), req: deliver.Request{App: app, Now: k.now()}}
+	p := &pass{obj: obj, app: app, st: st, pen: pen, secrets: redact.New(), req: deliver.Request{App: app, Now: k.now()}}
 	var out delivery.Outcome
 	if err == nil {
 		out, err = k.run(ctx, p)
@@ -103,6 +122,9 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 	if err != nil {
 		out = k.failed(p, err)
 	}
+	if rest := st.patience(out.Phase, p.req.Now); rest > 0 { // it may be ready before anybody has read that it is not
+		return next{after: min(rest, cmp.Or(p.after, rest)), events: p.events}
+	}
 	app.Ignored = slices.Concat(app.Ignored, st.mem.Ignored)
 	out.Handled, out.Attempted, out.Inventory = app.Requested, p.req.Snapshot.Revision, st.mem.Inventory
 	if out.Phase != delivery.Working {
@@ -111,22 +133,38 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 		out.Handled = ""
 	}
 	obj.Status = dialect.KustomizationStatus(obj.Status, app, out, k.now())
-	if k.reg.setReady(app.ID, out.Phase == delivery.Ready, out.Applied) {
+	if k.reg.setReady(app.ID, out.Phase == delivery.Ready, out.Applied, st.mem.Inputs()) {
 		k.wakeAll(k.reg.dependents(app.ID))
 	}
-	if len(app.VarsFrom) > 0 && (p.after == 0 || app.Interval < p.after) {
-		p.after = app.Interval // what they are made of is not watched
+	if snap, _ := k.reg.snapshot(app.Source); snap.Revision != p.req.Snapshot.Revision {
+		k.wake(app.ID) // it came while this step was under way
 	}
 	return next{after: p.after, events: p.events}
 }
 
-// load takes in what a controller before this one left in the status.
-func (st *appState) load(obj *kustomizev1.Kustomization) {
+// haste is how long an app may be under way before its status says so.
+const haste = time.Second
+
+// patience says how long a status that only tells of work under way is still kept back; zero: it is written.
+func (st *appState) patience(phase delivery.Phase, now time.Time) time.Duration {
+	if phase != delivery.Working {
+		st.working = time.Time{}
+		return 0
+	}
+	if st.working.IsZero() {
+		st.working = now
+	}
+	return max(st.working.Add(haste).Sub(now), 0)
+}
+
+// load takes in what a controller before this one left in the status and on disk.
+func (k *kustomizations) load(st *appState, obj *kustomizev1.Kustomization) {
 	if st.loaded {
 		return
 	}
 	st.loaded = true
-	st.mem.Inventory = dialect.KustomizationInventory(&obj.Status)
+	st.mem.Inventory = dialect.KustomizationOwned(obj)
+	k.records.Load(st.app.ID, &st.mem)
 	st.handled = obj.Status.LastHandledReconcileAt
 	if apimeta.IsStatusConditionTrue(obj.Status.Conditions, meta.ReadyCondition) {
 		st.ready, st.applied = true, delivery.ParseRevision(obj.Status.LastAppliedRevision)
@@ -212,20 +250,39 @@ func (k *kustomizations) exists(ctx context.Context, obj client.Object, id deliv
 	return err == nil, err
 }
 
-// variables reads the ConfigMaps and Secrets of substituteFrom; inline variables win.
-func (k *kustomizations) variables(ctx context.Context, p *pass) error {
-	vars, secrets, err := deliver.Variables(ctx, k.reader, p.app)
-	if err != nil {
-		return err
+// variables looks at the ConfigMaps and Secrets of substituteFrom: in which version they are, from their watches. They are
+// read only when something has to be rendered. Inline variables are part of the declaration.
+func (k *kustomizations) variables(_ context.Context, p *pass) error {
+	namespace, live := p.app.ID.Namespace, k.engine.Live
+	live.References(p.app.ID, p.app.VarsFrom)
+	versions := make([]string, len(p.app.VarsFrom))
+	for i, ref := range p.app.VarsFrom {
+		version, known, err := live.Version(p.app.ID, ref.Kind, namespace, ref.Name)
+		where := ref.Kind + "/" + namespace + "/" + ref.Name
+		switch {
+		case err != nil:
+			return &delivery.Fault{Reason: meta.BuildFailedReason, Where: where, Err: fmt.Errorf("watch substitution variables: %w", err)}
+		case !known:
+			return errNotYet
+		case version == "" && !ref.Optional:
+			return &delivery.Fault{
+				Reason: meta.BuildFailedReason, Where: where, Retry: delivery.OnEvent,
+				Hint: "create it, or mark it optional in spec.postBuild.substituteFrom",
+				Err:  errors.New("read substitution variables: it does not exist"),
+			}
+		}
+		versions[i] = version
 	}
-	b, err := json.Marshal(vars)
-	if err != nil {
-		return err
+	p.req.Vars = deliver.Variables{
+		Key: strings.Join(versions, " "),
+		Load: func(ctx context.Context) (map[string]string, *redact.Redactor, error) {
+			vars, secrets, err := deliver.ReadVariables(ctx, k.reader, p.app)
+			if err == nil {
+				p.secrets = secrets
+			}
+			return vars, secrets, err
+		},
 	}
-	sum := sha256.Sum256(b)
-	p.secrets = secrets
-	p.req.Vars, p.req.VarsKey = vars, hex.EncodeToString(sum[:])
-	p.req.App.Build.Substitute = p.app.VarsAlways || len(vars) > 0
 	return nil
 }
 
@@ -244,6 +301,11 @@ func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome
 		mem.Resend() // a person asked: believe nothing that is only remembered
 		p.st.handled = p.app.Requested
 	}
+	if len(mem.Inventory) > 0 { // of a controller before this one
+		if err := p.pen.claim(nil); err != nil {
+			return delivery.Outcome{}, fmt.Errorf("add finalizer: %w", err)
+		}
+	}
 	for range maxSteps {
 		state, err := k.engine.Observe(ctx, p.req, mem)
 		if err != nil {
@@ -253,6 +315,9 @@ func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome
 		k.reg.setConflict(p.app.ID, action.Fault != nil && action.Fault.Reason == "OwnershipConflict")
 		switch action.Kind {
 		case deliver.Stall:
+			if action.Fault == state.Refused {
+				p.after, p.paced = max(state.Retry.Sub(p.req.Now), time.Millisecond), true
+			}
 			return delivery.Outcome{}, action.Fault
 		case deliver.Wait:
 			if state.Waiting != "" {
@@ -272,27 +337,11 @@ func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome
 		}
 		p.events = append(p.events, changeEvents(res.Changes, p.req.Snapshot.Revision)...)
 		p.st.unhealthy = time.Time{} // something changed: health gets its time anew
-		if res.Err != nil {
-			return delivery.Outcome{}, stageError(res)
-		}
+		if res.Fault != nil && (action.Kind == deliver.Prune || ctx.Err() != nil) {
+			return delivery.Outcome{}, res.Fault
+		} // what the server refused is paused from now on: the next look says so
 	}
 	return delivery.Outcome{}, fmt.Errorf("the plan did not come to an end after %d stages", maxSteps)
-}
-
-// stageError gives the failures of a stage as one.
-func stageError(res deliver.Result) error {
-	var errs []error
-	for _, r := range res.Changes {
-		if r.Err != nil {
-			errs = append(errs, r.Err)
-		}
-	}
-	if len(errs) == 1 {
-		return errs[0]
-	}
-	first := *delivery.FaultOf(errs[0], meta.ReconciliationFailedReason)
-	first.Err = fmt.Errorf("%w (and %d more of this stage failed, the next: %w)", first.Err, len(errs)-1, errs[1])
-	return &first
 }
 
 // intend widens the inventory in the cluster before anything new is applied: whatever happens next, we know what may be ours.
@@ -306,10 +355,18 @@ func (k *kustomizations) intend(p *pass, plan delivery.Plan) error {
 		k.engine.Claims.Set(p.app.ID, mem.Inventory) // nothing of this plan is begun
 		return &delivery.Fault{Reason: "OwnershipConflict", Where: conflicts[0].String(), Err: errors.New("another app has just claimed it")}
 	}
-	out := k.waiting(p, "")
-	out.Attempted, out.Inventory = p.req.Snapshot.Revision, intent
-	p.obj.Status = dialect.KustomizationStatus(p.obj.Status, p.app, out, k.now())
-	if err := p.save(); err != nil {
+	text, fits := dialect.Intent(&p.obj.Status, intent)
+	annotations := map[string]string{dialect.IntentAnnotation: text}
+	if !fits {
+		annotations = nil
+		out := k.waiting(p, "")
+		out.Attempted, out.Inventory = p.req.Snapshot.Revision, intent
+		p.obj.Status = dialect.KustomizationStatus(p.obj.Status, p.app, out, k.now())
+		if err := p.pen.save(); err != nil {
+			return fmt.Errorf("record what is about to be applied: %w", err)
+		}
+	}
+	if err := p.pen.claim(annotations); err != nil {
 		return fmt.Errorf("record what is about to be applied: %w", err)
 	}
 	mem.Inventory = intent
@@ -333,6 +390,9 @@ func (k *kustomizations) waiting(p *pass, what string) delivery.Outcome {
 func (k *kustomizations) settle(p *pass, state deliver.State) (delivery.Outcome, error) {
 	mem := &p.st.mem
 	mem.Done(state)
+	if err := k.records.Save(p.app.ID, mem); err != nil {
+		k.log.Warn("remember a delivery", "error", err) // a restart will look closer
+	}
 	if !mem.Inventory.Equal(state.Plan.Inventory) {
 		mem.Inventory = state.Plan.Inventory
 	}
@@ -391,10 +451,15 @@ func (k *kustomizations) failed(p *pass, err error) delivery.Outcome {
 	}
 	switch f.Retry {
 	case delivery.Backoff:
+		if p.paced {
+			break
+		}
 		p.st.failures++
-		p.after = backoff(p.st.failures, p.app.RetryInterval)
+		p.after = deliver.Backoff(p.st.failures, p.app.RetryInterval)
 	case delivery.OnChange:
-		p.after = p.app.RetryInterval
+		if !p.paced {
+			p.after = p.app.RetryInterval
+		}
 	case delivery.OnEvent:
 		if f.Reason == "ConfirmationRequired" || f.Reason == "FieldsNotSupported" {
 			out.Phase = delivery.Stalled
@@ -419,24 +484,12 @@ func told(list []metav1.Condition, out delivery.Outcome) bool {
 	return c != nil && c.Status == metav1.ConditionFalse && c.Reason == out.Reason && c.Message == out.Message
 }
 
-// firstBackoff and maxBackoff bound the pause after a failure; the pause doubles from one to the next.
-const firstBackoff, maxBackoff = time.Second, 5 * time.Minute
-
-// backoff gives the pause after a number of failures in a row, no longer than the user's own interval.
-func backoff(failures int, interval time.Duration) time.Duration {
-	pause := firstBackoff << min(max(failures-1, 0), 10)
-	if interval <= 0 {
-		interval = maxBackoff
-	}
-	return min(pause, max(interval, firstBackoff), maxBackoff)
-}
-
 // remove deletes what the app owns, unless it is suspended or keeps its objects. Where the service account that would
 // have to do it is gone for good, the app is let go of, with a warning that names what is left.
 func (k *kustomizations) remove(ctx context.Context, obj *kustomizev1.Kustomization) (removal, error) {
 	app, _ := dialect.Kustomization(obj) // its error is about the guard, which does not matter any more
 	st := k.reg.app(app)
-	st.load(obj)
+	k.load(st, obj)
 	if app.Suspend || app.KeepOnDelete || len(st.mem.Inventory) == 0 {
 		return removal{done: true}, nil
 	}

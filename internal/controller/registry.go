@@ -8,6 +8,7 @@ import (
 
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/render"
 )
 
 // registry is what the controllers know of each other's sources and apps, in memory. It is safe for concurrent use;
@@ -50,9 +51,11 @@ type appState struct {
 	failures  int
 	evaluated bool // a step has said how it stands
 	ready     bool
-	applied   delivery.Revision // the last revision that got ready
+	applied   delivery.Revision // the last revision that got ready, or that is known to change nothing for the app
+	inputs    render.Inputs     // of the last delivery that got ready; for advance
 	handled   string            // the last request answered
 	unhealthy time.Time         // since when the app waits for health; zero: it does not
+	working   time.Time         // since when it is under way without the status saying so; zero: it is not
 }
 
 func newRegistry() *registry {
@@ -161,8 +164,8 @@ func (r *registry) listed(index map[delivery.ID]map[delivery.ID]bool, key delive
 	return slices.Collect(maps.Keys(index[key]))
 }
 
-// setReady notes whether an app is ready and at which revision, and tells whether that is news.
-func (r *registry) setReady(id delivery.ID, ready bool, applied delivery.Revision) bool {
+// setReady notes whether an app is ready, at which revision and made of what, and tells whether that is news.
+func (r *registry) setReady(id delivery.ID, ready bool, applied delivery.Revision, inputs render.Inputs) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	st, ok := r.apps[id]
@@ -170,8 +173,48 @@ func (r *registry) setReady(id delivery.ID, ready bool, applied delivery.Revisio
 		return false
 	}
 	news := !st.evaluated || st.ready != ready || st.applied != applied
-	st.evaluated, st.ready, st.applied = true, ready, applied
+	st.evaluated, st.ready, st.applied, st.inputs = true, ready, applied, inputs
 	return news
+}
+
+// advance takes in a new snapshot of a source for the apps that are ready and that it changes nothing for: they stand at
+// its revision at once, and only their status remains to be written. It returns them, and those that have to look at it.
+func (r *registry) advance(source delivery.ID, snap delivery.Snapshot) (untouched, touched []delivery.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	done := map[delivery.ID]bool{} // visited; true: it stands at the new revision
+	var visit func(id delivery.ID) bool
+	visit = func(id delivery.ID) bool {
+		if at, ok := done[id]; ok {
+			return at
+		}
+		done[id] = false // while it is being visited: apps that depend on each other do not advance
+		st, ok := r.apps[id]
+		if !ok || !st.ready {
+			return false
+		}
+		if st.app.Source != source {
+			done[id] = true
+			return true
+		}
+		for _, dep := range st.app.DependsOn {
+			if !visit(dep) {
+				return false
+			}
+		}
+		same, err := st.inputs.Same(snap)
+		done[id] = err == nil && same && !st.app.Suspend
+		return done[id]
+	}
+	for id := range r.bySource[source] {
+		if !visit(id) {
+			touched = append(touched, id)
+			continue
+		}
+		r.apps[id].applied = snap.Revision
+		untouched = append(untouched, id)
+	}
+	return untouched, touched
 }
 
 // lookedAt tells whether a step has said how an app stands.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -26,13 +27,21 @@ type kind[T client.Object] interface {
 	empty() T
 	// copyStatus makes the status of to that of from.
 	copyStatus(from, to T)
-	// step does one step for the object and sets its status. It neither waits nor writes to the object itself.
-	// save writes the status as it is now, for what must be in the cluster before something else is done.
-	step(ctx context.Context, obj T, save func() error) next
+	// step does one step for the object and sets its status. It neither waits nor writes to the object, except with
+	// the pen what must be in the cluster before something else is done.
+	step(ctx context.Context, obj T, pen pen) next
 	// remove makes the cluster as if the object had never been.
 	remove(ctx context.Context, obj T) (removal, error)
 	// forget drops what is known of an object that is gone.
 	forget(id types.NamespacedName)
+}
+
+// pen writes to the object of a step.
+type pen struct {
+	// save writes the status as it is now.
+	save func() error
+	// claim writes annotations and, in the same request, the finalizer where it is missing.
+	claim func(annotations map[string]string) error
 }
 
 // removal is how far a removal has come.
@@ -55,7 +64,7 @@ type event struct {
 	revision        delivery.Revision
 }
 
-// shell reconciles one kind: get, deletion, finalizer, step, one status write, events, requeue.
+// shell reconciles one kind: get, deletion, step, one status write, events, requeue.
 type shell[T client.Object] struct {
 	kind      kind[T]
 	client    client.Client
@@ -66,7 +75,7 @@ type shell[T client.Object] struct {
 	queue atomic.Pointer[workqueue.TypedRateLimitingInterface[reconcile.Request]] // set at start
 
 	mu      sync.Mutex
-	written map[types.NamespacedName]T // as the server returned our last status write
+	written map[types.NamespacedName]T // as the server returned our last write, until the cache has it too
 }
 
 // enqueue asks for a step. It never blocks.
@@ -87,16 +96,16 @@ func (s *shell[T]) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	s.takeWritten(req.NamespacedName, obj)
+	obj = s.newest(obj)
 	if !obj.GetDeletionTimestamp().IsZero() {
 		return s.finalize(ctx, obj)
 	}
-	if err := s.ensureFinalizer(ctx, obj); err != nil {
-		return ctrl.Result{}, err
-	}
 	before := s.copy(obj)
 	save := func() error { return s.save(ctx, &before, obj) }
-	n := s.kind.step(ctx, obj, save)
+	n := s.kind.step(ctx, obj, pen{
+		save:  save,
+		claim: func(annotations map[string]string) error { return s.claim(ctx, &before, obj, annotations) },
+	})
 	for _, e := range n.events { // of what happened, whether or not the status can be written
 		s.recorder.record(obj, e)
 	}
@@ -121,16 +130,32 @@ func (s *shell[T]) copy(obj T) T {
 	return c
 }
 
-// takeWritten replaces the status of an object from the cache by the one that we wrote last, if the cache lags behind.
-func (s *shell[T]) takeWritten(key types.NamespacedName, obj T) {
+// newest gives the object as our last write left it, if the cache lags behind.
+func (s *shell[T]) newest(obj T) T {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	last, ok := s.written[key]
-	if !ok || last.GetUID() != obj.GetUID() {
-		return
+	last, ok := s.written[client.ObjectKeyFromObject(obj)]
+	if ok && last.GetUID() == obj.GetUID() && version(last) > version(obj) {
+		return s.copy(last)
 	}
-	if version(last) > version(obj) {
-		s.kind.copyStatus(last, obj)
+	return obj
+}
+
+// wrote keeps what the server made of a write until the cache has it.
+func (s *shell[T]) wrote(out T) {
+	out.SetManagedFields(nil)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.written[client.ObjectKeyFromObject(out)] = out
+}
+
+// cached takes note of what the cache has.
+func (s *shell[T]) cached(obj T) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := client.ObjectKeyFromObject(obj)
+	if last, ok := s.written[key]; ok && version(obj) >= version(last) {
+		delete(s.written, key)
 	}
 }
 
@@ -157,24 +182,36 @@ func (s *shell[T]) save(ctx context.Context, before *T, obj T) error {
 	if err := s.client.Status().Patch(ctx, out, patch); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	s.written[client.ObjectKeyFromObject(out)] = s.copy(out)
-	s.mu.Unlock()
+	s.wrote(out)
 	*before = s.copy(obj)
 	return nil
 }
 
-func (s *shell[T]) ensureFinalizer(ctx context.Context, obj T) error {
-	if controllerutil.ContainsFinalizer(obj, s.finalizer) {
+// claim writes annotations and the finalizer where something of it is missing. A list is replaced as a whole, so the
+// finalizer goes with a check that nobody has written meanwhile.
+func (s *shell[T]) claim(ctx context.Context, before *T, obj T, annotations map[string]string) error {
+	next := s.copy(obj)
+	patch := client.MergeFrom(obj)
+	if controllerutil.AddFinalizer(next, s.finalizer) {
+		patch = client.MergeFromWithOptions(obj, client.MergeFromWithOptimisticLock{})
+	} else if len(annotations) == 0 {
 		return nil
 	}
-	before := s.copy(obj)
-	controllerutil.AddFinalizer(obj, s.finalizer)
-	out := s.copy(obj)
-	if err := s.client.Patch(ctx, out, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
-		return fmt.Errorf("add finalizer: %w", err)
+	all := maps.Clone(next.GetAnnotations())
+	if all == nil {
+		all = map[string]string{}
 	}
-	obj.SetResourceVersion(out.GetResourceVersion())
+	maps.Copy(all, annotations)
+	next.SetAnnotations(all)
+	if err := s.client.Patch(ctx, next, patch); err != nil {
+		return err
+	}
+	for _, o := range []T{*before, obj} {
+		o.SetFinalizers(next.GetFinalizers())
+		o.SetAnnotations(next.GetAnnotations())
+		o.SetResourceVersion(next.GetResourceVersion())
+	}
+	s.wrote(next)
 	return nil
 }
 

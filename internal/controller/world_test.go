@@ -17,6 +17,7 @@ import (
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
@@ -31,6 +32,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"keelson.dev/keelson/internal/controller"
+	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/kube"
@@ -79,6 +81,7 @@ type instance struct {
 	server *httptest.Server
 	client client.Client
 	stop   func()
+	looked func(context.Context) (bool, error)
 }
 
 func newInstance(dir string) (*instance, error) {
@@ -87,7 +90,7 @@ func newInstance(dir string) (*instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, add := range []func(*runtime.Scheme) error{appsv1.AddToScheme, autoscalingv2.AddToScheme, rbacv1.AddToScheme, apiextensionsv1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{appsv1.AddToScheme, autoscalingv2.AddToScheme, rbacv1.AddToScheme, apiextensionsv1.AddToScheme, admissionregistrationv1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return nil, err
 		}
@@ -117,12 +120,17 @@ func (in *instance) start() error {
 		cancel()
 		return err
 	}
+	records, err := deliver.OpenRecords(in.dir+"/records", "test")
+	if err != nil {
+		cancel()
+		return err
+	}
 	log := io.Discard
 	if testing.Verbose() {
 		log = os.Stderr
 	}
 	c, err := controller.New(ctx, controller.Options{
-		Cluster: target, Sources: sources, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Cluster: target, Sources: sources, Records: records, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
 		cancel()
@@ -130,6 +138,7 @@ func (in *instance) start() error {
 	}
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
+	in.looked = c.Looked
 	in.stop = func() {
 		cancel()
 		<-done

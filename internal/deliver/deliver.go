@@ -11,7 +11,6 @@ package deliver
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -24,7 +23,6 @@ import (
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/live"
 	"keelson.dev/keelson/internal/plan"
-	"keelson.dev/keelson/internal/render"
 )
 
 // Engine delivers apps to one cluster.
@@ -37,75 +35,55 @@ type Engine struct {
 	Label func(app delivery.ID, obj delivery.Object)
 	// OwnerOf reads what Label wrote; the zero ID: nobody's.
 	OwnerOf func(labels map[string]string) delivery.ID
-}
-
-// Memory is what the engine knows about an app between two steps. The zero Memory knows nothing: the next step
-// renders and sends everything once, which the server answers without a change where nothing differs.
-type Memory struct {
-	Inventory delivery.Inventory // as last written to the cluster
-	Ignored   []string           // what the rendered objects ask for and has no effect yet, for people
-	key       string             // what the last completed delivery was made of
-	desired   delivery.Inventory // what it gave
-	pass      rendered           // what this pass rendered; see Release
-	applied   map[delivery.Ref]delivery.Applied
-	repairs   map[delivery.Ref]repairs
-}
-
-// rendered is the outcome of a render, kept from one step of a pass to the next.
-type rendered struct {
-	key     string
-	objects []delivery.Object
-}
-
-// repairs counts how often an object had to be repaired lately.
-type repairs struct {
-	count int
-	last  time.Time
+	// Slots bounds the renders under way at once by its capacity; nil: nothing does.
+	Slots chan struct{}
 }
 
 // Request is everything one step needs.
 type Request struct {
 	App      delivery.App
 	Snapshot delivery.Snapshot
-	Vars     map[string]string // all substitution variables, resolved
-	VarsKey  string            // identifies Vars without telling them
+	Vars     Variables
 	Now      time.Time
-}
-
-func (r Request) key() string {
-	return fmt.Sprintf("%s %d %s", r.Snapshot.Digest, r.App.Generation, r.VarsKey)
 }
 
 // State is what Observe saw.
 type State struct {
 	Plan    delivery.Plan
 	Health  delivery.Health
-	Going   string    // not empty: a desired object that is being deleted and has to be gone before it is made anew
-	Waiting string    // not empty: what has to be known before anything can be decided; the app is woken then
-	Retry   time.Time // when a delayed repair is due; zero: none
-	key     string
+	Going   string          // not empty: a desired object that is being deleted and has to be gone before it is made anew
+	Waiting string          // not empty: what has to be known before anything can be decided; the app is woken then
+	Retry   time.Time       // when a delayed repair, or an object that was refused, is due; zero: none
+	Refused *delivery.Fault // not nil: why the server refused what the plan pauses
+	origin  origin
 }
 
 // Observe renders the app where needed, looks at what is there and makes the plan. In the steady state it renders nothing
 // and sends nothing. The error is a *delivery.Fault where the cause is in the repository.
 func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, error) {
-	state := State{key: req.key()}
-	if mem.key == state.key {
+	state := State{origin: mem.made}
+	same, err := mem.made.same(req)
+	if err != nil {
+		return state, err
+	}
+	if same {
 		synced, err := e.watch(req.App.ID, mem.desired, mem.Inventory)
-		if err == nil && synced && e.inSync(req.App.ID, mem) {
+		switch {
+		case err == nil && !synced:
+			state.Waiting = firstList
+			return state, nil
+		case err == nil && e.inSync(req.App.ID, mem):
+			mem.remember(req.Snapshot)
 			state.Health = e.health(mem.desired)
 			state.Plan.Inventory = mem.desired
 			return state, nil
 		}
 	}
-	if mem.pass.key != state.key {
-		objects, err := render.Build(ctx, req.Snapshot, req.App.Build, req.Vars)
-		if err != nil {
-			return state, err
-		}
-		mem.pass = rendered{key: state.key, objects: objects}
+	desired, made, err := e.render(ctx, req, mem)
+	if err != nil {
+		return state, err
 	}
-	desired := mem.pass.objects
+	state.origin = made
 	unknown, err := e.prepare(req.App, desired)
 	if err != nil {
 		return state, err
@@ -128,7 +106,7 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	}
 	e.addUnknown(unknown, mem.Inventory)
 	if !synced {
-		state.Waiting = "the first list of what is in the cluster"
+		state.Waiting = firstList
 		return state, nil
 	}
 	state.Plan = e.plan(req, desired, unknown, holds, mem)
@@ -137,9 +115,28 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 			return state, err
 		}
 	}
-	state.Retry = earliest(mem.notBefore(), req.Now)
+	state.Refused, state.Retry = mem.paused(state.Plan)
+	if due := earliest(mem.notBefore(), req.Now); state.Retry.IsZero() || !due.IsZero() && due.Before(state.Retry) {
+		state.Retry = due
+	}
 	state.Health = e.health(state.Plan.Inventory.Common(want))
 	return state, nil
+}
+
+// firstList is what is waited for until a kind has been listed once.
+const firstList = "the first list of what is in the cluster"
+
+// render renders, or remembers, in its turn: renders are what takes time and memory.
+func (e *Engine) render(ctx context.Context, req Request, mem *Memory) ([]delivery.Object, origin, error) {
+	if e.Slots != nil {
+		select {
+		case e.Slots <- struct{}{}:
+			defer func() { <-e.Slots }()
+		case <-ctx.Done():
+			return nil, origin{}, ctx.Err()
+		}
+	}
+	return mem.render(ctx, req)
 }
 
 // plan gathers the plan's input from memory.
@@ -148,7 +145,7 @@ func (e *Engine) plan(req Request, desired []delivery.Object, unknown map[schema
 		Key: e.Key, App: req.App, Revision: req.Snapshot.Revision, Desired: desired,
 		Live: map[delivery.Ref]delivery.Live{}, Applied: mem.applied, Inventory: mem.Inventory,
 		Claims: map[delivery.Ref]delivery.ID{}, Scaled: map[delivery.Ref]string{},
-		Unknown: unknown, Holds: holds, NotBefore: mem.notBefore(), Now: req.Now,
+		Unknown: unknown, Holds: holds, NotBefore: mem.notBefore(), Refused: mem.refusals(), Now: req.Now,
 	}
 	for _, obj := range desired {
 		ref := obj.Ref()
@@ -264,11 +261,14 @@ func (e *Engine) authorize(ctx context.Context, app delivery.App, p delivery.Pla
 	return nil
 }
 
+// reconciliationFailed is the reason of a failure that has none of its own (Flux's).
+const reconciliationFailed = "ReconciliationFailed"
+
 // Result is what a step did.
 type Result struct {
 	Stage   string
 	Changes []apply.Result
-	Err     error // the first failure, by the stage's order
+	Fault   *delivery.Fault // the failures as one; nil: there is none
 }
 
 // Act carries out one stage of the plan as the app's service account and remembers what was sent.
@@ -286,34 +286,48 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 		rec, _ := e.Live.Get(c.Ref)
 		before[c.Ref] = rec.ResourceVersion
 	}
+	var faults []*delivery.Fault
 	res := Result{Stage: stage.Name, Changes: apply.Stage(ctx, user, stage)}
 	for i, r := range res.Changes {
 		ref := r.Change.Ref
 		switch {
-		case r.Err != nil:
-			delete(mem.applied, ref)
-		case r.Change.Verb == delivery.Delete:
+		case r.Err == nil && r.Change.Verb == delivery.Delete:
 			delete(mem.applied, ref)
 			e.Live.Deleted(ref, r.Change.UID)
-		default:
+		case r.Err == nil:
 			res.Changes[i].NoOp = before[ref] == r.Object.GetResourceVersion()
-			rec, err := e.Live.Observe(r.Object)
-			if err != nil {
-				res.Changes[i].Err = err
-				break
-			}
-			mem.applied[ref] = delivery.Applied{
-				Desired: r.Change.Desired, Owned: rec.Owned, Replicas: sentReplicas(r), Autoscaled: r.Change.Autoscaled,
-			}
-			if !res.Changes[i].NoOp {
+			r.Err = e.sent(r, mem)
+			if r.Err == nil && !res.Changes[i].NoOp {
 				mem.countRepair(r.Change, req.Now)
 			}
 		}
-		if res.Err == nil {
-			res.Err = res.Changes[i].Err
+		if r.Err == nil {
+			delete(mem.refused, ref)
+			continue
+		}
+		fault := untold(delivery.FaultOf(r.Err, reconciliationFailed), mem.pass.secrets)
+		res.Changes[i].Err = fault
+		faults = append(faults, fault)
+		if r.Change.Verb != delivery.Delete && ctx.Err() == nil { // else the answer is not the server's
+			mem.refuse(r.Change, fault, req.App, req.Now)
 		}
 	}
+	res.Fault = together(faults)
 	return res, nil
+}
+
+// sent remembers what one apply has left behind.
+func (e *Engine) sent(r apply.Result, mem *Memory) error {
+	rec, err := e.Live.Observe(r.Object)
+	if err != nil {
+		return err
+	}
+	left := delivery.Applied{
+		Desired: r.Change.Desired, Owned: rec.Owned, Replicas: sentReplicas(r), Autoscaled: r.Change.Autoscaled,
+	}
+	mem.unsaved = mem.unsaved || mem.applied[r.Change.Ref] != left
+	mem.applied[r.Change.Ref] = left
+	return nil
 }
 
 // sentReplicas is the spec.replicas of what was sent and is to be kept; -1: none was, or an autoscaler has it.
@@ -324,23 +338,6 @@ func sentReplicas(r apply.Result) int64 {
 	}
 	return n
 }
-
-// Done records that the plan of state has been carried out to its end: what was rendered is what is there.
-func (mem *Memory) Done(state State) {
-	mem.key, mem.desired = state.key, state.Plan.Inventory
-	for ref := range mem.applied {
-		if _, ok := mem.desired[ref]; !ok {
-			delete(mem.applied, ref)
-			delete(mem.repairs, ref)
-		}
-	}
-}
-
-// Release frees the rendered objects of a pass. The caller calls it when it stops stepping, for now or for good.
-func (mem *Memory) Release() { mem.pass = rendered{} }
-
-// Resend drops what was remembered of render and objects, so that the next step renders anew and sends every object.
-func (mem *Memory) Resend() { mem.key, mem.applied = "", nil }
 
 // Intent is the inventory that must be in the cluster before the plan is begun: what is owned and what is about to be.
 func Intent(mem *Memory, p delivery.Plan) delivery.Inventory { return mem.Inventory.Union(p.Inventory) }

@@ -15,10 +15,10 @@ import (
 	"keelson.dev/keelson/internal/redact"
 )
 
-// Variables gives an app's substitution variables: those of the ConfigMaps and Secrets it names, later ones over earlier
+// ReadVariables gives an app's substitution variables: those of the ConfigMaps and Secrets it names, later ones over earlier
 // ones, and its inline variables over all. The redactor knows the values that come from Secrets: whatever is said about
 // an object that they were put into has to pass it.
-func Variables(ctx context.Context, reader client.Reader, app delivery.App) (map[string]string, *redact.Redactor, error) {
+func ReadVariables(ctx context.Context, reader client.Reader, app delivery.App) (map[string]string, *redact.Redactor, error) {
 	vars := map[string]string{}
 	var secrets []string
 	for _, ref := range app.VarsFrom {

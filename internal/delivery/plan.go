@@ -1,5 +1,7 @@
 package delivery
 
+import "slices"
+
 // Live is what is known of one object in the cluster, kept from its last watch event.
 // It holds hashes of the fields that we own, never the object itself.
 type Live struct {
@@ -39,6 +41,7 @@ const (
 	Release   Verb = "release"   // it left Git, but is not ours (any more) or is kept: only the inventory forgets it
 	Unchanged Verb = "unchanged" // nothing to send
 	Delegated Verb = "delegated" // a hold keeps it as it is
+	Paused    Verb = "paused"    // the server refused it; it waits for its next try, and so does what comes after its stage
 )
 
 // Change is one object's part of a plan.
@@ -92,7 +95,8 @@ func (v Verb) Touches() bool {
 }
 
 // Next gives the first stage with something to do; false: the plan is done.
-// A plan that awaits a kind does not go past the stage that brings it: then an empty stage is returned.
+// A plan that awaits a kind does not go past the stage that brings it, and none goes past a stage with a paused change:
+// then an empty stage is returned.
 func (p Plan) Next() (Stage, bool) {
 	for i, s := range p.Stages {
 		if len(p.Awaits) > 0 && (i > 0 || s.Pending() == 0) {
@@ -100,6 +104,9 @@ func (p Plan) Next() (Stage, bool) {
 		}
 		if s.Pending() > 0 {
 			return s, true
+		}
+		if slices.ContainsFunc(s.Changes, func(c Change) bool { return c.Verb == Paused }) {
+			return Stage{}, true
 		}
 	}
 	return Stage{}, false

@@ -48,11 +48,13 @@ type User struct {
 }
 
 // NewCluster connects to the API server of config. The client-side rate limit is off: the server's own
-// flow control (429 with Retry-After, honoured by the client) is the limit.
+// flow control (429 with Retry-After, honoured by the client) is the limit, and a bound on the writes under way at once.
 func NewCluster(config *rest.Config) (*Cluster, error) {
 	config = rest.CopyConfig(config)
 	config.QPS, config.Burst = -1, -1
 	config.UserAgent = FieldManager
+	places := make(chan struct{}, writesAtOnce)
+	config.Wrap(func(rt http.RoundTripper) http.RoundTripper { return &turns{next: rt, places: places} })
 	config.WarningHandler = rest.NoWarnings{} // the API's advice on manifests is for those who write them
 	httpClient, err := rest.HTTPClientFor(config)
 	if err != nil {

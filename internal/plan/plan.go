@@ -38,7 +38,15 @@ type Input struct {
 	Holds     []delivery.Hold
 	// NotBefore delays the repair of an object that keeps being undone.
 	NotBefore map[delivery.Ref]time.Time
-	Now       time.Time
+	// Refused are the objects that the server did not take when they were sent last.
+	Refused map[delivery.Ref]Refusal
+	Now     time.Time
+}
+
+// Refusal says what was sent in vain, and when it makes sense to send it again; something else may be sent at once.
+type Refusal struct {
+	Desired delivery.Hash
+	Until   time.Time
 }
 
 // Compute makes the plan.
@@ -156,6 +164,9 @@ func changeOf(in Input, obj delivery.Object) delivery.Change {
 		c.Verb, c.Object = delivery.Delegated, nil
 		c.Reason = fmt.Sprintf("%s; its repair keeps being undone by %q, next try at %s",
 			c.Reason, live.Rival, in.NotBefore[ref].UTC().Format(time.RFC3339))
+	case in.Refused[ref].Desired == c.Desired && in.Now.Before(in.Refused[ref].Until):
+		c.Verb, c.Object = delivery.Paused, nil
+		c.Reason = fmt.Sprintf("%s; the API server refused it, next try at %s", c.Reason, in.Refused[ref].Until.UTC().Format(time.RFC3339))
 	case scaled && c.Verb == delivery.Update:
 		c.Reason += ", spec.replicas left to " + scaler
 	}

@@ -40,7 +40,9 @@ type scenario struct {
 	Scaled    map[string]string
 	Unknown   []string // "Kind.group"
 	NotBefore map[string]string
-	Held      []string // objects that are to be left alone
+	Refused   map[string]string // objects that the server refused as they are desired here, and until when they are not sent again
+	Changed   []string          // … that are desired otherwise than when they were refused
+	Held      []string          // objects that are to be left alone
 }
 
 // liveObject is an object in the cluster.
@@ -100,7 +102,7 @@ func input(t *testing.T, raw []byte) plan.Input {
 		App: app, Revision: delivery.Revision{Name: "main", Commit: "0123456789abcdef0123456789abcdef01234567"}, Now: now,
 		Live: map[delivery.Ref]delivery.Live{}, Applied: map[delivery.Ref]delivery.Applied{}, Inventory: delivery.Inventory{},
 		Claims: map[delivery.Ref]delivery.ID{}, Scaled: map[delivery.Ref]string{}, Unknown: map[schema.GroupKind]bool{},
-		NotBefore: map[delivery.Ref]time.Time{},
+		NotBefore: map[delivery.Ref]time.Time{}, Refused: map[delivery.Ref]plan.Refusal{},
 	}
 	refs := map[string]delivery.Ref{}
 	for _, m := range s.Desired {
@@ -155,13 +157,28 @@ func input(t *testing.T, raw []byte) plan.Input {
 		in.Holds = append(in.Holds, delivery.Hold{Ref: refs[name], Owner: "a person", Reason: "asked for"})
 	}
 	for name, at := range s.NotBefore {
-		when, err := time.Parse(time.RFC3339, at)
-		if err != nil {
-			t.Fatal(err)
+		in.NotBefore[refs[name]] = parseTime(t, at)
+	}
+	for _, obj := range in.Desired {
+		name := obj.Ref().String()
+		if at, ok := s.Refused[name]; ok {
+			r := plan.Refusal{Desired: plan.Hash(nil, obj.Unstructured), Until: parseTime(t, at)}
+			if slices.Contains(s.Changed, name) {
+				r.Desired = delivery.Hash{4}
+			}
+			in.Refused[obj.Ref()] = r
 		}
-		in.NotBefore[refs[name]] = when
 	}
 	return in
+}
+
+func parseTime(t *testing.T, text string) time.Time {
+	t.Helper()
+	when, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return when
 }
 
 // canonical gives the types that the API machinery uses: int64 instead of float64.

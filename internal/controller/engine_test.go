@@ -1,0 +1,302 @@
+package controller_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	admissionv1 "k8s.io/api/admission/v1"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"keelson.dev/keelson/internal/telemetry"
+)
+
+// renders tells how often apps were rendered, and how often that was not needed, while f ran.
+func renders(f func()) (rendered, remembered int) {
+	read := func(outcome string) int { return int(testutil.ToFloat64(telemetry.Renders.WithLabelValues(outcome))) }
+	r, m := read(telemetry.Rendered), read(telemetry.Remembered)
+	f()
+	return read(telemetry.Rendered) - r, read(telemetry.Remembered) - m
+}
+
+// TestUntouchedAppsAreNotRendered pushes commits to a repository of four apps: each renders the apps that it changes
+// something for, and no other; all of them report it.
+func TestUntouchedAppsAreNotRendered(t *testing.T) {
+	w := newWorld(t)
+	kustomization := func(resources string) string { return "resources: [" + resources + "]\n" }
+	for _, app := range []string{"a", "b", "c"} {
+		w.app(app, "  wait: true")
+	}
+	w.app("d", "  wait: true\n  dependsOn: [{name: c}]")
+	all := []string{"a", "b", "c", "d"}
+	rev := w.push(map[string]string{
+		"base/kustomization.yaml": kustomization("cm.yaml"), "base/cm.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: base}\ndata: {v: \"1\"}\n",
+		"a/kustomization.yaml": "namePrefix: a-\nnamespace: " + w.ns + "\n" + kustomization("../base"),
+		"b/kustomization.yaml": "namePrefix: b-\nnamespace: " + w.ns + "\n" + kustomization("../base"),
+		"c/c.yaml":             w.configMap("c", "1"), "d/d.yaml": w.configMap("d", "1"),
+	})
+	for _, app := range all {
+		w.ready(app, rev)
+	}
+	tests := []struct {
+		name                 string
+		files                map[string]string
+		rendered, remembered int
+	}{
+		{"a file that no app uses", map[string]string{"README.md": "hello"}, 0, 4},
+		{"one app's file", map[string]string{"c/c.yaml": w.configMap("c", "2")}, 1, 3},
+		{"a base of two", map[string]string{"base/cm.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: base}\ndata: {v: \"2\"}\n"}, 2, 2},
+		{"a new file in a folder that is listed", map[string]string{"d/e.yaml": w.configMap("e", "1")}, 1, 3},
+		{"a file beside those that are named", map[string]string{"base/other.yaml": w.configMap("other", "1")}, 0, 4},
+		{"a name that was looked for in vain", map[string]string{"c/kustomization.yaml": kustomization("c.yaml")}, 1, 3},
+		{"what is left out", map[string]string{".sourceignore": "d/e.yaml\n"}, 4, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			defer w.in(t)()
+			from := w.quiet()
+			rendered, remembered := renders(func() {
+				rev := w.push(tt.files)
+				for _, app := range all {
+					w.ready(app, rev)
+				}
+				w.quiet()
+			})
+			if rendered != tt.rendered || remembered != tt.remembered {
+				t.Errorf("%d rendered and %d remembered, want %d and %d", rendered, remembered, tt.rendered, tt.remembered)
+			}
+			got, _ := requests(t, from)
+			writes := map[string]int{}
+			for _, r := range got {
+				if r.ObjectRef.Resource == "kustomizations" {
+					writes[r.ObjectRef.Name+" "+r.ObjectRef.Subresource]++
+				}
+			}
+			for _, app := range all {
+				if writes[app+" status"] != 1 {
+					t.Errorf("%d status writes of %s, want 1", writes[app+" status"], app)
+				}
+			}
+		})
+	}
+}
+
+// TestRestartSendsNothing starts a second controller on what the first one left: it lists and watches, and nothing else.
+func TestRestartSendsNothing(t *testing.T) {
+	w := newWorld(t)
+	w.apply("apiVersion: v1\nkind: Secret\nmetadata: {name: vars}\nstringData: {pass: swordfish}\n")
+	files := map[string]string{}
+	for i := range 5 {
+		w.app(fmt.Sprintf("app%d", i), "  wait: true\n  postBuild: {substituteFrom: [{kind: Secret, name: vars}]}")
+		files[fmt.Sprintf("app%d/a.yaml", i)] = w.configMap(fmt.Sprintf("c%d", i), "1")
+	}
+	rev := w.push(files)
+	for i := range 5 {
+		w.ready(fmt.Sprintf("app%d", i), rev)
+	}
+	w.quiet()
+	running.stop()
+	from := w.quiet()
+	rendered, _ := renders(func() {
+		w.must(running.start())
+		w.eventually("a look at every app", func() error {
+			if ok, err := running.looked(w.ctx); err != nil || !ok {
+				return fmt.Errorf("not yet: %v", err)
+			}
+			return nil
+		})
+		w.quiet()
+	})
+	if rendered != 0 {
+		t.Errorf("%d apps were rendered", rendered)
+	}
+	got, _ := requests(t, from)
+	for _, r := range got {
+		if r.Verb != "list" && !strings.HasPrefix(r.RequestURI, "/api?") && !strings.HasPrefix(r.RequestURI, "/apis?") && r.ObjectRef.Resource != "" {
+			t.Errorf("%s %s", r.Verb, r.RequestURI)
+		}
+	}
+	w.must(w.client.Delete(w.ctx, &corev1.ConfigMap{ObjectMeta: w.named("c3")}))
+	w.value("c3", "1")
+}
+
+// TestVariablesAreWatched changes what an app's variables come from.
+func TestVariablesAreWatched(t *testing.T) {
+	w := newWorld(t)
+	w.app("app", "\n  postBuild: {substituteFrom: [{kind: ConfigMap, name: vars}, {kind: Secret, name: more, optional: true}]}\n")
+	w.push(map[string]string{"app/a.yaml": w.configMap("a", "${region:=none}-${tier:=none}")})
+	w.condition("app", metav1.ConditionFalse, "BuildFailed", "vars", "does not exist")
+	w.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: vars}\ndata: {region: eu}\n")
+	w.value("a", "eu-none")
+	w.apply("apiVersion: v1\nkind: Secret\nmetadata: {name: more}\nstringData: {tier: high}\n")
+	w.value("a", "eu-high")
+	w.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: vars}\ndata: {region: us}\n")
+	w.value("a", "us-high")
+}
+
+// TestRefusedObjectWaitsAlone has an object that the API server does not take beside one that somebody edits again and
+// again: the edits are put back at once, the other one is sent again only when it is due.
+func TestRefusedObjectWaitsAlone(t *testing.T) {
+	w := newWorld(t)
+	w.app("app", "")
+	w.ready("app", w.push(map[string]string{"app/a.yaml": w.configMap("a", "1")}))
+	bad := "apiVersion: v1\nkind: Service\nmetadata: {name: bad, namespace: " + w.ns + "}\nspec: {ports: [{port: 99999}]}\n"
+	k := w.kustomization("app")
+	k.Spec.RetryInterval = &metav1.Duration{Duration: time.Hour}
+	w.must(w.client.Update(w.ctx, k))
+	w.push(map[string]string{"app/bad.yaml": bad})
+	w.condition("app", metav1.ConditionFalse, "ReconciliationFailed", "bad", "99999")
+	from := w.quiet()
+	for range 3 {
+		cm := &corev1.ConfigMap{ObjectMeta: w.named("a")}
+		w.must(w.client.Patch(w.ctx, cm, client.RawPatch("application/merge-patch+json", []byte(`{"data":{"v":"edited"}}`))))
+		w.value("a", "1")
+	}
+	w.quiet()
+	got, _ := requests(t, from)
+	for _, r := range got {
+		if r.ObjectRef.Resource == "services" {
+			t.Errorf("%s of a Service that was just refused", r.Verb)
+		}
+		if r.ObjectRef.Resource == "kustomizations" {
+			t.Errorf("%s %s: the status says nothing new", r.Verb, r.RequestURI)
+		}
+	}
+	w.condition("app", metav1.ConditionFalse, "ReconciliationFailed", "bad", "99999")
+	w.ready("app", w.push(map[string]string{"app/bad.yaml": strings.Replace(bad, "99999", "80", 1)}))
+}
+
+// hook is an admission webhook that lets an object pass only when told to.
+type hook struct {
+	waiting atomic.Int32
+	release chan struct{}
+}
+
+func (h *hook) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	var review admissionv1.AdmissionReview
+	if err := json.NewDecoder(r.Body).Decode(&review); err != nil {
+		http.Error(rw, err.Error(), http.StatusBadRequest)
+		return
+	}
+	h.waiting.Add(1)
+	select {
+	case <-h.release:
+	case <-r.Context().Done():
+	}
+	h.waiting.Add(-1)
+	review.Response = &admissionv1.AdmissionResponse{UID: review.Request.UID, Allowed: true}
+	_ = json.NewEncoder(rw).Encode(review)
+}
+
+// startHook serves a hook over TLS on the loopback interface and has the API server ask it about ConfigMaps labelled
+// hang=true of the test's namespace.
+func (w *world) startHook() *hook {
+	w.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	w.must(err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "hook"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	w.must(err)
+	h := &hook{release: make(chan struct{})}
+	server := httptest.NewUnstartedServer(h)
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	server.StartTLS()
+	w.Cleanup(server.Close)
+	configuration := &admissionregistrationv1.ValidatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: w.ns},
+		Webhooks: []admissionregistrationv1.ValidatingWebhook{{
+			Name: "hang.example.com", TimeoutSeconds: new(int32(30)), AdmissionReviewVersions: []string{"v1"},
+			SideEffects:       new(admissionregistrationv1.SideEffectClassNone),
+			ObjectSelector:    &metav1.LabelSelector{MatchLabels: map[string]string{"hang": "true"}},
+			NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: w.ns}},
+			ClientConfig: admissionregistrationv1.WebhookClientConfig{
+				URL: &server.URL, CABundle: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+			},
+			Rules: []admissionregistrationv1.RuleWithOperations{{
+				Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},
+				Rule:       admissionregistrationv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"configmaps"}},
+			}},
+		}},
+	}
+	w.must(w.client.Create(w.ctx, configuration))
+	w.Cleanup(func() { _ = w.client.Delete(w.T.Context(), configuration) })
+	return h
+}
+
+// TestHangingAppsDelayNobody delivers 200 apps, of which 20 hang in the API server with all their objects: the others get
+// ready meanwhile, a second commit of theirs too, and the 20 as soon as the server answers.
+func TestHangingAppsDelayNobody(t *testing.T) {
+	const apps, hanging, objects = 200, 20, 5
+	w := newWorld(t)
+	h := w.startHook()
+	files := func(value string) map[string]string {
+		out := map[string]string{}
+		for i := range apps {
+			for j := range objects {
+				text := w.configMap(fmt.Sprintf("c%d-%d", i, j), value)
+				if i < hanging {
+					text = strings.Replace(text, "metadata: {", "metadata: {labels: {hang: \"true\"}, ", 1)
+				}
+				out[fmt.Sprintf("app%d/c%d.yaml", i, j)] = text
+			}
+		}
+		return out
+	}
+	w.commit(files("1"))
+	for i := range apps {
+		w.app(fmt.Sprintf("app%d", i), "")
+	}
+	readyAt := func(revision string, from int) error {
+		var list kustomizev1.KustomizationList
+		if err := w.client.List(w.ctx, &list, client.InNamespace(w.ns)); err != nil {
+			return err
+		}
+		ready := map[string]bool{}
+		for _, k := range list.Items {
+			ready[k.Name] = k.Status.LastAppliedRevision == revision && meta.IsStatusConditionTrue(k.Status.Conditions, "Ready")
+		}
+		for i := from; i < apps; i++ {
+			if name := fmt.Sprintf("app%d", i); !ready[name] {
+				return fmt.Errorf("%s is not ready at %s", name, revision)
+			}
+		}
+		return nil
+	}
+	w.reconcileSource()
+	w.eventually("the first commit", func() error { return readyAt("main@sha1:"+w.head, hanging) })
+	rev := w.push(map[string]string{"app100/c0.yaml": w.configMap("c100-0", "2")})
+	w.value("c100-0", "2")
+	w.eventually("the second commit", func() error { return readyAt(rev, hanging) })
+	if n := h.waiting.Load(); n < hanging {
+		t.Errorf("%d requests hang, want %d at least: the test proves nothing", n, hanging)
+	}
+	close(h.release)
+	w.eventually("the rest", func() error { return readyAt(rev, 0) })
+	if diff := cmp.Diff(int32(0), h.waiting.Load()); diff != "" {
+		t.Errorf("requests that still hang:\n%s", diff)
+	}
+}

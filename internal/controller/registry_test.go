@@ -1,0 +1,93 @@
+package controller
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/google/go-cmp/cmp"
+
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/render"
+)
+
+// TestAdvance takes a new commit in for apps of every kind. Their inputs are known by the digest of the whole snapshot
+// here: "same" apps were made of the new content, "changed" ones of another.
+func TestAdvance(t *testing.T) {
+	id := func(name string) delivery.ID { return delivery.ID{Kind: "Kustomization", Namespace: "n", Name: name} }
+	source, other := delivery.ID{Kind: "GitRepository", Name: "repo"}, delivery.ID{Kind: "GitRepository", Name: "other"}
+	before, after := delivery.Revision{Name: "main", Commit: "1"}, delivery.Revision{Name: "main", Commit: "2"}
+	snap := delivery.Snapshot{Revision: after, Digest: "new"}
+	type app struct {
+		name    string
+		needs   string // names, comma-separated
+		changed bool
+		unready bool
+		elsewhere,
+		suspended bool
+	}
+	tests := map[string]struct {
+		reason string
+		apps   []app
+		want   string // the untouched ones
+	}{
+		"none changes":                   {"they stand at the commit at once", []app{{name: "a"}, {name: "b"}}, "a b"},
+		"one changes":                    {"only that one looks at it", []app{{name: "a", changed: true}, {name: "b"}}, "b"},
+		"not ready":                      {"it may be about to get ready", []app{{name: "a", unready: true}}, ""},
+		"suspended":                      {"it stays where it is", []app{{name: "a", suspended: true}}, ""},
+		"needs one that changes":         {"it is ready at the commit only after that one", []app{{name: "a", changed: true}, {name: "b", needs: "a"}, {name: "c", needs: "b"}}, ""},
+		"needs one that does not":        {"both stand at the commit", []app{{name: "a"}, {name: "b", needs: "a"}}, "a b"},
+		"needs one of another source":    {"whose commits are not ours", []app{{name: "a", elsewhere: true, changed: true}, {name: "b", needs: "a"}}, "b"},
+		"needs an unready one elsewhere": {"it has to wait", []app{{name: "a", elsewhere: true, unready: true}, {name: "b", needs: "a"}}, ""},
+		"needs an unknown one":           {"it has to wait", []app{{name: "b", needs: "nobody"}}, ""},
+		"need each other":                {"a cycle is said, not passed over", []app{{name: "a", needs: "b"}, {name: "b", needs: "a"}, {name: "c"}}, "c"},
+		"a changed one in the middle":    {"what comes before it stands", []app{{name: "a"}, {name: "b", needs: "a", changed: true}, {name: "c", needs: "a,b"}, {name: "d", needs: "a"}}, "a d"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := newRegistry()
+			for _, a := range tt.apps {
+				decl := delivery.App{ID: id(a.name), Source: source, Suspend: a.suspended}
+				if a.elsewhere {
+					decl.Source = other
+				}
+				for dep := range strings.SplitSeq(a.needs, ",") {
+					if dep != "" {
+						decl.DependsOn = append(decl.DependsOn, id(dep))
+					}
+				}
+				digest := "new"
+				if a.changed {
+					digest = "old"
+				}
+				_, inputs, err := render.Track(t.Context(), delivery.Snapshot{FS: fstest.MapFS{}, Digest: digest}, delivery.Build{Path: "."}, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.app(decl)
+				r.setReady(decl.ID, !a.unready, before, inputs)
+			}
+			untouched, touched := r.advance(source, snap)
+			var names []string
+			for _, u := range untouched {
+				names = append(names, u.Name)
+				if got := r.apps[u].applied; got != after {
+					t.Errorf("%s stands at %s", u.Name, got)
+				}
+			}
+			slices.Sort(names)
+			if diff := cmp.Diff(tt.want, strings.Join(names, " ")); diff != "" {
+				t.Errorf("untouched (-want +got; %s):\n%s", tt.reason, diff)
+			}
+			for _, u := range touched {
+				if got := r.apps[u].applied; got != before {
+					t.Errorf("%s was touched and stands at %s", u.Name, got)
+				}
+			}
+			if got, want := len(untouched)+len(touched), len(r.bySource[source]); got != want {
+				t.Errorf("%d apps were dealt with, of %d", got, want)
+			}
+		})
+	}
+}

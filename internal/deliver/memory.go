@@ -1,0 +1,283 @@
+package deliver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/plan"
+	"keelson.dev/keelson/internal/redact"
+	"keelson.dev/keelson/internal/render"
+	"keelson.dev/keelson/internal/telemetry"
+)
+
+// Memory is what the engine knows about an app between two steps. The zero Memory knows nothing: the next step
+// renders and sends everything once, which the server answers without a change where nothing differs.
+type Memory struct {
+	Inventory delivery.Inventory // as last written to the cluster
+	Ignored   []string           // what the rendered objects ask for and has no effect yet, for people
+	made      origin             // what the last completed delivery was made of
+	desired   delivery.Inventory // what it gave
+	broken    origin             // what the last render that failed was made of; the zero origin: none did
+	fault     *delivery.Fault    // why
+	pass      rendered           // what this pass rendered; see Release
+	judged    string             // the digest of the last snapshot that was rendered or found to change nothing
+	applied   map[delivery.Ref]delivery.Applied
+	unsaved   bool // made, desired or applied changed since the record was written
+	repairs   map[delivery.Ref]repairs
+	refused   map[delivery.Ref]refusal
+}
+
+// origin is everything that decides what a render gives. Where none of it has changed the result is the same.
+type origin struct {
+	spec   string // of the declaration
+	vars   string // of the substitution variables
+	inputs render.Inputs
+}
+
+// rendered is the outcome of a render, kept from one step of a pass to the next.
+type rendered struct {
+	origin  origin
+	digest  string // of the snapshot
+	objects []delivery.Object
+	secrets *redact.Redactor // knows which values must not be told
+}
+
+// repairs counts how often an object had to be repaired lately.
+type repairs struct {
+	count int
+	last  time.Time
+}
+
+// refusal is an object that the server did not take.
+type refusal struct {
+	desired delivery.Hash
+	count   int
+	until   time.Time
+	fault   *delivery.Fault
+}
+
+// Variables are an app's substitution variables.
+type Variables struct {
+	// Key identifies them without telling them.
+	Key string
+	// Load reads them, and knows which values must not be told. It is called only where something has to be rendered.
+	Load func(context.Context) (map[string]string, *redact.Redactor, error)
+}
+
+// specKey identifies a declaration: whatever may make it render otherwise.
+func specKey(app delivery.App) string {
+	return fmt.Sprintf("%s/%d", app.UID, app.Generation)
+}
+
+// same tells whether a render now would give what the one of o gave.
+func (o origin) same(req Request) (bool, error) {
+	if o.spec != specKey(req.App) || o.vars != req.Vars.Key {
+		return false, nil
+	}
+	return o.inputs.Same(req.Snapshot)
+}
+
+// Inputs are what the last completed delivery read of its snapshot.
+func (mem *Memory) Inputs() render.Inputs { return mem.made.inputs }
+
+// Done records that the plan of state has been carried out to its end: what was rendered is what is there.
+func (mem *Memory) Done(state State) {
+	mem.unsaved = mem.unsaved || mem.pass.digest != ""
+	mem.made, mem.desired = state.origin, state.Plan.Inventory
+	for ref := range mem.applied {
+		if _, ok := mem.desired[ref]; !ok {
+			delete(mem.applied, ref)
+			delete(mem.repairs, ref)
+		}
+	}
+	mem.refused = nil
+}
+
+// Release frees the rendered objects of a pass. The caller calls it when it stops stepping, for now or for good.
+func (mem *Memory) Release() { mem.pass = rendered{} }
+
+// Resend drops what was remembered of render and objects, so that the next step renders anew and sends every object.
+func (mem *Memory) Resend() {
+	mem.made, mem.broken, mem.applied, mem.refused = origin{}, origin{}, nil, nil
+}
+
+// remember notes that a snapshot changes nothing for the app.
+func (mem *Memory) remember(snap delivery.Snapshot) {
+	if mem.judged != snap.Digest {
+		mem.judged = snap.Digest
+		telemetry.Renders.WithLabelValues(telemetry.Remembered).Inc()
+	}
+}
+
+// render gives the objects of a request: of this pass where it has rendered them already, the fault of the last render
+// where that would only fail again.
+func (mem *Memory) render(ctx context.Context, req Request) ([]delivery.Object, origin, error) {
+	if p := mem.pass; p.digest == req.Snapshot.Digest && p.digest != "" && p.origin.spec == specKey(req.App) && p.origin.vars == req.Vars.Key {
+		return p.objects, p.origin, nil
+	}
+	if mem.fault != nil {
+		again, err := mem.broken.same(req)
+		if err != nil || again {
+			return nil, origin{}, errors.Join(err, mem.fault)
+		}
+	}
+	vars, secrets, err := req.Vars.Load(ctx)
+	if err != nil {
+		return nil, origin{}, err
+	}
+	build := req.App.Build
+	build.Substitute = req.App.VarsAlways || len(vars) > 0
+	objects, inputs, err := render.Track(ctx, req.Snapshot, build, vars)
+	mem.judged = req.Snapshot.Digest
+	made := origin{spec: specKey(req.App), vars: req.Vars.Key, inputs: inputs}
+	mem.broken, mem.fault = origin{}, nil
+	if f := (*delivery.Fault)(nil); errors.As(err, &f) && f.Retry == delivery.OnChange {
+		mem.broken, mem.fault = made, untold(f, secrets)
+		telemetry.Renders.WithLabelValues(telemetry.Failed).Inc()
+		return nil, origin{}, mem.fault
+	}
+	if err != nil {
+		return nil, origin{}, err
+	}
+	telemetry.Renders.WithLabelValues(telemetry.Rendered).Inc()
+	mem.pass = rendered{origin: made, digest: req.Snapshot.Digest, objects: objects, secrets: secrets}
+	return objects, made, nil
+}
+
+// untold gives a fault without the values that must not be told: it is kept longer than what knows them.
+func untold(f *delivery.Fault, secrets *redact.Redactor) *delivery.Fault {
+	out := *f
+	out.Where, out.Hint = secrets.Text(f.Where), secrets.Text(f.Hint)
+	if text := f.Err.Error(); secrets.Text(text) != text {
+		out.Err = errors.New(secrets.Text(text))
+	}
+	return &out
+}
+
+const (
+	freeRepairs  = 3           // repairs of one object in a row without a pause
+	calm         = time.Minute // an object that stayed repaired this long starts anew
+	maxRepairGap = 5 * time.Minute
+)
+
+// countRepair notes that an object was repaired.
+func (mem *Memory) countRepair(c delivery.Change, now time.Time) {
+	if c.Verb != delivery.Repair {
+		return
+	}
+	if mem.repairs == nil {
+		mem.repairs = map[delivery.Ref]repairs{}
+	}
+	r := mem.repairs[c.Ref]
+	if now.Sub(r.last) > calm+gap(r.count) {
+		r.count = 0
+	}
+	mem.repairs[c.Ref] = repairs{count: r.count + 1, last: now}
+}
+
+// gap is the pause before the repair that follows count repairs in a row.
+func gap(count int) time.Duration {
+	if count <= freeRepairs {
+		return 0
+	}
+	return min(time.Second<<min(count-freeRepairs-1, 20), maxRepairGap)
+}
+
+// notBefore says when each object may be repaired again.
+func (mem *Memory) notBefore() map[delivery.Ref]time.Time {
+	out := map[delivery.Ref]time.Time{}
+	for ref, r := range mem.repairs {
+		if g := gap(r.count); g > 0 {
+			out[ref] = r.last.Add(g)
+		}
+	}
+	return out
+}
+
+// refuse notes that the server did not take an object, and how long it makes no sense to send the same again.
+func (mem *Memory) refuse(c delivery.Change, f *delivery.Fault, app delivery.App, now time.Time) {
+	r := mem.refused[c.Ref]
+	if r.desired != c.Desired {
+		r = refusal{desired: c.Desired}
+	}
+	r.count++
+	r.fault = f
+	r.until = now.Add(Backoff(r.count, app.RetryInterval))
+	if f.Retry != delivery.Backoff {
+		r.until = now.Add(max(app.RetryInterval, firstBackoff))
+	}
+	if mem.refused == nil {
+		mem.refused = map[delivery.Ref]refusal{}
+	}
+	mem.refused[c.Ref] = r
+}
+
+// refusals are the plan's input of what was refused.
+func (mem *Memory) refusals() map[delivery.Ref]plan.Refusal {
+	out := make(map[delivery.Ref]plan.Refusal, len(mem.refused))
+	for ref, r := range mem.refused {
+		out[ref] = plan.Refusal{Desired: r.desired, Until: r.until}
+	}
+	return out
+}
+
+// firstBackoff and maxBackoff bound the pause after a failure; the pause doubles from one to the next.
+const firstBackoff, maxBackoff = time.Second, 5 * time.Minute
+
+// Backoff gives the pause after a number of failures in a row, no longer than the user's own interval.
+func Backoff(failures int, interval time.Duration) time.Duration {
+	pause := firstBackoff << min(max(failures-1, 0), 10)
+	if interval <= 0 {
+		interval = maxBackoff
+	}
+	return min(pause, max(interval, firstBackoff), maxBackoff)
+}
+
+// paused gives the faults of what the plan leaves alone because the server refused it, as one, and when the first is due.
+func (mem *Memory) paused(p delivery.Plan) (*delivery.Fault, time.Time) {
+	var faults []*delivery.Fault
+	var due time.Time
+	for _, stage := range p.Stages {
+		for _, c := range stage.Changes {
+			if c.Verb != delivery.Paused {
+				continue
+			}
+			r := mem.refused[c.Ref]
+			faults = append(faults, r.fault)
+			if due.IsZero() || r.until.Before(due) {
+				due = r.until
+			}
+		}
+	}
+	return together(faults), due
+}
+
+// together gives several faults of one stage as one: the first one's reason, two of the texts.
+func together(faults []*delivery.Fault) *delivery.Fault {
+	switch len(faults) {
+	case 0:
+		return nil
+	case 1:
+		return faults[0]
+	}
+	first := *faults[0]
+	first.Err = fmt.Errorf("%w (and %d more of this stage failed, the next: %w)", first.Err, len(faults)-1, faults[1])
+	return &first
+}
+
+// earliest gives the first time after now; zero: none.
+func earliest(times map[delivery.Ref]time.Time, now time.Time) time.Time {
+	var first time.Time
+	for _, t := range slices.SortedFunc(maps.Values(times), time.Time.Compare) {
+		if t.After(now) {
+			first = t
+			break
+		}
+	}
+	return first
+}

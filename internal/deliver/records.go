@@ -1,0 +1,208 @@
+package deliver
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/render"
+)
+
+// Records keep on disk what a [Memory] knows of deliveries that are done, so that a controller that starts again need
+// neither render nor send anything to know that all is well. They hold object ids and hashes under a key, never what was
+// rendered. They are a memory aid and not a truth: what is missing, damaged or out of date costs its app one render and one
+// apply of its objects, which changes nothing where nothing differs. So nothing waits for the disk.
+//
+//	DIR/key      the key of the hashes
+//	DIR/apps/    one file for each app
+//
+// One process at a time uses a folder. The methods are safe for concurrent use with different apps.
+type Records struct {
+	key      delivery.Key
+	dir      string
+	renderer string
+}
+
+// recordFormat changes whenever an old record would be misread, or a hash be made otherwise.
+const recordFormat = 1
+
+// record is the content of a file.
+type record struct {
+	Format   int             `json:"format"`
+	Renderer string          `json:"renderer"` // the version of the program that rendered
+	App      string          `json:"app"`
+	Spec     string          `json:"spec"`
+	Vars     string          `json:"vars"`
+	Inputs   render.Inputs   `json:"inputs"`
+	Objects  []appliedObject `json:"objects"`
+}
+
+// appliedObject is one entry of an inventory and what its last apply left.
+type appliedObject struct {
+	ID         string        `json:"id"` // as in Flux's inventories
+	Version    string        `json:"v"`
+	Desired    delivery.Hash `json:"desired,omitzero"`
+	Owned      delivery.Hash `json:"owned,omitzero"`
+	Replicas   int64         `json:"replicas"`
+	Autoscaled bool          `json:"autoscaled,omitempty"`
+}
+
+// OpenRecords opens or makes the folder. renderer is the version of the program: another version may render otherwise, so
+// its records are not believed.
+func OpenRecords(dir, renderer string) (*Records, error) {
+	r := &Records{dir: filepath.Join(dir, "apps"), renderer: renderer}
+	if err := os.MkdirAll(r.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make folder of records: %w", err)
+	}
+	name := filepath.Join(dir, "key")
+	text, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		r.key = make([]byte, 32)
+		if _, err := rand.Read(r.key); err != nil {
+			return nil, fmt.Errorf("make key of records: %w", err)
+		}
+		if err := replaceFile(name, []byte(hex.EncodeToString(r.key)+"\n")); err != nil {
+			return nil, fmt.Errorf("write key of records: %w", err)
+		}
+		return r, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read key of records: %w", err)
+	}
+	r.key, err = hex.DecodeString(string(bytes.TrimSpace(text)))
+	if err != nil || len(r.key) != 32 {
+		if err := os.Remove(name); err != nil {
+			return nil, fmt.Errorf("remove damaged key of records: %w", err)
+		}
+		return OpenRecords(dir, renderer)
+	}
+	return r, nil
+}
+
+// Key is the key of all hashes in the records.
+func (r *Records) Key() delivery.Key {
+	if r == nil {
+		return nil
+	}
+	return r.key
+}
+
+// file is where an app's record is: names of objects are no names of files.
+func (r *Records) file(app delivery.ID) string {
+	return filepath.Join(r.dir, r.key.Hash([]byte(app.String())).String()+".json")
+}
+
+// Load takes an app's record into a memory that knows nothing but its inventory. A record that cannot be used is passed over.
+func (r *Records) Load(app delivery.ID, mem *Memory) {
+	if r == nil {
+		return
+	}
+	b, err := os.ReadFile(r.file(app))
+	if err != nil {
+		return
+	}
+	var rec record
+	if json.Unmarshal(b, &rec) != nil || rec.Format != recordFormat || rec.Renderer != r.renderer || rec.App != app.String() {
+		return
+	}
+	desired := make(delivery.Inventory, len(rec.Objects))
+	applied := make(map[delivery.Ref]delivery.Applied, len(rec.Objects))
+	for _, o := range rec.Objects {
+		ref, ok := delivery.ParseInventoryID(o.ID)
+		if !ok {
+			return
+		}
+		desired[ref] = o.Version
+		if o.Desired != (delivery.Hash{}) {
+			applied[ref] = delivery.Applied{Desired: o.Desired, Owned: o.Owned, Replicas: o.Replicas, Autoscaled: o.Autoscaled}
+		}
+	}
+	if desired.Equal(mem.Inventory) {
+		desired = mem.Inventory // one map, not two
+	}
+	mem.made = origin{spec: rec.Spec, vars: rec.Vars, inputs: rec.Inputs}
+	mem.desired, mem.applied = desired, applied
+}
+
+// Save writes an app's record, if it says anything new.
+func (r *Records) Save(app delivery.ID, mem *Memory) error {
+	if r == nil || !mem.unsaved || !mem.made.inputs.Known() {
+		return nil
+	}
+	rec := record{
+		Format: recordFormat, Renderer: r.renderer, App: app.String(),
+		Spec: mem.made.spec, Vars: mem.made.vars, Inputs: mem.made.inputs, Objects: make([]appliedObject, 0, len(mem.desired)),
+	}
+	for _, ref := range mem.desired.Refs() {
+		o := appliedObject{ID: ref.InventoryID(), Version: mem.desired[ref]}
+		if a, ok := mem.applied[ref]; ok {
+			o.Desired, o.Owned, o.Replicas, o.Autoscaled = a.Desired, a.Owned, a.Replicas, a.Autoscaled
+		}
+		rec.Objects = append(rec.Objects, o)
+	}
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("encode record of %s: %w", app, err)
+	}
+	if err := replaceFile(r.file(app), b); err != nil {
+		return fmt.Errorf("write record of %s: %w", app, err)
+	}
+	mem.unsaved = false
+	return nil
+}
+
+// Drop removes an app's record.
+func (r *Records) Drop(app delivery.ID) error {
+	if r == nil {
+		return nil
+	}
+	if err := os.Remove(r.file(app)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove record of %s: %w", app, err)
+	}
+	return nil
+}
+
+// Retain removes the records of all other apps.
+func (r *Records) Retain(apps []delivery.ID) error {
+	if r == nil {
+		return nil
+	}
+	keep := make(map[string]bool, len(apps))
+	for _, app := range apps {
+		keep[filepath.Base(r.file(app))] = true
+	}
+	entries, err := os.ReadDir(r.dir)
+	if err != nil {
+		return fmt.Errorf("list records: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if !keep[e.Name()] {
+			errs = append(errs, os.Remove(filepath.Join(r.dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// replaceFile writes a file whole or not at all, as far as processes are concerned; a machine that loses power may lose it.
+func replaceFile(name string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}
