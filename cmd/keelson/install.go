@@ -37,8 +37,8 @@ func installCRDs(ctx context.Context, c client.Client, ours bool) error {
 		}
 		if ours {
 			err = c.Apply(ctx, client.ApplyConfigurationFromUnstructured(crd), client.FieldOwner(kube.FieldManager), client.ForceOwnership)
-		} else if err = c.Create(ctx, crd); apierrors.IsAlreadyExists(err) {
-			err = nil
+		} else {
+			err = createMissing(ctx, c, crd)
 		}
 		if err != nil {
 			return fmt.Errorf("apply resource definition %s: %w", crd.GetName(), err)
@@ -46,6 +46,20 @@ func installCRDs(ctx context.Context, c client.Client, ours bool) error {
 		if err := waitEstablished(ctx, c, crd.GetName()); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// createMissing creates an object that is not there, and leaves one that is as it is.
+func createMissing(ctx context.Context, c client.Client, obj *unstructured.Unstructured) error {
+	have := &unstructured.Unstructured{}
+	have.SetGroupVersionKind(obj.GroupVersionKind())
+	err := c.Get(ctx, client.ObjectKeyFromObject(obj), have)
+	if !apierrors.IsNotFound(err) {
+		return err
+	}
+	if err := c.Create(ctx, obj); !apierrors.IsAlreadyExists(err) {
+		return err
 	}
 	return nil
 }
