@@ -27,9 +27,13 @@ import (
 // Attr is an attribute of a span.
 type Attr = attribute.KeyValue
 
-// App names an app, Source a source ("Kustomization/team/shop"), Stage a stage of a plan.
-func App(id string) Attr     { return attribute.String("keelson.app", id) }
-func Source(id string) Attr  { return attribute.String("keelson.source", id) }
+// App names an app: "Kustomization/team/shop".
+func App(id string) Attr { return attribute.String("keelson.app", id) }
+
+// Source names a source: "GitRepository/flux-system/shop".
+func Source(id string) Attr { return attribute.String("keelson.source", id) }
+
+// Stage names a stage of a plan.
 func Stage(name string) Attr { return attribute.String("keelson.stage", name) }
 
 // Count is a number of things: "objects", "changes", "failed".
