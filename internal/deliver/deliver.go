@@ -195,7 +195,8 @@ func (e *Engine) inSync(app delivery.ID, mem *Memory) bool {
 	return true
 }
 
-// watch sees to it that every kind of the inventories is watched; false: not everything is known yet.
+// watch sees to it that every kind of the inventories is watched; false: not everything is known yet. Kinds that the cluster
+// does not know are passed over: the plan says so where it matters; of the old inventory, the objects went with the kind.
 func (e *Engine) watch(app delivery.ID, inventories ...delivery.Inventory) (bool, error) {
 	kinds := map[schema.GroupVersionKind]bool{}
 	for _, inv := range inventories {
@@ -203,23 +204,7 @@ func (e *Engine) watch(app delivery.ID, inventories ...delivery.Inventory) (bool
 			kinds[ref.GroupKind().WithVersion(version)] = true
 		}
 	}
-	all := true
-	for gvk := range kinds {
-		synced, err := e.Live.Ensure(app, []schema.GroupVersionKind{gvk})
-		if meta.IsNoMatchError(err) { // perhaps only that version is no longer served
-			if m, other := e.Cluster.Mapper().RESTMapping(gvk.GroupKind()); other == nil && m.GroupVersionKind != gvk {
-				synced, err = e.Live.Ensure(app, []schema.GroupVersionKind{m.GroupVersionKind})
-			}
-		}
-		if meta.IsNoMatchError(err) {
-			continue // the plan says so where it matters; of the old inventory, the objects went with the kind
-		}
-		if err != nil {
-			return false, err
-		}
-		all = all && synced
-	}
-	return all, nil
+	return e.Live.Ensure(app, kinds)
 }
 
 func (e *Engine) health(inv delivery.Inventory) delivery.Health {

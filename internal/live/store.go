@@ -12,38 +12,62 @@ import (
 // objectStore is where the reflector of one kind puts what it sees: a record each, never the object. Where a kind is watched
 // in several versions, an object is recorded from the version that we applied it in: hashes of two versions differ.
 type objectStore struct {
-	live *Live
-	kind schema.GroupVersionKind
+	live  *Live
+	watch *kindWatch
 }
 
 func (s *objectStore) Add(obj any) error    { return s.put(obj) }
 func (s *objectStore) Update(obj any) error { return s.put(obj) }
 func (s *objectStore) Resync() error        { return nil }
 
+// put takes in an event. One that tells of a resource version that is known already, because it is the answer to a write
+// of ours, or of an older one, is passed over before anything is hashed.
 func (s *objectStore) put(obj any) error {
 	u, ok := obj.(*unstructured.Unstructured)
 	if !ok {
-		return fmt.Errorf("watch %s: unexpected %T", s.kind, obj)
+		return fmt.Errorf("watch %s: unexpected %T", s.watch.kind, obj)
 	}
-	rec, applied, err := s.live.record(u)
+	ref := delivery.RefOf(u)
+	if s.knows(ref, u.GetResourceVersion()) {
+		return nil
+	}
+	rec, err := s.live.record(u)
 	if err != nil {
 		return err
 	}
-	if applied != "" && applied != s.kind.Version {
-		return nil
-	}
 	s.live.mu.Lock()
-	old, had := s.live.objects[rec.Ref]
-	if had && newer(old.ResourceVersion, rec.ResourceVersion) {
-		s.live.mu.Unlock()
-		return nil // an answer to one of our own writes was here first
-	}
-	s.live.objects[rec.Ref] = rec
+	old, changed := s.take(ref, rec)
 	s.live.mu.Unlock()
-	if !had || matters(old, rec) {
-		s.tell(rec.Ref, old.Owner, rec.Owner)
+	if changed {
+		s.live.tell(ref, owners(old, rec)...)
 	}
 	return nil
+}
+
+// knows tells whether the record of an object is of this resource version or a later one.
+func (s *objectStore) knows(ref delivery.Ref, resourceVersion string) bool {
+	s.live.mu.RLock()
+	defer s.live.mu.RUnlock()
+	old, had := s.live.records[ref.GroupKind()][nameOf(ref)]
+	return had && (old.resourceVersion == resourceVersion || newer(old.resourceVersion, resourceVersion))
+}
+
+// take keeps a record, unless there is a later one or another watch has the say over the object, and tells whether the change
+// matters to the owners of the two. The caller holds the lock.
+func (s *objectStore) take(ref delivery.Ref, rec *record) (old *record, matter bool) {
+	key := s.watch.key
+	if s.live.watches[key] != s.watch {
+		return nil, false // stopped
+	}
+	if v := rec.applied.Value(); v != "" && v != key.Version && s.live.watches[key.GroupKind().WithVersion(v)] != nil {
+		return nil, false
+	}
+	old, had := s.live.records[ref.GroupKind()][nameOf(ref)]
+	if had && newer(old.resourceVersion, rec.resourceVersion) {
+		return nil, false
+	}
+	s.live.keep(ref, rec)
+	return old, !had || matters(old, rec)
 }
 
 func (s *objectStore) Delete(obj any) error {
@@ -53,174 +77,106 @@ func (s *objectStore) Delete(obj any) error {
 	}
 	ref := delivery.RefOf(u)
 	s.live.mu.Lock()
-	old, had := s.live.objects[ref]
-	if !had || newer(old.ResourceVersion, u.GetResourceVersion()) {
-		s.live.mu.Unlock()
-		return nil
+	s.watch.left(u.GetResourceVersion())
+	records := s.live.records[ref.GroupKind()]
+	old, had := records[nameOf(ref)]
+	gone := had && s.live.watches[s.watch.key] == s.watch && !newer(old.resourceVersion, u.GetResourceVersion())
+	if gone {
+		delete(records, nameOf(ref))
 	}
-	delete(s.live.objects, ref)
 	s.live.mu.Unlock()
-	s.tell(ref, old.Owner)
+	if gone {
+		s.live.tell(ref, old.owner.Value())
+	}
 	return nil
 }
 
-// Replace takes in a whole list: at the start of a watch and whenever it had to begin anew.
+// left notes that all that left the watch up to a resource version is known to have left. The caller holds the lock.
+func (w *kindWatch) left(resourceVersion string) {
+	if w.seen == "" || newer(resourceVersion, w.seen) {
+		w.seen = resourceVersion
+	}
+}
+
+// Replace takes in a whole list: at the start of a watch and whenever it had to begin anew. A record that is newer than
+// the list, of an object that we made meanwhile, stays.
 func (s *objectStore) Replace(list []any, version string) error {
-	records := make([]delivery.Live, 0, len(list))
+	fresh := make(map[delivery.Ref]*record, len(list)) // nil: the record that there is says the same
 	for _, obj := range list {
 		u, ok := obj.(*unstructured.Unstructured)
 		if !ok {
-			return fmt.Errorf("list %s: unexpected %T", s.kind, obj)
+			return fmt.Errorf("list %s: unexpected %T", s.watch.kind, obj)
 		}
-		rec, applied, err := s.live.record(u)
+		ref := delivery.RefOf(u)
+		fresh[ref] = nil
+		if s.knows(ref, u.GetResourceVersion()) {
+			continue
+		}
+		rec, err := s.live.record(u)
 		if err != nil {
 			return err
 		}
-		if applied != "" && applied != s.kind.Version {
-			continue
-		}
-		records = append(records, rec)
+		fresh[ref] = rec
 	}
-	s.replace(records, version)
-	s.live.caughtUp(s.kind)
+	for ref, owners := range s.replace(fresh, version) {
+		s.live.tell(ref, owners...)
+	}
+	s.live.caughtUp(s.watch)
 	return nil
 }
 
-// replace makes the records of the kind those of a list taken at a resource version. A record that is newer than the
-// list, of an object that we made meanwhile, stays.
-func (s *objectStore) replace(records []delivery.Live, version string) {
-	type change struct {
-		ref    delivery.Ref
-		owners [2]delivery.ID
-	}
-	var changes []change
+// replace makes the records of the watch those of a list taken at a resource version, and gives the objects to tell of, and
+// whom.
+func (s *objectStore) replace(fresh map[delivery.Ref]*record, version string) map[delivery.Ref][]delivery.ID {
+	changes := map[delivery.Ref][]delivery.ID{}
 	s.live.mu.Lock()
-	seen := make(map[delivery.Ref]bool, len(records))
-	for _, rec := range records {
-		seen[rec.Ref] = true
-		old, had := s.live.objects[rec.Ref]
-		if had && newer(old.ResourceVersion, rec.ResourceVersion) {
+	defer s.live.mu.Unlock()
+	if s.live.watches[s.watch.key] != s.watch {
+		return nil
+	}
+	s.watch.left(version)
+	for ref, rec := range fresh {
+		if rec == nil {
 			continue
 		}
-		s.live.objects[rec.Ref] = rec
-		if !had || matters(old, rec) {
-			changes = append(changes, change{rec.Ref, [2]delivery.ID{old.Owner, rec.Owner}})
+		if old, changed := s.take(ref, rec); changed {
+			changes[ref] = owners(old, rec)
 		}
 	}
-	for ref, old := range s.live.objects {
-		if ref.GroupKind() == s.kind.GroupKind() && old.Version == s.kind.Version && !seen[ref] && !newer(old.ResourceVersion, version) {
-			delete(s.live.objects, ref)
-			changes = append(changes, change{ref, [2]delivery.ID{old.Owner}})
+	kind := s.watch.key.GroupKind()
+	for key, old := range s.live.records[kind] {
+		ref := refOf(kind, key)
+		_, listed := fresh[ref]
+		if !listed && old.version.Value() == s.watch.key.Version && !newer(old.resourceVersion, version) {
+			delete(s.live.records[kind], key)
+			changes[ref] = owners(old)
 		}
 	}
-	s.live.mu.Unlock()
-	for _, c := range changes {
-		s.tell(c.ref, c.owners[:]...)
+	return changes
+}
+
+func refOf(gk schema.GroupKind, key name) delivery.Ref {
+	return delivery.Ref{Group: gk.Group, Kind: gk.Kind, Namespace: key.namespace.Value(), Name: key.name}
+}
+
+// owners are the apps that records name; one may be nil.
+func owners(records ...*record) []delivery.ID {
+	var out []delivery.ID
+	for _, rec := range records {
+		if rec != nil {
+			out = append(out, rec.owner.Value())
+		}
 	}
+	return out
 }
 
 // tell wakes the apps that an object belongs or belonged to.
-func (s *objectStore) tell(ref delivery.Ref, owners ...delivery.ID) {
+func (l *Live) tell(ref delivery.Ref, owners ...delivery.ID) {
 	var last delivery.ID
 	for _, owner := range owners {
 		if owner != (delivery.ID{}) && owner != last {
-			s.live.opts.Notify(owner, ref)
+			l.opts.Notify(owner, ref)
 			last = owner
-		}
-	}
-}
-
-// caughtUp marks a watch as complete and wakes the apps that wait for it.
-func (l *Live) caughtUp(key schema.GroupVersionKind) {
-	l.mu.Lock()
-	var waiting map[delivery.ID]bool
-	if w, ok := l.kinds[key]; ok && !w.synced {
-		w.synced, w.err = true, nil
-		waiting, w.waiting = w.waiting, map[delivery.ID]bool{}
-	}
-	l.mu.Unlock()
-	for app := range waiting {
-		l.opts.Notify(app, delivery.Ref{})
-	}
-}
-
-// scalerStore remembers which objects an autoscaler targets.
-type scalerStore struct{ live *Live }
-
-func (s *scalerStore) Add(obj any) error    { return s.put(obj) }
-func (s *scalerStore) Update(obj any) error { return s.put(obj) }
-func (s *scalerStore) Resync() error        { return nil }
-
-func (s *scalerStore) put(obj any) error {
-	u, ok := obj.(*unstructured.Unstructured)
-	if !ok {
-		return fmt.Errorf("watch autoscalers: unexpected %T", obj)
-	}
-	s.change(func() { s.set(u) })
-	return nil
-}
-
-func (s *scalerStore) Delete(obj any) error {
-	if u, ok := obj.(*unstructured.Unstructured); ok {
-		s.change(func() { delete(s.live.scalers, u.GetNamespace()+"/"+u.GetName()) })
-	}
-	return nil
-}
-
-func (s *scalerStore) Replace(list []any, _ string) error {
-	s.change(func() {
-		clear(s.live.scalers)
-		for _, obj := range list {
-			if u, ok := obj.(*unstructured.Unstructured); ok {
-				s.set(u)
-			}
-		}
-	})
-	s.live.caughtUp(scalerWatch)
-	return nil
-}
-
-func (s *scalerStore) set(u *unstructured.Unstructured) {
-	if target, ok := ScaleTarget(u); ok {
-		s.live.scalers[u.GetNamespace()+"/"+u.GetName()] = target
-	}
-}
-
-// ScaleTarget gives the object that a HorizontalPodAutoscaler scales.
-func ScaleTarget(hpa *unstructured.Unstructured) (delivery.Ref, bool) {
-	get := func(field string) string {
-		v, _, _ := unstructured.NestedString(hpa.Object, "spec", "scaleTargetRef", field)
-		return v
-	}
-	gv, err := schema.ParseGroupVersion(get("apiVersion"))
-	if err != nil || get("kind") == "" {
-		return delivery.Ref{}, false
-	}
-	return delivery.Ref{Group: gv.Group, Kind: get("kind"), Namespace: hpa.GetNamespace(), Name: get("name")}, true
-}
-
-// change applies f to the autoscalers and wakes the owners of the objects that it made a difference to.
-func (s *scalerStore) change(f func()) {
-	s.live.mu.Lock()
-	before := s.live.scaled
-	f()
-	after := make(map[delivery.Ref]string, len(s.live.scalers))
-	for key, target := range s.live.scalers {
-		after[target] = "HorizontalPodAutoscaler/" + key
-	}
-	s.live.scaled = after
-	var wake []delivery.Live
-	for _, pair := range [][2]map[delivery.Ref]string{{before, after}, {after, before}} {
-		for ref := range pair[0] {
-			if rec, ok := s.live.objects[ref]; ok && pair[1][ref] == "" {
-				wake = append(wake, rec)
-			}
-		}
-	}
-	s.live.mu.Unlock()
-	for _, rec := range wake {
-		if rec.Owner != (delivery.ID{}) {
-			s.live.opts.Notify(rec.Owner, rec.Ref)
 		}
 	}
 }

@@ -1,0 +1,105 @@
+package live
+
+import (
+	"encoding/json"
+	"fmt"
+	"unique"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
+
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/health"
+	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/plan"
+)
+
+// name is an object's name within its kind.
+type name struct {
+	namespace unique.Handle[string] // shared by all that are in it
+	name      string
+}
+
+func nameOf(ref delivery.Ref) name { return name{unique.Make(ref.Namespace), ref.Name} }
+
+// record is a [delivery.Live] made small: there is one for each object that we own. It is never changed once it is kept.
+type record struct {
+	version         unique.Handle[string] // the API version it is watched in ("v1")
+	applied         unique.Handle[string] // the API version in which we applied it; empty: we did not
+	rival           unique.Handle[string]
+	owner           unique.Handle[delivery.ID]
+	uid             string
+	resourceVersion string
+	fixed           string // JSON; empty: none
+	health          delivery.Health
+	replicas        int64
+	owned           delivery.Hash
+	ownsReplicas    bool
+	deleting        bool
+	pruneDisabled   bool
+}
+
+// record reduces an object to what is kept of it.
+func (l *Live) record(u *unstructured.Unstructured) (*record, error) {
+	own, err := ownershipOf(l.opts.Key, u, kube.FieldManager)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", delivery.RefOf(u), err)
+	}
+	replicas, ok, _ := unstructured.NestedInt64(u.Object, "spec", "replicas")
+	if !ok {
+		replicas = -1
+	}
+	rec := &record{
+		version: unique.Make(u.GroupVersionKind().Version), applied: unique.Make(own.version), rival: unique.Make(own.rival),
+		owner: unique.Make(l.opts.OwnerOf(u.GetLabels())), uid: string(u.GetUID()), resourceVersion: u.GetResourceVersion(),
+		health: health.Of(u), replicas: replicas, owned: own.hash, ownsReplicas: own.replicas,
+		deleting: u.GetDeletionTimestamp() != nil, pruneDisabled: PruneDisabled(u),
+	}
+	if fixed := plan.Fixed(u); len(fixed) > 0 {
+		b, err := json.Marshal(fixed)
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", delivery.RefOf(u), err)
+		}
+		rec.fixed = string(b)
+	}
+	return rec, nil
+}
+
+// live is the record in full.
+func (r *record) live(ref delivery.Ref) delivery.Live {
+	return delivery.Live{
+		Ref: ref, Version: r.version.Value(), UID: r.uid, ResourceVersion: r.resourceVersion, Owner: r.owner.Value(),
+		Owned: r.owned, OwnsReplicas: r.ownsReplicas, Replicas: r.replicas, Health: r.health, Deleting: r.deleting,
+		PruneDisabled: r.pruneDisabled, Fixed: r.fixedFields(), Rival: r.rival.Value(),
+	}
+}
+
+func (r *record) fixedFields() map[string]any {
+	if r.fixed == "" {
+		return nil
+	}
+	var fixed map[string]any
+	if utiljson.Unmarshal([]byte(r.fixed), &fixed) != nil { // it was marshalled by record
+		return nil
+	}
+	return fixed
+}
+
+// PruneMark on an object, as a label or an annotation with the value "disabled", keeps it from being pruned (Flux).
+const PruneMark = "kustomize.toolkit.fluxcd.io/prune"
+
+// PruneDisabled tells whether an object carries the mark.
+func PruneDisabled(u *unstructured.Unstructured) bool {
+	for _, field := range []string{"labels", "annotations"} {
+		if v, _, _ := unstructured.NestedFieldNoCopy(u.Object, "metadata", field, PruneMark); v == "disabled" {
+			return true
+		}
+	}
+	return false
+}
+
+// matters tells whether a new record of an object is worth waking its app.
+func matters(old, rec *record) bool {
+	return old.uid != rec.uid || old.owned != rec.owned || old.replicas != rec.replicas || old.ownsReplicas != rec.ownsReplicas ||
+		old.health != rec.health || old.deleting != rec.deleting || old.owner != rec.owner
+}
