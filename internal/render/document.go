@@ -46,6 +46,14 @@ func checkYAML(where string, data []byte, nested bool) error {
 	}
 }
 
+// checkYAMLAt is checkYAML for a place that takes time to tell.
+func checkYAMLAt(where func() string, data []byte, nested bool) error {
+	if !mayAlias(data) && !mayNest(data) {
+		return nil
+	}
+	return checkYAML(where(), data, nested)
+}
+
 func mayAlias[T []byte | string](data T) bool {
 	anchor, alias := false, false
 	for i := range len(data) {

@@ -146,14 +146,14 @@ func inspect(t *tree) *inspection {
 	return &inspection{tree: t, manifests: map[string]bool{}, done: map[visit]weight{}}
 }
 
-// folder reads the kustomization in dir and all that it refers to. from is where dir was named.
-func (in *inspection) folder(dir string, role role, from string) (weight, error) {
+// folder reads the kustomization in dir and all that it refers to. from tells where dir was named.
+func (in *inspection) folder(dir string, role role, from func() string) (weight, error) {
 	if w, ok := in.done[visit{dir, role}]; ok {
 		return w, nil
 	}
 	for i := len(in.stack) - 1; i >= 0; i-- {
 		if s := in.stack[i]; s == dir || dir == "." || strings.HasPrefix(s, dir+"/") {
-			return weight{}, fault(from, "a base may not lead back to the folder that uses it",
+			return weight{}, fault(from(), "a base may not lead back to the folder that uses it",
 				"cycle: %s", strings.Join(append(slices.Clone(in.stack[i:]), dir), " -> "))
 		}
 	}
@@ -167,9 +167,9 @@ func (in *inspection) folder(dir string, role role, from string) (weight, error)
 		}
 	}
 	if isComponent := k.Kind == types.ComponentKind; isComponent && role != asComponent {
-		return weight{}, fault(from, "list it under components", "'%s' is a component", dir)
+		return weight{}, fault(from(), "list it under components", "'%s' is a component", dir)
 	} else if !isComponent && role == asComponent {
-		return weight{}, fault(from, "list it under resources, or make it one by kind: Component", "'%s' is not a component", dir)
+		return weight{}, fault(from(), "list it under resources, or make it one by kind: Component", "'%s' is not a component", dir)
 	}
 	return in.kustomization(dir, name, k, role)
 }
@@ -208,11 +208,11 @@ func (in *inspection) kustomization(dir, name string, k *types.Kustomization, ro
 }
 
 // load reads the kustomization in dir strictly, and prepares it for the build.
-func (in *inspection) load(dir, from string) (string, *types.Kustomization, error) {
+func (in *inspection) load(dir string, from func() string) (string, *types.Kustomization, error) {
 	names := in.kustomizationFiles(dir)
 	switch len(names) {
 	case 0:
-		return "", nil, fault(from, "add a kustomization.yaml there, or name its files one by one",
+		return "", nil, fault(from(), "add a kustomization.yaml there, or name its files one by one",
 			"folder '%s' has no kustomization file", dir)
 	case 1:
 	default:
@@ -334,7 +334,7 @@ func (in *inspection) entry(dir, name string, e entry, role role) (w weight, dir
 		return target // the kustomization is a generated one
 	}
 	if e.use == useInline {
-		return weight{}, false, checkYAML(where(), []byte(e.value), true)
+		return weight{}, false, checkYAMLAt(where, []byte(e.value), true)
 	}
 	if err := refuseReference(e.field, e.value, dir, where); err != nil {
 		return weight{}, false, err
@@ -349,7 +349,7 @@ func (in *inspection) entry(dir, name string, e entry, role role) (w weight, dir
 		w, err := in.entryFile(target, e, role)
 		return w, e.use == useControl || e.use == usePatch, err
 	case e.use == usePatch && isInline(e.value):
-		return weight{}, false, checkYAML(where(), []byte(e.value), true)
+		return weight{}, false, checkYAMLAt(where, []byte(e.value), true)
 	case e.use == usePlugin && isInline(e.value):
 		return weight{}, false, checkPlugins(where(), dir, []byte(e.value))
 	case errors.Is(err, fs.ErrNotExist):
@@ -377,7 +377,7 @@ func (in *inspection) entryFolder(target string, e entry, r role, where func() s
 	if err != nil {
 		return weight{}, false, readFault(where(), err)
 	}
-	w, err := in.folder(target, r, where())
+	w, err := in.folder(target, r, where)
 	return w, false, err
 }
 
@@ -396,7 +396,7 @@ func (in *inspection) entryFile(target string, e entry, r role) (weight, error) 
 		}
 		if resolved, err := in.resolve(target); err == nil && !in.manifests[resolved] {
 			in.manifests[resolved] = true
-			in.origins.manifest(target, data)
+			in.origins.later(target, data)
 		}
 		w.objects = countObjects(data)
 		return w, nil

@@ -32,7 +32,7 @@ func (Kustomize) Render(in Input) ([]delivery.Object, error) {
 		return nil, readFault(in.Build.Path, err)
 	}
 	i := inspect(in.tree)
-	name, k, err := i.load(dir, dir)
+	name, k, err := i.load(dir, func() string { return dir })
 	if err != nil {
 		return nil, err
 	}
@@ -53,18 +53,44 @@ func (YAML) Render(in Input) ([]delivery.Object, error) {
 		return nil, readFault(in.Build.Path, err)
 	}
 	i, b := inspect(in.tree), in.Build
-	switch {
-	case folders || b.TargetNamespace != "" || len(b.Patches)+len(b.Images)+len(b.Components) > 0:
-		k := &types.Kustomization{Resources: names}
-		return i.build(dir, path.Join(dir, konfig.DefaultKustomizationFileName()), k, b)
-	default:
-		return i.plain(dir, names)
+	if folders || !isPlain(b) {
+		return i.list(dir, names, b)
 	}
+	return i.plain(dir, names, b)
 }
 
-// plain reads manifests that nothing is to be done to. The result is what kustomize would make of them, without
-// the time that it takes for many.
-func (in *inspection) plain(dir string, names []string) (all []delivery.Object, err error) {
+// list builds a kustomization that lists names.
+func (in *inspection) list(dir string, names []string, b delivery.Build) ([]delivery.Object, error) {
+	return in.build(dir, path.Join(dir, konfig.DefaultKustomizationFileName()), &types.Kustomization{Resources: names}, b)
+}
+
+// plain reads manifests that nothing is to be done to: directly, or else with kustomize, or else, where they are too many
+// for that, with kustomize's reader.
+func (in *inspection) plain(dir string, names []string, b delivery.Build) (all []delivery.Object, err error) {
+	var objects int64
+	for _, name := range names {
+		name = path.Join(dir, name)
+		w, err := in.entryFile(name, entry{"resources", name, useResource}, asResources)
+		if err != nil {
+			return nil, err
+		}
+		objects += w.objects
+	}
+	all, ok := in.direct(dir, names)
+	switch {
+	case !ok && objects <= maxObjects:
+		return in.list(dir, names, b)
+	case !ok:
+		all, err = in.readMany(dir, names)
+	}
+	if err == nil && len(all) > maxPlainObjects {
+		return nil, fault(dir, "split the app", "the folder makes more than %d objects", maxPlainObjects)
+	}
+	return all, err
+}
+
+// readMany reads manifests with kustomize's reader only: its build takes time that is quadratic in their number.
+func (in *inspection) readMany(dir string, names []string) (all []delivery.Object, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fault(dir, "", "kustomize panicked: %v", r)
@@ -74,9 +100,6 @@ func (in *inspection) plain(dir string, names []string) (all []delivery.Object, 
 	var size sizer
 	for _, name := range names {
 		name = path.Join(dir, name)
-		if _, err := in.entryFile(name, entry{"resources", name, useResource}, asResources); err != nil {
-			return nil, err
-		}
 		data, err := in.read(name)
 		if err != nil {
 			return nil, readFault(name, err)
@@ -94,7 +117,7 @@ func (in *inspection) plain(dir string, names []string) (all []delivery.Object, 
 			return nil, in.orMalformed(err)
 		}
 		if all = append(all, more...); len(all) > maxPlainObjects {
-			return nil, fault(dir, "split the app", "the folder makes more than %d objects", maxPlainObjects)
+			break
 		}
 	}
 	return all, nil
@@ -148,13 +171,20 @@ func (in *inspection) build(dir, name string, k *types.Kustomization, b delivery
 	if isEmpty(k) {
 		return nil, nil
 	}
-	modernize(k)
+	changed := modernize(k) || len(in.source(name)) == 0 || !isPlain(b)
 	if _, err := in.kustomization(dir, name, k, asResources); err != nil {
 		return nil, err
 	}
-	var err error
-	if in.overlay[name], err = yaml.Marshal(k); err != nil {
-		return nil, fmt.Errorf("write kustomization of '%s': %w", dir, err)
+	if listsOnly(k) && in.areFiles(dir, k) {
+		if all, ok := in.direct(dir, k.Resources); ok {
+			return all, in.ctx.Err()
+		}
+	}
+	if changed {
+		var err error
+		if in.overlay[name], err = yaml.Marshal(k); err != nil {
+			return nil, fmt.Errorf("write kustomization of '%s': %w", dir, err)
+		}
 	}
 	result, err := in.run(path.Join(mount, dir))
 	if ctxErr := in.ctx.Err(); ctxErr != nil {
@@ -165,6 +195,11 @@ func (in *inspection) build(dir, name string, k *types.Kustomization, b delivery
 	}
 	all, err := objects(result, dir, func(m product) string { return in.of(m.Kind, m.Namespace, m.Name) })
 	return all, in.orMalformed(err)
+}
+
+// isPlain tells whether a build adds nothing to a kustomization.
+func isPlain(b delivery.Build) bool {
+	return b.TargetNamespace == "" && len(b.Patches)+len(b.Images)+len(b.Components) == 0
 }
 
 // isEmpty tells whether k asks for nothing; an empty list counts as an absent one, as it will once k is written out.

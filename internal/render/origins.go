@@ -13,6 +13,7 @@ import (
 // objects are found again by kind and name, given the prefixes and suffixes that the tree may add to names.
 // An object that cannot be told for certain has no origin.
 type origins struct {
+	pending            []manifest // not looked at yet
 	prefixes, suffixes []string
 	sources            map[string][]source // by kind
 }
@@ -28,6 +29,17 @@ func (o *origins) add(kind string, s source) {
 		o.sources = map[string][]source{}
 	}
 	o.sources[kind] = append(o.sources[kind], s)
+}
+
+// manifest is a file with objects.
+type manifest struct {
+	name string
+	data []byte
+}
+
+// later notes a file; its objects are looked for when somebody asks.
+func (o *origins) later(file string, data []byte) {
+	o.pending = append(o.pending, manifest{file, data})
 }
 
 // manifest notes the objects of a file.
@@ -66,6 +78,10 @@ var hashSuffix = regexp.MustCompile(`-[0-9a-z]{10}$`)
 
 // of is the file that an object in the result comes from, or the empty string.
 func (o *origins) of(kind, namespace, name string) string {
+	for _, m := range o.pending {
+		o.manifest(m.name, m.data)
+	}
+	o.pending = nil
 	var found []source
 	for _, s := range o.sources[kind] {
 		if s.name == name || s.name != "" && strings.Contains(name, s.name) && o.derives(name, s) {
