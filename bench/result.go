@@ -89,7 +89,7 @@ func printTable(w io.Writer, results []Result) error {
 	fmt.Fprintln(t, "\tmedian\tp95\tmin\tmax\tn\tunit\ttarget\tfloor\tload\t")
 	for _, r := range results {
 		ratio := ""
-		if f, ok := find(results, r.Floor); ok && f.Median > 0 {
+		if f, ok := find(results, r.Floor); ok && f.Median > 0 && r.Median > 0 {
 			ratio = fmt.Sprintf("× %.1f", r.Median/f.Median)
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%.1f\t\n",
