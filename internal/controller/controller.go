@@ -236,7 +236,7 @@ func (c *Controller) Looked(ctx context.Context) (bool, error) {
 		return false, fmt.Errorf("list Kustomizations: %w", err)
 	}
 	for i := range list.Items {
-		if k := &list.Items[i]; !k.Spec.Suspend && !c.git.reg.lookedAt(kustomizationID(client.ObjectKeyFromObject(k))) {
+		if k := &list.Items[i]; !k.Spec.Suspend && !c.git.reg.standOf(kustomizationID(client.ObjectKeyFromObject(k))).evaluated {
 			return false, nil
 		}
 	}

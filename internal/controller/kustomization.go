@@ -105,7 +105,8 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 	st := k.reg.app(app)
 	k.load(st, obj)
 	if app.Suspend {
-		if !st.evaluated && k.reg.setReady(app.ID, st.ready, st.applied, st.inputs) { // as it was when it was suspended
+		was := k.reg.standOf(app.ID) // when it was suspended
+		if !was.evaluated && k.reg.settle(app.ID, was.ready, was.applied, was.inputs) {
 			k.wakeAll(k.reg.dependents(app.ID))
 		}
 		return next{}
@@ -133,7 +134,7 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 		out.Handled = ""
 	}
 	obj.Status = dialect.KustomizationStatus(obj.Status, app, out, k.now())
-	if k.reg.setReady(app.ID, out.Phase == delivery.Ready, out.Applied, st.mem.Inputs()) {
+	if k.reg.settle(app.ID, out.Phase == delivery.Ready, out.Applied, st.mem.Inputs()) {
 		k.wakeAll(k.reg.dependents(app.ID))
 	}
 	if snap, _ := k.reg.snapshot(app.Source); snap.Revision != p.req.Snapshot.Revision {
@@ -167,7 +168,7 @@ func (k *kustomizations) load(st *appState, obj *kustomizev1.Kustomization) {
 	k.records.Load(st.app.ID, &st.mem)
 	st.handled = obj.Status.LastHandledReconcileAt
 	if apimeta.IsStatusConditionTrue(obj.Status.Conditions, meta.ReadyCondition) {
-		st.ready, st.applied = true, delivery.ParseRevision(obj.Status.LastAppliedRevision)
+		k.reg.with(func() { st.stand = stand{ready: true, applied: delivery.ParseRevision(obj.Status.LastAppliedRevision)} })
 	}
 }
 
@@ -424,7 +425,7 @@ func (k *kustomizations) settle(p *pass, state deliver.State) (delivery.Outcome,
 		}
 	}
 	p.after = left
-	if p.st.ready && p.st.applied == p.req.Snapshot.Revision {
+	if was := k.reg.standOf(p.app.ID); was.ready && was.applied == p.req.Snapshot.Revision {
 		ready.Health = delivery.Health{}
 		return ready, nil // it was healthy at this commit: a moment's unrest is not news
 	}

@@ -49,13 +49,18 @@ type appState struct {
 	mem       deliver.Memory
 	loaded    bool // mem.Inventory was read from the cluster
 	failures  int
-	evaluated bool // a step has said how it stands
-	ready     bool
-	applied   delivery.Revision // the last revision that got ready, or that is known to change nothing for the app
-	inputs    render.Inputs     // of the last delivery that got ready; for advance
+	stand     stand // others look at it, and a new commit changes it: read and written with the registry locked
 	handled   string            // the last request answered
 	unhealthy time.Time         // since when the app waits for health; zero: it does not
 	working   time.Time         // since when it is under way without the status saying so; zero: it is not
+}
+
+// stand is how an app stands from the point of view of the others.
+type stand struct {
+	evaluated bool // a step has said so
+	ready     bool
+	applied   delivery.Revision // the last revision that got ready, or that is known to change nothing for the app
+	inputs    render.Inputs     // of the last delivery that got ready
 }
 
 func newRegistry() *registry {
@@ -164,17 +169,27 @@ func (r *registry) listed(index map[delivery.ID]map[delivery.ID]bool, key delive
 	return slices.Collect(maps.Keys(index[key]))
 }
 
-// setReady notes whether an app is ready, at which revision and made of what, and tells whether that is news.
-func (r *registry) setReady(id delivery.ID, ready bool, applied delivery.Revision, inputs render.Inputs) bool {
+// settle notes how an app stands after a step, and tells whether that is news.
+func (r *registry) settle(id delivery.ID, ready bool, applied delivery.Revision, inputs render.Inputs) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	st, ok := r.apps[id]
 	if !ok {
 		return false
 	}
-	news := !st.evaluated || st.ready != ready || st.applied != applied
-	st.evaluated, st.ready, st.applied, st.inputs = true, ready, applied, inputs
-	return news
+	old := st.stand
+	st.stand = stand{evaluated: true, ready: ready, applied: applied, inputs: inputs}
+	return !old.evaluated || old.ready != ready || old.applied != applied
+}
+
+// standOf tells how an app stands.
+func (r *registry) standOf(id delivery.ID) stand {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if st, ok := r.apps[id]; ok {
+		return st.stand
+	}
+	return stand{}
 }
 
 // advance takes in a new snapshot of a source for the apps that are ready and that it changes nothing for: they stand at
@@ -190,7 +205,7 @@ func (r *registry) advance(source delivery.ID, snap delivery.Snapshot) (untouche
 		}
 		done[id] = false // while it is being visited: apps that depend on each other do not advance
 		st, ok := r.apps[id]
-		if !ok || !st.ready {
+		if !ok || !st.stand.ready {
 			return false
 		}
 		if st.app.Source != source {
@@ -202,7 +217,7 @@ func (r *registry) advance(source delivery.ID, snap delivery.Snapshot) (untouche
 				return false
 			}
 		}
-		same, err := st.inputs.Same(snap)
+		same, err := st.stand.inputs.Same(snap)
 		done[id] = err == nil && same && !st.app.Suspend
 		return done[id]
 	}
@@ -211,18 +226,10 @@ func (r *registry) advance(source delivery.ID, snap delivery.Snapshot) (untouche
 			touched = append(touched, id)
 			continue
 		}
-		r.apps[id].applied = snap.Revision
+		r.apps[id].stand.applied = snap.Revision
 		untouched = append(untouched, id)
 	}
 	return untouched, touched
-}
-
-// lookedAt tells whether a step has said how an app stands.
-func (r *registry) lookedAt(id delivery.ID) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	st, ok := r.apps[id]
-	return ok && st.evaluated
 }
 
 // setConflict notes whether an app waits for another to let go of an object.
@@ -260,13 +267,13 @@ func (r *registry) unready(app delivery.App, revision delivery.Revision) (dep de
 		switch {
 		case r.reaches(id, app.ID, map[delivery.ID]bool{}):
 			return id, "it depends on this app in turn", standsUnready
-		case !ok || !st.evaluated:
+		case !ok || !st.stand.evaluated:
 			return id, "", standsUnknown
-		case !st.ready:
+		case !st.stand.ready:
 			return id, "it is not ready", standsUnready
-		case st.app.Source == app.Source && st.applied != revision && st.app.Suspend:
-			return id, "it is suspended at " + st.applied.Short(), standsUnready
-		case st.app.Source == app.Source && st.applied != revision:
+		case st.app.Source == app.Source && st.stand.applied != revision && st.app.Suspend:
+			return id, "it is suspended at " + st.stand.applied.Short(), standsUnready
+		case st.app.Source == app.Source && st.stand.applied != revision:
 			return id, "", standsUnknown
 		}
 	}

@@ -66,13 +66,13 @@ func TestAdvance(t *testing.T) {
 					t.Fatal(err)
 				}
 				r.app(decl)
-				r.setReady(decl.ID, !a.unready, before, inputs)
+				r.settle(decl.ID, !a.unready, before, inputs)
 			}
 			untouched, touched := r.advance(source, snap)
 			var names []string
 			for _, u := range untouched {
 				names = append(names, u.Name)
-				if got := r.apps[u].applied; got != after {
+				if got := r.apps[u].stand.applied; got != after {
 					t.Errorf("%s stands at %s", u.Name, got)
 				}
 			}
@@ -81,7 +81,7 @@ func TestAdvance(t *testing.T) {
 				t.Errorf("untouched (-want +got; %s):\n%s", tt.reason, diff)
 			}
 			for _, u := range touched {
-				if got := r.apps[u].applied; got != before {
+				if got := r.apps[u].stand.applied; got != before {
 					t.Errorf("%s was touched and stands at %s", u.Name, got)
 				}
 			}

@@ -1,0 +1,99 @@
+package controller
+
+import (
+	"context"
+	"time"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/apis/meta"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/telemetry"
+)
+
+// State tells how things stand, from memory alone.
+func (c *Controller) State() telemetry.State {
+	var state telemetry.State
+	select {
+	case <-c.mgr.Elected():
+	default:
+		return state // the caches may not have been started yet
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	var apps kustomizev1.KustomizationList
+	var sources sourcev1.GitRepositoryList
+	for _, list := range []client.ObjectList{&apps, &sources} { // one that cannot be read yet has nothing
+		_ = c.mgr.GetCache().List(ctx, list, client.UnsafeDisableDeepCopy)
+	}
+	for i := range apps.Items {
+		state.Resources = append(state.Resources, resourceOf(&apps.Items[i], kustomizev1.KustomizationKind, apps.Items[i].Spec.Suspend))
+	}
+	for i := range sources.Items {
+		state.Resources = append(state.Resources, resourceOf(&sources.Items[i], sourcev1.GitRepositoryKind, sources.Items[i].Spec.Suspend))
+	}
+	return state
+}
+
+// conditioned is an object whose status has conditions.
+type conditioned interface {
+	client.Object
+	GetConditions() []metav1.Condition
+}
+
+func resourceOf(obj conditioned, kind string, suspended bool) telemetry.Resource {
+	return telemetry.Resource{
+		Kind: kind, Namespace: obj.GetNamespace(), Name: obj.GetName(), Suspended: suspended, Ready: string(readiness(obj)),
+	}
+}
+
+// readiness is the status of an object's Ready condition; "Unknown" where it has none.
+func readiness(obj client.Object) metav1.ConditionStatus {
+	if c, ok := obj.(conditioned); ok {
+		if ready := apimeta.FindStatusCondition(c.GetConditions(), meta.ReadyCondition); ready != nil {
+			return ready.Status
+		}
+	}
+	return metav1.ConditionUnknown
+}
+
+// about gives a context whose spans name the app, its source and the commit that it is to stand at.
+func (k *kustomizations) about(ctx context.Context, obj *kustomizev1.Kustomization) context.Context {
+	if !telemetry.Tracing() {
+		return ctx
+	}
+	app, _ := dialect.Kustomization(obj) // its error is the step's
+	snap, _ := k.reg.snapshot(app.Source)
+	ctx = telemetry.With(ctx, telemetry.App(app.ID.String()), telemetry.Source(app.Source.String()))
+	return telemetry.Commit(ctx, snap.Revision.Commit, snap.Revision.Name, k.reg.standOf(app.ID).applied != snap.Revision)
+}
+
+// about gives a context whose spans name the source and the commit that it stands at, or is about to.
+func (g *gitRepositories) about(ctx context.Context, obj *sourcev1.GitRepository) context.Context {
+	if !telemetry.Tracing() {
+		return ctx
+	}
+	id := gitRepositoryID(client.ObjectKeyFromObject(obj))
+	ctx = telemetry.With(ctx, telemetry.Source(id.String()))
+	rev, news := g.reg.arriving(id)
+	return telemetry.Commit(ctx, rev.Commit, rev.Name, news)
+}
+
+// arriving gives the revision that a fetch has brought and that is still to be taken in (news), else the last one.
+func (r *registry) arriving(id delivery.ID) (rev delivery.Revision, news bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st, ok := r.sources[id]
+	if !ok {
+		return delivery.Revision{}, false
+	}
+	if res := st.result; res != nil && res.err == nil {
+		return res.snapshot.Revision, res.snapshot.Revision != st.snapshot.Revision
+	}
+	return st.snapshot.Revision, false
+}
