@@ -50,8 +50,8 @@ type tracing struct {
 
 var active atomic.Pointer[tracing] // nil: no spans are made
 
-// Tracing says how spans are made.
-type Tracing struct {
+// TracingOptions say how spans are made.
+type TracingOptions struct {
 	Version  string                // of this program
 	Redact   func(string) string   // takes secrets out of the texts of errors
 	Logger   *slog.Logger          // is told when spans cannot be sent
@@ -64,7 +64,7 @@ type Tracing struct {
 // the sampler, the batches and the resource have their usual meaning. An error says which variable asks for what there is not.
 //
 // stop sends what is left, as long as ctx allows, and makes no more spans; it is never nil.
-func StartTracing(ctx context.Context, opts Tracing) (stop func(ctx context.Context) error, err error) {
+func StartTracing(ctx context.Context, opts TracingOptions) (stop func(ctx context.Context) error, err error) {
 	stop = func(context.Context) error { return nil }
 	exporter := opts.Exporter
 	if exporter == nil {
@@ -91,6 +91,9 @@ func StartTracing(ctx context.Context, opts Tracing) (stop func(ctx context.Cont
 		return provider.Shutdown(ctx)
 	}, nil
 }
+
+// Tracing tells whether spans are made: whether it makes sense to find out what they are about.
+func Tracing() bool { return active.Load() != nil }
 
 // wantedByEnvironment tells whether the environment asks for spans.
 func wantedByEnvironment() (bool, error) {
@@ -122,7 +125,7 @@ func wantedByEnvironment() (bool, error) {
 const complaintPause = time.Minute
 
 // complainOnce logs what goes wrong with spans, now and then: a collector that is away fails every few seconds.
-func complainOnce(opts Tracing) otel.ErrorHandler {
+func complainOnce(opts TracingOptions) otel.ErrorHandler {
 	var last atomic.Int64
 	return otel.ErrorHandlerFunc(func(err error) {
 		now, before := time.Now().UnixNano(), last.Load()

@@ -77,7 +77,7 @@ func TestSpansReachACollector(t *testing.T) {
 	col, url := startCollector(t)
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
 	t.Setenv("OTEL_SERVICE_NAME", "staging")
-	stop, err := StartTracing(t.Context(), Tracing{Version: "v1", Redact: redacted, Logger: slog.New(slog.DiscardHandler)})
+	stop, err := StartTracing(t.Context(), TracingOptions{Version: "v1", Redact: redacted, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func TestTracingByEnvironment(t *testing.T) {
 				"OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"} {
 				t.Setenv(v, tc.env[v])
 			}
-			stop, err := StartTracing(t.Context(), Tracing{Redact: redacted, Logger: slog.New(slog.DiscardHandler)})
+			stop, err := StartTracing(t.Context(), TracingOptions{Redact: redacted, Logger: slog.New(slog.DiscardHandler)})
 			if got := active.Load() != nil; got != tc.wanted || (err != nil) != (tc.fault != "") || err != nil && !strings.Contains(err.Error(), tc.fault) {
 				t.Errorf("tracing %t, error %v; want %t, %q", got, err, tc.wanted, tc.fault)
 			}
@@ -172,7 +172,7 @@ func TestCollectorThatRefuses(t *testing.T) {
 	t.Setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")
 	var log strings.Builder
 	var mu sync.Mutex
-	stop, err := StartTracing(t.Context(), Tracing{Redact: redacted, Logger: slog.New(slog.NewTextHandler(lockedWriter{&mu, &log}, nil))})
+	stop, err := StartTracing(t.Context(), TracingOptions{Redact: redacted, Logger: slog.New(slog.NewTextHandler(lockedWriter{&mu, &log}, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +201,7 @@ func (l lockedWriter) Write(p []byte) (int, error) {
 
 func TestTransportSendsTraceParent(t *testing.T) {
 	exporter := tracetest.NewInMemoryExporter()
-	stop, err := StartTracing(t.Context(), Tracing{Redact: redacted, Logger: slog.New(slog.DiscardHandler), Exporter: exporter})
+	stop, err := StartTracing(t.Context(), TracingOptions{Redact: redacted, Logger: slog.New(slog.DiscardHandler), Exporter: exporter})
 	if err != nil {
 		t.Fatal(err)
 	}

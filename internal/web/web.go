@@ -4,6 +4,8 @@
 //	GET /api/apps      {"apps":[…]}
 //	GET /api/sources   {"sources":[…]}
 //	GET /healthz       200 "ok" while the process serves
+//	GET /metrics       the numbers for Prometheus, where there are any
+//	GET /debug/pprof/  profiles of the process, where that was asked for
 //
 // The page needs nothing from elsewhere: no script, no font, no image; its Content-Security-Policy allows none.
 // What it shows comes through the Lister port and is shown as it is, so the lister takes secrets out first.
@@ -77,7 +79,9 @@ type Lister interface {
 type Options struct {
 	Lister   Lister
 	Version  string
-	Loopback bool // refuse requests for any host name but this machine's: no other web site's page can read this one
+	Loopback bool         // refuse requests for any host name but this machine's: no other web site's page can read this one
+	Metrics  http.Handler // serves /metrics; nil: there is none
+	Pprof    http.Handler // serves /debug/pprof/; nil: there is none
 	Logger   *slog.Logger
 }
 
@@ -110,19 +114,35 @@ func New(opts Options) http.Handler {
 	mux.HandleFunc("GET /api/apps", s.apps)
 	mux.HandleFunc("GET /api/sources", s.sources)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	if opts.Metrics != nil {
+		mux.Handle("GET /metrics", opts.Metrics)
+	}
+	if opts.Pprof != nil {
+		mux.Handle("/debug/pprof/", opts.Pprof)
+	}
 	return s.guard(mux)
 }
 
 // guard sets the headers that every answer has and turns away requests under a foreign host name.
 func (s *server) guard(next http.Handler) http.Handler {
+	if s.Loopback {
+		next = LocalOnly(next)
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Security-Policy", s.csp)
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cache-Control", "no-store")
-		if s.Loopback && !isLoopback(r.Host) {
-			http.Error(w, "this dashboard answers to this machine's own names only: use 127.0.0.1", http.StatusForbidden)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// LocalOnly turns away requests under any host name but this machine's: no other web site's page can read what next serves.
+func LocalOnly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !isLoopback(r.Host) {
+			http.Error(w, "this server answers to this machine's own names only: use 127.0.0.1", http.StatusForbidden)
 			return
 		}
 		next.ServeHTTP(w, r)

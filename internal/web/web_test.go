@@ -151,3 +151,31 @@ func TestReadOnly(t *testing.T) {
 		}
 	}
 }
+
+// The numbers and the profiles are behind the same guard as the page, and there only where they were asked for.
+func TestMetricsAndProfiles(t *testing.T) {
+	here := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "here") })
+	with := web.Options{Lister: two, Loopback: true, Logger: slog.New(slog.DiscardHandler), Metrics: here, Pprof: here}
+	without := web.Options{Lister: two, Loopback: true, Logger: slog.New(slog.DiscardHandler)}
+	cases := map[string]struct {
+		opts      web.Options
+		host      string
+		wantCode  int
+		wantPaths []string
+	}{
+		"asked for":      {with, "127.0.0.1:7070", http.StatusOK, []string{"/metrics", "/debug/pprof/", "/debug/pprof/heap"}},
+		"not asked for":  {without, "127.0.0.1:7070", http.StatusNotFound, []string{"/metrics", "/debug/pprof/", "/debug/pprof/heap"}},
+		"a foreign host": {with, "evil.example:7070", http.StatusForbidden, []string{"/metrics", "/debug/pprof/"}},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			for _, path := range tc.wantPaths {
+				w := httptest.NewRecorder()
+				web.New(tc.opts).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://"+tc.host+path, nil))
+				if w.Code != tc.wantCode {
+					t.Errorf("%s: status %d, want %d", path, w.Code, tc.wantCode)
+				}
+			}
+		})
+	}
+}
