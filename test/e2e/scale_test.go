@@ -30,7 +30,7 @@ const (
 	fleetLimit                                       = 8 * time.Minute // this machine may be busy
 	// fleetMemory bounds the resident memory of the process that delivers 10,000 objects in 2,000 apps, Git host and
 	// dashboard included, in MiB.
-	fleetMemory = 300
+	fleetMemory = 200
 )
 
 // fleet is the instance that TestScale fills.
