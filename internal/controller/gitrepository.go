@@ -195,10 +195,14 @@ func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation
 		res := &fetchResult{source: src}
 		rev := last
 		if !src.Suspend {
+			began := g.now()
 			rev, res.err = g.sources.Resolve(ctx, src)
+			g.spanned(ctx, "source.resolve", src.ID, rev, began, res.err)
 		}
+		res.since = g.now()
 		if res.err == nil {
 			res.snapshot, res.err = g.sources.Fetch(ctx, src, rev)
+			g.spanned(ctx, "source.fetch", src.ID, rev, res.since, res.err)
 		}
 		if res.err != nil && first && last.Commit != "" {
 			again, cancel := context.WithTimeout(g.life, fallback) // the first one's time may be over
@@ -232,6 +236,9 @@ func (g *gitRepositories) takeIn(obj *sourcev1.GitRepository, st *sourceState, s
 		st.err = nil
 		news = st.snapshot.Revision != res.snapshot.Revision || st.snapshot.Digest != res.snapshot.Digest
 		st.snapshot = res.snapshot
+		if news {
+			st.since = res.since
+		}
 	})
 	if news {
 		g.changed(src.ID)

@@ -105,6 +105,7 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 	st := k.reg.app(app)
 	k.load(st, obj)
 	if app.Suspend {
+		st.since = k.now()
 		was := k.reg.standOf(app.ID) // when it was suspended
 		if !was.evaluated && k.reg.settle(app.ID, was.ready, was.applied, was.inputs) {
 			k.wakeAll(k.reg.dependents(app.ID))
@@ -134,6 +135,7 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 		out.Handled = ""
 	}
 	obj.Status = dialect.KustomizationStatus(obj.Status, app, out, k.now())
+	k.delivered(p, out)
 	if k.reg.settle(app.ID, out.Phase == delivery.Ready, out.Applied, st.mem.Inputs()) {
 		k.wakeAll(k.reg.dependents(app.ID))
 	}
@@ -163,7 +165,7 @@ func (k *kustomizations) load(st *appState, obj *kustomizev1.Kustomization) {
 	if st.loaded {
 		return
 	}
-	st.loaded = true
+	st.loaded, st.since = true, k.now()
 	st.mem.Inventory = dialect.KustomizationOwned(obj)
 	k.records.Load(st.app.ID, &st.mem)
 	st.handled = obj.Status.LastHandledReconcileAt

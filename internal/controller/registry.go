@@ -26,6 +26,7 @@ type registry struct {
 type sourceState struct {
 	url      string
 	snapshot delivery.Snapshot // the last good one; the zero Revision: none yet
+	since    time.Time         // when its commit became known
 	fetching bool
 	again    bool         // asked for while fetching
 	result   *fetchResult // to be taken in by the next step
@@ -40,6 +41,7 @@ type sourceState struct {
 type fetchResult struct {
 	source   delivery.Source
 	snapshot delivery.Snapshot
+	since    time.Time // when its commit became known
 	err      error
 }
 
@@ -49,10 +51,11 @@ type appState struct {
 	mem       deliver.Memory
 	loaded    bool // mem.Inventory was read from the cluster
 	failures  int
-	stand     stand // others look at it, and a new commit changes it: read and written with the registry locked
-	handled   string            // the last request answered
-	unhealthy time.Time         // since when the app waits for health; zero: it does not
-	working   time.Time         // since when it is under way without the status saying so; zero: it is not
+	stand     stand     // others look at it, and a new commit changes it: read and written with the registry locked
+	since     time.Time // since when it could be delivered: it was declared then, or resumed
+	handled   string    // the last request answered
+	unhealthy time.Time // since when the app waits for health; zero: it does not
+	working   time.Time // since when it is under way without the status saying so; zero: it is not
 }
 
 // stand is how an app stands from the point of view of the others.

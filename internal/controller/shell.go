@@ -19,12 +19,15 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/telemetry"
 )
 
 // kind is what is particular to one kind of object; everything else about reconciling is the shell's.
 type kind[T client.Object] interface {
 	// empty gives a new object of the kind.
 	empty() T
+	// about gives a context whose spans tell what a step for the object is about.
+	about(ctx context.Context, obj T) context.Context
 	// copyStatus makes the status of to that of from.
 	copyStatus(from, to T)
 	// step does one step for the object and sets its status. It neither waits nor writes to the object, except with
@@ -86,9 +89,10 @@ func (s *shell[T]) enqueue(id delivery.ID) {
 }
 
 // Reconcile does one step for one object.
-func (s *shell[T]) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+func (s *shell[T]) Reconcile(ctx context.Context, req ctrl.Request) (_ ctrl.Result, err error) {
 	obj := s.kind.empty()
-	err := s.client.Get(ctx, req.NamespacedName, obj)
+	defer s.timed(time.Now(), &obj, &err)
+	err = s.client.Get(ctx, req.NamespacedName, obj)
 	if apierrors.IsNotFound(err) {
 		s.forget(req.NamespacedName)
 		return ctrl.Result{}, nil
@@ -100,6 +104,8 @@ func (s *shell[T]) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result
 	if !obj.GetDeletionTimestamp().IsZero() {
 		return s.finalize(ctx, obj)
 	}
+	ctx, end := telemetry.Span(s.kind.about(ctx, obj), "reconcile")
+	defer end(&err)
 	before := s.copy(obj)
 	save := func() error { return s.save(ctx, &before, obj) }
 	n := s.kind.step(ctx, obj, pen{
@@ -179,7 +185,11 @@ func (s *shell[T]) save(ctx context.Context, before *T, obj T) error {
 		return nil
 	}
 	out := s.copy(obj)
-	if err := s.client.Status().Patch(ctx, out, patch); err != nil {
+	ctx, end := telemetry.Span(ctx, "status")
+	err = s.client.Status().Patch(ctx, out, patch)
+	end(&err)
+	telemetry.StatusWrites.WithLabelValues(s.kindOf(obj), telemetry.Result(err)).Inc()
+	if err != nil {
 		return err
 	}
 	s.wrote(out)

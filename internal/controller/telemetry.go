@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
@@ -18,7 +19,7 @@ import (
 
 // State tells how things stand, from memory alone.
 func (c *Controller) State() telemetry.State {
-	var state telemetry.State
+	state := telemetry.State{Watches: c.live.Watched()}
 	select {
 	case <-c.mgr.Elected():
 	default:
@@ -62,6 +63,24 @@ func readiness(obj client.Object) metav1.ConditionStatus {
 	return metav1.ConditionUnknown
 }
 
+// kindOf is the kind of a shell's objects, as a label.
+func (s *shell[T]) kindOf(obj T) string {
+	gvk, err := s.client.GroupVersionKindFor(obj)
+	if err != nil { // the scheme lacks it: nothing could have been read either
+		return ""
+	}
+	return gvk.Kind
+}
+
+// timed notes how long a step took that began at start, and how the object stands after it.
+func (s *shell[T]) timed(start time.Time, obj *T, err *error) {
+	outcome := strings.ToLower(string(readiness(*obj)))
+	if *err != nil {
+		outcome = telemetry.Failed
+	}
+	telemetry.Took(telemetry.Reconciles, start, s.kindOf(*obj), outcome)
+}
+
 // about gives a context whose spans name the app, its source and the commit that it is to stand at.
 func (k *kustomizations) about(ctx context.Context, obj *kustomizev1.Kustomization) context.Context {
 	if !telemetry.Tracing() {
@@ -96,4 +115,42 @@ func (r *registry) arriving(id delivery.ID) (rev delivery.Revision, news bool) {
 		return res.snapshot.Revision, res.snapshot.Revision != st.snapshot.Revision
 	}
 	return st.snapshot.Revision, false
+}
+
+// spanned makes a span of a part of a fetch that began at a time, if its commit is news or it has failed: a repository that is
+// asked in vain is nothing to tell of.
+func (g *gitRepositories) spanned(ctx context.Context, name string, id delivery.ID, rev delivery.Revision, began time.Time, err error) {
+	if !telemetry.Tracing() {
+		return
+	}
+	if snap, _ := g.reg.snapshot(id); err == nil && snap.Revision == rev {
+		return
+	}
+	ctx = telemetry.Commit(telemetry.With(ctx, telemetry.Source(id.String())), rev.Commit, rev.Name, true)
+	telemetry.Past(ctx, name, began, err)
+}
+
+// delivered notes how long a commit took to get live in an app, when the app has just got ready at it.
+func (k *kustomizations) delivered(p *pass, out delivery.Outcome) {
+	if out.Phase != delivery.Ready || k.reg.standOf(p.app.ID).applied == out.Applied {
+		return
+	}
+	known := k.reg.known(p.app.Source)
+	if known.IsZero() {
+		return // it comes from the mirror, after a start without the remote
+	}
+	if known.Before(p.st.since) {
+		known = p.st.since
+	}
+	telemetry.Deliveries.WithLabelValues(p.app.ID.Kind).Observe(k.now().Sub(known).Seconds())
+}
+
+// known tells when the commit of a source's snapshot became known.
+func (r *registry) known(source delivery.ID) time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if st, ok := r.sources[source]; ok {
+		return st.since
+	}
+	return time.Time{}
 }

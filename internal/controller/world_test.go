@@ -37,6 +37,7 @@ import (
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/source"
+	"keelson.dev/keelson/internal/telemetry"
 	"keelson.dev/keelson/test/testcluster"
 )
 
@@ -82,6 +83,7 @@ type instance struct {
 	client client.Client
 	stop   func()
 	looked func(context.Context) (bool, error)
+	state  func() telemetry.State
 }
 
 func newInstance(dir string) (*instance, error) {
@@ -138,7 +140,7 @@ func (in *instance) start() error {
 	}
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
-	in.looked = c.Looked
+	in.looked, in.state = c.Looked, c.State
 	in.stop = func() {
 		cancel()
 		<-done

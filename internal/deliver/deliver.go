@@ -23,6 +23,7 @@ import (
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/live"
 	"keelson.dev/keelson/internal/plan"
+	"keelson.dev/keelson/internal/telemetry"
 )
 
 // Engine delivers apps to one cluster.
@@ -109,7 +110,7 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 		state.Waiting = firstList
 		return state, nil
 	}
-	state.Plan = e.plan(req, desired, unknown, holds, mem)
+	state.Plan = e.plan(ctx, req, desired, unknown, holds, mem)
 	if len(state.Plan.Blocks) == 0 {
 		if err := e.authorize(ctx, req.App, state.Plan); err != nil {
 			return state, err
@@ -140,7 +141,11 @@ func (e *Engine) render(ctx context.Context, req Request, mem *Memory) ([]delive
 }
 
 // plan gathers the plan's input from memory.
-func (e *Engine) plan(req Request, desired []delivery.Object, unknown map[schema.GroupKind]bool, holds []delivery.Hold, mem *Memory) delivery.Plan {
+func (e *Engine) plan(
+	ctx context.Context, req Request, desired []delivery.Object, unknown map[schema.GroupKind]bool, holds []delivery.Hold, mem *Memory,
+) delivery.Plan {
+	_, end := telemetry.Span(ctx, "plan", telemetry.Count("objects", len(desired)))
+	defer end(nil)
 	in := plan.Input{
 		Key: e.Key, App: req.App, Revision: req.Snapshot.Revision, Desired: desired,
 		Live: map[delivery.Ref]delivery.Live{}, Applied: mem.applied, Inventory: mem.Inventory,
@@ -271,6 +276,9 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 		rec, _ := e.Live.Get(c.Ref)
 		before[c.Ref] = rec.ResourceVersion
 	}
+	ctx, end := telemetry.Span(ctx, "apply", telemetry.Stage(stage.Name), telemetry.Count("changes", stage.Pending()))
+	var failed error
+	defer end(&failed)
 	var faults []*delivery.Fault
 	res := Result{Stage: stage.Name, Changes: apply.Stage(ctx, user, stage)}
 	for i, r := range res.Changes {
@@ -286,6 +294,7 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 				mem.countRepair(r.Change, req.Now)
 			}
 		}
+		telemetry.ApplyRequests.WithLabelValues(string(r.Change.Verb), answer(r.Err, res.Changes[i].NoOp)).Inc()
 		if r.Err == nil {
 			delete(mem.refused, ref)
 			continue
@@ -297,8 +306,18 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 			mem.refuse(r.Change, fault, req.App, req.Now)
 		}
 	}
-	res.Fault = together(faults)
+	if res.Fault = together(faults); res.Fault != nil {
+		failed = res.Fault
+	}
 	return res, nil
+}
+
+// answer is what the server said to a change, as a label.
+func answer(err error, noOp bool) string {
+	if err == nil && noOp {
+		return telemetry.NoOp
+	}
+	return telemetry.Result(err)
 }
 
 // sent remembers what one apply has left behind.
@@ -334,7 +353,7 @@ func (e *Engine) Uninstall(ctx context.Context, app delivery.App, mem *Memory, n
 		return nil, true, err
 	}
 	app.Prune, app.Guard = true, delivery.Guard{AllowEmpty: true, MaxPrunePercent: 100}
-	p := e.plan(Request{App: app, Now: now}, nil, nil, nil, mem)
+	p := e.plan(ctx, Request{App: app, Now: now}, nil, nil, nil, mem)
 	user, err := e.Cluster.As(app.ID.Namespace, app.ServiceAccount)
 	if err != nil {
 		return nil, false, err
@@ -342,6 +361,7 @@ func (e *Engine) Uninstall(ctx context.Context, app delivery.App, mem *Memory, n
 	for _, stage := range p.Stages {
 		for _, r := range apply.Stage(ctx, user, stage) {
 			results = append(results, r)
+			telemetry.ApplyRequests.WithLabelValues(string(r.Change.Verb), answer(r.Err, false)).Inc()
 			if r.Err != nil {
 				err = cmp.Or(err, r.Err)
 			}

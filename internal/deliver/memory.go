@@ -132,19 +132,25 @@ func (mem *Memory) render(ctx context.Context, req Request) ([]delivery.Object, 
 	}
 	build := req.App.Build
 	build.Substitute = req.App.VarsAlways || len(vars) > 0
-	objects, inputs, err := render.Track(ctx, req.Snapshot, build, vars)
+	start := time.Now()
+	spanned, end := telemetry.Span(ctx, "render")
+	objects, inputs, err := render.Track(spanned, req.Snapshot, build, vars)
+	telemetry.Note(spanned, telemetry.Count("objects", len(objects)))
 	mem.judged = req.Snapshot.Digest
 	made := origin{spec: specKey(req.App), vars: req.Vars.Key, inputs: inputs}
 	mem.broken, mem.fault = origin{}, nil
 	if f := (*delivery.Fault)(nil); errors.As(err, &f) && f.Retry == delivery.OnChange {
 		mem.broken, mem.fault = made, untold(f, secrets)
+		err = mem.fault
 		telemetry.Renders.WithLabelValues(telemetry.Failed).Inc()
-		return nil, origin{}, mem.fault
+		telemetry.Took(telemetry.RenderDuration, start, telemetry.Failed)
 	}
+	end(&err)
 	if err != nil {
 		return nil, origin{}, err
 	}
 	telemetry.Renders.WithLabelValues(telemetry.Rendered).Inc()
+	telemetry.Took(telemetry.RenderDuration, start, telemetry.Rendered)
 	mem.pass = rendered{origin: made, digest: req.Snapshot.Digest, objects: objects, secrets: secrets}
 	return objects, made, nil
 }
@@ -178,6 +184,10 @@ func (mem *Memory) countRepair(c delivery.Change, now time.Time) {
 		r.count = 0
 	}
 	mem.repairs[c.Ref] = repairs{count: r.count + 1, last: now}
+	telemetry.DriftRepaired.WithLabelValues(c.Ref.Kind).Inc()
+	if gap(r.count+1) > 0 {
+		telemetry.DriftBackoffs.WithLabelValues(c.Ref.Kind).Inc()
+	}
 }
 
 // gap is the pause before the repair that follows count repairs in a row.

@@ -13,6 +13,7 @@ import (
 
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/render"
+	"keelson.dev/keelson/internal/telemetry"
 )
 
 // Records keep on disk what a [Memory] knows of deliveries that are done, so that a controller that starts again need
@@ -101,23 +102,27 @@ func (r *Records) file(app delivery.ID) string {
 
 // Load takes an app's record into a memory that knows nothing but its inventory. A record that cannot be used is passed over.
 func (r *Records) Load(app delivery.ID, mem *Memory) {
-	if r == nil {
-		return
+	if r != nil {
+		telemetry.Records.WithLabelValues(r.load(app, mem)).Inc()
 	}
+}
+
+// load does so and tells what became of the record.
+func (r *Records) load(app delivery.ID, mem *Memory) string {
 	b, err := os.ReadFile(r.file(app))
-	if err != nil {
-		return
+	if errors.Is(err, fs.ErrNotExist) {
+		return telemetry.Missing
 	}
 	var rec record
-	if json.Unmarshal(b, &rec) != nil || rec.Format != recordFormat || rec.Renderer != r.renderer || rec.App != app.String() {
-		return
+	if err != nil || json.Unmarshal(b, &rec) != nil || rec.Format != recordFormat || rec.Renderer != r.renderer || rec.App != app.String() {
+		return telemetry.Unusable
 	}
 	desired := make(delivery.Inventory, len(rec.Objects))
 	applied := make(map[delivery.Ref]delivery.Applied, len(rec.Objects))
 	for _, o := range rec.Objects {
 		ref, ok := delivery.ParseInventoryID(o.ID)
 		if !ok {
-			return
+			return telemetry.Unusable
 		}
 		desired[ref] = o.Version
 		if o.Desired != (delivery.Hash{}) {
@@ -129,6 +134,7 @@ func (r *Records) Load(app delivery.ID, mem *Memory) {
 	}
 	mem.made = origin{spec: rec.Spec, vars: rec.Vars, inputs: rec.Inputs}
 	mem.desired, mem.applied = desired, applied
+	return telemetry.Loaded
 }
 
 // Save writes an app's record, if it says anything new.

@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/telemetry"
 )
 
 // FieldManager is the name under which Keelson owns fields in the cluster.
@@ -55,6 +56,7 @@ func NewCluster(config *rest.Config) (*Cluster, error) {
 	config.UserAgent = FieldManager
 	places := make(chan struct{}, writesAtOnce)
 	config.Wrap(func(rt http.RoundTripper) http.RoundTripper { return &turns{next: rt, places: places} })
+	config.Wrap(telemetry.Transport)
 	config.WarningHandler = rest.NoWarnings{} // the API's advice on manifests is for those who write them
 	httpClient, err := rest.HTTPClientFor(config)
 	if err != nil {

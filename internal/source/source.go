@@ -36,6 +36,7 @@ import (
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/redact"
+	"keelson.dev/keelson/internal/telemetry"
 )
 
 // Reasons of faults, as Flux's source-controller sets them.
@@ -206,7 +207,8 @@ func shortName(ref string) string {
 
 // Resolve says which commit the source's ref names now. For a given commit it only asks whether the repository may
 // be read; whether the commit exists turns out in Fetch.
-func (f *Fetcher) Resolve(ctx context.Context, src delivery.Source) (delivery.Revision, error) {
+func (f *Fetcher) Resolve(ctx context.Context, src delivery.Source) (_ delivery.Revision, err error) {
+	defer telemetry.Timer(telemetry.SourceRequests, "resolve")(&err)
 	t, err := f.target(src)
 	if err != nil {
 		return delivery.Revision{}, err
@@ -286,7 +288,8 @@ func resolveRemote(ctx context.Context, t target, ref string, rev delivery.Revis
 
 // Fetch gives the snapshot of a revision that Resolve returned. A commit that is here already costs no exchange with
 // the remote; sources with the same URL share one fetch.
-func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.Revision) (delivery.Snapshot, error) {
+func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.Revision) (_ delivery.Snapshot, err error) {
+	defer telemetry.Timer(telemetry.SourceRequests, "fetch")(&err)
 	t, err := f.target(src)
 	if err != nil {
 		return delivery.Snapshot{}, err

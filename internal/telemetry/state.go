@@ -15,7 +15,7 @@ import (
 // State is how things stand when somebody asks.
 type State struct {
 	Resources []Resource
-	Watches   []Watch // the watches that are open
+	Watches   []Watch // one for each kind that is watched
 }
 
 // Resource is an object that declares an app or a source.
@@ -25,10 +25,11 @@ type Resource struct {
 	Suspended             bool
 }
 
-// Watch is one watch on the cluster for what apps own.
+// Watch is how one kind is watched in the cluster.
 type Watch struct {
-	Group, Version, Kind string
-	Objects              int // that it knows of
+	Group, Kind string
+	Open        int // watches
+	Objects     int // that they know of
 }
 
 // maxInfo bounds the series of keelson_resource_info for one kind.
@@ -41,8 +42,8 @@ var (
 		"kind", "namespace", "name", "ready", "suspended")
 	omittedDesc   = describe("resource_info_omitted", "Apps or sources of a kind for which there is no keelson_resource_info, because there are too many.", "kind")
 	resourcesDesc = describe("resources", "Number of apps and sources, by kind, ready (True, False, Unknown) and suspended.", "kind", "ready", "suspended")
-	watchesDesc   = describe("watches", "Watches on the cluster that are open, for what apps own.")
-	watchedDesc   = describe("watched_objects", "Objects of apps that are watched, by group, version and kind.", "group", "version", "kind")
+	watchesDesc   = describe("watches", "Watches on the cluster that are open for what apps own and refer to, by group and kind.", "group", "kind")
+	watchedDesc   = describe("watched_objects", "Objects that the watches know of, by group and kind.", "group", "kind")
 	buildDesc     = describe("build_info", "The program: 1, with its version and that of Go.", "version", "goversion")
 )
 
@@ -70,9 +71,9 @@ func (c stateCollector) Collect(out chan<- prometheus.Metric) {
 	}
 	gauge(buildDesc, 1, c.version, runtime.Version())
 	state := c.state()
-	gauge(watchesDesc, len(state.Watches))
 	for _, w := range state.Watches {
-		gauge(watchedDesc, w.Objects, w.Group, w.Version, w.Kind)
+		gauge(watchesDesc, w.Open, w.Group, w.Kind)
+		gauge(watchedDesc, w.Objects, w.Group, w.Kind)
 	}
 	byKind := map[string][]Resource{}
 	for _, r := range state.Resources {

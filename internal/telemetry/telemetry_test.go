@@ -56,7 +56,7 @@ func TestStateIsReadWhenScraped(t *testing.T) {
 			{Kind: "Kustomization", Namespace: "ns", Name: "c", Ready: "True", Suspended: true},
 			{Kind: "Kustomization", Namespace: "ns", Name: "d"},
 		},
-		Watches: []Watch{{Group: "apps", Version: "v1", Kind: "Deployment", Objects: 7}, {Version: "v1", Kind: "ConfigMap", Objects: 2}},
+		Watches: []Watch{{Group: "apps", Kind: "Deployment", Open: 1, Objects: 7}, {Kind: "ConfigMap", Open: 2, Objects: 3}},
 	}
 	h := Handler(slog.New(slog.DiscardHandler), "v1", func() State { return state })
 	want := `keelson_resource_info{kind="GitRepository",name="repo",namespace="ns",ready="True",suspended="false"} 1
@@ -69,9 +69,10 @@ keelson_resources{kind="Kustomization",ready="False",suspended="false"} 1
 keelson_resources{kind="Kustomization",ready="True",suspended="false"} 1
 keelson_resources{kind="Kustomization",ready="True",suspended="true"} 1
 keelson_resources{kind="Kustomization",ready="Unknown",suspended="false"} 1
-keelson_watched_objects{group="",kind="ConfigMap",version="v1"} 2
-keelson_watched_objects{group="apps",kind="Deployment",version="v1"} 7
-keelson_watches 2
+keelson_watched_objects{group="",kind="ConfigMap"} 3
+keelson_watched_objects{group="apps",kind="Deployment"} 7
+keelson_watches{group="",kind="ConfigMap"} 2
+keelson_watches{group="apps",kind="Deployment"} 1
 `
 	got := scrape(t, h, "keelson_resource_info", "keelson_resources", "keelson_watches", "keelson_watched_objects")
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -79,7 +80,6 @@ keelson_watches 2
 	}
 	state = State{Resources: state.Resources[:1]} // what is gone leaves nothing behind
 	want = `keelson_resource_info{kind="GitRepository",name="repo",namespace="ns",ready="True",suspended="false"} 1
-keelson_watches 0
 `
 	if diff := cmp.Diff(want, scrape(t, h, "keelson_resource_info", "keelson_watches", "keelson_watched_objects")); diff != "" {
 		t.Errorf("metrics (-want +got):\n%s", diff)
@@ -114,8 +114,8 @@ func TestHandlerServesWhatItCanGather(t *testing.T) {
 	gauge := prometheus.NewGauge(prometheus.GaugeOpts{Name: "workqueue_depth"})
 	gauge.Set(3)
 	other.MustRegister(gauge, brokenCollector{})
-	h := handler(State{}, other)
-	want := "keelson_watches 0\nworkqueue_depth 3\n"
+	h := handler(State{Watches: []Watch{{Kind: "Pod", Open: 1}}}, other)
+	want := "keelson_watches{group=\"\",kind=\"Pod\"} 1\nworkqueue_depth 3\n"
 	if diff := cmp.Diff(want, scrape(t, h, "keelson_watches", "workqueue_depth")); diff != "" {
 		t.Errorf("metrics (-want +got):\n%s", diff)
 	}
@@ -144,7 +144,7 @@ func TestMetricsAreNamedAsUsual(t *testing.T) {
 	Took(Reconciles, time.Now(), "x", "true")
 	Took(Deliveries, time.Now(), "x")
 
-	server := httptest.NewServer(handler(State{}))
+	server := httptest.NewServer(handler(State{Watches: []Watch{{Kind: "Pod", Open: 1}}}))
 	defer server.Close()
 	res, err := http.Get(server.URL)
 	if err != nil {
