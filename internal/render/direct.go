@@ -1,6 +1,7 @@
 package render
 
 import (
+	"errors"
 	"io"
 	"path"
 	"reflect"
@@ -62,24 +63,35 @@ func effectiveID(o delivery.Object) resid.ResId {
 
 // directObjects reads the objects of one file.
 func directObjects(data []byte, size *sizer) ([]map[string]any, bool) {
+	nodes, ok := usualNodes(data)
+	if !ok {
+		return nil, false
+	}
+	all := make([]map[string]any, len(nodes))
+	for i, n := range nodes {
+		if n.Decode(&all[i]) != nil || size.normalize(all[i]) != nil {
+			return nil, false
+		}
+	}
+	return all, true
+}
+
+// usualNodes parses a file of objects that kustomize accepts as they are.
+func usualNodes(data []byte) ([]*yaml.Node, bool) {
 	documents, ok := splitDocuments(strings.ReplaceAll(string(data), "\r\n", "\n"))
 	if !ok {
 		return nil, false
 	}
-	var all []map[string]any
+	all := make([]*yaml.Node, 0, len(documents))
 	for _, text := range documents {
 		var doc yaml.Node
 		switch err := yaml.NewDecoder(strings.NewReader(text)).Decode(&doc); {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			continue
 		case err != nil || doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 || !usual(&doc) || !usualObject(doc.Content[0]):
 			return nil, false
 		}
-		var m map[string]any
-		if doc.Content[0].Decode(&m) != nil || size.normalize(m) != nil {
-			return nil, false
-		}
-		all = append(all, m)
+		all = append(all, doc.Content[0])
 	}
 	return all, true
 }

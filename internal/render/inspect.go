@@ -26,8 +26,9 @@ import (
 type inspection struct {
 	*tree
 	origins
-	schema    bool            // a kustomization sets the OpenAPI schema, which is global to the process
-	manifests map[string]bool // files that hold objects, by resolved name
+	schema    bool                            // a kustomization sets the OpenAPI schema, which is global to the process
+	manifests map[string]bool                 // files that hold objects, by resolved name
+	parsed    map[string]*types.Kustomization // by folder
 	done      map[visit]weight
 	stack     []string // folders from the root to the one being read
 }
@@ -143,7 +144,7 @@ func entries(k *types.Kustomization) []entry {
 }
 
 func inspect(t *tree) *inspection {
-	return &inspection{tree: t, manifests: map[string]bool{}, done: map[visit]weight{}}
+	return &inspection{tree: t, manifests: map[string]bool{}, parsed: map[string]*types.Kustomization{}, done: map[visit]weight{}}
 }
 
 // folder reads the kustomization in dir and all that it refers to. from tells where dir was named.
@@ -177,6 +178,7 @@ func (in *inspection) folder(dir string, role role, from func() string) (weight,
 // kustomization looks at a kustomization that was read, in the file name of the folder dir.
 func (in *inspection) kustomization(dir, name string, k *types.Kustomization, role role) (weight, error) {
 	in.stack = append(in.stack, dir)
+	in.parsed[dir] = k
 	defer func() { in.stack = in.stack[:len(in.stack)-1] }()
 	if err := in.refuse(name, k, role); err != nil {
 		return weight{}, err

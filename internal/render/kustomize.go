@@ -180,6 +180,9 @@ func (in *inspection) build(dir, name string, k *types.Kustomization, b delivery
 			return all, in.ctx.Err()
 		}
 	}
+	if all, ok := in.composeObjects(dir); ok {
+		return all, in.ctx.Err()
+	}
 	if changed {
 		var err error
 		if in.overlay[name], err = yaml.Marshal(k); err != nil {
@@ -193,9 +196,25 @@ func (in *inspection) build(dir, name string, k *types.Kustomization, b delivery
 	if err != nil {
 		return nil, in.explain(dir, name, err)
 	}
-	all, err := objects(result, dir, func(m product) string { return in.of(m.Kind, m.Namespace, m.Name) })
+	all, err := objects(result, dir, in.origin)
 	return all, in.orMalformed(err)
 }
+
+// composeObjects gives the objects of the folder dir, if they can be composed.
+func (in *inspection) composeObjects(dir string) ([]delivery.Object, bool) {
+	if in.schema {
+		return nil, false
+	}
+	loadSchema()
+	result, ok := in.compose(dir)
+	if !ok {
+		return nil, false
+	}
+	all, err := objects(result, dir, in.origin)
+	return all, err == nil
+}
+
+func (in *inspection) origin(m product) string { return in.of(m.Kind, m.Namespace, m.Name) }
 
 // isPlain tells whether a build adds nothing to a kustomization.
 func isPlain(b delivery.Build) bool {
