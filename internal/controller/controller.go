@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"runtime"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
@@ -63,9 +62,13 @@ type Controller struct {
 }
 
 const (
-	appWorkers    = 250 // steps of apps at once: most wait for the API server, which may take long over some
-	sourceWorkers = 4   // steps of sources at once; a step waits for nothing at all
-	fetches       = 16  // exchanges with repositories at once
+	appWorkers = 250 // steps of apps at once: most wait for the API server, which may take long over some
+	// Apps being delivered at once: so many that the API server is busy, and so few that one gets ready before the next is
+	// begun. One that takes longer than its turn no longer counts.
+	appsAtOnce, appTurn = 16, time.Second
+
+	sourceWorkers = 4  // steps of sources at once; a step waits for nothing at all
+	fetches       = 16 // exchanges with repositories at once
 )
 
 // Lease timing: a controller that died is succeeded after leaseDuration at the latest.
@@ -116,11 +119,11 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 	})
 	engine := &deliver.Engine{
 		Key: opts.Records.Key(), Cluster: opts.Cluster, Live: c.live, Claims: deliver.NewClaims(),
-		Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner, Slots: make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
+		Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner,
 	}
 	ks := &kustomizations{
 		reg: reg, engine: engine, records: opts.Records, cache: mgr.GetClient(), reader: mgr.GetAPIReader(), now: opts.Now,
-		wake: apps.enqueue, later: newTrickle(apps.enqueue), log: opts.Log,
+		wake: apps.enqueue, later: newTrickle(apps.enqueue), places: kube.NewPlaces(appsAtOnce, appTurn), log: opts.Log,
 	}
 	apps.kind = ks
 	c.git = &gitRepositories{

@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
 	"strings"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
@@ -11,14 +12,21 @@ import (
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"keelson.dev/keelson/internal/apply"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/kube"
 )
 
-// recorder writes core/v1 events, as kubectl and the flux program read them, without making a step wait.
-type recorder struct{ events record.EventRecorder }
+// recorder writes core/v1 events, as kubectl and the flux program read them, without making a step wait. One of client-go's
+// recorders writes one event after the other and drops what is too much; several keep up with a cold start of thousands of
+// apps. Those of one object go through one recorder, in their order.
+type recorder struct {
+	events [recorders]record.EventRecorder
+}
+
+const recorders = 4
 
 // A burst of events about one object is kept whole; client-go's own default drops all but 25 in a few minutes.
 const eventBurst, eventQPS = 500, 5
@@ -29,13 +37,17 @@ func newRecorder(ctx context.Context, cluster *kube.Cluster, scheme *runtime.Sch
 	if err != nil {
 		return nil, fmt.Errorf("make event client: %w", err)
 	}
-	b := record.NewBroadcaster(record.WithContext(ctx),
-		record.WithCorrelatorOptions(record.CorrelatorOptions{BurstSize: eventBurst, QPS: eventQPS}))
-	b.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: core.Events("")})
-	return &recorder{events: b.NewRecorder(scheme, corev1.EventSource{Component: kube.FieldManager})}, nil
+	r := &recorder{}
+	for i := range r.events {
+		b := record.NewBroadcaster(record.WithContext(ctx),
+			record.WithCorrelatorOptions(record.CorrelatorOptions{BurstSize: eventBurst, QPS: eventQPS}))
+		b.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: core.Events("")})
+		r.events[i] = b.NewRecorder(scheme, corev1.EventSource{Component: kube.FieldManager})
+	}
+	return r, nil
 }
 
-func (r *recorder) record(obj runtime.Object, e event) {
+func (r *recorder) record(obj client.Object, e event) {
 	kind := corev1.EventTypeNormal
 	if e.warning {
 		kind = corev1.EventTypeWarning
@@ -44,7 +56,9 @@ func (r *recorder) record(obj runtime.Object, e event) {
 	if rev := e.revision.String(); rev != "" {
 		annotations = map[string]string{kustomizev1.GroupVersion.Group + "/revision": rev}
 	}
-	r.events.AnnotatedEventf(obj, annotations, kind, e.reason, "%s", bounded(e.message))
+	h := fnv.New32a()
+	h.Write([]byte(obj.GetUID()))
+	r.events[h.Sum32()%recorders].AnnotatedEventf(obj, annotations, kind, e.reason, "%s", bounded(e.message))
 }
 
 // maxEvent bounds an event's message: the API refuses more than 1024 bytes.

@@ -23,6 +23,7 @@ import (
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/redact"
 )
 
@@ -36,6 +37,7 @@ type kustomizations struct {
 	now     func() time.Time
 	wake    func(delivery.ID)
 	later   *trickle
+	places  *kube.Places // of the apps that are being delivered
 	log     *slog.Logger
 }
 
@@ -297,8 +299,6 @@ const maxSteps = 10
 
 // deliver steps through the plan until nothing is left to do or something has to happen first.
 func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome, error) {
-	ctx, cancel := context.WithTimeout(ctx, p.app.Timeout)
-	defer cancel()
 	mem := &p.st.mem
 	if p.app.Requested != "" && p.app.Requested != p.st.handled {
 		mem.Resend() // a person asked: believe nothing that is only remembered
@@ -309,6 +309,19 @@ func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome
 			return delivery.Outcome{}, fmt.Errorf("add finalizer: %w", err)
 		}
 	}
+	if state, known, err := k.engine.Glance(p.req, mem); err != nil {
+		return delivery.Outcome{}, err
+	} else if known {
+		return k.conclude(p, state, deliver.Next(state))
+	}
+	leave, err := k.places.Enter(ctx)
+	if err != nil {
+		return delivery.Outcome{}, err
+	}
+	defer leave()
+	p.req.Now = k.now()
+	ctx, cancel := context.WithTimeout(ctx, p.app.Timeout)
+	defer cancel()
 	for range maxSteps {
 		state, err := k.engine.Observe(ctx, p.req, mem)
 		if err != nil {
@@ -316,20 +329,8 @@ func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome
 		}
 		action := deliver.Next(state)
 		k.reg.setConflict(p.app.ID, action.Fault != nil && action.Fault.Reason == "OwnershipConflict")
-		switch action.Kind {
-		case deliver.Stall:
-			if action.Fault == state.Refused {
-				p.after, p.paced = max(state.Retry.Sub(p.req.Now), time.Millisecond), true
-			}
-			return delivery.Outcome{}, action.Fault
-		case deliver.Wait:
-			if state.Waiting != "" {
-				return delivery.Outcome{}, errNotYet
-			}
-			p.after = recheck
-			return k.waiting(p, action.Waiting), nil
-		case deliver.None:
-			return k.settle(p, state)
+		if action.Kind != deliver.Apply && action.Kind != deliver.Prune {
+			return k.conclude(p, state, action)
 		}
 		if err := k.intend(p, state.Plan); err != nil {
 			return delivery.Outcome{}, err
@@ -345,6 +346,23 @@ func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome
 		} // what the server refused is paused from now on: the next look says so
 	}
 	return delivery.Outcome{}, fmt.Errorf("the plan did not come to an end after %d stages", maxSteps)
+}
+
+// conclude ends a pass whose next action is none that changes the cluster.
+func (k *kustomizations) conclude(p *pass, state deliver.State, action deliver.Action) (delivery.Outcome, error) {
+	switch {
+	case action.Kind == deliver.None:
+		return k.settle(p, state)
+	case action.Kind == deliver.Stall:
+		if action.Fault == state.Refused {
+			p.after, p.paced = max(state.Retry.Sub(p.req.Now), time.Millisecond), true
+		}
+		return delivery.Outcome{}, action.Fault
+	case state.Waiting != "":
+		return delivery.Outcome{}, errNotYet
+	}
+	p.after = recheck
+	return k.waiting(p, action.Waiting), nil
 }
 
 // intend widens the inventory in the cluster before anything new is applied: whatever happens next, we know what may be ours.

@@ -200,12 +200,13 @@ func (s *shell[T]) save(ctx context.Context, before *T, obj T) error {
 // claim writes annotations and the finalizer where something of it is missing. A list is replaced as a whole, so the
 // finalizer goes with a check that nobody has written meanwhile.
 func (s *shell[T]) claim(ctx context.Context, before *T, obj T, annotations map[string]string) error {
+	if len(annotations) == 0 && controllerutil.ContainsFinalizer(obj, s.finalizer) {
+		return nil
+	}
 	next := s.copy(obj)
 	patch := client.MergeFrom(obj)
 	if controllerutil.AddFinalizer(next, s.finalizer) {
 		patch = client.MergeFromWithOptions(obj, client.MergeFromWithOptimisticLock{})
-	} else if len(annotations) == 0 {
-		return nil
 	}
 	all := maps.Clone(next.GetAnnotations())
 	if all == nil {

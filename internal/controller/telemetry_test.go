@@ -102,7 +102,7 @@ func TestCommitIsOneTrace(t *testing.T) {
 		}
 		attrs := map[string]string{}
 		for _, a := range s.Attributes() {
-			attrs[string(a.Key)] = a.Value.Emit()
+			attrs[string(a.Key)] = a.Value.String()
 		}
 		if attrs["vcs.ref.head.revision"] != commit || attrs["vcs.ref.head.name"] != "main" || attrs["keelson.source"] != "GitRepository/"+w.ns+"/repo" {
 			t.Errorf("%s is about %v", s.Name(), attrs)

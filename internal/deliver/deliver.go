@@ -36,8 +36,6 @@ type Engine struct {
 	Label func(app delivery.ID, obj delivery.Object)
 	// OwnerOf reads what Label wrote; the zero ID: nobody's.
 	OwnerOf func(labels map[string]string) delivery.ID
-	// Slots bounds the renders under way at once by its capacity; nil: nothing does.
-	Slots chan struct{}
 }
 
 // Request is everything one step needs.
@@ -59,28 +57,38 @@ type State struct {
 	origin  origin
 }
 
+// Glance is the part of Observe that neither renders nor asks: it tells from memory whether the app is made of what it was
+// made of before and is as it was left, or what has to be known first; false: Observe has to look closer.
+func (e *Engine) Glance(req Request, mem *Memory) (State, bool, error) {
+	state := State{origin: mem.made}
+	same, err := mem.made.same(req)
+	if err != nil || !same {
+		return state, false, err
+	}
+	synced, err := e.watch(req.App.ID, mem.desired, mem.Inventory)
+	switch {
+	case err != nil:
+		return state, false, nil // Observe knows what else is wanted, and says what is wrong with it
+	case !synced:
+		state.Waiting = firstList
+		return state, true, nil
+	case !e.inSync(req.App.ID, mem):
+		return state, false, nil
+	}
+	mem.remember(req.Snapshot)
+	state.Health = e.health(mem.desired)
+	state.Plan.Inventory = mem.desired
+	return state, true, nil
+}
+
 // Observe renders the app where needed, looks at what is there and makes the plan. In the steady state it renders nothing
 // and sends nothing. The error is a *delivery.Fault where the cause is in the repository.
 func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, error) {
-	state := State{origin: mem.made}
-	same, err := mem.made.same(req)
-	if err != nil {
+	state, ok, err := e.Glance(req, mem)
+	if ok || err != nil {
 		return state, err
 	}
-	if same {
-		synced, err := e.watch(req.App.ID, mem.desired, mem.Inventory)
-		switch {
-		case err == nil && !synced:
-			state.Waiting = firstList
-			return state, nil
-		case err == nil && e.inSync(req.App.ID, mem):
-			mem.remember(req.Snapshot)
-			state.Health = e.health(mem.desired)
-			state.Plan.Inventory = mem.desired
-			return state, nil
-		}
-	}
-	desired, made, err := e.render(ctx, req, mem)
+	desired, made, err := mem.render(ctx, req)
 	if err != nil {
 		return state, err
 	}
@@ -126,19 +134,6 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 
 // firstList is what is waited for until a kind has been listed once.
 const firstList = "the first list of what is in the cluster"
-
-// render renders, or remembers, in its turn: renders are what takes time and memory.
-func (e *Engine) render(ctx context.Context, req Request, mem *Memory) ([]delivery.Object, origin, error) {
-	if e.Slots != nil {
-		select {
-		case e.Slots <- struct{}{}:
-			defer func() { <-e.Slots }()
-		case <-ctx.Done():
-			return nil, origin{}, ctx.Err()
-		}
-	}
-	return mem.render(ctx, req)
-}
 
 // plan gathers the plan's input from memory.
 func (e *Engine) plan(

@@ -54,7 +54,7 @@ func NewCluster(config *rest.Config) (*Cluster, error) {
 	config = rest.CopyConfig(config)
 	config.QPS, config.Burst = -1, -1
 	config.UserAgent = FieldManager
-	places := make(chan struct{}, writesAtOnce)
+	places := NewPlaces(writesAtOnce, patience)
 	config.Wrap(func(rt http.RoundTripper) http.RoundTripper { return &turns{next: rt, places: places} })
 	config.Wrap(telemetry.Transport)
 	config.WarningHandler = rest.NoWarnings{} // the API's advice on manifests is for those who write them
