@@ -39,6 +39,7 @@ type Daemon struct {
 	Nodes      int           // of the embedded cluster
 	Sample     bool          // seed the sample, in the user's cluster too; the embedded cluster always has it
 	Timeout    time.Duration // how long to wait for everything to be healthy before saying that it is not
+	Pprof      bool          // serve profiles of the process beside the dashboard
 	Logger     *slog.Logger
 	LogFile    *os.File // what the embedded cluster says; nil: standard error
 	Progress   func(progress)
@@ -51,6 +52,7 @@ type Daemon struct {
 	pushes   chan string
 	serving  *http.Server
 	lister   lazyLister
+	state    lazyState
 	cluster  *clusterProcess
 	failed   chan error // a part that ended by itself
 	looked   func(context.Context) (bool, error)
@@ -71,6 +73,7 @@ type progress struct {
 func (d *Daemon) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	defer startTracing(ctx, d.Logger)()
 	err := d.start(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -171,7 +174,13 @@ func (d *Daemon) serve() (err error) {
 	if err != nil {
 		return fmt.Errorf("start the Git host: %w", err)
 	}
-	mux := newMux(web.Options{Lister: &d.lister, Version: version, Loopback: true, Logger: d.Logger}, d.host)
+	dashboard := web.Options{
+		Lister: &d.lister, Version: version, Loopback: true, Metrics: metricsHandler(d.Logger, &d.state), Logger: d.Logger,
+	}
+	if d.Pprof {
+		dashboard.Pprof = pprofHandler()
+	}
+	mux := newMux(dashboard, d.host)
 	d.serving = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(d.Logger.Handler(), slog.LevelWarn)}
 	go func() {
 		if err := d.serving.Serve(d.listener); !errors.Is(err, http.ErrServerClosed) {
@@ -247,6 +256,7 @@ func (d *Daemon) control(ctx context.Context) error {
 			Host:       d.host,
 			HostURL:    d.inst.git(false),
 			Pushes:     d.pushes,
+			State:      &d.state,
 			Ready: func(looked func(context.Context) (bool, error)) {
 				d.looked = looked
 				close(ready)

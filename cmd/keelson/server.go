@@ -43,6 +43,7 @@ type serverOptions struct {
 	Ready func(looked func(context.Context) (bool, error))
 	// Waiting is called with the holder of the lease while another one has it; nil: nobody cares.
 	Waiting func(holder string)
+	State   *lazyState // is told where to read how things stand; nil: nobody asks
 	Logger  *slog.Logger
 }
 
@@ -99,6 +100,9 @@ func runServer(ctx context.Context, opts serverOptions) error {
 	c, err := controller.New(ctx, controller.Options{Cluster: cluster, Sources: sources, Records: records, Lock: lease, Log: opts.Logger})
 	if err != nil {
 		return explainAPI(err)
+	}
+	if opts.State != nil {
+		opts.State.set(c.State)
 	}
 	go func() {
 		if !awaitLease(ctx, c, lease, opts.Waiting) {
@@ -214,24 +218,36 @@ func holderID(dataDir string) (string, error) {
 
 func serverCommand(g *global) *cobra.Command {
 	var listen string
+	var observed observers
 	cmd := &cobra.Command{
 		Use:   "server",
 		Short: "Run the controllers alone, against any cluster",
 		Long: `Server runs the controllers against the cluster of --kubeconfig, or inside of one without flags. It needs neither the Git
 host nor the embedded cluster, only the resource definitions: kubectl apply -f config/crd. A lease in ` + leaseNamespace + ` guards against
-two of them on one cluster: the second waits. With --listen it serves the read-only dashboard and /healthz there.`,
+two of them on one cluster: the second waits. With --listen it serves the read-only dashboard and /healthz there.
+With --metrics it serves numbers for Prometheus, with --pprof profiles of itself: on 127.0.0.1, unless the address names another
+host. Spans go to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names.`,
 		Args: args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runServerCommand(cmd.Context(), g, listen) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runServerCommand(cmd.Context(), g, listen, observed)
+		},
 	}
 	cmd.Flags().StringVar(&listen, "listen", "", "serve the dashboard on this `address`, as 127.0.0.1:8080 (default: none)")
+	cmd.Flags().StringVar(&observed.metrics, "metrics", "", "serve /metrics on this `address`, as 127.0.0.1:8081 (default: nowhere)")
+	cmd.Flags().StringVar(&observed.pprof, "pprof", "", "serve /debug/pprof/ on this `address`, as 127.0.0.1:6060 (default: nowhere)")
 	return cmd
 }
 
-func runServerCommand(ctx context.Context, g *global, listen string) error {
+func runServerCommand(ctx context.Context, g *global, listen string, observed observers) error {
 	log := slog.New(slog.NewTextHandler(g.err, nil))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ended := make(chan error, 1)
+	ended := make(chan error, 4) // one for each part, so that none waits
+	defer startTracing(ctx, log)()
+	var state lazyState
+	if err := observed.serve(ctx, log, &state, ended); err != nil {
+		return err
+	}
 	if listen != "" {
 		server, err := serveDashboard(ctx, g, listen, log, ended)
 		if err != nil {
@@ -241,7 +257,7 @@ func runServerCommand(ctx context.Context, g *global, listen string) error {
 	}
 	go func() {
 		ended <- runServer(ctx, serverOptions{
-			Kubeconfig: g.kubeconfig, DataDir: filepath.Join(g.data, serverDir), Logger: log,
+			Kubeconfig: g.kubeconfig, DataDir: filepath.Join(g.data, serverDir), State: &state, Logger: log,
 			Ready: func(func(context.Context) (bool, error)) { log.Info("the controllers work") },
 			Waiting: func(holder string) {
 				log.Info("waiting for the lease", "lease", leaseNamespace+"/"+leaseName, "holder", holder)

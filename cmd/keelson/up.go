@@ -28,6 +28,7 @@ type upOptions struct {
 	port       int
 	nodes      int
 	sample     bool
+	pprof      bool
 	timeout    time.Duration
 }
 
@@ -62,6 +63,7 @@ only prints where it is.`,
 	f.IntVar(&opts.port, "port", defaultPort, "the `port` of the Git host and the dashboard; 0: any free one (default: that of the last run)")
 	f.IntVar(&opts.nodes, "nodes", 1, "simulated nodes of the embedded cluster")
 	f.BoolVar(&opts.sample, "sample", false, "bring the sample into a cluster given by --kubeconfig too")
+	f.BoolVar(&opts.pprof, "pprof", false, "serve profiles of the process at /debug/pprof/, beside the dashboard")
 	f.DurationVar(&opts.timeout, "timeout", 5*time.Minute, "how long to wait until everything is healthy")
 	f.BoolVar(&opts.detached, "detached", false, "")
 	if err := f.MarkHidden("detached"); err != nil {
@@ -73,7 +75,7 @@ only prints where it is.`,
 // runForeground is the daemon: the one that a person watches, or the one that runUp has detached.
 func runForeground(ctx context.Context, g *global, opts upOptions) error {
 	d := &Daemon{
-		Data: g.data, Port: opts.port, Kubeconfig: g.kubeconfig, Nodes: opts.nodes, Sample: opts.sample, Timeout: opts.timeout,
+		Data: g.data, Port: opts.port, Kubeconfig: g.kubeconfig, Nodes: opts.nodes, Sample: opts.sample, Timeout: opts.timeout, Pprof: opts.pprof,
 		Logger: slog.New(slog.NewTextHandler(g.err, nil)),
 	}
 	ready := func() {}
@@ -142,8 +144,8 @@ func runUp(ctx context.Context, g *global, opts upOptions) error {
 			return err
 		}
 		fmt.Fprintln(g.err, "Keelson runs in "+g.data)
-		if opts.port > 0 && opts.port != inst.Port || g.kubeconfig != "" && g.kubeconfig != inst.Kubeconfig {
-			fmt.Fprintln(g.err, "note: --port and --kubeconfig count at a start only; keelson down stops this one")
+		if opts.port > 0 && opts.port != inst.Port || g.kubeconfig != "" && g.kubeconfig != inst.Kubeconfig || opts.pprof {
+			fmt.Fprintln(g.err, "note: --port, --kubeconfig and --pprof count at a start only; keelson down stops this one")
 		}
 		return printInstance(g, opts.json, inst)
 	}
@@ -227,6 +229,9 @@ func detach(g *global, opts upOptions) (*exec.Cmd, error) {
 	}
 	if opts.sample {
 		a = append(a, "--sample")
+	}
+	if opts.pprof {
+		a = append(a, "--pprof")
 	}
 	cmd := exec.Command(self, a...)
 	cmd.Stdout, cmd.Stderr = log, log

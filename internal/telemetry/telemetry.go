@@ -88,10 +88,10 @@ var DriftRepaired = counter("drift_repaired_total", "Objects that were put back 
 var DriftBackoffs = counter("drift_backoffs_total",
 	"Repairs that were put off because something keeps undoing them, by the kind of the object.", "kind")
 
-// SourceRequests times exchanges with repositories, by operation (resolve: which commit does the ref name; fetch: bring it)
-// and result: [Succeeded] or [Failed].
+// SourceRequests times what sources ask of repositories, by operation (resolve: which commit does the ref name; fetch: bring
+// it) and result: [Succeeded] or [Failed]. Sources may share one exchange.
 var SourceRequests = histogram("source_request_duration_seconds", quick,
-	"Duration of exchanges with repositories, by operation (resolve, fetch) and result: succeeded, failed.", "operation", "result")
+	"Duration of what sources ask of repositories, by operation (resolve, fetch) and result: succeeded, failed.", "operation", "result")
 
 // StatusWrites counts the writes of statuses, by the object's kind and result: [Succeeded] or [Failed].
 var StatusWrites = counter("status_writes_total", "Status writes, by kind and result: succeeded, failed.", "kind", "result")
