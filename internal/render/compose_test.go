@@ -194,7 +194,7 @@ func TestComposeIsKustomize(t *testing.T) {
 		}
 	}
 	t.Logf("%d composed of %d that kustomize builds", composedN, built)
-	if composedN < repositories/5 || composedN < built/2 {
+	if composedN < repositories/8 || composedN < built/2 {
 		t.Errorf("only %d composed of %d that kustomize builds", composedN, built)
 	}
 }

@@ -192,12 +192,13 @@ func (f *Fetcher) discard(r *repository) error {
 
 // Retain removes the mirrors of all URLs but the given ones. Mirrors that are being fetched into are waited for.
 func (f *Fetcher) Retain(ctx context.Context, urls []string) error {
-	keep := map[string]bool{}
+	keep, asked := map[string]bool{}, map[string]bool{}
 	for _, raw := range urls {
 		if u, _, err := parseURL(raw); err == nil {
-			keep[f.mirrorDir(u)] = true
+			keep[f.mirrorDir(u)], asked[u] = true, true
 		}
 	}
+	f.forget(asked)
 	dirs, err := filepath.Glob(filepath.Join(f.opts.Dir, "*.git"))
 	if err != nil {
 		return fmt.Errorf("list mirrors: %w", err)

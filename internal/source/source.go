@@ -6,6 +6,9 @@
 //	snap, err := f.Fetch(ctx, src, rev)   // brings what is missing; nothing if the commit is here already
 //	err = f.Retain(urls)                  // forget the mirrors of all other URLs
 //
+// Sources with the same URL and credentials that ask at the same time share one question; PollAfter says when asking a slow
+// remote again would be too early.
+//
 // There is one bare mirror per URL, shared by all sources that name it; it holds shallow history and grows by what
 // changed. A mirror that is damaged (a killed process, deleted files) is noticed, thrown away and fetched anew.
 // Repositories of the built-in host are read where they are, without a git process and without a copy.
@@ -67,7 +70,9 @@ type Fetcher struct {
 	opts Options
 
 	mu    sync.Mutex
-	repos map[string]*repository // by folder
+	repos map[string]*repository   // by folder
+	desks map[deskKey]*desk        // who is asking which remote
+	took  map[string]time.Duration // how long a remote took to answer last, by URL
 }
 
 // repository is a mirror, or a repository of the built-in host.
@@ -101,7 +106,7 @@ func New(opts Options) (*Fetcher, error) {
 			}
 		}
 	}
-	return &Fetcher{opts: opts, repos: map[string]*repository{}}, nil
+	return &Fetcher{opts: opts, repos: map[string]*repository{}, desks: map[deskKey]*desk{}, took: map[string]time.Duration{}}, nil
 }
 
 // CheckURL says what is wrong with a source's URL: nil, or a Fault with the reason URLInvalid.
@@ -228,9 +233,7 @@ func (f *Fetcher) Resolve(ctx context.Context, src delivery.Source) (_ delivery.
 	if t.local != "" {
 		return f.resolveLocal(t, ref, rev)
 	}
-	ctx, cancel := withTimeout(ctx, src)
-	defer cancel()
-	return resolveRemote(ctx, t, ref, rev)
+	return f.resolveRemote(ctx, t, timeoutOf(src), ref, rev)
 }
 
 func (f *Fetcher) resolveLocal(t target, ref string, rev delivery.Revision) (delivery.Revision, error) {
@@ -258,14 +261,14 @@ func (f *Fetcher) resolveLocal(t target, ref string, rev delivery.Revision) (del
 	return rev, nil
 }
 
-func resolveRemote(ctx context.Context, t target, ref string, rev delivery.Revision) (delivery.Revision, error) {
+func (f *Fetcher) resolveRemote(ctx context.Context, t target, timeout time.Duration, ref string, rev delivery.Revision) (delivery.Revision, error) {
 	if rev.Commit != "" {
-		if _, err := git.LsRemote(ctx, t.remote(), "HEAD"); err != nil {
+		if _, err := f.lsRemote(ctx, t, timeout, "HEAD"); err != nil {
 			return delivery.Revision{}, fault(t, "ask for the repository", "", err)
 		}
 		return rev, nil
 	}
-	refs, err := git.LsRemote(ctx, t.remote(), ref, ref+"^{}")
+	refs, err := f.lsRemote(ctx, t, timeout, ref, ref+"^{}")
 	if err != nil {
 		return delivery.Revision{}, fault(t, "ask for refs", "", err)
 	}
@@ -274,7 +277,7 @@ func resolveRemote(ctx context.Context, t target, ref string, rev delivery.Revis
 		rev.Commit = peeled
 	}
 	if rev.Commit == "" {
-		all, err := git.LsRemote(ctx, t.remote(), "refs/heads/*", "refs/tags/*")
+		all, err := f.lsRemote(ctx, t, timeout, "refs/heads/*", "refs/tags/*")
 		if err != nil {
 			return delivery.Revision{}, fault(t, "ask for refs", "", err)
 		}
@@ -328,11 +331,14 @@ func digest(tree git.ObjectID, src delivery.Source) string {
 }
 
 func withTimeout(ctx context.Context, src delivery.Source) (context.Context, context.CancelFunc) {
-	timeout := src.Timeout
-	if timeout <= 0 {
-		timeout = DefaultTimeout
+	return context.WithTimeout(ctx, timeoutOf(src))
+}
+
+func timeoutOf(src delivery.Source) time.Duration {
+	if src.Timeout > 0 {
+		return src.Timeout
 	}
-	return context.WithTimeout(ctx, timeout)
+	return DefaultTimeout
 }
 
 // fault tells people what failed, with the reason and, where no better hint is given, what to do about it.

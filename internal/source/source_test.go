@@ -648,6 +648,40 @@ func TestNewClearsUp(t *testing.T) {
 	}
 }
 
+// TestSharedQuestions lets many sources of one repository, with different branches, ask at once: few questions are sent.
+func TestSharedQuestions(t *testing.T) {
+	w := newWorld(t)
+	commit := w.commit("r", fstest.MapFS{"a": file("x")})
+	w.git("r", "update-ref", "refs/heads/other", commit)
+	before := w.requests.Load()
+	if _, err := w.remote.Resolve(t.Context(), w.source("r")); err != nil {
+		t.Fatal(err)
+	}
+	one := w.requests.Load() - before
+	const sources = 40
+	var wg sync.WaitGroup
+	begin := make(chan struct{})
+	for i := range sources {
+		wg.Go(func() {
+			src := w.source("r")
+			src.ID.Name, src.Ref.Branch = fmt.Sprint(i), []string{"main", "other"}[i%2]
+			<-begin
+			if rev, err := w.remote.Resolve(t.Context(), src); err != nil || rev.Commit != commit || rev.Name != src.Ref.Branch {
+				t.Errorf("%s: %v (%v)", src.Ref.Branch, rev, err)
+			}
+		})
+	}
+	before = w.requests.Load()
+	close(begin)
+	wg.Wait()
+	if got := w.requests.Load() - before; got > one*sources/4 {
+		t.Errorf("%d requests for %d sources; one alone takes %d", got, sources, one)
+	}
+	if got := w.remote.PollAfter(w.url("r"), 0); got <= 0 {
+		t.Errorf("PollAfter = %v: it is not known how long the remote takes", got)
+	}
+}
+
 func TestTimeout(t *testing.T) {
 	stuck := make(chan struct{})
 	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-stuck }))
