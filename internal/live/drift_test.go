@@ -123,7 +123,8 @@ func TestOthersDoNotDrift(t *testing.T) {
 			text: webText, want: `"progressDeadlineSeconds":42`, act: patch("operator", `{"spec": {"progressDeadlineSeconds": 42}}`),
 		},
 		"a controller writes status": {
-			text: webText, want: `"unavailableReplicas":7`, act: patch("operator", `{"status": {"unavailableReplicas": 7}}`, "status"),
+			text: webText, want: `"type":"Odd"`,
+			act: patch("operator", `{"status": {"conditions": [{"type": "Odd", "status": "True"}]}}`, "status"),
 		},
 		"another manager applies the same": {
 			text: webText, want: `"manager":"operator"`,

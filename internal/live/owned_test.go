@@ -116,13 +116,24 @@ func TestOwnershipOfForeignObject(t *testing.T) {
 
 func parse(t *testing.T, text string) *unstructured.Unstructured {
 	t.Helper()
+	return &unstructured.Unstructured{Object: parseYAML(t, text)}
+}
+
+func parseYAML(tb testing.TB, text string) map[string]any {
+	tb.Helper()
 	b, err := yaml.YAMLToJSON([]byte(text))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
+	return parseJSON(tb, string(b)).Object
+}
+
+// parseJSON decodes an object as the client does.
+func parseJSON(tb testing.TB, text string) *unstructured.Unstructured {
+	tb.Helper()
 	u := &unstructured.Unstructured{}
-	if err := u.UnmarshalJSON(b); err != nil {
-		t.Fatal(err)
+	if err := u.UnmarshalJSON([]byte(text)); err != nil {
+		tb.Fatal(err)
 	}
 	return u
 }

@@ -1,0 +1,492 @@
+package live
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/kube"
+)
+
+var configMaps = schema.GroupVersionKind{Version: "v1", Kind: "ConfigMap"}
+
+const confText = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: conf}\ndata: {a: \"1\"}\n"
+
+// watch gives the watch of a kind; nil: there is none.
+func (w *world) watch(gvk schema.GroupVersionKind) *kindWatch {
+	w.live.mu.RLock()
+	defer w.live.mu.RUnlock()
+	return w.live.watches[gvk]
+}
+
+func TestWatchesFollowNeeds(t *testing.T) {
+	w := newWorld(t, Options{Grace: 200 * time.Millisecond})
+	a, b := testApp("a"), testApp("b")
+	w.ensure(a, configMaps)
+	first := w.watch(configMaps)
+	w.ensure(b, configMaps)
+	if w.watch(configMaps) != first || first.users != 2 {
+		t.Fatalf("two apps have the watches %p, %p", first, w.watch(configMaps))
+	}
+	sent, _ := w.ours(a, confText)
+	ref := delivery.RefOf(sent)
+
+	w.ensure(a) // needs nothing any more, b still does
+	w.live.Forget(b)
+	w.ensure(b, configMaps) // back within the grace
+	time.Sleep(2 * w.live.opts.Grace)
+	if w.watch(configMaps) != first {
+		t.Error("the watch ended although an app needs it")
+	}
+	if _, ok := w.live.Get(ref); !ok {
+		t.Error("the record is gone although the watch goes on")
+	}
+
+	w.live.Forget(b)
+	w.gone(ref)
+	if w.watch(configMaps) != nil {
+		t.Error("the watch goes on although no app needs it")
+	}
+	out, err := w.of(sent).Patch(w.ctx, "conf", types.MergePatchType, []byte(`{"data": {"a": "2"}}`), metav1.PatchOptions{FieldManager: "x"})
+	w.must(err)
+	w.ensure(b, configMaps)
+	if rec, ok := w.live.Get(ref); !ok || rec.ResourceVersion != out.GetResourceVersion() {
+		t.Errorf("after a new start: %v, %+v; want resource version %s", ok, rec, out.GetResourceVersion())
+	}
+
+	w.live.Forget(a)
+	w.live.Forget(b)
+	w.eventually("end of all watches", func() error {
+		if w.watch(configMaps) != nil || w.watch(scalerWatch) != nil {
+			return errors.New("still there")
+		}
+		return nil
+	})
+}
+
+func TestEnsureOfTheSameIsCheap(t *testing.T) {
+	w := newWorld(t, Options{})
+	a := testApp("a")
+	set := map[schema.GroupVersionKind]bool{
+		configMaps: true, {Version: "v1", Kind: "Service"}: true, {Group: "apps", Version: "v1", Kind: "Deployment"}: true,
+	}
+	w.eventually("watches", func() error {
+		if synced, err := w.live.Ensure(a, set); err != nil || !synced {
+			return fmt.Errorf("synced %v, %w", synced, err)
+		}
+		return nil
+	})
+	if n := testing.AllocsPerRun(100, func() { _, _ = w.live.Ensure(a, set) }); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// TestDeletedStaysDeleted has the answer to an apply come in after the object was seen to go.
+func TestDeletedStaysDeleted(t *testing.T) {
+	w := newWorld(t, Options{})
+	a := testApp("a")
+	w.ensure(a, configMaps)
+	sent := parse(t, confText)
+	sent.SetNamespace(w.ns)
+	sent.SetLabels(map[string]string{ownerLabel: "a"})
+	ref := delivery.RefOf(sent)
+	late, err := w.apply(sent, false)
+	w.must(err)
+	w.seen(late)
+	w.must(w.of(sent).Delete(w.ctx, "conf", metav1.DeleteOptions{}))
+	w.gone(ref)
+	observed := func(u *unstructured.Unstructured, want bool, when string) {
+		t.Helper()
+		if _, err := w.live.Observe(u); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := w.live.Get(ref); ok != want {
+			t.Errorf("%s: known = %v", when, ok)
+		}
+	}
+	observed(late, false, "the answer is older than the deletion")
+
+	again, err := w.apply(sent, false)
+	w.must(err)
+	observed(again, true, "made anew")
+	observed(late, true, "the old answer once more")
+	if rec, _ := w.live.Get(ref); rec.UID != string(again.GetUID()) {
+		t.Errorf("uid %s, want %s", rec.UID, again.GetUID())
+	}
+	bare := []byte(`{"metadata": {"labels": {"owner": null}}}`)
+	_, err = w.of(sent).Patch(w.ctx, "conf", types.MergePatchType, bare, metav1.PatchOptions{FieldManager: "kubectl"})
+	w.must(err)
+	w.gone(ref)
+	observed(again, false, "the label was taken away since")
+	repaired, err := w.apply(sent, false)
+	w.must(err)
+	observed(repaired, true, "labelled again")
+}
+
+// TestEventOfTheKnownVersionIsPassedOver has the event of our own write come in after its answer: nothing is hashed again.
+func TestEventOfTheKnownVersionIsPassedOver(t *testing.T) {
+	u := templates(t)[2]
+	told := 0
+	l, stores := unwatched(configMaps)
+	l.opts.Notify = func(delivery.ID, delivery.Ref) { told++ }
+	if _, err := l.Observe(u); err != nil {
+		t.Fatal(err)
+	}
+	kept := func() *record { return l.records[configMaps.GroupKind()][nameOf(delivery.RefOf(u))] }
+	before, store := kept(), stores[configMaps]
+	older := u.DeepCopy()
+	older.SetResourceVersion("1")
+	for what, event := range map[string]func() error{
+		"added": func() error { return store.Add(u) }, "modified": func() error { return store.Update(u) },
+		"older": func() error { return store.Update(older) }, "deleted before": func() error { return store.Delete(older) },
+		"listed": func() error { return store.Replace([]any{u}, u.GetResourceVersion()) },
+	} {
+		if err := event(); err != nil || kept() != before || told > 0 {
+			t.Errorf("%s: recorded anew %v, told %d times, %v", what, kept() != before, told, err)
+		}
+	}
+	later := u.DeepCopy()
+	later.SetResourceVersion(u.GetResourceVersion() + "0")
+	later.SetUID("another")
+	if err := store.Update(later); err != nil || kept() == before || told != 1 {
+		t.Errorf("a later event: recorded anew %v, told %d times, %v", kept() != before, told, err)
+	}
+}
+
+const gearDefinition = `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: cogs.live.example.com}
+spec:
+  group: live.example.com
+  names: {kind: Cog, plural: cogs}
+  scope: Namespaced
+  versions:
+  - {name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, properties: {spec: {type: object, x-kubernetes-preserve-unknown-fields: true}}}}}
+`
+
+// TestDefinitionComesAndGoes has a kind that is not there yet, comes, goes with all its objects, and comes back.
+func TestDefinitionComesAndGoes(t *testing.T) {
+	w := newWorld(t, Options{})
+	a := testApp("a")
+	cogs := schema.GroupVersionKind{Group: "live.example.com", Version: "v1", Kind: "Cog"}
+	w.ensure(a, configMaps, cogs) // passed over
+	for range 2 {
+		w.define(gearDefinition)
+		w.eventually("watch of the new kind", func() error {
+			if synced, err := w.live.Ensure(a, map[schema.GroupVersionKind]bool{configMaps: true, cogs: true}); err != nil || !synced {
+				return fmt.Errorf("synced %v, %w", synced, err)
+			}
+			if w.watch(cogs) == nil {
+				return errors.New("none")
+			}
+			return nil
+		})
+		sent, _ := w.ours(a, "apiVersion: live.example.com/v1\nkind: Cog\nmetadata: {name: c}\nspec: {teeth: 12}\n")
+		told := w.notifications(a)
+		definition := parse(t, gearDefinition)
+		w.must(w.of(definition).Delete(w.ctx, definition.GetName(), metav1.DeleteOptions{}))
+		w.gone(delivery.RefOf(sent))
+		w.eventually("end of the definition", func() error {
+			_, err := w.of(definition).Get(w.ctx, definition.GetName(), metav1.GetOptions{})
+			if !apierrors.IsNotFound(err) || w.notifications(a) == told {
+				return fmt.Errorf("%w, told %d times", err, w.notifications(a)-told)
+			}
+			return nil
+		})
+	}
+}
+
+// TestOtherVersionServes has an app name a version that the server does not have.
+func TestOtherVersionServes(t *testing.T) {
+	w := newWorld(t, Options{})
+	a := testApp("a")
+	old := schema.GroupVersionKind{Group: "apps", Version: "v1beta1", Kind: "Deployment"}
+	sent, _ := w.ours(a, webText)
+	w.ensure(a, old)
+	if rec, ok := w.live.Get(delivery.RefOf(sent)); !ok || rec.Version != "v1" {
+		t.Errorf("there %v, in version %q", ok, rec.Version)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	for _, kind := range []string{"ConfigMap", "Secret"} {
+		t.Run(kind, func(t *testing.T) {
+			w := newWorld(t, Options{Grace: 100 * time.Millisecond})
+			a := delivery.ID{Kind: "App", Namespace: w.ns, Name: "a"}
+			b := delivery.ID{Kind: "App", Namespace: w.ns, Name: "b"}
+			is := func(what string, want func() string) {
+				t.Helper()
+				w.eventually(what, func() error {
+					for _, app := range []delivery.ID{a, b} {
+						version, known, err := w.live.Version(app, kind, w.ns, "vars")
+						if err != nil || !known || version != want() {
+							return fmt.Errorf("version %q, want %q, known %v, %w", version, want(), known, err)
+						}
+					}
+					return nil
+				})
+			}
+			if _, known, err := w.live.Version(a, kind, w.ns, "vars"); known || err != nil {
+				t.Errorf("known %v before the first list, %v", known, err)
+			}
+			is("absence", func() string { return "" })
+			told := w.notifications(a)
+			u := w.create("v1", kind, w.ns, `{"metadata": {"name": "vars"}, "data": {"k": "dg=="}}`)
+			version := func() string { return string(u.GetUID()) + "/" + u.GetResourceVersion() }
+			is("presence", version)
+			if w.notifications(a) == told {
+				t.Error("the app was not told")
+			}
+			var err error
+			u, err = w.of(u).Patch(w.ctx, "vars", types.MergePatchType, []byte(`{"data": {"k": "dw=="}}`), metav1.PatchOptions{})
+			w.must(err)
+			is("change", version)
+			w.create("v1", kind, w.ns, `{"metadata": {"name": "another"}}`)
+			w.must(w.of(u).Delete(w.ctx, "vars", metav1.DeleteOptions{}))
+			is("deletion", func() string { return "" })
+
+			ref := reference{kind, w.ns, "vars"}
+			w.live.References(a, nil)
+			w.live.References(b, []delivery.VarsRef{{Kind: kind, Name: "vars"}})
+			time.Sleep(2 * w.live.opts.Grace)
+			if w.source(ref) == nil {
+				t.Error("the watch ended although an app refers to the object")
+			}
+			w.live.Forget(b)
+			w.eventually("end of the watch", func() error {
+				if w.source(ref) != nil {
+					return errors.New("still there")
+				}
+				return nil
+			})
+			is("a new start", func() string { return "" })
+		})
+	}
+}
+
+func (w *world) source(ref reference) *sourceWatch {
+	w.live.mu.RLock()
+	defer w.live.mu.RUnlock()
+	return w.live.sources[ref]
+}
+
+// TestVersionWithoutRights has the server refuse the watches until the rights come.
+func TestVersionWithoutRights(t *testing.T) {
+	w := newWorld(t, Options{})
+	config := rest.CopyConfig(cluster.Config)
+	config.Impersonate = rest.ImpersonationConfig{UserName: "nobody-" + w.ns}
+	restricted, err := kube.NewCluster(config)
+	w.must(err)
+	w.live = New(w.ctx, restricted, w.live.opts)
+	a := testApp("a")
+	var refused error
+	w.eventually("refusal", func() error {
+		var known bool
+		if _, known, refused = w.live.Version(a, "Secret", w.ns, "vars"); refused == nil {
+			return fmt.Errorf("known %v", known)
+		}
+		return nil
+	})
+	if !apierrors.IsForbidden(refused) {
+		t.Errorf("error %v", refused)
+	}
+	w.eventually("refusal of a kind", func() error {
+		if _, err := w.live.Ensure(a, map[schema.GroupVersionKind]bool{configMaps: true}); !apierrors.IsForbidden(err) {
+			return fmt.Errorf("error %w", err)
+		}
+		return nil
+	})
+	role := w.create("rbac.authorization.k8s.io/v1", "ClusterRole", "", fmt.Sprintf(`{"metadata": {"name": %q},
+		"rules": [{"apiGroups": ["", "autoscaling"], "resources": ["*"], "verbs": ["list", "watch"]}]}`, w.ns))
+	binding := w.create("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "", fmt.Sprintf(`{"metadata": {"name": %q},
+		"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": %q},
+		"subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": %q}]}`, w.ns, w.ns, config.Impersonate.UserName))
+	t.Cleanup(func() {
+		_ = w.of(role).Delete(context.WithoutCancel(w.ctx), w.ns, metav1.DeleteOptions{})
+		_ = w.of(binding).Delete(context.WithoutCancel(w.ctx), w.ns, metav1.DeleteOptions{})
+	})
+	w.eventually("recovery", func() error {
+		if version, known, err := w.live.Version(a, "Secret", w.ns, "vars"); err != nil || !known || version != "" {
+			return fmt.Errorf("%q, known %v, %w", version, known, err)
+		}
+		return nil
+	})
+	w.ensure(a, configMaps)
+}
+
+func TestVersionOfAnotherKind(t *testing.T) {
+	w := newWorld(t, Options{})
+	if _, _, err := w.live.Version(testApp("a"), "Pod", w.ns, "x"); err == nil || !strings.Contains(err.Error(), "cannot be referred to") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// templates are the objects of a typical app as the server returns them.
+func templates(tb testing.TB) []*unstructured.Unstructured {
+	tb.Helper()
+	c, err := kube.NewCluster(cluster.Config)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var out []*unstructured.Unstructured
+	data := strings.Repeat("0123456789abcdef", 64)
+	labels := "labels: {app.kubernetes.io/name: web, app.kubernetes.io/managed-by: keelson, owner: a}"
+	for _, s := range []string{
+		strings.Replace(fmt.Sprintf(deploymentText, "template", "\n  replicas: 0"), "labels: {owner: oracle, app: web}", labels, 1),
+		"apiVersion: v1\nkind: Service\nmetadata: {name: template, " + labels + "}\nspec: {selector: {app: web}, ports: [{name: http, port: 80}]}\n",
+		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: template, " + labels + "}\ndata: {conf: " + data + "}\n",
+		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: template2, " + labels + "}\ndata: {conf: " + data + "}\n",
+		"apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: template, " + labels + "}\n",
+	} {
+		u := &unstructured.Unstructured{Object: parseYAML(tb, s)}
+		u.SetNamespace("default")
+		r, err := c.Self().Resource(u.GroupVersionKind(), "default")
+		if err != nil {
+			tb.Fatal(err)
+		}
+		force := true
+		got, err := r.Patch(tb.Context(), u.GetName(), types.ApplyPatchType, []byte(text(u.Object)), metav1.PatchOptions{FieldManager: kube.FieldManager, Force: &force})
+		if err != nil {
+			tb.Fatal(err)
+		}
+		out = append(out, got)
+		tb.Cleanup(func() { _ = r.Delete(context.WithoutCancel(tb.Context()), u.GetName(), metav1.DeleteOptions{}) })
+	}
+	return out
+}
+
+// unwatched is a memory whose events come from the test.
+func unwatched(kinds ...schema.GroupVersionKind) (*Live, map[schema.GroupVersionKind]*objectStore) {
+	l := New(context.Background(), nil, Options{Key: delivery.Key("key"), OwnerOf: ownerOf, Notify: func(delivery.ID, delivery.Ref) {}})
+	stores := map[schema.GroupVersionKind]*objectStore{}
+	for _, gvk := range kinds {
+		w := &kindWatch{use: use{cancel: func() {}}, key: gvk, kind: gvk.Kind}
+		l.watches[gvk] = w
+		stores[gvk] = &objectStore{live: l, watch: w}
+	}
+	return l, stores
+}
+
+// bytesPerObject bounds what an object may cost for as long as it is watched.
+const bytesPerObject = 512
+
+// TestMemory feeds the objects of 2,000 apps through the stores, as the events of a watch would come, and weighs what stays.
+func TestMemory(t *testing.T) {
+	const apps = 2000
+	objects := templates(t)
+	var kinds []schema.GroupVersionKind
+	for _, u := range objects {
+		kinds = append(kinds, u.GroupVersionKind())
+	}
+	l, stores := unwatched(kinds...)
+	texts := make([]string, len(objects))
+	for i, u := range objects {
+		texts[i] = text(u.Object)
+	}
+	before := heap()
+	for i := range apps {
+		for j, u := range objects {
+			fresh := parseJSON(t, texts[j])
+			fresh.SetNamespace(fmt.Sprintf("team-%02d", i%50))
+			fresh.SetName(fmt.Sprintf("%s-%04d", u.GetName(), i))
+			fresh.SetUID(types.UID(fmt.Sprintf("%08d-0000-4000-8000-%012d", j, i)))
+			fresh.SetResourceVersion(fmt.Sprintf("%d", 1000000+5*i+j))
+			labels := fresh.GetLabels()
+			labels[ownerLabel] = fmt.Sprintf("app-%04d", i)
+			fresh.SetLabels(labels)
+			if err := stores[u.GroupVersionKind()].Add(fresh); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	n := apps * len(objects)
+	per := (heap() - before) / int64(n)
+	kept := 0
+	for _, records := range l.records {
+		kept += len(records)
+	}
+	t.Logf("%d objects, %d bytes each", kept, per)
+	if kept != n || per > bytesPerObject || per < 100 {
+		t.Errorf("%d of %d objects kept at %d bytes each; want at most %d (and what is kept cannot be less than 100)", kept, n, per, bytesPerObject)
+	}
+	runtime.KeepAlive(l)
+	rec, ok := l.Get(delivery.Ref{Group: "apps", Kind: "Deployment", Namespace: "team-07", Name: "template-0007"})
+	if selector := fmt.Sprint(rec.Fixed["spec.selector"]); !ok || !strings.Contains(selector, "app:web") || rec.Owner != testApp("app-0007") {
+		t.Errorf("record %+v", rec)
+	}
+}
+
+// heap is what is in use after a collection.
+func heap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc) //nolint:gosec // a size
+}
+
+// BenchmarkRecord is what an event costs once it is decoded.
+func BenchmarkRecord(b *testing.B) {
+	for _, u := range templates(b)[:3] {
+		b.Run(u.GetKind(), func(b *testing.B) {
+			l, _ := unwatched(u.GroupVersionKind())
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := l.record(u); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkKnownEvent is what the event costs that follows a write of ours.
+func BenchmarkKnownEvent(b *testing.B) {
+	u := templates(b)[0]
+	l, stores := unwatched(u.GroupVersionKind())
+	if _, err := l.Observe(u); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := stores[u.GroupVersionKind()].put(u); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkDecode is what decoding an event costs, for comparison.
+func BenchmarkDecode(b *testing.B) {
+	body := text(templates(b)[0].Object)
+	b.ReportAllocs()
+	for b.Loop() {
+		parseJSON(b, body)
+	}
+}
+
+// BenchmarkGet is what a look at a record costs.
+func BenchmarkGet(b *testing.B) {
+	u := templates(b)[0]
+	l, _ := unwatched(u.GroupVersionKind())
+	if _, err := l.Observe(u); err != nil {
+		b.Fatal(err)
+	}
+	ref := delivery.RefOf(u)
+	b.ReportAllocs()
+	for b.Loop() {
+		l.Get(ref)
+	}
+}
