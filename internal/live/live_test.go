@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -162,6 +163,57 @@ func TestEventOfTheKnownVersionIsPassedOver(t *testing.T) {
 	later.SetUID("another")
 	if err := store.Update(later); err != nil || kept() == before || told != 1 {
 		t.Errorf("a later event: recorded anew %v, told %d times, %v", kept() != before, told, err)
+	}
+}
+
+// TestRelist has a watch begin anew, as after an outage of the API server or a 410 Gone: what is not in the list is gone, unless
+// it was made after the list or is recorded from another version.
+func TestRelist(t *testing.T) {
+	u := templates(t)[2]
+	told := map[string]int{}
+	l, stores := unwatched(configMaps, configMaps.GroupKind().WithVersion("v2"))
+	l.opts.Notify = func(_ delivery.ID, ref delivery.Ref) { told[ref.Name]++ }
+	object := func(name, version, resourceVersion, data string) *unstructured.Unstructured {
+		u := u.DeepCopy()
+		u.SetName(name)
+		u.SetUID(types.UID(name))
+		u.SetAPIVersion(version)
+		u.SetResourceVersion(resourceVersion)
+		if err := unstructured.SetNestedField(u.Object, data, "data", "conf"); err != nil {
+			t.Fatal(err)
+		}
+		fields := u.GetManagedFields()
+		fields[0].APIVersion = version
+		u.SetManagedFields(fields)
+		return u
+	}
+	for _, u := range []*unstructured.Unstructured{
+		object("same", "v1", "10", "a"), object("changed", "v1", "11", "a"), object("gone", "v1", "12", "a"),
+		object("made since", "v1", "31", "a"), object("written since", "v1", "32", "b"), object("other", "v2", "13", "a"),
+	} {
+		if _, err := l.Observe(u); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := stores[configMaps].Replace([]any{
+		object("same", "v1", "10", "a"), object("changed", "v1", "20", "b"), object("written since", "v1", "21", "a"), object("new", "v1", "22", "a"),
+	}, "30")
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := map[string]string{}
+	for key, rec := range l.records[configMaps.GroupKind()] {
+		have[key.name] = rec.resourceVersion
+	}
+	want := map[string]string{"same": "10", "changed": "20", "made since": "31", "written since": "32", "other": "13", "new": "22"}
+	if diff := cmp.Diff(want, have); diff != "" {
+		t.Errorf("records (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string]int{"changed": 1, "gone": 1, "new": 1}, told); diff != "" {
+		t.Errorf("told (-want +got):\n%s", diff)
+	}
+	if synced, err := (&need{watches: []*kindWatch{l.watches[configMaps]}}).state(); err != nil || !synced {
+		t.Errorf("synced %v, %v", synced, err)
 	}
 }
 

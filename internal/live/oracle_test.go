@@ -102,7 +102,7 @@ func (o *oracle) run(n int) {
 	o.sent = parse(o.T, o.desired)
 	o.sent.SetNamespace(o.ns)
 	o.repair("first apply")
-	for i, tries := 0, 0; i < n && tries < 10*n && !o.Failed(); tries++ {
+	for i, tries := 0, 0; i < n && tries < 10*n && o.tally["wrong"] == 0; tries++ {
 		r := rand.New(rand.NewPCG(*oracleSeed, uint64(tries)<<8+uint64(len(o.name)))) //nolint:gosec // to be repeated, not to be secret
 		if !o.mutate(r) {
 			o.tally["refused"]++
@@ -199,6 +199,7 @@ func (o *oracle) compare() bool {
 		if err == nil {
 			diff = cmp.Diff(content(before), content(after))
 		}
+		o.tally["wrong"]++
 		o.Errorf("seed %d: %s: the hashes say drifted = %v, the server %v\ndry-run: %s\ndone since the last apply:\n%s\nobject: %s",
 			*oracleSeed, o.name, verdict, !verdict, diff, strings.Join(o.log, "\n"), text(before.Object))
 		return verdict
@@ -213,7 +214,7 @@ func content(u *unstructured.Unstructured) map[string]any {
 	var ours any
 	for _, f := range u.GetManagedFields() {
 		if f.Manager == kube.FieldManager && f.Operation == metav1.ManagedFieldsOperationApply && f.Subresource == "" {
-			ours = string(f.FieldsV1.Raw)
+			ours = f.FieldsV1.GetRawString()
 		}
 	}
 	u.SetManagedFields(nil)

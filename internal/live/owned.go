@@ -27,6 +27,9 @@ type ownership struct {
 // ownershipOf reads managedFields: which fields the manager applied, hashed with the values they have now.
 // A field that someone else has since changed or removed is no longer in our set (structured merge diff takes it
 // away on conflict), so it changes the hash; a field that somebody else added is not in it, so it does not.
+//
+// The verdict is that of a server-side dry-run of the same apply, with one exception that no set of fields shows: an empty list
+// of a custom resource that we sent and somebody removed. (stringData of a Secret would be another: it has to be sent as data.)
 func ownershipOf(key delivery.Key, u *unstructured.Unstructured, manager string) (ownership, error) {
 	var own ownership
 	var ours map[string]any

@@ -19,12 +19,20 @@ func (s *scalerStore) Add(obj any) error    { return s.put(obj) }
 func (s *scalerStore) Update(obj any) error { return s.put(obj) }
 func (s *scalerStore) Resync() error        { return nil }
 
+// put takes in an event. An autoscaler's status changes all the time, its target hardly ever.
 func (s *scalerStore) put(obj any) error {
 	u, ok := obj.(*unstructured.Unstructured)
 	if !ok {
 		return fmt.Errorf("watch autoscalers: unexpected %T", obj)
 	}
-	s.change(func() { s.set(u) })
+	key := u.GetNamespace() + "/" + u.GetName()
+	target, _ := ScaleTarget(u)
+	s.live.mu.RLock()
+	same := s.live.scalers[key] == target
+	s.live.mu.RUnlock()
+	if !same {
+		s.change(func() { s.set(u) })
+	}
 	return nil
 }
 
@@ -69,8 +77,7 @@ func ScaleTarget(hpa *unstructured.Unstructured) (delivery.Ref, bool) {
 	return delivery.Ref{Group: gv.Group, Kind: get("kind"), Namespace: hpa.GetNamespace(), Name: get("name")}, true
 }
 
-// change applies f to the autoscalers and wakes the owners of the objects that it made a difference to. An autoscaler's status
-// changes all the time, its target hardly ever.
+// change applies f to the autoscalers and wakes the owners of the objects that it made a difference to.
 func (s *scalerStore) change(f func()) {
 	s.live.mu.Lock()
 	if s.live.watches[s.watch.key] != s.watch {
