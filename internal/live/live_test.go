@@ -261,14 +261,52 @@ func TestDefinitionComesAndGoes(t *testing.T) {
 	}
 }
 
-// TestOtherVersionServes has an app name a version that the server does not have.
+const wheelDefinition = `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: wheels.live.example.com}
+spec:
+  group: live.example.com
+  names: {kind: Wheel, plural: wheels}
+  scope: Namespaced
+  versions:
+  - {name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
+  - {name: v1beta1, served: false, storage: false, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
+`
+
+// TestOtherVersionServes has an app name a version that the server does not serve, until it does.
 func TestOtherVersionServes(t *testing.T) {
 	w := newWorld(t, Options{})
 	a := testApp("a")
-	old := schema.GroupVersionKind{Group: "apps", Version: "v1beta1", Kind: "Deployment"}
-	sent, _ := w.ours(a, webText)
+	w.define(wheelDefinition)
+	definition := parse(t, wheelDefinition)
+	t.Cleanup(func() {
+		_ = w.of(definition).Delete(context.WithoutCancel(w.ctx), definition.GetName(), metav1.DeleteOptions{})
+	})
+	wheels := schema.GroupVersionKind{Group: "live.example.com", Version: "v1", Kind: "Wheel"}
+	old := wheels.GroupKind().WithVersion("v1beta1")
+	text := "apiVersion: live.example.com/%s\nkind: Wheel\nmetadata: {name: w}\nspec: {spokes: 36}\n"
+	sent, _ := w.ours(a, fmt.Sprintf(text, "v1"))
 	w.ensure(a, old)
-	if rec, ok := w.live.Get(delivery.RefOf(sent)); !ok || rec.Version != "v1" {
+	if rec, ok := w.live.Get(delivery.RefOf(sent)); !ok || rec.Version != "v1" || w.watch(old) != nil {
+		t.Fatalf("there %v, in version %q", ok, rec.Version)
+	}
+	serve := []byte(`[{"op": "replace", "path": "/spec/versions/1/served", "value": true}]`)
+	_, err := w.of(definition).Patch(w.ctx, definition.GetName(), types.JSONPatchType, serve, metav1.PatchOptions{})
+	w.must(err)
+	w.eventually("the version that is served now", func() error {
+		_, err := w.cluster.Self().Resource(old, w.ns)
+		return err
+	})
+	w.eventually("an apply in that version", func() error {
+		again := parse(t, fmt.Sprintf(text, "v1beta1"))
+		again.SetNamespace(w.ns)
+		again.SetLabels(map[string]string{ownerLabel: "a"})
+		_, err := w.repair(again, false)
+		return err
+	})
+	w.ensure(a, old)
+	if rec, ok := w.live.Get(delivery.RefOf(sent)); !ok || rec.Version != "v1beta1" || w.watch(old) == nil {
 		t.Errorf("there %v, in version %q", ok, rec.Version)
 	}
 }
