@@ -54,6 +54,7 @@ func NewCluster(config *rest.Config) (*Cluster, error) {
 	config = rest.CopyConfig(config)
 	config.QPS, config.Burst = -1, -1
 	config.UserAgent = FieldManager
+	config.DisableCompression = true // a network takes less time than the server takes to compress
 	places := NewPlaces(writesAtOnce, patience)
 	config.Wrap(func(rt http.RoundTripper) http.RoundTripper { return &turns{next: rt, places: places} })
 	config.Wrap(telemetry.Transport)
