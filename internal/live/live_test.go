@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,9 +14,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	kruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/kube"
@@ -215,6 +219,55 @@ func TestRelist(t *testing.T) {
 	if synced, err := (&need{watches: []*kindWatch{l.watches[configMaps]}}).state(); err != nil || !synced {
 		t.Errorf("synced %v, %v", synced, err)
 	}
+}
+
+// spy notes what a reflector hands over as a list.
+type spy struct {
+	*objectStore
+	list chan []any
+}
+
+func (s *spy) Replace(list []any, version string) error {
+	s.list <- slices.Clone(list)
+	return s.objectStore.Replace(list, version)
+}
+
+// TestListIsHashedAsItComes has a reflector list from the real server: none of the objects may be left whole.
+func TestListIsHashedAsItComes(t *testing.T) {
+	w := newWorld(t, Options{})
+	for i := range 20 {
+		w.ours(testApp("a"), strings.Replace(confText, "name: conf", fmt.Sprintf("name: conf%d", i), 1))
+	}
+	l, stores := unwatched(configMaps)
+	s := &spy{stores[configMaps], make(chan []any, 1)}
+	resource := w.resource(configMaps, w.ns)
+	expected := &unstructured.Unstructured{}
+	expected.SetGroupVersionKind(configMaps)
+	r := cache.NewReflectorWithOptions(&cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (kruntime.Object, error) {
+			o.LabelSelector = ownerLabel
+			return resource.List(ctx, o)
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			o.LabelSelector = ownerLabel
+			return resource.Watch(ctx, o)
+		},
+	}, expected, s, cache.ReflectorOptions{Name: "spied on"})
+	go r.RunWithContext(w.ctx)
+	list := <-s.list
+	for _, item := range list {
+		if _, ok := item.(listed); !ok {
+			t.Errorf("%T", item)
+		}
+	}
+	w.eventually("records", func() error {
+		l.mu.RLock()
+		defer l.mu.RUnlock()
+		if n := len(l.records[configMaps.GroupKind()]); n != 20 || len(list) != 20 {
+			return fmt.Errorf("%d of %d", n, len(list))
+		}
+		return nil
+	})
 }
 
 const gearDefinition = `

@@ -33,7 +33,7 @@ import (
 
 var (
 	oracleSeed      = flag.Uint64("oracle.seed", 1, "seed of the random mutations")
-	oracleMutations = flag.Int("oracle.mutations", 2048, "how many random mutations are made, over all objects")
+	oracleMutations = flag.Int("oracle.mutations", 2000, "how many random mutations are made, over all objects")
 )
 
 // subject is one object that is mutated: what we send of it, and what others may do to it.

@@ -5,6 +5,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/tools/cache"
 
 	"keelson.dev/keelson/internal/delivery"
 )
@@ -98,25 +99,49 @@ func (w *kindWatch) left(resourceVersion string) {
 	}
 }
 
+// listed is what is left of an object of a list.
+type listed struct {
+	ref delivery.Ref
+	rec *record // nil: the record that is kept says the same
+}
+
+// Transformer has the objects of a list hashed and dropped one by one as they come in, rather than when all are there.
+func (s *objectStore) Transformer() cache.TransformFunc {
+	return func(obj any) (any, error) {
+		if item, err := s.listed(obj); err == nil {
+			return item, nil
+		}
+		return obj, nil // Replace tells of it: what is refused here would only be missing from the list
+	}
+}
+
+func (s *objectStore) listed(obj any) (listed, error) {
+	u, ok := obj.(*unstructured.Unstructured)
+	if !ok {
+		return listed{}, fmt.Errorf("list %s: unexpected %T", s.watch.kind, obj)
+	}
+	item := listed{ref: delivery.RefOf(u)}
+	if s.knows(item.ref, u.GetResourceVersion()) {
+		return item, nil
+	}
+	var err error
+	item.rec, err = s.live.record(u)
+	return item, err
+}
+
 // Replace takes in a whole list: at the start of a watch and whenever it had to begin anew. A record that is newer than
 // the list, of an object that we made meanwhile, stays.
 func (s *objectStore) Replace(list []any, version string) error {
-	fresh := make(map[delivery.Ref]*record, len(list)) // nil: the record that there is says the same
+	fresh := make(map[delivery.Ref]*record, len(list))
 	for _, obj := range list {
-		u, ok := obj.(*unstructured.Unstructured)
-		if !ok {
-			return fmt.Errorf("list %s: unexpected %T", s.watch.kind, obj)
+		item, done := obj.(listed)
+		if !done {
+			var err error
+			if item, err = s.listed(obj); err != nil {
+				return err
+			}
 		}
-		ref := delivery.RefOf(u)
-		fresh[ref] = nil
-		if s.knows(ref, u.GetResourceVersion()) {
-			continue
-		}
-		rec, err := s.live.record(u)
-		if err != nil {
-			return err
-		}
-		fresh[ref] = rec
+		fresh[item.ref] = item.rec
 	}
 	for ref, owners := range s.replace(fresh, version) {
 		s.live.tell(ref, owners...)
