@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -27,6 +28,7 @@ func (b *bench) measureRender(ctx context.Context) error {
 		return err
 	}
 	render.Warm()
+	defer debug.SetGCPercent(debug.SetGCPercent(200)) // as keelson server does
 	var rate, cpu []float64
 	for sample := range renderSamples + 1 {
 		from, err := ownCPU()

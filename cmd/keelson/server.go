@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -47,9 +48,15 @@ type serverOptions struct {
 	Logger  *slog.Logger
 }
 
+// gcPercent trades memory for time: what is kept is little, and what a render leaves behind is much.
+const gcPercent = 200
+
 // runServer runs the controllers until ctx ends.
 func runServer(ctx context.Context, opts serverOptions) error {
 	klog.SetSlogLogger(opts.Logger) // what client-go has to say
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	unlock, err := lock(opts.DataDir)
 	if err != nil {
 		return err

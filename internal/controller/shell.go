@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
@@ -176,6 +177,9 @@ func version(obj client.Object) uint64 {
 
 // save writes the status where it differs from the one last written.
 func (s *shell[T]) save(ctx context.Context, before *T, obj T) error {
+	if equality.Semantic.DeepEqual(*before, obj) {
+		return nil
+	}
 	patch := client.MergeFrom(*before)
 	data, err := patch.Data(obj)
 	if err != nil {
@@ -186,7 +190,7 @@ func (s *shell[T]) save(ctx context.Context, before *T, obj T) error {
 	}
 	out := s.copy(obj)
 	ctx, end := telemetry.Span(ctx, "status")
-	err = s.client.Status().Patch(ctx, out, patch)
+	err = s.client.Status().Patch(ctx, out, client.RawPatch(patch.Type(), data))
 	end(&err)
 	telemetry.StatusWrites.WithLabelValues(s.kindOf(obj), telemetry.Result(err)).Inc()
 	if err != nil {
