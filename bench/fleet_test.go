@@ -178,6 +178,7 @@ func TestFloorMakesTheSameWrites(t *testing.T) {
 	}
 	const apply = "application/apply-patch+yaml /"
 	want := []string{
+		"/apis/kustomize.toolkit.fluxcd.io/v1/namespaces/floor-apps/kustomizations",
 		apply + "api/v1/namespaces/floor-05/serviceaccounts/app-0055",
 		apply + "api/v1/namespaces/floor-05/configmaps/app-0055-config-1",
 		apply + "api/v1/namespaces/floor-05/configmaps/app-0055-config-2",
