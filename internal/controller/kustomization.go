@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
@@ -38,6 +39,7 @@ type kustomizations struct {
 	wake    func(delivery.ID)
 	later   *trickle
 	places  *kube.Places // of the apps that are being delivered
+	kept    atomic.Int32 // apps that keep what they have rendered
 	log     *slog.Logger
 }
 
@@ -54,7 +56,9 @@ func (k *kustomizations) copyStatus(from, to *kustomizev1.Kustomization) {
 func (k *kustomizations) forget(name types.NamespacedName) {
 	id := kustomizationID(name)
 	dependents := k.reg.dependents(id)
-	k.reg.dropApp(id)
+	if st := k.reg.dropApp(id); st != nil {
+		k.release(st, false)
+	}
 	k.engine.Live.Forget(id)
 	if err := k.records.Drop(id); err != nil {
 		k.log.Warn("forget an app", "app", id, "error", err)
@@ -119,7 +123,7 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 	if err == nil {
 		out, err = k.run(ctx, p)
 	}
-	st.mem.Release()
+	k.release(st, errors.Is(err, errNotYet))
 	if errors.Is(err, errNotYet) || ctx.Err() != nil { // too early, or the controller is ending
 		return next{after: p.after, events: p.events}
 	}
@@ -145,6 +149,24 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 		k.wake(app.ID) // it came while this step was under way
 	}
 	return next{after: p.after, events: p.events}
+}
+
+// maxKept bounds the apps that keep what they have rendered while they wait for the first look at what is there.
+const maxKept = 64
+
+// release frees what a pass has rendered. An app that comes back in a moment may keep it, so as not to render it twice.
+func (k *kustomizations) release(st *appState, early bool) {
+	switch {
+	case early && st.keeps:
+		return
+	case early && k.kept.Add(1) <= maxKept:
+		st.keeps = true
+		return
+	case early || st.keeps:
+		k.kept.Add(-1)
+	}
+	st.keeps = false
+	st.mem.Release()
 }
 
 // haste is how long an app may be under way before its status says so.

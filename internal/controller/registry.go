@@ -50,6 +50,7 @@ type appState struct {
 	app       delivery.App
 	mem       deliver.Memory
 	loaded    bool // mem.Inventory was read from the cluster
+	keeps     bool // what was rendered is kept for the next step
 	failures  int
 	stand     stand     // others look at it, and a new commit changes it: read and written with the registry locked
 	since     time.Time // since when it could be delivered: it was declared then, or resumed
@@ -138,14 +139,17 @@ func (r *registry) app(app delivery.App) *appState {
 	return st
 }
 
-func (r *registry) dropApp(id delivery.ID) {
+// dropApp forgets an app and gives what was known of it; nil: nothing was.
+func (r *registry) dropApp(id delivery.ID) *appState {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if st, ok := r.apps[id]; ok {
+	st := r.apps[id]
+	if st != nil {
 		r.unlink(id, st.app)
 	}
 	delete(r.apps, id)
 	delete(r.conflicts, id)
+	return st
 }
 
 func (r *registry) unlink(id delivery.ID, app delivery.App) {

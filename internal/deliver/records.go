@@ -157,7 +157,7 @@ func (r *Records) Save(app delivery.ID, mem *Memory) error {
 	if err != nil {
 		return fmt.Errorf("encode record of %s: %w", app, err)
 	}
-	if err := replaceFile(r.file(app), b); err != nil {
+	if err := os.WriteFile(r.file(app), b, 0o600); err != nil { // half a record is none: it does not parse
 		return fmt.Errorf("write record of %s: %w", app, err)
 	}
 	mem.unsaved = false
