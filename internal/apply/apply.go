@@ -72,7 +72,9 @@ func Send(ctx context.Context, user *kube.User, obj delivery.Object, dryRun bool
 		return nil, fmt.Errorf("encode %s: %w", obj.Ref(), err)
 	}
 	force := true
-	opts := metav1.PatchOptions{FieldManager: kube.FieldManager, Force: &force}
+	// A server-side apply refuses unknown fields by its schema, and a body that we encoded repeats none. Asking for field
+	// validation on top has the server parse the whole body once more.
+	opts := metav1.PatchOptions{FieldManager: kube.FieldManager, Force: &force, FieldValidation: metav1.FieldValidationIgnore}
 	if dryRun {
 		opts.DryRun = []string{metav1.DryRunAll}
 	}

@@ -19,6 +19,7 @@ import (
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	k8sruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
@@ -148,6 +149,7 @@ func newManager(opts Options, scheme *k8sruntime.Scheme) (manager.Manager, error
 		LeaderElectionReleaseOnCancel: true,
 		LeaseDuration:                 &lease, RenewDeadline: &renew, RetryPeriod: &retry,
 		Controller: config.Controller{SkipNameValidation: new(true)},
+		Client:     client.Options{FieldValidation: metav1.FieldValidationIgnore},        // what we write comes from Go types
 		Cache:      cache.Options{DefaultTransform: cache.TransformStripManagedFields()}, // half of a small object
 	})
 	if err != nil {

@@ -33,6 +33,7 @@ const eventBurst, eventQPS = 500, 5
 
 func newRecorder(ctx context.Context, cluster *kube.Cluster, scheme *runtime.Scheme) (*recorder, error) {
 	config := rest.CopyConfig(cluster.Config())
+	config.ContentType = runtime.ContentTypeProtobuf // cheaper at both ends
 	core, err := typedcorev1.NewForConfigAndClient(config, cluster.HTTPClient())
 	if err != nil {
 		return nil, fmt.Errorf("make event client: %w", err)
