@@ -4,7 +4,7 @@
 // One generic shell does what is the same for every kind (shell.go); a file per kind says what is particular to it.
 // What the kinds must know of each other is in memory (registry.go): a new snapshot wakes the apps made from it at once,
 // an app that got ready wakes those that depend on it, a watch event wakes the app whose object it is about.
-// Nobody waits in a worker.
+// Nobody waits in a worker, but for its turn to deliver.
 package controller
 
 import (
@@ -190,7 +190,8 @@ func specChanged[T client.Object](cached func(T)) predicate.TypedPredicate[T] {
 	return predicate.TypedFuncs[T]{
 		UpdateFunc: func(e ctrlevent.TypedUpdateEvent[T]) bool {
 			cached(e.ObjectNew)
-			return e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
+			return e.ObjectOld.GetUID() != e.ObjectNew.GetUID() || // deleted and made anew while the watch was down
+				e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
 				!e.ObjectNew.GetDeletionTimestamp().Equal(e.ObjectOld.GetDeletionTimestamp()) ||
 				!maps.Equal(foreign(e.ObjectOld.GetAnnotations()), foreign(e.ObjectNew.GetAnnotations()))
 		},

@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -21,7 +22,9 @@ import (
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
 	admissionv1 "k8s.io/api/admission/v1"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -111,6 +114,8 @@ func TestRestartSendsNothing(t *testing.T) {
 		w.app(fmt.Sprintf("app%d", i), "  wait: true\n  postBuild: {substituteFrom: [{kind: Secret, name: vars}]}")
 		files[fmt.Sprintf("app%d/a.yaml", i)] = w.configMap(fmt.Sprintf("c%d", i), "1")
 	}
+	files["app0/b.yaml"] = fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: marked, namespace: %s, annotations: {%s: enabled}}\n",
+		w.ns, "kustomize.toolkit.fluxcd.io/force") // without effect, which the status says and a restart does not forget
 	rev := w.push(files)
 	for i := range 5 {
 		w.ready(fmt.Sprintf("app%d", i), rev)
@@ -139,6 +144,105 @@ func TestRestartSendsNothing(t *testing.T) {
 	}
 	w.must(w.client.Delete(w.ctx, &corev1.ConfigMap{ObjectMeta: w.named("c3")}))
 	w.value("c3", "1")
+}
+
+// steps tells how many steps for apps were made while f ran.
+func steps(t *testing.T, f func()) uint64 {
+	t.Helper()
+	count := func() (n uint64) {
+		for _, outcome := range []string{"true", "false", "unknown"} {
+			var m dto.Metric
+			if err := telemetry.Reconciles.WithLabelValues("Kustomization", outcome).(prometheus.Metric).Write(&m); err != nil {
+				t.Fatal(err)
+			}
+			n += m.GetHistogram().GetSampleCount()
+		}
+		return n
+	}
+	before := count()
+	f()
+	return count() - before
+}
+
+// TestAppThatIsRefusedIsAtRest: an app whose declaration is not understood waits for another one, and does nothing else.
+func TestAppThatIsRefusedIsAtRest(t *testing.T) {
+	w := newWorld(t)
+	w.push(map[string]string{"app/a.yaml": w.configMap("a", "1")})
+	w.app("app", "  kubeConfig: {secretRef: {name: other-cluster}}")
+	w.condition("app", metav1.ConditionFalse, "FieldsNotSupported", "spec.kubeConfig")
+	w.eventually("rest", func() error {
+		if n := steps(t, func() { time.Sleep(time.Second) }); n > 3 {
+			return fmt.Errorf("%d steps in a second", n)
+		}
+		return nil
+	})
+}
+
+// TestIntentLargerThanAnAnnotation delivers so many objects that their names do not fit where they are announced otherwise.
+func TestIntentLargerThanAnAnnotation(t *testing.T) {
+	w := newWorld(t)
+	w.app("app", "  wait: true")
+	var all strings.Builder
+	const objects = 250
+	for i := range objects {
+		all.WriteString("---\n" + w.configMap(fmt.Sprintf("%s-%d", strings.Repeat("long", 60), i), "1"))
+	}
+	w.ready("app", w.push(map[string]string{"app/all.yaml": all.String()}))
+	k := w.kustomization("app")
+	if got := len(k.Status.Inventory.Entries); got != objects {
+		t.Errorf("%d objects in the inventory, want %d", got, objects)
+	}
+	if len(k.Finalizers) != 1 {
+		t.Errorf("finalizers: %v", k.Finalizers)
+	}
+}
+
+// TestReadyOnlyOnceHealthy changes a declaration at the same commit: what follows from it is a delivery like any other.
+func TestReadyOnlyOnceHealthy(t *testing.T) {
+	w := newWorld(t)
+	w.app("app", "  wait: true")
+	w.ready("app", w.push(map[string]string{"app/web.yaml": strings.ReplaceAll(deployment, "$ns", w.ns)}))
+	w.app("app", `  wait: true
+  patches: [{patch: '[{"op": "add", "path": "/spec/template/metadata/annotations", "value": {"keelson.dev/simulate": "CrashLoopBackOff"}}]', target: {kind: Deployment}}]`)
+	var seen []string
+	w.eventually("what becomes of it", func() error {
+		k := w.kustomization("app")
+		c := meta.FindStatusCondition(k.Status.Conditions, "Ready")
+		if c.ObservedGeneration < k.Generation {
+			return errors.New("not looked at yet")
+		}
+		if now := string(c.Status) + " " + c.Reason; len(seen) == 0 || seen[len(seen)-1] != now {
+			seen = append(seen, now)
+		}
+		if c.Status != metav1.ConditionFalse {
+			return errors.New(c.Message)
+		}
+		return nil
+	})
+	if diff := cmp.Diff([]string{"Unknown Progressing", "False HealthCheckFailed"}, seen); diff != "" {
+		t.Errorf("the status said (-want +got):\n%s", diff)
+	}
+}
+
+// TestHealthMessagesAreMasked has an object report a value that came from a Secret, long after it was rendered.
+func TestHealthMessagesAreMasked(t *testing.T) {
+	w := newWorld(t)
+	w.apply("apiVersion: v1\nkind: Secret\nmetadata: {name: keys}\nstringData: {PASSWORD: hush-hush}\n")
+	w.app("app", "  wait: true\n  postBuild: {substituteFrom: [{kind: Secret, name: keys}]}")
+	w.ready("app", w.push(map[string]string{
+		"app/w.yaml": strings.ReplaceAll(widget, "$ns", w.ns), "app/crd.yaml": strings.ReplaceAll(crd, "$ns", w.ns), "app/a.yaml": w.configMap("a", "${PASSWORD}"),
+	}))
+	w.value("a", "hush-hush")
+	u, err := w.widget()
+	w.must(err)
+	u.Object["status"] = map[string]any{"conditions": []any{map[string]any{
+		"type": "Stalled", "status": "True", "reason": "LoginFailed", "message": "login with hush-hush failed",
+	}}}
+	w.must(w.client.Update(w.ctx, u, client.FieldOwner("other")))
+	c := w.condition("app", metav1.ConditionFalse, "HealthCheckFailed")
+	if strings.Contains(c.Message, "hush") || !strings.Contains(c.Message, "login with") {
+		t.Errorf("the status says %q", c.Message)
+	}
 }
 
 // TestVariablesAreWatched changes what an app's variables come from.

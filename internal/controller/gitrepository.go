@@ -42,10 +42,6 @@ func gitRepositoryID(name types.NamespacedName) delivery.ID {
 
 func (g *gitRepositories) empty() *sourcev1.GitRepository { return &sourcev1.GitRepository{} }
 
-func (g *gitRepositories) copyStatus(from, to *sourcev1.GitRepository) {
-	to.Status = *from.Status.DeepCopy()
-}
-
 func (g *gitRepositories) forget(name types.NamespacedName) {
 	id := gitRepositoryID(name)
 	g.reg.dropSource(id)
@@ -77,6 +73,11 @@ func (g *gitRepositories) remove(context.Context, *sourcev1.GitRepository) (remo
 func (g *gitRepositories) step(ctx context.Context, obj *sourcev1.GitRepository, _ pen) next {
 	src := dialect.GitRepository(obj)
 	st := g.reg.source(src.ID)
+	g.reg.with(func() {
+		if st.uid != obj.UID { // another one of the same name: what is known is not about it
+			*st = sourceState{uid: obj.UID, fetching: st.fetching}
+		}
+	})
 	if src.Suspend {
 		g.suspended(st, src, obj)
 		return next{}
@@ -110,7 +111,7 @@ func (g *gitRepositories) step(ctx context.Context, obj *sourcev1.GitRepository,
 	}
 	if err := g.credentials(ctx, obj, &src); err != nil {
 		st.failures++
-		st.asked, st.gen, st.handled = g.now(), obj.Generation, src.Requested
+		g.asked(st, src, obj.Generation)
 		return g.fail(obj, st, src, err)
 	}
 	last := delivery.Revision{}
@@ -175,6 +176,11 @@ func (g *gitRepositories) due(st *sourceState, src delivery.Source, generation i
 	return max(st.asked.Add(wait).Sub(g.now()), 0)
 }
 
+// asked notes what is being answered, and since when.
+func (g *gitRepositories) asked(st *sourceState, src delivery.Source, generation int64) {
+	st.asked, st.gen, st.handled = g.now(), generation, src.Requested
+}
+
 // fallback bounds the look for the last known commit; poll is the shortest pause between two looks at a repository.
 const fallback, poll = 10 * time.Second, time.Second
 
@@ -185,7 +191,7 @@ func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation
 	first := st.snapshot.Revision.Commit == ""
 	g.reg.with(func() { st.fetching = true })
 	if !src.Suspend {
-		st.asked, st.gen, st.handled = g.now(), generation, src.Requested
+		g.asked(st, src, generation)
 	}
 	go func() {
 		g.slots <- struct{}{}

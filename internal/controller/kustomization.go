@@ -49,10 +49,6 @@ func kustomizationID(name types.NamespacedName) delivery.ID {
 
 func (k *kustomizations) empty() *kustomizev1.Kustomization { return &kustomizev1.Kustomization{} }
 
-func (k *kustomizations) copyStatus(from, to *kustomizev1.Kustomization) {
-	to.Status = *from.Status.DeepCopy()
-}
-
 func (k *kustomizations) forget(name types.NamespacedName) {
 	id := kustomizationID(name)
 	dependents := k.reg.dependents(id)
@@ -100,7 +96,8 @@ type pass struct {
 	st      *appState
 	pen     pen
 	req     deliver.Request  // set by source and variables
-	secrets *redact.Redactor // masks the values that were substituted from Secrets, where they were read
+	secrets *redact.Redactor // masks the values that were substituted from Secrets
+	loaded  bool             // they were read in this pass
 	events  []event
 	after   time.Duration
 	paced   bool // after says when it makes sense to try again
@@ -111,9 +108,11 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 	st := k.reg.app(app)
 	k.load(st, obj)
 	if app.Suspend {
+		k.release(st, false)
 		st.since = k.now()
 		was := k.reg.standOf(app.ID) // when it was suspended
-		if !was.evaluated && k.reg.settle(app.ID, was.ready, was.applied, was.inputs) {
+		was.busy = false
+		if k.reg.settle(app.ID, was) {
 			k.wakeAll(k.reg.dependents(app.ID))
 		}
 		return next{}
@@ -124,30 +123,41 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 		out, err = k.run(ctx, p)
 	}
 	k.release(st, errors.Is(err, errNotYet))
+	seen := p.req.Snapshot.Revision
+	if snap, _ := k.reg.snapshot(app.Source); seen.Commit != "" && snap.Revision != seen {
+		k.wake(app.ID) // it came while this step was under way
+	}
 	if errors.Is(err, errNotYet) || ctx.Err() != nil { // too early, or the controller is ending
 		return next{after: p.after, events: p.events}
 	}
-	if err != nil {
-		out = k.failed(p, err)
+	var waits *waitsFor
+	switch {
+	case errors.As(err, &waits):
+		out = k.waiting(p, waits.what)
+		out.Reason = waits.reason
+	case err != nil:
+		out = k.failed(p, k.untold(ctx, p, err))
 	}
 	if rest := st.patience(out.Phase, p.req.Now); rest > 0 { // it may be ready before anybody has read that it is not
 		return next{after: min(rest, cmp.Or(p.after, rest)), events: p.events}
 	}
+	k.delivered(p, out)
+	if k.reg.settle(app.ID, stand{
+		busy: out.Phase == delivery.Working, ready: out.Phase == delivery.Ready, applied: out.Applied, inputs: st.mem.Inputs(),
+	}) {
+		k.wakeAll(k.reg.dependents(app.ID))
+	}
+	if out.Phase == delivery.Working && st.toldWorking(obj, seen) {
+		return next{after: p.after, events: p.progress(out.Message)}
+	}
 	app.Ignored = slices.Concat(app.Ignored, st.mem.Ignored)
-	out.Handled, out.Attempted, out.Inventory = app.Requested, p.req.Snapshot.Revision, st.mem.Inventory
+	out.Handled, out.Attempted, out.Inventory = app.Requested, seen, st.mem.Inventory
 	if out.Phase != delivery.Working {
 		st.handled = app.Requested
 	} else {
 		out.Handled = ""
 	}
 	obj.Status = dialect.KustomizationStatus(obj.Status, app, out, k.now())
-	k.delivered(p, out)
-	if k.reg.settle(app.ID, out.Phase == delivery.Ready, out.Applied, st.mem.Inputs()) {
-		k.wakeAll(k.reg.dependents(app.ID))
-	}
-	if snap, _ := k.reg.snapshot(app.Source); snap.Revision != p.req.Snapshot.Revision {
-		k.wake(app.ID) // it came while this step was under way
-	}
 	return next{after: p.after, events: p.events}
 }
 
@@ -158,6 +168,8 @@ const maxKept = 64
 func (k *kustomizations) release(st *appState, early bool) {
 	switch {
 	case early && st.keeps:
+		return
+	case early && !st.mem.Rendered():
 		return
 	case early && k.kept.Add(1) <= maxKept:
 		st.keeps = true
@@ -175,13 +187,30 @@ const haste = time.Second
 // patience says how long a status that only tells of work under way is still kept back; zero: it is written.
 func (st *appState) patience(phase delivery.Phase, now time.Time) time.Duration {
 	if phase != delivery.Working {
-		st.working = time.Time{}
+		st.working, st.progress = time.Time{}, ""
 		return 0
 	}
 	if st.working.IsZero() {
 		st.working = now
 	}
 	return max(st.working.Add(haste).Sub(now), 0)
+}
+
+// toldWorking tells whether the status says already that the app is under way to a revision: it is written once for that.
+func (st *appState) toldWorking(obj *kustomizev1.Kustomization, to delivery.Revision) bool {
+	c := apimeta.FindStatusCondition(obj.Status.Conditions, meta.ReadyCondition)
+	return c != nil && c.Status == metav1.ConditionUnknown && c.ObservedGeneration == obj.Generation &&
+		obj.Status.LastAttemptedRevision == to.String()
+}
+
+// progress gives the events of a pass whose status stays as it is: one more where something else is waited for now.
+func (p *pass) progress(message string) []event {
+	c := apimeta.FindStatusCondition(p.obj.Status.Conditions, meta.ReadyCondition)
+	if message == p.st.progress || p.st.progress == "" && message == c.Message {
+		return p.events
+	}
+	p.st.progress = message
+	return append(p.events, event{reason: meta.ProgressingReason, message: message, revision: p.req.Snapshot.Revision})
 }
 
 // load takes in what a controller before this one left in the status and on disk.
@@ -223,7 +252,7 @@ func (k *kustomizations) supported(_ context.Context, p *pass) error {
 	}
 }
 
-// errNotYet ends a pass that came too early after a start: what it needs is about to be known and wakes it then.
+// errNotYet ends a pass that came too early: what it needs is about to be known and wakes it then.
 // The status stays as it is.
 var errNotYet = errors.New("not known yet")
 
@@ -252,10 +281,12 @@ func (k *kustomizations) source(ctx context.Context, p *pass) error {
 
 func (k *kustomizations) dependencies(ctx context.Context, p *pass) error {
 	dep, why, stands := k.reg.unready(p.app, p.req.Snapshot.Revision)
-	if stands == standsReady {
+	switch stands {
+	case standsReady:
 		return nil
-	}
-	if stands == standsUnknown {
+	case standsBusy:
+		return &waitsFor{reason: meta.DependencyNotReadyReason, what: fmt.Sprintf("dependency '%s/%s'", dep.Namespace, dep.Name)}
+	case standsUnknown:
 		found, err := k.exists(ctx, &kustomizev1.Kustomization{}, dep)
 		if err != nil || found {
 			return cmp.Or(err, errNotYet)
@@ -267,6 +298,11 @@ func (k *kustomizations) dependencies(ctx context.Context, p *pass) error {
 		Err: fmt.Errorf("waiting for dependency '%s/%s': %s", dep.Namespace, dep.Name, why),
 	}
 }
+
+// waitsFor ends a pass that came too early and is worth being told of if it lasts: what it waits for is under way.
+type waitsFor struct{ reason, what string }
+
+func (w *waitsFor) Error() string { return "waiting for " + w.what }
 
 // exists looks an object up in the cache.
 func (k *kustomizations) exists(ctx context.Context, obj client.Object, id delivery.ID) (bool, error) {
@@ -305,7 +341,7 @@ func (k *kustomizations) variables(_ context.Context, p *pass) error {
 		Load: func(ctx context.Context) (map[string]string, *redact.Redactor, error) {
 			vars, secrets, err := deliver.ReadVariables(ctx, k.reader, p.app)
 			if err == nil {
-				p.secrets = secrets
+				p.secrets, p.loaded = secrets, true
 			}
 			return vars, secrets, err
 		},
@@ -327,14 +363,17 @@ func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome
 		p.st.handled = p.app.Requested
 	}
 	if len(mem.Inventory) > 0 { // of a controller before this one
-		if err := p.pen.claim(nil); err != nil {
-			return delivery.Outcome{}, fmt.Errorf("add finalizer: %w", err)
+		if err := k.claim(p, nil); err != nil {
+			return delivery.Outcome{}, err
 		}
 	}
 	if state, known, err := k.engine.Glance(p.req, mem); err != nil {
 		return delivery.Outcome{}, err
 	} else if known {
 		return k.conclude(p, state, deliver.Next(state))
+	}
+	if same, err := mem.Same(p.req); err != nil || !same {
+		k.reg.begin(p.app.ID)
 	}
 	leave, err := k.places.Enter(ctx)
 	if err != nil {
@@ -345,12 +384,13 @@ func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome
 	ctx, cancel := context.WithTimeout(ctx, p.app.Timeout)
 	defer cancel()
 	for range maxSteps {
+		k.reg.setConflict(p.app.ID, true) // ahead of the look: who lets go of an object from now on wakes this app
 		state, err := k.engine.Observe(ctx, p.req, mem)
+		action := deliver.Next(state)
+		k.reg.setConflict(p.app.ID, err == nil && action.Fault != nil && action.Fault.Reason == "OwnershipConflict")
 		if err != nil {
 			return delivery.Outcome{}, err
 		}
-		action := deliver.Next(state)
-		k.reg.setConflict(p.app.ID, action.Fault != nil && action.Fault.Reason == "OwnershipConflict")
 		if action.Kind != deliver.Apply && action.Kind != deliver.Prune {
 			return k.conclude(p, state, action)
 		}
@@ -402,6 +442,11 @@ func (k *kustomizations) intend(p *pass, plan delivery.Plan) error {
 	annotations := map[string]string{dialect.IntentAnnotation: text}
 	if !fits {
 		annotations = nil
+	}
+	if err := k.claim(p, annotations); err != nil {
+		return err
+	}
+	if !fits {
 		out := k.waiting(p, "")
 		out.Attempted, out.Inventory = p.req.Snapshot.Revision, intent
 		p.obj.Status = dialect.KustomizationStatus(p.obj.Status, p.app, out, k.now())
@@ -409,10 +454,23 @@ func (k *kustomizations) intend(p *pass, plan delivery.Plan) error {
 			return fmt.Errorf("record what is about to be applied: %w", err)
 		}
 	}
-	if err := p.pen.claim(annotations); err != nil {
+	mem.Inventory = intent
+	return nil
+}
+
+// again is when to look again after somebody else wrote to an object at the same moment.
+const again = 100 * time.Millisecond
+
+// claim writes what must be in the cluster before anything else is.
+func (k *kustomizations) claim(p *pass, annotations map[string]string) error {
+	err := p.pen.claim(annotations)
+	switch {
+	case apierrors.IsConflict(err):
+		p.after = again
+		return errNotYet
+	case err != nil:
 		return fmt.Errorf("record what is about to be applied: %w", err)
 	}
-	mem.Inventory = intent
 	return nil
 }
 
@@ -443,7 +501,7 @@ func (k *kustomizations) settle(p *pass, state deliver.State) (delivery.Outcome,
 	k.released(released)
 	p.st.failures = 0
 	if !state.Retry.IsZero() {
-		p.after = state.Retry.Sub(p.req.Now)
+		p.after = max(state.Retry.Sub(p.req.Now), time.Millisecond)
 	}
 	ready := k.ready(p, state.Health)
 	if !p.app.Wait || state.Health.Status == delivery.Healthy {
@@ -466,8 +524,8 @@ func (k *kustomizations) settle(p *pass, state deliver.State) (delivery.Outcome,
 			Hint: "look at the events of the object and its Pods; a larger spec.timeout waits longer",
 		}
 	}
-	p.after = left
-	if was := k.reg.standOf(p.app.ID); was.ready && was.applied == p.req.Snapshot.Revision {
+	p.after = min(cmp.Or(p.after, left), left)
+	if was := k.reg.standOf(p.app.ID); was.ready && !was.busy && was.applied == p.req.Snapshot.Revision {
 		ready.Health = delivery.Health{}
 		return ready, nil // it was healthy at this commit: a moment's unrest is not news
 	}
@@ -483,6 +541,21 @@ func (k *kustomizations) ready(p *pass, health delivery.Health) delivery.Outcome
 		Phase: delivery.Ready, Reason: meta.ReconciliationSucceededReason,
 		Message: "Applied revision: " + rev.String(), Applied: rev, Health: health,
 	}
+}
+
+// untold gives an error that may be told. A health message may repeat a value that came from a Secret: where this pass has not
+// read the Secrets it does now, and what cannot be checked is left out.
+func (k *kustomizations) untold(ctx context.Context, p *pass, err error) error {
+	f := delivery.FaultOf(err, meta.ReconciliationFailedReason)
+	if f.Reason != meta.HealthCheckFailedReason || p.loaded || !slices.ContainsFunc(p.app.VarsFrom, delivery.VarsRef.Secret) {
+		return err
+	}
+	if _, _, unread := p.req.Vars.Load(ctx); unread != nil {
+		out := *f
+		out.Err = fmt.Errorf("not healthy; what the object says is left out, as it might hold a value of a Secret: %w", unread)
+		return &out
+	}
+	return err
 }
 
 // failed is the outcome of an error: its condition, its event (once), its retry.

@@ -97,11 +97,17 @@ metadata: {name: w, namespace: $ns}
 spec: {size: 1}
 `
 
-func (w *world) widget() error {
+func (w *world) widget() (*unstructured.Unstructured, error) {
 	u := &unstructured.Unstructured{}
 	u.SetAPIVersion(w.ns + ".example.com/v1")
 	u.SetKind("Widget")
-	return w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "w"}, u)
+	return u, w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "w"}, u)
+}
+
+// has fails the test unless an object was found.
+func (w *world) has(_ *unstructured.Unstructured, err error) {
+	w.Helper()
+	w.must(err)
 }
 
 func TestCRDAndItsObjectsInOneApp(t *testing.T) {
@@ -110,7 +116,7 @@ func TestCRDAndItsObjectsInOneApp(t *testing.T) {
 	w.ready("app", w.push(map[string]string{
 		"app/a-widget.yaml": strings.ReplaceAll(widget, "$ns", w.ns), "app/crd.yaml": strings.ReplaceAll(crd, "$ns", w.ns),
 	}))
-	w.must(w.widget())
+	w.has(w.widget())
 }
 
 func TestCRDAfterItsObjects(t *testing.T) {
@@ -125,7 +131,7 @@ func TestCRDAfterItsObjects(t *testing.T) {
 	}
 	w.app("crds", "")
 	w.ready("app", "main@sha1:"+w.head)
-	w.must(w.widget())
+	w.has(w.widget())
 }
 
 func TestSecondClaimantWaits(t *testing.T) {
@@ -170,8 +176,9 @@ func TestDependenciesAndHealth(t *testing.T) {
 	w.app("base", "  wait: true")
 	w.app("top", "  dependsOn: [{name: base}]")
 	w.push(map[string]string{"base/web.yaml": broken, "top/a.yaml": w.configMap("a", "1")})
-	w.condition("top", metav1.ConditionFalse, "DependencyNotReady", "'"+w.ns+"/base'")
+	w.condition("top", metav1.ConditionUnknown, "DependencyNotReady", "waiting for dependency '"+w.ns+"/base'")
 	w.condition("base", metav1.ConditionFalse, "HealthCheckFailed", "not healthy after 30s", "Deployment/"+w.ns+"/web")
+	w.condition("top", metav1.ConditionFalse, "DependencyNotReady", "'"+w.ns+"/base'", "not ready")
 	if w.data("a") != nil {
 		t.Error("applied before its dependency was ready")
 	}
@@ -520,7 +527,7 @@ func TestDefinitionComesBack(t *testing.T) {
 	w.condition("app", metav1.ConditionFalse, "KindNotFound")
 	w.apply(definition)
 	w.ready("app", "main@sha1:"+w.head)
-	w.must(w.widget())
+	w.has(w.widget())
 }
 
 // TestServiceWithEmptyClusterIP: an empty immutable field states nothing.

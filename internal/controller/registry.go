@@ -6,13 +6,15 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/render"
 )
 
 // registry is what the controllers know of each other's sources and apps, in memory. It is safe for concurrent use;
-// an appState or sourceState is changed only by the one worker that has its key.
+// an appState or sourceState is changed only by the one worker that has its key, but for what its fields say.
 type registry struct {
 	mu        sync.Mutex
 	sources   map[delivery.ID]*sourceState
@@ -28,13 +30,14 @@ type sourceState struct {
 	snapshot delivery.Snapshot // the last good one; the zero Revision: none yet
 	since    time.Time         // when its commit became known
 	fetching bool
-	again    bool         // asked for while fetching
+	again    bool         // a push asks for a look
 	result   *fetchResult // to be taken in by the next step
 	err      error        // of the last fetch; nil: it succeeded, or there was none
 	failures int
 	handled  string // the request that the running or last fetch answers
 	asked    time.Time
-	gen      int64 // of the spec last fetched
+	uid      types.UID // of the object that declares it
+	gen      int64     // of the spec last fetched
 }
 
 // fetchResult is what one exchange with a repository gave.
@@ -57,11 +60,13 @@ type appState struct {
 	handled   string    // the last request answered
 	unhealthy time.Time // since when the app waits for health; zero: it does not
 	working   time.Time // since when it is under way without the status saying so; zero: it is not
+	progress  string    // what was said last, by an event, about what it waits for
 }
 
 // stand is how an app stands from the point of view of the others.
 type stand struct {
 	evaluated bool // a step has said so
+	busy      bool // something else than what it was ready with is under way, or may be in the cluster in part
 	ready     bool
 	applied   delivery.Revision // the last revision that got ready, or that is known to change nothing for the app
 	inputs    render.Inputs     // of the last delivery that got ready
@@ -153,9 +158,16 @@ func (r *registry) dropApp(id delivery.ID) *appState {
 }
 
 func (r *registry) unlink(id delivery.ID, app delivery.App) {
-	delete(r.bySource[app.Source], id)
+	unlink(r.bySource, app.Source, id)
 	for _, dep := range app.DependsOn {
-		delete(r.byDep[dep], id)
+		unlink(r.byDep, dep, id)
+	}
+}
+
+func unlink(index map[delivery.ID]map[delivery.ID]bool, from, to delivery.ID) {
+	delete(index[from], to)
+	if len(index[from]) == 0 {
+		delete(index, from)
 	}
 }
 
@@ -176,8 +188,17 @@ func (r *registry) listed(index map[delivery.ID]map[delivery.ID]bool, key delive
 	return slices.Collect(maps.Keys(index[key]))
 }
 
+// begin notes that an app is about to be made of something else than what it stands for, until it settles.
+func (r *registry) begin(id delivery.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if st, ok := r.apps[id]; ok {
+		st.stand.busy = true
+	}
+}
+
 // settle notes how an app stands after a step, and tells whether that is news.
-func (r *registry) settle(id delivery.ID, ready bool, applied delivery.Revision, inputs render.Inputs) bool {
+func (r *registry) settle(id delivery.ID, s stand) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	st, ok := r.apps[id]
@@ -185,8 +206,9 @@ func (r *registry) settle(id delivery.ID, ready bool, applied delivery.Revision,
 		return false
 	}
 	old := st.stand
-	st.stand = stand{evaluated: true, ready: ready, applied: applied, inputs: inputs}
-	return !old.evaluated || old.ready != ready || old.applied != applied
+	s.evaluated = true
+	st.stand = s
+	return !old.evaluated || old.busy != s.busy || old.ready != s.ready || old.applied != s.applied
 }
 
 // standOf tells how an app stands.
@@ -200,7 +222,8 @@ func (r *registry) standOf(id delivery.ID) stand {
 }
 
 // advance takes in a new snapshot of a source for the apps that are ready and that it changes nothing for: they stand at
-// its revision at once, and only their status remains to be written. It returns them, and those that have to look at it.
+// its revision at once, and only their status remains to be written. It returns them, and those that have to look at it:
+// these are busy until they have.
 func (r *registry) advance(source delivery.ID, snap delivery.Snapshot) (untouched, touched []delivery.ID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -212,7 +235,7 @@ func (r *registry) advance(source delivery.ID, snap delivery.Snapshot) (untouche
 		}
 		done[id] = false // while it is being visited: apps that depend on each other do not advance
 		st, ok := r.apps[id]
-		if !ok || !st.stand.ready {
+		if !ok || !st.stand.ready || st.stand.busy {
 			return false
 		}
 		if st.app.Source != source {
@@ -231,6 +254,7 @@ func (r *registry) advance(source delivery.ID, snap delivery.Snapshot) (untouche
 	for id := range r.bySource[source] {
 		if !visit(id) {
 			touched = append(touched, id)
+			r.apps[id].stand.busy = true
 			continue
 		}
 		r.apps[id].stand.applied = snap.Revision
@@ -262,6 +286,7 @@ type standing int
 const (
 	standsReady standing = iota
 	standsUnready
+	standsBusy    // a delivery is under way; it wakes its dependents at the end
 	standsUnknown // no step has looked at it yet in this process, or at the new revision; it wakes its dependents then
 )
 
@@ -276,6 +301,8 @@ func (r *registry) unready(app delivery.App, revision delivery.Revision) (dep de
 			return id, "it depends on this app in turn", standsUnready
 		case !ok || !st.stand.evaluated:
 			return id, "", standsUnknown
+		case st.stand.busy:
+			return id, "", standsBusy
 		case !st.stand.ready:
 			return id, "it is not ready", standsUnready
 		case st.app.Source == app.Source && st.stand.applied != revision && st.app.Suspend:

@@ -24,6 +24,7 @@ func TestAdvance(t *testing.T) {
 		needs   string // names, comma-separated
 		changed bool
 		unready bool
+		busy    bool
 		elsewhere,
 		suspended bool
 	}
@@ -41,6 +42,7 @@ func TestAdvance(t *testing.T) {
 		"needs one of another source":    {"whose commits are not ours", []app{{name: "a", elsewhere: true, changed: true}, {name: "b", needs: "a"}}, "b"},
 		"needs an unready one elsewhere": {"it has to wait", []app{{name: "a", elsewhere: true, unready: true}, {name: "b", needs: "a"}}, ""},
 		"needs an unknown one":           {"it has to wait", []app{{name: "b", needs: "nobody"}}, ""},
+		"under delivery":                 {"something else may be in the cluster", []app{{name: "a", busy: true}, {name: "b", needs: "a"}, {name: "c"}}, "c"},
 		"need each other":                {"a cycle is said, not passed over", []app{{name: "a", needs: "b"}, {name: "b", needs: "a"}, {name: "c"}}, "c"},
 		"a changed one in the middle":    {"what comes before it stands", []app{{name: "a"}, {name: "b", needs: "a", changed: true}, {name: "c", needs: "a,b"}, {name: "d", needs: "a"}}, "a d"},
 	}
@@ -66,7 +68,10 @@ func TestAdvance(t *testing.T) {
 					t.Fatal(err)
 				}
 				r.app(decl)
-				r.settle(decl.ID, !a.unready, before, inputs)
+				r.settle(decl.ID, stand{ready: !a.unready, applied: before, inputs: inputs})
+				if a.busy {
+					r.begin(decl.ID)
+				}
 			}
 			untouched, touched := r.advance(source, snap)
 			var names []string
@@ -89,5 +94,43 @@ func TestAdvance(t *testing.T) {
 				t.Errorf("%d apps were dealt with, of %d", got, want)
 			}
 		})
+	}
+}
+
+// TestUnready asks how a dependency stands as it is delivered, step by step.
+func TestUnready(t *testing.T) {
+	id := func(name string) delivery.ID { return delivery.ID{Kind: "Kustomization", Namespace: "n", Name: name} }
+	source := delivery.ID{Kind: "GitRepository", Name: "repo"}
+	first, second := delivery.Revision{Name: "main", Commit: "1"}, delivery.Revision{Name: "main", Commit: "2"}
+	base := delivery.App{ID: id("base"), Source: source}
+	top := delivery.App{ID: id("top"), Source: source, DependsOn: []delivery.ID{base.ID}}
+	r := newRegistry()
+	r.app(top)
+	steps := []struct {
+		what string
+		do   func()
+		at   delivery.Revision
+		want standing
+	}{
+		{"nobody knows of it", func() {}, first, standsUnknown},
+		{"it is declared", func() { r.app(base) }, first, standsUnknown},
+		{"it is begun", func() { r.begin(base.ID) }, first, standsUnknown},
+		{"it is ready", func() { r.settle(base.ID, stand{ready: true, applied: first}) }, first, standsReady},
+		{"a new commit is there", func() {}, second, standsUnknown},
+		{"it is ready at that", func() { r.settle(base.ID, stand{ready: true, applied: second}) }, second, standsReady},
+		{"it is begun anew, at the same commit", func() { r.begin(base.ID) }, second, standsBusy},
+		{"it takes longer", func() { r.settle(base.ID, stand{busy: true}) }, second, standsBusy},
+		{"it failed", func() { r.settle(base.ID, stand{}) }, second, standsUnready},
+	}
+	for _, s := range steps {
+		s.do()
+		if _, _, got := r.unready(top, s.at); got != s.want {
+			t.Errorf("%s: %d, want %d", s.what, got, s.want)
+		}
+	}
+	r.dropApp(base.ID)
+	r.dropApp(top.ID)
+	if len(r.byDep)+len(r.bySource) > 0 {
+		t.Errorf("indexes keep %v and %v of apps that are gone", r.byDep, r.bySource)
 	}
 }

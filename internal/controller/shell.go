@@ -29,8 +29,6 @@ type kind[T client.Object] interface {
 	empty() T
 	// about gives a context whose spans tell what a step for the object is about.
 	about(ctx context.Context, obj T) context.Context
-	// copyStatus makes the status of to that of from.
-	copyStatus(from, to T)
 	// step does one step for the object and sets its status. It neither waits nor writes to the object, except with
 	// the pen what must be in the cluster before something else is done.
 	step(ctx context.Context, obj T, pen pen) next
@@ -149,11 +147,15 @@ func (s *shell[T]) newest(obj T) T {
 }
 
 // wrote keeps what the server made of a write until the cache has it.
-func (s *shell[T]) wrote(out T) {
+func (s *shell[T]) wrote(ctx context.Context, out T) {
 	out.SetManagedFields(nil)
+	key := client.ObjectKeyFromObject(out)
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.written[client.ObjectKeyFromObject(out)] = out
+	s.written[key] = out
+	s.mu.Unlock()
+	if has := s.kind.empty(); s.client.Get(ctx, key, has) == nil {
+		s.cached(has) // the watch may have been faster than the answer
+	}
 }
 
 // cached takes note of what the cache has.
@@ -196,7 +198,7 @@ func (s *shell[T]) save(ctx context.Context, before *T, obj T) error {
 	if err != nil {
 		return err
 	}
-	s.wrote(out)
+	s.wrote(ctx, out)
 	*before = s.copy(obj)
 	return nil
 }
@@ -226,7 +228,7 @@ func (s *shell[T]) claim(ctx context.Context, before *T, obj T, annotations map[
 		o.SetAnnotations(next.GetAnnotations())
 		o.SetResourceVersion(next.GetResourceVersion())
 	}
-	s.wrote(next)
+	s.wrote(ctx, next)
 	return nil
 }
 

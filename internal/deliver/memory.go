@@ -98,6 +98,12 @@ func (mem *Memory) Done(state State) {
 	mem.refused = nil
 }
 
+// Same tells whether a request would give what the last completed delivery was made of.
+func (mem *Memory) Same(req Request) (bool, error) { return mem.made.same(req) }
+
+// Rendered tells whether a pass has rendered something that [Memory.Release] would free.
+func (mem *Memory) Rendered() bool { return mem.pass.digest != "" }
+
 // Release frees the rendered objects of a pass. The caller calls it when it stops stepping, for now or for good.
 func (mem *Memory) Release() { mem.pass = rendered{} }
 

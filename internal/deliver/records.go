@@ -32,7 +32,7 @@ type Records struct {
 }
 
 // recordFormat changes whenever an old record would be misread, or a hash be made otherwise.
-const recordFormat = 1
+const recordFormat = 2
 
 // record is the content of a file.
 type record struct {
@@ -42,6 +42,7 @@ type record struct {
 	Spec     string          `json:"spec"`
 	Vars     string          `json:"vars"`
 	Inputs   render.Inputs   `json:"inputs"`
+	Ignored  []string        `json:"ignored,omitempty"`
 	Objects  []appliedObject `json:"objects"`
 }
 
@@ -133,7 +134,7 @@ func (r *Records) load(app delivery.ID, mem *Memory) string {
 		desired = mem.Inventory // one map, not two
 	}
 	mem.made = origin{spec: rec.Spec, vars: rec.Vars, inputs: rec.Inputs}
-	mem.desired, mem.applied = desired, applied
+	mem.desired, mem.applied, mem.Ignored = desired, applied, rec.Ignored
 	return telemetry.Loaded
 }
 
@@ -144,7 +145,8 @@ func (r *Records) Save(app delivery.ID, mem *Memory) error {
 	}
 	rec := record{
 		Format: recordFormat, Renderer: r.renderer, App: app.String(),
-		Spec: mem.made.spec, Vars: mem.made.vars, Inputs: mem.made.inputs, Objects: make([]appliedObject, 0, len(mem.desired)),
+		Spec: mem.made.spec, Vars: mem.made.vars, Inputs: mem.made.inputs, Ignored: mem.Ignored,
+		Objects: make([]appliedObject, 0, len(mem.desired)),
 	}
 	for _, ref := range mem.desired.Refs() {
 		o := appliedObject{ID: ref.InventoryID(), Version: mem.desired[ref]}

@@ -150,6 +150,9 @@ type VarsRef struct {
 	Optional   bool
 }
 
+// Secret tells whether the values are not to be told.
+func (v VarsRef) Secret() bool { return v.Kind == "Secret" }
+
 // App is anything that is reconciled: its declaration in our own words.
 type App struct {
 	ID             ID

@@ -11,8 +11,8 @@ import (
 )
 
 // IntentAnnotation on a Kustomization names the objects that are about to become its own, ahead of the status's inventory:
-// it is written before they are, together with the finalizer. It counts for as long as the inventory is the one that it was
-// written beside: the status write that ends a delivery settles it.
+// it is written before they are, together with the finalizer. It counts for as long as the inventory and the applied revision
+// are those that it was written beside: the status write that ends a delivery settles it.
 const IntentAnnotation = "keelson.dev/intent"
 
 // maxIntent bounds the annotation, in bytes: all annotations of an object together may have 256 KiB.
@@ -20,7 +20,7 @@ const maxIntent = 64 << 10
 
 // intent is the annotation's content.
 type intent struct {
-	Base    string            `json:"base"`    // identifies the inventory that it adds to
+	Base    string            `json:"base"`    // identifies the status whose inventory it adds to
 	Entries map[string]string `json:"entries"` // inventory id -> API version
 }
 
@@ -28,7 +28,7 @@ type intent struct {
 // inventory itself has to be written ahead.
 func Intent(status *kustomizev1.KustomizationStatus, widened delivery.Inventory) (string, bool) {
 	written := KustomizationInventory(status)
-	in := intent{Base: inventoryHash(written), Entries: map[string]string{}}
+	in := intent{Base: statusHash(status), Entries: map[string]string{}}
 	for ref, version := range widened.Minus(written) {
 		in.Entries[ref.InventoryID()] = version
 	}
@@ -41,7 +41,7 @@ func KustomizationOwned(k *kustomizev1.Kustomization) delivery.Inventory {
 	inv := KustomizationInventory(&k.Status)
 	var in intent
 	text := k.Annotations[IntentAnnotation]
-	if text == "" || json.Unmarshal([]byte(text), &in) != nil || in.Base != inventoryHash(inv) {
+	if text == "" || json.Unmarshal([]byte(text), &in) != nil || in.Base != statusHash(&k.Status) {
 		return inv
 	}
 	for id, version := range in.Entries {
@@ -52,9 +52,11 @@ func KustomizationOwned(k *kustomizev1.Kustomization) delivery.Inventory {
 	return inv
 }
 
-// inventoryHash identifies an inventory.
-func inventoryHash(inv delivery.Inventory) string {
+// statusHash identifies the inventory and the applied revision of a status.
+func statusHash(status *kustomizev1.KustomizationStatus) string {
 	h := sha256.New()
+	h.Write([]byte(status.LastAppliedRevision + "\n"))
+	inv := KustomizationInventory(status)
 	for _, ref := range inv.Refs() {
 		h.Write([]byte(ref.InventoryID() + " " + inv[ref] + "\n"))
 	}

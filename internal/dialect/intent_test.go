@@ -22,28 +22,36 @@ func TestIntent(t *testing.T) {
 		}
 		return inv
 	}
-	status := func(inv delivery.Inventory) kustomizev1.KustomizationStatus {
-		return dialect.KustomizationStatus(kustomizev1.KustomizationStatus{}, delivery.App{}, delivery.Outcome{Inventory: inv}, time.Time{})
+	status := func(inv delivery.Inventory, applied string) kustomizev1.KustomizationStatus {
+		out := delivery.Outcome{Inventory: inv, Applied: delivery.ParseRevision(applied)}
+		return dialect.KustomizationStatus(kustomizev1.KustomizationStatus{}, delivery.App{}, out, time.Time{})
 	}
 	tests := map[string]struct {
 		reason                string
 		before, widened, then delivery.Inventory // status when it was written, what was intended, status when it is read
 		want                  delivery.Inventory
+		applied               string // the revision in the status when it is read; none when it was written
 	}{
-		"first delivery, cut off":        {"nothing is in the status yet", nil, owned(a, b), nil, owned(a, b)},
-		"widened, cut off":               {"the status is as it was", owned(a), owned(a, b), owned(a), owned(a, b)},
-		"settled":                        {"the status has it itself", owned(a), owned(a, b), owned(a, b), owned(a, b)},
-		"settled, and pruned since":      {"an old intent means nothing beside another inventory", owned(a), owned(a, b), owned(b), owned(b)},
-		"settled, and back to the start": {"what is not there is let go of again", owned(a), owned(a, b), owned(a), owned(a, b)},
+		"first delivery, cut off": {reason: "nothing is in the status yet", widened: owned(a, b), want: owned(a, b)},
+		"widened, cut off":        {reason: "the status is as it was", before: owned(a), widened: owned(a, b), then: owned(a), want: owned(a, b)},
+		"settled":                 {reason: "the status has it itself", before: owned(a), widened: owned(a, b), then: owned(a, b), want: owned(a, b)},
+		"settled, and pruned since": {
+			reason: "an old intent means nothing beside another inventory",
+			before: owned(a), widened: owned(a, b), then: owned(b), want: owned(b),
+		},
+		"settled, and back to the start": {
+			reason: "what was let go of since is not claimed again",
+			before: owned(a), widened: owned(a, b), then: owned(a), applied: "main@sha1:2", want: owned(a),
+		},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			before := status(tt.before)
+			before := status(tt.before, "")
 			text, ok := dialect.Intent(&before, tt.widened)
 			if !ok {
 				t.Fatal("the intent does not fit")
 			}
-			k := &kustomizev1.Kustomization{Status: status(tt.then)}
+			k := &kustomizev1.Kustomization{Status: status(tt.then, tt.applied)}
 			k.Annotations = map[string]string{dialect.IntentAnnotation: text}
 			if diff := cmp.Diff(tt.want, dialect.KustomizationOwned(k)); diff != "" {
 				t.Errorf("owned (%s):\n%s", tt.reason, diff)
@@ -51,7 +59,7 @@ func TestIntent(t *testing.T) {
 		})
 	}
 	for _, bad := range []string{"", "{", `{"base":"x","entries":{"no_id":"v1"}}`, `[]`} {
-		k := &kustomizev1.Kustomization{Status: status(owned(a))}
+		k := &kustomizev1.Kustomization{Status: status(owned(a), "")}
 		k.Annotations = map[string]string{dialect.IntentAnnotation: bad}
 		if diff := cmp.Diff(owned(a), dialect.KustomizationOwned(k)); diff != "" {
 			t.Errorf("annotation %q:\n%s", bad, diff)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -208,8 +209,11 @@ func summary(stderr string) string {
 	if len(lines) == 0 {
 		lines = other
 	}
-	return truncate(strings.Join(lines[:min(len(lines), 4)], "; "), 500)
+	return truncate(elapsed.ReplaceAllString(strings.Join(lines[:min(len(lines), 4)], "; "), ""), 500)
 }
+
+// elapsed is what libcurl adds to "Failed to connect": another number each time would make each failure news.
+var elapsed = regexp.MustCompile(` after \d+ ms`)
 
 // truncate shortens s to n bytes.
 func truncate(s string, n int) string {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -442,6 +443,9 @@ func TestRemoteErrors(t *testing.T) {
 					if cause != tt.want && errors.Is(err, cause) {
 						t.Errorf("%v is also %v", err, cause)
 					}
+				}
+				if took := regexp.MustCompile(`\d ms`); took.MatchString(fmt.Sprint(err)) {
+					t.Errorf("%v: another text each time", err)
 				}
 				if strings.Contains(fmt.Sprint(err), "wrong-password") {
 					t.Errorf("the error shows the password: %v", err)

@@ -38,6 +38,8 @@ func (f *Fetcher) PollAfter(rawURL string, interval time.Duration) time.Duration
 // desk asks one remote with one set of credentials for its refs, one question at a time. Whoever comes while a question is
 // under way shares the next one: the answer to the present one may be older than what made them ask.
 type desk struct {
+	ended func() // nobody waits any more; may be nil
+
 	mu   sync.Mutex
 	busy bool
 	next *question
@@ -101,6 +103,9 @@ func (d *desk) run(ctx context.Context, exchange asking) {
 		d.mu.Unlock()
 		close(q.done)
 	}
+	if d.ended != nil {
+		d.ended()
+	}
 }
 
 func (q *question) exchange(ctx context.Context, exchange asking) {
@@ -117,22 +122,28 @@ func (f *Fetcher) lsRemote(ctx context.Context, t target, timeout time.Duration,
 	f.mu.Lock()
 	d := f.desks[key]
 	if d == nil {
-		d = &desk{}
+		d = &desk{ended: func() { f.leave(key) }}
 		f.desks[key] = d
 	}
 	f.mu.Unlock()
 	refs, took, err := d.ask(ctx, timeout, func(ctx context.Context, patterns []string) (map[string]string, error) {
 		return git.LsRemote(ctx, t.remote(), patterns...)
 	}, patterns...)
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	if took > 0 {
+		f.mu.Lock()
+		defer f.mu.Unlock()
 		f.took[t.url] = took
 	}
-	if d.idle() && f.desks[key] == d {
-		delete(f.desks, key) // credentials are kept no longer than they are used
-	}
 	return refs, err
+}
+
+// leave drops a desk that nobody waits at: credentials are kept no longer than they are used.
+func (f *Fetcher) leave(key deskKey) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if d := f.desks[key]; d != nil && d.idle() {
+		delete(f.desks, key)
+	}
 }
 
 // deskKey tells who is asked, and as whom.

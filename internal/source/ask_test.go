@@ -118,3 +118,26 @@ func TestDeskBoundsAQuestion(t *testing.T) {
 		t.Errorf("error = %v", err)
 	}
 }
+
+// TestDeskIsLeft: when an answer comes after everybody has gone, the desk goes too, and the credentials with it.
+func TestDeskIsLeft(t *testing.T) {
+	left, proceed := make(chan struct{}), make(chan struct{})
+	d := desk{ended: func() { close(left) }}
+	ctx, cancel := context.WithCancel(t.Context())
+	exchange := func(context.Context, []string) (map[string]string, error) {
+		cancel()
+		<-proceed
+		return nil, nil
+	}
+	if _, _, err := d.ask(ctx, time.Minute, exchange, "HEAD"); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if d.idle() {
+		t.Error("idle while the question is under way")
+	}
+	close(proceed)
+	<-left
+	if !d.idle() {
+		t.Error("not idle at the end")
+	}
+}
