@@ -101,7 +101,9 @@ func remove(ctx context.Context, user *kube.User, c delivery.Change) error {
 		opts.Preconditions = &metav1.Preconditions{UID: &uid}
 	}
 	err = resource.Delete(ctx, c.Ref.Name, opts)
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+	status := apierrors.APIStatus(nil)
+	gone := apierrors.IsNotFound(err) && errors.As(err, &status) && !kindIsGone(status) // not only in this version
+	if gone || apierrors.IsConflict(err) {
 		return nil
 	}
 	if err != nil {
@@ -140,6 +142,8 @@ func Explain(err error, obj delivery.Object) error {
 	case apierrors.IsNotFound(err) && kindIsGone(status):
 		f.Reason, f.Hint = "KindNotFound", "install the CustomResourceDefinition again, or take the object out of Git"
 		f.Err = errors.New("the cluster no longer has such a kind")
+	case strings.Contains(status.Status().Message, "field not declared in schema"):
+		f.Retry, f.Hint = delivery.OnChange, "correct the field's name, or take it out"
 	case apierrors.IsNotFound(err):
 		f.Hint = "the namespace must exist first: add it to Git or create it"
 	case apierrors.IsConflict(err):

@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
@@ -528,6 +529,38 @@ func TestDefinitionComesBack(t *testing.T) {
 	w.apply(definition)
 	w.ready("app", "main@sha1:"+w.head)
 	w.has(w.widget())
+}
+
+// TestPruneInAVersionThatIsServedNoMore: objects that were applied in a version that the server has given up since are still
+// deleted, with a commit and with the app.
+func TestPruneInAVersionThatIsServedNoMore(t *testing.T) {
+	w := newWorld(t)
+	w.app("app", "")
+	definition := strings.ReplaceAll(crd, "$ns", w.ns) +
+		"  - {name: v1beta1, served: true, storage: false, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}\n"
+	w.apply(definition)
+	named := func(name, version string) string {
+		return strings.NewReplacer("$ns", w.ns, "name: w,", "name: "+name+",", "/v1", "/"+version).Replace(widget)
+	}
+	w.ready("app", w.push(map[string]string{
+		"app/w.yaml": named("w", "v1beta1"), "app/x.yaml": named("x", "v1beta1"), "app/a.yaml": w.configMap("a", "1"), "app/b.yaml": w.configMap("b", "1"),
+	}))
+	u := objects(definition)[0]
+	w.must(w.client.Patch(w.ctx, u, client.RawPatch(types.JSONPatchType, []byte(`[{"op": "replace", "path": "/spec/versions/1/served", "value": false}]`))))
+	w.ready("app", w.push(map[string]string{"app/w.yaml": "", "app/x.yaml": named("x", "v1")}))
+	w.eventually("prune of the widget", func() error {
+		if _, err := w.widget(); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("still there: %w", err)
+		}
+		return nil
+	})
+	w.push(map[string]string{"app/w.yaml": named("w", "v1")})
+	w.ready("app", "main@sha1:"+w.head)
+	w.must(w.client.Delete(w.ctx, w.kustomization("app")))
+	w.gone("app")
+	if _, err := w.widget(); !apierrors.IsNotFound(err) {
+		t.Errorf("the widget outlives its app: %v", err)
+	}
 }
 
 // TestServiceWithEmptyClusterIP: an empty immutable field states nothing.

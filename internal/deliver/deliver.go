@@ -68,7 +68,7 @@ func (e *Engine) Glance(req Request, mem *Memory) (State, bool, error) {
 	synced, err := e.watch(req.App.ID, mem.desired, mem.Inventory)
 	switch {
 	case err != nil:
-		return state, false, nil // Observe knows what else is wanted, and says what is wrong with it
+		return state, false, err
 	case !synced:
 		state.Waiting = firstList
 		return state, true, nil

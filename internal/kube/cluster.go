@@ -17,7 +17,6 @@ import (
 	"k8s.io/client-go/dynamic"
 	authclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/telemetry"
@@ -30,7 +29,7 @@ const FieldManager = "keelson"
 type Cluster struct {
 	config *rest.Config
 	http   *http.Client
-	mapper meta.RESTMapper
+	kinds  *kinds
 	self   *User
 
 	mu    sync.Mutex
@@ -63,11 +62,11 @@ func NewCluster(config *rest.Config) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
 	}
-	mapper, err := apiutil.NewDynamicRESTMapper(config, httpClient)
+	offered, err := newKinds(config, httpClient)
 	if err != nil {
-		return nil, fmt.Errorf("make REST mapper: %w", err)
+		return nil, err
 	}
-	c := &Cluster{config: config, http: httpClient, mapper: mapper, users: map[string]*User{}}
+	c := &Cluster{config: config, http: httpClient, kinds: offered, users: map[string]*User{}}
 	c.self, err = c.newUser("", config, httpClient)
 	return c, err
 }
@@ -78,8 +77,12 @@ func (c *Cluster) Config() *rest.Config { return rest.CopyConfig(c.config) }
 // HTTPClient is the connection's HTTP client, shared by every client of Keelson itself.
 func (c *Cluster) HTTPClient() *http.Client { return c.http }
 
-// Mapper maps kinds to resources. A kind that appears later is found at the next look-up.
-func (c *Cluster) Mapper() meta.RESTMapper { return c.mapper }
+// Mapper maps kinds to resources. A kind that appears later is found at the next look-up, that one has gone after
+// [Cluster.ForgetKinds].
+func (c *Cluster) Mapper() meta.RESTMapper { return c.kinds }
+
+// ForgetKinds has the server asked anew which kinds it offers: it has just said that it does not know one.
+func (c *Cluster) ForgetKinds() error { return c.kinds.forget() }
 
 // Self is the cluster as Keelson itself.
 func (c *Cluster) Self() *User { return c.self }
@@ -123,7 +126,7 @@ func (c *Cluster) newUser(name string, config *rest.Config, httpClient *http.Cli
 		return nil, fmt.Errorf("make authorization client: %w", err)
 	}
 	return &User{
-		Dynamic: dyn, Mapper: c.mapper, name: name, reviews: auth.SelfSubjectAccessReviews(),
+		Dynamic: dyn, Mapper: c.kinds, name: name, reviews: auth.SelfSubjectAccessReviews(),
 		allowed: map[authv1.ResourceAttributes]time.Time{},
 	}, nil
 }

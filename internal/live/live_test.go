@@ -221,6 +221,37 @@ func TestRelist(t *testing.T) {
 	}
 }
 
+// TestListOfAnEarlierState has the server's store put back, as from a backup: nothing that was known before counts any more.
+func TestListOfAnEarlierState(t *testing.T) {
+	l, stores := unwatched(configMaps)
+	store := stores[configMaps]
+	object := func(name, resourceVersion string) any {
+		u := templates(t)[2].DeepCopy()
+		u.SetName(name)
+		u.SetResourceVersion(resourceVersion)
+		return u
+	}
+	if err := store.Replace([]any{object("a", "10"), object("b", "90")}, "100"); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Replace([]any{object("a", "20")}, "50"); err == nil {
+		t.Error("a list of an earlier state is taken for a later one")
+	}
+	if synced, _ := (&need{watches: []*kindWatch{l.watches[configMaps]}}).state(); synced {
+		t.Error("synced without a list")
+	}
+	if err := store.Replace([]any{object("a", "20")}, "50"); err != nil {
+		t.Fatal(err)
+	}
+	have := map[string]string{}
+	for key, rec := range l.records[configMaps.GroupKind()] {
+		have[key.name] = rec.resourceVersion
+	}
+	if diff := cmp.Diff(map[string]string{"a": "20"}, have); diff != "" {
+		t.Errorf("records (-want +got):\n%s", diff)
+	}
+}
+
 // spy notes what a reflector hands over as a list.
 type spy struct {
 	*objectStore
@@ -326,6 +357,57 @@ spec:
   - {name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
   - {name: v1beta1, served: false, storage: false, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
 `
+
+// TestWatchOfOneVersionEnds: an object that two watches see is known for as long as one of them lasts.
+func TestWatchOfOneVersionEnds(t *testing.T) {
+	w := newWorld(t, Options{Grace: 10 * time.Millisecond})
+	text := strings.NewReplacer("wheel", "pulley", "Wheel", "Pulley", "served: false", "served: true").Replace(wheelDefinition)
+	w.define(text)
+	definition := parse(t, text)
+	t.Cleanup(func() {
+		_ = w.of(definition).Delete(context.WithoutCancel(w.ctx), definition.GetName(), metav1.DeleteOptions{})
+	})
+	a, b := testApp("a"), testApp("b")
+	now := schema.GroupVersionKind{Group: "live.example.com", Version: "v1", Kind: "Pulley"}
+	old := now.GroupKind().WithVersion("v1beta1")
+	w.ensure(a, old)
+	sent, _ := w.ours(a, "apiVersion: live.example.com/v1beta1\nkind: Pulley\nmetadata: {name: p}\nspec: {ropes: 2}\n")
+	w.ensure(b, now)
+	if rec, ok := w.live.Get(delivery.RefOf(sent)); !ok || rec.Version != "v1beta1" {
+		t.Fatalf("there %v, in version %q", ok, rec.Version)
+	}
+	w.ensure(a, now)
+	w.eventually("the other watch to tell of it", func() error {
+		if rec, ok := w.live.Get(delivery.RefOf(sent)); !ok || rec.Version != "v1" || w.watch(old) != nil {
+			return fmt.Errorf("there %v, in version %q, old watch %v", ok, rec.Version, w.watch(old) != nil)
+		}
+		return nil
+	})
+	w.ensure(a, now)
+}
+
+// TestServerWithoutWatchList: what only such a server refuses is no fault of the kind.
+func TestServerWithoutWatchList(t *testing.T) {
+	invalid := apierrors.NewInvalid(schema.GroupKind{Group: "meta.k8s.io", Kind: "ListOptions"}, "", nil)
+	for name, c := range map[string]struct {
+		asked bool
+		err   error
+		want  bool
+	}{
+		"it does not know the request": {true, invalid, true},
+		"another watch":                {false, invalid, false},
+		"no rights":                    {true, apierrors.NewForbidden(schema.GroupResource{}, "", nil), false},
+		"all is well":                  {true, nil, false},
+	} {
+		o := metav1.ListOptions{}
+		if c.asked {
+			o.SendInitialEvents = &c.asked
+		}
+		if got := noWatchList(o, c.err); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
 
 // TestOtherVersionServes has an app name a version that the server does not serve, until it does.
 func TestOtherVersionServes(t *testing.T) {
@@ -516,9 +598,9 @@ func unwatched(kinds ...schema.GroupVersionKind) (*Live, map[schema.GroupVersion
 	l := New(context.Background(), nil, Options{Key: delivery.Key("key"), OwnerOf: ownerOf, Notify: func(delivery.ID, delivery.Ref) {}})
 	stores := map[schema.GroupVersionKind]*objectStore{}
 	for _, gvk := range kinds {
-		w := &kindWatch{use: use{cancel: func() {}}, key: gvk, kind: gvk.Kind}
+		w := &kindWatch{use: use{cancel: func() {}}, served: served{key: gvk, gvk: gvk}, kind: gvk.Kind, synced: true}
 		l.watches[gvk] = w
-		stores[gvk] = &objectStore{live: l, watch: w}
+		stores[gvk] = &objectStore{live: l, watch: w, ctx: l.ctx}
 	}
 	return l, stores
 }

@@ -128,6 +128,9 @@ func (l *Live) follow(ref reference) (*sourceWatch, error) {
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.FieldSelector = selector
 			events, err := resource.Watch(ctx, o)
+			if noWatchList(o, err) {
+				return events, err
+			}
 			return events, l.heard(w, err)
 		},
 	}

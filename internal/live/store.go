@@ -1,7 +1,9 @@
 package live
 
 import (
+	"context"
 	"fmt"
+	"maps"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -15,6 +17,12 @@ import (
 type objectStore struct {
 	live  *Live
 	watch *kindWatch
+	ctx   context.Context //nolint:containedctx // the life of the reflector: one that was cancelled has no say
+}
+
+// stopped tells whether another reflector, or none, has taken the place of this one. The caller holds the lock.
+func (s *objectStore) stopped() bool {
+	return s.ctx.Err() != nil || s.live.watches[s.watch.key] != s.watch
 }
 
 func (s *objectStore) Add(obj any) error    { return s.put(obj) }
@@ -45,23 +53,25 @@ func (s *objectStore) put(obj any) error {
 	return nil
 }
 
-// knows tells whether the record of an object is of this resource version or a later one.
+// knows tells whether the record of an object is of this watch, and of this resource version or a later one.
 func (s *objectStore) knows(ref delivery.Ref, resourceVersion string) bool {
 	s.live.mu.RLock()
 	defer s.live.mu.RUnlock()
 	old, had := s.live.records[ref.GroupKind()][nameOf(ref)]
-	return had && (old.resourceVersion == resourceVersion || newer(old.resourceVersion, resourceVersion))
+	return had && old.version.Value() == s.watch.key.Version && (old.resourceVersion == resourceVersion || newer(old.resourceVersion, resourceVersion))
 }
 
 // take keeps a record, unless there is a later one or another watch has the say over the object, and tells whether the change
 // matters to the owners of the two. The caller holds the lock.
 func (s *objectStore) take(ref delivery.Ref, rec *record) (old *record, matter bool) {
-	key := s.watch.key
-	if s.live.watches[key] != s.watch {
-		return nil, false // stopped
-	}
-	if v := rec.applied.Value(); v != "" && v != key.Version && s.live.watches[key.GroupKind().WithVersion(v)] != nil {
+	if s.stopped() {
 		return nil, false
+	}
+	key := s.watch.key
+	if v := rec.applied.Value(); v != "" && v != key.Version {
+		if other := s.live.watches[key.GroupKind().WithVersion(v)]; other != nil && other.synced {
+			return nil, false
+		}
 	}
 	old, had := s.live.records[ref.GroupKind()][nameOf(ref)]
 	if had && newer(old.resourceVersion, rec.resourceVersion) {
@@ -74,14 +84,14 @@ func (s *objectStore) take(ref delivery.Ref, rec *record) (old *record, matter b
 func (s *objectStore) Delete(obj any) error {
 	u, ok := obj.(*unstructured.Unstructured)
 	if !ok {
-		return nil // a tombstone without the object: the relist that follows says the same
+		return fmt.Errorf("watch %s: unexpected %T", s.watch.kind, obj)
 	}
 	ref := delivery.RefOf(u)
 	s.live.mu.Lock()
 	s.watch.left(u.GetResourceVersion())
 	records := s.live.records[ref.GroupKind()]
 	old, had := records[nameOf(ref)]
-	gone := had && s.live.watches[s.watch.key] == s.watch && !newer(old.resourceVersion, u.GetResourceVersion())
+	gone := had && !s.stopped() && !newer(old.resourceVersion, u.GetResourceVersion())
 	if gone {
 		delete(records, nameOf(ref))
 	}
@@ -143,11 +153,28 @@ func (s *objectStore) Replace(list []any, version string) error {
 		}
 		fresh[item.ref] = item.rec
 	}
+	if s.wentBack(version) {
+		return fmt.Errorf("list %s: it is of resource version %s, and later ones were seen; listing again", s.watch.kind, version)
+	}
 	for ref, owners := range s.replace(fresh, version) {
 		s.live.tell(ref, owners...)
 	}
 	s.live.caughtUp(s.watch)
 	return nil
+}
+
+// wentBack tells whether the server's store was put back to an earlier state since the last list. What is known is of no use
+// then: resource versions no longer tell what is newer.
+func (s *objectStore) wentBack(version string) bool {
+	s.live.mu.Lock()
+	defer s.live.mu.Unlock()
+	if s.stopped() || s.watch.seen == "" || !newer(s.watch.seen, version) {
+		return false
+	}
+	s.watch.seen, s.watch.synced = "", false
+	records := s.live.records[s.watch.key.GroupKind()]
+	maps.DeleteFunc(records, func(_ name, rec *record) bool { return rec.version.Value() == s.watch.key.Version })
+	return true
 }
 
 // replace makes the records of the watch those of a list taken at a resource version, and gives the objects to tell of, and
@@ -156,7 +183,7 @@ func (s *objectStore) replace(fresh map[delivery.Ref]*record, version string) ma
 	changes := map[delivery.Ref][]delivery.ID{}
 	s.live.mu.Lock()
 	defer s.live.mu.Unlock()
-	if s.live.watches[s.watch.key] != s.watch {
+	if s.stopped() {
 		return nil
 	}
 	s.watch.left(version)

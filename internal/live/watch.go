@@ -2,6 +2,7 @@ package live
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/tools/cache"
@@ -43,7 +45,7 @@ func (u *use) release(grace time.Duration, stop func()) {
 // kindWatch is the watch of one kind in one version.
 type kindWatch struct {
 	use
-	key    schema.GroupVersionKind
+	served
 	kind   string // for people
 	synced bool
 	err    error  // why it cannot be watched
@@ -55,6 +57,7 @@ type need struct {
 	kinds   []schema.GroupVersionKind // as the app named them
 	watches []*kindWatch              // that serve them
 	settled bool                      // every kind has its watch, and none of these was dropped since
+	absent  bool                      // it will be known in a moment whether there is such a kind
 }
 
 // asked tells whether kinds are those that the app named before.
@@ -72,7 +75,7 @@ func (n *need) asked(kinds map[schema.GroupVersionKind]bool) bool {
 
 // state tells whether everything that was asked for is known, or why it cannot be.
 func (n *need) state() (bool, error) {
-	all := true
+	all := !n.absent
 	for _, w := range n.watches {
 		if w.err != nil {
 			return false, fmt.Errorf("watch %s: %w", w.kind, w.err)
@@ -108,6 +111,10 @@ func (l *Live) Ensure(app delivery.ID, kinds map[schema.GroupVersionKind]bool) (
 			next.settled = false // it may come
 			continue
 		}
+		if errors.Is(err, errAbsent) {
+			next.settled, next.absent = false, true
+			continue
+		}
 		if err != nil {
 			return false, err
 		}
@@ -115,6 +122,9 @@ func (l *Live) Ensure(app delivery.ID, kinds map[schema.GroupVersionKind]bool) (
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if next.absent {
+		time.AfterFunc(absence, func() { l.wake([]delivery.ID{app}) })
+	}
 	for _, s := range found {
 		w, ok := l.watches[s.key]
 		if !ok {
@@ -197,6 +207,13 @@ func (l *Live) end(w *kindWatch) map[delivery.Ref]*record {
 	if len(records) == 0 {
 		delete(l.records, w.key.GroupKind())
 	}
+	for key, other := range l.watches {
+		if len(gone) > 0 && key.GroupKind() == w.key.GroupKind() { // it may have left these objects to the watch that ends
+			other.cancel()
+			other.synced = false
+			l.run(other)
+		}
+	}
 	return gone
 }
 
@@ -216,6 +233,9 @@ type served struct {
 	resource dynamic.ResourceInterface
 }
 
+// errAbsent: a kind is offered that the server has just said not to know. One of the two is out of date.
+var errAbsent = errors.New("not known for now")
+
 // serve finds what serves a kind: itself, or another version where that one is not served. It may ask the server.
 func (l *Live) serve(key schema.GroupVersionKind) (served, error) {
 	s := served{key: key, gvk: key}
@@ -227,8 +247,13 @@ func (l *Live) serve(key schema.GroupVersionKind) (served, error) {
 		return s, err
 	}
 	m, other := l.cluster.Mapper().RESTMapping(key.GroupKind())
-	if other != nil || m.GroupVersionKind == key {
+	switch {
+	case other != nil && !meta.IsNoMatchError(other):
+		return s, other
+	case other != nil:
 		return s, err
+	case m.GroupVersionKind == key:
+		return s, errAbsent
 	}
 	s.key, s.gvk = m.GroupVersionKind, m.GroupVersionKind
 	s.resource, err = l.resource(s.key, s.gvk)
@@ -248,38 +273,53 @@ func (l *Live) resource(key, gvk schema.GroupVersionKind) (dynamic.ResourceInter
 
 // start begins a watch. The caller holds the lock.
 func (l *Live) start(s served) *kindWatch {
-	ctx, cancel := context.WithCancel(l.ctx)
-	w := &kindWatch{use: use{cancel: cancel}, key: s.key, kind: s.gvk.Kind}
+	w := &kindWatch{served: s, kind: s.gvk.Kind}
 	l.watches[s.key] = w
 	delete(l.absent, s.key)
+	l.run(w)
+	return w
+}
+
+// run lists and watches for a watch until that is cancelled. The caller holds the lock.
+func (l *Live) run(w *kindWatch) {
+	ctx, cancel := context.WithCancel(l.ctx)
+	w.cancel = cancel
 	selector := l.opts.Selector
-	var store cache.ReflectorStore = &objectStore{live: l, watch: w}
-	if s.key == scalerWatch {
+	var store cache.ReflectorStore = &objectStore{live: l, watch: w, ctx: ctx}
+	if w.key == scalerWatch {
 		selector, store = "", &scalerStore{live: l, watch: w}
 	}
 	lw := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.LabelSelector = selector
-			list, err := s.resource.List(ctx, o)
-			return list, l.noted(w, err)
+			list, err := w.resource.List(ctx, o)
+			return list, l.noted(ctx, w, err)
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.LabelSelector = selector
-			events, err := s.resource.Watch(ctx, o)
-			return events, l.noted(w, err)
+			events, err := w.resource.Watch(ctx, o)
+			if noWatchList(o, err) {
+				return events, err
+			}
+			return events, l.noted(ctx, w, err)
 		},
 	}
 	expected := &unstructured.Unstructured{}
-	expected.SetGroupVersionKind(s.gvk)
-	r := cache.NewReflectorWithOptions(lw, expected, store, cache.ReflectorOptions{Name: "live " + s.gvk.Kind})
+	expected.SetGroupVersionKind(w.gvk)
+	r := cache.NewReflectorWithOptions(lw, expected, store, cache.ReflectorOptions{Name: "live " + w.kind})
 	go r.RunWithContext(ctx)
-	return w
+}
+
+// noWatchList tells whether a request failed only because the server does not send lists as events: the reflector asks for a
+// list then.
+func noWatchList(o metav1.ListOptions, err error) bool {
+	return o.SendInitialEvents != nil && apierrors.IsInvalid(err)
 }
 
 // noted takes in how a list or watch request ended and returns the same error. The apps that need the watch are woken where
 // that changes what [Live.Ensure] says; a kind that the server does not know loses its watch.
-func (l *Live) noted(w *kindWatch, err error) error {
-	if l.ctx.Err() != nil {
+func (l *Live) noted(ctx context.Context, w *kindWatch, err error) error {
+	if ctx.Err() != nil {
 		return err
 	}
 	if apierrors.IsNotFound(err) {
@@ -347,6 +387,9 @@ func (l *Live) drop(w *kindWatch) {
 		l.needs[app].settled = false
 	}
 	l.mu.Unlock()
+	if err := l.cluster.ForgetKinds(); err != nil {
+		utilruntime.HandleError(err)
+	}
 	for ref, rec := range gone {
 		l.tell(ref, rec.owner.Value())
 	}

@@ -13,6 +13,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -237,7 +238,7 @@ func pruneChanges(in Input, gone delivery.Inventory) []delivery.Change {
 		case live.Deleting:
 			c.Reason = "left Git and is being deleted"
 		default:
-			c.Verb, c.Reason, c.UID = delivery.Delete, "left Git", live.UID
+			c.Verb, c.Reason, c.UID, c.Version = delivery.Delete, "left Git", live.UID, cmp.Or(live.Version, c.Version)
 		}
 		out = append(out, c)
 	}

@@ -129,7 +129,7 @@ func converse(ctx context.Context, fsys filesys.FileSystem, dir string) (result 
 	}
 	program, err := executable()
 	if err != nil {
-		return nil, fmt.Errorf("start child: %w", err)
+		return nil, childFault("start child: %w", err)
 	}
 	cmd := exec.CommandContext(ctx, program)
 	cmd.Args = []string{os.Args[0], ChildCommand}
@@ -137,14 +137,14 @@ func converse(ctx context.Context, fsys filesys.FileSystem, dir string) (result 
 	cmd.WaitDelay = time.Second
 	in, err := cmd.StdinPipe()
 	if err != nil {
-		return nil, fmt.Errorf("start child: %w", err)
+		return nil, childFault("start child: %w", err)
 	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return nil, fmt.Errorf("start child: %w", err)
+		return nil, childFault("start child: %w", err)
 	}
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start child: %w", err)
+		return nil, childFault("start child: %w", err)
 	}
 	result, err = (&parent{fsys: fsys, in: bufio.NewReader(out), out: in}).serve(dir)
 	if err != nil && cmd.Process != nil {
@@ -179,15 +179,15 @@ func (p *parent) serve(dir string) ([]product, error) {
 	const broken = "build in a child process: %w"
 	var q question
 	if err := receive(p.in, childAnswer, &q); err != nil || q.Op != childReady {
-		return nil, fmt.Errorf(broken, errors.Join(errors.New("it did not start"), err))
+		return nil, childFault(broken, errors.Join(errors.New("it did not start"), err))
 	}
 	if err := send(p.out, answer{Dir: dir}); err != nil {
-		return nil, fmt.Errorf(broken, err)
+		return nil, childFault(broken, err)
 	}
 	for range childExchange {
 		q = question{}
 		if err := receive(p.in, childMessage, &q); err != nil {
-			return nil, fmt.Errorf(broken, err)
+			return nil, childFault(broken, err)
 		}
 		if q.Op == childDone {
 			if q.Failed != "" {
@@ -196,7 +196,7 @@ func (p *parent) serve(dir string) ([]product, error) {
 			return q.Made, nil
 		}
 		if err := send(p.out, p.answer(q)); err != nil {
-			return nil, fmt.Errorf(broken, err)
+			return nil, childFault(broken, err)
 		}
 	}
 	return nil, childFault("the build asks for more than %d files", childExchange)

@@ -150,3 +150,14 @@ func FuzzChildSays(f *testing.F) {
 		}
 	})
 }
+
+// TestChildDies: a child that is killed, by the kernel or by an operator, is no fault of what it was to build.
+func TestChildDies(t *testing.T) {
+	for name, said := range map[string]string{"before it is ready": "", "in the middle": "\x00\x00"} {
+		p := parent{in: strings.NewReader(said), out: io.Discard}
+		_, err := p.serve(".")
+		if f := delivery.FaultOf(err, ""); f.Retry != delivery.Backoff || f.Reason == "" {
+			t.Errorf("%s: %+v", name, f)
+		}
+	}
+}
