@@ -215,7 +215,10 @@ func (k *kustomizations) loadClaims(ctx context.Context) error {
 	for i := range list.Items {
 		item := &list.Items[i]
 		apps[i] = kustomizationID(client.ObjectKeyFromObject(item))
-		k.engine.Claims.Set(apps[i], dialect.KustomizationOwned(item))
+		k.engine.Claims.Set(apps[i], dialect.KustomizationInventory(&item.Status))
+	}
+	for i := range list.Items { // what somebody has goes before what another was about to take
+		k.engine.Claims.Set(apps[i], dialect.KustomizationOwned(&list.Items[i]))
 	}
 	if err := k.records.Retain(apps); err != nil {
 		k.log.Warn("remove records of apps that are gone", "error", err)

@@ -291,6 +291,73 @@ func TestRefusedObjectWaitsAlone(t *testing.T) {
 	w.ready("app", w.push(map[string]string{"app/bad.yaml": strings.Replace(bad, "99999", "80", 1)}))
 }
 
+// TestRevertOfWhatWasAppliedInPart reverts a commit of which the server took one object and refused another: what it took goes back
+// too, even where the controller is restarted in between, and where the change is inside of what counts as one field.
+func TestRevertOfWhatWasAppliedInPart(t *testing.T) {
+	for name, restart := range map[string]bool{"at once": false, "while nobody looked": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.app("app", "  retryInterval: 1h")
+			service := func(color string) string {
+				return fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: %s}\nspec: {ports: [{port: 80}], selector: {color: %s}}\n", w.ns, color)
+			}
+			selects := func(color string) {
+				t.Helper()
+				w.eventually("Service for "+color, func() error {
+					var s corev1.Service
+					if err := w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "web"}, &s); err != nil {
+						return err
+					}
+					if s.Spec.Selector["color"] != color {
+						return fmt.Errorf("it selects %v", s.Spec.Selector)
+					}
+					return nil
+				})
+			}
+			good := map[string]string{"app/a.yaml": w.configMap("a", "1"), "app/web.yaml": service("blue"), "app/b.yaml": w.configMap("b", "1")}
+			w.ready("app", w.push(good))
+			w.push(map[string]string{
+				"app/a.yaml": w.configMap("a", "2"), "app/web.yaml": service("green"),
+				"app/b.yaml": fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b, namespace: %s}\ndata: {'no key': x}\n", w.ns),
+			})
+			w.condition("app", metav1.ConditionFalse, "ReconciliationFailed")
+			selects("green")
+			w.value("a", "2")
+			if restart {
+				running.stop()
+				w.commit(good)
+				w.must(running.start())
+			} else {
+				w.push(good)
+			}
+			w.ready("app", "main@sha1:"+w.head)
+			w.value("a", "1")
+			selects("blue")
+		})
+	}
+}
+
+// TestMadeAnewWhileNobodyLooked lets go of an app's objects by hand and declares another app under its name.
+func TestMadeAnewWhileNobodyLooked(t *testing.T) {
+	w := newWorld(t)
+	w.app("app", "")
+	w.ready("app", w.push(map[string]string{"app/a.yaml": w.configMap("a", "1"), "app/b.yaml": w.configMap("b", "1"), "app/c.yaml": w.configMap("c", "1")}))
+	w.quiet()
+	running.stop()
+	k := w.kustomization("app")
+	w.must(w.client.Patch(w.ctx, k, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))))
+	w.must(w.client.Delete(w.ctx, k))
+	w.commit(map[string]string{"app/c.yaml": ""})
+	w.app("app", "")
+	w.must(running.start())
+	w.ready("app", "main@sha1:"+w.head)
+	k = w.kustomization("app")
+	if len(k.Status.Inventory.Entries) != 2 || len(k.Finalizers) != 1 {
+		t.Errorf("inventory %v, finalizers %v", k.Status.Inventory.Entries, k.Finalizers)
+	}
+	w.value("c", "1") // nobody's any more
+}
+
 // hook is an admission webhook that lets an object pass only when told to.
 type hook struct {
 	waiting atomic.Int32

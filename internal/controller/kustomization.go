@@ -105,8 +105,7 @@ type pass struct {
 
 func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomization, pen pen) next {
 	app, err := dialect.Kustomization(obj)
-	st := k.reg.app(app)
-	k.load(st, obj)
+	st := k.stateOf(app, obj)
 	if app.Suspend {
 		k.release(st, false)
 		st.since = k.now()
@@ -121,6 +120,9 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 	var out delivery.Outcome
 	if err == nil {
 		out, err = k.run(ctx, p)
+	}
+	if s := st.mem.Secrets(); s != nil {
+		p.secrets, p.loaded = s, true
 	}
 	k.release(st, errors.Is(err, errNotYet))
 	seen := p.req.Snapshot.Revision
@@ -158,6 +160,11 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 		out.Handled = ""
 	}
 	obj.Status = dialect.KustomizationStatus(obj.Status, app, out, k.now())
+	if out.Phase == delivery.Ready && !dialect.KustomizationOwned(obj).Equal(out.Inventory) { // an intent settled long ago fits again
+		if err := pen.claim(map[string]string{dialect.IntentAnnotation: ""}); err != nil {
+			k.log.Warn("take back an intent", "app", app.ID, "error", err)
+		}
+	}
 	return next{after: p.after, events: p.events}
 }
 
@@ -213,6 +220,16 @@ func (p *pass) progress(message string) []event {
 	return append(p.events, event{reason: meta.ProgressingReason, message: message, revision: p.req.Snapshot.Revision})
 }
 
+// stateOf gives what is known of an app.
+func (k *kustomizations) stateOf(app delivery.App, obj *kustomizev1.Kustomization) *appState {
+	if was := k.reg.uid(app.ID); was != "" && was != app.UID {
+		k.forget(client.ObjectKeyFromObject(obj)) // another one of the same name: what is known is not about it
+	}
+	st := k.reg.app(app)
+	k.load(st, obj)
+	return st
+}
+
 // load takes in what a controller before this one left in the status and on disk.
 func (k *kustomizations) load(st *appState, obj *kustomizev1.Kustomization) {
 	if st.loaded {
@@ -220,7 +237,7 @@ func (k *kustomizations) load(st *appState, obj *kustomizev1.Kustomization) {
 	}
 	st.loaded, st.since = true, k.now()
 	st.mem.Inventory = dialect.KustomizationOwned(obj)
-	k.records.Load(st.app.ID, &st.mem)
+	k.records.Load(st.app, &st.mem)
 	st.handled = obj.Status.LastHandledReconcileAt
 	if apimeta.IsStatusConditionTrue(obj.Status.Conditions, meta.ReadyCondition) {
 		k.reg.with(func() { st.stand = stand{ready: true, applied: delivery.ParseRevision(obj.Status.LastAppliedRevision)} })
@@ -397,6 +414,11 @@ func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome
 		if err := k.intend(p, state.Plan); err != nil {
 			return delivery.Outcome{}, err
 		}
+		if deliver.Begins(action.Stage) {
+			if err := k.records.Drop(p.app.ID); err != nil {
+				return delivery.Outcome{}, err
+			}
+		}
 		res, err := k.engine.Act(ctx, p.req, state, action.Stage, mem)
 		if err != nil {
 			return delivery.Outcome{}, err
@@ -435,7 +457,8 @@ func (k *kustomizations) intend(p *pass, plan delivery.Plan) error {
 	}
 	intent := deliver.Intent(mem, plan)
 	if conflicts, _ := k.engine.Claims.Set(p.app.ID, intent); len(conflicts) > 0 {
-		k.engine.Claims.Set(p.app.ID, mem.Inventory) // nothing of this plan is begun
+		_, released := k.engine.Claims.Set(p.app.ID, mem.Inventory) // nothing of this plan is begun
+		k.released(released)
 		return &delivery.Fault{Reason: "OwnershipConflict", Where: conflicts[0].String(), Err: errors.New("another app has just claimed it")}
 	}
 	text, fits := dialect.Intent(&p.obj.Status, intent)
@@ -490,6 +513,11 @@ func (k *kustomizations) waiting(p *pass, what string) delivery.Outcome {
 // settle closes a plan that is carried out: the inventory shrinks to what is wanted, and health decides the rest.
 func (k *kustomizations) settle(p *pass, state deliver.State) (delivery.Outcome, error) {
 	mem := &p.st.mem
+	if len(state.Plan.Inventory) > 0 {
+		if err := k.claim(p, nil); err != nil {
+			return delivery.Outcome{}, err
+		}
+	}
 	mem.Done(state)
 	if err := k.records.Save(p.app.ID, mem); err != nil {
 		k.log.Warn("remember a delivery", "error", err) // a restart will look closer
@@ -604,8 +632,7 @@ func told(list []metav1.Condition, out delivery.Outcome) bool {
 // have to do it is gone for good, the app is let go of, with a warning that names what is left.
 func (k *kustomizations) remove(ctx context.Context, obj *kustomizev1.Kustomization) (removal, error) {
 	app, _ := dialect.Kustomization(obj) // its error is about the guard, which does not matter any more
-	st := k.reg.app(app)
-	k.load(st, obj)
+	st := k.stateOf(app, obj)
 	if app.Suspend || app.KeepOnDelete || len(st.mem.Inventory) == 0 {
 		return removal{done: true}, nil
 	}

@@ -144,6 +144,16 @@ func (r *registry) app(app delivery.App) *appState {
 	return st
 }
 
+// uid is that of an app's declaration; empty: the app is not known.
+func (r *registry) uid(id delivery.ID) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if st, ok := r.apps[id]; ok {
+		return st.app.UID
+	}
+	return ""
+}
+
 // dropApp forgets an app and gives what was known of it; nil: nothing was.
 func (r *registry) dropApp(id delivery.ID) *appState {
 	r.mu.Lock()

@@ -11,8 +11,12 @@ package deliver
 import (
 	"cmp"
 	"context"
+	"errors"
+	"net/http"
+	"slices"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -266,6 +270,9 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 	if mem.applied == nil {
 		mem.applied = map[delivery.Ref]delivery.Applied{}
 	}
+	if Begins(stage) {
+		mem.made = origin{} // from here to the end of the plan the cluster is made of neither the one nor the other
+	}
 	before := map[delivery.Ref]string{} // resource versions
 	for _, c := range stage.Changes {
 		rec, _ := e.Live.Get(c.Ref)
@@ -297,6 +304,9 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 		fault := untold(delivery.FaultOf(r.Err, reconciliationFailed), mem.pass.secrets)
 		res.Changes[i].Err = fault
 		faults = append(faults, fault)
+		if !definite(r.Err) {
+			delete(mem.applied, ref) // it may have been taken all the same
+		}
 		if r.Change.Verb != delivery.Delete && ctx.Err() == nil { // else the answer is not the server's
 			mem.refuse(r.Change, fault, req.App, req.Now)
 		}
@@ -305,6 +315,21 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 		failed = res.Fault
 	}
 	return res, nil
+}
+
+// Begins tells whether a stage makes the cluster other than what the last completed delivery left; repairs do not.
+func Begins(stage delivery.Stage) bool {
+	return slices.ContainsFunc(stage.Changes, func(c delivery.Change) bool { return c.Verb.Touches() && c.Verb != delivery.Repair })
+}
+
+// definite tells whether an error is the server's word that it has not taken a change.
+func definite(err error) bool {
+	status := apierrors.APIStatus(nil)
+	if !errors.As(err, &status) {
+		return false
+	}
+	code := status.Status().Code
+	return code >= 400 && code < 500 && code != http.StatusRequestTimeout && code != http.StatusTooManyRequests
 }
 
 // answer is what the server said to a change, as a label.

@@ -104,6 +104,9 @@ func (mem *Memory) Same(req Request) (bool, error) { return mem.made.same(req) }
 // Rendered tells whether a pass has rendered something that [Memory.Release] would free.
 func (mem *Memory) Rendered() bool { return mem.pass.digest != "" }
 
+// Secrets knows the values of what the pass has rendered that must not be told; nil: it has rendered nothing.
+func (mem *Memory) Secrets() *redact.Redactor { return mem.pass.secrets }
+
 // Release frees the rendered objects of a pass. The caller calls it when it stops stepping, for now or for good.
 func (mem *Memory) Release() { mem.pass = rendered{} }
 

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/render"
@@ -18,8 +19,9 @@ import (
 
 // Records keep on disk what a [Memory] knows of deliveries that are done, so that a controller that starts again need
 // neither render nor send anything to know that all is well. They hold object ids and hashes under a key, never what was
-// rendered. They are a memory aid and not a truth: what is missing, damaged or out of date costs its app one render and one
-// apply of its objects, which changes nothing where nothing differs. So nothing waits for the disk.
+// rendered. They are a memory aid and not a truth: what is missing or damaged costs its app one render and one apply of its
+// objects, which changes nothing where nothing differs. One that is out of date might be believed: so a record is dropped
+// before anything else than what it says is applied ([Begins]), and written anew at the end.
 //
 //	DIR/key      the key of the hashes
 //	DIR/apps/    one file for each app
@@ -101,21 +103,23 @@ func (r *Records) file(app delivery.ID) string {
 	return filepath.Join(r.dir, r.key.Hash([]byte(app.String())).String()+".json")
 }
 
-// Load takes an app's record into a memory that knows nothing but its inventory. A record that cannot be used is passed over.
-func (r *Records) Load(app delivery.ID, mem *Memory) {
+// Load takes an app's record into a memory that knows nothing but its inventory. A record that cannot be used, or that is about
+// another declaration of the same name, is passed over.
+func (r *Records) Load(app delivery.App, mem *Memory) {
 	if r != nil {
 		telemetry.Records.WithLabelValues(r.load(app, mem)).Inc()
 	}
 }
 
 // load does so and tells what became of the record.
-func (r *Records) load(app delivery.ID, mem *Memory) string {
-	b, err := os.ReadFile(r.file(app))
+func (r *Records) load(app delivery.App, mem *Memory) string {
+	b, err := os.ReadFile(r.file(app.ID))
 	if errors.Is(err, fs.ErrNotExist) {
 		return telemetry.Missing
 	}
 	var rec record
-	if err != nil || json.Unmarshal(b, &rec) != nil || rec.Format != recordFormat || rec.Renderer != r.renderer || rec.App != app.String() {
+	if err != nil || json.Unmarshal(b, &rec) != nil || rec.Format != recordFormat || rec.Renderer != r.renderer || rec.App != app.ID.String() ||
+		!strings.HasPrefix(rec.Spec, app.UID+"/") {
 		return telemetry.Unusable
 	}
 	desired := make(delivery.Inventory, len(rec.Objects))

@@ -57,8 +57,8 @@ func TestRecords(t *testing.T) {
 		"as it was":          {"a restart remembers", "v1", nil, true},
 		"another renderer":   {"another version may render otherwise", "v2", nil, false},
 		"empty file":         {"the machine lost power", "v1", spoil(write("", "")), false},
-		"cut off":            {"the machine lost power", "v1", spoil(write("", `{"format":1,"renderer":"v1"`)), false},
-		"of another app":     {"somebody moved files about", "v1", spoil(write("", `{"format":1,"renderer":"v1","app":"other"}`)), false},
+		"cut off":            {"the machine lost power", "v1", spoil(write("", `{"format":2,"renderer":"v1"`)), false},
+		"of another app":     {"somebody moved files about", "v1", spoil(write("", `{"format":2,"renderer":"v1","app":"other"}`)), false},
 		"forgotten":          {"the app was deleted", "v1", func(t *testing.T, _ string, r *Records) { must(t, r.Drop(app)) }, false},
 		"not retained":       {"the app was deleted while nobody looked", "v1", func(t *testing.T, _ string, r *Records) { must(t, r.Retain(nil)) }, false},
 		"retained":           {"the app is still there", "v1", func(t *testing.T, _ string, r *Records) { must(t, r.Retain([]delivery.ID{app})) }, true},
@@ -81,7 +81,7 @@ func TestRecords(t *testing.T) {
 			r, err = OpenRecords(dir, tt.renderer)
 			must(t, err)
 			got := Memory{Inventory: mem.Inventory}
-			r.Load(app, &got)
+			r.Load(delivery.App{ID: app, UID: "uid"}, &got)
 			if known := got.made.spec != ""; known != tt.want {
 				t.Fatalf("known after the restart: %v, want %v: %s", known, tt.want, tt.reason)
 			}
