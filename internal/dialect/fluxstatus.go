@@ -7,7 +7,6 @@ import (
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	fluxmeta "github.com/fluxcd/pkg/apis/meta"
-	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -61,47 +60,6 @@ func KustomizationStatus(old kustomizev1.KustomizationStatus, app delivery.App, 
 		for _, ref := range out.Inventory.Refs() {
 			s.Inventory.Entries = append(s.Inventory.Entries, kustomizev1.ResourceRef{ID: ref.InventoryID(), Version: out.Inventory[ref]})
 		}
-	}
-	return s
-}
-
-// Artifact is what a GitRepository's status says of the snapshot. Keelson serves no tarball: it reads the object store,
-// so URL is the repository's own and Path names the commit.
-type Artifact struct {
-	Digest string // of the visible tree, "sha256:…"
-	URL    string // of the repository, without userinfo
-}
-
-// GitRepositoryStatus gives the status that follows from an outcome.
-func GitRepositoryStatus(old sourcev1.GitRepositoryStatus, g *sourcev1.GitRepository, out delivery.Outcome, art Artifact, now time.Time) sourcev1.GitRepositoryStatus {
-	s := *old.DeepCopy()
-	c := conditions{list: s.Conditions, generation: g.Generation, now: now}
-	c.summary(out)
-	switch out.Phase {
-	case delivery.Ready:
-		c.set(sourcev1.ArtifactInStorageCondition, metav1.ConditionTrue, out.Reason, out.Message)
-		c.remove(sourcev1.FetchFailedCondition)
-	case delivery.Failing, delivery.Stalled:
-		c.set(sourcev1.FetchFailedCondition, metav1.ConditionTrue, out.Reason, out.Message)
-	}
-	s.Conditions = c.list
-	if out.Phase != delivery.Working {
-		s.ObservedGeneration = g.Generation
-	}
-	if out.Handled != "" {
-		s.LastHandledReconcileAt = out.Handled
-	}
-	if rev := out.Applied.String(); rev != "" && (s.Artifact == nil || s.Artifact.Revision != rev || s.Artifact.Digest != art.Digest || s.Artifact.URL != art.URL) {
-		s.Artifact = &fluxmeta.Artifact{
-			Revision: rev, Digest: art.Digest, URL: art.URL, LastUpdateTime: metav1.NewTime(now),
-			Path: strings.ToLower("gitrepository/" + g.Namespace + "/" + g.Name + "/" + out.Applied.Commit),
-		}
-	}
-	if g.Spec.Ignore != nil {
-		ignore := *g.Spec.Ignore
-		s.ObservedIgnore = &ignore
-	} else {
-		s.ObservedIgnore = nil
 	}
 	return s
 }

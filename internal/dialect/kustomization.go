@@ -2,12 +2,10 @@
 package dialect
 
 import (
-	"errors"
 	"fmt"
 	"path"
 	"strconv"
 	"strings"
-	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
@@ -182,56 +180,4 @@ func orElse(s, other string) string {
 		return other
 	}
 	return s
-}
-
-// maxTimeout bounds one exchange with a repository, whatever is asked for: the number of exchanges at once is bounded too.
-const maxTimeout = 10 * time.Minute
-
-// GitRepository reads a Flux GitRepository; credentials come from its Secret ([Credentials]).
-func GitRepository(g *sourcev1.GitRepository) delivery.Source {
-	spec := &g.Spec
-	src := delivery.Source{
-		ID:  delivery.ID{Kind: sourcev1.GitRepositoryKind, Namespace: g.Namespace, Name: g.Name},
-		URL: spec.URL, Interval: spec.Interval.Duration, Timeout: time.Minute, Suspend: spec.Suspend,
-		Requested: g.Annotations[meta.ReconcileRequestAnnotation],
-	}
-	if spec.Timeout != nil {
-		src.Timeout = min(spec.Timeout.Duration, maxTimeout)
-	}
-	if spec.Ignore != nil {
-		src.Ignore, src.HasIgnore = *spec.Ignore, true
-	}
-	semver := false
-	if r := spec.Reference; r != nil {
-		src.Ref = delivery.GitRef{Branch: r.Branch, Tag: r.Tag, Commit: r.Commit, Name: r.Name}
-		semver = r.SemVer != ""
-	}
-	src.Refused = set([]field{
-		{"spec.include", len(spec.Include) > 0},
-		{"spec.provider " + spec.Provider, spec.Provider != "" && spec.Provider != sourcev1.GitProviderGeneric},
-		{"spec.proxySecretRef", spec.ProxySecretRef != nil},
-		{"spec.recurseSubmodules", spec.RecurseSubmodules},
-		{"spec.ref.semver", semver},
-		{"spec.serviceAccountName", spec.ServiceAccountName != ""},
-		{"spec.sparseCheckout", len(spec.SparseCheckout) > 0},
-		{"spec.verify", spec.Verification != nil},
-	})
-	return src
-}
-
-// Credentials reads the data of a GitRepository's Secret: username and password, or bearerToken.
-// Keys that are not supported yet are an error that names them.
-func Credentials(data map[string][]byte) (delivery.Credentials, error) {
-	c := delivery.Credentials{
-		Username: string(data["username"]), Password: string(data["password"]), BearerToken: string(data["bearerToken"]),
-	}
-	for _, key := range []string{"identity", "known_hosts", "ca.crt", "caFile", "tls.crt", "tls.key", "githubAppID"} {
-		if len(data[key]) > 0 {
-			return c, fmt.Errorf("its key %q is not supported yet", key)
-		}
-	}
-	if c == (delivery.Credentials{}) {
-		return c, errors.New("it holds neither username and password nor bearerToken")
-	}
-	return c, nil
 }
