@@ -192,7 +192,7 @@ func (e *Engine) inSync(app delivery.ID, mem *Memory) bool {
 		rec, ok := e.Live.Get(ref)
 		last, sent := mem.applied[ref]
 		_, scaled := e.Live.Scaler(ref)
-		if !ok || !sent || rec.Deleting || rec.Owner != app || scaled != last.Autoscaled || plan.Drifted(last, rec, last.Autoscaled) {
+		if !ok || !sent || rec.Deleting || rec.Owner != app || scaled != last.Autoscaled || rec.Shared != "" || plan.Drifted(last, rec, last.Autoscaled) {
 			return false
 		}
 	}

@@ -18,6 +18,7 @@ type Live struct {
 	PruneDisabled   bool           // labelled or annotated to survive pruning
 	Fixed           map[string]any // values of its immutable fields, by path, as far as its kind is known to have some
 	Rival           string         // the field manager, other than ours, that wrote to it last
+	Shared          string         // another delivery tool's field manager that owns fields which are, or will be, ours; empty: none
 }
 
 // Applied is what one apply of an object left behind: enough to tell later, from memory,

@@ -183,6 +183,8 @@ func verdict(last delivery.Applied, sent bool, live delivery.Live, there bool, c
 		return delivery.Repair, "deleted in the cluster, or its ownership label was removed"
 	case !there:
 		return delivery.Create, "new in Git"
+	case !sent && live.Shared != "":
+		return delivery.Update, "taken over from " + live.Shared
 	case !sent:
 		return delivery.Update, "not yet applied by this process"
 	case last.Desired != c.Desired && last.Autoscaled != c.Autoscaled:
@@ -191,6 +193,8 @@ func verdict(last delivery.Applied, sent bool, live delivery.Live, there bool, c
 		return delivery.Update, "changed in Git"
 	case Drifted(last, live, c.Autoscaled):
 		return delivery.Repair, driftReason(last, live)
+	case live.Shared != "":
+		return delivery.Repair, "applied by " + live.Shared + " as well"
 	}
 	return delivery.Unchanged, ""
 }
