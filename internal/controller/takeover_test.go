@@ -9,13 +9,17 @@ import (
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
+	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/plan"
 )
 
@@ -257,4 +261,132 @@ func (w *world) pods() int {
 	pods.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
 	w.must(w.client.List(w.ctx, &pods, client.InNamespace(w.ns)))
 	return len(pods.Items)
+}
+
+// TestTakeoverFromHelm takes over what a Helm release left, which says nothing of what a person had asked for.
+func TestTakeoverFromHelm(t *testing.T) {
+	w := newWorld(t)
+	var was *unstructured.Unstructured
+	for _, u := range w.left("helm3.yaml", "helm3") {
+		was = w.restore(u)
+	}
+	manifest := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: web-cm, namespace: " + w.ns + "}\ndata: "
+	rev := w.push(map[string]string{"app/cm.yaml": manifest + "{msg: two}\n"})
+	w.app("app", "")
+	w.ready("app", rev)
+	now := w.read(was)
+	if now.GetUID() != was.GetUID() || now.GetLabels()["app.kubernetes.io/managed-by"] != "Helm" || now.GetAnnotations()["meta.helm.sh/release-name"] != "web" {
+		t.Errorf("the takeover changed the release's marks: %v %v", now.GetLabels(), now.GetAnnotations())
+	}
+	w.ours(now)
+	w.ready("app", w.push(map[string]string{"app/cm.yaml": manifest + "{other: three}\n"}))
+	if diff := cmp.Diff(map[string]string{"other": "three"}, w.data("web-cm")); diff != "" {
+		t.Errorf("data after msg left Git:\n%s", diff)
+	}
+}
+
+// TestToolAppliesToo has a person apply with kubectl what the app has applied: the field is ours alone again, and goes with Git.
+func TestToolAppliesToo(t *testing.T) {
+	w := newWorld(t)
+	w.app("app", "")
+	manifest := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings, namespace: " + w.ns + "}\ndata: "
+	w.ready("app", w.push(map[string]string{"app/cm.yaml": manifest + "{a: one, b: two}\n"}))
+	w.apply(manifest + "{a: one, b: two}\n") // as the manager "kubectl"
+	w.event("app", "DriftRepaired", "applied by kubectl as well")
+	w.ready("app", w.push(map[string]string{"app/cm.yaml": manifest + "{a: one}\n"}))
+	if diff := cmp.Diff(map[string]string{"a": "one"}, w.data("settings")); diff != "" {
+		t.Errorf("data after b left Git:\n%s", diff)
+	}
+}
+
+// TestTakeoverPrunesNothingUnasked has an inventory with an object that the commit does not hold, though Flux says to have
+// delivered that very commit.
+func TestTakeoverPrunesNothingUnasked(t *testing.T) {
+	w := newWorld(t)
+	running.stop()
+	rev := w.push(map[string]string{"apps/prod/configmap.yaml": settings(w, "{a: one, b: two}"), "apps/prod/more.yaml": w.configMap("more", "1")})
+	for _, u := range w.left("flux-objects.yaml", "prod", "flux-system") {
+		if u.GetKind() == "ConfigMap" || u.GetKind() == "Service" {
+			w.restore(u)
+		}
+	}
+	for _, u := range w.left("flux-crs.yaml", "prod", "flux-system") {
+		if u.GetKind() != "Kustomization" {
+			continue
+		}
+		w.must(unstructured.SetNestedField(u.Object, "repo", "spec", "sourceRef", "name"))
+		w.restore(u)
+		k := w.kustomization("apps")
+		patch := fmt.Sprintf(`{"status":{"lastAppliedRevision":%q,"observedGeneration":%d}}`, rev, k.Generation)
+		w.must(w.client.Status().Patch(w.ctx, k, client.RawPatch(types.MergePatchType, []byte(patch))))
+	}
+	w.must(running.start())
+	w.condition("apps", metav1.ConditionFalse, "ConfirmationRequired", "Service/"+w.ns+"/web", "another controller delivered this very commit")
+	w.annotate("apps", dialect.ConfirmAnnotation, w.head)
+	w.ready("apps", rev)
+}
+
+// TestBootstrappedRepository delivers the layout that "flux bootstrap" leaves, with Flux's own manifests in it.
+func TestBootstrappedRepository(t *testing.T) {
+	w := newWorld(t)
+	definition, err := os.ReadFile("../../config/crd/kustomize.toolkit.fluxcd.io_kustomizations.yaml")
+	w.must(err)
+	older := strings.Replace(string(definition), "              healthCheckExprs:\n", "              healthCheckExprsOfYore:\n", 1)
+	if older == string(definition) {
+		t.Fatal("the definition has no field healthCheckExprs")
+	}
+	sync := func(name, path, extra string) string {
+		return fmt.Sprintf(`---
+apiVersion: kustomize.toolkit.fluxcd.io/v1
+kind: Kustomization
+metadata: {name: %s, namespace: %s}
+spec: {interval: 1h, retryInterval: 2s, path: %s, prune: true, sourceRef: {kind: GitRepository, name: repo}%s}
+`, name, w.ns, path, extra)
+	}
+	labels := fmt.Sprintf("namespace: %s, labels: {app.kubernetes.io/part-of: flux, app.kubernetes.io/component: source-controller}", w.ns)
+	rev := w.push(map[string]string{
+		"clusters/prod/flux-system/gotk-components.yaml": older + fmt.Sprintf(`---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: source-controller, %s}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: source-controller, %s}
+spec:
+  selector: {matchLabels: {app: source-controller}}
+  template:
+    metadata: {labels: {app: source-controller}}
+    spec: {containers: [{name: manager, image: ghcr.io/fluxcd/source-controller:v1.9.1}]}
+`, labels, labels),
+		"clusters/prod/flux-system/gotk-sync.yaml":     sync("flux-system", "./clusters/prod", ""),
+		"clusters/prod/flux-system/kustomization.yaml": "resources: [gotk-components.yaml, gotk-sync.yaml]\n",
+		"clusters/prod/infrastructure.yaml":            sync("infrastructure", "./infrastructure", ", wait: true"),
+		"clusters/prod/apps.yaml":                      sync("apps", "./apps/prod", ", dependsOn: [{name: infrastructure}]"),
+		"infrastructure/cm.yaml":                       w.configMap("issuer", "1"),
+		"apps/base/cm.yaml":                            w.configMap("web", "base"),
+		"apps/base/kustomization.yaml":                 "resources: [cm.yaml]\n",
+		"apps/prod/kustomization.yaml":                 "resources: [../base]\npatches:\n  - target: {kind: ConfigMap}\n    patch: |-\n      - {op: replace, path: /data/v, value: prod}\n",
+	})
+	w.apply(sync("flux-system", "./clusters/prod", ""))
+	for _, app := range []string{"flux-system", "infrastructure", "apps"} {
+		w.ready(app, rev)
+	}
+	w.value("issuer", "1")
+	w.value("web", "prod")
+	w.must(w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "source-controller"}, &corev1.ServiceAccount{}))
+	if err := w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "source-controller"}, &appsv1.Deployment{}); !apierrors.IsNotFound(err) {
+		t.Errorf("Flux's own controller was installed: %v", err)
+	}
+	skipped := meta.FindStatusCondition(w.kustomization("flux-system").Status.Conditions, dialect.SkippedCondition)
+	for _, part := range []string{"Deployment/" + w.ns + "/source-controller", "CustomResourceDefinition/kustomizations.kustomize.toolkit.fluxcd.io"} {
+		if skipped == nil || !strings.Contains(skipped.Message, part) {
+			t.Errorf("condition %+v does not tell that %s is left out", skipped, part)
+		}
+	}
+	for _, e := range w.kustomization("flux-system").Status.Inventory.Entries {
+		if strings.HasSuffix(e.ID, "_Deployment") || strings.HasSuffix(e.ID, "_CustomResourceDefinition") {
+			t.Errorf("the inventory has %s, which was never applied", e.ID)
+		}
+	}
 }

@@ -106,6 +106,11 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 		return state, err
 	}
 	mem.Ignored = ignored
+	toolkit, skipped, err := e.toolkit(ctx, desired)
+	if err != nil {
+		return state, err
+	}
+	holds, mem.Skipped = append(holds, toolkit...), skipped
 	want := make(delivery.Inventory, len(desired))
 	for _, obj := range desired {
 		want[obj.Ref()] = obj.GroupVersionKind().Version
@@ -150,6 +155,7 @@ func (e *Engine) plan(
 		Live: map[delivery.Ref]delivery.Live{}, Applied: mem.applied, Inventory: mem.Inventory,
 		Claims: map[delivery.Ref]delivery.ID{}, Scaled: map[delivery.Ref]string{},
 		Unknown: unknown, Holds: holds, NotBefore: mem.notBefore(), Refused: mem.refusals(), Now: req.Now,
+		Adopted: mem.Adopted.of(req),
 	}
 	for _, obj := range desired {
 		ref := obj.Ref()
@@ -189,6 +195,9 @@ func (e *Engine) inSync(app delivery.ID, mem *Memory) bool {
 		return false
 	}
 	for ref := range mem.desired {
+		if mem.held[ref] {
+			continue
+		}
 		rec, ok := e.Live.Get(ref)
 		last, sent := mem.applied[ref]
 		_, scaled := e.Live.Scaler(ref)

@@ -21,4 +21,5 @@ type Outcome struct {
 	Inventory Inventory // what the app owns now
 	Health    Health    // of the app's objects; the zero Health: not known
 	Handled   string    // the person's request that this answers
+	Skipped   []string  // objects of the commit that are not applied, because Keelson takes their place
 }

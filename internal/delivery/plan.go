@@ -56,6 +56,7 @@ type Change struct {
 	// Autoscaled says that spec.replicas is left to an autoscaler.
 	Autoscaled bool
 	UID        string // of the live object to delete
+	Held       bool   // a hold keeps it as it is
 }
 
 // Stage is a set of changes that may be made in any order, all at once. The next stage starts

@@ -53,7 +53,7 @@ func (l *Live) record(u *unstructured.Unstructured) (*record, error) {
 	rec := &record{
 		version: unique.Make(u.GroupVersionKind().Version), applied: unique.Make(own.version), rival: unique.Make(own.rival),
 		shared: unique.Make(own.shared),
-		owner: unique.Make(l.opts.OwnerOf(u.GetLabels())), uid: string(u.GetUID()), resourceVersion: u.GetResourceVersion(),
+		owner:  unique.Make(l.opts.OwnerOf(u.GetLabels())), uid: string(u.GetUID()), resourceVersion: u.GetResourceVersion(),
 		health: health.Of(u), replicas: replicas, owned: own.hash, ownsReplicas: own.replicas,
 		deleting: u.GetDeletionTimestamp() != nil, pruneDisabled: PruneDisabled(u),
 	}

@@ -64,6 +64,7 @@ type Takeover struct {
 	// Again: we now own fields that we do not send, because a tool had them from a repository in which they no longer are.
 	// The next apply removes them.
 	Again bool
+	Goes  []string // these fields, as ".data.b"
 }
 
 // TakeOver decides what becomes of the fields that tools own of an object which we, as manager, have just applied; false: nothing
@@ -123,6 +124,7 @@ func TakeOver(u *unstructured.Unstructured, manager string) (Takeover, bool, err
 		return Takeover{}, false, nil
 	}
 	t.Again = !all.Equals(ours)
+	all.Difference(sent).Leaves().Iterate(func(p fieldpath.Path) { t.Goes = append(t.Goes, p.String()) })
 	at = slices.IndexFunc(kept, func(e metav1.ManagedFieldsEntry) bool { return isApply(e, manager) })
 	if kept[at].FieldsV1, err = fieldsOf(all); err != nil {
 		return Takeover{}, false, err

@@ -39,6 +39,7 @@ func TestTakeOver(t *testing.T) {
 		annotations map[string]string
 		want        []string // nil: nothing is to be done
 		again       bool
+		goes        []string
 	}{
 		"nobody else": {},
 		"a controller is no tool": {
@@ -52,6 +53,7 @@ func TestTakeOver(t *testing.T) {
 			others: [][5]string{{"kustomize-controller", "Apply", "", "v1", `{"f:data":{"f:a":{},"f:b":{}}}`}},
 			want:   []string{`keelson Apply {"f:data":{"f:a":{},"f:b":{}},"f:metadata":{"f:labels":{"f:app":{}}}}`},
 			again:  true,
+			goes:   []string{".data.b"},
 		},
 		"its own notes stay with a tool": {
 			others: [][5]string{{"argocd-controller", "Apply", "", "v1", `{"f:data":{"f:a":{}},"f:metadata":{"f:annotations":{"f:argocd.argoproj.io/tracking-id":{}}}}`}},
@@ -69,6 +71,7 @@ func TestTakeOver(t *testing.T) {
 			annotations: map[string]string{"kubectl.kubernetes.io/last-applied-configuration": `{"data":{"a":"1","b":"2"}}`},
 			want:        []string{`keelson Apply {"f:data":{".":{},"f:a":{},"f:b":{}},"f:metadata":{"f:labels":{"f:app":{}}}}`, `kubectl-client-side-apply Update {"f:immutable":{}}`},
 			again:       true,
+			goes:        []string{".data.b"},
 		},
 		"what a tool has of another subresource": {
 			others: [][5]string{{"kubectl", "Update", "scale", "v1", `{"f:data":{"f:a":{}}}`}},
@@ -96,6 +99,9 @@ func TestTakeOver(t *testing.T) {
 			}
 			if diff := cmp.Diff(tt.want, lines(got.Fields)); diff != "" || ok != (tt.want != nil) || got.Again != tt.again {
 				t.Fatalf("TakeOver: again %v\n%s", got.Again, diff)
+			}
+			if diff := cmp.Diff(tt.goes, got.Goes); diff != "" {
+				t.Errorf("Goes:\n%s", diff)
 			}
 			if tt.annotations[plan.SSAMark] == "" && shared(u) != ok {
 				t.Errorf("Shares = %v, TakeOver has something to do: %v", shared(u), ok)
