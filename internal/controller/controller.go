@@ -51,6 +51,7 @@ type Options struct {
 	Sources *source.Fetcher
 	Lock    resourcelock.Interface // the lease that guards against a second controller
 	Records *deliver.Records       // nil: a restart looks at everything anew
+	Policy  delivery.Policy
 	Log     *slog.Logger
 	Now     func() time.Time // nil: the system's clock
 }
@@ -123,7 +124,7 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 		Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner,
 	}
 	ks := &kustomizations{
-		reg: reg, engine: engine, records: opts.Records, cache: mgr.GetClient(), reader: mgr.GetAPIReader(), now: opts.Now,
+		reg: reg, engine: engine, records: opts.Records, policy: opts.Policy, cache: mgr.GetClient(), reader: mgr.GetAPIReader(), now: opts.Now,
 		wake: apps.enqueue, later: newTrickle(apps.enqueue), places: kube.NewPlaces(appsAtOnce, appTurn), log: opts.Log,
 	}
 	apps.kind = ks

@@ -102,6 +102,12 @@ func clean(obj delivery.Object) error {
 	if u.GetKind() != "Secret" || u.GetAPIVersion() != "v1" {
 		return nil
 	}
+	if _, encrypted, _ := unstructured.NestedMap(u.Object, "sops"); encrypted && obj.GetAnnotations()[decryptMark] != "disabled" {
+		return &delivery.Fault{
+			Reason: reconciliationFailed, Where: obj.Where(), Retry: delivery.OnChange,
+			Err: errors.New("it is encrypted with SOPS, and spec.decryption is not supported yet"), Hint: "take it out of this Kustomization",
+		}
+	}
 	data, err := secretMap(obj, "data")
 	if err != nil {
 		return err
@@ -119,6 +125,9 @@ func clean(obj delivery.Object) error {
 	delete(u.Object, "stringData")
 	return nil
 }
+
+// decryptMark on a Secret, as an annotation with the value "disabled", says that it only looks encrypted (Flux).
+const decryptMark = "kustomize.toolkit.fluxcd.io/decrypt"
 
 // secretMap reads a field of a Secret that maps keys to text. An error of the library would quote the value.
 func secretMap(obj delivery.Object, field string) (map[string]string, error) {
