@@ -171,6 +171,7 @@ type App struct {
 	ServiceAccount string // in the app's namespace; empty: as Keelson itself
 	Prune          bool
 	KeepOnDelete   bool // deleting the app leaves its objects
+	Force          bool // objects are deleted and made anew for a change that the server never allows
 	Wait           bool // Ready only once every object is healthy
 	Suspend        bool
 	Interval       time.Duration

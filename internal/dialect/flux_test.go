@@ -88,7 +88,7 @@ func TestKustomizationNames(t *testing.T) {
 		"another cluster":     {"{kubeConfig: {secretRef: {name: x}}, sourceRef: {kind: GitRepository}}", []string{"spec.kubeConfig"}, nil},
 		"encrypted":           {"{decryption: {provider: sops}, sourceRef: {kind: GitRepository}}", []string{"spec.decryption"}, nil},
 		"another source kind": {"{sourceRef: {kind: OCIRepository}}", []string{"spec.sourceRef.kind OCIRepository"}, nil},
-		"harmless":            {"{force: true, healthChecks: [{kind: Deployment, name: x}], sourceRef: {kind: GitRepository}}", nil, []string{"spec.force", "spec.healthChecks"}},
+		"harmless":            {"{healthChecks: [{kind: Deployment, name: x}], sourceRef: {kind: GitRepository}}", nil, []string{"spec.healthChecks"}},
 		"ready expression":    {"{dependsOn: [{name: a, readyExpr: 'true'}], sourceRef: {kind: GitRepository}}", []string{"spec.dependsOn[].readyExpr"}, nil},
 	}
 	for name, tt := range tests {

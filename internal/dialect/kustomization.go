@@ -67,7 +67,7 @@ func Kustomization(k *kustomizev1.Kustomization) (delivery.App, error) {
 			Components: spec.Components, IgnoreMissingComponents: spec.IgnoreMissingComponents,
 		},
 		ServiceAccount: spec.ServiceAccountName,
-		Prune:          spec.Prune, KeepOnDelete: !spec.Prune, Wait: spec.Wait, Suspend: spec.Suspend,
+		Prune:          spec.Prune, KeepOnDelete: !spec.Prune, Force: spec.Force, Wait: spec.Wait, Suspend: spec.Suspend,
 		Interval: spec.Interval.Duration, RetryInterval: k.GetRetryInterval(), Timeout: k.GetTimeout(),
 		Requested: k.Annotations[meta.ReconcileRequestAnnotation],
 	}
@@ -130,7 +130,6 @@ func unsupportedKustomization(spec *kustomizev1.KustomizationSpec) (refused, ign
 	})
 	ignored = set([]field{
 		{"spec.deletionPolicy WaitForTermination", spec.DeletionPolicy == kustomizev1.DeletionPolicyWaitForTermination},
-		{"spec.force", spec.Force},
 		{"spec.healthCheckExprs", len(spec.HealthCheckExprs) > 0},
 		{"spec.healthChecks", len(spec.HealthChecks) > 0},
 	})

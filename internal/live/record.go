@@ -36,7 +36,7 @@ type record struct {
 	owned           delivery.Hash
 	ownsReplicas    bool
 	deleting        bool
-	pruneDisabled   bool
+	marks           delivery.Marks
 }
 
 // record reduces an object to what is kept of it.
@@ -53,7 +53,7 @@ func (l *Live) record(u *unstructured.Unstructured) (*record, error) {
 		version: unique.Make(u.GroupVersionKind().Version), applied: unique.Make(own.version), rival: unique.Make(own.rival),
 		owner: unique.Make(l.opts.OwnerOf(u.GetLabels())), uid: string(u.GetUID()), resourceVersion: u.GetResourceVersion(),
 		health: health.Of(u), replicas: replicas, owned: own.hash, ownsReplicas: own.replicas,
-		deleting: u.GetDeletionTimestamp() != nil, pruneDisabled: PruneDisabled(u),
+		deleting: u.GetDeletionTimestamp() != nil, marks: delivery.MarksOf(u),
 	}
 	if fixed := plan.Fixed(u); len(fixed) > 0 {
 		b, err := json.Marshal(fixed)
@@ -70,7 +70,7 @@ func (r *record) live(ref delivery.Ref) delivery.Live {
 	return delivery.Live{
 		Ref: ref, Version: r.version.Value(), UID: r.uid, ResourceVersion: r.resourceVersion, Owner: r.owner.Value(),
 		Owned: r.owned, OwnsReplicas: r.ownsReplicas, Replicas: r.replicas, Health: r.health, Deleting: r.deleting,
-		PruneDisabled: r.pruneDisabled, Fixed: r.fixedFields(), Rival: r.rival.Value(),
+		Marks: r.marks, Fixed: r.fixedFields(), Rival: r.rival.Value(),
 	}
 }
 
@@ -85,21 +85,9 @@ func (r *record) fixedFields() map[string]any {
 	return fixed
 }
 
-// PruneMark on an object, as a label or an annotation with the value "disabled", keeps it from being pruned (Flux).
-const PruneMark = "kustomize.toolkit.fluxcd.io/prune"
-
-// PruneDisabled tells whether an object carries the mark.
-func PruneDisabled(u *unstructured.Unstructured) bool {
-	for _, field := range []string{"labels", "annotations"} {
-		if v, _, _ := unstructured.NestedFieldNoCopy(u.Object, "metadata", field, PruneMark); v == "disabled" {
-			return true
-		}
-	}
-	return false
-}
-
 // matters tells whether a new record of an object is worth waking its app.
 func matters(old, rec *record) bool {
 	return old.uid != rec.uid || old.owned != rec.owned || old.replicas != rec.replicas || old.ownsReplicas != rec.ownsReplicas ||
-		old.health != rec.health || old.deleting != rec.deleting || old.owner != rec.owner
+		old.health != rec.health || old.deleting != rec.deleting || old.owner != rec.owner ||
+		(old.marks ^ rec.marks).Has(delivery.MarkLeave)
 }
