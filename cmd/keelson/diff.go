@@ -27,6 +27,7 @@ func engineCommands(g *global) []*cobra.Command { return []*cobra.Command{diffCo
 
 func diffCommand(g *global) *cobra.Command {
 	var path string
+	var flags policyFlags
 	cmd := &cobra.Command{
 		Use:   "diff APP | diff --path DIR",
 		Short: "Show what delivering would change in the cluster",
@@ -41,10 +42,11 @@ masked. It ends with code 4 where something differs.`,
 			if path != "" {
 				return runDiffPath(cmd.Context(), g, path)
 			}
-			return runDiffApp(cmd.Context(), g, a[0])
+			return runDiffApp(cmd.Context(), g, a[0], delivery.Policy{LenientSubstitution: !flags.strict})
 		},
 	}
 	cmd.Flags().StringVar(&path, "path", "", "compare this `folder` on disk instead of an app")
+	flags.bindStrict(cmd.Flags())
 	return cmd
 }
 
@@ -77,7 +79,7 @@ func runDiffPath(ctx context.Context, g *global, path string) error {
 	return printDifferences(g, differences)
 }
 
-func runDiffApp(ctx context.Context, g *global, arg string) error {
+func runDiffApp(ctx context.Context, g *global, arg string, policy delivery.Policy) error {
 	engine, err := newEngine(g)
 	if err != nil {
 		return err
@@ -94,6 +96,7 @@ func runDiffApp(ctx context.Context, g *global, arg string) error {
 	if err != nil {
 		return err
 	}
+	app = policy.Govern(app)
 	if len(app.Refused) > 0 {
 		return fmt.Errorf("%s: not supported yet", strings.Join(app.Refused, ", "))
 	}

@@ -27,6 +27,7 @@ import (
 
 	"keelson.dev/keelson/internal/controller"
 	"keelson.dev/keelson/internal/deliver"
+	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/kube"
@@ -46,6 +47,7 @@ type serverOptions struct {
 	Ready func(looked func(context.Context) (bool, error))
 	// Waiting is called with the holder of the lease while another one has it; nil: nobody cares.
 	Waiting func(holder string)
+	Policy  delivery.Policy
 	State   *lazyState // is told where to read how things stand; nil: nobody asks
 	Share   share
 	Logger  *slog.Logger
@@ -121,11 +123,13 @@ func runServer(ctx context.Context, opts serverOptions) error {
 	if err != nil {
 		return err
 	}
-	records, err := deliver.OpenRecords(filepath.Join(opts.DataDir, "records"), renderer())
+	records, err := deliver.OpenRecords(filepath.Join(opts.DataDir, "records"), renderer(opts.Policy))
 	if err != nil {
 		return err
 	}
-	c, err := controller.New(ctx, controller.Options{Cluster: cluster, Sources: sources, Records: records, Lock: lease, Log: opts.Logger, Shard: shard})
+	c, err := controller.New(ctx, controller.Options{
+		Cluster: cluster, Sources: sources, Records: records, Lock: lease, Policy: opts.Policy, Shard: shard, Log: opts.Logger,
+	})
 	if err != nil {
 		return explainAPI(err)
 	}
@@ -149,8 +153,16 @@ func runServer(ctx context.Context, opts serverOptions) error {
 	return c.Run(ctx)
 }
 
-// renderer identifies this very build of the program: another one may render otherwise.
-func renderer() string {
+// renderer identifies this very build of the program and what it is told about rendering: another one may render otherwise.
+func renderer(policy delivery.Policy) string {
+	if policy.LenientSubstitution {
+		return build() + " lenient"
+	}
+	return build()
+}
+
+// build identifies this very build of the program.
+func build() string {
 	exe, err := os.Executable()
 	if err != nil {
 		return version
@@ -248,6 +260,7 @@ func serverCommand(g *global) *cobra.Command {
 	var listen string
 	var observed observers
 	var mine share
+	var flags policyFlags
 	cmd := &cobra.Command{
 		Use:   "server",
 		Short: "Run the controllers alone, against any cluster",
@@ -259,9 +272,14 @@ splits the work. keelson takeover --plan shows what the first start would do. Wi
 host. Spans go to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runServerCommand(cmd.Context(), g, listen, observed, mine)
+			policy, err := flags.policy()
+			if err != nil {
+				return err
+			}
+			return runServerCommand(cmd.Context(), g, listen, observed, mine, policy)
 		},
 	}
+	flags.bind(cmd.Flags())
 	cmd.Flags().StringVar(&listen, "listen", "", "serve the dashboard on this `address`, as 127.0.0.1:8080 (default: none)")
 	cmd.Flags().StringVar(&observed.metrics, "metrics", "", "serve /metrics on this `address`, as 127.0.0.1:8081 (default: nowhere)")
 	cmd.Flags().StringVar(&observed.pprof, "pprof", "", "serve /debug/pprof/ on this `address`, as 127.0.0.1:6060 (default: nowhere)")
@@ -269,7 +287,7 @@ host. Spans go to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names.`,
 	return cmd
 }
 
-func runServerCommand(ctx context.Context, g *global, listen string, observed observers, mine share) error {
+func runServerCommand(ctx context.Context, g *global, listen string, observed observers, mine share, policy delivery.Policy) error {
 	log := slog.New(slog.NewTextHandler(g.err, nil))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -288,7 +306,7 @@ func runServerCommand(ctx context.Context, g *global, listen string, observed ob
 	}
 	go func() {
 		ended <- runServer(ctx, serverOptions{
-			Kubeconfig: g.kubeconfig, DataDir: filepath.Join(g.data, serverDir), State: &state, Share: mine, Logger: log,
+			Kubeconfig: g.kubeconfig, DataDir: filepath.Join(g.data, serverDir), Share: mine, Policy: policy, State: &state, Logger: log,
 			Ready: func(func(context.Context) (bool, error)) { log.Info("the controllers work") },
 			Waiting: func(holder string) {
 				log.Info("waiting for the lease", "lease", leaseNamespace+"/"+leaseName, "holder", holder)

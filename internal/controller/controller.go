@@ -52,6 +52,7 @@ type Options struct {
 	Sources *source.Fetcher
 	Lock    resourcelock.Interface // the lease that guards against a second controller
 	Records *deliver.Records       // nil: a restart looks at everything anew
+	Policy  delivery.Policy
 	Log     *slog.Logger
 	Now     func() time.Time // nil: the system's clock
 	Shard   labels.Selector  // of the sources and apps to work on; nil: all
@@ -125,7 +126,8 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 		Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner,
 	}
 	ks := &kustomizations{
-		reg: reg, engine: engine, records: opts.Records, cache: mgr.GetClient(), reader: mgr.GetAPIReader(), all: mgr.GetClient(), now: opts.Now,
+		reg: reg, engine: engine, records: opts.Records, policy: opts.Policy, now: opts.Now,
+		cache: mgr.GetClient(), reader: mgr.GetAPIReader(), all: mgr.GetClient(),
 		wake: apps.enqueue, later: newTrickle(apps.enqueue), places: kube.NewPlaces(appsAtOnce, appTurn), log: opts.Log,
 	}
 	if opts.Shard != nil && !opts.Shard.Empty() {

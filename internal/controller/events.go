@@ -74,6 +74,7 @@ func bounded(s string) string {
 
 var verbWords = map[delivery.Verb]string{
 	delivery.Create: "created", delivery.Update: "configured", delivery.Delete: "deleted", delivery.Repair: "repaired",
+	delivery.Replace: "deleted, to be made anew",
 }
 
 // changeEvents tells what a stage did: repairs in one event, with the reason for each, everything else in another.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/apis/acl"
 	"github.com/fluxcd/pkg/apis/meta"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -33,6 +34,7 @@ type kustomizations struct {
 	reg     *registry
 	engine  *deliver.Engine
 	records *deliver.Records // nil: nothing is remembered beyond this process
+	policy  delivery.Policy
 	cache   client.Reader
 	reader  client.Reader // uncached: ConfigMaps and Secrets are not kept in memory
 	all     client.Reader // of every app, those of other shards as well
@@ -106,6 +108,7 @@ type pass struct {
 
 func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomization, pen pen) next {
 	app, err := dialect.Kustomization(obj)
+	app = k.policy.Govern(app)
 	st := k.stateOf(app, obj)
 	if app.Suspend {
 		k.release(st, false)
@@ -264,11 +267,21 @@ func (k *kustomizations) run(ctx context.Context, p *pass) (delivery.Outcome, er
 }
 
 func (k *kustomizations) supported(_ context.Context, p *pass) error {
+	if p.app.Denied != "" {
+		return &delivery.Fault{
+			Reason: acl.AccessDeniedReason, Retry: delivery.OnEvent, Err: errors.New(p.app.Denied),
+			Hint: "declare the source in the namespace of the Kustomization",
+		}
+	}
 	if len(p.app.Refused) == 0 {
 		return nil
 	}
+	hint := "remove the fields"
+	if slices.Contains(p.app.Refused, "spec.decryption") {
+		hint = "keep Secrets out of this Kustomization or unencrypted, or leave it to Flux for now: give it spec.suspend here"
+	}
 	return &delivery.Fault{
-		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Hint: "remove the fields",
+		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Hint: hint,
 		Err: fmt.Errorf("%s: not supported yet; nothing is applied", strings.Join(p.app.Refused, ", ")),
 	}
 }
@@ -609,7 +622,7 @@ func (k *kustomizations) failed(p *pass, err error) delivery.Outcome {
 			p.after = p.app.RetryInterval
 		}
 	case delivery.OnEvent:
-		if f.Reason == "ConfirmationRequired" || f.Reason == "FieldsNotSupported" {
+		if f.Reason == "ConfirmationRequired" || f.Reason == "FieldsNotSupported" || f.Reason == acl.AccessDeniedReason {
 			out.Phase = delivery.Stalled
 		}
 	}
@@ -636,6 +649,7 @@ func told(list []metav1.Condition, out delivery.Outcome) bool {
 // have to do it is gone for good, the app is let go of, with a warning that names what is left.
 func (k *kustomizations) remove(ctx context.Context, obj *kustomizev1.Kustomization) (removal, error) {
 	app, _ := dialect.Kustomization(obj) // its error is about the guard, which does not matter any more
+	app = k.policy.Govern(app)
 	st := k.stateOf(app, obj)
 	if app.Suspend || app.KeepOnDelete || len(st.mem.Inventory) == 0 {
 		return removal{done: true}, nil

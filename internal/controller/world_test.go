@@ -33,6 +33,7 @@ import (
 
 	"keelson.dev/keelson/internal/controller"
 	"keelson.dev/keelson/internal/deliver"
+	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/kube"
@@ -81,6 +82,7 @@ type instance struct {
 	host   *githost.Host
 	server *httptest.Server
 	client client.Client
+	policy delivery.Policy // of the next start
 	stop   func()
 	looked func(context.Context) (bool, error)
 	state  func() telemetry.State
@@ -132,7 +134,7 @@ func (in *instance) start() error {
 		log = os.Stderr
 	}
 	c, err := controller.New(ctx, controller.Options{
-		Cluster: target, Sources: sources, Records: records, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Cluster: target, Sources: sources, Records: records, Policy: in.policy, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
 		cancel()

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"keelson.dev/keelson/internal/apply"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/plan"
 	"keelson.dev/keelson/internal/redact"
@@ -18,19 +19,19 @@ import (
 // Memory is what the engine knows about an app between two steps. The zero Memory knows nothing: the next step
 // renders and sends everything once, which the server answers without a change where nothing differs.
 type Memory struct {
-	Inventory delivery.Inventory    // as last written to the cluster
-	Ignored   []string              // what the rendered objects ask for and has no effect yet, for people
-	Skipped   []string              // rendered objects that are not applied because Keelson takes their place, for people
-	Adopted   Adopted               // what another controller left word of having delivered
-	made      origin                // what the last completed delivery was made of
-	desired   delivery.Inventory    // what it gave
-	held      map[delivery.Ref]bool // what of it is left alone
-	broken    origin                // what the last render that failed was made of; the zero origin: none did
-	fault     *delivery.Fault       // why
-	pass      rendered              // what this pass rendered; see Release
-	judged    string                // the digest of the last snapshot that was rendered or found to change nothing
+	Inventory delivery.Inventory // as last written to the cluster
+	Ignored   []string           // what the rendered objects ask for and has no effect yet, for people
+	Skipped   []string           // rendered objects that are not applied because Keelson takes their place, for people
+	Adopted   Adopted            // what another controller left word of having delivered
+	made      origin             // what the last completed delivery was made of
+	desired   delivery.Inventory // what it gave
+	broken    origin             // what the last render that failed was made of; the zero origin: none did
+	fault     *delivery.Fault    // why
+	pass      rendered           // what this pass rendered; see Release
+	judged    string             // the digest of the last snapshot that was rendered or found to change nothing
 	applied   map[delivery.Ref]delivery.Applied
-	unsaved   bool // made, desired or applied changed since the record was written
+	left      map[delivery.Ref]bool // of desired, what Git itself wants to be left alone as it is there
+	unsaved   bool                  // made, desired or applied changed since the record was written
 	repairs   map[delivery.Ref]repairs
 	refused   map[delivery.Ref]refusal
 }
@@ -73,6 +74,8 @@ type refusal struct {
 	count   int
 	until   time.Time
 	fault   *delivery.Fault
+	// immutable says that it would be taken if it was made anew.
+	immutable bool
 }
 
 // Variables are an app's substitution variables.
@@ -102,18 +105,8 @@ func (mem *Memory) Inputs() render.Inputs { return mem.made.inputs }
 // Done records that the plan of state has been carried out to its end: what was rendered is what is there.
 func (mem *Memory) Done(state State) {
 	mem.unsaved = mem.unsaved || mem.pass.digest != ""
-	mem.made, mem.desired, mem.held = state.origin, state.Plan.Inventory, nil
-	for _, stage := range state.Plan.Stages {
-		for _, c := range stage.Changes {
-			if !c.Held {
-				continue
-			}
-			if mem.held == nil {
-				mem.held = map[delivery.Ref]bool{}
-			}
-			mem.held[c.Ref] = true
-		}
-	}
+	mem.made, mem.desired = state.origin, state.Plan.Inventory
+	mem.leave(state.Plan)
 	for ref := range mem.applied {
 		if _, ok := mem.desired[ref]; !ok {
 			delete(mem.applied, ref)
@@ -121,6 +114,25 @@ func (mem *Memory) Done(state State) {
 		}
 	}
 	mem.refused = nil
+}
+
+// leave notes what the plan left alone. What was sent of it before is forgotten: it is sent again once it is no longer left.
+func (mem *Memory) leave(p delivery.Plan) {
+	mem.left = nil
+	for _, stage := range p.Stages {
+		for _, c := range stage.Changes {
+			if c.Left == "" {
+				continue
+			}
+			delete(mem.applied, c.Ref)
+			if _, owned := mem.desired[c.Ref]; owned && c.Left == delivery.LeftByGit {
+				if mem.left == nil {
+					mem.left = map[delivery.Ref]bool{}
+				}
+				mem.left[c.Ref] = true
+			}
+		}
+	}
 }
 
 // Same tells whether a request would give what the last completed delivery was made of.
@@ -244,13 +256,14 @@ func (mem *Memory) notBefore() map[delivery.Ref]time.Time {
 }
 
 // refuse notes that the server did not take an object, and how long it makes no sense to send the same again.
-func (mem *Memory) refuse(c delivery.Change, f *delivery.Fault, app delivery.App, now time.Time) {
+func (mem *Memory) refuse(res apply.Result, f *delivery.Fault, app delivery.App, now time.Time) {
+	c := res.Change
 	r := mem.refused[c.Ref]
 	if r.desired != c.Desired {
 		r = refusal{desired: c.Desired}
 	}
 	r.count++
-	r.fault = f
+	r.fault, r.immutable = f, res.Immutable
 	r.until = now.Add(Backoff(r.count, app.RetryInterval))
 	if f.Retry != delivery.Backoff {
 		r.until = now.Add(max(app.RetryInterval, firstBackoff))
@@ -265,7 +278,7 @@ func (mem *Memory) refuse(c delivery.Change, f *delivery.Fault, app delivery.App
 func (mem *Memory) refusals() map[delivery.Ref]plan.Refusal {
 	out := make(map[delivery.Ref]plan.Refusal, len(mem.refused))
 	for ref, r := range mem.refused {
-		out[ref] = plan.Refusal{Desired: r.desired, Until: r.until}
+		out[ref] = plan.Refusal{Desired: r.desired, Until: r.until, Immutable: r.immutable}
 	}
 	return out
 }

@@ -56,6 +56,7 @@ type appliedObject struct {
 	Owned      delivery.Hash `json:"owned,omitzero"`
 	Replicas   int64         `json:"replicas"`
 	Autoscaled bool          `json:"autoscaled,omitempty"`
+	Left       bool          `json:"left,omitempty"`
 }
 
 // OpenRecords opens or makes the folder. renderer is the version of the program: another version may render otherwise, so
@@ -123,6 +124,7 @@ func (r *Records) load(app delivery.App, mem *Memory) string {
 		return telemetry.Unusable
 	}
 	desired := make(delivery.Inventory, len(rec.Objects))
+	left := map[delivery.Ref]bool{}
 	applied := make(map[delivery.Ref]delivery.Applied, len(rec.Objects))
 	for _, o := range rec.Objects {
 		ref, ok := delivery.ParseInventoryID(o.ID)
@@ -130,6 +132,9 @@ func (r *Records) load(app delivery.App, mem *Memory) string {
 			return telemetry.Unusable
 		}
 		desired[ref] = o.Version
+		if o.Left {
+			left[ref] = true
+		}
 		if o.Desired != (delivery.Hash{}) {
 			applied[ref] = delivery.Applied{Desired: o.Desired, Owned: o.Owned, Replicas: o.Replicas, Autoscaled: o.Autoscaled}
 		}
@@ -138,7 +143,7 @@ func (r *Records) load(app delivery.App, mem *Memory) string {
 		desired = mem.Inventory // one map, not two
 	}
 	mem.made = origin{spec: rec.Spec, vars: rec.Vars, inputs: rec.Inputs}
-	mem.desired, mem.applied, mem.Ignored = desired, applied, rec.Ignored
+	mem.desired, mem.applied, mem.left, mem.Ignored = desired, applied, left, rec.Ignored
 	return telemetry.Loaded
 }
 
@@ -153,7 +158,7 @@ func (r *Records) Save(app delivery.ID, mem *Memory) error {
 		Objects: make([]appliedObject, 0, len(mem.desired)),
 	}
 	for _, ref := range mem.desired.Refs() {
-		o := appliedObject{ID: ref.InventoryID(), Version: mem.desired[ref]}
+		o := appliedObject{ID: ref.InventoryID(), Version: mem.desired[ref], Left: mem.left[ref]}
 		if a, ok := mem.applied[ref]; ok {
 			o.Desired, o.Owned, o.Replicas, o.Autoscaled = a.Desired, a.Owned, a.Replicas, a.Autoscaled
 		}

@@ -119,11 +119,14 @@ type Snapshot struct {
 type Build struct {
 	Path                    string // folder in the snapshot, cleaned, without a leading "./"; "." is the root
 	TargetNamespace         string
+	NamePrefix, NameSuffix  string // of every object's name; they replace those of the kustomization file
 	Patches                 []Patch
 	Images                  []Image
 	Components              []string // folders relative to Path
 	IgnoreMissingComponents bool
-	Substitute              bool // run variable substitution
+	BuildMetadata           []string // kustomize's options of that name, as "originAnnotations"; they replace those of the kustomization file
+	Substitute              bool     // run variable substitution
+	Strict                  bool     // a variable that is neither given nor has a default value is an error
 }
 
 // Patch is a strategic-merge or JSON 6902 patch with an optional target, as kustomize reads it.
@@ -160,6 +163,7 @@ type App struct {
 	Generation     int64
 	Source         ID
 	Build          Build
+	Common         Metadata          // set on every object after the build, over what it has itself
 	Vars           map[string]string // inline variables; they win over VarsFrom
 	VarsFrom       []VarsRef         // later entries win over earlier ones
 	VarsAlways     bool              // substitute even where no variable is given
@@ -167,6 +171,7 @@ type App struct {
 	ServiceAccount string // in the app's namespace; empty: as Keelson itself
 	Prune          bool
 	KeepOnDelete   bool // deleting the app leaves its objects
+	Force          bool // objects are deleted and made anew for a change that the server never allows
 	Wait           bool // Ready only once every object is healthy
 	Suspend        bool
 	Interval       time.Duration
@@ -174,8 +179,14 @@ type App struct {
 	Timeout        time.Duration // bound of one attempt and of waiting for health
 	Guard          Guard
 	Requested      string   // a person's request for a reconciliation: any value not seen before starts one
+	Denied         string   // not empty: why a reference of the app must not be followed; nothing is applied
 	Refused        []string // fields whose being ignored could do harm, as "spec.decryption": nothing is applied
 	Ignored        []string // fields that have no effect yet, as "spec.healthChecks": said, not fatal
+}
+
+// Metadata are labels and annotations.
+type Metadata struct {
+	Labels, Annotations map[string]string
 }
 
 // Guard says how an app is protected against destroying by accident.

@@ -32,6 +32,10 @@ spec:
   prune: true
   wait: true
   targetNamespace: shop
+  namePrefix: eu-
+  nameSuffix: -blue
+  commonMetadata: {labels: {team: shop}, annotations: {owner: "7"}}
+  buildMetadata: [originAnnotations]
   serviceAccountName: deployer
   sourceRef: {kind: GitRepository, name: fleet, namespace: flux-system}
   dependsOn: [{name: infra}, {name: crds, namespace: flux-system}]
@@ -54,10 +58,12 @@ func TestKustomization(t *testing.T) {
 		Generation: 3,
 		Source:     delivery.ID{Kind: "GitRepository", Namespace: "flux-system", Name: "fleet"},
 		Build: delivery.Build{
-			Path: "apps/shop", TargetNamespace: "shop", Components: []string{"../extra"}, IgnoreMissingComponents: true,
+			Path: "apps/shop", TargetNamespace: "shop", NamePrefix: "eu-", NameSuffix: "-blue", BuildMetadata: []string{"originAnnotations"},
+			Components: []string{"../extra"}, IgnoreMissingComponents: true,
 			Images:  []delivery.Image{{Name: "web", NewName: "mirror/web", NewTag: "v2", Digest: "sha256:1"}},
 			Patches: []delivery.Patch{{Patch: "{}", Target: &delivery.Selector{Kind: "Deployment", Name: "web"}}},
 		},
+		Common:   delivery.Metadata{Labels: map[string]string{"team": "shop"}, Annotations: map[string]string{"owner": "7"}},
 		Vars:     map[string]string{"region": "eu"},
 		VarsFrom: []delivery.VarsRef{{Kind: "Secret", Name: "keys", Optional: true}},
 		DependsOn: []delivery.ID{
@@ -82,8 +88,7 @@ func TestKustomizationNames(t *testing.T) {
 		"another cluster":     {"{kubeConfig: {secretRef: {name: x}}, sourceRef: {kind: GitRepository}}", []string{"spec.kubeConfig"}, nil},
 		"encrypted":           {"{decryption: {provider: sops}, sourceRef: {kind: GitRepository}}", []string{"spec.decryption"}, nil},
 		"another source kind": {"{sourceRef: {kind: OCIRepository}}", []string{"spec.sourceRef.kind OCIRepository"}, nil},
-		"renamed":             {"{namePrefix: a, nameSuffix: b, sourceRef: {kind: GitRepository}}", []string{"spec.namePrefix", "spec.nameSuffix"}, nil},
-		"harmless":            {"{force: true, healthChecks: [{kind: Deployment, name: x}], sourceRef: {kind: GitRepository}}", nil, []string{"spec.force", "spec.healthChecks"}},
+		"harmless":            {"{healthChecks: [{kind: Deployment, name: x}], sourceRef: {kind: GitRepository}}", nil, []string{"spec.healthChecks"}},
 		"ready expression":    {"{dependsOn: [{name: a, readyExpr: 'true'}], sourceRef: {kind: GitRepository}}", []string{"spec.dependsOn[].readyExpr"}, nil},
 	}
 	for name, tt := range tests {

@@ -63,11 +63,11 @@ func Kustomization(k *kustomizev1.Kustomization) (delivery.App, error) {
 			Kind: spec.SourceRef.Kind, Namespace: orElse(spec.SourceRef.Namespace, k.Namespace), Name: spec.SourceRef.Name,
 		},
 		Build: delivery.Build{
-			Path: cleanPath(spec.Path), TargetNamespace: spec.TargetNamespace,
+			Path: cleanPath(spec.Path), TargetNamespace: spec.TargetNamespace, NamePrefix: spec.NamePrefix, NameSuffix: spec.NameSuffix,
 			Components: spec.Components, IgnoreMissingComponents: spec.IgnoreMissingComponents,
 		},
 		ServiceAccount: spec.ServiceAccountName,
-		Prune:          spec.Prune, KeepOnDelete: !spec.Prune, Wait: spec.Wait, Suspend: spec.Suspend,
+		Prune:          spec.Prune, KeepOnDelete: !spec.Prune, Force: spec.Force, Wait: spec.Wait, Suspend: spec.Suspend,
 		Interval: spec.Interval.Duration, RetryInterval: k.GetRetryInterval(), Timeout: k.GetTimeout(),
 		Requested: k.Annotations[meta.ReconcileRequestAnnotation],
 	}
@@ -76,6 +76,12 @@ func Kustomization(k *kustomizev1.Kustomization) (delivery.App, error) {
 		app.KeepOnDelete = true
 	case kustomizev1.DeletionPolicyDelete, kustomizev1.DeletionPolicyWaitForTermination:
 		app.KeepOnDelete = false
+	}
+	if m := spec.CommonMetadata; m != nil {
+		app.Common = delivery.Metadata{Labels: m.Labels, Annotations: m.Annotations}
+	}
+	for _, option := range spec.BuildMetadata {
+		app.Build.BuildMetadata = append(app.Build.BuildMetadata, string(option))
 	}
 	for _, p := range spec.Patches {
 		patch := delivery.Patch{Patch: p.Patch}
@@ -116,19 +122,14 @@ func unsupportedKustomization(spec *kustomizev1.KustomizationSpec) (refused, ign
 		readyExpr = readyExpr || d.ReadyExpr != ""
 	}
 	refused = set([]field{
-		{"spec.commonMetadata", spec.CommonMetadata != nil},
 		{"spec.decryption", spec.Decryption != nil},
 		{"spec.dependsOn[].readyExpr", readyExpr},
 		{"spec.ignore", len(spec.Ignore) > 0},
 		{"spec.kubeConfig", spec.KubeConfig != nil},
-		{"spec.namePrefix", spec.NamePrefix != ""},
-		{"spec.nameSuffix", spec.NameSuffix != ""},
 		{"spec.sourceRef.kind " + spec.SourceRef.Kind, spec.SourceRef.Kind != sourcev1.GitRepositoryKind},
 	})
 	ignored = set([]field{
-		{"spec.buildMetadata", len(spec.BuildMetadata) > 0},
 		{"spec.deletionPolicy WaitForTermination", spec.DeletionPolicy == kustomizev1.DeletionPolicyWaitForTermination},
-		{"spec.force", spec.Force},
 		{"spec.healthCheckExprs", len(spec.HealthCheckExprs) > 0},
 		{"spec.healthChecks", len(spec.HealthChecks) > 0},
 	})

@@ -65,7 +65,7 @@ func ownershipOf(key delivery.Key, u *unstructured.Unstructured, manager string)
 			latest = at
 		}
 	}
-	if len(tools) > 0 && !plan.Merges(u) {
+	if len(tools) > 0 && !delivery.MarksOf(u).Has(delivery.MarkMerge) {
 		own.shared = shared(ours, tools)
 	}
 	if ours == nil {

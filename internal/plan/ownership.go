@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 	"sigs.k8s.io/structured-merge-diff/v6/value"
+
+	"keelson.dev/keelson/internal/delivery"
 )
 
 // tools are the field managers of programs that deliver what a repository or a person wants: what they own of an object
@@ -43,20 +45,6 @@ func isNote(key string) bool {
 	return slices.ContainsFunc(notes, func(n string) bool { return key == n || strings.HasSuffix(n, "/") && strings.HasPrefix(key, n) })
 }
 
-// SSAMark on an object says how it is applied; with the value Merge what others own stays theirs (Flux: Kustomization API,
-// "Controlling the apply behavior of resources").
-const SSAMark = "kustomize.toolkit.fluxcd.io/ssa"
-
-// Merges tells whether an object asks that others keep what they own of it.
-func Merges(u *unstructured.Unstructured) bool {
-	for _, field := range []string{"labels", "annotations"} {
-		if v, _, _ := unstructured.NestedFieldNoCopy(u.Object, "metadata", field, SSAMark); v == "Merge" {
-			return true
-		}
-	}
-	return false
-}
-
 // Takeover is what has to be written so that the fields of other tools become ours.
 type Takeover struct {
 	Fields []metav1.ManagedFieldsEntry // the object's managedFields as they are to be
@@ -76,7 +64,7 @@ type Takeover struct {
 func TakeOver(u *unstructured.Unstructured, manager string) (Takeover, bool, error) {
 	entries := u.GetManagedFields()
 	at := slices.IndexFunc(entries, func(e metav1.ManagedFieldsEntry) bool { return isApply(e, manager) })
-	if at < 0 || Merges(u) {
+	if at < 0 || delivery.MarksOf(u).Has(delivery.MarkMerge) {
 		return Takeover{}, false, nil
 	}
 	ours, err := setOf(entries[at])

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/plan"
 )
 
@@ -85,7 +86,7 @@ func TestTakeOver(t *testing.T) {
 		},
 		"who asks for a merge keeps the others": {
 			others:      [][5]string{{"kubectl", "Apply", "", "v1", `{"f:data":{"f:a":{},"f:b":{}}}`}},
-			annotations: map[string]string{plan.SSAMark: "Merge"},
+			annotations: map[string]string{delivery.SSAMark: "Merge"},
 		},
 	}
 	for name, tt := range tests {
@@ -103,7 +104,7 @@ func TestTakeOver(t *testing.T) {
 			if diff := cmp.Diff(tt.goes, got.Goes); diff != "" {
 				t.Errorf("Goes:\n%s", diff)
 			}
-			if tt.annotations[plan.SSAMark] == "" && shared(u) != ok {
+			if tt.annotations[delivery.SSAMark] == "" && shared(u) != ok {
 				t.Errorf("Shares = %v, TakeOver has something to do: %v", shared(u), ok)
 			}
 			if !ok {

@@ -42,6 +42,8 @@ type Input struct {
 	NotBefore map[delivery.Ref]time.Time
 	// Adopted says that another controller has left word that it delivered this very commit of this very declaration.
 	Adopted bool
+	// Present are objects that are there but not labelled as ours, as far as it matters: of those marked IfNotPresent.
+	Present map[delivery.Ref]bool
 	// Refused are the objects that the server did not take when they were sent last.
 	Refused map[delivery.Ref]Refusal
 	Now     time.Time
@@ -49,8 +51,9 @@ type Input struct {
 
 // Refusal says what was sent in vain, and when it makes sense to send it again; something else may be sent at once.
 type Refusal struct {
-	Desired delivery.Hash
-	Until   time.Time
+	Desired   delivery.Hash
+	Until     time.Time
+	Immutable bool // it was there, and would be taken if it was made anew
 }
 
 // Compute makes the plan.
@@ -68,8 +71,14 @@ func Compute(in Input) delivery.Plan {
 			p.Awaits = append(p.Awaits, ref)
 		}
 		// What is to be left alone and is not ours does not become ours.
-		if _, held := holdOn(in.Holds, ref, in.Now); !held || in.Inventory[ref] != "" {
+		left, alone := leftAlone(in, obj)
+		if _, owned := in.Inventory[ref]; !alone || owned && !in.Present[ref] {
 			p.Inventory[ref] = obj.GroupVersionKind().Version
+		}
+		if alone {
+			i := stageOf(ref)
+			stages[i].Changes = append(stages[i].Changes, left)
+			continue
 		}
 		if block, ok := blockOf(in, obj, coming); ok {
 			p.Blocks = append(p.Blocks, block)
@@ -120,10 +129,10 @@ func blockOf(in Input, obj delivery.Object, coming map[schema.GroupKind]bool) (d
 	if !ok {
 		return delivery.Block{}, false
 	}
-	if path, was, wants, changed := changedFixed(obj.Unstructured, live.Fixed); changed {
+	if path, was, wants, changed := changedFixed(obj.Unstructured, live.Fixed); changed && !Forced(in.App, obj, live.Marks) {
 		return delivery.Block{Ref: ref, Fault: &delivery.Fault{
 			Reason: "ImmutableField", Where: obj.Where(), Retry: delivery.OnChange,
-			Hint: "restore the field in Git, or give the object a new name, or delete it in the cluster so that it is made anew",
+			Hint: replaceHint(in.App),
 			Err:  fmt.Errorf("%s cannot be changed from %s to %s: Kubernetes never lets that field of a %s change", path, was, wants, ref.Kind),
 		}}, true
 	}
@@ -144,14 +153,30 @@ func definedKinds(objects []delivery.Object) map[schema.GroupKind]bool {
 	return kinds
 }
 
+// leftAlone is the change of an object that is not to be touched: one that is held, or that is marked to be made only where it
+// is not there, and is.
+func leftAlone(in Input, obj delivery.Object) (delivery.Change, bool) {
+	ref := obj.Ref()
+	c := delivery.Change{Ref: ref, Version: obj.GroupVersionKind().Version, Verb: delivery.Delegated, Left: delivery.LeftByGit}
+	live, there := in.Live[ref]
+	h, held := holdOn(in.Holds, ref, in.Now)
+	switch {
+	case held:
+		c.Reason = h.Describe()
+	case there && live.Marks.Has(delivery.MarkLeave):
+		c.Left, c.Reason = delivery.LeftByCluster, "it is marked in the cluster to be left alone"
+	case (there && !live.Deleting || in.Present[ref]) && obj.Marks().Has(delivery.MarkIfNotPresent):
+		c.Reason = "it is there already, and only made where it is not (" + delivery.SSAMark + ": IfNotPresent)"
+	default:
+		return c, false
+	}
+	return c, true
+}
+
 // changeOf decides about one desired object that nothing blocks.
 func changeOf(in Input, obj delivery.Object) delivery.Change {
 	ref := obj.Ref()
 	c := delivery.Change{Ref: ref, Version: obj.GroupVersionKind().Version}
-	if h, ok := holdOn(in.Holds, ref, in.Now); ok {
-		c.Verb, c.Reason, c.Held = delivery.Delegated, h.Describe(), true
-		return c
-	}
 	live, there := in.Live[ref]
 	scaler, scaled := in.Scaled[ref]
 	if scaled {
@@ -159,6 +184,11 @@ func changeOf(in Input, obj delivery.Object) delivery.Change {
 		c.Autoscaled = true
 	}
 	c.Object, c.Desired = &obj, Hash(in.Key, obj.Unstructured)
+	c.Forced = there && Forced(in.App, obj, live.Marks)
+	if reason, ok := replacement(in, obj, live, c.Desired); ok && there {
+		c.Verb, c.Reason, c.Object, c.UID, c.Version = delivery.Replace, reason, nil, live.UID, cmp.Or(live.Version, c.Version)
+		return c
+	}
 	last, sent := in.Applied[ref]
 	c.Verb, c.Reason = verdict(last, sent, live, there, c)
 	switch {
@@ -248,7 +278,7 @@ func pruneChanges(in Input, gone delivery.Inventory) []delivery.Change {
 			c.Reason = "left Git under this name, but is the same object as " + kept[live.UID].String()
 		case holdsUsUp(in, ref):
 			c.Reason = "left Git, but what Keelson delivers is declared in it"
-		case live.PruneDisabled:
+		case live.Marks.Has(delivery.MarkKeep | delivery.MarkLeave):
 			c.Reason = "left Git, but is marked to survive pruning"
 		case held:
 			c.Verb, c.Reason = delivery.Delegated, hold.Describe()

@@ -31,6 +31,7 @@ type scenario struct {
 		MaxPrune   *int
 		Confirmed  string
 		Adopted    bool // another controller delivered this very commit
+		Force      bool
 	}
 	Desired   []map[string]any
 	Applied   []string // objects, as "Kind/namespace/name", that we sent as desired and that are unchanged since
@@ -44,21 +45,22 @@ type scenario struct {
 	NotBefore map[string]string
 	Refused   map[string]string // objects that the server refused as they are desired here, and until when they are not sent again
 	Changed   []string          // … that are desired otherwise than when they were refused
+	Immutable []string          // … that the server took for changes to what cannot be changed
+	Present   []string          // objects that are there and not ours
 	Held      []string          // objects that are to be left alone
 }
 
 // liveObject is an object in the cluster.
 type liveObject struct {
-	Object        map[string]any
-	Owner         string // app name; "app" is the one planned for
-	Deleting      bool
-	PruneDisabled bool
-	Replicas      *int64
-	OwnsReplicas  bool
-	Rival         string
-	UID           string
-	Shared        string
-	NotApplied    bool // by us
+	Object       map[string]any
+	Owner        string // app name; "app" is the one planned for
+	Deleting     bool
+	Replicas     *int64
+	OwnsReplicas bool
+	Rival        string
+	UID          string
+	Shared       string
+	NotApplied   bool // by us
 }
 
 var now = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
@@ -99,6 +101,7 @@ func input(t *testing.T, raw []byte) plan.Input {
 		t.Fatalf("read scenario: %v", err)
 	}
 	app := delivery.App{ID: appID("app"), Prune: s.App.Prune == nil || *s.App.Prune}
+	app.Force = s.App.Force
 	app.Guard = delivery.Guard{MaxPrunePercent: 50, AllowEmpty: s.App.AllowEmpty, Confirmed: s.App.Confirmed}
 	if s.App.MaxPrune != nil {
 		app.Guard.MaxPrunePercent = *s.App.MaxPrune
@@ -108,7 +111,7 @@ func input(t *testing.T, raw []byte) plan.Input {
 		Live: map[delivery.Ref]delivery.Live{}, Applied: map[delivery.Ref]delivery.Applied{}, Inventory: delivery.Inventory{},
 		Claims: map[delivery.Ref]delivery.ID{}, Scaled: map[delivery.Ref]string{}, Unknown: map[schema.GroupKind]bool{},
 		Adopted:   s.App.Adopted,
-		NotBefore: map[delivery.Ref]time.Time{}, Refused: map[delivery.Ref]plan.Refusal{},
+		NotBefore: map[delivery.Ref]time.Time{}, Refused: map[delivery.Ref]plan.Refusal{}, Present: map[delivery.Ref]bool{},
 	}
 	refs := map[string]delivery.Ref{}
 	for _, m := range s.Desired {
@@ -120,9 +123,9 @@ func input(t *testing.T, raw []byte) plan.Input {
 		u := &unstructured.Unstructured{Object: canonical(t, l.Object)}
 		rec := delivery.Live{
 			Ref: delivery.RefOf(u), Owner: appID(l.Owner), Owned: asApplied, Replicas: -1, OwnsReplicas: l.OwnsReplicas,
-			Deleting: l.Deleting, PruneDisabled: l.PruneDisabled, Rival: l.Rival, Fixed: plan.Fixed(u),
+			Deleting: l.Deleting, Rival: l.Rival, Fixed: plan.Fixed(u), Shared: l.Shared, Marks: delivery.MarksOf(u),
+			UID: gocmp.Or(l.UID, delivery.RefOf(u).String()),
 		}
-		rec.Shared, rec.UID = l.Shared, gocmp.Or(l.UID, delivery.RefOf(u).String())
 		if l.NotApplied {
 			rec.Owned = delivery.Hash{}
 		}
@@ -166,6 +169,9 @@ func input(t *testing.T, raw []byte) plan.Input {
 	for _, name := range s.Held {
 		in.Holds = append(in.Holds, delivery.Hold{Ref: refs[name], Owner: "a person", Reason: "asked for"})
 	}
+	for _, name := range s.Present {
+		in.Present[refs[name]] = true
+	}
 	for name, at := range s.NotBefore {
 		in.NotBefore[refs[name]] = parseTime(t, at)
 	}
@@ -173,6 +179,7 @@ func input(t *testing.T, raw []byte) plan.Input {
 		name := obj.Ref().String()
 		if at, ok := s.Refused[name]; ok {
 			r := plan.Refusal{Desired: plan.Hash(nil, obj.Unstructured), Until: parseTime(t, at)}
+			r.Immutable = slices.Contains(s.Immutable, name)
 			if slices.Contains(s.Changed, name) {
 				r.Desired = delivery.Hash{4}
 			}
