@@ -80,7 +80,7 @@ func (e *Engine) Glance(req Request, mem *Memory) (State, bool, error) {
 		return state, false, nil
 	}
 	mem.remember(req.Snapshot)
-	state.Health = e.health(mem.desired)
+	state.Health = e.health(req.App, mem.desired, mem)
 	state.Plan.Inventory = mem.desired
 	return state, true, nil
 }
@@ -109,7 +109,7 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	want := make(delivery.Inventory, len(desired))
 	for _, obj := range desired {
 		want[obj.Ref()] = obj.GroupVersionKind().Version
-		if rec, ok := e.Live.Get(obj.Ref()); ok && rec.Deleting {
+		if rec, ok := e.Live.Get(obj.Ref()); ok && rec.Deleting && (!rec.Done || !health.Fleeting(obj.Unstructured)) {
 			state.Going = obj.Ref().String()
 		}
 	}
@@ -132,7 +132,7 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if due := earliest(mem.notBefore(), req.Now); state.Retry.IsZero() || !due.IsZero() && due.Before(state.Retry) {
 		state.Retry = due
 	}
-	state.Health = e.health(state.Plan.Inventory.Common(want))
+	state.Health = e.health(req.App, state.Plan.Inventory.Common(want), mem)
 	return state, nil
 }
 
@@ -150,6 +150,7 @@ func (e *Engine) plan(
 		Live: map[delivery.Ref]delivery.Live{}, Applied: mem.applied, Inventory: mem.Inventory,
 		Claims: map[delivery.Ref]delivery.ID{}, Scaled: map[delivery.Ref]string{},
 		Unknown: unknown, Holds: holds, NotBefore: mem.notBefore(), Refused: mem.refusals(), Now: req.Now,
+		Undone: map[delivery.Ref]bool{},
 	}
 	for _, obj := range desired {
 		ref := obj.Ref()
@@ -164,6 +165,8 @@ func (e *Engine) plan(
 		}
 		if rec, ok := e.Live.Get(ref); ok {
 			in.Live[ref] = rec
+		} else if e.Live.Undone(ref) {
+			in.Undone[ref] = true
 		}
 	}
 	for ref := range mem.Inventory {
@@ -191,6 +194,9 @@ func (e *Engine) inSync(app delivery.ID, mem *Memory) bool {
 	for ref := range mem.desired {
 		rec, ok := e.Live.Get(ref)
 		last, sent := mem.applied[ref]
+		if sent && last.Fleeting && e.finished(ref, rec, ok) {
+			continue
+		}
 		_, scaled := e.Live.Scaler(ref)
 		if !ok || !sent || rec.Deleting || rec.Owner != app || scaled != last.Autoscaled || plan.Drifted(last, rec, last.Autoscaled) {
 			return false
@@ -209,18 +215,6 @@ func (e *Engine) watch(app delivery.ID, inventories ...delivery.Inventory) (bool
 		}
 	}
 	return e.Live.Ensure(app, kinds)
-}
-
-func (e *Engine) health(inv delivery.Inventory) delivery.Health {
-	parts := make([]health.Part, 0, len(inv))
-	for _, ref := range inv.Refs() {
-		h := delivery.Health{Status: delivery.Missing}
-		if rec, ok := e.Live.Get(ref); ok {
-			h = rec.Health
-		}
-		parts = append(parts, health.Part{Ref: ref, Health: h})
-	}
-	return health.Aggregate(parts)
 }
 
 // authorize asks, for an app with a service account, whether that account may make every change of the plan:
@@ -348,6 +342,7 @@ func (e *Engine) sent(r apply.Result, mem *Memory) error {
 	}
 	left := delivery.Applied{
 		Desired: r.Change.Desired, Owned: rec.Owned, Replicas: sentReplicas(r), Autoscaled: r.Change.Autoscaled,
+		Fleeting: health.Fleeting(r.Change.Object.Unstructured),
 	}
 	mem.unsaved = mem.unsaved || mem.applied[r.Change.Ref] != left
 	mem.applied[r.Change.Ref] = left

@@ -56,6 +56,7 @@ type appliedObject struct {
 	Owned      delivery.Hash `json:"owned,omitzero"`
 	Replicas   int64         `json:"replicas"`
 	Autoscaled bool          `json:"autoscaled,omitempty"`
+	Fleeting   bool          `json:"fleeting,omitempty"`
 }
 
 // OpenRecords opens or makes the folder. renderer is the version of the program: another version may render otherwise, so
@@ -131,7 +132,7 @@ func (r *Records) load(app delivery.App, mem *Memory) string {
 		}
 		desired[ref] = o.Version
 		if o.Desired != (delivery.Hash{}) {
-			applied[ref] = delivery.Applied{Desired: o.Desired, Owned: o.Owned, Replicas: o.Replicas, Autoscaled: o.Autoscaled}
+			applied[ref] = delivery.Applied{Desired: o.Desired, Owned: o.Owned, Replicas: o.Replicas, Autoscaled: o.Autoscaled, Fleeting: o.Fleeting}
 		}
 	}
 	if desired.Equal(mem.Inventory) {
@@ -155,7 +156,7 @@ func (r *Records) Save(app delivery.ID, mem *Memory) error {
 	for _, ref := range mem.desired.Refs() {
 		o := appliedObject{ID: ref.InventoryID(), Version: mem.desired[ref]}
 		if a, ok := mem.applied[ref]; ok {
-			o.Desired, o.Owned, o.Replicas, o.Autoscaled = a.Desired, a.Owned, a.Replicas, a.Autoscaled
+			o.Desired, o.Owned, o.Replicas, o.Autoscaled, o.Fleeting = a.Desired, a.Owned, a.Replicas, a.Autoscaled, a.Fleeting
 		}
 		rec.Objects = append(rec.Objects, o)
 	}

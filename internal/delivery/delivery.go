@@ -110,6 +110,7 @@ type Source struct {
 // where two snapshots of one source have the same Rules, folders with the same object id look the same.
 type Snapshot struct {
 	Revision Revision
+	Origin   string // the revision that the content was made from, where the source tells one (OCI: org.opencontainers.image.revision)
 	Digest   string
 	Rules    string
 	FS       fs.FS

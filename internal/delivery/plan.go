@@ -15,6 +15,7 @@ type Live struct {
 	Replicas        int64 // live spec.replicas; -1 where there is none
 	Health          Health
 	Deleting        bool           // it has a deletion timestamp
+	Done            bool           // it has done its work and wants no other: a Job that has completed
 	PruneDisabled   bool           // labelled or annotated to survive pruning
 	Fixed           map[string]any // values of its immutable fields, by path, as far as its kind is known to have some
 	Rival           string         // the field manager, other than ours, that wrote to it last
@@ -27,6 +28,7 @@ type Applied struct {
 	Owned      Hash  // [Live.Owned] of the server's answer
 	Replicas   int64 // spec.replicas as sent; -1: not sent
 	Autoscaled bool  // spec.replicas was left to an autoscaler
+	Fleeting   bool  // the object goes by itself once it has done its work: a Job with spec.ttlSecondsAfterFinished
 }
 
 // Verb is what a change does to one object.

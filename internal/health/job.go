@@ -2,6 +2,7 @@ package health
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -50,6 +51,20 @@ func job(u *unstructured.Unstructured) delivery.Health {
 // Fleeting tells whether an object goes by itself once it has done its work: a Job with spec.ttlSecondsAfterFinished. Its
 // absence is no drift then.
 func Fleeting(u *unstructured.Unstructured) bool {
+	if u.GroupVersionKind().GroupKind() != jobKind {
+		return false
+	}
 	_, found, err := unstructured.NestedInt64(u.Object, "spec", "ttlSecondsAfterFinished")
-	return u.GroupVersionKind().GroupKind() == jobKind && found && err == nil
+	return found && err == nil
+}
+
+// Done tells whether an object is a Job that has completed.
+func Done(u *unstructured.Unstructured) bool {
+	if u.GroupVersionKind().GroupKind() != jobKind {
+		return false
+	}
+	with, err := status.GetObjectWithConditions(u.Object)
+	return err == nil && slices.ContainsFunc(with.Status.Conditions, func(c status.BasicCondition) bool {
+		return c.Type == "Complete" && c.Status == "True"
+	})
 }

@@ -37,6 +37,8 @@ type record struct {
 	ownsReplicas    bool
 	deleting        bool
 	pruneDisabled   bool
+	fleeting        bool // it goes by itself once it is done
+	done            bool // a Job that has completed
 }
 
 // record reduces an object to what is kept of it.
@@ -49,10 +51,11 @@ func (l *Live) record(u *unstructured.Unstructured) (*record, error) {
 	if !ok {
 		replicas = -1
 	}
+	owner := l.opts.OwnerOf(u.GetLabels())
 	rec := &record{
 		version: unique.Make(u.GroupVersionKind().Version), applied: unique.Make(own.version), rival: unique.Make(own.rival),
-		owner: unique.Make(l.opts.OwnerOf(u.GetLabels())), uid: string(u.GetUID()), resourceVersion: u.GetResourceVersion(),
-		health: health.Of(u), replicas: replicas, owned: own.hash, ownsReplicas: own.replicas,
+		owner: unique.Make(owner), uid: string(u.GetUID()), resourceVersion: u.GetResourceVersion(),
+		health: l.health(owner, u), fleeting: health.Fleeting(u), done: health.Done(u), replicas: replicas, owned: own.hash, ownsReplicas: own.replicas,
 		deleting: u.GetDeletionTimestamp() != nil, pruneDisabled: PruneDisabled(u),
 	}
 	if fixed := plan.Fixed(u); len(fixed) > 0 {
@@ -69,7 +72,7 @@ func (l *Live) record(u *unstructured.Unstructured) (*record, error) {
 func (r *record) live(ref delivery.Ref) delivery.Live {
 	return delivery.Live{
 		Ref: ref, Version: r.version.Value(), UID: r.uid, ResourceVersion: r.resourceVersion, Owner: r.owner.Value(),
-		Owned: r.owned, OwnsReplicas: r.ownsReplicas, Replicas: r.replicas, Health: r.health, Deleting: r.deleting,
+		Owned: r.owned, OwnsReplicas: r.ownsReplicas, Replicas: r.replicas, Health: r.health, Deleting: r.deleting, Done: r.done,
 		PruneDisabled: r.pruneDisabled, Fixed: r.fixedFields(), Rival: r.rival.Value(),
 	}
 }

@@ -41,7 +41,9 @@ type Input struct {
 	NotBefore map[delivery.Ref]time.Time
 	// Refused are the objects that the server did not take when they were sent last.
 	Refused map[delivery.Ref]Refusal
-	Now     time.Time
+	// Undone are objects that go by themselves once they have done their work, and went before that.
+	Undone map[delivery.Ref]bool
+	Now    time.Time
 }
 
 // Refusal says what was sent in vain, and when it makes sense to send it again; something else may be sent at once.
@@ -158,6 +160,9 @@ func changeOf(in Input, obj delivery.Object) delivery.Change {
 	c.Object, c.Desired = &obj, Hash(in.Key, obj.Unstructured)
 	last, sent := in.Applied[ref]
 	c.Verb, c.Reason = verdict(last, sent, live, there, c)
+	if c.Verb == delivery.Repair && !there && last.Fleeting && !in.Undone[ref] {
+		c.Verb, c.Reason = delivery.Unchanged, "it has done its work and went by itself"
+	}
 	switch {
 	case c.Verb == delivery.Unchanged:
 		c.Object = nil

@@ -43,6 +43,8 @@ type scenario struct {
 	Refused   map[string]string // objects that the server refused as they are desired here, and until when they are not sent again
 	Changed   []string          // … that are desired otherwise than when they were refused
 	Held      []string          // objects that are to be left alone
+	Fleeting  []string          // objects that go by themselves once they have done their work
+	Undone    []string          // … and went before that
 }
 
 // liveObject is an object in the cluster.
@@ -102,7 +104,7 @@ func input(t *testing.T, raw []byte) plan.Input {
 		App: app, Revision: delivery.Revision{Name: "main", Commit: "0123456789abcdef0123456789abcdef01234567"}, Now: now,
 		Live: map[delivery.Ref]delivery.Live{}, Applied: map[delivery.Ref]delivery.Applied{}, Inventory: delivery.Inventory{},
 		Claims: map[delivery.Ref]delivery.ID{}, Scaled: map[delivery.Ref]string{}, Unknown: map[schema.GroupKind]bool{},
-		NotBefore: map[delivery.Ref]time.Time{}, Refused: map[delivery.Ref]plan.Refusal{},
+		NotBefore: map[delivery.Ref]time.Time{}, Refused: map[delivery.Ref]plan.Refusal{}, Undone: map[delivery.Ref]bool{},
 	}
 	refs := map[string]delivery.Ref{}
 	for _, m := range s.Desired {
@@ -123,7 +125,7 @@ func input(t *testing.T, raw []byte) plan.Input {
 	}
 	for _, obj := range in.Desired {
 		name := obj.Ref().String()
-		sent := delivery.Applied{Desired: plan.Hash(nil, obj.Unstructured), Owned: asApplied, Replicas: -1}
+		sent := delivery.Applied{Desired: plan.Hash(nil, obj.Unstructured), Owned: asApplied, Replicas: -1, Fleeting: slices.Contains(s.Fleeting, name)}
 		if n, ok, _ := unstructured.NestedInt64(obj.Object, "spec", "replicas"); ok {
 			sent.Replicas = n
 		}
@@ -155,6 +157,9 @@ func input(t *testing.T, raw []byte) plan.Input {
 	}
 	for _, name := range s.Held {
 		in.Holds = append(in.Holds, delivery.Hold{Ref: refs[name], Owner: "a person", Reason: "asked for"})
+	}
+	for _, name := range s.Undone {
+		in.Undone[refs[name]] = true
 	}
 	for name, at := range s.NotBefore {
 		in.NotBefore[refs[name]] = parseTime(t, at)
