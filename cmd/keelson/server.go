@@ -44,8 +44,10 @@ type serverOptions struct {
 	Ready func(looked func(context.Context) (bool, error))
 	// Waiting is called with the holder of the lease while another one has it; nil: nobody cares.
 	Waiting func(holder string)
-	State   *lazyState // is told where to read how things stand; nil: nobody asks
-	Logger  *slog.Logger
+	// AdditiveReadyExpr: a dependency with a readyExpr has to be ready in the usual sense too.
+	AdditiveReadyExpr bool
+	State             *lazyState // is told where to read how things stand; nil: nobody asks
+	Logger            *slog.Logger
 }
 
 // gcPercent trades memory for time: what is kept is little, and what a render leaves behind is much.
@@ -104,7 +106,9 @@ func runServer(ctx context.Context, opts serverOptions) error {
 	if err != nil {
 		return err
 	}
-	c, err := controller.New(ctx, controller.Options{Cluster: cluster, Sources: sources, Records: records, Lock: lease, Log: opts.Logger})
+	c, err := controller.New(ctx, controller.Options{
+		Cluster: cluster, Sources: sources, Records: records, Lock: lease, Log: opts.Logger, AdditiveReadyExpr: opts.AdditiveReadyExpr,
+	})
 	if err != nil {
 		return explainAPI(err)
 	}
@@ -226,6 +230,7 @@ func holderID(dataDir string) (string, error) {
 func serverCommand(g *global) *cobra.Command {
 	var listen string
 	var observed observers
+	var additive bool
 	cmd := &cobra.Command{
 		Use:   "server",
 		Short: "Run the controllers alone, against any cluster",
@@ -236,16 +241,18 @@ With --metrics it serves numbers for Prometheus, with --pprof profiles of itself
 host. Spans go to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runServerCommand(cmd.Context(), g, listen, observed)
+			return runServerCommand(cmd.Context(), g, listen, observed, additive)
 		},
 	}
 	cmd.Flags().StringVar(&listen, "listen", "", "serve the dashboard on this `address`, as 127.0.0.1:8080 (default: none)")
 	cmd.Flags().StringVar(&observed.metrics, "metrics", "", "serve /metrics on this `address`, as 127.0.0.1:8081 (default: nowhere)")
 	cmd.Flags().StringVar(&observed.pprof, "pprof", "", "serve /debug/pprof/ on this `address`, as 127.0.0.1:6060 (default: nowhere)")
+	cmd.Flags().BoolVar(&additive, "additive-ready-expr", false,
+		"a dependency with a readyExpr has to be ready in the usual sense too (Flux: feature gate AdditiveCELDependencyCheck)")
 	return cmd
 }
 
-func runServerCommand(ctx context.Context, g *global, listen string, observed observers) error {
+func runServerCommand(ctx context.Context, g *global, listen string, observed observers, additive bool) error {
 	log := slog.New(slog.NewTextHandler(g.err, nil))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -265,7 +272,8 @@ func runServerCommand(ctx context.Context, g *global, listen string, observed ob
 	go func() {
 		ended <- runServer(ctx, serverOptions{
 			Kubeconfig: g.kubeconfig, DataDir: filepath.Join(g.data, serverDir), State: &state, Logger: log,
-			Ready: func(func(context.Context) (bool, error)) { log.Info("the controllers work") },
+			AdditiveReadyExpr: additive,
+			Ready:             func(func(context.Context) (bool, error)) { log.Info("the controllers work") },
 			Waiting: func(holder string) {
 				log.Info("waiting for the lease", "lease", leaseNamespace+"/"+leaseName, "holder", holder)
 			},
