@@ -132,7 +132,13 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if due := earliest(mem.notBefore(), req.Now); state.Retry.IsZero() || !due.IsZero() && due.Before(state.Retry) {
 		state.Retry = due
 	}
-	state.Health = e.health(req.App, state.Plan.Inventory.Common(want), mem)
+	asked := state.Plan.Inventory.Common(want)
+	for _, h := range holds {
+		if len(h.Fields) == 0 {
+			delete(asked, h.Ref) // what is left alone is waited for by others (as in Flux)
+		}
+	}
+	state.Health = e.health(req.App, asked, mem)
 	return state, nil
 }
 

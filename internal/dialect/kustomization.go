@@ -104,7 +104,8 @@ func Kustomization(k *kustomizev1.Kustomization) (delivery.App, error) {
 	app.Refused, app.Ignored = unsupportedKustomization(spec)
 	var err error
 	app.Guard, err = guard(k.Annotations)
-	return app, cmp.Or(err, healthOf(&app, k))
+	err = cmp.Or(err, healthOf(&app, k))
+	return app, err
 }
 
 // unsupportedKustomization names the fields that are not implemented: those whose being ignored would apply something else,
