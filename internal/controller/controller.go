@@ -108,6 +108,7 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 		return nil, err
 	}
 	reg := newRegistry()
+	reg.additive = opts.Policy.AdditiveReadyExpr
 	c := &Controller{mgr: mgr}
 	apps := &shell[*kustomizev1.Kustomization]{
 		client: mgr.GetClient(), recorder: rec, finalizer: kustomizev1.KustomizationFinalizer, log: opts.Log,
@@ -133,7 +134,7 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 	if opts.Shard != nil && !opts.Shard.Empty() {
 		ks.all = mgr.GetAPIReader()
 	}
-	apps.kind = ks
+	apps.kind, apps.seen = ks, ks.seen
 	c.git = &gitRepositories{
 		reg: reg, sources: opts.Sources, cache: mgr.GetClient(), reader: mgr.GetAPIReader(), now: opts.Now, life: ctx, log: opts.Log,
 		slots: make(chan struct{}, fetches), wake: sources.enqueue,
@@ -179,7 +180,7 @@ func setup[T client.Object](mgr manager.Manager, name string, s *shell[T], worke
 	if err != nil {
 		return fmt.Errorf("make %s controller: %w", name, err)
 	}
-	watch := ctrlsource.Kind(mgr.GetCache(), s.kind.empty(), &handler.TypedEnqueueRequestForObject[T]{}, specChanged(s.cached))
+	watch := ctrlsource.Kind(mgr.GetCache(), s.kind.empty(), &handler.TypedEnqueueRequestForObject[T]{}, specChanged(s))
 	if err := c.Watch(watch); err != nil {
 		return fmt.Errorf("watch %s: %w", name, err)
 	}
@@ -197,11 +198,21 @@ func setup[T client.Object](mgr manager.Manager, name string, s *shell[T], worke
 }
 
 // specChanged lets through what a person changes: the spec (generation), annotations, deletion. What we write ourselves does
-// not pass. It shows every object that the cache takes in to cached.
-func specChanged[T client.Object](cached func(T)) predicate.TypedPredicate[T] {
+// not pass. The shell is shown everything.
+func specChanged[T client.Object](s *shell[T]) predicate.TypedPredicate[T] {
+	var none T
+	seen := func(before, now T) bool {
+		if s.seen != nil {
+			s.seen(before, now)
+		}
+		return true
+	}
 	return predicate.TypedFuncs[T]{
+		CreateFunc: func(e ctrlevent.TypedCreateEvent[T]) bool { return seen(none, e.Object) },
+		DeleteFunc: func(e ctrlevent.TypedDeleteEvent[T]) bool { return seen(none, e.Object) },
 		UpdateFunc: func(e ctrlevent.TypedUpdateEvent[T]) bool {
-			cached(e.ObjectNew)
+			s.cached(e.ObjectNew)
+			seen(e.ObjectOld, e.ObjectNew)
 			return e.ObjectOld.GetUID() != e.ObjectNew.GetUID() || // deleted and made anew while the watch was down
 				e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
 				!e.ObjectNew.GetDeletionTimestamp().Equal(e.ObjectOld.GetDeletionTimestamp()) ||
@@ -228,6 +239,7 @@ func (k *kustomizations) loadClaims(ctx context.Context) error {
 		item := &list.Items[i]
 		apps[i] = kustomizationID(client.ObjectKeyFromObject(item))
 		k.engine.Claims.Set(apps[i], dialect.KustomizationInventory(&item.Status))
+		k.loadRules(item)
 	}
 	for i := range list.Items { // what somebody has goes before what another was about to take
 		k.engine.Claims.Set(apps[i], dialect.KustomizationOwned(&list.Items[i]))

@@ -80,7 +80,7 @@ func (e *Engine) Glance(req Request, mem *Memory) (State, bool, error) {
 		return state, false, nil
 	}
 	mem.remember(req.Snapshot)
-	state.Health = e.health(mem.desired)
+	state.Health = e.health(req.App, mem.desired, mem)
 	state.Plan.Inventory = mem.desired
 	return state, true, nil
 }
@@ -111,7 +111,7 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	want := make(delivery.Inventory, len(desired))
 	for _, obj := range desired {
 		want[obj.Ref()] = obj.GroupVersionKind().Version
-		if rec, ok := e.Live.Get(obj.Ref()); ok && rec.Deleting {
+		if rec, ok := e.Live.Get(obj.Ref()); ok && rec.Deleting && (!rec.Done || !health.Fleeting(obj.Unstructured)) {
 			state.Going = obj.Ref().String()
 		}
 	}
@@ -138,7 +138,13 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if due := earliest(mem.notBefore(), req.Now); state.Retry.IsZero() || !due.IsZero() && due.Before(state.Retry) {
 		state.Retry = due
 	}
-	state.Health = e.health(state.Plan.Inventory.Common(want))
+	asked := state.Plan.Inventory.Common(want)
+	for _, h := range holds {
+		if len(h.Fields) == 0 {
+			delete(asked, h.Ref) // what is left alone is waited for by others (as in Flux)
+		}
+	}
+	state.Health = e.health(req.App, asked, mem)
 	return state, nil
 }
 
@@ -152,6 +158,7 @@ func (e *Engine) plan(ctx context.Context, req Request, in plan.Input, mem *Memo
 	in.Key, in.App, in.Revision, in.Now, in.Adopted = e.Key, req.App, req.Snapshot.Revision, req.Now, mem.Adopted.of(req)
 	in.Applied, in.Inventory, in.NotBefore, in.Refused = mem.applied, mem.Inventory, mem.notBefore(), mem.refusals()
 	in.Live, in.Claims, in.Scaled = map[delivery.Ref]delivery.Live{}, map[delivery.Ref]delivery.ID{}, map[delivery.Ref]string{}
+	in.Undone = map[delivery.Ref]bool{}
 	for _, obj := range in.Desired {
 		ref := obj.Ref()
 		if target, ok := live.ScaleTarget(obj.Unstructured); ok && ref.Kind == live.AutoscalerKind.Kind {
@@ -165,6 +172,8 @@ func (e *Engine) plan(ctx context.Context, req Request, in plan.Input, mem *Memo
 		}
 		if rec, ok := e.Live.Get(ref); ok {
 			in.Live[ref] = rec
+		} else if e.Live.Undone(ref) {
+			in.Undone[ref] = true
 		}
 	}
 	for ref := range mem.Inventory {
@@ -195,6 +204,9 @@ func (e *Engine) inSync(app delivery.ID, mem *Memory) bool {
 			continue
 		}
 		last, sent := mem.applied[ref]
+		if sent && last.Fleeting && e.finished(ref, rec, ok) {
+			continue
+		}
 		_, scaled := e.Live.Scaler(ref)
 		if !ok || !sent || rec.Deleting || rec.Owner != app || scaled != last.Autoscaled || rec.Shared != "" || plan.Drifted(last, rec, last.Autoscaled) {
 			return false
@@ -213,18 +225,6 @@ func (e *Engine) watch(app delivery.ID, inventories ...delivery.Inventory) (bool
 		}
 	}
 	return e.Live.Ensure(app, kinds)
-}
-
-func (e *Engine) health(inv delivery.Inventory) delivery.Health {
-	parts := make([]health.Part, 0, len(inv))
-	for _, ref := range inv.Refs() {
-		h := delivery.Health{Status: delivery.Missing}
-		if rec, ok := e.Live.Get(ref); ok {
-			h = rec.Health
-		}
-		parts = append(parts, health.Part{Ref: ref, Health: h})
-	}
-	return health.Aggregate(parts)
 }
 
 // authorize asks, for an app with a service account, whether that account may make every change of the plan:
@@ -353,6 +353,7 @@ func (e *Engine) sent(r apply.Result, mem *Memory) error {
 	}
 	left := delivery.Applied{
 		Desired: r.Change.Desired, Owned: rec.Owned, Replicas: sentReplicas(r), Autoscaled: r.Change.Autoscaled,
+		Fleeting: health.Fleeting(r.Change.Object.Unstructured),
 	}
 	mem.unsaved = mem.unsaved || mem.applied[r.Change.Ref] != left
 	mem.applied[r.Change.Ref] = left

@@ -7,6 +7,7 @@ import (
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	fluxmeta "github.com/fluxcd/pkg/apis/meta"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -37,7 +38,7 @@ func KustomizationInventory(status *kustomizev1.KustomizationStatus) delivery.In
 }
 
 // KustomizationStatus gives the status that follows from an outcome. old is left as it is; times of conditions that
-// did not change are kept.
+// did not change are kept. The history tells of an attempt if anything else has changed: it is no reason of its own to write.
 func KustomizationStatus(old kustomizev1.KustomizationStatus, app delivery.App, out delivery.Outcome, now time.Time) kustomizev1.KustomizationStatus {
 	s := *old.DeepCopy()
 	c := conditions{list: s.Conditions, generation: app.Generation, now: now}
@@ -46,19 +47,22 @@ func KustomizationStatus(old kustomizev1.KustomizationStatus, app delivery.App, 
 	c.ignored(app.Ignored)
 	c.skipped(out)
 	s.Conditions = c.list
-	if out.Phase != delivery.Working {
+	if out.Phase == delivery.Ready || out.Phase == delivery.Stalled { // as upstream: what fails is tried again
 		s.ObservedGeneration = app.Generation
 	}
 	if r := out.Attempted.String(); r != "" {
 		s.LastAttemptedRevision = r
 	}
 	if r := out.Applied.String(); r != "" {
-		s.LastAppliedRevision = r
+		s.LastAppliedRevision, s.LastAppliedOriginRevision = r, out.Origin
 	}
 	if out.Handled != "" {
 		s.LastHandledReconcileAt = out.Handled
 	}
 	s.Inventory = resourceInventory(out.Inventory)
+	if attempted := out.Phase == delivery.Ready || out.Phase == delivery.Failing; attempted && out.Digest != "" && !equality.Semantic.DeepEqual(old, s) {
+		remember(&s.History, out, now)
+	}
 	return s
 }
 
@@ -88,6 +92,15 @@ func HandBack(k *kustomizev1.Kustomization) (changed bool) {
 		changed = true
 	}
 	return changed
+}
+
+// remember takes an attempt into the history, which upstream keeps short.
+func remember(history *fluxmeta.History, out delivery.Outcome, now time.Time) {
+	about := map[string]string{"revision": out.Attempted.String()}
+	if out.Origin != "" {
+		about["originRevision"] = out.Origin
+	}
+	history.Upsert(out.Digest, now, out.Took.Round(time.Microsecond), out.Reason, about)
 }
 
 // conditions edits a list of conditions.
@@ -120,20 +133,27 @@ func (c *conditions) summary(out delivery.Outcome) {
 
 // health sets Healthy for an app that waits for health.
 func (c *conditions) health(app delivery.App, out delivery.Outcome) {
-	if !app.Wait || out.Health.Status == "" {
-		if !app.Wait {
+	if !app.WaitsForHealth() || out.Health.Status == "" {
+		if !app.WaitsForHealth() {
 			c.remove(fluxmeta.HealthyCondition)
 		}
 		return
 	}
 	switch out.Health.Status {
 	case delivery.Healthy:
-		c.set(fluxmeta.HealthyCondition, metav1.ConditionTrue, fluxmeta.SucceededReason, "every object is healthy")
+		c.set(fluxmeta.HealthyCondition, metav1.ConditionTrue, fluxmeta.SucceededReason, healthy(app))
 	case delivery.Degraded:
-		c.set(fluxmeta.HealthyCondition, metav1.ConditionFalse, fluxmeta.FailedReason, out.Health.Message)
+		c.set(fluxmeta.HealthyCondition, metav1.ConditionFalse, fluxmeta.HealthCheckFailedReason, out.Health.Message)
 	default:
 		c.set(fluxmeta.HealthyCondition, metav1.ConditionUnknown, fluxmeta.ProgressingReason, out.Health.Message)
 	}
+}
+
+func healthy(app delivery.App) string {
+	if app.Wait {
+		return "every object is healthy"
+	}
+	return "the objects of spec.healthChecks are healthy"
 }
 
 func (c *conditions) ignored(fields []string) {

@@ -38,6 +38,8 @@ type record struct {
 	ownsReplicas    bool
 	deleting        bool
 	marks           delivery.Marks
+	fleeting        bool // it goes by itself once it is done
+	done            bool // a Job that has completed
 }
 
 // record reduces an object to what is kept of it.
@@ -50,11 +52,12 @@ func (l *Live) record(u *unstructured.Unstructured) (*record, error) {
 	if !ok {
 		replicas = -1
 	}
+	owner := l.opts.OwnerOf(u.GetLabels())
 	rec := &record{
 		version: unique.Make(u.GroupVersionKind().Version), applied: unique.Make(own.version), rival: unique.Make(own.rival),
 		shared: unique.Make(own.shared),
-		owner:  unique.Make(l.opts.OwnerOf(u.GetLabels())), uid: string(u.GetUID()), resourceVersion: u.GetResourceVersion(),
-		health: health.Of(u), replicas: replicas, owned: own.hash, ownsReplicas: own.replicas,
+		owner:  unique.Make(owner), uid: string(u.GetUID()), resourceVersion: u.GetResourceVersion(),
+		health: l.health(owner, u), fleeting: health.Fleeting(u), done: health.Done(u), replicas: replicas, owned: own.hash, ownsReplicas: own.replicas,
 		deleting: u.GetDeletionTimestamp() != nil, marks: delivery.MarksOf(u),
 	}
 	if fixed := plan.Fixed(u); len(fixed) > 0 {
@@ -71,7 +74,7 @@ func (l *Live) record(u *unstructured.Unstructured) (*record, error) {
 func (r *record) live(ref delivery.Ref) delivery.Live {
 	return delivery.Live{
 		Ref: ref, Version: r.version.Value(), UID: r.uid, ResourceVersion: r.resourceVersion, Owner: r.owner.Value(),
-		Owned: r.owned, OwnsReplicas: r.ownsReplicas, Replicas: r.replicas, Health: r.health, Deleting: r.deleting,
+		Owned: r.owned, OwnsReplicas: r.ownsReplicas, Replicas: r.replicas, Health: r.health, Deleting: r.deleting, Done: r.done,
 		Marks: r.marks, Fixed: r.fixedFields(), Rival: r.rival.Value(), Shared: r.shared.Value(),
 	}
 }

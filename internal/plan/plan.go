@@ -46,7 +46,9 @@ type Input struct {
 	Present map[delivery.Ref]bool
 	// Refused are the objects that the server did not take when they were sent last.
 	Refused map[delivery.Ref]Refusal
-	Now     time.Time
+	// Undone are objects that go by themselves once they have done their work, and went before that.
+	Undone map[delivery.Ref]bool
+	Now    time.Time
 }
 
 // Refusal says what was sent in vain, and when it makes sense to send it again; something else may be sent at once.
@@ -191,6 +193,9 @@ func changeOf(in Input, obj delivery.Object) delivery.Change {
 	}
 	last, sent := in.Applied[ref]
 	c.Verb, c.Reason = verdict(last, sent, live, there, c)
+	if c.Verb == delivery.Repair && !there && last.Fleeting && !in.Undone[ref] {
+		c.Verb, c.Reason = delivery.Unchanged, "it has done its work and went by itself"
+	}
 	switch {
 	case c.Verb == delivery.Unchanged:
 		c.Object = nil

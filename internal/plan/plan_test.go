@@ -48,6 +48,8 @@ type scenario struct {
 	Immutable []string          // … that the server took for changes to what cannot be changed
 	Present   []string          // objects that are there and not ours
 	Held      []string          // objects that are to be left alone
+	Fleeting  []string          // objects that go by themselves once they have done their work
+	Undone    []string          // … and went before that
 }
 
 // liveObject is an object in the cluster.
@@ -112,6 +114,7 @@ func input(t *testing.T, raw []byte) plan.Input {
 		Claims: map[delivery.Ref]delivery.ID{}, Scaled: map[delivery.Ref]string{}, Unknown: map[schema.GroupKind]bool{},
 		Adopted:   s.App.Adopted,
 		NotBefore: map[delivery.Ref]time.Time{}, Refused: map[delivery.Ref]plan.Refusal{}, Present: map[delivery.Ref]bool{},
+		Undone: map[delivery.Ref]bool{},
 	}
 	refs := map[string]delivery.Ref{}
 	for _, m := range s.Desired {
@@ -136,7 +139,7 @@ func input(t *testing.T, raw []byte) plan.Input {
 	}
 	for _, obj := range in.Desired {
 		name := obj.Ref().String()
-		sent := delivery.Applied{Desired: plan.Hash(nil, obj.Unstructured), Owned: asApplied, Replicas: -1}
+		sent := delivery.Applied{Desired: plan.Hash(nil, obj.Unstructured), Owned: asApplied, Replicas: -1, Fleeting: slices.Contains(s.Fleeting, name)}
 		if n, ok, _ := unstructured.NestedInt64(obj.Object, "spec", "replicas"); ok {
 			sent.Replicas = n
 		}
@@ -171,6 +174,9 @@ func input(t *testing.T, raw []byte) plan.Input {
 	}
 	for _, name := range s.Present {
 		in.Present[refs[name]] = true
+	}
+	for _, name := range s.Undone {
+		in.Undone[refs[name]] = true
 	}
 	for name, at := range s.NotBefore {
 		in.NotBefore[refs[name]] = parseTime(t, at)
