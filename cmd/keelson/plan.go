@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	fluxmeta "github.com/fluxcd/pkg/apis/meta"
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"keelson.dev/keelson/internal/delivery"
+)
+
+func planCommand(g *global) *cobra.Command {
+	var withDiff bool
+	cmd := &cobra.Command{
+		Use:   "plan APP",
+		Short: "Show what delivering an app would do now, object by object, and why",
+		Long: `Plan renders an app at the newest commit of its source and shows what a controller would do about every object, in which order
+and why, and what would keep it from doing so. It asks the API server itself what each apply would change, and changes nothing.
+It needs no running controller. With --diff it shows the fields too; values of Secrets are masked. It ends with code 4 where there
+is something to do.`,
+		Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, a []string) error { return runPlan(cmd.Context(), g, a[0], withDiff) },
+	}
+	cmd.Flags().BoolVar(&withDiff, "diff", false, "show which fields would change")
+	return cmd
+}
+
+// planned is a plan as JSON.
+type planned struct {
+	App      string          `json:"app"`
+	Revision string          `json:"revision"` // the commit that would be delivered
+	Applied  string          `json:"applied,omitempty"`
+	Blocked  []string        `json:"blocked"` // not empty: nothing of it would be done, and why
+	Notes    []string        `json:"notes,omitempty"`
+	Changes  []plannedChange `json:"changes"`
+}
+
+type plannedChange struct {
+	Stage  string        `json:"stage"`
+	Object string        `json:"object"`
+	Verb   delivery.Verb `json:"verb"`
+	Reason string        `json:"reason,omitempty"`
+	Diff   string        `json:"diff,omitempty"`
+}
+
+func runPlan(ctx context.Context, g *global, arg string, withDiff bool) error {
+	p, err := previewApp(ctx, g, arg)
+	if err != nil {
+		return err
+	}
+	out := plannedOf(p, withDiff)
+	if err := g.print(out, out.write); err != nil {
+		return err
+	}
+	if out.pending() > 0 {
+		return errDiffers
+	}
+	return nil
+}
+
+func plannedOf(p preview, withDiff bool) planned {
+	out := planned{
+		App: p.app.Namespace + "/" + p.app.Name, Revision: p.revision.String(), Applied: p.app.Status.LastAppliedRevision,
+		Blocked: []string{}, Changes: []plannedChange{},
+	}
+	diffs := map[delivery.Ref]string{}
+	for _, d := range p.Differences {
+		if withDiff && d.Verb != delivery.Unchanged {
+			diffs[d.Ref] = unified(d)
+		}
+	}
+	for _, stage := range p.Plan.Stages {
+		for _, c := range stage.Changes {
+			out.Changes = append(out.Changes, plannedChange{
+				Stage: stage.Name, Object: c.Ref.String(), Verb: c.Verb, Reason: c.Reason, Diff: diffs[c.Ref],
+			})
+		}
+	}
+	for _, b := range p.Plan.Blocks {
+		out.Blocked = append(out.Blocked, b.Fault.Reason+": "+b.Fault.Error())
+	}
+	if p.app.Spec.Suspend {
+		out.Notes = append(out.Notes, "the app is suspended: nothing is done before keelson resume "+p.app.Name+" -n "+p.app.Namespace)
+	}
+	if c := meta.FindStatusCondition(p.app.Status.Conditions, fluxmeta.ReadyCondition); c != nil && c.Reason == fluxmeta.DependencyNotReadyReason {
+		out.Notes = append(out.Notes, c.Message)
+	}
+	return out
+}
+
+// pending counts the changes that would touch the cluster.
+func (p planned) pending() int {
+	n := 0
+	for _, c := range p.Changes {
+		if c.Verb.Touches() {
+			n++
+		}
+	}
+	return n
+}
+
+// write prints what is to be done in the order in which it would be, without what stays as it is.
+func (p planned) write(w io.Writer) error {
+	was := ""
+	if p.Applied != "" && p.Applied != p.Revision {
+		was = " (applied: " + shortRevision(p.Applied) + ")"
+	}
+	fmt.Fprintf(w, "%s at %s%s\n", p.App, shortRevision(p.Revision), was)
+	t := newTable(w, false, "STAGE", "VERB", "OBJECT", "REASON")
+	shown := 0
+	for _, c := range p.Changes {
+		if c.Verb == delivery.Unchanged {
+			continue
+		}
+		shown++
+		t.row(c.Stage, string(c.Verb), c.Object, c.Reason)
+	}
+	if shown > 0 {
+		if err := t.flush(); err != nil {
+			return err
+		}
+	}
+	for _, c := range p.Changes {
+		if _, err := io.WriteString(w, c.Diff); err != nil {
+			return err
+		}
+	}
+	for _, text := range p.Notes {
+		fmt.Fprintf(w, "note: %s\n", text)
+	}
+	for _, text := range p.Blocked {
+		fmt.Fprintf(w, "blocked: %s\n", strings.Join(strings.Fields(text), " "))
+	}
+	verdict := ""
+	if len(p.Blocked) > 0 {
+		verdict = "; blocked: nothing would be done"
+	}
+	_, err := fmt.Fprintf(w, "%d to change, %d objects in all%s\n", p.pending(), len(p.Changes), verdict)
+	return err
+}
