@@ -26,7 +26,7 @@ import (
 )
 
 func engineCommands(g *global) []*cobra.Command {
-	return []*cobra.Command{diffCommand(g), planCommand(g)}
+	return []*cobra.Command{diffCommand(g), planCommand(g), applyCommand(g)}
 }
 
 func diffCommand(g *global) *cobra.Command {
@@ -92,11 +92,13 @@ func runDiffApp(ctx context.Context, g *global, arg string) error {
 	return printDifferences(g, p.Differences)
 }
 
-// preview is what delivering the newest commit of an app would do now, and the app itself.
+// preview is what delivering an app would do now.
 type preview struct {
 	deliver.Preview
-	app      *kustomizev1.Kustomization
+	app      string // "namespace/name"
 	revision delivery.Revision
+	applied  string   // the revision that is applied now, as far as known
+	notes    []string // what else matters to people
 }
 
 // previewApp makes the preview of an app. No value of a Secret is in it.
@@ -134,6 +136,12 @@ func previewApp(ctx context.Context, g *global, arg string) (preview, error) {
 	if err != nil {
 		return preview{}, masked(secrets, explainAPI(err))
 	}
+	maskPreview(secrets, p)
+	return preview{Preview: p, app: k.Namespace + "/" + k.Name, revision: revision, applied: k.Status.LastAppliedRevision, notes: notesOf(k)}, nil
+}
+
+// maskPreview takes the values that were substituted from Secrets out of a preview.
+func maskPreview(secrets *redact.Redactor, p deliver.Preview) {
 	for i := range p.Differences {
 		d := &p.Differences[i]
 		d.Before, d.After = secrets.Text(d.Before), secrets.Text(d.After)
@@ -143,7 +151,6 @@ func previewApp(ctx context.Context, g *global, arg string) (preview, error) {
 		clean.Err = errors.New(secrets.Text(b.Fault.Err.Error()))
 		p.Plan.Blocks[i].Fault = &clean
 	}
-	return preview{Preview: p, app: k, revision: revision}, nil
 }
 
 // claimAll takes in which app owns which object, from the inventories in the cluster.
@@ -173,18 +180,24 @@ func masked(secrets *redact.Redactor, err error) error {
 func renderApp(
 	ctx context.Context, c client.Client, k *kustomizev1.Kustomization, app delivery.App,
 ) ([]delivery.Object, delivery.Revision, *redact.Redactor, error) {
-	vars, secrets, err := deliver.ReadVariables(ctx, c, app)
+	snap, closeSnapshot, err := fetchSource(ctx, c, k)
 	if err != nil {
 		return nil, delivery.Revision{}, redact.New(), err
 	}
-	snap, closeSnapshot, err := fetchSource(ctx, c, k)
-	if err != nil {
-		return nil, delivery.Revision{}, secrets, err
-	}
 	defer closeSnapshot()
+	objects, secrets, err := renderSnapshot(ctx, c, snap, app)
+	return objects, snap.Revision, secrets, err
+}
+
+// renderSnapshot renders an app with the variables that are in the cluster now.
+func renderSnapshot(ctx context.Context, c client.Client, snap delivery.Snapshot, app delivery.App) ([]delivery.Object, *redact.Redactor, error) {
+	vars, secrets, err := deliver.ReadVariables(ctx, c, app)
+	if err != nil {
+		return nil, redact.New(), err
+	}
 	app.Build.Substitute = app.VarsAlways || len(vars) > 0
 	objects, err := render.Build(ctx, snap, app.Build, vars)
-	return objects, snap.Revision, secrets, err
+	return objects, secrets, err
 }
 
 // fetchSource gives the newest commit of an app's source. The caller closes it.

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"strings"
 
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	fluxmeta "github.com/fluxcd/pkg/apis/meta"
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -52,6 +54,10 @@ func runPlan(ctx context.Context, g *global, arg string, withDiff bool) error {
 	if err != nil {
 		return err
 	}
+	return printPlan(g, p, withDiff)
+}
+
+func printPlan(g *global, p preview, withDiff bool) error {
 	out := plannedOf(p, withDiff)
 	if err := g.print(out, out.write); err != nil {
 		return err
@@ -64,8 +70,7 @@ func runPlan(ctx context.Context, g *global, arg string, withDiff bool) error {
 
 func plannedOf(p preview, withDiff bool) planned {
 	out := planned{
-		App: p.app.Namespace + "/" + p.app.Name, Revision: p.revision.String(), Applied: p.app.Status.LastAppliedRevision,
-		Blocked: []string{}, Changes: []plannedChange{},
+		App: p.app, Revision: p.revision.String(), Applied: p.applied, Notes: p.notes, Blocked: []string{}, Changes: []plannedChange{},
 	}
 	diffs := map[delivery.Ref]string{}
 	for _, d := range p.Differences {
@@ -83,13 +88,19 @@ func plannedOf(p preview, withDiff bool) planned {
 	for _, b := range p.Plan.Blocks {
 		out.Blocked = append(out.Blocked, b.Fault.Reason+": "+b.Fault.Error())
 	}
-	if p.app.Spec.Suspend {
-		out.Notes = append(out.Notes, "the app is suspended: nothing is done before keelson resume "+p.app.Name+" -n "+p.app.Namespace)
-	}
-	if c := meta.FindStatusCondition(p.app.Status.Conditions, fluxmeta.ReadyCondition); c != nil && c.Reason == fluxmeta.DependencyNotReadyReason {
-		out.Notes = append(out.Notes, c.Message)
-	}
 	return out
+}
+
+// notesOf tells what else keeps an app from being delivered.
+func notesOf(k *kustomizev1.Kustomization) []string {
+	var notes []string
+	if k.Spec.Suspend {
+		notes = append(notes, "the app is suspended: nothing is done before keelson resume "+k.Name+" -n "+k.Namespace)
+	}
+	if c := meta.FindStatusCondition(k.Status.Conditions, fluxmeta.ReadyCondition); c != nil && c.Reason == fluxmeta.DependencyNotReadyReason {
+		notes = append(notes, c.Message)
+	}
+	return notes
 }
 
 // pending counts the changes that would touch the cluster.
@@ -109,7 +120,7 @@ func (p planned) write(w io.Writer) error {
 	if p.Applied != "" && p.Applied != p.Revision {
 		was = " (applied: " + shortRevision(p.Applied) + ")"
 	}
-	fmt.Fprintf(w, "%s at %s%s\n", p.App, shortRevision(p.Revision), was)
+	fmt.Fprintf(w, "%s at %s%s\n", p.App, cmp.Or(delivery.ParseRevision(p.Revision).Short(), "the folder as it is"), was)
 	t := newTable(w, false, "STAGE", "VERB", "OBJECT", "REASON")
 	shown := 0
 	for _, c := range p.Changes {

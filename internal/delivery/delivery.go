@@ -164,6 +164,7 @@ type App struct {
 	VarsFrom       []VarsRef         // later entries win over earlier ones
 	VarsAlways     bool              // substitute even where no variable is given
 	DependsOn      []ID
+	Namespace      string // of namespaced objects that name none; empty: there must be none such
 	ServiceAccount string // in the app's namespace; empty: as Keelson itself
 	Prune          bool
 	KeepOnDelete   bool // deleting the app leaves its objects
