@@ -26,7 +26,7 @@ import (
 )
 
 func engineCommands(g *global) []*cobra.Command {
-	return []*cobra.Command{diffCommand(g), planCommand(g), applyCommand(g), treeCommand(g)}
+	return []*cobra.Command{diffCommand(g), planCommand(g), applyCommand(g), treeCommand(g), traceCommand(g)}
 }
 
 func diffCommand(g *global) *cobra.Command {
