@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
@@ -117,6 +118,12 @@ func runApply(ctx context.Context, g *global, opts applyOptions) error {
 		return d.preview(ctx, g, c, known, opts.diff)
 	}
 	state, err := d.run(ctx)
+	for _, what := range slices.Concat(app.Ignored, d.mem.Ignored) {
+		fmt.Fprintf(g.err, "note: %s: not supported yet, without effect\n", what)
+	}
+	for _, on := range app.DependsOn {
+		fmt.Fprintf(g.err, "note: spec.dependsOn %s/%s: not waited for\n", on.Namespace, on.Name)
+	}
 	if err == nil && app.Wait {
 		err = d.awaitHealth(ctx, state.Health)
 	}
