@@ -24,7 +24,12 @@ COUNT := awk -v t="$$([ -t 2 ] && echo 1 || true)" ' \
 	{ if (t && d + n) print ""; print; fflush() } \
 	END { if (d + n) { show(1); if (t) print "" } }'
 
-.PHONY: help build up down test lint bench generate generate-check
+# See the rule for $(FLUX) below.
+FLUX_VERSION := v2.9.5
+FLUX_SUM     := h1:jwCccxvkD+2QnsjN+pl5QqM8KnFUwA8pIoQ1Lf0avkA=
+FLUX         := .out/flux-$(FLUX_VERSION)
+
+.PHONY: help build up down test flux lint bench generate generate-check
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -48,9 +53,28 @@ down: ## stop the instance
 
 test: export KEELSON_BINARY = $(CURDIR)/bin/keelson
 test: export KEELSON_CLUSTER_BINARY = $(CURDIR)/bin/keelson-cluster
-test: build ## run all tests
+test: export FLUX_BINARY = $(CURDIR)/$(FLUX)
+test: build $(FLUX) ## run all tests
 	go test ./...
 	cd cluster && go test ./...
+
+# The real flux program, which the tests point at an instance. Its module embeds manifests that its own build makes from the
+# network and that no test needs: an empty one stands in for them. It is no dependency of ours, so it is built from its own
+# go.mod, once for each version; the module proxy is all that it takes.
+flux: $(FLUX) ## build the flux program that the tests use
+	@echo $(CURDIR)/$(FLUX)
+
+$(FLUX): SRC = .out/flux-src
+$(FLUX):
+	@rm -rf $(SRC) && mkdir -p $(SRC)
+	@info=$$(GOWORK=off go mod download -json github.com/fluxcd/flux2/v2@$(FLUX_VERSION)) || { echo "$$info" >&2; exit 1; }; \
+	grep -qF '"Sum": "$(FLUX_SUM)"' <<<"$$info" || { echo "flux $(FLUX_VERSION) is not what FLUX_SUM says" >&2; exit 1; }; \
+	dir=$$(sed -n 's/^.*"Dir": "\(.*\)".*$$/\1/p' <<<"$$info"); \
+	cp -R "$$dir"/{cmd,internal,pkg,go.mod,go.sum} $(SRC) && chmod -R u+w $(SRC)
+	@mkdir -p $(SRC)/cmd/flux/manifests && echo '{}' > $(SRC)/cmd/flux/manifests/none.yaml
+	@echo "building flux $(FLUX_VERSION) for the tests" >&2
+	@cd $(SRC) && GOWORK=off go build -v -ldflags '-s -w -X main.VERSION=$(FLUX_VERSION:v%=%)' -o flux ./cmd/flux 2>&1 | $(COUNT) name=flux >&2
+	@mv $(SRC)/flux $@ && rm -rf $(SRC)
 
 lint: ## check style, layers and complexity
 	@mkdir -p bin/tools

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/rogpeppe/go-internal/diff"
@@ -18,12 +19,15 @@ import (
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/live"
 	"keelson.dev/keelson/internal/redact"
 	"keelson.dev/keelson/internal/render"
 	"keelson.dev/keelson/internal/source"
 )
 
-func engineCommands(g *global) []*cobra.Command { return []*cobra.Command{diffCommand(g)} }
+func engineCommands(g *global) []*cobra.Command {
+	return []*cobra.Command{diffCommand(g), planCommand(g), applyCommand(g), treeCommand(g), traceCommand(g)}
+}
 
 func diffCommand(g *global) *cobra.Command {
 	var path string
@@ -51,7 +55,7 @@ masked. It ends with code 4 where something differs.`,
 }
 
 // newEngine gives the engine as far as comparing needs it: without watches and without memory.
-func newEngine(g *global) (*deliver.Engine, error) {
+func newEngine(ctx context.Context, g *global) (*deliver.Engine, error) {
 	config, err := g.restConfig()
 	if err != nil {
 		return nil, err
@@ -60,7 +64,10 @@ func newEngine(g *global) (*deliver.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &deliver.Engine{Cluster: cluster, Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner}, nil
+	return &deliver.Engine{
+		Cluster: cluster, Claims: deliver.NewClaims(), Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner,
+		Live: live.New(ctx, cluster, live.Options{Selector: dialect.OwnerNameLabel, OwnerOf: dialect.FluxOwner}),
+	}, nil
 }
 
 func runDiffPath(ctx context.Context, g *global, path string) error {
@@ -68,11 +75,11 @@ func runDiffPath(ctx context.Context, g *global, path string) error {
 	if err != nil {
 		return err
 	}
-	engine, err := newEngine(g)
+	engine, err := newEngine(ctx, g)
 	if err != nil {
 		return err
 	}
-	differences, err := engine.Diff(ctx, delivery.App{}, objects, nil)
+	differences, err := engine.Diff(ctx, objects)
 	if err != nil {
 		return explainAPI(err)
 	}
@@ -80,38 +87,87 @@ func runDiffPath(ctx context.Context, g *global, path string) error {
 }
 
 func runDiffApp(ctx context.Context, g *global, arg string, policy delivery.Policy) error {
-	engine, err := newEngine(g)
+	p, err := previewApp(ctx, g, arg, policy)
 	if err != nil {
 		return err
+	}
+	return printDifferences(g, p.Differences)
+}
+
+// preview is what delivering an app would do now.
+type preview struct {
+	deliver.Preview
+	app      string // "namespace/name"
+	revision delivery.Revision
+	applied  string   // the revision that is applied now, as far as known
+	notes    []string // what else matters to people
+}
+
+// previewApp makes the preview of an app. No value of a Secret is in it.
+func previewApp(ctx context.Context, g *global, arg string, policy delivery.Policy) (preview, error) {
+	engine, err := newEngine(ctx, g)
+	if err != nil {
+		return preview{}, err
 	}
 	c, err := g.client()
 	if err != nil {
-		return err
+		return preview{}, err
 	}
 	k, err := findApp(ctx, c, g.namespace, arg)
 	if err != nil {
-		return err
+		return preview{}, err
 	}
 	app, err := dialect.Kustomization(k)
 	if err != nil {
-		return err
+		return preview{}, err
 	}
 	app = policy.Govern(app)
 	if len(app.Refused) > 0 {
-		return fmt.Errorf("%s: not supported yet", strings.Join(app.Refused, ", "))
+		return preview{}, fmt.Errorf("%s: not supported yet", strings.Join(app.Refused, ", "))
 	}
-	objects, secrets, err := renderApp(ctx, c, k, app)
+	if err := claimAll(ctx, c, engine.Claims); err != nil {
+		return preview{}, err
+	}
+	objects, revision, secrets, err := renderApp(ctx, c, k, app)
 	if err != nil {
-		return masked(secrets, err)
+		return preview{}, masked(secrets, err)
 	}
-	differences, err := engine.Diff(ctx, app, objects, dialect.KustomizationOwned(k))
+	p, err := engine.Preview(ctx, deliver.PreviewRequest{
+		App: app, Objects: objects, Revision: revision, Applied: delivery.ParseRevision(k.Status.LastAppliedRevision),
+		Inventory: dialect.KustomizationOwned(k), Adopted: deliver.AdoptedOf(k.Status.LastAppliedRevision, k.Status.ObservedGeneration),
+		Now: time.Now(),
+	})
 	if err != nil {
-		return masked(secrets, explainAPI(err))
+		return preview{}, masked(secrets, explainAPI(err))
 	}
-	for i := range differences {
-		differences[i].Before, differences[i].After = secrets.Text(differences[i].Before), secrets.Text(differences[i].After)
+	maskPreview(secrets, p)
+	return preview{Preview: p, app: k.Namespace + "/" + k.Name, revision: revision, applied: k.Status.LastAppliedRevision, notes: notesOf(k)}, nil
+}
+
+// maskPreview takes the values that were substituted from Secrets out of a preview.
+func maskPreview(secrets *redact.Redactor, p deliver.Preview) {
+	for i := range p.Differences {
+		d := &p.Differences[i]
+		d.Before, d.After = secrets.Text(d.Before), secrets.Text(d.After)
 	}
-	return printDifferences(g, differences)
+	for i, b := range p.Plan.Blocks {
+		clean := *b.Fault
+		clean.Err = errors.New(secrets.Text(b.Fault.Err.Error()))
+		p.Plan.Blocks[i].Fault = &clean
+	}
+}
+
+// claimAll takes in which app owns which object, from the inventories in the cluster.
+func claimAll(ctx context.Context, c client.Client, claims *deliver.Claims) error {
+	var list kustomizev1.KustomizationList
+	if err := c.List(ctx, &list); err != nil {
+		return explainAPI(fmt.Errorf("read inventories: %w", err))
+	}
+	for i := range list.Items {
+		k := &list.Items[i]
+		claims.Set(delivery.ID{Kind: kustomizev1.KustomizationKind, Namespace: k.Namespace, Name: k.Name}, dialect.KustomizationOwned(k))
+	}
+	return nil
 }
 
 // masked gives an error whose text holds no value that was substituted from a Secret; its hints and exit code stay.
@@ -125,17 +181,20 @@ func masked(secrets *redact.Redactor, err error) error {
 
 // renderApp renders an app at the newest commit of its source, fetched into a directory of its own. The redactor, never nil,
 // knows the values of Secrets that were substituted.
-func renderApp(ctx context.Context, c client.Client, k *kustomizev1.Kustomization, app delivery.App) ([]delivery.Object, *redact.Redactor, error) {
+func renderApp(
+	ctx context.Context, c client.Client, k *kustomizev1.Kustomization, app delivery.App,
+) ([]delivery.Object, delivery.Revision, *redact.Redactor, error) {
 	snap, closeSnapshot, err := fetchSource(ctx, c, k)
 	if err != nil {
-		return nil, redact.New(), err
+		return nil, delivery.Revision{}, redact.New(), err
 	}
 	defer closeSnapshot()
-	return renderAt(ctx, c, snap, app)
+	objects, secrets, err := renderSnapshot(ctx, c, snap, app)
+	return objects, snap.Revision, secrets, err
 }
 
-// renderAt renders an app at a commit of its source.
-func renderAt(ctx context.Context, c client.Client, snap delivery.Snapshot, app delivery.App) ([]delivery.Object, *redact.Redactor, error) {
+// renderSnapshot renders an app with the variables that are in the cluster now.
+func renderSnapshot(ctx context.Context, c client.Client, snap delivery.Snapshot, app delivery.App) ([]delivery.Object, *redact.Redactor, error) {
 	vars, secrets, err := deliver.ReadVariables(ctx, c, app)
 	if err != nil {
 		return nil, redact.New(), err
@@ -202,9 +261,7 @@ func printDifferences(g *global, all []deliver.Difference) error {
 		if d.Verb == delivery.Unchanged || d.Verb == delivery.Delegated {
 			continue
 		}
-		name := d.Ref.String()
-		text := diff.Diff("cluster/"+name, []byte(d.Before), "git/"+name, []byte(d.After))
-		list = append(list, difference{Object: name, Change: d.Verb, Diff: string(text)})
+		list = append(list, difference{Object: d.Ref.String(), Change: d.Verb, Diff: unified(d)})
 	}
 	err := g.print(list, func(w io.Writer) error {
 		for _, d := range list {
@@ -219,6 +276,12 @@ func printDifferences(g *global, all []deliver.Difference) error {
 		return err
 	}
 	return errDiffers
+}
+
+// unified is an object's difference as a unified diff.
+func unified(d deliver.Difference) string {
+	name := d.Ref.String()
+	return string(diff.Diff("cluster/"+name, []byte(d.Before), "git/"+name, []byte(d.After)))
 }
 
 // errDiffers gives the exit code of a difference, which is no error to print.

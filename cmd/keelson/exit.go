@@ -24,10 +24,10 @@ const (
 const exitCodes = `Every keelson command ends with one of these codes:
 
   0  it worked; nothing differs; everything asked about is healthy
-  1  it failed: the error says what, where and what to do
+  1  it failed: the error says what, where and what to do; "keelson status": not all is well
   2  it was called wrongly: an unknown command, flag or argument
   3  it worked, but what it waited for is not healthy, or did not get there in time
-  4  "keelson diff" found differences
+  4  "keelson diff" found differences; "keelson plan" and "keelson apply --dry-run" found something to do
 `
 
 // commandError is an error with an exit code and hints; the zero code stands for exitFailure.

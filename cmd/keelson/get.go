@@ -2,12 +2,16 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	"github.com/liggitt/tabwriter" // the standard library's, with memory for widths: kubectl's choice for watches
 	"github.com/spf13/cobra"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/web"
@@ -22,64 +26,156 @@ func getCommand(g *global) *cobra.Command {
 			return withCode(exitUsage, hintf(fmt.Errorf("get what?"), "keelson get apps, or keelson get sources"))
 		},
 	}
-	cmd.AddCommand(
-		&cobra.Command{
-			Use: "apps", Aliases: []string{"app", "kustomizations", "ks"}, Short: "List the apps", Args: args(cobra.NoArgs),
-			RunE: func(cmd *cobra.Command, _ []string) error { return runGetApps(cmd.Context(), g) },
-		},
-		&cobra.Command{
-			Use: "sources", Aliases: []string{"source", "gitrepositories"}, Short: "List the sources", Args: args(cobra.NoArgs),
-			RunE: func(cmd *cobra.Command, _ []string) error { return runGetSources(cmd.Context(), g) },
-		})
+	for _, l := range []listing{appListing, sourceListing} {
+		cmd.AddCommand(l.command(g))
+	}
 	return cmd
 }
 
-func (g *global) lister() (clusterLister, error) {
+// listing is one of the kinds that keelson get lists.
+type listing struct {
+	use, short string
+	aliases    []string
+	key        string   // of the list in JSON
+	headings   []string // of the table
+	list       func() client.ObjectList
+	// of gives an object as it is printed: what all have in common, the value for JSON and YAML, the cells of the table.
+	of func(obj client.Object) (status web.Status, value func(web.Status) any, cells func(s web.Status, whole bool) []string)
+}
+
+var appListing = listing{
+	use: "apps", short: "List the apps", aliases: []string{"app", "kustomizations", "ks"}, key: "apps",
+	headings: []string{"NAMESPACE", "NAME", "STATE", "REVISION", "AGE", "MESSAGE", "|", "SOURCE", "PATH", "OBJECTS"},
+	list:     func() client.ObjectList { return &kustomizev1.KustomizationList{} },
+	of: func(obj client.Object) (web.Status, func(web.Status) any, func(web.Status, bool) []string) {
+		k, ok := obj.(*kustomizev1.Kustomization)
+		if !ok {
+			return web.Status{}, nil, nil
+		}
+		a := appOf(k)
+		return a.Status, func(s web.Status) any { a.Status = s; return a }, func(s web.Status, whole bool) []string {
+			return append(cellsOf(s, whole), a.Source, a.Path, fmt.Sprint(a.Objects))
+		}
+	},
+}
+
+var sourceListing = listing{
+	use: "sources", short: "List the sources", aliases: []string{"source", "gitrepositories"}, key: "sources",
+	headings: []string{"NAMESPACE", "NAME", "STATE", "REVISION", "AGE", "MESSAGE", "|", "URL", "REF"},
+	list:     func() client.ObjectList { return &sourcev1.GitRepositoryList{} },
+	of: func(obj client.Object) (web.Status, func(web.Status) any, func(web.Status, bool) []string) {
+		r, ok := obj.(*sourcev1.GitRepository)
+		if !ok {
+			return web.Status{}, nil, nil
+		}
+		src := sourceOf(r)
+		return src.Status, func(s web.Status) any { src.Status = s; return src }, func(s web.Status, whole bool) []string {
+			return append(cellsOf(s, whole), src.URL, src.Ref)
+		}
+	},
+}
+
+func cellsOf(s web.Status, whole bool) []string {
+	return []string{s.Namespace, s.Name, string(s.State), shortRevision(s.Revision), ageOf(s.Created), message(s, whole)}
+}
+
+func (l listing) command(g *global) *cobra.Command {
+	var watching bool
+	cmd := &cobra.Command{
+		Use: l.use, Aliases: l.aliases, Short: l.short, Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return runGet(cmd.Context(), g, l, watching) },
+	}
+	cmd.Flags().BoolVarP(&watching, "watch", "w", false, "go on, and print what changes as it changes")
+	return cmd
+}
+
+func runGet(ctx context.Context, g *global, l listing, watching bool) error {
 	c, err := g.client()
-	return clusterLister{client: c, namespace: g.namespace}, err
-}
-
-func runGetApps(ctx context.Context, g *global) error {
-	l, err := g.lister()
 	if err != nil {
 		return err
 	}
-	apps, err := l.Apps(ctx)
-	if err != nil {
-		return explainAPI(fmt.Errorf("list apps: %w", err))
+	if watching {
+		return runGetWatch(ctx, g, c, l)
 	}
-	return g.print(map[string]any{"apps": append([]web.App{}, apps...)}, func(w io.Writer) error {
-		if len(apps) == 0 {
-			return printf("no apps")(w)
+	objects, _, err := listAll(ctx, c, l.list(), client.InNamespace(g.namespace))
+	if err != nil {
+		return explainAPI(fmt.Errorf("list %s: %w", l.use, err))
+	}
+	values := []any{}
+	for _, obj := range objects {
+		status, value, _ := l.of(obj)
+		values = append(values, value(status))
+	}
+	return g.print(map[string]any{l.key: values}, func(w io.Writer) error {
+		if len(objects) == 0 {
+			return printf("no %s", l.use)(w)
 		}
-		t := newTable(w, g.output == "wide", "NAMESPACE", "NAME", "STATE", "REVISION", "AGE", "MESSAGE", "|", "SOURCE", "PATH", "OBJECTS")
-		for _, a := range apps {
-			t.row(a.Namespace, a.Name, string(a.State), shortRevision(a.Revision), ageOf(a.Created), message(a.Status, t.wide),
-				a.Source, a.Path, fmt.Sprint(a.Objects))
+		t := newTable(w, g.output == "wide", l.headings...)
+		for _, obj := range objects {
+			status, _, cells := l.of(obj)
+			t.row(cells(status, t.wide)...)
 		}
 		return t.flush()
 	})
 }
 
-func runGetSources(ctx context.Context, g *global) error {
-	l, err := g.lister()
-	if err != nil {
-		return err
+// deletedState is shown once, for what has gone while it was watched.
+const deletedState web.State = "Deleted"
+
+// runGetWatch prints what there is and then every line that has changed: a table, or one JSON object a line, or YAML documents.
+func runGetWatch(ctx context.Context, g *global, c client.WithWatch, l listing) error {
+	var t *table
+	if g.output == "" || g.output == "wide" {
+		t = newTable(g.out, g.output == "wide", l.headings...)
 	}
-	sources, err := l.Sources(ctx)
-	if err != nil {
-		return explainAPI(fmt.Errorf("list sources: %w", err))
-	}
-	return g.print(map[string]any{"sources": append([]web.Source{}, sources...)}, func(w io.Writer) error {
-		if len(sources) == 0 {
-			return printf("no sources")(w)
+	last := map[client.ObjectKey]string{}
+	show := func(obj client.Object, gone bool) error {
+		status, value, cells := l.of(obj)
+		if gone {
+			status.State = deletedState
 		}
-		t := newTable(w, g.output == "wide", "NAMESPACE", "NAME", "STATE", "REVISION", "AGE", "MESSAGE", "|", "URL", "REF")
-		for _, s := range sources {
-			t.row(s.Namespace, s.Name, string(s.State), shortRevision(s.Revision), ageOf(s.Created), message(s.Status, t.wide), s.URL, s.Ref)
+		v := value(status)
+		text, err := json.Marshal(v)
+		if err != nil {
+			return fmt.Errorf("print %s/%s: %w", status.Namespace, status.Name, err)
+		}
+		key := client.ObjectKeyFromObject(obj)
+		if last[key] == string(text) {
+			return nil
+		}
+		last[key] = string(text)
+		if gone {
+			delete(last, key)
+		}
+		return g.printRow(t, v, func(whole bool) []string { return cells(status, whole) })
+	}
+	flush := func() error {
+		if t == nil {
+			return nil
 		}
 		return t.flush()
-	})
+	}
+	err := followKind(ctx, c, l.list, []client.ListOption{client.InNamespace(g.namespace)}, follower{show: show, flush: flush})
+	if ctx.Err() != nil {
+		return nil // that is how a watch ends
+	}
+	return explainAPI(err)
+}
+
+// printRow prints one value of a series: a line of the table, or JSON on a line of its own, or a YAML document.
+func (g *global) printRow(t *table, v any, cells func(whole bool) []string) error {
+	switch {
+	case t != nil:
+		t.row(cells(t.wide)...)
+		return t.err
+	case g.output == "json":
+		return json.NewEncoder(g.out).Encode(v)
+	default:
+		if _, err := io.WriteString(g.out, "---\n"); err != nil {
+			return err
+		}
+		return g.print(v, nil)
+	}
 }
 
 func shortRevision(s string) string {
@@ -106,7 +202,7 @@ func message(s web.Status, whole bool) string {
 	return text
 }
 
-// table lines columns up; those after the heading "|" are shown only when it is wide.
+// table lines columns up, also those of rows that come after a flush; columns after the heading "|" are shown only when it is wide.
 type table struct {
 	w      *tabwriter.Writer
 	wide   bool
@@ -115,7 +211,7 @@ type table struct {
 }
 
 func newTable(w io.Writer, wide bool, headings ...string) *table {
-	t := &table{w: tabwriter.NewWriter(w, 0, 0, 3, ' ', 0), wide: wide, narrow: len(headings)}
+	t := &table{w: tabwriter.NewWriter(w, 0, 0, 3, ' ', tabwriter.RememberWidths), wide: wide, narrow: len(headings)}
 	for i, h := range headings {
 		if h == "|" {
 			headings, t.narrow = append(headings[:i:i], headings[i+1:]...), i

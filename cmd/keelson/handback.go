@@ -55,7 +55,7 @@ func runHandback(ctx context.Context, g *global, dryRun bool) error {
 	if err != nil {
 		return err
 	}
-	if err := idle(ctx, cluster); err != nil {
+	if err := nobodyWorks(ctx, cluster); err != nil {
 		return err
 	}
 	c, err := newClient(config)
@@ -82,8 +82,8 @@ func runHandback(ctx context.Context, g *global, dryRun bool) error {
 	})
 }
 
-// idle tells that no server holds the lease. One that was killed holds it until it runs out.
-func idle(ctx context.Context, cluster *kube.Cluster) error {
+// nobodyWorks tells that no server holds the lease. One that was killed holds it until it runs out.
+func nobodyWorks(ctx context.Context, cluster *kube.Cluster) error {
 	coordination, err := v1.NewForConfigAndClient(cluster.Config(), cluster.HTTPClient())
 	if err != nil {
 		return fmt.Errorf("make lease client: %w", err)

@@ -25,7 +25,8 @@ const (
 	progressFile = "logs/progress.jsonl"
 	gitDir       = "git"     // the hosted repositories
 	clusterDir   = "cluster" // the embedded cluster
-	serverDir    = "server"  // the controllers' mirrors
+	serverDir    = "server"  // what the controllers keep
+	mirrorDir    = "mirrors" // in it: the mirrors of remote repositories
 )
 
 // instance is what has to outlive a daemon. It holds the token, so its file is readable by its owner only.

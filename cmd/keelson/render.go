@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -76,20 +75,12 @@ func runRender(ctx context.Context, g *global, opts renderOptions) error {
 
 // renderFolder renders a folder on disk. It may refer to anything in the Git repository around it.
 func renderFolder(ctx context.Context, dir string) ([]delivery.Object, error) {
-	dir, err := filepath.Abs(dir)
+	root, folder, err := placeOf(dir)
 	if err != nil {
-		return nil, fmt.Errorf("find %s: %w", dir, err)
-	}
-	if dir, err = filepath.EvalSymlinks(dir); err != nil {
-		return nil, fmt.Errorf("find folder: %w", err)
-	}
-	root := repositoryRoot(dir)
-	rel, err := filepath.Rel(root, dir)
-	if err != nil {
-		return nil, fmt.Errorf("find %s in %s: %w", dir, root, err)
+		return nil, err
 	}
 	snap := delivery.Snapshot{FS: os.DirFS(root)}
-	objects, err := render.Build(ctx, snap, delivery.Build{Path: path.Clean(filepath.ToSlash(rel))}, nil)
+	objects, err := render.Build(ctx, snap, delivery.Build{Path: folder}, nil)
 	if err != nil {
 		return nil, fmt.Errorf("render %s: %w", dir, err)
 	}

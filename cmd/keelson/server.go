@@ -106,7 +106,7 @@ func runServer(ctx context.Context, opts serverOptions) error {
 	render.Warm() // now, not in the first delivery
 	hosted := hostedAt(opts.Host, opts.HostURL)
 	sources, err := source.New(source.Options{
-		Dir: filepath.Join(opts.DataDir, "mirrors"),
+		Dir: filepath.Join(opts.DataDir, mirrorDir),
 		Local: func(url string) (string, bool) {
 			name, ok := hosted(url)
 			if !ok {

@@ -111,9 +111,11 @@ func statusOf(kind string, obj client.Object, suspended bool, observed int64, co
 }
 
 // ageOf is how long ago t was, as kubectl writes it.
-func ageOf(t time.Time) string {
+func ageOf(t time.Time) string { return ageAt(t, time.Now()) }
+
+func ageAt(t, now time.Time) string {
 	if t.IsZero() {
 		return "-"
 	}
-	return duration.HumanDuration(time.Since(t))
+	return duration.HumanDuration(now.Sub(t))
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/spf13/cobra"
@@ -16,11 +17,12 @@ import (
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/plan"
 	"keelson.dev/keelson/internal/redact"
 )
 
 func takeoverCommand(g *global) *cobra.Command {
-	var plan bool
+	var show bool
 	var selector string
 	cmd := &cobra.Command{
 		Use:   "takeover --plan",
@@ -31,7 +33,7 @@ alone, and who else is at work. It changes nothing. It ends with code 4 if an ob
 keelson server --take-over then does it; keelson handback goes back.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !plan {
+			if !show {
 				return usagef("takeover only shows: keelson takeover --plan; keelson server --take-over does it")
 			}
 			shard, err := dialect.Shard(selector)
@@ -41,7 +43,7 @@ keelson server --take-over then does it; keelson handback goes back.`,
 			return runTakeoverPlan(cmd.Context(), g, shard)
 		},
 	}
-	cmd.Flags().BoolVar(&plan, "plan", false, "show what would happen")
+	cmd.Flags().BoolVar(&show, "plan", false, "show what would happen")
 	cmd.Flags().StringVar(&selector, "watch-label-selector", "", "look only at sources and apps with these `labels`")
 	return cmd
 }
@@ -67,7 +69,7 @@ type takeoverApp struct {
 	Objects []takeoverObject `json:"objects"`
 }
 
-// takeoverObject is an object and what would become of it: adopt, unchanged, update, create, delete or skip.
+// takeoverObject is an object and what would become of it: adopt, skip, or a verb of the plan.
 type takeoverObject struct {
 	Object string   `json:"object"`
 	Verb   string   `json:"verb"`
@@ -77,7 +79,7 @@ type takeoverObject struct {
 }
 
 func runTakeoverPlan(ctx context.Context, g *global, shard labels.Selector) error {
-	engine, err := newEngine(g)
+	engine, err := newEngine(ctx, g)
 	if err != nil {
 		return err
 	}
@@ -114,7 +116,7 @@ func runTakeoverPlan(ctx context.Context, g *global, shard labels.Selector) erro
 	}
 	for _, app := range out.Apps {
 		for _, o := range app.Objects {
-			if o.Verb == "update" || o.Verb == "create" || o.Verb == "delete" || len(o.Fields) > 0 {
+			if delivery.Verb(o.Verb).Touches() || len(o.Fields) > 0 {
 				return errDiffers
 			}
 		}
@@ -142,35 +144,42 @@ func takeoverOf(ctx context.Context, engine *deliver.Engine, snapshots *snapshot
 		out.Error = redact.Text(err.Error())
 		return out
 	}
-	objects, secrets, err := renderAt(ctx, snapshots.client, snap, app)
+	objects, secrets, err := renderSnapshot(ctx, snapshots.client, snap, app)
 	if err != nil {
 		out.Error = masked(secrets, err).Error()
 		return out
 	}
-	differences, err := engine.Diff(ctx, app, objects, dialect.KustomizationOwned(k))
+	p, err := engine.Preview(ctx, deliver.PreviewRequest{
+		App: app, Objects: objects, Revision: snap.Revision, Applied: delivery.ParseRevision(k.Status.LastAppliedRevision),
+		Inventory: dialect.KustomizationOwned(k), Adopted: deliver.AdoptedOf(k.Status.LastAppliedRevision, k.Status.ObservedGeneration),
+		Now: time.Now(),
+	})
 	if err != nil {
 		out.Error = masked(secrets, explainAPI(err)).Error()
 	}
-	same := k.Status.ObservedGeneration == k.Generation && snap.Revision.String() == k.Status.LastAppliedRevision
-	for _, d := range differences {
-		out.Objects = append(out.Objects, takeoverObjectOf(d, same))
+	maskPreview(secrets, p)
+	for _, block := range p.Plan.Blocks {
+		out.Error = block.Fault.Error()
+	}
+	taken := map[delivery.Ref]plan.Takeover{}
+	for _, d := range p.Differences {
+		taken[d.Ref] = d.Takeover
+	}
+	for _, stage := range p.Plan.Stages {
+		for _, change := range stage.Changes {
+			out.Objects = append(out.Objects, takeoverObjectOf(change, taken[change.Ref]))
+		}
 	}
 	return out
 }
 
-// takeoverObjectOf words a difference. same: another controller says to have delivered this very commit.
-func takeoverObjectOf(d deliver.Difference, same bool) takeoverObject {
-	o := takeoverObject{Object: d.Ref.String(), Verb: string(d.Verb), From: d.Takeover.From, Fields: d.Takeover.Goes}
+// takeoverObjectOf words a change.
+func takeoverObjectOf(c delivery.Change, t plan.Takeover) takeoverObject {
+	o := takeoverObject{Object: c.Ref.String(), Verb: string(c.Verb), From: t.From, Fields: t.Goes, Reason: c.Reason}
 	switch {
-	case d.Verb == delivery.Delegated:
-		o.Verb, o.Reason = "skip", d.Held
-	case d.Verb == delivery.Delete && same:
-		o.Reason = "it is in the inventory and not in the commit that was delivered: it would wait for keelson confirm"
-	case d.Verb == delivery.Delete:
-		o.Reason = "it left Git"
-	case d.Verb == delivery.Update:
-		o.Reason = "Git wants it otherwise than it is: keelson diff shows how"
-	case len(o.From) > 0:
+	case c.Verb == delivery.Delegated:
+		o.Verb = "skip"
+	case c.Verb == delivery.Unchanged && len(o.From) > 0:
 		o.Verb = "adopt"
 	}
 	return o
@@ -193,7 +202,7 @@ func (p takeoverPlan) text(w io.Writer) error {
 		fmt.Fprintf(w, "app %s\n", app.Name)
 		if app.Error != "" {
 			counts["not planned"]++
-			fmt.Fprintln(w, "  cannot be planned: "+app.Error)
+			fmt.Fprintln(w, "  cannot be delivered: "+app.Error)
 		}
 		if app.Note != "" {
 			fmt.Fprintln(w, "  "+app.Note)
@@ -213,8 +222,9 @@ func (p takeoverPlan) text(w io.Writer) error {
 			fmt.Fprintln(w, line)
 		}
 	}
-	_, err := fmt.Fprintf(w, "%d apps: %d objects adopted as they are, %d unchanged, %d changed, %d created, %d deleted, %d left alone; %d apps cannot be planned\n",
-		len(p.Apps), counts["adopt"], counts["unchanged"], counts["update"], counts["create"], counts["delete"], counts["skip"], counts["not planned"])
+	_, err := fmt.Fprintf(w, "%d apps: %d objects adopted as they are, %d unchanged, %d changed, %d created, %d deleted, %d left alone; %d apps cannot be delivered\n",
+		len(p.Apps), counts["adopt"], counts["unchanged"], counts["update"]+counts["repair"]+counts["replace"], counts["create"], counts["delete"],
+		counts["skip"]+counts["release"], counts["not planned"])
 	return err
 }
 

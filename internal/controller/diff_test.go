@@ -3,6 +3,7 @@ package controller_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
@@ -11,6 +12,7 @@ import (
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/live"
 	"keelson.dev/keelson/internal/render"
 )
 
@@ -42,11 +44,16 @@ func TestDiffShowsWhatWouldHappen(t *testing.T) {
 	w.must(err)
 	objects, err := render.Build(w.ctx, delivery.Snapshot{FS: tree}, app.Build, nil)
 	w.must(err)
-	engine := &deliver.Engine{Cluster: target, Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner}
-	all, err := engine.Diff(w.ctx, app, objects, dialect.KustomizationInventory(&k.Status))
+	engine := &deliver.Engine{
+		Cluster: target, Claims: deliver.NewClaims(), Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner,
+		Live: live.New(w.ctx, target, live.Options{Selector: dialect.OwnerNameLabel, OwnerOf: dialect.FluxOwner}),
+	}
+	p, err := engine.Preview(w.ctx, deliver.PreviewRequest{
+		App: app, Objects: objects, Inventory: dialect.KustomizationInventory(&k.Status), Now: time.Now(),
+	})
 	w.must(err)
 	got := map[string]delivery.Verb{}
-	for _, x := range all {
+	for _, x := range p.Differences {
 		got[x.Ref.Kind+"/"+x.Ref.Name] = x.Verb
 		if strings.Contains(x.Before+x.After, "hush") || strings.Contains(x.Before+x.After, "mum") {
 			t.Errorf("the value of a Secret is shown:\n%s%s", x.Before, x.After)

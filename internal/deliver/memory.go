@@ -42,6 +42,11 @@ type Adopted struct {
 	Generation int64
 }
 
+// AdoptedOf reads the word from a status: the revision it calls applied, of the declaration it has observed.
+func AdoptedOf(applied string, observed int64) Adopted {
+	return Adopted{Revision: delivery.ParseRevision(applied), Generation: observed}
+}
+
 // of tells whether the word is about a request.
 func (a Adopted) of(req Request) bool {
 	return a.Revision.Commit != "" && a.Revision == req.Snapshot.Revision && a.Generation == req.App.Generation

@@ -85,6 +85,9 @@ func fitScope(app delivery.App, obj delivery.Object, namespaced bool) error {
 		obj.SetNamespace("")
 		return nil
 	}
+	if obj.GetNamespace() == "" && app.Namespace != "" {
+		obj.SetNamespace(app.Namespace)
+	}
 	if obj.GetNamespace() != "" {
 		return nil
 	}

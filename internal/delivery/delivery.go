@@ -170,6 +170,7 @@ type App struct {
 	VarsAlways     bool              // substitute even where no variable is given
 	DependsOn      []ID
 	ReadyExprs     map[ID]string // CEL: how those of DependsOn that are here tell that they are ready
+	Namespace      string        // of namespaced objects that name none; empty: there must be none such
 	ServiceAccount string        // in the app's namespace; empty: as Keelson itself
 	Prune          bool
 	KeepOnDelete   bool          // deleting the app leaves its objects

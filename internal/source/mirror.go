@@ -62,11 +62,8 @@ func (f *Fetcher) local(t target) (*repository, error) {
 	return &repository{dir: r.dir, repo: r.repo, known: r.known}, nil
 }
 
-// mirrorDir is the folder of a URL's mirror; the URL cannot be read from it.
-func (f *Fetcher) mirrorDir(url string) string {
-	sum := sha256.Sum256([]byte(url))
-	return filepath.Join(f.opts.Dir, hex.EncodeToString(sum[:16])+".git")
-}
+// mirrorDir is the folder of a URL's mirror.
+func (f *Fetcher) mirrorDir(url string) string { return mirrorPath(f.opts.Dir, url) }
 
 // mirror gives the URL's mirror with the revision's whole tree in it. A damaged mirror is replaced, once.
 func (f *Fetcher) mirror(ctx context.Context, t target, src delivery.Source, rev delivery.Revision) (*repository, error) {

@@ -1,0 +1,337 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/health"
+	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/redact"
+	"keelson.dev/keelson/internal/web"
+)
+
+func treeCommand(g *global) *cobra.Command {
+	return &cobra.Command{
+		Use:   "tree APP",
+		Short: "Show what an app consists of, down to its Pods, and how each object is doing",
+		Long: `Tree shows the objects of an app's inventory, what was made from them (ReplicaSets, Jobs, Pods, …, by their owner references), and
+how each of them is doing: where a Pod is not healthy, which container is at fault and why, and what the last warning about the
+object says. An app that declares other apps shows theirs below them. What an old ReplicaSet has left is shown with -o wide.`,
+		Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, a []string) error { return runTree(cmd.Context(), g, a[0]) },
+	}
+}
+
+// node is one object of a tree.
+type node struct {
+	Object   string                `json:"object"` // "Deployment/dev/web"
+	Health   delivery.HealthStatus `json:"health"`
+	Message  string                `json:"message,omitempty"` // why it is not healthy
+	Event    string                `json:"event,omitempty"`   // the last warning about an object that is not healthy
+	Revision string                `json:"revision,omitempty"`
+	Children []*node               `json:"children,omitempty"`
+}
+
+func runTree(ctx context.Context, g *global, arg string) error {
+	config, err := g.restConfig()
+	if err != nil {
+		return err
+	}
+	c, err := newClient(config)
+	if err != nil {
+		return err
+	}
+	k, err := findApp(ctx, c, g.namespace, arg)
+	if err != nil {
+		return err
+	}
+	cluster, err := kube.NewCluster(config)
+	if err != nil {
+		return err
+	}
+	f := &forest{
+		client: c, cluster: cluster, all: g.output == "wide", seen: map[client.ObjectKey]bool{},
+		owned: map[types.UID][]*unstructured.Unstructured{}, listed: map[string]bool{}, events: map[string]map[types.UID]string{},
+	}
+	root, err := f.app(ctx, k)
+	if err != nil {
+		return explainAPI(err)
+	}
+	return g.print(root, func(w io.Writer) error { return root.write(w) })
+}
+
+// madeKinds are the kinds that controllers make from others.
+var madeKinds = []schema.GroupVersionKind{
+	{Group: "apps", Version: "v1", Kind: "Deployment"}, {Group: "apps", Version: "v1", Kind: "ReplicaSet"},
+	{Group: "apps", Version: "v1", Kind: "StatefulSet"}, {Group: "apps", Version: "v1", Kind: "DaemonSet"},
+	{Group: "batch", Version: "v1", Kind: "Job"}, {Version: "v1", Kind: "Pod"},
+	{Version: "v1", Kind: "PersistentVolumeClaim"}, {Version: "v1", Kind: "Service"},
+}
+
+// forest grows the trees of one command. What it lists it lists once per namespace.
+type forest struct {
+	client  client.Client
+	cluster *kube.Cluster
+	all     bool // ReplicaSets without Pods too
+	seen    map[client.ObjectKey]bool
+	listed  map[string]bool // namespaces
+	owned   map[types.UID][]*unstructured.Unstructured
+	events  map[string]map[types.UID]string // the last warning about an object, by namespace
+}
+
+// app gives an app and all below it. One that was shown already, above or elsewhere, is only named.
+func (f *forest) app(ctx context.Context, k *kustomizev1.Kustomization) (*node, error) {
+	status := appOf(k).Status
+	n := &node{
+		Object: kustomizev1.KustomizationKind + "/" + k.Namespace + "/" + k.Name, Health: healthOf(status), Revision: shortRevision(status.Revision),
+	}
+	if n.Health != delivery.Healthy {
+		n.Message = message(status, true)
+	}
+	key := client.ObjectKeyFromObject(k)
+	if f.seen[key] {
+		return n, nil
+	}
+	f.seen[key] = true
+	inv := dialect.KustomizationOwned(k)
+	objects, err := f.read(ctx, inv)
+	if err != nil {
+		return nil, err
+	}
+	for _, ref := range inv.Refs() {
+		child, err := f.object(ctx, ref, objects[ref])
+		if err != nil {
+			return nil, err
+		}
+		n.Children = append(n.Children, child)
+	}
+	return n, nil
+}
+
+func healthOf(s web.Status) delivery.HealthStatus {
+	switch s.State {
+	case web.Ready:
+		return delivery.Healthy
+	case web.Failing:
+		return delivery.Degraded
+	case web.Suspended:
+		return delivery.Suspended
+	case web.Working:
+		return delivery.Progressing
+	default:
+		return delivery.UnknownHealth
+	}
+}
+
+// object gives an object of an inventory and what was made from it; nil: it is not there.
+func (f *forest) object(ctx context.Context, ref delivery.Ref, u *unstructured.Unstructured) (*node, error) {
+	if u == nil {
+		return &node{Object: ref.String(), Health: delivery.Missing, Message: "it is not in the cluster"}, nil
+	}
+	if ref.Kind == kustomizev1.KustomizationKind && ref.Group == kustomizev1.GroupVersion.Group {
+		var k kustomizev1.Kustomization
+		if err := f.client.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, &k); client.IgnoreNotFound(err) != nil {
+			return nil, fmt.Errorf("read %s: %w", ref, err)
+		} else if err == nil {
+			return f.app(ctx, &k)
+		}
+	}
+	if ref.Namespace != "" {
+		if err := f.list(ctx, ref.Namespace); err != nil {
+			return nil, err
+		}
+	}
+	return f.grow(ctx, u), nil
+}
+
+// grow gives an object and, below it, what names it as its controller or owner.
+func (f *forest) grow(ctx context.Context, u *unstructured.Unstructured) *node {
+	h := health.Of(u)
+	if u.GetKind() == "Pod" {
+		h = health.OfPod(u)
+	}
+	n := &node{Object: delivery.RefOf(u).String(), Health: h.Status, Message: redact.Text(h.Message)}
+	if h.Status != delivery.Healthy && h.Status != delivery.UnknownHealth {
+		n.Event = f.warning(ctx, u)
+	}
+	for _, child := range f.owned[u.GetUID()] {
+		if !f.all && idle(child) {
+			continue
+		}
+		n.Children = append(n.Children, f.grow(ctx, child))
+	}
+	return n
+}
+
+// idle tells whether an object is a ReplicaSet of an earlier version: it has no Pods and wants none.
+func idle(u *unstructured.Unstructured) bool {
+	want, _, _ := unstructured.NestedInt64(u.Object, "spec", "replicas")
+	has, _, _ := unstructured.NestedInt64(u.Object, "status", "replicas")
+	return u.GetKind() == "ReplicaSet" && want == 0 && has == 0
+}
+
+// readAtOnce bounds the requests that are under way at once.
+const readAtOnce = 16
+
+// read reads the objects of an inventory; one that is not there is left out.
+func (f *forest) read(ctx context.Context, inv delivery.Inventory) (map[delivery.Ref]*unstructured.Unstructured, error) {
+	var (
+		mu     sync.Mutex
+		wg     sync.WaitGroup
+		failed error
+		slots  = make(chan struct{}, readAtOnce)
+		out    = map[delivery.Ref]*unstructured.Unstructured{}
+	)
+	for ref, version := range inv {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			u, err := readObject(ctx, f.cluster, ref, version)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err != nil:
+				failed = cmp.Or(failed, err)
+			case u != nil:
+				out[ref] = u
+			}
+		})
+	}
+	wg.Wait()
+	return out, failed
+}
+
+// readObject reads an object; nil: it is not there.
+func readObject(ctx context.Context, cluster *kube.Cluster, ref delivery.Ref, version string) (*unstructured.Unstructured, error) {
+	resource, err := cluster.Self().ResourceOf(ref, version)
+	if meta.IsNoMatchError(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	u, err := resource.Get(ctx, ref.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", ref, err)
+	}
+	return u, nil
+}
+
+// list takes in what controllers have made in a namespace. Kinds that may not be listed are left out.
+func (f *forest) list(ctx context.Context, namespace string) error {
+	if f.listed[namespace] {
+		return nil
+	}
+	f.listed[namespace] = true
+	for _, gvk := range madeKinds {
+		resource, err := f.cluster.Self().Resource(gvk, namespace)
+		if err != nil {
+			return fmt.Errorf("look up %s: %w", gvk.Kind, err)
+		}
+		list, err := resource.List(ctx, metav1.ListOptions{})
+		if apierrors.IsForbidden(err) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("list %s in %s: %w", gvk.Kind, namespace, err)
+		}
+		for i := range list.Items {
+			u := &list.Items[i]
+			if owner := ownerOf(u); owner != nil {
+				f.owned[owner.UID] = append(f.owned[owner.UID], u)
+			}
+		}
+	}
+	return nil
+}
+
+// ownerOf is an object's controller, else its first owner; nil: nobody owns it.
+func ownerOf(u *unstructured.Unstructured) *metav1.OwnerReference {
+	owners := u.GetOwnerReferences()
+	if i := slices.IndexFunc(owners, func(o metav1.OwnerReference) bool { return o.Controller != nil && *o.Controller }); i >= 0 {
+		return &owners[i]
+	}
+	if len(owners) > 0 {
+		return &owners[0]
+	}
+	return nil
+}
+
+// warning is what the last warning about an object says; empty: there is none, or events may not be read.
+func (f *forest) warning(ctx context.Context, u *unstructured.Unstructured) string {
+	namespace := cmp.Or(u.GetNamespace(), metav1.NamespaceDefault)
+	if f.events[namespace] == nil {
+		f.events[namespace] = map[types.UID]string{}
+		var list corev1.EventList
+		if f.client.List(ctx, &list, client.InNamespace(namespace), client.MatchingFields{"type": corev1.EventTypeWarning}) != nil {
+			return ""
+		}
+		slices.SortStableFunc(list.Items, func(a, b corev1.Event) int {
+			return happeningOf(&a).Time.Compare(happeningOf(&b).Time)
+		})
+		for i := range list.Items {
+			e := happeningOf(&list.Items[i])
+			f.events[namespace][list.Items[i].InvolvedObject.UID] = e.Reason + ": " + strings.Join(strings.Fields(e.Message), " ")
+		}
+	}
+	return f.events[namespace][u.GetUID()]
+}
+
+// write prints the tree with its lines; what is not healthy says why below itself.
+func (n *node) write(w io.Writer) error { return n.branch(w, "", "", "") }
+
+// branch prints a node: head before its name, stem before what is below it.
+func (n *node) branch(w io.Writer, head, stem, note string) error {
+	title := n.Object + "  " + string(n.Health)
+	if n.Revision != "" {
+		title += " at " + n.Revision
+	}
+	if _, err := fmt.Fprintf(w, "%s%s\n", head, title); err != nil {
+		return err
+	}
+	bar := "    "
+	if len(n.Children) > 0 {
+		bar = "│   "
+	}
+	told := n.Event // it often says the same as the status
+	if n.Message != "" {
+		fmt.Fprintf(w, "%s%s%s\n", stem, bar, strings.Join(strings.Fields(n.Message), " "))
+		if _, text, _ := strings.Cut(n.Event, ": "); strings.Contains(n.Message, text) {
+			told = ""
+		}
+	}
+	if told != "" && told != note {
+		fmt.Fprintf(w, "%s%s%s\n", stem, bar, told)
+	}
+	for i, child := range n.Children {
+		head, below := "├── ", "│   "
+		if i == len(n.Children)-1 {
+			head, below = "└── ", "    "
+		}
+		if err := child.branch(w, stem+head, stem+below, told); err != nil {
+			return err
+		}
+	}
+	return nil
+}
