@@ -31,6 +31,7 @@ type Result struct {
 	Change delivery.Change
 	Object *unstructured.Unstructured // as the server returned it; nil for a delete or an error
 	NoOp   bool                       // the server had it like this already; set by the caller, who knows what was there
+	From   []string                   // field managers of other tools whose fields of it became ours
 	Err    error                      // nil, or a *delivery.Fault
 }
 
@@ -55,6 +56,9 @@ func Stage(ctx context.Context, user *kube.User, stage delivery.Stage) []Result 
 				return
 			}
 			r.Object, r.Err = Send(ctx, user, *r.Change.Object, false)
+			if r.Err == nil {
+				r.Object, r.From, r.Err = takeOver(ctx, user, *r.Change.Object, r.Object)
+			}
 		})
 	}
 	wg.Wait()

@@ -20,6 +20,7 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	k8sruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
@@ -53,6 +54,7 @@ type Options struct {
 	Records *deliver.Records       // nil: a restart looks at everything anew
 	Log     *slog.Logger
 	Now     func() time.Time // nil: the system's clock
+	Shard   labels.Selector  // of the sources and apps to work on; nil: all
 	// AdditiveReadyExpr has a dependency with a readyExpr be ready in the usual sense too. Otherwise, as in Flux unless its
 	// feature gate AdditiveCELDependencyCheck is set, the expression alone decides.
 	AdditiveReadyExpr bool
@@ -127,8 +129,11 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 		Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner,
 	}
 	ks := &kustomizations{
-		reg: reg, engine: engine, records: opts.Records, cache: mgr.GetClient(), reader: mgr.GetAPIReader(), now: opts.Now,
+		reg: reg, engine: engine, records: opts.Records, cache: mgr.GetClient(), reader: mgr.GetAPIReader(), all: mgr.GetClient(), now: opts.Now,
 		wake: apps.enqueue, later: newTrickle(apps.enqueue), places: kube.NewPlaces(appsAtOnce, appTurn), log: opts.Log,
+	}
+	if opts.Shard != nil && !opts.Shard.Empty() {
+		ks.all = mgr.GetAPIReader()
 	}
 	apps.kind, apps.seen = ks, ks.seen
 	c.git = &gitRepositories{
@@ -153,8 +158,13 @@ func newManager(opts Options, scheme *k8sruntime.Scheme) (manager.Manager, error
 		LeaderElectionReleaseOnCancel: true,
 		LeaseDuration:                 &lease, RenewDeadline: &renew, RetryPeriod: &retry,
 		Controller: config.Controller{SkipNameValidation: new(true)},
-		Client:     client.Options{FieldValidation: metav1.FieldValidationIgnore},        // what we write comes from Go types
-		Cache:      cache.Options{DefaultTransform: cache.TransformStripManagedFields()}, // half of a small object
+		Client:     client.Options{FieldValidation: metav1.FieldValidationIgnore}, // what we write comes from Go types
+		Cache: cache.Options{
+			DefaultTransform: cache.TransformStripManagedFields(), // half of a small object
+			ByObject: map[client.Object]cache.ByObject{
+				&sourcev1.GitRepository{}: {Label: opts.Shard}, &kustomizev1.Kustomization{}: {Label: opts.Shard},
+			},
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make manager: %w", err)
@@ -222,7 +232,7 @@ func foreign(annotations map[string]string) map[string]string {
 // loadClaims makes the inventories in the cluster known before the first plan is made, and forgets the apps that are gone.
 func (k *kustomizations) loadClaims(ctx context.Context) error {
 	var list kustomizev1.KustomizationList
-	if err := k.cache.List(ctx, &list); err != nil {
+	if err := k.all.List(ctx, &list); err != nil {
 		return fmt.Errorf("list Kustomizations: %w", err)
 	}
 	apps := make([]delivery.ID, len(list.Items))

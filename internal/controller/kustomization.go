@@ -35,6 +35,7 @@ type kustomizations struct {
 	records *deliver.Records // nil: nothing is remembered beyond this process
 	cache   client.Reader
 	reader  client.Reader // uncached: ConfigMaps and Secrets are not kept in memory
+	all     client.Reader // of every app, those of other shards as well
 	now     func() time.Time
 	wake    func(delivery.ID)
 	later   *trickle
@@ -157,7 +158,7 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 		return next{after: p.after, events: p.progress(out.Message)}
 	}
 	app.Ignored = slices.Concat(app.Ignored, st.mem.Ignored)
-	out.Handled, out.Attempted, out.Inventory = app.Requested, seen, st.mem.Inventory
+	out.Handled, out.Attempted, out.Inventory, out.Skipped = app.Requested, seen, st.mem.Inventory, st.mem.Skipped
 	out.Digest, out.Origin = p.digest, p.req.Snapshot.Origin
 	if out.Phase != delivery.Working {
 		st.handled = app.Requested
@@ -245,6 +246,9 @@ func (k *kustomizations) load(st *appState, obj *kustomizev1.Kustomization) {
 	st.mem.Inventory = dialect.KustomizationOwned(obj)
 	k.records.Load(st.app, &st.mem)
 	st.handled = obj.Status.LastHandledReconcileAt
+	if obj.Status.ObservedGeneration == obj.Generation {
+		st.mem.Adopted = deliver.Adopted{Revision: delivery.ParseRevision(obj.Status.LastAppliedRevision), Generation: obj.Generation}
+	}
 	if apimeta.IsStatusConditionTrue(obj.Status.Conditions, meta.ReadyCondition) {
 		k.reg.with(func() { st.stand = stand{ready: true, applied: delivery.ParseRevision(obj.Status.LastAppliedRevision)} })
 	}

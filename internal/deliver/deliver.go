@@ -80,7 +80,7 @@ func (e *Engine) Glance(req Request, mem *Memory) (State, bool, error) {
 		return state, false, nil
 	}
 	mem.remember(req.Snapshot)
-	state.Health = e.health(req.App, mem.desired, mem)
+	state.Health = e.health(req.App, mem.desired, mem.held, mem)
 	state.Plan.Inventory = mem.desired
 	return state, true, nil
 }
@@ -106,6 +106,11 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 		return state, err
 	}
 	mem.Ignored = ignored
+	toolkit, skipped, err := e.toolkit(ctx, desired)
+	if err != nil {
+		return state, err
+	}
+	holds, mem.Skipped = append(holds, toolkit...), skipped
 	want := make(delivery.Inventory, len(desired))
 	for _, obj := range desired {
 		want[obj.Ref()] = obj.GroupVersionKind().Version
@@ -132,13 +137,7 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if due := earliest(mem.notBefore(), req.Now); state.Retry.IsZero() || !due.IsZero() && due.Before(state.Retry) {
 		state.Retry = due
 	}
-	asked := state.Plan.Inventory.Common(want)
-	for _, h := range holds {
-		if len(h.Fields) == 0 {
-			delete(asked, h.Ref) // what is left alone is waited for by others (as in Flux)
-		}
-	}
-	state.Health = e.health(req.App, asked, mem)
+	state.Health = e.health(req.App, state.Plan.Inventory.Common(want), heldBy(state.Plan), mem)
 	return state, nil
 }
 
@@ -156,7 +155,7 @@ func (e *Engine) plan(
 		Live: map[delivery.Ref]delivery.Live{}, Applied: mem.applied, Inventory: mem.Inventory,
 		Claims: map[delivery.Ref]delivery.ID{}, Scaled: map[delivery.Ref]string{},
 		Unknown: unknown, Holds: holds, NotBefore: mem.notBefore(), Refused: mem.refusals(), Now: req.Now,
-		Undone: map[delivery.Ref]bool{},
+		Adopted: mem.Adopted.of(req), Undone: map[delivery.Ref]bool{},
 	}
 	for _, obj := range desired {
 		ref := obj.Ref()
@@ -198,13 +197,16 @@ func (e *Engine) inSync(app delivery.ID, mem *Memory) bool {
 		return false
 	}
 	for ref := range mem.desired {
+		if mem.held[ref] {
+			continue
+		}
 		rec, ok := e.Live.Get(ref)
 		last, sent := mem.applied[ref]
 		if sent && last.Fleeting && e.finished(ref, rec, ok) {
 			continue
 		}
 		_, scaled := e.Live.Scaler(ref)
-		if !ok || !sent || rec.Deleting || rec.Owner != app || scaled != last.Autoscaled || plan.Drifted(last, rec, last.Autoscaled) {
+		if !ok || !sent || rec.Deleting || rec.Owner != app || scaled != last.Autoscaled || rec.Shared != "" || plan.Drifted(last, rec, last.Autoscaled) {
 			return false
 		}
 	}

@@ -9,14 +9,15 @@ import (
 	"keelson.dev/keelson/internal/health"
 )
 
-// health is how the objects are doing that the app is about, or waits for: all of inv, or those that it names.
-func (e *Engine) health(app delivery.App, inv delivery.Inventory, mem *Memory) delivery.Health {
+// health is how the objects are doing that the app is about, or waits for: all of inv but those that are held, which others
+// wait for (as in Flux), or those that it names.
+func (e *Engine) health(app delivery.App, inv delivery.Inventory, held map[delivery.Ref]bool, mem *Memory) delivery.Health {
 	foreign := make([]delivery.HealthCheck, 0, len(app.HealthChecks))
 	if app.Wait || len(app.HealthChecks) == 0 {
 		e.Live.Probe(app.ID, nil)
 		parts := make([]health.Part, 0, len(inv))
 		for _, ref := range inv.Refs() {
-			if !isSelf(app, ref) {
+			if !isSelf(app, ref) && !held[ref] {
 				parts = append(parts, health.Part{Ref: ref, Health: e.healthOf(ref, mem)})
 			}
 		}
@@ -27,7 +28,7 @@ func (e *Engine) health(app delivery.App, inv delivery.Inventory, mem *Memory) d
 		c = e.resolve(app, c)
 		switch _, owned := inv[c.Ref]; {
 		case isSelf(app, c.Ref):
-		case owned:
+		case owned && !held[c.Ref]:
 			parts = append(parts, health.Part{Ref: c.Ref, Health: e.healthOf(c.Ref, mem)})
 		default:
 			foreign = append(foreign, c)

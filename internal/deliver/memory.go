@@ -18,18 +18,32 @@ import (
 // Memory is what the engine knows about an app between two steps. The zero Memory knows nothing: the next step
 // renders and sends everything once, which the server answers without a change where nothing differs.
 type Memory struct {
-	Inventory delivery.Inventory // as last written to the cluster
-	Ignored   []string           // what the rendered objects ask for and has no effect yet, for people
-	made      origin             // what the last completed delivery was made of
-	desired   delivery.Inventory // what it gave
-	broken    origin             // what the last render that failed was made of; the zero origin: none did
-	fault     *delivery.Fault    // why
-	pass      rendered           // what this pass rendered; see Release
-	judged    string             // the digest of the last snapshot that was rendered or found to change nothing
+	Inventory delivery.Inventory    // as last written to the cluster
+	Ignored   []string              // what the rendered objects ask for and has no effect yet, for people
+	Skipped   []string              // rendered objects that are not applied because Keelson takes their place, for people
+	Adopted   Adopted               // what another controller left word of having delivered
+	made      origin                // what the last completed delivery was made of
+	desired   delivery.Inventory    // what it gave
+	held      map[delivery.Ref]bool // what of it is left alone
+	broken    origin                // what the last render that failed was made of; the zero origin: none did
+	fault     *delivery.Fault       // why
+	pass      rendered              // what this pass rendered; see Release
+	judged    string                // the digest of the last snapshot that was rendered or found to change nothing
 	applied   map[delivery.Ref]delivery.Applied
 	unsaved   bool // made, desired or applied changed since the record was written
 	repairs   map[delivery.Ref]repairs
 	refused   map[delivery.Ref]refusal
+}
+
+// Adopted is what another controller left word of: it delivered the revision from a declaration of this generation.
+type Adopted struct {
+	Revision   delivery.Revision
+	Generation int64
+}
+
+// of tells whether the word is about a request.
+func (a Adopted) of(req Request) bool {
+	return a.Revision.Commit != "" && a.Revision == req.Snapshot.Revision && a.Generation == req.App.Generation
 }
 
 // origin is everything that decides what a render gives. Where none of it has changed the result is the same.
@@ -88,7 +102,7 @@ func (mem *Memory) Inputs() render.Inputs { return mem.made.inputs }
 // Done records that the plan of state has been carried out to its end: what was rendered is what is there.
 func (mem *Memory) Done(state State) {
 	mem.unsaved = mem.unsaved || mem.pass.digest != ""
-	mem.made, mem.desired = state.origin, state.Plan.Inventory
+	mem.made, mem.desired, mem.held = state.origin, state.Plan.Inventory, heldBy(state.Plan)
 	for ref := range mem.applied {
 		if _, ok := mem.desired[ref]; !ok {
 			delete(mem.applied, ref)
@@ -96,6 +110,23 @@ func (mem *Memory) Done(state State) {
 		}
 	}
 	mem.refused = nil
+}
+
+// heldBy gives what a plan leaves alone; nil: nothing.
+func heldBy(p delivery.Plan) map[delivery.Ref]bool {
+	var held map[delivery.Ref]bool
+	for _, stage := range p.Stages {
+		for _, c := range stage.Changes {
+			if !c.Held {
+				continue
+			}
+			if held == nil {
+				held = map[delivery.Ref]bool{}
+			}
+			held[c.Ref] = true
+		}
+	}
+	return held
 }
 
 // Same tells whether a request would give what the last completed delivery was made of.

@@ -26,4 +26,5 @@ type Outcome struct {
 	Digest    string    // identifies what the app was rendered from, "sha256:…"; empty: nothing was
 	Origin    string    // the revision that the source's content was made from, where it tells one
 	Took      time.Duration
+	Skipped   []string // objects of the commit that are not applied, because Keelson takes their place
 }

@@ -19,6 +19,7 @@ type Live struct {
 	PruneDisabled   bool           // labelled or annotated to survive pruning
 	Fixed           map[string]any // values of its immutable fields, by path, as far as its kind is known to have some
 	Rival           string         // the field manager, other than ours, that wrote to it last
+	Shared          string         // another delivery tool's field manager that owns fields which are, or will be, ours; empty: none
 }
 
 // Applied is what one apply of an object left behind: enough to tell later, from memory,
@@ -57,6 +58,7 @@ type Change struct {
 	// Autoscaled says that spec.replicas is left to an autoscaler.
 	Autoscaled bool
 	UID        string // of the live object to delete
+	Held       bool   // a hold keeps it as it is
 }
 
 // Stage is a set of changes that may be made in any order, all at once. The next stage starts

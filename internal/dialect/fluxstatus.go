@@ -17,6 +17,9 @@ import (
 // IgnoredCondition is True while fields of the spec have no effect; its message names them.
 const IgnoredCondition = "FieldsIgnored"
 
+// SkippedCondition is True while objects of the commit are left out on purpose; its message names them.
+const SkippedCondition = "ObjectsSkipped"
+
 // maxMessage bounds a condition's message, in bytes (upstream's MaxConditionMessageLength).
 const maxMessage = kustomizev1.MaxConditionMessageLength
 
@@ -42,6 +45,7 @@ func KustomizationStatus(old kustomizev1.KustomizationStatus, app delivery.App, 
 	c.summary(out)
 	c.health(app, out)
 	c.ignored(app.Ignored)
+	c.skipped(out)
 	s.Conditions = c.list
 	if out.Phase == delivery.Ready || out.Phase == delivery.Stalled { // as upstream: what fails is tried again
 		s.ObservedGeneration = app.Generation
@@ -55,17 +59,39 @@ func KustomizationStatus(old kustomizev1.KustomizationStatus, app delivery.App, 
 	if out.Handled != "" {
 		s.LastHandledReconcileAt = out.Handled
 	}
-	s.Inventory = nil
-	if len(out.Inventory) > 0 {
-		s.Inventory = &kustomizev1.ResourceInventory{}
-		for _, ref := range out.Inventory.Refs() {
-			s.Inventory.Entries = append(s.Inventory.Entries, kustomizev1.ResourceRef{ID: ref.InventoryID(), Version: out.Inventory[ref]})
-		}
-	}
+	s.Inventory = resourceInventory(out.Inventory)
 	if attempted := out.Phase == delivery.Ready || out.Phase == delivery.Failing; attempted && out.Digest != "" && !equality.Semantic.DeepEqual(old, s) {
 		remember(&s.History, out, now)
 	}
 	return s
+}
+
+// resourceInventory writes an inventory as a Kustomization's status has it; nil: it is empty.
+func resourceInventory(inv delivery.Inventory) *kustomizev1.ResourceInventory {
+	if len(inv) == 0 {
+		return nil
+	}
+	out := &kustomizev1.ResourceInventory{}
+	for _, ref := range inv.Refs() {
+		out.Entries = append(out.Entries, kustomizev1.ResourceRef{ID: ref.InventoryID(), Version: inv[ref]})
+	}
+	return out
+}
+
+// HandBack takes out of a Kustomization what only Keelson understands, for Flux to go on with; false: there is nothing. An intent
+// becomes part of the inventory. What a person has set stays.
+func HandBack(k *kustomizev1.Kustomization) (changed bool) {
+	ours := func(c metav1.Condition) bool { return c.Type == IgnoredCondition || c.Type == SkippedCondition }
+	if slices.ContainsFunc(k.Status.Conditions, ours) {
+		k.Status.Conditions = slices.DeleteFunc(k.Status.Conditions, ours)
+		changed = true
+	}
+	if _, ok := k.Annotations[IntentAnnotation]; ok {
+		k.Status.Inventory = resourceInventory(KustomizationOwned(k))
+		delete(k.Annotations, IntentAnnotation)
+		changed = true
+	}
+	return changed
 }
 
 // remember takes an attempt into the history, which upstream keeps short.
@@ -136,6 +162,16 @@ func (c *conditions) ignored(fields []string) {
 		return
 	}
 	c.set(IgnoredCondition, metav1.ConditionTrue, "NotSupported", strings.Join(fields, ", ")+": not supported yet, without effect")
+}
+
+// skipped says which objects of the commit are not applied. Before the commit is rendered nothing is known of it.
+func (c *conditions) skipped(out delivery.Outcome) {
+	switch {
+	case len(out.Skipped) > 0:
+		c.set(SkippedCondition, metav1.ConditionTrue, "ToolkitReplaced", strings.Join(out.Skipped, ", ")+": not applied; Keelson takes their place")
+	case out.Phase == delivery.Ready:
+		c.remove(SkippedCondition)
+	}
 }
 
 func (c *conditions) set(kind string, status metav1.ConditionStatus, reason, message string) {

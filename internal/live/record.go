@@ -27,6 +27,7 @@ type record struct {
 	version         unique.Handle[string] // the API version it is watched in ("v1")
 	applied         unique.Handle[string] // the API version in which we applied it; empty: we did not
 	rival           unique.Handle[string]
+	shared          unique.Handle[string]
 	owner           unique.Handle[delivery.ID]
 	uid             string
 	resourceVersion string
@@ -54,7 +55,8 @@ func (l *Live) record(u *unstructured.Unstructured) (*record, error) {
 	owner := l.opts.OwnerOf(u.GetLabels())
 	rec := &record{
 		version: unique.Make(u.GroupVersionKind().Version), applied: unique.Make(own.version), rival: unique.Make(own.rival),
-		owner: unique.Make(owner), uid: string(u.GetUID()), resourceVersion: u.GetResourceVersion(),
+		shared: unique.Make(own.shared),
+		owner:  unique.Make(owner), uid: string(u.GetUID()), resourceVersion: u.GetResourceVersion(),
 		health: l.health(owner, u), fleeting: health.Fleeting(u), done: health.Done(u), replicas: replicas, owned: own.hash, ownsReplicas: own.replicas,
 		deleting: u.GetDeletionTimestamp() != nil, pruneDisabled: PruneDisabled(u),
 	}
@@ -73,7 +75,7 @@ func (r *record) live(ref delivery.Ref) delivery.Live {
 	return delivery.Live{
 		Ref: ref, Version: r.version.Value(), UID: r.uid, ResourceVersion: r.resourceVersion, Owner: r.owner.Value(),
 		Owned: r.owned, OwnsReplicas: r.ownsReplicas, Replicas: r.replicas, Health: r.health, Deleting: r.deleting, Done: r.done,
-		PruneDisabled: r.pruneDisabled, Fixed: r.fixedFields(), Rival: r.rival.Value(),
+		PruneDisabled: r.pruneDisabled, Fixed: r.fixedFields(), Rival: r.rival.Value(), Shared: r.shared.Value(),
 	}
 }
 
@@ -104,5 +106,5 @@ func PruneDisabled(u *unstructured.Unstructured) bool {
 // matters tells whether a new record of an object is worth waking its app.
 func matters(old, rec *record) bool {
 	return old.uid != rec.uid || old.owned != rec.owned || old.replicas != rec.replicas || old.ownsReplicas != rec.ownsReplicas ||
-		old.health != rec.health || old.deleting != rec.deleting || old.owner != rec.owner
+		old.shared != rec.shared || old.health != rec.health || old.deleting != rec.deleting || old.owner != rec.owner
 }

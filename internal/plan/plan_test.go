@@ -2,6 +2,7 @@ package plan_test
 
 import (
 	"bytes"
+	gocmp "cmp"
 	"flag"
 	"fmt"
 	"os"
@@ -29,6 +30,7 @@ type scenario struct {
 		AllowEmpty bool
 		MaxPrune   *int
 		Confirmed  string
+		Adopted    bool // another controller delivered this very commit
 	}
 	Desired   []map[string]any
 	Applied   []string // objects, as "Kind/namespace/name", that we sent as desired and that are unchanged since
@@ -56,6 +58,9 @@ type liveObject struct {
 	Replicas      *int64
 	OwnsReplicas  bool
 	Rival         string
+	UID           string
+	Shared        string
+	NotApplied    bool // by us
 }
 
 var now = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
@@ -104,6 +109,7 @@ func input(t *testing.T, raw []byte) plan.Input {
 		App: app, Revision: delivery.Revision{Name: "main", Commit: "0123456789abcdef0123456789abcdef01234567"}, Now: now,
 		Live: map[delivery.Ref]delivery.Live{}, Applied: map[delivery.Ref]delivery.Applied{}, Inventory: delivery.Inventory{},
 		Claims: map[delivery.Ref]delivery.ID{}, Scaled: map[delivery.Ref]string{}, Unknown: map[schema.GroupKind]bool{},
+		Adopted:   s.App.Adopted,
 		NotBefore: map[delivery.Ref]time.Time{}, Refused: map[delivery.Ref]plan.Refusal{}, Undone: map[delivery.Ref]bool{},
 	}
 	refs := map[string]delivery.Ref{}
@@ -115,8 +121,12 @@ func input(t *testing.T, raw []byte) plan.Input {
 	for _, l := range s.Live {
 		u := &unstructured.Unstructured{Object: canonical(t, l.Object)}
 		rec := delivery.Live{
-			Ref: delivery.RefOf(u), UID: "uid", Owner: appID(l.Owner), Owned: asApplied, Replicas: -1, OwnsReplicas: l.OwnsReplicas,
+			Ref: delivery.RefOf(u), Owner: appID(l.Owner), Owned: asApplied, Replicas: -1, OwnsReplicas: l.OwnsReplicas,
 			Deleting: l.Deleting, PruneDisabled: l.PruneDisabled, Rival: l.Rival, Fixed: plan.Fixed(u),
+		}
+		rec.Shared, rec.UID = l.Shared, gocmp.Or(l.UID, delivery.RefOf(u).String())
+		if l.NotApplied {
+			rec.Owned = delivery.Hash{}
 		}
 		if l.Replicas != nil {
 			rec.Replicas = *l.Replicas
