@@ -235,3 +235,16 @@ func TestHistory(t *testing.T) {
 		t.Errorf("history is %+v", h)
 	}
 }
+
+// What is left alone is not waited for.
+func TestHealthOfWhatIsLeftAlone(t *testing.T) {
+	w := newWorld(t)
+	w.app("app", "  wait: true"+gateRules)
+	w.ready("app", w.push(map[string]string{"app/cm.yaml": w.configMap("cm", "up")}))
+	w.ready("app", w.push(map[string]string{"app/cm.yaml": strings.ReplaceAll(w.configMap("cm", "up"),
+		"metadata: {", "metadata: {annotations: {kustomize.toolkit.fluxcd.io/reconcile: disabled}, ")}))
+	cm := &corev1.ConfigMap{ObjectMeta: w.named("cm")}
+	w.edit(cm, "a-person", func() { cm.Data["v"] = "down" })
+	w.ready("app", w.push(map[string]string{"app/other.yaml": w.configMap("other", "up")}))
+	w.value("cm", "down")
+}

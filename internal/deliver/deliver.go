@@ -80,7 +80,7 @@ func (e *Engine) Glance(req Request, mem *Memory) (State, bool, error) {
 		return state, false, nil
 	}
 	mem.remember(req.Snapshot)
-	state.Health = e.health(req.App, mem.desired, mem)
+	state.Health = e.health(req.App, mem.desired, mem.left, mem)
 	state.Plan.Inventory = mem.desired
 	return state, true, nil
 }
@@ -138,13 +138,7 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if due := earliest(mem.notBefore(), req.Now); state.Retry.IsZero() || !due.IsZero() && due.Before(state.Retry) {
 		state.Retry = due
 	}
-	asked := state.Plan.Inventory.Common(want)
-	for _, h := range holds {
-		if len(h.Fields) == 0 {
-			delete(asked, h.Ref) // what is left alone is waited for by others (as in Flux)
-		}
-	}
-	state.Health = e.health(req.App, asked, mem)
+	state.Health = e.health(req.App, state.Plan.Inventory.Common(want), leftBy(state.Plan), mem)
 	return state, nil
 }
 

@@ -9,14 +9,15 @@ import (
 	"keelson.dev/keelson/internal/health"
 )
 
-// health is how the objects are doing that the app is about, or waits for: all of inv, or those that it names.
-func (e *Engine) health(app delivery.App, inv delivery.Inventory, mem *Memory) delivery.Health {
+// health is how the objects are doing that the app is about, or waits for: all of inv but those that are left alone, which
+// others wait for (as in Flux), or those that it names.
+func (e *Engine) health(app delivery.App, inv delivery.Inventory, left map[delivery.Ref]bool, mem *Memory) delivery.Health {
 	foreign := make([]delivery.HealthCheck, 0, len(app.HealthChecks))
 	if app.Wait || len(app.HealthChecks) == 0 {
 		e.Live.Probe(app.ID, nil)
 		parts := make([]health.Part, 0, len(inv))
 		for _, ref := range inv.Refs() {
-			if !isSelf(app, ref) {
+			if !isSelf(app, ref) && !e.isLeft(ref, left) {
 				parts = append(parts, health.Part{Ref: ref, Health: e.healthOf(ref, mem)})
 			}
 		}
@@ -27,7 +28,7 @@ func (e *Engine) health(app delivery.App, inv delivery.Inventory, mem *Memory) d
 		c = e.resolve(app, c)
 		switch _, owned := inv[c.Ref]; {
 		case isSelf(app, c.Ref):
-		case owned:
+		case owned && !e.isLeft(c.Ref, left):
 			parts = append(parts, health.Part{Ref: c.Ref, Health: e.healthOf(c.Ref, mem)})
 		default:
 			foreign = append(foreign, c)
@@ -100,4 +101,13 @@ func (e *Engine) MayLook(ctx context.Context, app delivery.App, mem *Memory) err
 		}
 	}
 	return nil
+}
+
+// isLeft tells whether an object is left alone: as Git wants it, or as it is marked in the cluster.
+func (e *Engine) isLeft(ref delivery.Ref, left map[delivery.Ref]bool) bool {
+	if _, ok := left[ref]; ok {
+		return true
+	}
+	rec, ok := e.Live.Get(ref)
+	return ok && rec.Marks.Has(delivery.MarkLeave)
 }

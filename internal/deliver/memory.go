@@ -124,20 +124,32 @@ func (mem *Memory) Done(state State) {
 // leave notes what the plan left alone. What was sent of it before is forgotten: it is sent again once it is no longer left.
 func (mem *Memory) leave(p delivery.Plan) {
 	mem.left = nil
+	for ref, git := range leftBy(p) {
+		delete(mem.applied, ref)
+		if _, owned := mem.desired[ref]; owned && git {
+			if mem.left == nil {
+				mem.left = map[delivery.Ref]bool{}
+			}
+			mem.left[ref] = true
+		}
+	}
+}
+
+// leftBy gives what a plan leaves alone, and whether Git wants it so; nil: nothing.
+func leftBy(p delivery.Plan) map[delivery.Ref]bool {
+	var left map[delivery.Ref]bool
 	for _, stage := range p.Stages {
 		for _, c := range stage.Changes {
 			if c.Left == "" {
 				continue
 			}
-			delete(mem.applied, c.Ref)
-			if _, owned := mem.desired[c.Ref]; owned && c.Left == delivery.LeftByGit {
-				if mem.left == nil {
-					mem.left = map[delivery.Ref]bool{}
-				}
-				mem.left[c.Ref] = true
+			if left == nil {
+				left = map[delivery.Ref]bool{}
 			}
+			left[c.Ref] = c.Left == delivery.LeftByGit
 		}
 	}
+	return left
 }
 
 // Same tells whether a request would give what the last completed delivery was made of.
