@@ -101,8 +101,8 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if err != nil {
 		return state, err
 	}
-	holds, ignored := marks(desired)
-	mem.Ignored = ignored
+	var holds []delivery.Hold
+	holds, mem.Ignored = marks(desired)
 	want := make(delivery.Inventory, len(desired))
 	for _, obj := range desired {
 		want[obj.Ref()] = obj.GroupVersionKind().Version
@@ -123,7 +123,15 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if err != nil {
 		return state, err
 	}
-	state.Plan = e.plan(ctx, req, plan.Input{Desired: desired, Unknown: unknown, Holds: holds, Present: there}, mem)
+	ignored, err := plan.Ignored(req.App.Ignore, desired)
+	if err != nil {
+		return state, err
+	}
+	if err := e.forgive(ctx, ignored, mem); err != nil {
+		return state, err
+	}
+	in := plan.Input{Desired: desired, Unknown: unknown, Holds: holds, Present: there, Ignored: ignored}
+	state.Plan = e.plan(ctx, req, in, mem)
 	if len(state.Plan.Blocks) == 0 {
 		if err := e.authorize(ctx, req.App, state.Plan); err != nil {
 			return state, err
@@ -267,6 +275,9 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 	if err != nil {
 		return Result{}, err
 	}
+	if stage, err = e.leaveFields(ctx, stage); err != nil {
+		return Result{}, err
+	}
 	if mem.applied == nil {
 		mem.applied = map[delivery.Ref]delivery.Applied{}
 	}
@@ -349,15 +360,20 @@ func (e *Engine) sent(r apply.Result, mem *Memory) error {
 	left := delivery.Applied{
 		Desired: r.Change.Desired, Owned: rec.Owned, Replicas: sentReplicas(r), Autoscaled: r.Change.Autoscaled,
 	}
+	if len(r.Change.Ignored) > 0 {
+		if left.Kept, err = e.Live.Kept(r.Object, r.Change.Ignored); err != nil {
+			return err
+		}
+	}
 	mem.unsaved = mem.unsaved || mem.applied[r.Change.Ref] != left
 	mem.applied[r.Change.Ref] = left
 	return nil
 }
 
-// sentReplicas is the spec.replicas of what was sent and is to be kept; -1: none was, or an autoscaler has it.
+// sentReplicas is the spec.replicas of what was sent and is to be kept; -1: none was, or it is left to others.
 func sentReplicas(r apply.Result) int64 {
 	n, ok, _ := unstructured.NestedInt64(r.Change.Object.Object, "spec", "replicas")
-	if !ok || r.Change.Autoscaled {
+	if !ok || r.Change.Autoscaled || leavesReplicas(r.Change.Ignored) {
 		return -1
 	}
 	return n

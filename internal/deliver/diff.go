@@ -44,6 +44,10 @@ func (e *Engine) Diff(ctx context.Context, app delivery.App, objects []delivery.
 	if err != nil {
 		return nil, err
 	}
+	ignored, err := plan.Ignored(app.Ignore, objects)
+	if err != nil {
+		return nil, err
+	}
 	var out []Difference
 	want := delivery.Inventory{}
 	for _, obj := range objects {
@@ -57,7 +61,7 @@ func (e *Engine) Diff(ctx context.Context, app delivery.App, objects []delivery.
 			out = append(out, d)
 			continue
 		}
-		d, err := e.difference(ctx, user, app, obj, scaled[obj.Ref()])
+		d, err := e.difference(ctx, user, app, obj, scaled[obj.Ref()], ignored[obj.Ref()])
 		if err != nil {
 			return out, err
 		}
@@ -83,7 +87,9 @@ func (e *Engine) Diff(ctx context.Context, app delivery.App, objects []delivery.
 
 // difference asks the server what one apply would make of an object. An object that no app is named for is compared as
 // the app's that owns it in the cluster.
-func (e *Engine) difference(ctx context.Context, user *kube.User, app delivery.App, obj delivery.Object, scaled bool) (Difference, error) {
+func (e *Engine) difference(
+	ctx context.Context, user *kube.User, app delivery.App, obj delivery.Object, scaled bool, ignored []delivery.Pointer,
+) (Difference, error) {
 	d := Difference{Ref: obj.Ref(), Verb: delivery.Create}
 	current, err := get(ctx, e.Cluster.Self(), obj.Ref(), obj.GroupVersionKind().Version) // reading is the caller's own business
 	if err != nil {
@@ -101,6 +107,9 @@ func (e *Engine) difference(ctx context.Context, user *kube.User, app delivery.A
 	}
 	if scaled {
 		obj = withReplicasOf(obj, current)
+	}
+	if current != nil && len(ignored) > 0 {
+		obj = withFieldsOf(obj, current, ignored)
 	}
 	merged, err := apply.Send(ctx, user, obj, true)
 	if current != nil && err != nil && e.replaces(ctx, user, app, obj, current, err) {

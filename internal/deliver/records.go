@@ -57,6 +57,7 @@ type appliedObject struct {
 	Replicas   int64         `json:"replicas"`
 	Autoscaled bool          `json:"autoscaled,omitempty"`
 	Left       bool          `json:"left,omitempty"`
+	Kept       delivery.Hash `json:"kept,omitzero"`
 }
 
 // OpenRecords opens or makes the folder. renderer is the version of the program: another version may render otherwise, so
@@ -136,7 +137,7 @@ func (r *Records) load(app delivery.App, mem *Memory) string {
 			left[ref] = true
 		}
 		if o.Desired != (delivery.Hash{}) {
-			applied[ref] = delivery.Applied{Desired: o.Desired, Owned: o.Owned, Replicas: o.Replicas, Autoscaled: o.Autoscaled}
+			applied[ref] = delivery.Applied{Desired: o.Desired, Owned: o.Owned, Replicas: o.Replicas, Autoscaled: o.Autoscaled, Kept: o.Kept}
 		}
 	}
 	if desired.Equal(mem.Inventory) {
@@ -160,7 +161,7 @@ func (r *Records) Save(app delivery.ID, mem *Memory) error {
 	for _, ref := range mem.desired.Refs() {
 		o := appliedObject{ID: ref.InventoryID(), Version: mem.desired[ref], Left: mem.left[ref]}
 		if a, ok := mem.applied[ref]; ok {
-			o.Desired, o.Owned, o.Replicas, o.Autoscaled = a.Desired, a.Owned, a.Replicas, a.Autoscaled
+			o.Desired, o.Owned, o.Replicas, o.Autoscaled, o.Kept = a.Desired, a.Owned, a.Replicas, a.Autoscaled, a.Kept
 		}
 		rec.Objects = append(rec.Objects, o)
 	}

@@ -168,7 +168,8 @@ type App struct {
 	VarsFrom       []VarsRef         // later entries win over earlier ones
 	VarsAlways     bool              // substitute even where no variable is given
 	DependsOn      []ID
-	ServiceAccount string // in the app's namespace; empty: as Keelson itself
+	ServiceAccount string       // in the app's namespace; empty: as Keelson itself
+	Ignore         []IgnoreRule // fields that are left to others
 	Prune          bool
 	KeepOnDelete   bool // deleting the app leaves its objects
 	Force          bool // objects are deleted and made anew for a change that the server never allows
