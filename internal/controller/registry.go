@@ -59,6 +59,7 @@ type appState struct {
 	since     time.Time // since when it could be delivered: it was declared then, or resumed
 	handled   string    // the last request answered
 	unhealthy time.Time // since when the app waits for health; zero: it does not
+	leaving   time.Time // since when its objects have been deleted and it waits for them to be gone; zero: it does not
 	working   time.Time // since when it is under way without the status saying so; zero: it is not
 	progress  string    // what was said last, by an event, about what it waits for
 }

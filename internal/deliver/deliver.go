@@ -382,8 +382,9 @@ func sentReplicas(r apply.Result) int64 {
 // Intent is the inventory that must be in the cluster before the plan is begun: what is owned and what is about to be.
 func Intent(mem *Memory, p delivery.Plan) delivery.Inventory { return mem.Inventory.Union(p.Inventory) }
 
-// Uninstall deletes what an app owns. waiting: what is there is not known yet; the app is told through Live when it is.
-func (e *Engine) Uninstall(ctx context.Context, app delivery.App, mem *Memory, now time.Time) (results []apply.Result, waiting bool, err error) {
+// Uninstall deletes what an app owns, and tells what of it is on its way out and still there. waiting: what is there is not known
+// yet. The app is told through Live when it is, and when something is gone.
+func (e *Engine) Uninstall(ctx context.Context, app delivery.App, mem *Memory, now time.Time) (going []delivery.Ref, waiting bool, err error) {
 	synced, err := e.watch(app.ID, mem.Inventory)
 	if err != nil || !synced {
 		return nil, true, err
@@ -396,15 +397,21 @@ func (e *Engine) Uninstall(ctx context.Context, app delivery.App, mem *Memory, n
 	}
 	for _, stage := range p.Stages {
 		for _, r := range apply.Stage(ctx, user, stage) {
-			results = append(results, r)
 			telemetry.ApplyRequests.WithLabelValues(string(r.Change.Verb), answer(r.Err, false)).Inc()
 			if r.Err != nil {
 				err = cmp.Or(err, r.Err)
+				continue
 			}
+			e.Live.Deleted(r.Change.Ref, r.Change.UID)
 		}
 		if err != nil { // the rights go last, and only once nothing is left that needs them
 			break
 		}
 	}
-	return results, false, err
+	for _, ref := range mem.Inventory.Refs() {
+		if rec, there := e.Live.Get(ref); there && rec.Owner == app.ID && rec.Deleting {
+			going = append(going, ref)
+		}
+	}
+	return going, false, err
 }

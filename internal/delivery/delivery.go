@@ -172,6 +172,7 @@ type App struct {
 	Ignore         []IgnoreRule // fields that are left to others
 	Prune          bool
 	KeepOnDelete   bool // deleting the app leaves its objects
+	AwaitGone      bool // the app stays until its objects are gone, for Timeout at most
 	Force          bool // objects are deleted and made anew for a change that the server never allows
 	Wait           bool // Ready only once every object is healthy
 	Suspend        bool

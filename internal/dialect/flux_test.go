@@ -1,6 +1,7 @@
 package dialect_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -123,6 +124,9 @@ func TestDeletionPolicy(t *testing.T) {
 	}
 	for spec, want := range tests {
 		app, err := dialect.Kustomization(kustomization(t, "spec: "+spec))
+		if awaits := strings.Contains(spec, "WaitForTermination"); app.AwaitGone != awaits {
+			t.Errorf("%s: waits for termination = %v, want %v", spec, app.AwaitGone, awaits)
+		}
 		if err != nil || app.KeepOnDelete != want {
 			t.Errorf("%s: objects are kept = %v (%v), want %v", spec, app.KeepOnDelete, err, want)
 		}

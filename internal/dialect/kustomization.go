@@ -76,7 +76,7 @@ func Kustomization(k *kustomizev1.Kustomization) (delivery.App, error) {
 	case kustomizev1.DeletionPolicyOrphan:
 		app.KeepOnDelete = true
 	case kustomizev1.DeletionPolicyDelete, kustomizev1.DeletionPolicyWaitForTermination:
-		app.KeepOnDelete = false
+		app.KeepOnDelete, app.AwaitGone = false, spec.DeletionPolicy == kustomizev1.DeletionPolicyWaitForTermination
 	}
 	if m := spec.CommonMetadata; m != nil {
 		app.Common = delivery.Metadata{Labels: m.Labels, Annotations: m.Annotations}
@@ -125,7 +125,6 @@ func unsupportedKustomization(spec *kustomizev1.KustomizationSpec) (refused, ign
 		{"spec.sourceRef.kind " + spec.SourceRef.Kind, spec.SourceRef.Kind != sourcev1.GitRepositoryKind},
 	})
 	ignored = set([]field{
-		{"spec.deletionPolicy WaitForTermination", spec.DeletionPolicy == kustomizev1.DeletionPolicyWaitForTermination},
 		{"spec.healthCheckExprs", len(spec.HealthCheckExprs) > 0},
 		{"spec.healthChecks", len(spec.HealthChecks) > 0},
 	})
