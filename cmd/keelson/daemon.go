@@ -41,6 +41,7 @@ type Daemon struct {
 	Sample     bool          // seed the sample, in the user's cluster too; the embedded cluster always has it
 	Timeout    time.Duration // how long to wait for everything to be healthy before saying that it is not
 	Pprof      bool          // serve profiles of the process beside the dashboard
+	Share      share         // of the cluster's objects
 	Policy     delivery.Policy
 	Logger     *slog.Logger
 	LogFile    *os.File // what the embedded cluster says; nil: standard error
@@ -260,6 +261,7 @@ func (d *Daemon) control(ctx context.Context) error {
 			Pushes:     d.pushes,
 			Policy:     d.Policy,
 			State:      &d.state,
+			Share:      d.Share,
 			Ready: func(looked func(context.Context) (bool, error)) {
 				d.looked = looked
 				close(ready)

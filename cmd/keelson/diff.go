@@ -126,15 +126,20 @@ func masked(secrets *redact.Redactor, err error) error {
 // renderApp renders an app at the newest commit of its source, fetched into a directory of its own. The redactor, never nil,
 // knows the values of Secrets that were substituted.
 func renderApp(ctx context.Context, c client.Client, k *kustomizev1.Kustomization, app delivery.App) ([]delivery.Object, *redact.Redactor, error) {
+	snap, closeSnapshot, err := fetchSource(ctx, c, k)
+	if err != nil {
+		return nil, redact.New(), err
+	}
+	defer closeSnapshot()
+	return renderAt(ctx, c, snap, app)
+}
+
+// renderAt renders an app at a commit of its source.
+func renderAt(ctx context.Context, c client.Client, snap delivery.Snapshot, app delivery.App) ([]delivery.Object, *redact.Redactor, error) {
 	vars, secrets, err := deliver.ReadVariables(ctx, c, app)
 	if err != nil {
 		return nil, redact.New(), err
 	}
-	snap, closeSnapshot, err := fetchSource(ctx, c, k)
-	if err != nil {
-		return nil, secrets, err
-	}
-	defer closeSnapshot()
 	app.Build.Substitute = app.VarsAlways || len(vars) > 0
 	objects, err := render.Build(ctx, snap, app.Build, vars)
 	return objects, secrets, err
@@ -194,7 +199,7 @@ type difference struct {
 func printDifferences(g *global, all []deliver.Difference) error {
 	list := []difference{}
 	for _, d := range all {
-		if d.Verb == delivery.Unchanged {
+		if d.Verb == delivery.Unchanged || d.Verb == delivery.Delegated {
 			continue
 		}
 		name := d.Ref.String()

@@ -14,6 +14,7 @@ type policyFlags struct {
 	strict                bool
 	noCrossNamespaceRefs  bool
 	defaultServiceAccount string
+	additiveReadyExpr     bool
 }
 
 func (p *policyFlags) bind(f *pflag.FlagSet) {
@@ -21,6 +22,7 @@ func (p *policyFlags) bind(f *pflag.FlagSet) {
 	f.BoolVar(&p.noCrossNamespaceRefs, "no-cross-namespace-refs", false, "refuse apps whose source is in another namespace")
 	f.StringVar(&p.defaultServiceAccount, "default-service-account", "",
 		"the service account `name`, in the namespace of an app, of apps that name none (default: as Keelson itself)")
+	f.BoolVar(&p.additiveReadyExpr, "additive-ready-expr", false, "a dependency with a readyExpr has to be ready in the usual sense too")
 }
 
 // bindStrict binds the flag that decides what is rendered.
@@ -35,12 +37,14 @@ func (p *policyFlags) policy() (delivery.Policy, error) {
 	}
 	return delivery.Policy{
 		LenientSubstitution: !p.strict, NoCrossNamespaceRefs: p.noCrossNamespaceRefs, DefaultServiceAccount: p.defaultServiceAccount,
+		AdditiveReadyExpr: p.additiveReadyExpr,
 	}, nil
 }
 
 // args gives the flags to another process of this program.
 func (p *policyFlags) args() []string {
-	a := []string{"--strict-substitution=" + strconv.FormatBool(p.strict), "--no-cross-namespace-refs=" + strconv.FormatBool(p.noCrossNamespaceRefs)}
+	a := []string{"--strict-substitution=" + strconv.FormatBool(p.strict), "--no-cross-namespace-refs=" + strconv.FormatBool(p.noCrossNamespaceRefs),
+		"--additive-ready-expr=" + strconv.FormatBool(p.additiveReadyExpr)}
 	if p.defaultServiceAccount != "" {
 		a = append(a, "--default-service-account", p.defaultServiceAccount)
 	}

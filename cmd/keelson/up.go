@@ -31,6 +31,7 @@ type upOptions struct {
 	pprof      bool
 	policy     policyFlags
 	timeout    time.Duration
+	share      share
 }
 
 func upCommand(g *global) *cobra.Command {
@@ -69,6 +70,7 @@ only prints where it is.`,
 	f.BoolVar(&opts.sample, "sample", false, "bring the sample into a cluster given by --kubeconfig too")
 	f.BoolVar(&opts.pprof, "pprof", false, "serve profiles of the process at /debug/pprof/, beside the dashboard")
 	f.DurationVar(&opts.timeout, "timeout", 5*time.Minute, "how long to wait until everything is healthy")
+	opts.share.flags(f)
 	opts.policy.bind(f)
 	f.BoolVar(&opts.detached, "detached", false, "")
 	if err := f.MarkHidden("detached"); err != nil {
@@ -85,6 +87,7 @@ func runForeground(ctx context.Context, g *global, opts upOptions) error {
 	}
 	d := &Daemon{
 		Data: g.data, Port: opts.port, Kubeconfig: g.kubeconfig, Nodes: opts.nodes, Sample: opts.sample, Timeout: opts.timeout, Pprof: opts.pprof,
+		Share:  opts.share,
 		Policy: policy,
 		Logger: slog.New(slog.NewTextHandler(g.err, nil)),
 	}
@@ -242,6 +245,12 @@ func detach(g *global, opts upOptions) (*exec.Cmd, error) {
 	}
 	if opts.pprof {
 		a = append(a, "--pprof")
+	}
+	if opts.share.selector != "" {
+		a = append(a, "--watch-label-selector", opts.share.selector)
+	}
+	if opts.share.takeOver {
+		a = append(a, "--take-over")
 	}
 	a = append(a, opts.policy.args()...)
 	cmd := exec.Command(self, a...)

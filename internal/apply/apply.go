@@ -31,6 +31,7 @@ type Result struct {
 	Change delivery.Change
 	Object *unstructured.Unstructured // as the server returned it; nil for a delete or an error
 	NoOp   bool                       // the server had it like this already; set by the caller, who knows what was there
+	From   []string                   // field managers of other tools whose fields of it became ours
 	Err    error                      // nil, or a *delivery.Fault
 	// Immutable says that a forced change was refused as one that the server never allows: the object would be taken anew.
 	Immutable bool
@@ -57,7 +58,11 @@ func Stage(ctx context.Context, user *kube.User, stage delivery.Stage) []Result 
 				return
 			}
 			r.Object, r.Err = Send(ctx, user, *r.Change.Object, false)
-			r.Immutable = r.Err != nil && r.Change.Forced && FitsAnew(ctx, user, *r.Change.Object, r.Err)
+			if r.Err == nil {
+				r.Object, r.From, r.Err = takeOver(ctx, user, *r.Change.Object, r.Object)
+				return
+			}
+			r.Immutable = r.Change.Forced && FitsAnew(ctx, user, *r.Change.Object, r.Err)
 		})
 	}
 	wg.Wait()

@@ -85,6 +85,9 @@ func changeEvents(results []apply.Result, rev delivery.Revision) []event {
 			continue
 		}
 		line := r.Change.Ref.String() + " " + verbWords[r.Change.Verb]
+		if len(r.From) > 0 {
+			line += ", taken over from " + strings.Join(r.From, ", ")
+		}
 		if r.Change.Verb == delivery.Repair {
 			repaired = append(repaired, line+": it was "+r.Change.Reason)
 			continue

@@ -2,6 +2,7 @@ package controller_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -65,15 +66,15 @@ spec:
 	settled("7 web:1 cpu=3 note=n a=1/mine")
 	w.eventually("rest", func() error {
 		sent, _ := requests(t, from)
-		patches := 0
+		var patches []string
 		for _, r := range sent {
 			if r.Verb == "patch" && r.ObjectRef.Namespace == w.ns && r.ObjectRef.Resource != "events" && r.ObjectRef.Subresource == "" &&
 				(r.ObjectRef.Resource == "deployments" || r.ObjectRef.Resource == "configmaps") {
-				patches++
+				patches = append(patches, r.ObjectRef.Name)
 			}
 		}
-		if patches != 1 {
-			return fmt.Errorf("%d patches, want the one of the repair", patches)
+		if !slices.Equal(patches, []string{"a"}) {
+			return fmt.Errorf("patches of %q, want the one of the repair of a", patches)
 		}
 		return nil
 	})

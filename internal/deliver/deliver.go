@@ -80,7 +80,7 @@ func (e *Engine) Glance(req Request, mem *Memory) (State, bool, error) {
 		return state, false, nil
 	}
 	mem.remember(req.Snapshot)
-	state.Health = e.health(mem.desired)
+	state.Health = e.health(req.App, mem.desired, mem)
 	state.Plan.Inventory = mem.desired
 	return state, true, nil
 }
@@ -103,10 +103,15 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	}
 	var holds []delivery.Hold
 	holds, mem.Ignored = marks(desired)
+	toolkit, skipped, err := e.toolkit(ctx, desired)
+	if err != nil {
+		return state, err
+	}
+	holds, mem.Skipped = append(holds, toolkit...), skipped
 	want := make(delivery.Inventory, len(desired))
 	for _, obj := range desired {
 		want[obj.Ref()] = obj.GroupVersionKind().Version
-		if rec, ok := e.Live.Get(obj.Ref()); ok && rec.Deleting {
+		if rec, ok := e.Live.Get(obj.Ref()); ok && rec.Deleting && (!rec.Done || !health.Fleeting(obj.Unstructured)) {
 			state.Going = obj.Ref().String()
 		}
 	}
@@ -141,7 +146,13 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if due := earliest(mem.notBefore(), req.Now); state.Retry.IsZero() || !due.IsZero() && due.Before(state.Retry) {
 		state.Retry = due
 	}
-	state.Health = e.health(state.Plan.Inventory.Common(want))
+	asked := state.Plan.Inventory.Common(want)
+	for _, h := range holds {
+		if len(h.Fields) == 0 {
+			delete(asked, h.Ref) // what is left alone is waited for by others (as in Flux)
+		}
+	}
+	state.Health = e.health(req.App, asked, mem)
 	return state, nil
 }
 
@@ -152,9 +163,10 @@ const firstList = "the first list of what is in the cluster"
 func (e *Engine) plan(ctx context.Context, req Request, in plan.Input, mem *Memory) delivery.Plan {
 	_, end := telemetry.Span(ctx, "plan", telemetry.Count("objects", len(in.Desired)))
 	defer end(nil)
-	in.Key, in.App, in.Revision, in.Now = e.Key, req.App, req.Snapshot.Revision, req.Now
+	in.Key, in.App, in.Revision, in.Now, in.Adopted = e.Key, req.App, req.Snapshot.Revision, req.Now, mem.Adopted.of(req)
 	in.Applied, in.Inventory, in.NotBefore, in.Refused = mem.applied, mem.Inventory, mem.notBefore(), mem.refusals()
 	in.Live, in.Claims, in.Scaled = map[delivery.Ref]delivery.Live{}, map[delivery.Ref]delivery.ID{}, map[delivery.Ref]string{}
+	in.Undone = map[delivery.Ref]bool{}
 	for _, obj := range in.Desired {
 		ref := obj.Ref()
 		if target, ok := live.ScaleTarget(obj.Unstructured); ok && ref.Kind == live.AutoscalerKind.Kind {
@@ -168,6 +180,8 @@ func (e *Engine) plan(ctx context.Context, req Request, in plan.Input, mem *Memo
 		}
 		if rec, ok := e.Live.Get(ref); ok {
 			in.Live[ref] = rec
+		} else if e.Live.Undone(ref) {
+			in.Undone[ref] = true
 		}
 	}
 	for ref := range mem.Inventory {
@@ -198,8 +212,11 @@ func (e *Engine) inSync(app delivery.ID, mem *Memory) bool {
 			continue
 		}
 		last, sent := mem.applied[ref]
+		if sent && last.Fleeting && e.finished(ref, rec, ok) {
+			continue
+		}
 		_, scaled := e.Live.Scaler(ref)
-		if !ok || !sent || rec.Deleting || rec.Owner != app || scaled != last.Autoscaled || plan.Drifted(last, rec, last.Autoscaled) {
+		if !ok || !sent || rec.Deleting || rec.Owner != app || scaled != last.Autoscaled || rec.Shared != "" || plan.Drifted(last, rec, last.Autoscaled) {
 			return false
 		}
 	}
@@ -216,18 +233,6 @@ func (e *Engine) watch(app delivery.ID, inventories ...delivery.Inventory) (bool
 		}
 	}
 	return e.Live.Ensure(app, kinds)
-}
-
-func (e *Engine) health(inv delivery.Inventory) delivery.Health {
-	parts := make([]health.Part, 0, len(inv))
-	for _, ref := range inv.Refs() {
-		h := delivery.Health{Status: delivery.Missing}
-		if rec, ok := e.Live.Get(ref); ok {
-			h = rec.Health
-		}
-		parts = append(parts, health.Part{Ref: ref, Health: h})
-	}
-	return health.Aggregate(parts)
 }
 
 // authorize asks, for an app with a service account, whether that account may make every change of the plan:
@@ -359,6 +364,7 @@ func (e *Engine) sent(r apply.Result, mem *Memory) error {
 	}
 	left := delivery.Applied{
 		Desired: r.Change.Desired, Owned: rec.Owned, Replicas: sentReplicas(r), Autoscaled: r.Change.Autoscaled,
+		Fleeting: health.Fleeting(r.Change.Object.Unstructured),
 	}
 	if len(r.Change.Ignored) > 0 {
 		if left.Kept, err = e.Live.Kept(r.Object, r.Change.Ignored); err != nil {

@@ -25,6 +25,8 @@ type Difference struct {
 	Ref           delivery.Ref
 	Verb          delivery.Verb
 	Before, After string
+	Takeover      plan.Takeover // what would become of the fields that other tools own of it; its Fields are not given
+	Held          string        // why it would be left alone; empty: it would not
 }
 
 // Diff compares rendered objects with what is in the cluster, as the server itself would merge them (a dry run of every
@@ -40,6 +42,11 @@ func (e *Engine) Diff(ctx context.Context, app delivery.App, objects []delivery.
 		return nil, err
 	}
 	holds, _ := marks(objects)
+	toolkit, _, err := e.toolkit(ctx, objects)
+	if err != nil {
+		return nil, err
+	}
+	holds = append(holds, toolkit...)
 	scaled, err := e.scaleTargets(ctx, objects)
 	if err != nil {
 		return nil, err
@@ -52,7 +59,8 @@ func (e *Engine) Diff(ctx context.Context, app delivery.App, objects []delivery.
 	want := delivery.Inventory{}
 	for _, obj := range objects {
 		want[obj.Ref()] = obj.GroupVersionKind().Version
-		if slices.ContainsFunc(holds, func(h delivery.Hold) bool { return h.Ref == obj.Ref() }) {
+		if i := slices.IndexFunc(holds, func(h delivery.Hold) bool { return h.Ref == obj.Ref() }); i >= 0 {
+			out = append(out, Difference{Ref: obj.Ref(), Verb: delivery.Delegated, Held: holds[i].Describe()})
 			continue
 		}
 		d := Difference{Ref: obj.Ref(), Verb: delivery.Create}
@@ -127,6 +135,10 @@ func (e *Engine) difference(
 	if current == nil {
 		return d, nil
 	}
+	if d.Takeover, _, err = plan.TakeOver(merged, kube.FieldManager); err != nil {
+		return d, err
+	}
+	d.Takeover.Fields = nil
 	d.Verb = delivery.Update
 	if d.Before == d.After {
 		d.Verb = delivery.Unchanged

@@ -34,7 +34,7 @@ type Records struct {
 }
 
 // recordFormat changes whenever an old record would be misread, or a hash be made otherwise.
-const recordFormat = 2
+const recordFormat = 3
 
 // record is the content of a file.
 type record struct {
@@ -58,6 +58,7 @@ type appliedObject struct {
 	Autoscaled bool          `json:"autoscaled,omitempty"`
 	Left       bool          `json:"left,omitempty"`
 	Kept       delivery.Hash `json:"kept,omitzero"`
+	Fleeting   bool          `json:"fleeting,omitempty"`
 }
 
 // OpenRecords opens or makes the folder. renderer is the version of the program: another version may render otherwise, so
@@ -137,7 +138,7 @@ func (r *Records) load(app delivery.App, mem *Memory) string {
 			left[ref] = true
 		}
 		if o.Desired != (delivery.Hash{}) {
-			applied[ref] = delivery.Applied{Desired: o.Desired, Owned: o.Owned, Replicas: o.Replicas, Autoscaled: o.Autoscaled, Kept: o.Kept}
+			applied[ref] = delivery.Applied{Desired: o.Desired, Owned: o.Owned, Replicas: o.Replicas, Autoscaled: o.Autoscaled, Fleeting: o.Fleeting, Kept: o.Kept}
 		}
 	}
 	if desired.Equal(mem.Inventory) {
@@ -161,7 +162,7 @@ func (r *Records) Save(app delivery.ID, mem *Memory) error {
 	for _, ref := range mem.desired.Refs() {
 		o := appliedObject{ID: ref.InventoryID(), Version: mem.desired[ref], Left: mem.left[ref]}
 		if a, ok := mem.applied[ref]; ok {
-			o.Desired, o.Owned, o.Replicas, o.Autoscaled, o.Kept = a.Desired, a.Owned, a.Replicas, a.Autoscaled, a.Kept
+			o.Desired, o.Owned, o.Replicas, o.Autoscaled, o.Fleeting, o.Kept = a.Desired, a.Owned, a.Replicas, a.Autoscaled, a.Fleeting, a.Kept
 		}
 		rec.Objects = append(rec.Objects, o)
 	}

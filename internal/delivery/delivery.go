@@ -110,6 +110,7 @@ type Source struct {
 // where two snapshots of one source have the same Rules, folders with the same object id look the same.
 type Snapshot struct {
 	Revision Revision
+	Origin   string // the revision that the content was made from, where the source tells one (OCI: org.opencontainers.image.revision)
 	Digest   string
 	Rules    string
 	FS       fs.FS
@@ -168,13 +169,16 @@ type App struct {
 	VarsFrom       []VarsRef         // later entries win over earlier ones
 	VarsAlways     bool              // substitute even where no variable is given
 	DependsOn      []ID
-	ServiceAccount string       // in the app's namespace; empty: as Keelson itself
-	Ignore         []IgnoreRule // fields that are left to others
+	ReadyExprs     map[ID]string // CEL: how those of DependsOn that are here tell that they are ready
+	ServiceAccount string        // in the app's namespace; empty: as Keelson itself
+	Ignore         []IgnoreRule  // fields that are left to others
 	Prune          bool
-	KeepOnDelete   bool // deleting the app leaves its objects
-	AwaitGone      bool // the app stays until its objects are gone, for Timeout at most
-	Force          bool // objects are deleted and made anew for a change that the server never allows
-	Wait           bool // Ready only once every object is healthy
+	KeepOnDelete   bool          // deleting the app leaves its objects
+	AwaitGone      bool          // the app stays until its objects are gone, for Timeout at most
+	Force          bool          // objects are deleted and made anew for a change that the server never allows
+	Wait           bool          // Ready only once every object is healthy
+	HealthChecks   []HealthCheck // without Wait: Ready only once these objects are healthy
+	HealthExprs    []HealthExpr  // CEL: how objects of some kinds tell how they are doing
 	Suspend        bool
 	Interval       time.Duration
 	RetryInterval  time.Duration // after a failure; zero: Interval
@@ -183,7 +187,26 @@ type App struct {
 	Requested      string   // a person's request for a reconciliation: any value not seen before starts one
 	Denied         string   // not empty: why a reference of the app must not be followed; nothing is applied
 	Refused        []string // fields whose being ignored could do harm, as "spec.decryption": nothing is applied
-	Ignored        []string // fields that have no effect yet, as "spec.healthChecks": said, not fatal
+	Ignored        []string // fields that have no effect yet, as "spec.force": said, not fatal
+}
+
+// WaitsForHealth tells whether the app gets ready only once some objects are healthy.
+func (a App) WaitsForHealth() bool { return a.Wait || len(a.HealthChecks) > 0 }
+
+// HealthCheck names an object, of the app or not, whose health an app waits for.
+type HealthCheck struct {
+	Ref            // an empty namespace is that of the app, where the kind has namespaces
+	Version string // the API version to look at it in; another one where this is not served
+}
+
+// HealthExpr tells in CEL how the objects of a kind are doing: Keelson knows no better than the user there. The expressions
+// see the fields of the object as their variables. The first of InProgress, Failed and Current that is true decides;
+// none: in progress (Flux, RFC-0009).
+type HealthExpr struct {
+	Group string
+	Kind  string // empty: all kinds of the group that have no entry of their own
+
+	InProgress, Failed, Current string // Current is required
 }
 
 // Metadata are labels and annotations.

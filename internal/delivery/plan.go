@@ -16,8 +16,10 @@ type Live struct {
 	Health          Health
 	Deleting        bool           // it has a deletion timestamp
 	Marks           Marks          // what it asks for itself, as it is in the cluster
+	Done            bool           // it has done its work and wants no other: a Job that has completed
 	Fixed           map[string]any // values of its immutable fields, by path, as far as its kind is known to have some
 	Rival           string         // the field manager, other than ours, that wrote to it last
+	Shared          string         // another delivery tool's field manager that owns fields which are, or will be, ours; empty: none
 }
 
 // Applied is what one apply of an object left behind: enough to tell later, from memory,
@@ -28,6 +30,7 @@ type Applied struct {
 	Replicas   int64 // spec.replicas as sent; -1: not sent
 	Autoscaled bool  // spec.replicas was left to an autoscaler
 	Kept       Hash  // as Owned, but for the fields that are left to others; zero: none are
+	Fleeting   bool  // the object goes by itself once it has done its work: a Job with spec.ttlSecondsAfterFinished
 }
 
 // Verb is what a change does to one object.

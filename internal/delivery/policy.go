@@ -13,6 +13,9 @@ type Policy struct {
 	NoCrossNamespaceRefs bool
 	// DefaultServiceAccount is the account of an app that names none, in the app's namespace (Flux: --default-service-account).
 	DefaultServiceAccount string
+	// AdditiveReadyExpr has a dependency with a readyExpr be ready in the usual sense too; otherwise the expression alone decides
+	// (Flux: the feature gate AdditiveCELDependencyCheck).
+	AdditiveReadyExpr bool
 }
 
 // Govern gives an app as it is under the policy.

@@ -2,6 +2,7 @@
 package dialect
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"strconv"
@@ -94,9 +95,7 @@ func Kustomization(k *kustomizev1.Kustomization) (delivery.App, error) {
 		app.Build.Images = append(app.Build.Images, delivery.Image{Name: i.Name, NewName: i.NewName, NewTag: i.NewTag, Digest: i.Digest})
 	}
 	for _, d := range spec.DependsOn {
-		app.DependsOn = append(app.DependsOn, delivery.ID{
-			Kind: kustomizev1.KustomizationKind, Namespace: orElse(d.Namespace, k.Namespace), Name: d.Name,
-		})
+		app.DependsOn = append(app.DependsOn, dependency(k, d))
 	}
 	if b := spec.PostBuild; b != nil {
 		app.Vars = b.Substitute
@@ -108,27 +107,19 @@ func Kustomization(k *kustomizev1.Kustomization) (delivery.App, error) {
 	app.Refused, app.Ignored = unsupportedKustomization(spec)
 	var err error
 	app.Guard, err = guard(k.Annotations)
+	err = cmp.Or(err, healthOf(&app, k))
 	return app, err
 }
 
 // unsupportedKustomization names the fields that are not implemented: those whose being ignored would apply something else,
 // or elsewhere, than the user asked for, and those that only have no effect.
 func unsupportedKustomization(spec *kustomizev1.KustomizationSpec) (refused, ignored []string) {
-	readyExpr := false
-	for _, d := range spec.DependsOn {
-		readyExpr = readyExpr || d.ReadyExpr != ""
-	}
 	refused = set([]field{
 		{"spec.decryption", spec.Decryption != nil},
-		{"spec.dependsOn[].readyExpr", readyExpr},
 		{"spec.kubeConfig", spec.KubeConfig != nil},
 		{"spec.sourceRef.kind " + spec.SourceRef.Kind, spec.SourceRef.Kind != sourcev1.GitRepositoryKind},
 	})
-	ignored = set([]field{
-		{"spec.healthCheckExprs", len(spec.HealthCheckExprs) > 0},
-		{"spec.healthChecks", len(spec.HealthChecks) > 0},
-	})
-	return refused, append(ignored, badPointers(spec.Ignore)...)
+	return refused, badPointers(spec.Ignore)
 }
 
 // badPointers names the paths of ignore rules that lead nowhere.
@@ -178,7 +169,7 @@ func guard(annotations map[string]string) (delivery.Guard, error) {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 0 || n > 100 {
 			return g, &delivery.Fault{
-				Reason: "InvalidAnnotation", Where: MaxPruneAnnotation, Retry: delivery.OnChange,
+				Reason: "InvalidAnnotation", Where: MaxPruneAnnotation, Retry: delivery.OnEvent,
 				Err: fmt.Errorf("%q is not a percentage", text), Hint: "write a whole number from 0 to 100",
 			}
 		}

@@ -9,8 +9,8 @@ import (
 	"keelson.dev/keelson/internal/delivery"
 )
 
-// shared is an object of which we apply something and others something; "OURS" and "THEIRS" are replaced by sets of fields.
-const shared = `
+// coOwned is an object of which we apply something and others something; "OURS" and "THEIRS" are replaced by sets of fields.
+const coOwned = `
 kind: Thing
 metadata:
   managedFields:
@@ -33,9 +33,9 @@ const oursOfShared = `"f:spec": {"f:note": {}, "f:args": {}, "f:containers": {"k
 
 const theirsOfShared = `"f:spec": {"f:containers": {"k:{\"name\":\"web\"}": {"f:resources": {"f:limits": {"f:cpu": {}}}}}}`
 
-func sharedObject(t *testing.T, ours, theirs string) map[string]any {
+func coOwnedObject(t *testing.T, ours, theirs string) map[string]any {
 	t.Helper()
-	return parseYAML(t, strings.ReplaceAll(strings.ReplaceAll(shared, "{OURS}", "{"+ours+"}"), "{THEIRS}", "{"+theirs+"}"))
+	return parseYAML(t, strings.ReplaceAll(strings.ReplaceAll(coOwned, "{OURS}", "{"+ours+"}"), "{THEIRS}", "{"+theirs+"}"))
 }
 
 func TestAppliedBy(t *testing.T) {
@@ -52,7 +52,7 @@ func TestAppliedBy(t *testing.T) {
 		"/spec/containers/7/image":                {false, false},
 		"/spec/nowhere/at/all":                    {false, false},
 	}
-	u := &unstructured.Unstructured{Object: sharedObject(t, oursOfShared, theirsOfShared)}
+	u := &unstructured.Unstructured{Object: coOwnedObject(t, oursOfShared, theirsOfShared)}
 	for path, want := range tests {
 		p, _ := delivery.ParsePointer(path)
 		if ours, others := AppliedBy(u, p); ours != want.ours || others != want.others {
@@ -85,9 +85,9 @@ func TestKept(t *testing.T) {
 		}
 		return own.hash
 	}
-	before := sharedObject(t, oursOfShared, theirsOfShared)
+	before := coOwnedObject(t, oursOfShared, theirsOfShared)
 	for name, tt := range tests {
-		after := parseYAML(t, strings.ReplaceAll(strings.ReplaceAll(strings.ReplaceAll(strings.ReplaceAll(shared, "{OURS}", "{"+tt.ours+"}"), "{THEIRS}", "{"+tt.theirs+"}"), "cpu: 1", tt.value), "web:1", tt.image))
+		after := parseYAML(t, strings.ReplaceAll(strings.ReplaceAll(strings.ReplaceAll(strings.ReplaceAll(coOwned, "{OURS}", "{"+tt.ours+"}"), "{THEIRS}", "{"+tt.theirs+"}"), "cpu: 1", tt.value), "web:1", tt.image))
 		if got := hash(before, p) == hash(after, p); got != tt.same {
 			t.Errorf("%s: the same %v, want %v", name, got, tt.same)
 		}
