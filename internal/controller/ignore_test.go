@@ -52,14 +52,15 @@ func TestIgnoredFields(t *testing.T) {
 	w.edit(&d, "a-person", func() { d.Spec.Replicas = new(int32(7)); d.Annotations["example.com/note"] = "n" })
 	a := &corev1.ConfigMap{ObjectMeta: w.named("a")}
 	w.edit(a, "a-person", func() { a.Data["theirs"] = "mine" })
-	w.apply(`
+	vpa := objects(strings.ReplaceAll(`
 apiVersion: apps/v1
 kind: Deployment
-metadata: {name: web}
+metadata: {name: web, namespace: $ns}
 spec:
   selector: {matchLabels: {app: web}}
   template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, resources: {limits: {cpu: "3"}}}]}}
-`)
+`, "$ns", w.ns))[0]
+	w.must(w.client.Patch(w.ctx, vpa, client.Apply, client.FieldOwner("vpa"), client.ForceOwnership)) //nolint:staticcheck // objects are untyped here
 	settled("7 web:1 cpu=3 note=n a=1/mine")
 	// Beside them a field of Git's is changed: that one is repaired.
 	w.edit(a, "a-person", func() { a.Data["v"] = "2" })

@@ -8,6 +8,7 @@ import (
 
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/plan"
 )
 
 // Kept hashes what we own of an object but for some fields that are left to others: as long as it is the same, nothing else of
@@ -17,7 +18,8 @@ func (l *Live) Kept(u *unstructured.Unstructured, left []delivery.Pointer) (deli
 	return own.hash, err
 }
 
-// AppliedBy tells whether our field manager applies a field of an object, and whether another one does.
+// AppliedBy tells whether our field manager applies a field of an object, and whether another one does that keeps it: what a tool
+// applies ([plan.IsTool]) is taken over with the next apply, and with it the field.
 func AppliedBy(u *unstructured.Unstructured, field delivery.Pointer) (ours, others bool) {
 	found, _, _ := unstructured.NestedFieldNoCopy(u.Object, "metadata", "managedFields")
 	entries, _ := found.([]any)
@@ -27,9 +29,10 @@ func AppliedBy(u *unstructured.Unstructured, field delivery.Pointer) (ours, othe
 		if entry["operation"] != "Apply" || entry["subresource"] != nil || !has(fields, u.Object, field) {
 			continue
 		}
-		if entry["manager"] == kube.FieldManager {
+		manager, _ := entry["manager"].(string)
+		if manager == kube.FieldManager {
 			ours = true
-		} else {
+		} else if !plan.IsTool(manager) || delivery.MarksOf(u).Has(delivery.MarkMerge) {
 			others = true
 		}
 	}

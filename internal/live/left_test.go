@@ -16,6 +16,7 @@ metadata:
   managedFields:
   - {manager: keelson, operation: Apply, fieldsV1: {OURS}}
   - {manager: vpa, operation: Apply, fieldsV1: {THEIRS}}
+  - {manager: kubectl, operation: Apply, fieldsV1: {"f:spec": {"f:note": {}}}}
   - {manager: kubectl-edit, operation: Update, fieldsV1: {"f:spec": {"f:paused": {}}}}
   - {manager: vpa, operation: Apply, subresource: status, fieldsV1: {"f:spec": {"f:replicas": {}}}}
 spec:
