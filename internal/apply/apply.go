@@ -176,7 +176,7 @@ func isSecret(obj delivery.Object) bool { return obj.Unstructured != nil && obj.
 
 // invalid shortens a validation error to its causes. A Secret's messages may quote its data, so only field names are given.
 func invalid(err apierrors.APIStatus, obj delivery.Object) error {
-	cause, _ := err.(error) //nolint:errorlint // it is one
+	cause, _ := err.(error)
 	return &shortened{error: shortInvalid(err, obj), cause: cause}
 }
 

@@ -664,7 +664,7 @@ func (k *kustomizations) remove(ctx context.Context, obj *kustomizev1.Kustomizat
 	if app.Suspend || app.KeepOnDelete || len(st.mem.Inventory) == 0 {
 		return removal{done: true}, nil
 	}
-	_, waiting, err := k.engine.Uninstall(ctx, app, &st.mem, k.now())
+	going, waiting, err := k.engine.Uninstall(ctx, app, &st.mem, k.now())
 	if f := delivery.FaultOf(err, ""); err != nil && f.Reason == "PruneFailed" && apierrors.IsForbidden(f.Err) && k.accountGone(ctx, app) {
 		return removal{done: true, events: []event{{warning: true, reason: "Orphaned", message: fmt.Sprintf(
 			"the service account %s is gone: up to %d objects of the app are left as they are", app.ServiceAccount, len(st.mem.Inventory))}}}, nil
@@ -672,7 +672,29 @@ func (k *kustomizations) remove(ctx context.Context, obj *kustomizev1.Kustomizat
 	if err != nil || waiting {
 		return removal{after: time.Second}, err
 	}
+	if app.AwaitGone && len(going) > 0 {
+		return k.awaitGone(app, st, going), nil
+	}
 	return removal{done: true}, nil
+}
+
+// maxNamed bounds how many objects an event names.
+const maxNamed = 5
+
+// awaitGone keeps an app until its objects are gone, of which its watches tell, or until its timeout is over.
+func (k *kustomizations) awaitGone(app delivery.App, st *appState, going []delivery.Ref) removal {
+	if st.leaving.IsZero() {
+		st.leaving = k.now()
+	}
+	if left := app.Timeout - k.now().Sub(st.leaving); left > 0 {
+		return removal{after: left}
+	}
+	names := make([]string, 0, maxNamed)
+	for _, ref := range going[:min(len(going), maxNamed)] {
+		names = append(names, ref.String())
+	}
+	return removal{done: true, events: []event{{warning: true, reason: "TerminationTimeout", message: fmt.Sprintf(
+		"%d objects of the app are still there %s after they were deleted: %s; look at their finalizers", len(going), app.Timeout, strings.Join(names, ", "))}}}
 }
 
 // accountGone tells whether an app's service account does not exist (any more).

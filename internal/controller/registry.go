@@ -63,6 +63,7 @@ type appState struct {
 	looked    string    // what the app's right to see what it waits for was asked about last
 	began     time.Time // when the attempt began that has not come to an outcome yet; zero: there is none
 	unhealthy time.Time // since when the app waits for health; zero: it does not
+	leaving   time.Time // since when its objects have been deleted and it waits for them to be gone; zero: it does not
 	working   time.Time // since when it is under way without the status saying so; zero: it is not
 	progress  string    // what was said last, by an event, about what it waits for
 }

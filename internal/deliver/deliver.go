@@ -101,8 +101,8 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if err != nil {
 		return state, err
 	}
-	holds, ignored := marks(desired)
-	mem.Ignored = ignored
+	var holds []delivery.Hold
+	holds, mem.Ignored = marks(desired)
 	toolkit, skipped, err := e.toolkit(ctx, desired)
 	if err != nil {
 		return state, err
@@ -128,7 +128,15 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if err != nil {
 		return state, err
 	}
-	state.Plan = e.plan(ctx, req, plan.Input{Desired: desired, Unknown: unknown, Holds: holds, Present: there}, mem)
+	ignored, err := plan.Ignored(req.App.Ignore, desired)
+	if err != nil {
+		return state, err
+	}
+	if err := e.forgive(ctx, ignored, mem); err != nil {
+		return state, err
+	}
+	in := plan.Input{Desired: desired, Unknown: unknown, Holds: holds, Present: there, Ignored: ignored}
+	state.Plan = e.plan(ctx, req, in, mem)
 	if len(state.Plan.Blocks) == 0 {
 		if err := e.authorize(ctx, req.App, state.Plan); err != nil {
 			return state, err
@@ -266,6 +274,9 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 	if err != nil {
 		return Result{}, err
 	}
+	if stage, err = e.leaveFields(ctx, stage); err != nil {
+		return Result{}, err
+	}
 	if mem.applied == nil {
 		mem.applied = map[delivery.Ref]delivery.Applied{}
 	}
@@ -349,15 +360,20 @@ func (e *Engine) sent(r apply.Result, mem *Memory) error {
 		Desired: r.Change.Desired, Owned: rec.Owned, Replicas: sentReplicas(r), Autoscaled: r.Change.Autoscaled,
 		Fleeting: health.Fleeting(r.Change.Object.Unstructured),
 	}
+	if len(r.Change.Ignored) > 0 {
+		if left.Kept, err = e.Live.Kept(r.Object, r.Change.Ignored); err != nil {
+			return err
+		}
+	}
 	mem.unsaved = mem.unsaved || mem.applied[r.Change.Ref] != left
 	mem.applied[r.Change.Ref] = left
 	return nil
 }
 
-// sentReplicas is the spec.replicas of what was sent and is to be kept; -1: none was, or an autoscaler has it.
+// sentReplicas is the spec.replicas of what was sent and is to be kept; -1: none was, or it is left to others.
 func sentReplicas(r apply.Result) int64 {
 	n, ok, _ := unstructured.NestedInt64(r.Change.Object.Object, "spec", "replicas")
-	if !ok || r.Change.Autoscaled {
+	if !ok || r.Change.Autoscaled || leavesReplicas(r.Change.Ignored) {
 		return -1
 	}
 	return n
@@ -366,8 +382,9 @@ func sentReplicas(r apply.Result) int64 {
 // Intent is the inventory that must be in the cluster before the plan is begun: what is owned and what is about to be.
 func Intent(mem *Memory, p delivery.Plan) delivery.Inventory { return mem.Inventory.Union(p.Inventory) }
 
-// Uninstall deletes what an app owns. waiting: what is there is not known yet; the app is told through Live when it is.
-func (e *Engine) Uninstall(ctx context.Context, app delivery.App, mem *Memory, now time.Time) (results []apply.Result, waiting bool, err error) {
+// Uninstall deletes what an app owns, and tells what of it is on its way out and still there. waiting: what is there is not known
+// yet. The app is told through Live when it is, and when something is gone.
+func (e *Engine) Uninstall(ctx context.Context, app delivery.App, mem *Memory, now time.Time) (going []delivery.Ref, waiting bool, err error) {
 	synced, err := e.watch(app.ID, mem.Inventory)
 	if err != nil || !synced {
 		return nil, true, err
@@ -380,15 +397,21 @@ func (e *Engine) Uninstall(ctx context.Context, app delivery.App, mem *Memory, n
 	}
 	for _, stage := range p.Stages {
 		for _, r := range apply.Stage(ctx, user, stage) {
-			results = append(results, r)
 			telemetry.ApplyRequests.WithLabelValues(string(r.Change.Verb), answer(r.Err, false)).Inc()
 			if r.Err != nil {
 				err = cmp.Or(err, r.Err)
+				continue
 			}
+			e.Live.Deleted(r.Change.Ref, r.Change.UID)
 		}
 		if err != nil { // the rights go last, and only once nothing is left that needs them
 			break
 		}
 	}
-	return results, false, err
+	for _, ref := range mem.Inventory.Refs() {
+		if rec, there := e.Live.Get(ref); there && rec.Owner == app.ID && rec.Deleting {
+			going = append(going, ref)
+		}
+	}
+	return going, false, err
 }

@@ -54,6 +54,10 @@ func (e *Engine) Preview(ctx context.Context, req PreviewRequest) (Preview, erro
 	if err != nil {
 		return Preview{}, err
 	}
+	ignored, err := plan.Ignored(req.App.Ignore, req.Objects)
+	if err != nil {
+		return Preview{}, err
+	}
 	e.addUnknown(unknown, req.Inventory)
 	there, err := e.look(ctx, req.Objects, req.Inventory)
 	if err != nil {
@@ -62,7 +66,7 @@ func (e *Engine) Preview(ctx context.Context, req PreviewRequest) (Preview, erro
 	in := plan.Input{
 		Key: e.Key, App: req.App, Revision: req.Revision, Desired: req.Objects, Inventory: req.Inventory,
 		Live: map[delivery.Ref]delivery.Live{}, Claims: map[delivery.Ref]delivery.ID{}, Scaled: scaled,
-		Unknown: unknown, Holds: append(holds, toolkit...), Present: map[delivery.Ref]bool{}, Now: req.Now,
+		Unknown: unknown, Holds: append(holds, toolkit...), Ignored: ignored, Present: map[delivery.Ref]bool{}, Now: req.Now,
 		Adopted: req.Adopted.of(Request{App: req.App, Snapshot: delivery.Snapshot{Revision: req.Revision}}),
 	}
 	for _, obj := range req.Objects {
@@ -110,6 +114,10 @@ func (p *Preview) refine(
 		return nil
 	case c.Object == nil:
 		return nil
+	}
+	if current != nil && len(c.Ignored) > 0 {
+		obj := withFieldsOf(*c.Object, current, c.Ignored)
+		c.Object = &obj
 	}
 	d, err := e.difference(ctx, user, *c.Object, current)
 	if err != nil && current != nil && c.Forced && apply.FitsAnew(ctx, user, *c.Object, err) {

@@ -57,6 +57,7 @@ type appliedObject struct {
 	Replicas   int64         `json:"replicas"`
 	Autoscaled bool          `json:"autoscaled,omitempty"`
 	Left       bool          `json:"left,omitempty"`
+	Kept       delivery.Hash `json:"kept,omitzero"`
 	Fleeting   bool          `json:"fleeting,omitempty"`
 }
 
@@ -137,7 +138,7 @@ func (r *Records) load(app delivery.App, mem *Memory) string {
 			left[ref] = true
 		}
 		if o.Desired != (delivery.Hash{}) {
-			applied[ref] = delivery.Applied{Desired: o.Desired, Owned: o.Owned, Replicas: o.Replicas, Autoscaled: o.Autoscaled, Fleeting: o.Fleeting}
+			applied[ref] = delivery.Applied{Desired: o.Desired, Owned: o.Owned, Replicas: o.Replicas, Autoscaled: o.Autoscaled, Fleeting: o.Fleeting, Kept: o.Kept}
 		}
 	}
 	if desired.Equal(mem.Inventory) {
@@ -161,7 +162,7 @@ func (r *Records) Save(app delivery.ID, mem *Memory) error {
 	for _, ref := range mem.desired.Refs() {
 		o := appliedObject{ID: ref.InventoryID(), Version: mem.desired[ref], Left: mem.left[ref]}
 		if a, ok := mem.applied[ref]; ok {
-			o.Desired, o.Owned, o.Replicas, o.Autoscaled, o.Fleeting = a.Desired, a.Owned, a.Replicas, a.Autoscaled, a.Fleeting
+			o.Desired, o.Owned, o.Replicas, o.Autoscaled, o.Fleeting, o.Kept = a.Desired, a.Owned, a.Replicas, a.Autoscaled, a.Fleeting, a.Kept
 		}
 		rec.Objects = append(rec.Objects, o)
 	}

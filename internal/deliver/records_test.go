@@ -24,10 +24,10 @@ func delivered(t *testing.T, key delivery.Key) *Memory {
 	b := delivery.Ref{Group: "apps", Kind: "Deployment", Namespace: "dev", Name: "b"}
 	inv := delivery.Inventory{a: "v1", b: "v1"}
 	return &Memory{
-		Inventory: inv, desired: inv, unsaved: true, made: origin{spec: "uid/1", vars: "v", inputs: inputs},
+		Inventory: inv, desired: inv, unsaved: true, left: map[delivery.Ref]bool{a: true}, made: origin{spec: "uid/1", vars: "v", inputs: inputs},
 		applied: map[delivery.Ref]delivery.Applied{
 			a: {Desired: key.Hash([]byte("a")), Owned: key.Hash([]byte("a live")), Replicas: -1},
-			b: {Desired: key.Hash([]byte("b")), Owned: key.Hash([]byte("b live")), Replicas: 3, Autoscaled: true},
+			b: {Desired: key.Hash([]byte("b")), Owned: key.Hash([]byte("b live")), Replicas: 3, Autoscaled: true, Kept: key.Hash([]byte("b kept"))},
 		},
 	}
 }
@@ -90,6 +90,9 @@ func TestRecords(t *testing.T) {
 			}
 			if diff := cmp.Diff(mem.applied, got.applied); diff != "" {
 				t.Errorf("applied (-saved +loaded):\n%s", diff)
+			}
+			if diff := cmp.Diff(mem.left, got.left); diff != "" {
+				t.Errorf("left alone (-saved +loaded):\n%s", diff)
 			}
 			if !got.desired.Equal(mem.desired) || got.made.spec != mem.made.spec || got.made.vars != mem.made.vars {
 				t.Errorf("loaded %+v, saved %+v", got, mem)

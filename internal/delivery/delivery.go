@@ -172,8 +172,10 @@ type App struct {
 	ReadyExprs     map[ID]string // CEL: how those of DependsOn that are here tell that they are ready
 	Namespace      string        // of namespaced objects that name none; empty: there must be none such
 	ServiceAccount string        // in the app's namespace; empty: as Keelson itself
+	Ignore         []IgnoreRule  // fields that are left to others
 	Prune          bool
 	KeepOnDelete   bool          // deleting the app leaves its objects
+	AwaitGone      bool          // the app stays until its objects are gone, for Timeout at most
 	Force          bool          // objects are deleted and made anew for a change that the server never allows
 	Wait           bool          // Ready only once every object is healthy
 	HealthChecks   []HealthCheck // without Wait: Ready only once these objects are healthy

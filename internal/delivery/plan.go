@@ -29,6 +29,7 @@ type Applied struct {
 	Owned      Hash  // [Live.Owned] of the server's answer
 	Replicas   int64 // spec.replicas as sent; -1: not sent
 	Autoscaled bool  // spec.replicas was left to an autoscaler
+	Kept       Hash  // as Owned, but for the fields that are left to others; zero: none are
 	Fleeting   bool  // the object goes by itself once it has done its work: a Job with spec.ttlSecondsAfterFinished
 }
 
@@ -67,9 +68,10 @@ type Change struct {
 	Desired Hash    // hash of Object
 	// Autoscaled says that spec.replicas is left to an autoscaler.
 	Autoscaled bool
-	UID        string // of the live object to delete
-	Left       LeftBy // not empty: it is not to be touched
-	Forced     bool   // it may be replaced if the server refuses the change for good
+	Ignored    []Pointer // fields that are left to others where the object is there
+	UID        string    // of the live object to delete
+	Left       LeftBy    // not empty: it is not to be touched
+	Forced     bool      // it may be replaced if the server refuses the change for good
 }
 
 // Stage is a set of changes that may be made in any order, all at once. The next stage starts

@@ -44,6 +44,7 @@ spec:
   ignoreMissingComponents: true
   images: [{name: web, newName: mirror/web, newTag: v2, digest: "sha256:1"}]
   patches: [{patch: "{}", target: {kind: Deployment, name: web}}]
+  ignore: [{paths: [/spec/replicas], target: {kind: Deployment}}, {paths: [/data/a]}]
   postBuild:
     substitute: {region: eu}
     substituteFrom: [{kind: Secret, name: keys, optional: true}]
@@ -65,6 +66,7 @@ func TestKustomization(t *testing.T) {
 			Patches: []delivery.Patch{{Patch: "{}", Target: &delivery.Selector{Kind: "Deployment", Name: "web"}}},
 		},
 		Common:   delivery.Metadata{Labels: map[string]string{"team": "shop"}, Annotations: map[string]string{"owner": "7"}},
+		Ignore:   []delivery.IgnoreRule{{Paths: []string{"/spec/replicas"}, Target: &delivery.Selector{Kind: "Deployment"}}, {Paths: []string{"/data/a"}}},
 		Vars:     map[string]string{"region": "eu"},
 		VarsFrom: []delivery.VarsRef{{Kind: "Secret", Name: "keys", Optional: true}},
 		DependsOn: []delivery.ID{
@@ -89,6 +91,7 @@ func TestKustomizationNames(t *testing.T) {
 		"another cluster":     {"{kubeConfig: {secretRef: {name: x}}, sourceRef: {kind: GitRepository}}", []string{"spec.kubeConfig"}, nil},
 		"encrypted":           {"{decryption: {provider: sops}, sourceRef: {kind: GitRepository}}", []string{"spec.decryption"}, nil},
 		"another source kind": {"{sourceRef: {kind: OCIRepository}}", []string{"spec.sourceRef.kind OCIRepository"}, nil},
+		"a path to nowhere":   {"{ignore: [{paths: [spec/replicas]}], sourceRef: {kind: GitRepository}}", nil, []string{`spec.ignore[0].paths "spec/replicas", which is no JSON pointer`}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -119,6 +122,9 @@ func TestDeletionPolicy(t *testing.T) {
 	}
 	for spec, want := range tests {
 		app, err := dialect.Kustomization(kustomization(t, "spec: "+spec))
+		if awaits := strings.Contains(spec, "WaitForTermination"); app.AwaitGone != awaits {
+			t.Errorf("%s: waits for termination = %v, want %v", spec, app.AwaitGone, awaits)
+		}
 		if err != nil || app.KeepOnDelete != want {
 			t.Errorf("%s: objects are kept = %v (%v), want %v", spec, app.KeepOnDelete, err, want)
 		}

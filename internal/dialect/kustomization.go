@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/apis/kustomize"
 	"github.com/fluxcd/pkg/apis/meta"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 
@@ -76,7 +77,7 @@ func Kustomization(k *kustomizev1.Kustomization) (delivery.App, error) {
 	case kustomizev1.DeletionPolicyOrphan:
 		app.KeepOnDelete = true
 	case kustomizev1.DeletionPolicyDelete, kustomizev1.DeletionPolicyWaitForTermination:
-		app.KeepOnDelete = false
+		app.KeepOnDelete, app.AwaitGone = false, spec.DeletionPolicy == kustomizev1.DeletionPolicyWaitForTermination
 	}
 	if m := spec.CommonMetadata; m != nil {
 		app.Common = delivery.Metadata{Labels: m.Labels, Annotations: m.Annotations}
@@ -85,14 +86,10 @@ func Kustomization(k *kustomizev1.Kustomization) (delivery.App, error) {
 		app.Build.BuildMetadata = append(app.Build.BuildMetadata, string(option))
 	}
 	for _, p := range spec.Patches {
-		patch := delivery.Patch{Patch: p.Patch}
-		if t := p.Target; t != nil {
-			patch.Target = &delivery.Selector{
-				Group: t.Group, Version: t.Version, Kind: t.Kind, Namespace: t.Namespace, Name: t.Name,
-				LabelSelector: t.LabelSelector, AnnotationSelector: t.AnnotationSelector,
-			}
-		}
-		app.Build.Patches = append(app.Build.Patches, patch)
+		app.Build.Patches = append(app.Build.Patches, delivery.Patch{Patch: p.Patch, Target: selector(p.Target)})
+	}
+	for _, r := range spec.Ignore {
+		app.Ignore = append(app.Ignore, delivery.IgnoreRule{Paths: r.Paths, Target: selector(r.Target)})
 	}
 	for _, i := range spec.Images {
 		app.Build.Images = append(app.Build.Images, delivery.Image{Name: i.Name, NewName: i.NewName, NewTag: i.NewTag, Digest: i.Digest})
@@ -119,14 +116,32 @@ func Kustomization(k *kustomizev1.Kustomization) (delivery.App, error) {
 func unsupportedKustomization(spec *kustomizev1.KustomizationSpec) (refused, ignored []string) {
 	refused = set([]field{
 		{"spec.decryption", spec.Decryption != nil},
-		{"spec.ignore", len(spec.Ignore) > 0},
 		{"spec.kubeConfig", spec.KubeConfig != nil},
 		{"spec.sourceRef.kind " + spec.SourceRef.Kind, spec.SourceRef.Kind != sourcev1.GitRepositoryKind},
 	})
-	ignored = set([]field{
-		{"spec.deletionPolicy WaitForTermination", spec.DeletionPolicy == kustomizev1.DeletionPolicyWaitForTermination},
-	})
-	return refused, ignored
+	return refused, badPointers(spec.Ignore)
+}
+
+// badPointers names the paths of ignore rules that lead nowhere.
+func badPointers(rules []kustomizev1.IgnoreRule) (names []string) {
+	for i, r := range rules {
+		for _, p := range r.Paths {
+			if _, ok := delivery.ParsePointer(p); !ok {
+				names = append(names, fmt.Sprintf("spec.ignore[%d].paths %q, which is no JSON pointer", i, p))
+			}
+		}
+	}
+	return names
+}
+
+func selector(s *kustomize.Selector) *delivery.Selector {
+	if s == nil {
+		return nil
+	}
+	return &delivery.Selector{
+		Group: s.Group, Version: s.Version, Kind: s.Kind, Namespace: s.Namespace, Name: s.Name,
+		LabelSelector: s.LabelSelector, AnnotationSelector: s.AnnotationSelector,
+	}
 }
 
 type field struct {

@@ -32,7 +32,9 @@ type ownership struct {
 //
 // The verdict is that of a server-side dry-run of the same apply, with one exception that no set of fields shows: an empty list
 // of a custom resource that we sent and somebody removed. (stringData of a Secret would be another: it has to be sent as data.)
-func ownershipOf(key delivery.Key, u *unstructured.Unstructured, manager string) (ownership, error) {
+//
+// Fields that are left to others are left out of the hash.
+func ownershipOf(key delivery.Key, u *unstructured.Unstructured, manager string, left ...delivery.Pointer) (ownership, error) {
 	var own ownership
 	var ours map[string]any
 	var others []map[string]any
@@ -72,6 +74,9 @@ func ownershipOf(key delivery.Key, u *unstructured.Unstructured, manager string)
 		return own, nil
 	}
 	ours, own.replicas = withoutReplicas(ours, u)
+	for _, field := range left {
+		ours = without(ours, u.Object, field)
+	}
 	e := encoders.Get().(*encoder) //nolint:forcetypeassert // the pool's New
 	defer encoders.Put(e)
 	e.out = e.out[:0]

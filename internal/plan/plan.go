@@ -30,13 +30,14 @@ type Input struct {
 	Key       delivery.Key // of the hashes of Live and Applied
 	App       delivery.App
 	Revision  delivery.Revision
-	Desired   []delivery.Object                 // what the commit wants, labels of ownership set
-	Live      map[delivery.Ref]delivery.Live    // what is there of Desired and Inventory; absent: not there, or not labelled as ours
-	Applied   map[delivery.Ref]delivery.Applied // what we sent last, as far as remembered
-	Inventory delivery.Inventory                // what the app owns
-	Claims    map[delivery.Ref]delivery.ID      // objects of Desired that another app owns
-	Unknown   map[schema.GroupKind]bool         // kinds of Desired and Inventory that the cluster does not know
-	Scaled    map[delivery.Ref]string           // objects with an autoscaler, and its name ("HorizontalPodAutoscaler/web")
+	Desired   []delivery.Object                   // what the commit wants, labels of ownership set
+	Live      map[delivery.Ref]delivery.Live      // what is there of Desired and Inventory; absent: not there, or not labelled as ours
+	Applied   map[delivery.Ref]delivery.Applied   // what we sent last, as far as remembered
+	Inventory delivery.Inventory                  // what the app owns
+	Claims    map[delivery.Ref]delivery.ID        // objects of Desired that another app owns
+	Unknown   map[schema.GroupKind]bool           // kinds of Desired and Inventory that the cluster does not know
+	Scaled    map[delivery.Ref]string             // objects with an autoscaler, and its name ("HorizontalPodAutoscaler/web")
+	Ignored   map[delivery.Ref][]delivery.Pointer // fields of Desired that are left to others
 	Holds     []delivery.Hold
 	// NotBefore delays the repair of an object that keeps being undone.
 	NotBefore map[delivery.Ref]time.Time
@@ -178,7 +179,7 @@ func leftAlone(in Input, obj delivery.Object) (delivery.Change, bool) {
 // changeOf decides about one desired object that nothing blocks.
 func changeOf(in Input, obj delivery.Object) delivery.Change {
 	ref := obj.Ref()
-	c := delivery.Change{Ref: ref, Version: obj.GroupVersionKind().Version}
+	c := delivery.Change{Ref: ref, Version: obj.GroupVersionKind().Version, Ignored: in.Ignored[ref]}
 	live, there := in.Live[ref]
 	scaler, scaled := in.Scaled[ref]
 	if scaled {
