@@ -29,6 +29,7 @@ type applyOptions struct {
 	prune, wait    bool
 	confirm        bool // destroying much is meant
 	dryRun, diff   bool
+	policy         policyFlags
 	timeout        time.Duration
 }
 
@@ -64,6 +65,7 @@ plan as keelson plan does, and changes nothing.`,
 	f.BoolVar(&opts.confirm, "confirm", false, "it is meant that much is deleted")
 	f.BoolVar(&opts.wait, "wait", false, "wait until every object is healthy")
 	f.BoolVar(&opts.dryRun, "dry-run", false, "show the plan and change nothing")
+	opts.policy.bindStrict(f)
 	f.BoolVar(&opts.diff, "diff", false, "with --dry-run: show which fields would change")
 	f.DurationVar(&opts.timeout, "timeout", 5*time.Minute, "how long it may take, with the waiting")
 	return cmd
@@ -200,7 +202,7 @@ func newLocalDelivery(
 
 // preview shows the plan.
 func (d *localDelivery) preview(ctx context.Context, g *global, c client.Client, known dialect.LocalInventory, withDiff bool) error {
-	objects, secrets, err := renderSnapshot(ctx, c, d.app.snapshot, d.app.App)
+	objects, secrets, err := renderAt(ctx, c, d.app.snapshot, d.app.App)
 	if err != nil {
 		return masked(secrets, err)
 	}
@@ -300,6 +302,7 @@ func (d *localDelivery) settle(ctx context.Context, state deliver.State) error {
 // doneWords tell what became of an object, as kubectl says it.
 var doneWords = map[delivery.Verb]string{
 	delivery.Create: "created", delivery.Update: "configured", delivery.Repair: "repaired", delivery.Delete: "deleted",
+	delivery.Replace: "deleted, to be made anew",
 }
 
 // report tells what a stage changed; what the server had like this already is no change.

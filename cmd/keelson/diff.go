@@ -31,6 +31,7 @@ func engineCommands(g *global) []*cobra.Command {
 
 func diffCommand(g *global) *cobra.Command {
 	var path string
+	var flags policyFlags
 	cmd := &cobra.Command{
 		Use:   "diff APP | diff --path DIR",
 		Short: "Show what delivering would change in the cluster",
@@ -45,10 +46,11 @@ masked. It ends with code 4 where something differs.`,
 			if path != "" {
 				return runDiffPath(cmd.Context(), g, path)
 			}
-			return runDiffApp(cmd.Context(), g, a[0])
+			return runDiffApp(cmd.Context(), g, a[0], delivery.Policy{LenientSubstitution: !flags.strict})
 		},
 	}
 	cmd.Flags().StringVar(&path, "path", "", "compare this `folder` on disk instead of an app")
+	flags.bindStrict(cmd.Flags())
 	return cmd
 }
 
@@ -77,15 +79,15 @@ func runDiffPath(ctx context.Context, g *global, path string) error {
 	if err != nil {
 		return err
 	}
-	differences, err := engine.Diff(ctx, objects)
+	differences, err := engine.Diff(ctx, delivery.App{}, objects, nil)
 	if err != nil {
 		return explainAPI(err)
 	}
 	return printDifferences(g, differences)
 }
 
-func runDiffApp(ctx context.Context, g *global, arg string) error {
-	p, err := previewApp(ctx, g, arg)
+func runDiffApp(ctx context.Context, g *global, arg string, policy delivery.Policy) error {
+	p, err := previewApp(ctx, g, arg, policy)
 	if err != nil {
 		return err
 	}
@@ -102,7 +104,7 @@ type preview struct {
 }
 
 // previewApp makes the preview of an app. No value of a Secret is in it.
-func previewApp(ctx context.Context, g *global, arg string) (preview, error) {
+func previewApp(ctx context.Context, g *global, arg string, policy delivery.Policy) (preview, error) {
 	engine, err := newEngine(ctx, g)
 	if err != nil {
 		return preview{}, err
@@ -119,6 +121,7 @@ func previewApp(ctx context.Context, g *global, arg string) (preview, error) {
 	if err != nil {
 		return preview{}, err
 	}
+	app = policy.Govern(app)
 	if len(app.Refused) > 0 {
 		return preview{}, fmt.Errorf("%s: not supported yet", strings.Join(app.Refused, ", "))
 	}
@@ -185,12 +188,12 @@ func renderApp(
 		return nil, delivery.Revision{}, redact.New(), err
 	}
 	defer closeSnapshot()
-	objects, secrets, err := renderSnapshot(ctx, c, snap, app)
+	objects, secrets, err := renderAt(ctx, c, snap, app)
 	return objects, snap.Revision, secrets, err
 }
 
-// renderSnapshot renders an app with the variables that are in the cluster now.
-func renderSnapshot(ctx context.Context, c client.Client, snap delivery.Snapshot, app delivery.App) ([]delivery.Object, *redact.Redactor, error) {
+// renderAt renders an app at a commit, with the variables that are in the cluster now.
+func renderAt(ctx context.Context, c client.Client, snap delivery.Snapshot, app delivery.App) ([]delivery.Object, *redact.Redactor, error) {
 	vars, secrets, err := deliver.ReadVariables(ctx, c, app)
 	if err != nil {
 		return nil, redact.New(), err
@@ -254,7 +257,7 @@ type difference struct {
 func printDifferences(g *global, all []deliver.Difference) error {
 	list := []difference{}
 	for _, d := range all {
-		if d.Verb == delivery.Unchanged {
+		if d.Verb == delivery.Unchanged || d.Verb == delivery.Delegated {
 			continue
 		}
 		list = append(list, difference{Object: d.Ref.String(), Change: d.Verb, Diff: unified(d)})

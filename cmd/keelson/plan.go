@@ -17,6 +17,7 @@ import (
 
 func planCommand(g *global) *cobra.Command {
 	var withDiff bool
+	var flags policyFlags
 	cmd := &cobra.Command{
 		Use:   "plan APP",
 		Short: "Show what delivering an app would do now, object by object, and why",
@@ -25,9 +26,12 @@ and why, and what would keep it from doing so. It asks the API server itself wha
 It needs no running controller. With --diff it shows the fields too; values of Secrets are masked. It ends with code 4 where there
 is something to do.`,
 		Args: args(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, a []string) error { return runPlan(cmd.Context(), g, a[0], withDiff) },
+		RunE: func(cmd *cobra.Command, a []string) error {
+			return runPlan(cmd.Context(), g, a[0], delivery.Policy{LenientSubstitution: !flags.strict}, withDiff)
+		},
 	}
 	cmd.Flags().BoolVar(&withDiff, "diff", false, "show which fields would change")
+	flags.bindStrict(cmd.Flags())
 	return cmd
 }
 
@@ -49,8 +53,8 @@ type plannedChange struct {
 	Diff   string        `json:"diff,omitempty"`
 }
 
-func runPlan(ctx context.Context, g *global, arg string, withDiff bool) error {
-	p, err := previewApp(ctx, g, arg)
+func runPlan(ctx context.Context, g *global, arg string, policy delivery.Policy, withDiff bool) error {
+	p, err := previewApp(ctx, g, arg, policy)
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/live"
+	"keelson.dev/keelson/internal/plan"
 	"keelson.dev/keelson/internal/redact"
 )
 
@@ -25,30 +26,38 @@ type Difference struct {
 	Ref           delivery.Ref
 	Verb          delivery.Verb
 	Before, After string
+	Takeover      plan.Takeover // what would become of the fields that other tools own of it; its Fields are not given
+	Held          string        // why it would be left alone; empty: it would not
 }
 
-// Diff compares objects of no app with what is in the cluster, as the server itself would merge them (a dry run of every
-// apply). It changes nothing. An object that an app owns in the cluster is compared as that app's. [Engine.Preview] is for apps.
-func (e *Engine) Diff(ctx context.Context, objects []delivery.Object) ([]Difference, error) {
-	unknown, err := e.prepare(delivery.App{}, objects)
+// Diff compares rendered objects with what is in the cluster, as the server itself would merge them (a dry run of every
+// apply, as the app's service account), and adds what would be pruned. It changes nothing. An app with the zero ID has no
+// labels and no inventory: its objects are compared as they are rendered.
+func (e *Engine) Diff(ctx context.Context, app delivery.App, objects []delivery.Object, inv delivery.Inventory) ([]Difference, error) {
+	user, err := e.Cluster.As(app.ID.Namespace, app.ServiceAccount)
 	if err != nil {
 		return nil, err
 	}
-	holds, _, err := marks(objects)
+	unknown, err := e.prepare(app, objects)
 	if err != nil {
 		return nil, err
 	}
+	holds, _ := marks(objects)
+	toolkit, _, err := e.toolkit(ctx, objects)
+	if err != nil {
+		return nil, err
+	}
+	holds = append(holds, toolkit...)
 	scaled, err := e.scaleTargets(ctx, objects)
 	if err != nil {
 		return nil, err
 	}
-	there, err := e.look(ctx, objects, nil)
-	if err != nil {
-		return nil, err
-	}
 	var out []Difference
+	want := delivery.Inventory{}
 	for _, obj := range objects {
-		if slices.ContainsFunc(holds, func(h delivery.Hold) bool { return h.Ref == obj.Ref() }) {
+		want[obj.Ref()] = obj.GroupVersionKind().Version
+		if i := slices.IndexFunc(holds, func(h delivery.Hold) bool { return h.Ref == obj.Ref() }); i >= 0 {
+			out = append(out, Difference{Ref: obj.Ref(), Verb: delivery.Delegated, Held: holds[i].Describe()})
 			continue
 		}
 		d := Difference{Ref: obj.Ref(), Verb: delivery.Create}
@@ -57,30 +66,58 @@ func (e *Engine) Diff(ctx context.Context, objects []delivery.Object) ([]Differe
 			out = append(out, d)
 			continue
 		}
-		current := there[obj.Ref()]
-		if current != nil {
-			if owner := e.OwnerOf(current.GetLabels()); owner != (delivery.ID{}) {
-				e.Label(owner, obj)
-			}
-		}
-		if scaled[obj.Ref()] != "" {
-			obj = withReplicasOf(obj, current)
-		}
-		d, err := e.difference(ctx, e.Cluster.Self(), obj, current)
+		d, err := e.difference(ctx, user, app, obj, scaled[obj.Ref()])
 		if err != nil {
 			return out, err
 		}
 		out = append(out, d)
 	}
+	if !app.Prune {
+		return out, nil
+	}
+	gone := inv.Minus(want)
+	for _, ref := range gone.Refs() {
+		current, err := get(ctx, e.Cluster.Self(), ref, gone[ref])
+		if err != nil {
+			return out, err
+		}
+		if current == nil || e.OwnerOf(current.GetLabels()) != app.ID || delivery.MarksOf(current).Has(delivery.MarkKeep|delivery.MarkLeave) {
+			continue
+		}
+		before, _ := shown(current, nil)
+		out = append(out, Difference{Ref: ref, Verb: delivery.Delete, Before: before})
+	}
 	return out, nil
 }
 
-// difference asks the server what one apply would make of an object; current is what is there, nil: nothing.
-func (e *Engine) difference(ctx context.Context, user *kube.User, obj delivery.Object, current *unstructured.Unstructured) (Difference, error) {
+// difference asks the server what one apply would make of an object. An object that no app is named for is compared as
+// the app's that owns it in the cluster.
+func (e *Engine) difference(ctx context.Context, user *kube.User, app delivery.App, obj delivery.Object, scaled bool) (Difference, error) {
 	d := Difference{Ref: obj.Ref(), Verb: delivery.Create}
+	current, err := get(ctx, e.Cluster.Self(), obj.Ref(), obj.GroupVersionKind().Version) // reading is the caller's own business
+	if err != nil {
+		return d, err
+	}
+	if app.ID == (delivery.ID{}) && current != nil {
+		if owner := e.OwnerOf(current.GetLabels()); owner != (delivery.ID{}) {
+			e.Label(owner, obj)
+		}
+	}
+	if current != nil && (delivery.MarksOf(current).Has(delivery.MarkLeave) || obj.Marks().Has(delivery.MarkIfNotPresent)) {
+		d.Verb = delivery.Unchanged
+		d.Before, d.After = shown(current, current)
+		return d, nil
+	}
+	if scaled {
+		obj = withReplicasOf(obj, current)
+	}
 	merged, err := apply.Send(ctx, user, obj, true)
-	missing := apierrors.IsNotFound(err) || isNoKind(err)
-	if current == nil && missing { // its namespace, or its kind, is to be created with it
+	if current != nil && err != nil && e.replaces(ctx, user, app, obj, current, err) {
+		d.Verb = delivery.Replace
+		d.Before, d.After = shown(current, obj.Unstructured)
+		return d, nil
+	}
+	if current == nil && (apierrors.IsNotFound(err) || isNoKind(err)) { // its namespace, or its kind, is to be created with it
 		merged, err = obj.Unstructured, nil
 	}
 	if err != nil {
@@ -90,6 +127,10 @@ func (e *Engine) difference(ctx context.Context, user *kube.User, obj delivery.O
 	if current == nil {
 		return d, nil
 	}
+	if d.Takeover, _, err = plan.TakeOver(merged, kube.FieldManager); err != nil {
+		return d, err
+	}
+	d.Takeover.Fields = nil
 	d.Verb = delivery.Update
 	if d.Before == d.After {
 		d.Verb = delivery.Unchanged
@@ -97,12 +138,19 @@ func (e *Engine) difference(ctx context.Context, user *kube.User, obj delivery.O
 	return d, nil
 }
 
-// scaleTargets finds what autoscalers scale, and their names: those in the cluster, and those among the objects.
-func (e *Engine) scaleTargets(ctx context.Context, objects []delivery.Object) (map[delivery.Ref]string, error) {
-	targets := map[delivery.Ref]string{}
+// replaces tells whether an object that the server refuses to change would be deleted and made anew.
+func (e *Engine) replaces(
+	ctx context.Context, user *kube.User, app delivery.App, obj delivery.Object, current *unstructured.Unstructured, refused error,
+) bool {
+	return plan.Forced(app, obj, delivery.MarksOf(current)) && apply.FitsAnew(ctx, user, obj, refused)
+}
+
+// scaleTargets finds what autoscalers scale: those in the cluster, and those among the objects.
+func (e *Engine) scaleTargets(ctx context.Context, objects []delivery.Object) (map[delivery.Ref]bool, error) {
+	targets := map[delivery.Ref]bool{}
 	note := func(u *unstructured.Unstructured) {
 		if ref, ok := live.ScaleTarget(u); ok {
-			targets[ref] = delivery.RefOf(u).String()
+			targets[ref] = true
 		}
 	}
 	for _, obj := range objects {

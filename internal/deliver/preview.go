@@ -43,7 +43,8 @@ func (e *Engine) Preview(ctx context.Context, req PreviewRequest) (Preview, erro
 	if err != nil {
 		return Preview{}, err
 	}
-	holds, _, err := marks(req.Objects)
+	holds, _ := marks(req.Objects)
+	toolkit, _, err := e.toolkit(ctx, req.Objects)
 	if err != nil {
 		return Preview{}, err
 	}
@@ -58,8 +59,14 @@ func (e *Engine) Preview(ctx context.Context, req PreviewRequest) (Preview, erro
 	}
 	in := plan.Input{
 		Key: e.Key, App: req.App, Revision: req.Revision, Desired: req.Objects, Inventory: req.Inventory,
-		Live: map[delivery.Ref]delivery.Live{}, Claims: map[delivery.Ref]delivery.ID{}, Scaled: scaled,
-		Unknown: unknown, Holds: holds, Now: req.Now,
+		Live: map[delivery.Ref]delivery.Live{}, Claims: map[delivery.Ref]delivery.ID{}, Scaled: map[delivery.Ref]string{},
+		Unknown: unknown, Holds: append(holds, toolkit...), Now: req.Now,
+	}
+	for ref := range scaled {
+		in.Scaled[ref] = "an autoscaler"
+	}
+	if in.Present, err = e.present(ctx, req.Objects); err != nil {
+		return Preview{}, err
 	}
 	for _, obj := range req.Objects {
 		if owner, ok := e.Claims.Other(req.App.ID, obj.Ref()); ok {
@@ -99,10 +106,13 @@ func (p *Preview) refine(
 		before, _ := shown(current, nil)
 		p.Differences = append(p.Differences, Difference{Ref: c.Ref, Verb: c.Verb, Before: before})
 		return nil
+	case c.Verb == delivery.Replace:
+		p.Differences = append(p.Differences, Difference{Ref: c.Ref, Verb: c.Verb})
+		return nil
 	case c.Object == nil:
 		return nil
 	}
-	d, err := e.difference(ctx, user, *c.Object, current)
+	d, err := e.difference(ctx, user, req.App, *c.Object, false) // the plan has left the number of replicas to autoscalers
 	if err != nil {
 		return err
 	}
@@ -111,6 +121,8 @@ func (p *Preview) refine(
 	switch {
 	case d.Verb == delivery.Unchanged:
 		c.Verb, c.Reason, c.Object = delivery.Unchanged, "", nil
+	case d.Verb == delivery.Replace:
+		c.Verb, c.Reason = delivery.Replace, "the server does not let it change: it is deleted and made anew"
 	case d.Verb == delivery.Create && owned && again:
 		c.Verb, c.Reason = delivery.Repair, "deleted in the cluster"
 	case d.Verb == delivery.Create:
