@@ -379,6 +379,6 @@ func refuseDeclared(ctx context.Context, c client.Client, app delivery.ID) error
 	if c.Get(ctx, client.ObjectKey{Namespace: app.Namespace, Name: app.Name}, &k) != nil {
 		return nil
 	}
-	return hintf(fmt.Errorf("Kustomization/%s/%s is declared in the cluster: its controller delivers it", app.Namespace, app.Name),
+	return hintf(fmt.Errorf("the Kustomization/%s/%s is declared in the cluster: its controller delivers it", app.Namespace, app.Name),
 		"keelson reconcile %s -n %s, or another name", app.Name, app.Namespace)
 }
