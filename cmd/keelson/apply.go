@@ -29,6 +29,7 @@ type applyOptions struct {
 	prune, wait    bool
 	confirm        bool // destroying much is meant
 	dryRun, diff   bool
+	policy         policyFlags
 	timeout        time.Duration
 }
 
@@ -64,6 +65,7 @@ plan as keelson plan does, and changes nothing.`,
 	f.BoolVar(&opts.confirm, "confirm", false, "it is meant that much is deleted")
 	f.BoolVar(&opts.wait, "wait", false, "wait until every object is healthy")
 	f.BoolVar(&opts.dryRun, "dry-run", false, "show the plan and change nothing")
+	opts.policy.bindStrict(f)
 	f.BoolVar(&opts.diff, "diff", false, "with --dry-run: show which fields would change")
 	f.DurationVar(&opts.timeout, "timeout", 5*time.Minute, "how long it may take, with the waiting")
 	return cmd
@@ -300,6 +302,7 @@ func (d *localDelivery) settle(ctx context.Context, state deliver.State) error {
 // doneWords tell what became of an object, as kubectl says it.
 var doneWords = map[delivery.Verb]string{
 	delivery.Create: "created", delivery.Update: "configured", delivery.Repair: "repaired", delivery.Delete: "deleted",
+	delivery.Replace: "deleted, to be made anew",
 }
 
 // report tells what a stage changed; what the server had like this already is no change.
@@ -376,6 +379,6 @@ func refuseDeclared(ctx context.Context, c client.Client, app delivery.ID) error
 	if c.Get(ctx, client.ObjectKey{Namespace: app.Namespace, Name: app.Name}, &k) != nil {
 		return nil
 	}
-	return hintf(fmt.Errorf("Kustomization/%s/%s is declared in the cluster: its controller delivers it", app.Namespace, app.Name),
+	return hintf(fmt.Errorf("the Kustomization/%s/%s is declared in the cluster: its controller delivers it", app.Namespace, app.Name),
 		"keelson reconcile %s -n %s, or another name", app.Name, app.Namespace)
 }

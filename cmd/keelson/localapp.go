@@ -59,6 +59,7 @@ func openLocalApp(ctx context.Context, g *global, opts applyOptions) (localApp, 
 			at = filepath.Dir(opts.file)
 		}
 	}
+	a.App = delivery.Policy{LenientSubstitution: !opts.policy.strict}.Govern(a.App)
 	a.ID.Kind = dialect.LocalKind
 	if wrong := append(validation.IsDNS1123Subdomain(dialect.LocalConfigMap(a.ID.Name)), validation.IsValidLabelValue(a.ID.Name)...); len(wrong) > 0 {
 		return a, usagef("%q is no name for an app: %s", a.ID.Name, wrong[0])

@@ -148,10 +148,12 @@ func (f *forest) object(ctx context.Context, ref delivery.Ref, u *unstructured.U
 	}
 	if ref.Kind == kustomizev1.KustomizationKind && ref.Group == kustomizev1.GroupVersion.Group {
 		var k kustomizev1.Kustomization
-		if err := f.client.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, &k); client.IgnoreNotFound(err) != nil {
-			return nil, fmt.Errorf("read %s: %w", ref, err)
-		} else if err == nil {
+		err := f.client.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, &k)
+		if err == nil {
 			return f.app(ctx, &k)
+		}
+		if !apierrors.IsNotFound(err) {
+			return nil, fmt.Errorf("read %s: %w", ref, err)
 		}
 	}
 	if ref.Namespace != "" {
@@ -173,7 +175,7 @@ func (f *forest) grow(ctx context.Context, u *unstructured.Unstructured) *node {
 		n.Event = f.warning(ctx, u)
 	}
 	for _, child := range f.owned[u.GetUID()] {
-		if !f.all && idle(child) {
+		if !f.all && spent(child) {
 			continue
 		}
 		n.Children = append(n.Children, f.grow(ctx, child))
@@ -181,8 +183,8 @@ func (f *forest) grow(ctx context.Context, u *unstructured.Unstructured) *node {
 	return n
 }
 
-// idle tells whether an object is a ReplicaSet of an earlier version: it has no Pods and wants none.
-func idle(u *unstructured.Unstructured) bool {
+// spent tells whether an object is a ReplicaSet of an earlier version: it has no Pods and wants none.
+func spent(u *unstructured.Unstructured) bool {
 	want, _, _ := unstructured.NestedInt64(u.Object, "spec", "replicas")
 	has, _, _ := unstructured.NestedInt64(u.Object, "status", "replicas")
 	return u.GetKind() == "ReplicaSet" && want == 0 && has == 0
