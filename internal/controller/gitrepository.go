@@ -5,12 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -109,7 +108,7 @@ func (g *gitRepositories) step(ctx context.Context, obj *sourcev1.GitRepository,
 		}
 		return n
 	}
-	if err := g.credentials(ctx, obj, &src); err != nil {
+	if err := deliver.ReadSecrets(ctx, g.reader, &src); err != nil {
 		st.failures++
 		g.asked(st, src, obj.Generation)
 		return g.fail(obj, st, src, err)
@@ -159,7 +158,8 @@ func (g *gitRepositories) unusable(st *sourceState, id delivery.ID, why error) {
 
 // sameSource tells whether a result still answers what is declared.
 func sameSource(a, b delivery.Source) bool {
-	return a.URL == b.URL && a.Ref == b.Ref && a.Ignore == b.Ignore && a.HasIgnore == b.HasIgnore
+	return a.URL == b.URL && a.Ref == b.Ref && a.Ignore == b.Ignore && a.HasIgnore == b.HasIgnore &&
+		slices.Equal(a.Sparse, b.Sparse) && a.Submodules == b.Submodules && slices.Equal(a.Include, b.Include)
 }
 
 // due gives how long to wait until the repository is to be asked again; zero: now.
@@ -220,7 +220,7 @@ func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation
 		if g.life.Err() != nil {
 			return // the controller is ending: that is no fault of the repository
 		}
-		res.source.Credentials = delivery.Credentials{}
+		res.source.Credentials, res.source.Verify = delivery.Credentials{}, delivery.Verification{}
 		g.reg.with(func() { st.fetching, st.result = false, res })
 		g.wake(src.ID)
 	}()
@@ -283,29 +283,6 @@ func (g *gitRepositories) finish(obj *sourcev1.GitRepository, st *sourceState, s
 	art := dialect.Artifact{Digest: st.snapshot.Digest, URL: redact.URL(src.URL)}
 	obj.Status = dialect.GitRepositoryStatus(obj.Status, obj, out, art, g.now())
 	return n
-}
-
-// credentials reads the source's Secret.
-func (g *gitRepositories) credentials(ctx context.Context, obj *sourcev1.GitRepository, src *delivery.Source) error {
-	if obj.Spec.SecretRef == nil {
-		return nil
-	}
-	name := types.NamespacedName{Namespace: obj.Namespace, Name: obj.Spec.SecretRef.Name}
-	var secret corev1.Secret
-	err := g.reader.Get(ctx, name, &secret)
-	if apierrors.IsNotFound(err) {
-		err = fmt.Errorf("the Secret does not exist")
-	}
-	if err == nil {
-		src.Credentials, err = dialect.Credentials(secret.Data)
-	}
-	if err != nil {
-		return &delivery.Fault{
-			Reason: sourcev1.AuthenticationFailedReason, Where: "Secret/" + name.String(), Err: err,
-			Hint: "spec.secretRef needs a Secret with username and password, or bearerToken",
-		}
-	}
-	return nil
 }
 
 // pushed asks for a fetch of every source whose URL matches: the repository behind it has just changed.

@@ -112,7 +112,7 @@ func fetch(ctx context.Context, repo *git.Repository, t target, src delivery.Sou
 	sum := sha256.Sum256([]byte(src.ID.String()))
 	to := ":refs/keelson/" + hex.EncodeToString(sum[:16])
 	attempts := []git.FetchOptions{{Refspecs: []string{"+" + rev.Commit + to}, Depth: 1}}
-	if ref := refName(src.Ref); ref != "" {
+	if ref := refOf(src.Ref, rev); ref != "" {
 		attempts = append(attempts,
 			git.FetchOptions{Refspecs: []string{"+" + ref + to}, Depth: 1},
 			git.FetchOptions{Refspecs: []string{"+" + ref + to}})
