@@ -77,8 +77,9 @@ func (g *gitRepositories) step(ctx context.Context, obj *sourcev1.GitRepository,
 			*st = sourceState{uid: obj.UID, fetching: st.fetching}
 		}
 	})
+	g.distrust(st, src)
 	if src.Suspend {
-		g.suspended(st, src, obj)
+		g.suspended(ctx, st, src, obj)
 		return next{}
 	}
 	if len(src.Refused) > 0 {
@@ -123,7 +124,7 @@ func (g *gitRepositories) step(ctx context.Context, obj *sourcev1.GitRepository,
 
 // suspended leaves the source as it is. After a start the apps made from it still get its last known commit, if its mirror
 // holds it; otherwise they are told why there is none.
-func (g *gitRepositories) suspended(st *sourceState, src delivery.Source, obj *sourcev1.GitRepository) {
+func (g *gitRepositories) suspended(ctx context.Context, st *sourceState, src delivery.Source, obj *sourcev1.GitRepository) {
 	var result *fetchResult
 	var idle bool
 	g.reg.with(func() {
@@ -139,8 +140,27 @@ func (g *gitRepositories) suspended(st *sourceState, src delivery.Source, obj *s
 		g.unusable(st, src.ID, result.err)
 	case idle && obj.Status.Artifact == nil:
 		g.unusable(st, src.ID, errors.New("it is suspended"))
+	case idle && src.Verify.Wanted():
+		if err := deliver.ReadSecrets(ctx, g.reader, &src); err != nil {
+			g.unusable(st, src.ID, err)
+			return
+		}
+		fallthrough
 	case idle:
 		g.fetch(st, src, obj.Generation, delivery.ParseRevision(obj.Status.Artifact.Revision))
+	}
+}
+
+// distrust takes a snapshot back whose signatures nobody has looked at, where the source wants them by now.
+func (g *gitRepositories) distrust(st *sourceState, src delivery.Source) {
+	news := false
+	g.reg.with(func() {
+		if src.Verify.Wanted() && st.snapshot.Revision.Commit != "" && st.snapshot.Verified == "" {
+			st.snapshot, news = delivery.Snapshot{}, true
+		}
+	})
+	if news {
+		g.changed(src.ID)
 	}
 }
 
@@ -159,6 +179,7 @@ func (g *gitRepositories) unusable(st *sourceState, id delivery.ID, why error) {
 // sameSource tells whether a result still answers what is declared.
 func sameSource(a, b delivery.Source) bool {
 	return a.URL == b.URL && a.Ref == b.Ref && a.Ignore == b.Ignore && a.HasIgnore == b.HasIgnore &&
+		a.Verify.Head == b.Verify.Head && a.Verify.Tag == b.Verify.Tag && a.Secrets == b.Secrets &&
 		slices.Equal(a.Sparse, b.Sparse) && a.Submodules == b.Submodules && slices.Equal(a.Include, b.Include)
 }
 
@@ -220,7 +241,7 @@ func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation
 		if g.life.Err() != nil {
 			return // the controller is ending: that is no fault of the repository
 		}
-		res.source.Credentials, res.source.Verify = delivery.Credentials{}, delivery.Verification{}
+		res.source.Credentials = delivery.Credentials{}
 		g.reg.with(func() { st.fetching, st.result = false, res })
 		g.wake(src.ID)
 	}()
@@ -280,7 +301,7 @@ func (g *gitRepositories) fail(obj *sourcev1.GitRepository, st *sourceState, src
 
 // finish sets the status.
 func (g *gitRepositories) finish(obj *sourcev1.GitRepository, st *sourceState, src delivery.Source, out delivery.Outcome, n next) next {
-	art := dialect.Artifact{Digest: st.snapshot.Digest, URL: redact.URL(src.URL)}
+	art := dialect.Artifact{Digest: st.snapshot.Digest, URL: redact.URL(src.URL), Verified: st.snapshot.Verified}
 	obj.Status = dialect.GitRepositoryStatus(obj.Status, obj, out, art, g.now())
 	return n
 }

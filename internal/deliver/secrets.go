@@ -34,6 +34,11 @@ func ReadSecrets(ctx context.Context, reader client.Reader, src *delivery.Source
 				src.Credentials.Proxy, err = dialect.Proxy(data)
 				return err
 			}},
+		{src.Secrets.Verify, "VerificationError", "spec.verify.secretRef needs a Secret with public keys: PGP below *.asc, SSH below *.sshpub",
+			func(data map[string][]byte) (err error) {
+				src.Verify.PGP, src.Verify.SSH, err = dialect.PublicKeys(data)
+				return err
+			}},
 	}
 	if src.GitHub && src.Secrets.Credentials == "" {
 		return &delivery.Fault{Reason: "InvalidProviderConfiguration", Where: src.ID.String(), Retry: delivery.OnChange,

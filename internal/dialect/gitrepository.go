@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"path"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	fluxmeta "github.com/fluxcd/pkg/apis/meta"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"keelson.dev/keelson/internal/delivery"
@@ -47,13 +49,16 @@ func GitRepository(g *sourcev1.GitRepository) delivery.Source {
 	for _, dir := range spec.SparseCheckout {
 		src.Sparse = append(src.Sparse, inRepository(dir))
 	}
+	if v := spec.Verification; v != nil {
+		src.Verify = delivery.Verification{Head: v.VerifyHEAD(), Tag: v.VerifyTag()}
+		src.Secrets.Verify = v.SecretRef.Name
+	}
 	provider := spec.Provider != "" && spec.Provider != sourcev1.GitProviderGeneric && !src.GitHub
 	src.Refused = set([]field{
 		{"spec.include", len(spec.Include) > 0},
 		{"spec.provider " + spec.Provider + " (identities of clouds are not spoken: give a token or a key in spec.secretRef)", provider},
 		{"spec.recurseSubmodules", spec.RecurseSubmodules},
 		{"spec.serviceAccountName (it is for identities of clouds: give a token or a key in spec.secretRef)", spec.ServiceAccountName != ""},
-		{"spec.verify", spec.Verification != nil},
 	})
 	return src
 }
@@ -153,11 +158,50 @@ func Proxy(data map[string][]byte) (string, error) {
 	return u.String(), nil
 }
 
+// PublicKeys reads the data of a GitRepository's Secret of trusted keys: SSH keys below names that end in ".sshpub", armored
+// PGP key rings below all others (as upstream).
+func PublicKeys(data map[string][]byte) (pgp, ssh []string, err error) {
+	for _, key := range slices.Sorted(maps.Keys(data)) {
+		if strings.HasSuffix(key, ".sshpub") {
+			ssh = append(ssh, string(data[key]))
+		} else {
+			pgp = append(pgp, string(data[key]))
+		}
+	}
+	if len(pgp)+len(ssh) == 0 {
+		return nil, nil, errors.New("it holds no public keys")
+	}
+	return pgp, ssh, nil
+}
+
+// verification reasons are those of a signature, not of a fetch.
+var verificationReasons = []string{sourceVerificationError, "InvalidVerificationMode", "InvalidGitObject", "InvalidTagSignature", "InvalidCommitSignature"}
+
+const sourceVerificationError = "VerificationError"
+
+// verified sets SourceVerified as upstream does: an older success stays until a look at signatures ends otherwise.
+func (c *conditions) verified(g *sourcev1.GitRepository, out delivery.Outcome, art Artifact) {
+	failed := slices.Contains(verificationReasons, out.Reason)
+	switch {
+	case g.Spec.Verification == nil:
+		c.remove(sourcev1.SourceVerifiedCondition)
+	case out.Phase == delivery.Ready && art.Verified != "":
+		c.set(sourcev1.SourceVerifiedCondition, metav1.ConditionTrue, fluxmeta.SucceededReason, art.Verified)
+	case failed && (out.Phase == delivery.Failing || out.Phase == delivery.Stalled):
+		c.set(sourcev1.SourceVerifiedCondition, metav1.ConditionFalse, out.Reason, out.Message)
+		c.remove(sourcev1.FetchFailedCondition)
+	case meta.IsStatusConditionFalse(c.list, sourcev1.SourceVerifiedCondition):
+		c.remove(sourcev1.SourceVerifiedCondition)
+	}
+}
+
 // Artifact is what a GitRepository's status says of the snapshot. Keelson serves no tarball: it reads the object store,
 // so URL is the repository's own and Path names the commit.
 type Artifact struct {
 	Digest string // of the visible tree, "sha256:…"
 	URL    string // of the repository, without userinfo
+
+	Verified string // whose signatures were verified; empty: none was wanted
 }
 
 // GitRepositoryStatus gives the status that follows from an outcome.
@@ -172,6 +216,7 @@ func GitRepositoryStatus(old sourcev1.GitRepositoryStatus, g *sourcev1.GitReposi
 	case delivery.Failing, delivery.Stalled:
 		c.set(sourcev1.FetchFailedCondition, metav1.ConditionTrue, out.Reason, out.Message)
 	}
+	c.verified(g, out, art)
 	s.Conditions = c.list
 	if out.Phase != delivery.Working {
 		s.ObservedGeneration = g.Generation
@@ -193,6 +238,11 @@ func GitRepositoryStatus(old sourcev1.GitRepositoryStatus, g *sourcev1.GitReposi
 	}
 	if out.Phase == delivery.Ready {
 		s.ObservedSparseCheckout = slices.Clone(g.Spec.SparseCheckout)
+		s.SourceVerificationMode = nil
+		if v := g.Spec.Verification; v != nil {
+			mode := v.GetMode()
+			s.SourceVerificationMode = &mode
+		}
 	}
 	return s
 }

@@ -446,7 +446,7 @@ func socksServer(t *testing.T, user, password string) (string, *atomic.Int64) {
 		default:
 			return
 		}
-		to, err := net.Dial("tcp", fmt.Sprintf("%s:%d", host, binary.BigEndian.Uint16(read(c, 2))))
+		to, err := net.Dial("tcp", net.JoinHostPort(host, fmt.Sprint(binary.BigEndian.Uint16(read(c, 2)))))
 		if err != nil {
 			return
 		}

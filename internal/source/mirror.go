@@ -106,11 +106,16 @@ func (f *Fetcher) update(ctx context.Context, r *repository, t target, src deliv
 	return r.repo.Verify(ctx, rev.Commit)
 }
 
+// ownRef is the ref in a mirror that keeps a source's commit.
+func ownRef(src delivery.Source) string {
+	sum := sha256.Sum256([]byte(src.ID.String()))
+	return "refs/keelson/" + hex.EncodeToString(sum[:16])
+}
+
 // fetch asks for the commit itself, which most servers allow; then for the ref's tip; then for all of the history.
 func fetch(ctx context.Context, repo *git.Repository, t target, src delivery.Source, rev delivery.Revision) error {
 	// One ref per source keeps its objects and, however often it moves, only those.
-	sum := sha256.Sum256([]byte(src.ID.String()))
-	to := ":refs/keelson/" + hex.EncodeToString(sum[:16])
+	to := ":" + ownRef(src)
 	attempts := []git.FetchOptions{{Refspecs: []string{"+" + rev.Commit + to}, Depth: 1}}
 	if ref := refOf(src.Ref, rev); ref != "" {
 		attempts = append(attempts,

@@ -320,15 +320,19 @@ func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.R
 		return delivery.Snapshot{}, fault(t, "fetch", "", fmt.Errorf("%w: %w", git.ErrUnknownRef, err))
 	}
 	var r *repository
+	ctx, cancel := withTimeout(ctx, src)
+	defer cancel()
 	if t.local != "" {
 		r, err = f.local(t)
 	} else {
-		ctx, cancel := withTimeout(ctx, src)
-		defer cancel()
 		r, err = f.mirror(ctx, t, src, rev)
 	}
 	if err != nil {
 		return delivery.Snapshot{}, fault(t, "fetch "+rev.Short(), "", err)
+	}
+	verified, err := f.verify(ctx, t, r, src, rev)
+	if err != nil {
+		return delivery.Snapshot{}, err
 	}
 	tree, err := r.repo.Tree(rev.Commit)
 	if err != nil {
@@ -342,7 +346,7 @@ func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.R
 	if err != nil {
 		return delivery.Snapshot{}, fault(t, "read ignore files of "+rev.Short(), "", err)
 	}
-	return delivery.Snapshot{Revision: rev, Digest: digest(tree.ID(), src), Rules: rules, FS: v}, nil
+	return delivery.Snapshot{Revision: rev, Digest: digest(tree.ID(), src), Rules: rules, Verified: verified, FS: v}, nil
 }
 
 // digest identifies the visible content: the tree and the rules of what is left out.
