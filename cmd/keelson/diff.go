@@ -162,10 +162,7 @@ func fetchSource(ctx context.Context, c client.Client, k *kustomizev1.Kustomizat
 		_ = fetcher.Close() // it only read
 		os.RemoveAll(dir)
 	}
-	rev, err := fetcher.Resolve(ctx, src)
-	if err == nil {
-		snap, err = fetcher.Fetch(ctx, src, rev)
-	}
+	snap, err = fetchWithIncluded(ctx, c, fetcher, src, 0)
 	if err != nil {
 		done()
 		return snap, nil, err

@@ -44,7 +44,7 @@ func (g *gitRepositories) empty() *sourcev1.GitRepository { return &sourcev1.Git
 func (g *gitRepositories) forget(name types.NamespacedName) {
 	id := gitRepositoryID(name)
 	g.reg.dropSource(id)
-	g.changed(id)
+	g.news(id)
 	go func() {
 		if err := g.dropMirrors(); err != nil && g.life.Err() == nil {
 			g.log.Warn("remove unused mirrors", "error", err)
@@ -77,6 +77,7 @@ func (g *gitRepositories) step(ctx context.Context, obj *sourcev1.GitRepository,
 			*st = sourceState{uid: obj.UID, fetching: st.fetching}
 		}
 	})
+	g.reg.with(func() { st.include = includes(src) })
 	g.distrust(st, src)
 	if src.Suspend {
 		g.suspended(ctx, st, src, obj)
@@ -114,11 +115,15 @@ func (g *gitRepositories) step(ctx context.Context, obj *sourcev1.GitRepository,
 		g.asked(st, src, obj.Generation)
 		return g.fail(obj, st, src, err)
 	}
+	inc, err := g.included(ctx, src)
+	if err != nil {
+		return g.without(obj, st, src, err, n)
+	}
 	last := delivery.Revision{}
 	if obj.Status.Artifact != nil {
 		last = delivery.ParseRevision(obj.Status.Artifact.Revision)
 	}
-	g.fetch(st, src, obj.Generation, last)
+	g.fetch(st, src, obj.Generation, last, inc)
 	return n
 }
 
@@ -135,7 +140,7 @@ func (g *gitRepositories) suspended(ctx context.Context, st *sourceState, src de
 	switch {
 	case result != nil && result.snapshot.Revision.Commit != "":
 		g.reg.with(func() { st.snapshot = result.snapshot })
-		g.changed(src.ID)
+		g.news(src.ID)
 	case result != nil:
 		g.unusable(st, src.ID, result.err)
 	case idle && obj.Status.Artifact == nil:
@@ -147,7 +152,12 @@ func (g *gitRepositories) suspended(ctx context.Context, st *sourceState, src de
 		}
 		fallthrough
 	case idle:
-		g.fetch(st, src, obj.Generation, delivery.ParseRevision(obj.Status.Artifact.Revision))
+		inc, err := g.included(ctx, src)
+		if err == nil {
+			g.fetch(st, src, obj.Generation, delivery.ParseRevision(obj.Status.Artifact.Revision), inc)
+		} else if !errors.Is(err, errNotYet) {
+			g.unusable(st, src.ID, err)
+		}
 	}
 }
 
@@ -160,7 +170,7 @@ func (g *gitRepositories) distrust(st *sourceState, src delivery.Source) {
 		}
 	})
 	if news {
-		g.changed(src.ID)
+		g.news(src.ID)
 	}
 }
 
@@ -172,7 +182,7 @@ func (g *gitRepositories) unusable(st *sourceState, id delivery.ID, why error) {
 		st.err = why
 	})
 	if news {
-		g.changed(id)
+		g.news(id)
 	}
 }
 
@@ -208,7 +218,7 @@ const fallback, poll = 10 * time.Second, time.Second
 // fetch asks the repository aside. Its result is taken in by the next step. After a start, a repository that cannot be
 // reached still gives the last known commit if its mirror holds it: drift is repaired without the remote. A suspended one
 // is not asked for anything newer.
-func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation int64, last delivery.Revision) {
+func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation int64, last delivery.Revision, inc included) {
 	first := st.snapshot.Revision.Commit == ""
 	g.reg.with(func() { st.fetching = true })
 	if !src.Suspend {
@@ -219,7 +229,7 @@ func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation
 		defer func() { <-g.slots }()
 		ctx, cancel := context.WithTimeout(g.life, src.Timeout)
 		defer cancel()
-		res := &fetchResult{source: src}
+		res := &fetchResult{source: src, included: inc.artifacts}
 		rev := last
 		if !src.Suspend {
 			began := g.now()
@@ -228,13 +238,13 @@ func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation
 		}
 		res.since = g.now()
 		if res.err == nil {
-			res.snapshot, res.err = g.sources.Fetch(ctx, src, rev)
+			res.snapshot, res.err = g.sources.Fetch(ctx, src, rev, inc.snapshots...)
 			g.spanned(ctx, "source.fetch", src.ID, rev, res.since, res.err)
 		}
 		if res.err != nil && first && last.Commit != "" {
 			again, cancel := context.WithTimeout(g.life, fallback) // the first one's time may be over
 			defer cancel()
-			if snap, err := g.sources.Fetch(again, src, last); err == nil {
+			if snap, err := g.sources.Fetch(again, src, last, inc.snapshots...); err == nil {
 				res.snapshot = snap
 			}
 		}
@@ -253,7 +263,7 @@ func (g *gitRepositories) takeIn(obj *sourcev1.GitRepository, st *sourceState, s
 		st.failures++
 		if res.snapshot.Revision.Commit != "" {
 			g.reg.with(func() { st.snapshot = res.snapshot })
-			g.changed(src.ID)
+			g.news(src.ID)
 		}
 		return g.fail(obj, st, src, res.err)
 	}
@@ -268,7 +278,7 @@ func (g *gitRepositories) takeIn(obj *sourcev1.GitRepository, st *sourceState, s
 		}
 	})
 	if news {
-		g.changed(src.ID)
+		g.news(src.ID)
 	}
 	rev := res.snapshot.Revision
 	out := delivery.Outcome{
@@ -279,6 +289,7 @@ func (g *gitRepositories) takeIn(obj *sourcev1.GitRepository, st *sourceState, s
 	if news && (obj.Status.Artifact == nil || obj.Status.Artifact.Revision != rev.String()) {
 		n.events = []event{{reason: "NewArtifact", message: out.Message, revision: rev}}
 	}
+	st.included = res.included
 	return g.finish(obj, st, src, out, n)
 }
 
@@ -286,7 +297,7 @@ func (g *gitRepositories) fail(obj *sourcev1.GitRepository, st *sourceState, src
 	f := delivery.FaultOf(err, sourcev1.GitOperationFailedReason)
 	g.reg.with(func() { st.err = f })
 	if st.snapshot.Revision.Commit == "" {
-		g.changed(src.ID) // the apps made from it wait in vain: let them say so
+		g.news(src.ID) // the apps made from it wait in vain: let them say so
 	}
 	out := delivery.Outcome{Phase: delivery.Failing, Reason: f.Reason, Message: redact.Text(f.Error()), Handled: st.handled}
 	n := next{after: deliver.Backoff(st.failures, src.Interval)}
@@ -301,7 +312,7 @@ func (g *gitRepositories) fail(obj *sourcev1.GitRepository, st *sourceState, src
 
 // finish sets the status.
 func (g *gitRepositories) finish(obj *sourcev1.GitRepository, st *sourceState, src delivery.Source, out delivery.Outcome, n next) next {
-	art := dialect.Artifact{Digest: st.snapshot.Digest, URL: redact.URL(src.URL), Verified: st.snapshot.Verified}
+	art := dialect.Artifact{Digest: st.snapshot.Digest, URL: redact.URL(src.URL), Verified: st.snapshot.Verified, Included: st.included}
 	obj.Status = dialect.GitRepositoryStatus(obj.Status, obj, out, art, g.now())
 	return n
 }

@@ -49,13 +49,19 @@ func GitRepository(g *sourcev1.GitRepository) delivery.Source {
 	for _, dir := range spec.SparseCheckout {
 		src.Sparse = append(src.Sparse, inRepository(dir))
 	}
+	for i := range spec.Include {
+		inc := &spec.Include[i]
+		src.Include = append(src.Include, delivery.Include{
+			Source: delivery.ID{Kind: sourcev1.GitRepositoryKind, Namespace: g.Namespace, Name: inc.GitRepositoryRef.Name},
+			From:   inRepository(inc.GetFromPath()), To: inRepository(inc.GetToPath()),
+		})
+	}
 	if v := spec.Verification; v != nil {
 		src.Verify = delivery.Verification{Head: v.VerifyHEAD(), Tag: v.VerifyTag()}
 		src.Secrets.Verify = v.SecretRef.Name
 	}
 	provider := spec.Provider != "" && spec.Provider != sourcev1.GitProviderGeneric && !src.GitHub
 	src.Refused = set([]field{
-		{"spec.include", len(spec.Include) > 0},
 		{"spec.provider " + spec.Provider + " (identities of clouds are not spoken: give a token or a key in spec.secretRef)", provider},
 		{"spec.recurseSubmodules", spec.RecurseSubmodules},
 		{"spec.serviceAccountName (it is for identities of clouds: give a token or a key in spec.secretRef)", spec.ServiceAccountName != ""},
@@ -202,7 +208,26 @@ type Artifact struct {
 	URL    string // of the repository, without userinfo
 
 	Verified string // whose signatures were verified; empty: none was wanted
+	Included []*fluxmeta.Artifact
 }
+
+// IncludedArtifact is what a GitRepository's status says of a source that it includes, at a snapshot.
+func IncludedArtifact(g *sourcev1.GitRepository, snap delivery.Snapshot) *fluxmeta.Artifact {
+	art := &fluxmeta.Artifact{LastUpdateTime: g.CreationTimestamp}
+	if g.Status.Artifact != nil {
+		art = g.Status.Artifact.DeepCopy()
+	}
+	art.Revision, art.Digest = snap.Revision.String(), snap.Digest
+	art.Path = artifactPath(g, snap.Revision.Commit)
+	return art
+}
+
+func artifactPath(g *sourcev1.GitRepository, commit string) string {
+	return strings.ToLower("gitrepository/" + g.Namespace + "/" + g.Name + "/" + commit)
+}
+
+// includeReasons are those of a source that waits for one it includes.
+var includeReasons = []string{"NotFound", "NoArtifact"}
 
 // GitRepositoryStatus gives the status that follows from an outcome.
 func GitRepositoryStatus(old sourcev1.GitRepositoryStatus, g *sourcev1.GitRepository, out delivery.Outcome, art Artifact, now time.Time) sourcev1.GitRepositoryStatus {
@@ -217,6 +242,12 @@ func GitRepositoryStatus(old sourcev1.GitRepositoryStatus, g *sourcev1.GitReposi
 		c.set(sourcev1.FetchFailedCondition, metav1.ConditionTrue, out.Reason, out.Message)
 	}
 	c.verified(g, out, art)
+	if out.Phase != delivery.Ready && slices.Contains(includeReasons, out.Reason) {
+		c.set(sourcev1.IncludeUnavailableCondition, metav1.ConditionTrue, out.Reason, out.Message)
+		c.remove(sourcev1.FetchFailedCondition)
+	} else if out.Phase != delivery.Working {
+		c.remove(sourcev1.IncludeUnavailableCondition)
+	}
 	s.Conditions = c.list
 	if out.Phase != delivery.Working {
 		s.ObservedGeneration = g.Generation
@@ -227,7 +258,7 @@ func GitRepositoryStatus(old sourcev1.GitRepositoryStatus, g *sourcev1.GitReposi
 	if rev := out.Applied.String(); rev != "" && (s.Artifact == nil || s.Artifact.Revision != rev || s.Artifact.Digest != art.Digest || s.Artifact.URL != art.URL) {
 		s.Artifact = &fluxmeta.Artifact{
 			Revision: rev, Digest: art.Digest, URL: art.URL, LastUpdateTime: metav1.NewTime(now),
-			Path: strings.ToLower("gitrepository/" + g.Namespace + "/" + g.Name + "/" + out.Applied.Commit),
+			Path: artifactPath(g, out.Applied.Commit),
 		}
 	}
 	if g.Spec.Ignore != nil {
@@ -237,6 +268,7 @@ func GitRepositoryStatus(old sourcev1.GitRepositoryStatus, g *sourcev1.GitReposi
 		s.ObservedIgnore = nil
 	}
 	if out.Phase == delivery.Ready {
+		s.IncludedArtifacts, s.ObservedInclude = art.Included, slices.Clone(g.Spec.Include)
 		s.ObservedSparseCheckout = slices.Clone(g.Spec.SparseCheckout)
 		s.SourceVerificationMode = nil
 		if v := g.Spec.Verification; v != nil {

@@ -169,7 +169,7 @@ var (
 )
 
 func newView(tree *git.Tree, known *ignoreIndex, src delivery.Source) *view {
-	v := &view{tree: tree, known: known, only: src.Sparse, rules: map[string][]rule{}, shown: map[string]bool{}}
+	v := &view{tree: tree, known: known, only: shownPaths(src), rules: map[string][]rule{}, shown: map[string]bool{}}
 	if src.HasIgnore {
 		v.spec = parseRules(src.Ignore, nil)
 	}

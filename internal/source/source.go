@@ -309,8 +309,9 @@ func (f *Fetcher) resolveRemote(ctx context.Context, t target, timeout time.Dura
 }
 
 // Fetch gives the snapshot of a revision that Resolve returned. A commit that is here already costs no exchange with
-// the remote; sources with the same URL share one fetch.
-func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.Revision) (_ delivery.Snapshot, err error) {
+// the remote; sources with the same URL share one fetch. The snapshots that the source includes are given in its order;
+// they must be of a Fetcher too.
+func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.Revision, included ...delivery.Snapshot) (_ delivery.Snapshot, err error) {
 	defer telemetry.Timer(telemetry.SourceRequests, "fetch")(&err)
 	t, err := f.target(src)
 	if err != nil {
@@ -338,10 +339,13 @@ func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.R
 	if err != nil {
 		return delivery.Snapshot{}, fault(t, "read "+rev.Short(), "", err)
 	}
-	v := newView(tree, r.known, src)
-	if err := v.checkSparse(); err != nil {
+	if err := checkSparse(tree, src.Sparse); err != nil {
 		return delivery.Snapshot{}, fault(t, "sparse checkout of "+rev.Short(), "check spec.sparseCheckout", err)
 	}
+	if tree, err = include(tree, t, src, included); err != nil {
+		return delivery.Snapshot{}, err
+	}
+	v := newView(tree, r.known, src)
 	rules, err := v.identity(src)
 	if err != nil {
 		return delivery.Snapshot{}, fault(t, "read ignore files of "+rev.Short(), "", err)

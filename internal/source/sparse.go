@@ -29,9 +29,9 @@ func (v *view) leadsToSparse(dir string) bool {
 }
 
 // checkSparse makes sure that all that is named is there, as upstream does.
-func (v *view) checkSparse() error {
-	for _, name := range v.only {
-		if _, _, err := v.tree.Identify(name); errors.Is(err, fs.ErrNotExist) {
+func checkSparse(tree *git.Tree, sparse []string) error {
+	for _, name := range sparse {
+		if _, _, err := tree.Identify(name); errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%w: '%s' is not in the repository", git.ErrUnknownRef, name)
 		} else if err != nil {
 			return err
