@@ -143,9 +143,9 @@ spec:
 	want := delivery.Source{
 		ID:  delivery.ID{Kind: "GitRepository", Namespace: "team", Name: "fleet"},
 		URL: "https://git.example/fleet.git", Ref: delivery.GitRef{Branch: "main", SemVer: ">1"}, Ignore: "*.md", HasIgnore: true,
-		Secrets: delivery.SecretRefs{Credentials: "creds", Proxy: "way", Verify: "k"}, Verify: delivery.Verification{Head: true}, Sparse: []string{"apps", "infra/base", "."},
+		Secrets: delivery.SecretRefs{Credentials: "creds", Proxy: "way", Verify: "k"}, Verify: delivery.Verification{Head: true}, Submodules: true, Sparse: []string{"apps", "infra/base", "."},
 		Interval: time.Minute, Timeout: 20 * time.Second, Suspend: true,
-		Refused: []string{"spec.provider azure (identities of clouds are not spoken: give a token or a key in spec.secretRef)", "spec.recurseSubmodules"},
+		Refused: []string{"spec.provider azure (identities of clouds are not spoken: give a token or a key in spec.secretRef)"},
 	}
 	if diff := cmp.Diff(want, dialect.GitRepository(&g)); diff != "" {
 		t.Errorf("source (-want +got):\n%s", diff)

@@ -29,7 +29,7 @@ func GitRepository(g *sourcev1.GitRepository) delivery.Source {
 		ID:  delivery.ID{Kind: sourcev1.GitRepositoryKind, Namespace: g.Namespace, Name: g.Name},
 		URL: spec.URL, Interval: spec.Interval.Duration, Timeout: time.Minute, Suspend: spec.Suspend,
 		Requested: g.Annotations[fluxmeta.ReconcileRequestAnnotation],
-		GitHub:    spec.Provider == sourcev1.GitProviderGitHub,
+		GitHub:    spec.Provider == sourcev1.GitProviderGitHub, Submodules: spec.RecurseSubmodules,
 	}
 	if spec.Timeout != nil {
 		src.Timeout = min(spec.Timeout.Duration, maxTimeout)
@@ -63,7 +63,6 @@ func GitRepository(g *sourcev1.GitRepository) delivery.Source {
 	provider := spec.Provider != "" && spec.Provider != sourcev1.GitProviderGeneric && !src.GitHub
 	src.Refused = set([]field{
 		{"spec.provider " + spec.Provider + " (identities of clouds are not spoken: give a token or a key in spec.secretRef)", provider},
-		{"spec.recurseSubmodules", spec.RecurseSubmodules},
 		{"spec.serviceAccountName (it is for identities of clouds: give a token or a key in spec.secretRef)", spec.ServiceAccountName != ""},
 	})
 	return src
@@ -269,6 +268,7 @@ func GitRepositoryStatus(old sourcev1.GitRepositoryStatus, g *sourcev1.GitReposi
 	}
 	if out.Phase == delivery.Ready {
 		s.IncludedArtifacts, s.ObservedInclude = art.Included, slices.Clone(g.Spec.Include)
+		s.ObservedRecurseSubmodules = g.Spec.RecurseSubmodules
 		s.ObservedSparseCheckout = slices.Clone(g.Spec.SparseCheckout)
 		s.SourceVerificationMode = nil
 		if v := g.Spec.Verification; v != nil {

@@ -178,3 +178,15 @@ func (t *Tree) insert(dir entry, parts []string, what entry) (entry, error) {
 	entries[i] = what
 	return folderOf(dir, entries), nil
 }
+
+// Submodule gives the commit that stands for a submodule at a path; false: there is none.
+func (t *Tree) Submodule(name string) (string, bool) {
+	if name == "." {
+		return "", false
+	}
+	_, e, err := t.walk("open", name, false)
+	if err != nil || !e.sub {
+		return "", false
+	}
+	return e.id.String(), true
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -63,14 +64,18 @@ func (f *Fetcher) local(t target) (*repository, error) {
 }
 
 // mirrorDir is the folder of a URL's mirror; the URL cannot be read from it.
-func (f *Fetcher) mirrorDir(url string) string {
-	sum := sha256.Sum256([]byte(url))
+func (f *Fetcher) mirrorDir(t target) string {
+	name := t.url
+	if t.salt != "" {
+		name += " " + t.salt
+	}
+	sum := sha256.Sum256([]byte(name))
 	return filepath.Join(f.opts.Dir, hex.EncodeToString(sum[:16])+".git")
 }
 
 // mirror gives the URL's mirror with the revision's whole tree in it. A damaged mirror is replaced, once.
 func (f *Fetcher) mirror(ctx context.Context, t target, src delivery.Source, rev delivery.Revision) (*repository, error) {
-	r := f.entry(f.mirrorDir(t.url))
+	r := f.entry(f.mirrorDir(t))
 	if err := r.acquire(ctx); err != nil {
 		return nil, err
 	}
@@ -200,10 +205,15 @@ func (f *Fetcher) Retain(ctx context.Context, urls []string) error {
 	keep, asked := map[string]bool{}, map[string]bool{}
 	for _, raw := range urls {
 		if u, _, err := parseURL(raw); err == nil {
-			keep[f.mirrorDir(u)], asked[u] = true, true
+			keep[f.mirrorDir(target{url: u})], asked[u] = true, true
 		}
 	}
 	f.forget(asked)
+	f.mu.Lock()
+	for _, dirs := range f.subs {
+		maps.Copy(keep, dirs)
+	}
+	f.mu.Unlock()
 	dirs, err := filepath.Glob(filepath.Join(f.opts.Dir, "*.git"))
 	if err != nil {
 		return fmt.Errorf("list mirrors: %w", err)

@@ -73,6 +73,10 @@ type Fetcher struct {
 	repos map[string]*repository   // by folder
 	desks map[deskKey]*desk        // who is asking which remote
 	took  map[string]time.Duration // how long a remote took to answer last, by URL
+
+	subs map[string]map[string]bool // mirrors of submodules, by the URL of the source that has them
+
+	tokens tokens
 }
 
 // repository is a mirror, or a repository of the built-in host.
@@ -88,6 +92,7 @@ type target struct {
 	url   string // normalised, without userinfo
 	auth  git.Auth
 	local string // folder of a built-in repository; empty: it is remote
+	salt  string // of a submodule the source's name: its mirror is not shared, for nobody asks the remote who may read it
 }
 
 // New makes a Fetcher and clears away what a killed process has left behind.
@@ -106,7 +111,7 @@ func New(opts Options) (*Fetcher, error) {
 			}
 		}
 	}
-	return &Fetcher{opts: opts, repos: map[string]*repository{}, desks: map[deskKey]*desk{}, took: map[string]time.Duration{}}, nil
+	return &Fetcher{opts: opts, repos: map[string]*repository{}, desks: map[deskKey]*desk{}, took: map[string]time.Duration{}, subs: map[string]map[string]bool{}}, nil
 }
 
 // CheckURL says what is wrong with a source's URL: nil, or a Fault with the reason URLInvalid.
@@ -162,12 +167,21 @@ func parseURL(raw string) (string, git.Auth, error) {
 	return u.String(), auth, nil
 }
 
-func (f *Fetcher) target(src delivery.Source) (target, error) {
+func (f *Fetcher) target(ctx context.Context, src delivery.Source) (target, error) {
 	u, auth, err := parseURL(src.URL)
 	if err != nil {
 		return target{}, err
 	}
 	t := target{url: u, auth: authOf(auth, src.Credentials)}
+	if src.Credentials.App != (delivery.GitHubApp{}) {
+		ctx, cancel := withTimeout(ctx, src)
+		defer cancel()
+		token, err := f.tokens.get(ctx, src.Credentials.App, git.Auth{CA: t.auth.CA, ClientCert: t.auth.ClientCert, ClientKey: t.auth.ClientKey, Proxy: t.auth.Proxy})
+		if err != nil {
+			return t, fault(t, "get a token of the GitHub App", "check the data of the GitHub App in the Secret that spec.secretRef names", err)
+		}
+		t.auth.Username, t.auth.Password = "x-access-token", token
+	}
 	if f.opts.Local != nil {
 		if dir, ok := f.opts.Local(u); ok {
 			t.local = dir
@@ -228,7 +242,7 @@ func shortName(ref string) string {
 // be read; whether the commit exists turns out in Fetch.
 func (f *Fetcher) Resolve(ctx context.Context, src delivery.Source) (_ delivery.Revision, err error) {
 	defer telemetry.Timer(telemetry.SourceRequests, "resolve")(&err)
-	t, err := f.target(src)
+	t, err := f.target(ctx, src)
 	if err != nil {
 		return delivery.Revision{}, err
 	}
@@ -313,7 +327,7 @@ func (f *Fetcher) resolveRemote(ctx context.Context, t target, timeout time.Dura
 // they must be of a Fetcher too.
 func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.Revision, included ...delivery.Snapshot) (_ delivery.Snapshot, err error) {
 	defer telemetry.Timer(telemetry.SourceRequests, "fetch")(&err)
-	t, err := f.target(src)
+	t, err := f.target(ctx, src)
 	if err != nil {
 		return delivery.Snapshot{}, err
 	}
@@ -341,6 +355,12 @@ func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.R
 	}
 	if err := checkSparse(tree, src.Sparse); err != nil {
 		return delivery.Snapshot{}, fault(t, "sparse checkout of "+rev.Short(), "check spec.sparseCheckout", err)
+	}
+	if src.Submodules {
+		s := &submodules{f: f, src: src, root: t}
+		if tree, err = s.fill(ctx, tree, t.url, ".", 1); err != nil {
+			return delivery.Snapshot{}, err
+		}
 	}
 	if tree, err = include(tree, t, src, included); err != nil {
 		return delivery.Snapshot{}, err
