@@ -12,7 +12,6 @@ import (
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/rogpeppe/go-internal/diff"
 	"github.com/spf13/cobra"
-	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"keelson.dev/keelson/internal/deliver"
@@ -214,14 +213,8 @@ func fetchSource(ctx context.Context, c client.Client, k *kustomizev1.Kustomizat
 	if len(src.Refused) > 0 {
 		return snap, nil, fmt.Errorf("source %s: %s: not supported yet", src.ID, strings.Join(src.Refused, ", "))
 	}
-	if ref := repository.Spec.SecretRef; ref != nil {
-		var secret corev1.Secret
-		if err := c.Get(ctx, client.ObjectKey{Namespace: repository.Namespace, Name: ref.Name}, &secret); err != nil {
-			return snap, nil, explainAPI(fmt.Errorf("read credentials of the source: %w", err))
-		}
-		if src.Credentials, err = dialect.Credentials(secret.Data); err != nil {
-			return snap, nil, fmt.Errorf("read credentials of the source: %w", err)
-		}
+	if err := deliver.ReadSecrets(ctx, c, &src); err != nil {
+		return snap, nil, fmt.Errorf("source %s: %w", src.ID, err)
 	}
 	dir, err := os.MkdirTemp("", "keelson-diff-")
 	if err != nil {
@@ -236,10 +229,7 @@ func fetchSource(ctx context.Context, c client.Client, k *kustomizev1.Kustomizat
 		_ = fetcher.Close() // it only read
 		os.RemoveAll(dir)
 	}
-	rev, err := fetcher.Resolve(ctx, src)
-	if err == nil {
-		snap, err = fetcher.Fetch(ctx, src, rev)
-	}
+	snap, err = fetchWithIncluded(ctx, c, fetcher, src, 0)
 	if err != nil {
 		done()
 		return snap, nil, err

@@ -5,12 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -45,7 +44,7 @@ func (g *gitRepositories) empty() *sourcev1.GitRepository { return &sourcev1.Git
 func (g *gitRepositories) forget(name types.NamespacedName) {
 	id := gitRepositoryID(name)
 	g.reg.dropSource(id)
-	g.changed(id)
+	g.news(id)
 	go func() {
 		if err := g.dropMirrors(); err != nil && g.life.Err() == nil {
 			g.log.Warn("remove unused mirrors", "error", err)
@@ -78,8 +77,10 @@ func (g *gitRepositories) step(ctx context.Context, obj *sourcev1.GitRepository,
 			*st = sourceState{uid: obj.UID, fetching: st.fetching}
 		}
 	})
+	g.reg.with(func() { st.include = includes(src) })
+	g.distrust(st, src)
 	if src.Suspend {
-		g.suspended(st, src, obj)
+		g.suspended(ctx, st, src, obj)
 		return next{}
 	}
 	if len(src.Refused) > 0 {
@@ -109,22 +110,26 @@ func (g *gitRepositories) step(ctx context.Context, obj *sourcev1.GitRepository,
 		}
 		return n
 	}
-	if err := g.credentials(ctx, obj, &src); err != nil {
+	if err := deliver.ReadSecrets(ctx, g.reader, &src); err != nil {
 		st.failures++
 		g.asked(st, src, obj.Generation)
 		return g.fail(obj, st, src, err)
+	}
+	inc, err := g.included(ctx, src)
+	if err != nil {
+		return g.without(obj, st, src, err, n)
 	}
 	last := delivery.Revision{}
 	if obj.Status.Artifact != nil {
 		last = delivery.ParseRevision(obj.Status.Artifact.Revision)
 	}
-	g.fetch(st, src, obj.Generation, last)
+	g.fetch(st, src, obj.Generation, last, inc)
 	return n
 }
 
 // suspended leaves the source as it is. After a start the apps made from it still get its last known commit, if its mirror
 // holds it; otherwise they are told why there is none.
-func (g *gitRepositories) suspended(st *sourceState, src delivery.Source, obj *sourcev1.GitRepository) {
+func (g *gitRepositories) suspended(ctx context.Context, st *sourceState, src delivery.Source, obj *sourcev1.GitRepository) {
 	var result *fetchResult
 	var idle bool
 	g.reg.with(func() {
@@ -135,13 +140,37 @@ func (g *gitRepositories) suspended(st *sourceState, src delivery.Source, obj *s
 	switch {
 	case result != nil && result.snapshot.Revision.Commit != "":
 		g.reg.with(func() { st.snapshot = result.snapshot })
-		g.changed(src.ID)
+		g.news(src.ID)
 	case result != nil:
 		g.unusable(st, src.ID, result.err)
 	case idle && obj.Status.Artifact == nil:
 		g.unusable(st, src.ID, errors.New("it is suspended"))
+	case idle && src.Verify.Wanted():
+		if err := deliver.ReadSecrets(ctx, g.reader, &src); err != nil {
+			g.unusable(st, src.ID, err)
+			return
+		}
+		fallthrough
 	case idle:
-		g.fetch(st, src, obj.Generation, delivery.ParseRevision(obj.Status.Artifact.Revision))
+		inc, err := g.included(ctx, src)
+		if err == nil {
+			g.fetch(st, src, obj.Generation, delivery.ParseRevision(obj.Status.Artifact.Revision), inc)
+		} else if !errors.Is(err, errNotYet) {
+			g.unusable(st, src.ID, err)
+		}
+	}
+}
+
+// distrust takes a snapshot back whose signatures nobody has looked at, where the source wants them by now.
+func (g *gitRepositories) distrust(st *sourceState, src delivery.Source) {
+	news := false
+	g.reg.with(func() {
+		if src.Verify.Wanted() && st.snapshot.Revision.Commit != "" && st.snapshot.Verified == "" {
+			st.snapshot, news = delivery.Snapshot{}, true
+		}
+	})
+	if news {
+		g.news(src.ID)
 	}
 }
 
@@ -153,13 +182,15 @@ func (g *gitRepositories) unusable(st *sourceState, id delivery.ID, why error) {
 		st.err = why
 	})
 	if news {
-		g.changed(id)
+		g.news(id)
 	}
 }
 
 // sameSource tells whether a result still answers what is declared.
 func sameSource(a, b delivery.Source) bool {
-	return a.URL == b.URL && a.Ref == b.Ref && a.Ignore == b.Ignore && a.HasIgnore == b.HasIgnore
+	return a.URL == b.URL && a.Ref == b.Ref && a.Ignore == b.Ignore && a.HasIgnore == b.HasIgnore &&
+		a.Verify.Head == b.Verify.Head && a.Verify.Tag == b.Verify.Tag && a.Secrets == b.Secrets &&
+		slices.Equal(a.Sparse, b.Sparse) && a.Submodules == b.Submodules && slices.Equal(a.Include, b.Include)
 }
 
 // due gives how long to wait until the repository is to be asked again; zero: now.
@@ -187,7 +218,7 @@ const fallback, poll = 10 * time.Second, time.Second
 // fetch asks the repository aside. Its result is taken in by the next step. After a start, a repository that cannot be
 // reached still gives the last known commit if its mirror holds it: drift is repaired without the remote. A suspended one
 // is not asked for anything newer.
-func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation int64, last delivery.Revision) {
+func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation int64, last delivery.Revision, inc included) {
 	first := st.snapshot.Revision.Commit == ""
 	g.reg.with(func() { st.fetching = true })
 	if !src.Suspend {
@@ -198,7 +229,7 @@ func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation
 		defer func() { <-g.slots }()
 		ctx, cancel := context.WithTimeout(g.life, src.Timeout)
 		defer cancel()
-		res := &fetchResult{source: src}
+		res := &fetchResult{source: src, included: inc.artifacts}
 		rev := last
 		if !src.Suspend {
 			began := g.now()
@@ -207,13 +238,13 @@ func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation
 		}
 		res.since = g.now()
 		if res.err == nil {
-			res.snapshot, res.err = g.sources.Fetch(ctx, src, rev)
+			res.snapshot, res.err = g.sources.Fetch(ctx, src, rev, inc.snapshots...)
 			g.spanned(ctx, "source.fetch", src.ID, rev, res.since, res.err)
 		}
 		if res.err != nil && first && last.Commit != "" {
 			again, cancel := context.WithTimeout(g.life, fallback) // the first one's time may be over
 			defer cancel()
-			if snap, err := g.sources.Fetch(again, src, last); err == nil {
+			if snap, err := g.sources.Fetch(again, src, last, inc.snapshots...); err == nil {
 				res.snapshot = snap
 			}
 		}
@@ -232,7 +263,7 @@ func (g *gitRepositories) takeIn(obj *sourcev1.GitRepository, st *sourceState, s
 		st.failures++
 		if res.snapshot.Revision.Commit != "" {
 			g.reg.with(func() { st.snapshot = res.snapshot })
-			g.changed(src.ID)
+			g.news(src.ID)
 		}
 		return g.fail(obj, st, src, res.err)
 	}
@@ -247,7 +278,7 @@ func (g *gitRepositories) takeIn(obj *sourcev1.GitRepository, st *sourceState, s
 		}
 	})
 	if news {
-		g.changed(src.ID)
+		g.news(src.ID)
 	}
 	rev := res.snapshot.Revision
 	out := delivery.Outcome{
@@ -258,6 +289,7 @@ func (g *gitRepositories) takeIn(obj *sourcev1.GitRepository, st *sourceState, s
 	if news && (obj.Status.Artifact == nil || obj.Status.Artifact.Revision != rev.String()) {
 		n.events = []event{{reason: "NewArtifact", message: out.Message, revision: rev}}
 	}
+	st.included = res.included
 	return g.finish(obj, st, src, out, n)
 }
 
@@ -265,7 +297,7 @@ func (g *gitRepositories) fail(obj *sourcev1.GitRepository, st *sourceState, src
 	f := delivery.FaultOf(err, sourcev1.GitOperationFailedReason)
 	g.reg.with(func() { st.err = f })
 	if st.snapshot.Revision.Commit == "" {
-		g.changed(src.ID) // the apps made from it wait in vain: let them say so
+		g.news(src.ID) // the apps made from it wait in vain: let them say so
 	}
 	out := delivery.Outcome{Phase: delivery.Failing, Reason: f.Reason, Message: redact.Text(f.Error()), Handled: st.handled}
 	n := next{after: deliver.Backoff(st.failures, src.Interval)}
@@ -280,32 +312,9 @@ func (g *gitRepositories) fail(obj *sourcev1.GitRepository, st *sourceState, src
 
 // finish sets the status.
 func (g *gitRepositories) finish(obj *sourcev1.GitRepository, st *sourceState, src delivery.Source, out delivery.Outcome, n next) next {
-	art := dialect.Artifact{Digest: st.snapshot.Digest, URL: redact.URL(src.URL)}
+	art := dialect.Artifact{Digest: st.snapshot.Digest, URL: redact.URL(src.URL), Verified: st.snapshot.Verified, Included: st.included}
 	obj.Status = dialect.GitRepositoryStatus(obj.Status, obj, out, art, g.now())
 	return n
-}
-
-// credentials reads the source's Secret.
-func (g *gitRepositories) credentials(ctx context.Context, obj *sourcev1.GitRepository, src *delivery.Source) error {
-	if obj.Spec.SecretRef == nil {
-		return nil
-	}
-	name := types.NamespacedName{Namespace: obj.Namespace, Name: obj.Spec.SecretRef.Name}
-	var secret corev1.Secret
-	err := g.reader.Get(ctx, name, &secret)
-	if apierrors.IsNotFound(err) {
-		err = fmt.Errorf("the Secret does not exist")
-	}
-	if err == nil {
-		src.Credentials, err = dialect.Credentials(secret.Data)
-	}
-	if err != nil {
-		return &delivery.Fault{
-			Reason: sourcev1.AuthenticationFailedReason, Where: "Secret/" + name.String(), Err: err,
-			Hint: "spec.secretRef needs a Secret with username and password, or bearerToken",
-		}
-	}
-	return nil
 }
 
 // pushed asks for a fetch of every source whose URL matches: the repository behind it has just changed.

@@ -134,7 +134,7 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 	}
 	k.release(st, errors.Is(err, errNotYet))
 	seen := p.req.Snapshot.Revision
-	if snap, _ := k.reg.snapshot(app.Source); seen.Commit != "" && snap.Revision != seen {
+	if snap, _ := k.reg.snapshot(app.Source); seen.Commit != "" && (snap.Revision != seen || snap.Digest != p.req.Snapshot.Digest) {
 		k.wake(app.ID) // it came while this step was under way
 	}
 	if errors.Is(err, errNotYet) || ctx.Err() != nil { // too early, or the controller is ending

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	fluxmeta "github.com/fluxcd/pkg/apis/meta"
 	"k8s.io/apimachinery/pkg/types"
 
 	"keelson.dev/keelson/internal/deliver"
@@ -28,6 +29,7 @@ type registry struct {
 // sourceState is what is known of one source.
 type sourceState struct {
 	url      string
+	include  []delivery.ID     // the sources it includes
 	snapshot delivery.Snapshot // the last good one; the zero Revision: none yet
 	since    time.Time         // when its commit became known
 	fetching bool
@@ -39,6 +41,7 @@ type sourceState struct {
 	asked    time.Time
 	uid      types.UID // of the object that declares it
 	gen      int64     // of the spec last fetched
+	included []*fluxmeta.Artifact
 }
 
 // fetchResult is what one exchange with a repository gave.
@@ -46,6 +49,7 @@ type fetchResult struct {
 	source   delivery.Source
 	snapshot delivery.Snapshot
 	since    time.Time // when its commit became known
+	included []*fluxmeta.Artifact
 	err      error
 }
 

@@ -71,20 +71,57 @@ type ID struct {
 // String is "Kind/namespace/name".
 func (id ID) String() string { return id.Kind + "/" + id.Namespace + "/" + id.Name }
 
-// GitRef selects a commit of a repository. The first set field of Commit, Name, Tag, Branch wins;
+// GitRef selects a commit of a repository. The first set field of Commit, Name, Tag, SemVer, Branch wins;
 // all empty means the branch "master" (Flux's default).
 type GitRef struct {
 	Branch string // short name
 	Tag    string // short name
+	SemVer string // a range ("~1.2", ">=1.0.0 <2.0.0-0"): the highest tag in it
 	Commit string // full id; Branch, if set as well, is where to look for it
 	Name   string // full reference name, "refs/heads/main"
 }
 
-// Credentials authenticate to a remote repository. They are never logged, stored or compared by value.
+// Credentials authenticate to a remote repository, and say how it is reached. They are never logged, stored or compared
+// by value.
 type Credentials struct {
 	Username    string
 	Password    string
 	BearerToken string
+
+	CA, ClientCert, ClientKey string // PEM: authorities trusted besides the system's; the client's certificate
+	// For ssh: the private key, its passphrase, and the host keys that are trusted, as in OpenSSH's known_hosts.
+	Identity, Passphrase, KnownHosts string
+	Proxy                            string // URL with userinfo; empty: what the environment says
+	App                              GitHubApp
+}
+
+// GitHubApp is an app's installation at GitHub: a token for it stands for user name and password. The zero one is none.
+type GitHubApp struct {
+	ID             string // of the app
+	InstallationID string // or
+	Owner          string // the organisation or user that it is installed for
+	PrivateKey     string // PEM
+	BaseURL        string // of the API; empty: https://api.github.com
+}
+
+// Include lays (a part of) another source's files into a source's own.
+type Include struct {
+	Source   ID
+	From, To string // folders, clean; "." is the root
+}
+
+// Verification says whose signature a commit has to bear. The zero Verification wants none.
+type Verification struct {
+	Head, Tag bool     // the commit's own, that of the tag that names it, or both
+	PGP, SSH  []string // public keys: armored key rings; lines of authorized_keys
+}
+
+// Wanted tells whether any signature is wanted.
+func (v Verification) Wanted() bool { return v.Head || v.Tag }
+
+// SecretRefs names the Secrets that a source is read with, all in its own namespace. Empty: none.
+type SecretRefs struct {
+	Credentials, Proxy, Verify string
 }
 
 // Source is a repository to follow.
@@ -92,7 +129,13 @@ type Source struct {
 	ID          ID
 	URL         string
 	Ref         GitRef
+	Secrets     SecretRefs
+	GitHub      bool // the credentials are those of a GitHub App
 	Credentials Credentials
+	Verify      Verification
+	Sparse      []string // only these folders and files, clean; none: everything
+	Submodules  bool     // with the submodules' content
+	Include     []Include
 	Ignore      string        // exclusion rules in .gitignore syntax
 	HasIgnore   bool          // Ignore was given; any rule in it turns the default rules off, an empty one does not (as upstream)
 	Interval    time.Duration // how often the remote is asked
@@ -113,6 +156,7 @@ type Snapshot struct {
 	Origin   string // the revision that the content was made from, where the source tells one (OCI: org.opencontainers.image.revision)
 	Digest   string
 	Rules    string
+	Verified string // whose signatures were verified, for people; empty: none was wanted
 	FS       fs.FS
 }
 

@@ -145,12 +145,16 @@ spec:
   verify: {mode: HEAD, secretRef: {name: k}}
   provider: azure
   recurseSubmodules: true
+  secretRef: {name: creds}
+  proxySecretRef: {name: way}
+  sparseCheckout: [./apps, /infra/../infra/base/, ../..]
 `, &g)
 	want := delivery.Source{
 		ID:  delivery.ID{Kind: "GitRepository", Namespace: "team", Name: "fleet"},
-		URL: "https://git.example/fleet.git", Ref: delivery.GitRef{Branch: "main"}, Ignore: "*.md", HasIgnore: true,
+		URL: "https://git.example/fleet.git", Ref: delivery.GitRef{Branch: "main", SemVer: ">1"}, Ignore: "*.md", HasIgnore: true,
+		Secrets: delivery.SecretRefs{Credentials: "creds", Proxy: "way", Verify: "k"}, Verify: delivery.Verification{Head: true}, Submodules: true, Sparse: []string{"apps", "infra/base", "."},
 		Interval: time.Minute, Timeout: 20 * time.Second, Suspend: true,
-		Refused: []string{"spec.provider azure", "spec.recurseSubmodules", "spec.ref.semver", "spec.verify"},
+		Refused: []string{"spec.provider azure (identities of clouds are not spoken: give a token or a key in spec.secretRef)"},
 	}
 	if diff := cmp.Diff(want, dialect.GitRepository(&g)); diff != "" {
 		t.Errorf("source (-want +got):\n%s", diff)
@@ -158,20 +162,59 @@ spec:
 }
 
 func TestCredentials(t *testing.T) {
+	const https, ssh = "https://git.example/r.git", "ssh://git@git.example/r.git"
+	type data = map[string]string
 	tests := map[string]struct {
-		data map[string][]byte
-		want delivery.Credentials
-		bad  bool
+		url    string
+		github bool
+		data   data
+		want   delivery.Credentials
+		bad    string
 	}{
-		"basic":         {map[string][]byte{"username": []byte("me"), "password": []byte("p")}, delivery.Credentials{Username: "me", Password: "p"}, false},
-		"bearer":        {map[string][]byte{"bearerToken": []byte("t")}, delivery.Credentials{BearerToken: "t"}, false},
-		"empty":         {nil, delivery.Credentials{}, true},
-		"not supported": {map[string][]byte{"identity": []byte("key")}, delivery.Credentials{}, true},
+		"basic":            {https, false, data{"username": "me", "password": "p"}, delivery.Credentials{Username: "me", Password: "p"}, ""},
+		"bearer":           {https, false, data{"bearerToken": "t"}, delivery.Credentials{BearerToken: "t"}, ""},
+		"certificates":     {https, false, data{"ca.crt": "ca", "caFile": "old", "tls.crt": "c", "tls.key": "k"}, delivery.Credentials{CA: "ca", ClientCert: "c", ClientKey: "k"}, ""},
+		"old name":         {https, false, data{"caFile": "old"}, delivery.Credentials{CA: "old"}, ""},
+		"half a pair":      {https, false, data{"tls.crt": "c"}, delivery.Credentials{}, "only one"},
+		"no user":          {https, false, data{"password": "p"}, delivery.Credentials{}, "username"},
+		"empty":            {https, false, nil, delivery.Credentials{}, "neither"},
+		"ssh":              {ssh, false, data{"identity": "key", "identity.pub": "pub", "known_hosts": "h", "password": "p"}, delivery.Credentials{Identity: "key", KnownHosts: "h", Passphrase: "p"}, ""},
+		"ssh, no hosts":    {ssh, false, data{"identity": "key"}, delivery.Credentials{}, "known_hosts"},
+		"ssh, no key":      {ssh, false, data{"username": "u", "password": "p"}, delivery.Credentials{}, "identity"},
+		"app":              {https, true, data{"githubAppID": "1", "githubAppInstallationID": "2", "githubAppPrivateKey": "k"}, delivery.Credentials{App: delivery.GitHubApp{ID: "1", InstallationID: "2", PrivateKey: "k"}}, ""},
+		"app, no provider": {https, false, data{"githubAppID": "1", "username": "u"}, delivery.Credentials{}, "spec.provider is not github"},
+		"provider, no app": {https, true, data{"username": "u", "password": "p"}, delivery.Credentials{}, "githubAppID"},
+		"app of nobody":    {https, true, data{"githubAppID": "1", "githubAppPrivateKey": "k"}, delivery.Credentials{}, "githubAppInstallationOwner"},
 	}
 	for name, tt := range tests {
-		got, err := dialect.Credentials(tt.data)
-		if got != tt.want || (err != nil) != tt.bad {
+		raw := map[string][]byte{}
+		for k, v := range tt.data {
+			raw[k] = []byte(v)
+		}
+		got, err := dialect.Credentials(delivery.Source{URL: tt.url, GitHub: tt.github}, raw)
+		switch {
+		case tt.bad == "" && (err != nil || got != tt.want):
 			t.Errorf("%s: %+v, %v", name, got, err)
+		case tt.bad != "" && (err == nil || !strings.Contains(err.Error(), tt.bad)):
+			t.Errorf("%s: error %v does not say %q", name, err, tt.bad)
+		}
+	}
+}
+
+func TestProxy(t *testing.T) {
+	tests := map[string]struct {
+		data map[string][]byte
+		want string // empty: an error
+	}{
+		"plain":         {map[string][]byte{"address": []byte("http://proxy:3128")}, "http://proxy:3128"},
+		"authenticated": {map[string][]byte{"address": []byte("socks5://proxy:1080"), "username": []byte("u"), "password": []byte("p@s/s")}, "socks5://u:p%40s%2Fs@proxy:1080"},
+		"no address":    {map[string][]byte{"username": []byte("u")}, ""},
+		"other scheme":  {map[string][]byte{"address": []byte("ftp://s3cret@proxy")}, ""},
+	}
+	for name, tt := range tests {
+		got, err := dialect.Proxy(tt.data)
+		if got != tt.want || (err != nil) != (tt.want == "") || err != nil && strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: %q, %v", name, got, err)
 		}
 	}
 }

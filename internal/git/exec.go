@@ -31,6 +31,7 @@ type command struct {
 	config [][2]string // more configuration; it travels through the environment
 	env    []string
 	stdin  io.Reader
+	files  []*os.File // inherited as 3, 4, …; closed here once git runs, or cannot
 }
 
 // passed are the variables of our own environment that the git program sees: where programs are and how to reach the network.
@@ -102,7 +103,14 @@ func run(ctx context.Context, c command) ([]byte, error) {
 	stdout := &bounded{max: maxStdout, full: cancel}
 	stderr := &bounded{max: maxStderr}
 	cmd.Stdout, cmd.Stderr = stdout, stderr
-	err := cmd.Run()
+	cmd.ExtraFiles = c.files
+	err := cmd.Start()
+	for _, f := range c.files {
+		f.Close()
+	}
+	if err == nil {
+		err = cmd.Wait()
+	}
 	switch {
 	case stdout.over:
 		return nil, fmt.Errorf("git %s: output is larger than %d MiB", c.args[0], maxStdout>>20)
@@ -150,6 +158,8 @@ var symptoms = []struct {
 	{"returned error: 404", ErrRepoNotFound},
 	{"returned error: 410", ErrRepoNotFound},
 	{"not valid: is this a git repository?", ErrRepoNotFound},
+	{"CONNECT tunnel failed, response 407", ErrAuth},
+	{"HTTP code 407 from proxy", ErrAuth},
 	{"couldn't find remote ref", ErrUnknownRef},
 	{"not our ref", ErrUnknownRef},
 	{"unadvertised object", ErrUnknownRef},

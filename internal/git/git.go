@@ -10,7 +10,8 @@
 //
 // What is read is bounded (see [Options]) and checked against its object id. Nothing here depends on the user's
 // or the system's Git configuration, runs hooks, asks on a terminal or consults credential helpers. Credentials
-// reach the git program through its environment only, never through its arguments, a URL or a file.
+// reach the git program through its environment or, as far as it wants files, through files in memory that only it
+// inherits: never through its arguments, a URL or the disk. Over ssh they do not reach it at all: this process speaks ssh.
 package git
 
 import (

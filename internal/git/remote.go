@@ -10,14 +10,22 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"keelson.dev/keelson/internal/redact"
 )
 
-// Auth are the credentials for a remote: a bearer token, or a user name and password. The zero Auth is none.
+// Auth is how a remote is reached and what it is shown: a bearer token, a user name and password, a client certificate
+// or, over ssh, a key. The zero Auth is none.
 type Auth struct {
-	Username, Password, BearerToken string
+	Username, Password, BearerToken string // over ssh the user name alone; empty: "git"
+
+	CA                    string // PEM: authorities that are trusted besides the system's
+	ClientCert, ClientKey string // PEM
+	Proxy                 string // URL, http, https or socks5, with its userinfo; empty: what the environment says
+
+	Identity   string // PEM or OpenSSH: the private key for ssh
+	Passphrase string // of Identity
+	KnownHosts string // as in OpenSSH's known_hosts: the host keys that are trusted
 }
 
 // header is the Authorization header's value; empty for no credentials.
@@ -31,7 +39,7 @@ func (a Auth) header() string {
 	return ""
 }
 
-// Remote is a repository on another server. The URL is http or https and holds no userinfo.
+// Remote is a repository on another server. The URL is http, https or ssh and holds no userinfo.
 type Remote struct {
 	URL  string
 	Auth Auth
@@ -40,8 +48,8 @@ type Remote struct {
 // check refuses what must not reach a command line.
 func (r Remote) check() error {
 	u, err := url.Parse(r.URL)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return fmt.Errorf("%s is not an http or https URL", redact.URL(r.URL))
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "ssh" || u.Host == "" {
+		return fmt.Errorf("%s is not an http, https or ssh URL", redact.URL(r.URL))
 	}
 	if u.User != nil {
 		return fmt.Errorf("credentials must not be part of the URL %s", redact.URL(r.URL))
@@ -55,11 +63,17 @@ func (r Remote) check() error {
 // config is the configuration that carries the credentials. With them no redirect is followed: git would send them
 // to whatever host a redirect names.
 func (r Remote) config() [][2]string {
-	h := r.Auth.header()
-	if h == "" {
-		return nil
+	var c [][2]string
+	if h := r.Auth.header(); h != "" {
+		c = append(c, [2]string{"http.extraHeader", "Authorization: " + h})
 	}
-	return [][2]string{{"http.extraHeader", "Authorization: " + h}, {"http.followRedirects", "false"}}
+	if r.Auth.header() != "" || r.Auth.ClientKey != "" {
+		c = append(c, [2]string{"http.followRedirects", "false"})
+	}
+	if r.Auth.Proxy != "" {
+		c = append(c, [2]string{"http.proxy", r.Auth.Proxy})
+	}
+	return c
 }
 
 // exchange runs a command that talks to the remote; args gets the URL. With credentials a redirect within the
@@ -68,16 +82,27 @@ func (r Remote) exchange(ctx context.Context, dir string, args func(url string) 
 	if err := r.check(); err != nil {
 		return nil, err
 	}
-	secrets := redact.New(r.Auth.Password, r.Auth.BearerToken, strings.TrimPrefix(r.Auth.header(), "Basic "))
+	secrets := redact.New(r.Auth.secrets()...)
+	if strings.HasPrefix(r.URL, "ssh:") {
+		out, err := r.exchangeSSH(ctx, dir, args)
+		if err != nil {
+			return nil, &remoteError{err: err, text: secrets.Text(err.Error())}
+		}
+		return out, nil
+	}
 	try := func(remote string) ([]byte, error) {
-		out, err := run(ctx, command{dir: dir, args: args(remote), config: r.config()})
+		c := command{dir: dir, args: args(remote), config: r.config()}
+		if err := r.Auth.tls(&c); err != nil {
+			return nil, err
+		}
+		out, err := run(ctx, c)
 		if err != nil && errors.Is(err, context.DeadlineExceeded) {
 			err = fmt.Errorf("%w: no answer from %s in time: %w", ErrUnreachable, r.URL, err)
 		}
 		return out, err
 	}
 	out, err := try(r.URL)
-	if err != nil && r.Auth.header() != "" && strings.Contains(err.Error(), "returned error: 30") {
+	if err != nil && len(r.config()) > 0 && strings.Contains(err.Error(), "returned error: 30") {
 		var target string
 		if target, err = r.redirect(ctx); err == nil {
 			out, err = try(target)
@@ -108,7 +133,11 @@ func (r Remote) redirect(ctx context.Context) (string, error) {
 	refused := func(to *url.URL) error {
 		return fmt.Errorf("%w: %s redirects to %s: credentials are not sent to another host", ErrAuth, r.URL, redact.URL(to.Redacted()))
 	}
-	client := &http.Client{Timeout: 30 * time.Second, CheckRedirect: func(req *http.Request, via []*http.Request) error {
+	client, err := r.Auth.Client()
+	if err != nil {
+		return "", err
+	}
+	client.CheckRedirect = func(req *http.Request, via []*http.Request) error {
 		to := req.URL
 		if to.Hostname() != from.Hostname() || to.Scheme != from.Scheme && to.Scheme != "https" || to.Scheme == from.Scheme && to.Port() != from.Port() {
 			return refused(to)
@@ -117,12 +146,14 @@ func (r Remote) redirect(ctx context.Context) (string, error) {
 			return errors.New("too many redirects")
 		}
 		return nil
-	}}
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(r.URL, "/")+suffix+"?service=git-upload-pack", nil)
 	if err != nil {
 		return "", fmt.Errorf("follow redirect: %w", err)
 	}
-	req.Header.Set("Authorization", r.Auth.header())
+	if h := r.Auth.header(); h != "" {
+		req.Header.Set("Authorization", h)
+	}
 	resp, err := client.Do(req)
 	if err != nil {
 		if errors.Is(err, ErrAuth) {

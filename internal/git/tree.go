@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"path"
 	"slices"
 	"strings"
@@ -27,6 +28,10 @@ type entry struct {
 	mode fs.FileMode // type bits and permissions
 	id   ObjectID
 	sub  bool // a submodule: shown as an empty directory
+	// Where to read it, in a tree that is made of several repositories' ([Compose]); nil: where the folder is read that
+	// holds it.
+	repo *Repository
+	made *tree // its entries, of a folder that is in no repository
 }
 
 // tree is a parsed tree, its entries sorted by name.
@@ -242,7 +247,7 @@ func (t *Tree) child(dir entry, name string) (entry, error) {
 	if dir.sub {
 		return entry{}, fs.ErrNotExist
 	}
-	parsed, err := t.repo.readTree(dir.id)
+	parsed, err := t.entries(dir)
 	if err != nil {
 		return entry{}, err
 	}
@@ -250,19 +255,44 @@ func (t *Tree) child(dir entry, name string) (entry, error) {
 	if !ok {
 		return entry{}, fs.ErrNotExist
 	}
-	return e, nil
+	return e.below(dir), nil
+}
+
+// below gives an entry of a folder with the repository that it is read from.
+func (e entry) below(dir entry) entry {
+	if e.repo == nil {
+		e.repo = dir.repo
+	}
+	return e
+}
+
+// entries reads a folder.
+func (t *Tree) entries(dir entry) (*tree, error) {
+	if dir.made != nil {
+		return dir.made, nil
+	}
+	return t.of(dir).readTree(dir.id)
+}
+
+// of is the repository that an entry is read from.
+func (t *Tree) of(e entry) *Repository {
+	if e.repo != nil {
+		return e.repo
+	}
+	return t.repo
 }
 
 func (t *Tree) target(e entry) (string, error) {
-	b, err := t.blob(e.id, maxLinkTarget)
+	b, err := t.blob(e, maxLinkTarget)
 	return string(b), err
 }
 
 // blob reads a file's content; a missing one means that the repository is damaged.
-func (t *Tree) blob(id ObjectID, limit int64) ([]byte, error) {
-	_, data, err := t.repo.read(blobKind, id, limit)
+func (t *Tree) blob(e entry, limit int64) ([]byte, error) {
+	repo := t.of(e)
+	_, data, err := repo.read(blobKind, e.id, limit)
 	if errors.Is(err, errMissing) {
-		err = t.repo.note(fmt.Errorf("%w: blob %s is missing", ErrCorrupt, id))
+		err = repo.note(fmt.Errorf("%w: blob %s is missing", ErrCorrupt, e.id))
 	}
 	return data, err
 }
@@ -276,7 +306,7 @@ func (t *Tree) Open(name string) (fs.File, error) {
 	if e.mode.IsDir() {
 		return &openDir{tree: t, name: name, e: e}, nil
 	}
-	data, err := t.blob(e.id, t.repo.maxFile)
+	data, err := t.blob(e, t.of(e).maxFile)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
@@ -284,7 +314,7 @@ func (t *Tree) Open(name string) (fs.File, error) {
 }
 
 // ReadFile returns the content of a file.
-func (t *Tree) ReadFile(name string) ([]byte, error) { return t.ReadAtMost(name, t.repo.maxFile) }
+func (t *Tree) ReadFile(name string) ([]byte, error) { return t.ReadAtMost(name, math.MaxInt64) }
 
 // ReadAtMost is [Tree.ReadFile] with a limit of its own in bytes.
 func (t *Tree) ReadAtMost(name string, limit int64) ([]byte, error) {
@@ -295,7 +325,7 @@ func (t *Tree) ReadAtMost(name string, limit int64) ([]byte, error) {
 	if e.mode.IsDir() {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: syscall.EISDIR}
 	}
-	data, err := t.blob(e.id, min(limit, t.repo.maxFile))
+	data, err := t.blob(e, min(limit, t.of(e).maxFile))
 	if err != nil {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: err}
 	}
@@ -322,13 +352,13 @@ func (t *Tree) list(dir entry) ([]fs.DirEntry, error) {
 	if dir.sub {
 		return nil, nil
 	}
-	parsed, err := t.repo.readTree(dir.id)
+	parsed, err := t.entries(dir)
 	if err != nil {
 		return nil, err
 	}
 	list := make([]fs.DirEntry, len(parsed.entries))
 	for i, e := range parsed.entries {
-		list[i] = dirEntry{tree: t, entry: e}
+		list[i] = dirEntry{tree: t, entry: e.below(dir)}
 	}
 	return list, nil
 }
@@ -373,9 +403,10 @@ func (t *Tree) info(e entry, base string) (fs.FileInfo, error) {
 	if e.mode.IsDir() {
 		return i, nil
 	}
-	size, err := t.repo.size(e.id)
+	repo := t.of(e)
+	size, err := repo.size(e.id)
 	if errors.Is(err, errMissing) {
-		err = t.repo.note(fmt.Errorf("%w: blob %s is missing", ErrCorrupt, e.id))
+		err = repo.note(fmt.Errorf("%w: blob %s is missing", ErrCorrupt, e.id))
 	}
 	if err != nil {
 		return nil, err

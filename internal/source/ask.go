@@ -157,4 +157,5 @@ func (f *Fetcher) forget(keep map[string]bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	maps.DeleteFunc(f.took, func(url string, _ time.Duration) bool { return !keep[url] })
+	maps.DeleteFunc(f.subs, func(url string, _ map[string]bool) bool { return !keep[url] })
 }

@@ -154,6 +154,7 @@ type view struct {
 	tree  *git.Tree
 	known *ignoreIndex
 	spec  []rule
+	only  []string // a sparse checkout: nothing but these paths; none: everything
 
 	mu    sync.Mutex
 	rules map[string][]rule // of the ignore file in a folder
@@ -168,7 +169,7 @@ var (
 )
 
 func newView(tree *git.Tree, known *ignoreIndex, src delivery.Source) *view {
-	v := &view{tree: tree, known: known, rules: map[string][]rule{}, shown: map[string]bool{}}
+	v := &view{tree: tree, known: known, only: shownPaths(src), rules: map[string][]rule{}, shown: map[string]bool{}}
 	if src.HasIgnore {
 		v.spec = parseRules(src.Ignore, nil)
 	}
@@ -184,6 +185,9 @@ func (v *view) folderRules(dir string) ([]rule, error) {
 		return rules, nil
 	}
 	name := path.Join(dir, ignoreFile)
+	if !v.checkedOut(name) {
+		return nil, nil
+	}
 	info, err := v.tree.Stat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || err == nil && info.IsDir():
@@ -238,7 +242,11 @@ type ruleWalk struct {
 // folder sums up a folder. The sum is fixed if the tree alone determines it: not so where an ignore file is a link.
 // Where a tree is made to be endless, its id stands for what is in it.
 func (w *ruleWalk) folder(dir string, id git.ObjectID, depth int) (sum ruleSum, fixed bool, err error) {
-	if sum, ok := w.known.get(id); ok {
+	whole := w.checkedOut(dir)
+	if !whole && !w.leadsToSparse(dir) {
+		return ruleSum{}, true, nil
+	}
+	if sum, ok := w.known.get(id); ok && whole {
 		return sum, true, nil
 	}
 	if w.folders++; depth > maxRuleDepth || w.folders > maxRuleFolders {
@@ -268,14 +276,17 @@ func (w *ruleWalk) folder(dir string, id git.ObjectID, depth int) (sum ruleSum, 
 	if own != (ruleSum{}) || len(parts) > 1 {
 		sum = sumOf(parts...)
 	}
-	if fixed {
+	if fixed && whole {
 		w.known.add(id, sum)
 	}
-	return sum, fixed, nil
+	return sum, fixed && whole, nil
 }
 
 // own sums up the ignore file in a folder. One that cannot be used fails what it is asked about, and nothing else.
 func (w *ruleWalk) own(dir string) (sum ruleSum, fixed bool, err error) {
+	if !w.checkedOut(path.Join(dir, ignoreFile)) {
+		return ruleSum{}, true, nil
+	}
 	id, mode, err := w.tree.Identify(path.Join(dir, ignoreFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || err == nil && mode.IsDir():
@@ -307,7 +318,11 @@ func (v *view) identity(src delivery.Source) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	sum := sumOf([]byte(fmt.Sprint(src.HasIgnore)), []byte(src.Ignore), below[:])
+	parts := [][]byte{[]byte(fmt.Sprint(src.HasIgnore)), []byte(src.Ignore), below[:]}
+	for _, name := range src.Sparse {
+		parts = append(parts, []byte(name))
+	}
+	sum := sumOf(parts...)
 	return hex.EncodeToString(sum[:]), nil
 }
 
@@ -316,6 +331,9 @@ func (v *view) excluded(name string, isDir bool) (bool, error) {
 	parts := split(name)
 	if len(parts) == 0 {
 		return false, nil
+	}
+	if !v.checkedOut(name) {
+		return true, nil
 	}
 	if m := verdict(v.spec, parts, isDir); m != gitignore.NoMatch {
 		return m == gitignore.Exclude, nil
@@ -365,11 +383,13 @@ func (v *view) visible(name string, isDir bool) (bool, error) {
 
 // holdsVisible looks for a visible file in an excluded folder, if a rule could include one.
 func (v *view) holdsVisible(dir string) (bool, error) {
-	below, err := v.hasRules(dir)
-	if err != nil {
+	if !v.checkedOut(dir) {
+		if !v.leadsToSparse(dir) {
+			return false, nil
+		}
+	} else if below, err := v.hasRules(dir); err != nil {
 		return false, err
-	}
-	if !below {
+	} else if !below {
 		if reached, err := v.reached(split(dir)); err != nil || !reached {
 			return false, err
 		}

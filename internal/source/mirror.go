@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -63,11 +64,16 @@ func (f *Fetcher) local(t target) (*repository, error) {
 }
 
 // mirrorDir is the folder of a URL's mirror.
-func (f *Fetcher) mirrorDir(url string) string { return mirrorPath(f.opts.Dir, url) }
+func (f *Fetcher) mirrorDir(t target) string {
+	if t.salt != "" {
+		return mirrorPath(f.opts.Dir, t.url+" "+t.salt)
+	}
+	return mirrorPath(f.opts.Dir, t.url)
+}
 
 // mirror gives the URL's mirror with the revision's whole tree in it. A damaged mirror is replaced, once.
 func (f *Fetcher) mirror(ctx context.Context, t target, src delivery.Source, rev delivery.Revision) (*repository, error) {
-	r := f.entry(f.mirrorDir(t.url))
+	r := f.entry(f.mirrorDir(t))
 	if err := r.acquire(ctx); err != nil {
 		return nil, err
 	}
@@ -103,13 +109,18 @@ func (f *Fetcher) update(ctx context.Context, r *repository, t target, src deliv
 	return r.repo.Verify(ctx, rev.Commit)
 }
 
+// ownRef is the ref in a mirror that keeps a source's commit.
+func ownRef(src delivery.Source) string {
+	sum := sha256.Sum256([]byte(src.ID.String()))
+	return "refs/keelson/" + hex.EncodeToString(sum[:16])
+}
+
 // fetch asks for the commit itself, which most servers allow; then for the ref's tip; then for all of the history.
 func fetch(ctx context.Context, repo *git.Repository, t target, src delivery.Source, rev delivery.Revision) error {
 	// One ref per source keeps its objects and, however often it moves, only those.
-	sum := sha256.Sum256([]byte(src.ID.String()))
-	to := ":refs/keelson/" + hex.EncodeToString(sum[:16])
+	to := ":" + ownRef(src)
 	attempts := []git.FetchOptions{{Refspecs: []string{"+" + rev.Commit + to}, Depth: 1}}
-	if ref := refName(src.Ref); ref != "" {
+	if ref := refOf(src.Ref, rev); ref != "" {
 		attempts = append(attempts,
 			git.FetchOptions{Refspecs: []string{"+" + ref + to}, Depth: 1},
 			git.FetchOptions{Refspecs: []string{"+" + ref + to}})
@@ -192,10 +203,15 @@ func (f *Fetcher) Retain(ctx context.Context, urls []string) error {
 	keep, asked := map[string]bool{}, map[string]bool{}
 	for _, raw := range urls {
 		if u, _, err := parseURL(raw); err == nil {
-			keep[f.mirrorDir(u)], asked[u] = true, true
+			keep[f.mirrorDir(target{url: u})], asked[u] = true, true
 		}
 	}
 	f.forget(asked)
+	f.mu.Lock()
+	for _, dirs := range f.subs {
+		maps.Copy(keep, dirs)
+	}
+	f.mu.Unlock()
 	dirs, err := filepath.Glob(filepath.Join(f.opts.Dir, "*.git"))
 	if err != nil {
 		return fmt.Errorf("list mirrors: %w", err)

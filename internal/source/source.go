@@ -73,6 +73,10 @@ type Fetcher struct {
 	repos map[string]*repository   // by folder
 	desks map[deskKey]*desk        // who is asking which remote
 	took  map[string]time.Duration // how long a remote took to answer last, by URL
+
+	subs map[string]map[string]bool // mirrors of submodules, by the URL of the source that has them
+
+	tokens tokens
 }
 
 // repository is a mirror, or a repository of the built-in host.
@@ -88,6 +92,7 @@ type target struct {
 	url   string // normalised, without userinfo
 	auth  git.Auth
 	local string // folder of a built-in repository; empty: it is remote
+	salt  string // of a submodule the source's name: its mirror is not shared, for nobody asks the remote who may read it
 }
 
 // New makes a Fetcher and clears away what a killed process has left behind.
@@ -106,7 +111,7 @@ func New(opts Options) (*Fetcher, error) {
 			}
 		}
 	}
-	return &Fetcher{opts: opts, repos: map[string]*repository{}, desks: map[deskKey]*desk{}, took: map[string]time.Duration{}}, nil
+	return &Fetcher{opts: opts, repos: map[string]*repository{}, desks: map[deskKey]*desk{}, took: map[string]time.Duration{}, subs: map[string]map[string]bool{}}, nil
 }
 
 // CheckURL says what is wrong with a source's URL: nil, or a Fault with the reason URLInvalid.
@@ -122,7 +127,7 @@ func parseURL(raw string) (string, git.Auth, error) {
 		return "", git.Auth{}, &delivery.Fault{Reason: ReasonURL, Where: shown, Hint: hint, Retry: delivery.OnChange, Err: fmt.Errorf(format, args...)}
 	}
 	if host, _, ok := strings.Cut(raw, ":"); ok && !strings.Contains(raw, "://") && !strings.Contains(host, "/") {
-		return invalid("use the repository's https URL", "ssh URLs are not supported yet") // "git@host:path"
+		return invalid("write it as ssh://git@host/path.git", "the scp form of an ssh address is not supported, as in Flux") // "git@host:path"
 	}
 	u, err := url.Parse(raw)
 	if err != nil {
@@ -130,14 +135,12 @@ func parseURL(raw string) (string, git.Auth, error) {
 		return invalid("write it as https://host/path.git", "not a valid URL")
 	}
 	switch scheme := strings.ToLower(u.Scheme); scheme {
-	case "http", "https":
+	case "http", "https", "ssh":
 		u.Scheme = scheme
-	case "ssh", "git+ssh":
-		return invalid("use the repository's https URL", "ssh URLs are not supported yet")
 	case "":
 		return invalid("write it as https://host/path.git", "the URL has no scheme")
 	default:
-		return invalid("use the repository's https URL", "%s URLs are not supported", scheme)
+		return invalid("use the repository's https or ssh URL", "%s URLs are not supported", scheme)
 	}
 	if u.Hostname() == "" {
 		return invalid("write it as https://host/path.git", "the URL has no host")
@@ -152,7 +155,7 @@ func parseURL(raw string) (string, git.Auth, error) {
 		u.User = nil
 	}
 	u.Host = strings.ToLower(u.Host)
-	if port := u.Port(); port == "" || u.Scheme == "http" && port == "80" || u.Scheme == "https" && port == "443" {
+	if port := u.Port(); port == "" || port == map[string]string{"http": "80", "https": "443", "ssh": "22"}[u.Scheme] {
 		u.Host = u.Hostname()
 		if strings.Contains(u.Host, ":") {
 			u.Host = "[" + u.Host + "]"
@@ -164,15 +167,21 @@ func parseURL(raw string) (string, git.Auth, error) {
 	return u.String(), auth, nil
 }
 
-func (f *Fetcher) target(src delivery.Source) (target, error) {
+func (f *Fetcher) target(ctx context.Context, src delivery.Source) (target, error) {
 	u, auth, err := parseURL(src.URL)
 	if err != nil {
 		return target{}, err
 	}
-	if c := src.Credentials; c != (delivery.Credentials{}) {
-		auth = git.Auth{Username: c.Username, Password: c.Password, BearerToken: c.BearerToken}
+	t := target{url: u, auth: authOf(auth, src.Credentials)}
+	if src.Credentials.App != (delivery.GitHubApp{}) {
+		ctx, cancel := withTimeout(ctx, src)
+		defer cancel()
+		token, err := f.tokens.get(ctx, src.Credentials.App, git.Auth{CA: t.auth.CA, ClientCert: t.auth.ClientCert, ClientKey: t.auth.ClientKey, Proxy: t.auth.Proxy})
+		if err != nil {
+			return t, fault(t, "get a token of the GitHub App", "check the data of the GitHub App in the Secret that spec.secretRef names", err)
+		}
+		t.auth.Username, t.auth.Password = "x-access-token", token
 	}
-	t := target{url: u, auth: auth}
 	if f.opts.Local != nil {
 		if dir, ok := f.opts.Local(u); ok {
 			t.local = dir
@@ -181,9 +190,23 @@ func (f *Fetcher) target(src delivery.Source) (target, error) {
 	return t, nil
 }
 
+// authOf is how a remote is reached: with the userinfo of its URL as far as the Secret says nothing else. Over ssh the
+// user is always the URL's.
+func authOf(inURL git.Auth, c delivery.Credentials) git.Auth {
+	a := git.Auth{
+		Username: c.Username, Password: c.Password, BearerToken: c.BearerToken,
+		CA: c.CA, ClientCert: c.ClientCert, ClientKey: c.ClientKey, Proxy: c.Proxy,
+		Identity: c.Identity, Passphrase: c.Passphrase, KnownHosts: c.KnownHosts,
+	}
+	if c.Username == "" && c.Password == "" && c.BearerToken == "" {
+		a.Username, a.Password = inURL.Username, inURL.Password
+	}
+	return a
+}
+
 func (t target) remote() git.Remote { return git.Remote{URL: t.url, Auth: t.auth} }
 
-// refName is the full name of the ref that a source follows; empty for a bare commit.
+// refName is the full name of the ref that a source follows; empty for a bare commit, and for a range of versions.
 func refName(ref delivery.GitRef) string {
 	switch {
 	case ref.Commit != "" && ref.Branch == "":
@@ -191,14 +214,19 @@ func refName(ref delivery.GitRef) string {
 	case ref.Commit != "":
 		return "refs/heads/" + ref.Branch
 	case ref.Name != "":
-		return ref.Name
+		return strings.TrimSuffix(ref.Name, peeledSuffix)
 	case ref.Tag != "":
 		return "refs/tags/" + ref.Tag
+	case ref.SemVer != "":
+		return ""
 	case ref.Branch != "":
 		return "refs/heads/" + ref.Branch
 	}
 	return "refs/heads/" + DefaultBranch
 }
+
+// peeledSuffix of a tag's name stands for what it tags.
+const peeledSuffix = "^{}"
 
 // shortName is how a revision names a ref.
 func shortName(ref string) string {
@@ -214,9 +242,12 @@ func shortName(ref string) string {
 // be read; whether the commit exists turns out in Fetch.
 func (f *Fetcher) Resolve(ctx context.Context, src delivery.Source) (_ delivery.Revision, err error) {
 	defer telemetry.Timer(telemetry.SourceRequests, "resolve")(&err)
-	t, err := f.target(src)
+	t, err := f.target(ctx, src)
 	if err != nil {
 		return delivery.Revision{}, err
+	}
+	if src.Ref.Commit == "" && src.Ref.Name == "" && src.Ref.Tag == "" && src.Ref.SemVer != "" {
+		return f.resolveRange(ctx, t, timeoutOf(src), src.Ref.SemVer)
 	}
 	ref := refName(src.Ref)
 	if ref != "" {
@@ -229,6 +260,8 @@ func (f *Fetcher) Resolve(ctx context.Context, src delivery.Source) (_ delivery.
 		if _, err := git.ParseObjectID(rev.Commit); err != nil {
 			return delivery.Revision{}, fault(t, "resolve commit", "give the full commit id in spec.ref.commit", fmt.Errorf("%w: %w", git.ErrUnknownRef, err))
 		}
+	} else if src.Ref.Name != "" {
+		rev.Name = src.Ref.Name // in full, as upstream
 	}
 	if t.local != "" {
 		return f.resolveLocal(t, ref, rev)
@@ -290,10 +323,11 @@ func (f *Fetcher) resolveRemote(ctx context.Context, t target, timeout time.Dura
 }
 
 // Fetch gives the snapshot of a revision that Resolve returned. A commit that is here already costs no exchange with
-// the remote; sources with the same URL share one fetch.
-func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.Revision) (_ delivery.Snapshot, err error) {
+// the remote; sources with the same URL share one fetch. The snapshots that the source includes are given in its order;
+// they must be of a Fetcher too.
+func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.Revision, included ...delivery.Snapshot) (_ delivery.Snapshot, err error) {
 	defer telemetry.Timer(telemetry.SourceRequests, "fetch")(&err)
-	t, err := f.target(src)
+	t, err := f.target(ctx, src)
 	if err != nil {
 		return delivery.Snapshot{}, err
 	}
@@ -301,32 +335,51 @@ func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.R
 		return delivery.Snapshot{}, fault(t, "fetch", "", fmt.Errorf("%w: %w", git.ErrUnknownRef, err))
 	}
 	var r *repository
+	ctx, cancel := withTimeout(ctx, src)
+	defer cancel()
 	if t.local != "" {
 		r, err = f.local(t)
 	} else {
-		ctx, cancel := withTimeout(ctx, src)
-		defer cancel()
 		r, err = f.mirror(ctx, t, src, rev)
 	}
 	if err != nil {
 		return delivery.Snapshot{}, fault(t, "fetch "+rev.Short(), "", err)
 	}
+	verified, err := f.verify(ctx, t, r, src, rev)
+	if err != nil {
+		return delivery.Snapshot{}, err
+	}
 	tree, err := r.repo.Tree(rev.Commit)
 	if err != nil {
 		return delivery.Snapshot{}, fault(t, "read "+rev.Short(), "", err)
+	}
+	if err := checkSparse(tree, src.Sparse); err != nil {
+		return delivery.Snapshot{}, fault(t, "sparse checkout of "+rev.Short(), "check spec.sparseCheckout", err)
+	}
+	if src.Submodules {
+		s := &submodules{f: f, src: src, root: t}
+		if tree, err = s.fill(ctx, tree, t.url, ".", 1); err != nil {
+			return delivery.Snapshot{}, err
+		}
+	}
+	if tree, err = include(tree, t, src, included); err != nil {
+		return delivery.Snapshot{}, err
 	}
 	v := newView(tree, r.known, src)
 	rules, err := v.identity(src)
 	if err != nil {
 		return delivery.Snapshot{}, fault(t, "read ignore files of "+rev.Short(), "", err)
 	}
-	return delivery.Snapshot{Revision: rev, Digest: digest(tree.ID(), src), Rules: rules, FS: v}, nil
+	return delivery.Snapshot{Revision: rev, Digest: digest(tree.ID(), src), Rules: rules, Verified: verified, FS: v}, nil
 }
 
 // digest identifies the visible content: the tree and the rules of what is left out.
 func digest(tree git.ObjectID, src delivery.Source) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%s\n%t\n%s", tree, src.HasIgnore, src.Ignore)
+	for _, path := range src.Sparse {
+		fmt.Fprintf(h, "\n%q", path)
+	}
 	return "sha256:" + hex.EncodeToString(h.Sum(nil))
 }
 
@@ -351,12 +404,18 @@ func fault(t target, what, hint string, err error) error {
 	switch {
 	case errors.Is(err, git.ErrAuth):
 		f.Reason = ReasonAuth
-		standard = "check the Secret that spec.secretRef names: username and password, or bearerToken"
+		what := "username and password, or bearerToken"
+		if strings.HasPrefix(t.url, "ssh:") {
+			what = "identity, known_hosts and, for an encrypted key, password"
+		}
+		standard = "check the Secret that spec.secretRef names: " + what
 		if t.auth == (git.Auth{}) {
-			standard = "name a Secret with username and password, or bearerToken, in spec.secretRef"
+			standard = "name a Secret with " + what + " in spec.secretRef"
 		}
 	case errors.Is(err, git.ErrRepoNotFound):
 		standard = "check spec.url; a private repository is often not found without credentials"
+	case errors.Is(err, git.ErrUnreachable) && strings.Contains(err.Error(), "certificate"):
+		standard = "check ca.crt (and, where the server wants them, tls.crt and tls.key) in the Secret that spec.secretRef names"
 	case errors.Is(err, git.ErrUnreachable):
 		standard = "check that the host can be reached from here; it is tried again"
 	case errors.Is(err, git.ErrUnknownRef):

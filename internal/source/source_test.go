@@ -202,12 +202,12 @@ func TestRefs(t *testing.T) {
 		"branch with a slash":  {delivery.GitRef{Branch: "feature/x"}, delivery.Revision{Name: "feature/x", Commit: first}},
 		"light tag":            {delivery.GitRef{Tag: "light"}, delivery.Revision{Name: "light", Commit: first}},
 		"annotated tag":        {delivery.GitRef{Tag: "annotated", Branch: "main"}, delivery.Revision{Name: "annotated", Commit: first}},
-		"name of a branch":     {delivery.GitRef{Name: "refs/heads/main", Tag: "light"}, delivery.Revision{Name: "main", Commit: second}},
+		"name of a branch":     {delivery.GitRef{Name: "refs/heads/main", Tag: "light"}, delivery.Revision{Name: "refs/heads/main", Commit: second}},
 		"name of a request":    {delivery.GitRef{Name: "refs/pull/7/head"}, delivery.Revision{Name: "refs/pull/7/head", Commit: first}},
 		"HEAD":                 {delivery.GitRef{Name: "HEAD"}, delivery.Revision{Name: "HEAD", Commit: second}},
 		"commit":               {delivery.GitRef{Commit: first}, delivery.Revision{Commit: first}},
 		"commit on a branch":   {delivery.GitRef{Commit: first, Branch: "main", Name: "refs/heads/x"}, delivery.Revision{Name: "main", Commit: first}},
-		"name of an anno. tag": {delivery.GitRef{Name: "refs/tags/annotated"}, delivery.Revision{Name: "annotated", Commit: first}},
+		"name of an anno. tag": {delivery.GitRef{Name: "refs/tags/annotated"}, delivery.Revision{Name: "refs/tags/annotated", Commit: first}},
 	}
 	for how, f := range map[string]*source.Fetcher{"in place": w.f, "over HTTP": w.remote} {
 		for name, tt := range tests {
@@ -252,8 +252,8 @@ func TestFaults(t *testing.T) {
 			s.Ref = delivery.GitRef{Branch: "main", Commit: strings.Repeat("1", 40)}
 		}, source.ReasonGit, delivery.OnChange, []string{"unknown ref"}},
 		"empty repository": {func(s *delivery.Source) { s.URL = w.url("empty") }, source.ReasonGit, delivery.OnChange, []string{"the repository is empty"}},
-		"ssh":              {func(s *delivery.Source) { s.URL = "ssh://git@host/r.git" }, source.ReasonURL, delivery.OnChange, []string{"ssh URLs are not supported yet"}},
-		"scp-like":         {func(s *delivery.Source) { s.URL = "git@host:r.git" }, source.ReasonURL, delivery.OnChange, []string{"ssh URLs are not supported yet"}},
+		"ssh without key":  {func(s *delivery.Source) { s.URL = "ssh://git@127.0.0.1:1/r.git" }, source.ReasonAuth, delivery.Backoff, []string{"identity", "known_hosts"}},
+		"scp-like":         {func(s *delivery.Source) { s.URL = "git@host:r.git" }, source.ReasonURL, delivery.OnChange, []string{"ssh://git@host/path.git"}},
 		"file":             {func(s *delivery.Source) { s.URL = "file:///etc" }, source.ReasonURL, delivery.OnChange, []string{"file URLs are not supported"}},
 		"path":             {func(s *delivery.Source) { s.URL = "/etc" }, source.ReasonURL, delivery.OnChange, []string{"no scheme"}},
 		"query":            {func(s *delivery.Source) { s.URL += "?private_token=pw-secret" }, source.ReasonURL, delivery.OnChange, []string{"no query"}},

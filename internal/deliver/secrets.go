@@ -1,0 +1,75 @@
+package deliver
+
+import (
+	"context"
+	"errors"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
+)
+
+// reasonAuth is Flux's reason for credentials that are missing, or not usable.
+const reasonAuth = "AuthenticationFailed"
+
+// ReadSecrets reads the Secrets that a source names: its credentials, its proxy and the public keys it trusts. The reader
+// should not be a cached one: Secrets are not to be kept in memory. What is missing or malformed is a [*delivery.Fault].
+func ReadSecrets(ctx context.Context, reader client.Reader, src *delivery.Source) error {
+	type use struct {
+		name, reason, hint string
+		take               func(map[string][]byte) error
+	}
+	uses := []use{
+		{src.Secrets.Credentials, reasonAuth, credentialsHint(*src), func(data map[string][]byte) (err error) {
+			proxy := src.Credentials.Proxy
+			src.Credentials, err = dialect.Credentials(*src, data)
+			src.Credentials.Proxy = proxy
+			return err
+		}},
+		{src.Secrets.Proxy, reasonAuth, "spec.proxySecretRef needs a Secret with address and, if the proxy wants them, username and password",
+			func(data map[string][]byte) (err error) {
+				src.Credentials.Proxy, err = dialect.Proxy(data)
+				return err
+			}},
+		{src.Secrets.Verify, "VerificationError", "spec.verify.secretRef needs a Secret with public keys: PGP below *.asc, SSH below *.sshpub",
+			func(data map[string][]byte) (err error) {
+				src.Verify.PGP, src.Verify.SSH, err = dialect.PublicKeys(data)
+				return err
+			}},
+	}
+	if src.GitHub && src.Secrets.Credentials == "" {
+		return &delivery.Fault{Reason: "InvalidProviderConfiguration", Where: src.ID.String(), Retry: delivery.OnChange,
+			Err: errors.New("spec.provider github needs spec.secretRef"), Hint: "name a Secret with the data of a GitHub App"}
+	}
+	for _, u := range uses {
+		if u.name == "" {
+			continue
+		}
+		var secret corev1.Secret
+		err := reader.Get(ctx, client.ObjectKey{Namespace: src.ID.Namespace, Name: u.name}, &secret)
+		if apierrors.IsNotFound(err) {
+			err = errors.New("the Secret does not exist")
+		}
+		if err == nil {
+			err = u.take(secret.Data)
+		}
+		if err != nil {
+			return &delivery.Fault{Reason: u.reason, Where: "Secret/" + src.ID.Namespace + "/" + u.name, Err: err, Hint: u.hint}
+		}
+	}
+	return nil
+}
+
+// credentialsHint says what the Secret of a source should hold.
+func credentialsHint(src delivery.Source) string {
+	switch {
+	case src.GitHub:
+		return "spec.secretRef needs a Secret with githubAppID, githubAppPrivateKey, and githubAppInstallationID or githubAppInstallationOwner"
+	case dialect.OverSSH(src.URL):
+		return "spec.secretRef needs a Secret with identity, known_hosts and, if the key is encrypted, password"
+	}
+	return "spec.secretRef needs a Secret with username and password, or bearerToken"
+}
