@@ -19,6 +19,7 @@ import (
 	"keelson.dev/keelson/internal/hook"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/redact"
+	"keelson.dev/keelson/internal/telemetry"
 )
 
 const (
@@ -49,7 +50,9 @@ func (c *Controller) Receive(ctx context.Context, path string, read func() (hook
 	if c.receivers == nil {
 		return hook.Answer{Result: hook.Unknown}
 	}
-	return c.receivers.receive(ctx, path, read)
+	answer := c.receivers.receive(ctx, path, read)
+	telemetry.Webhooks.WithLabelValues(answer.Result.String()).Inc()
+	return answer
 }
 
 func (r *receivers) receive(ctx context.Context, path string, read func() (hook.Request, error)) hook.Answer {
@@ -273,8 +276,11 @@ func (r *receivers) ask(ctx context.Context, obj *metav1.PartialObjectMetadata, 
 	}
 	time.AfterFunc(wait, func() {
 		r.mu.Lock()
-		r.gate.Due(key, r.now())
+		due := r.gate.Due(key, r.now())
 		r.mu.Unlock()
+		if !due {
+			return
+		}
 		ctx, cancel := context.WithTimeout(r.life, hookTimeout)
 		defer cancel()
 		if err := r.annotate(ctx, obj); err != nil && r.life.Err() == nil {

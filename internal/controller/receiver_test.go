@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -47,7 +48,7 @@ func (w *world) post(path, body string, headers ...string) int {
 	w.Helper()
 	code := 0
 	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		r := httptest.NewRequest("POST", path, strings.NewReader(body))
+		r := httptest.NewRequest(http.MethodPost, path, strings.NewReader(body))
 		for _, line := range headers {
 			name, value, _ := strings.Cut(line, ": ")
 			r.Header.Set(name, value)
@@ -63,7 +64,7 @@ func (w *world) post(path, body string, headers ...string) int {
 
 // once sends a request without trying again.
 func once(path, body string, headers ...string) int {
-	r := httptest.NewRequest("POST", path, strings.NewReader(body))
+	r := httptest.NewRequest(http.MethodPost, path, strings.NewReader(body))
 	for _, line := range headers {
 		name, value, _ := strings.Cut(line, ": ")
 		r.Header.Set(name, value)

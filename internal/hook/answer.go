@@ -16,6 +16,10 @@ const (
 	Failed                 // something could not be done; the sender may try again
 )
 
+func (r Result) String() string {
+	return [...]string{"done", "unknown", "notready", "refused", "busy", "unread", "failed"}[r]
+}
+
 // Answer is what a sender is told. It says nothing about why: that stands in the log.
 type Answer struct {
 	Result Result

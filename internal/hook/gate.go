@@ -47,11 +47,8 @@ type traffic struct {
 	busy   int
 }
 
-// turn is when a resource was last asked for.
-type turn struct {
-	last    time.Time
-	planned bool // it will be asked for again
-}
+// turn is when a resource was last asked for, and when it will be again; zero: it will not.
+type turn struct{ last, due time.Time }
 
 // NewGate makes a gate that remembers nothing yet.
 func NewGate() *Gate {
@@ -118,10 +115,10 @@ func (g *Gate) Claim(key Key, now time.Time) bool {
 func (g *Gate) Release(key Key) { delete(g.seen, key) }
 
 // Ask tells when a resource is to be asked for: now (zero), after a wait, or not at all (ok is false), because it will be
-// anyway. After the wait the caller says [Gate.Due].
+// anyway, and no later. After the wait the caller asks [Gate.Due].
 func (g *Gate) Ask(target string, gap time.Duration, now time.Time) (wait time.Duration, ok bool) {
 	for name, t := range g.targets { // there are few within a gap
-		if !t.planned && now.Sub(t.last) >= RepeatGap {
+		if t.due.IsZero() && now.Sub(t.last) >= RepeatGap {
 			delete(g.targets, name)
 		}
 	}
@@ -130,27 +127,31 @@ func (g *Gate) Ask(target string, gap time.Duration, now time.Time) (wait time.D
 		g.targets[target] = &turn{last: now}
 		return 0, true
 	}
-	if t.planned {
-		return 0, false
-	}
 	if wait = gap - now.Sub(t.last); wait <= 0 {
-		t.last = now
+		*t = turn{last: now} // it does for what was put off, too
 		return 0, true
 	}
-	t.planned = true
+	due := now.Add(wait)
+	if !t.due.IsZero() && !t.due.After(due) {
+		return 0, false
+	}
+	t.due = due
 	return wait, true
 }
 
-// Due notes that the planned request is made now.
-func (g *Gate) Due(target string, now time.Time) {
-	if t := g.targets[target]; t != nil {
-		t.last, t.planned = now, false
+// Due tells whether a request that was put off is still to be made, now.
+func (g *Gate) Due(target string, now time.Time) bool {
+	t := g.targets[target]
+	if t == nil || t.due.IsZero() || now.Before(t.due) {
+		return false
 	}
+	*t = turn{last: now}
+	return true
 }
 
 // Failed notes that the last request could not be made: the next need not wait for it.
 func (g *Gate) Failed(target string) {
-	if t := g.targets[target]; t != nil && !t.planned {
+	if t := g.targets[target]; t != nil && t.due.IsZero() {
 		delete(g.targets, target)
 	}
 }

@@ -279,11 +279,18 @@ func TestGateJoinsRequests(t *testing.T) {
 	if _, ok := g.Ask("y", Gap, now); !ok {
 		t.Error("another resource has to wait")
 	}
-	g.Due("x", now.Add(time.Second))
+	if g.Due("x", now.Add(999*time.Millisecond)) {
+		t.Error("it is due too early")
+	}
+	if !g.Due("x", now.Add(time.Second)) || g.Due("x", now.Add(time.Second)) {
+		t.Error("it is not due once")
+	}
 	if wait, ok := g.Ask("x", Gap, now.Add(1100*time.Millisecond)); wait != 900*time.Millisecond || !ok {
 		t.Errorf("after the second: %v, %v", wait, ok)
 	}
-	g.Due("x", now.Add(2*time.Second))
+	if !g.Due("x", now.Add(2*time.Second)) {
+		t.Error("it is not due again")
+	}
 	if wait, ok := g.Ask("x", Gap, now.Add(9*time.Second)); wait != 0 || !ok {
 		t.Errorf("long after: %v, %v", wait, ok)
 	}
@@ -293,6 +300,30 @@ func TestGateJoinsRequests(t *testing.T) {
 	g.Failed("x")
 	if wait, ok := g.Ask("x", Gap, now.Add(9*time.Second)); wait != 0 || !ok {
 		t.Errorf("after a failure: %v, %v", wait, ok)
+	}
+}
+
+// A replay does not make what is new wait.
+func TestGateLetsNewsPass(t *testing.T) {
+	now := time.Unix(1000, 0)
+	at := func(ms int) time.Time { return now.Add(time.Duration(ms) * time.Millisecond) }
+	g := NewGate()
+	g.Ask("x", Gap, at(0))
+	if wait, ok := g.Ask("x", RepeatGap, at(100)); wait != 4900*time.Millisecond || !ok {
+		t.Errorf("a replay: %v, %v", wait, ok)
+	}
+	if wait, ok := g.Ask("x", Gap, at(200)); wait != 800*time.Millisecond || !ok {
+		t.Errorf("news: %v, %v", wait, ok)
+	}
+	if _, ok := g.Ask("x", RepeatGap, at(300)); ok {
+		t.Error("a replay is put off although it is asked for anyway")
+	}
+	if !g.Due("x", at(1000)) || g.Due("x", at(5000)) {
+		t.Error("the news has to do for both")
+	}
+	g.Ask("x", RepeatGap, at(1500))
+	if wait, ok := g.Ask("x", Gap, at(2500)); wait != 0 || !ok || g.Due("x", at(6000)) {
+		t.Errorf("news a gap later: %v, %v", wait, ok)
 	}
 }
 
