@@ -149,8 +149,21 @@ func TestFilter(t *testing.T) {
 		`req.ref`:        "invalid: type",
 		`req.ref ==`:     "invalid: Syntax error",
 		`request.x == 1`: "invalid: undeclared reference",
+
+		`req.many.all(x, {'a': req.huge} == {'a': req.huge})`:  "error: cost limit",
+		`req.many.all(x, 'zz' in req.huge || true)`:            "error: cost limit",
+		`req.many.all(x, (req.long + req.long) != '')`:         "error: cost limit",
+		`req.many.exists(x, req.huge.exists_one(y, y == 'q'))`: "error: cost limit",
+		`req.many.all(x, string(bytes(req.long)) != '')`:       "error: cost limit",
+		`req.many.all(x, req.long.matches('(a|aa)+$'))`:        "error: cost limit",
 	} {
 		t.Run(text, func(t *testing.T) {
+			began := time.Now()
+			defer func() {
+				if took := time.Since(began); took > 10*time.Second {
+					t.Errorf("it took %s", took)
+				}
+			}()
 			var got string
 			f, err := Compile(text)
 			if err != nil {
