@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/web"
 )
@@ -40,6 +41,8 @@ type Daemon struct {
 	Sample     bool          // seed the sample, in the user's cluster too; the embedded cluster always has it
 	Timeout    time.Duration // how long to wait for everything to be healthy before saying that it is not
 	Pprof      bool          // serve profiles of the process beside the dashboard
+	Share      share         // of the cluster's objects
+	Policy     delivery.Policy
 	Logger     *slog.Logger
 	LogFile    *os.File // what the embedded cluster says; nil: standard error
 	Progress   func(progress)
@@ -257,8 +260,10 @@ func (d *Daemon) control(ctx context.Context) error {
 			Host:       d.host,
 			HostURL:    d.inst.git(false),
 			Pushes:     d.pushes,
+			Policy:     d.Policy,
 			State:      &d.state,
 			Hooks:      &d.hooks,
+			Share:      d.Share,
 			Ready: func(looked func(context.Context) (bool, error)) {
 				d.looked = looked
 				close(ready)

@@ -27,6 +27,7 @@ func engineCommands(g *global) []*cobra.Command { return []*cobra.Command{diffCo
 
 func diffCommand(g *global) *cobra.Command {
 	var path string
+	var flags policyFlags
 	cmd := &cobra.Command{
 		Use:   "diff APP | diff --path DIR",
 		Short: "Show what delivering would change in the cluster",
@@ -41,10 +42,11 @@ masked. It ends with code 4 where something differs.`,
 			if path != "" {
 				return runDiffPath(cmd.Context(), g, path)
 			}
-			return runDiffApp(cmd.Context(), g, a[0])
+			return runDiffApp(cmd.Context(), g, a[0], delivery.Policy{LenientSubstitution: !flags.strict})
 		},
 	}
 	cmd.Flags().StringVar(&path, "path", "", "compare this `folder` on disk instead of an app")
+	flags.bindStrict(cmd.Flags())
 	return cmd
 }
 
@@ -77,7 +79,7 @@ func runDiffPath(ctx context.Context, g *global, path string) error {
 	return printDifferences(g, differences)
 }
 
-func runDiffApp(ctx context.Context, g *global, arg string) error {
+func runDiffApp(ctx context.Context, g *global, arg string, policy delivery.Policy) error {
 	engine, err := newEngine(g)
 	if err != nil {
 		return err
@@ -94,6 +96,7 @@ func runDiffApp(ctx context.Context, g *global, arg string) error {
 	if err != nil {
 		return err
 	}
+	app = policy.Govern(app)
 	if len(app.Refused) > 0 {
 		return fmt.Errorf("%s: not supported yet", strings.Join(app.Refused, ", "))
 	}
@@ -123,15 +126,20 @@ func masked(secrets *redact.Redactor, err error) error {
 // renderApp renders an app at the newest commit of its source, fetched into a directory of its own. The redactor, never nil,
 // knows the values of Secrets that were substituted.
 func renderApp(ctx context.Context, c client.Client, k *kustomizev1.Kustomization, app delivery.App) ([]delivery.Object, *redact.Redactor, error) {
+	snap, closeSnapshot, err := fetchSource(ctx, c, k)
+	if err != nil {
+		return nil, redact.New(), err
+	}
+	defer closeSnapshot()
+	return renderAt(ctx, c, snap, app)
+}
+
+// renderAt renders an app at a commit of its source.
+func renderAt(ctx context.Context, c client.Client, snap delivery.Snapshot, app delivery.App) ([]delivery.Object, *redact.Redactor, error) {
 	vars, secrets, err := deliver.ReadVariables(ctx, c, app)
 	if err != nil {
 		return nil, redact.New(), err
 	}
-	snap, closeSnapshot, err := fetchSource(ctx, c, k)
-	if err != nil {
-		return nil, secrets, err
-	}
-	defer closeSnapshot()
 	app.Build.Substitute = app.VarsAlways || len(vars) > 0
 	objects, err := render.Build(ctx, snap, app.Build, vars)
 	return objects, secrets, err
@@ -191,7 +199,7 @@ type difference struct {
 func printDifferences(g *global, all []deliver.Difference) error {
 	list := []difference{}
 	for _, d := range all {
-		if d.Verb == delivery.Unchanged {
+		if d.Verb == delivery.Unchanged || d.Verb == delivery.Delegated {
 			continue
 		}
 		name := d.Ref.String()

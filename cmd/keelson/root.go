@@ -86,6 +86,7 @@ func newRoot(g *global) *cobra.Command {
 	root.AddCommand(
 		upCommand(g), downCommand(g), serverCommand(g),
 		getCommand(g), reconcileCommand(g), suspendCommand(g), resumeCommand(g), confirmCommand(g), eventsCommand(g), statsCommand(g),
+		takeoverCommand(g), handbackCommand(g),
 		renderCommand(g), gitCommand(g), versionCommand(g), exitCodesTopic(), renderChildCommand(),
 	)
 	root.AddCommand(engineCommands(g)...)

@@ -17,6 +17,7 @@ import (
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/typed/coordination/v1"
@@ -26,6 +27,8 @@ import (
 
 	"keelson.dev/keelson/internal/controller"
 	"keelson.dev/keelson/internal/deliver"
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/render"
@@ -45,8 +48,21 @@ type serverOptions struct {
 	// Waiting is called with the holder of the lease while another one has it; nil: nobody cares.
 	Waiting func(holder string)
 	Hooks   *lazyHooks // is given what answers webhooks; nil: none are served
+	Policy  delivery.Policy
 	State   *lazyState // is told where to read how things stand; nil: nobody asks
+	Share   share
 	Logger  *slog.Logger
+}
+
+// share says what of a cluster's objects this process works on, and what it does about others who do.
+type share struct {
+	selector string // label selector of sources and apps; empty: all
+	takeOver bool   // scale down whoever else works on them
+}
+
+func (s *share) flags(f *pflag.FlagSet) {
+	f.StringVar(&s.selector, "watch-label-selector", "", "work only on sources and apps with these `labels`, as sharding.fluxcd.io/key=keelson")
+	f.BoolVar(&s.takeOver, "take-over", false, "scale down Flux's controllers where they work on the same sources and apps")
 }
 
 // gcPercent trades memory for time: what is kept is little, and what a render leaves behind is much.
@@ -81,6 +97,13 @@ func runServer(ctx context.Context, opts serverOptions) error {
 			return explainAPI(fmt.Errorf("look up %s: %w", kind.Kind, err))
 		}
 	}
+	shard, err := dialect.Shard(opts.Share.selector)
+	if err != nil {
+		return withCode(exitUsage, err)
+	}
+	if err := claimKinds(ctx, cluster, shard, opts.Share.takeOver, opts.Logger); err != nil {
+		return explainAPI(err)
+	}
 	render.Warm() // now, not in the first delivery
 	hosted := hostedAt(opts.Host, opts.HostURL)
 	sources, err := source.New(source.Options{
@@ -101,11 +124,14 @@ func runServer(ctx context.Context, opts serverOptions) error {
 	if err != nil {
 		return err
 	}
-	records, err := deliver.OpenRecords(filepath.Join(opts.DataDir, "records"), renderer())
+	records, err := deliver.OpenRecords(filepath.Join(opts.DataDir, "records"), renderer(opts.Policy))
 	if err != nil {
 		return err
 	}
-	c, err := controller.New(ctx, controller.Options{Cluster: cluster, Sources: sources, Records: records, Lock: lease, Log: opts.Logger, Webhooks: opts.Hooks != nil})
+	c, err := controller.New(ctx, controller.Options{
+		Cluster: cluster, Sources: sources, Records: records, Lock: lease, Policy: opts.Policy, Shard: shard, Log: opts.Logger,
+		Webhooks: opts.Hooks != nil,
+	})
 	if err != nil {
 		return explainAPI(err)
 	}
@@ -132,8 +158,16 @@ func runServer(ctx context.Context, opts serverOptions) error {
 	return c.Run(ctx)
 }
 
-// renderer identifies this very build of the program: another one may render otherwise.
-func renderer() string {
+// renderer identifies this very build of the program and what it is told about rendering: another one may render otherwise.
+func renderer(policy delivery.Policy) string {
+	if policy.LenientSubstitution {
+		return build() + " lenient"
+	}
+	return build()
+}
+
+// build identifies this very build of the program.
+func build() string {
 	exe, err := os.Executable()
 	if err != nil {
 		return version
@@ -230,28 +264,37 @@ func holderID(dataDir string) (string, error) {
 func serverCommand(g *global) *cobra.Command {
 	var listen, webhooks string
 	var observed observers
+	var mine share
+	var flags policyFlags
 	cmd := &cobra.Command{
 		Use:   "server",
 		Short: "Run the controllers alone, against any cluster",
 		Long: `Server runs the controllers against the cluster of --kubeconfig, or inside of one without flags. It needs neither the Git
 host nor the embedded cluster, only the resource definitions: kubectl apply -f config/crd. A lease in ` + leaseNamespace + ` guards against
 two of them on one cluster: the second waits. With --listen it serves the read-only dashboard and /healthz there.
-With --webhooks it serves the webhooks of Receivers, and nothing else, on an address that forges can be pointed to.
-With --metrics it serves numbers for Prometheus, with --pprof profiles of itself: on 127.0.0.1, unless the address names another
+It refuses to start while Flux's controllers work on the same objects: --take-over scales them down, and a label selector
+splits the work. keelson takeover --plan shows what the first start would do. With --webhooks it serves
+the webhooks of Receivers, and nothing else, on an address that forges can be pointed to. With --metrics it serves numbers for Prometheus, with --pprof profiles of itself: on 127.0.0.1, unless the address names another
 host. Spans go to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runServerCommand(cmd.Context(), g, listen, webhooks, observed)
+			policy, err := flags.policy()
+			if err != nil {
+				return err
+			}
+			return runServerCommand(cmd.Context(), g, listen, webhooks, observed, mine, policy)
 		},
 	}
+	flags.bind(cmd.Flags())
 	cmd.Flags().StringVar(&listen, "listen", "", "serve the dashboard on this `address`, as 127.0.0.1:8080 (default: none)")
 	cmd.Flags().StringVar(&webhooks, "webhooks", "", "serve the webhooks of Receivers on this `address`, as 0.0.0.0:9292 (default: nowhere)")
 	cmd.Flags().StringVar(&observed.metrics, "metrics", "", "serve /metrics on this `address`, as 127.0.0.1:8081 (default: nowhere)")
 	cmd.Flags().StringVar(&observed.pprof, "pprof", "", "serve /debug/pprof/ on this `address`, as 127.0.0.1:6060 (default: nowhere)")
+	mine.flags(cmd.Flags())
 	return cmd
 }
 
-func runServerCommand(ctx context.Context, g *global, listen, webhooks string, observed observers) error {
+func runServerCommand(ctx context.Context, g *global, listen, webhooks string, observed observers, mine share, policy delivery.Policy) error {
 	log := slog.New(slog.NewTextHandler(g.err, nil))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -277,7 +320,7 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 	}
 	go func() {
 		ended <- runServer(ctx, serverOptions{
-			Kubeconfig: g.kubeconfig, DataDir: filepath.Join(g.data, serverDir), State: &state, Hooks: hooks, Logger: log,
+			Kubeconfig: g.kubeconfig, DataDir: filepath.Join(g.data, serverDir), Share: mine, Policy: policy, State: &state, Hooks: hooks, Logger: log,
 			Ready: func(func(context.Context) (bool, error)) { log.Info("the controllers work") },
 			Waiting: func(holder string) {
 				log.Info("waiting for the lease", "lease", leaseNamespace+"/"+leaseName, "holder", holder)

@@ -29,7 +29,9 @@ type upOptions struct {
 	nodes      int
 	sample     bool
 	pprof      bool
+	policy     policyFlags
 	timeout    time.Duration
+	share      share
 }
 
 func upCommand(g *global) *cobra.Command {
@@ -51,6 +53,9 @@ only prints where it is.`,
 			if opts.nodes < 1 || opts.nodes > 5000 {
 				return usagef("--nodes %d: it takes 1 to 5000", opts.nodes)
 			}
+			if _, err := opts.policy.policy(); err != nil {
+				return err
+			}
 			if opts.foreground {
 				return runForeground(cmd.Context(), g, opts)
 			}
@@ -65,6 +70,8 @@ only prints where it is.`,
 	f.BoolVar(&opts.sample, "sample", false, "bring the sample into a cluster given by --kubeconfig too")
 	f.BoolVar(&opts.pprof, "pprof", false, "serve profiles of the process at /debug/pprof/, beside the dashboard")
 	f.DurationVar(&opts.timeout, "timeout", 5*time.Minute, "how long to wait until everything is healthy")
+	opts.share.flags(f)
+	opts.policy.bind(f)
 	f.BoolVar(&opts.detached, "detached", false, "")
 	if err := f.MarkHidden("detached"); err != nil {
 		panic(err) // the flag is defined one line above
@@ -74,8 +81,14 @@ only prints where it is.`,
 
 // runForeground is the daemon: the one that a person watches, or the one that runUp has detached.
 func runForeground(ctx context.Context, g *global, opts upOptions) error {
+	policy, err := opts.policy.policy()
+	if err != nil {
+		return err
+	}
 	d := &Daemon{
 		Data: g.data, Port: opts.port, Kubeconfig: g.kubeconfig, Nodes: opts.nodes, Sample: opts.sample, Timeout: opts.timeout, Pprof: opts.pprof,
+		Share:  opts.share,
+		Policy: policy,
 		Logger: slog.New(slog.NewTextHandler(g.err, nil)),
 	}
 	ready := func() {}
@@ -91,7 +104,7 @@ func runForeground(ctx context.Context, g *global, opts upOptions) error {
 		}
 		d.Progress = func(p progress) { showProgress(g.err, p, ready) }
 	}
-	err := d.Run(ctx)
+	err = d.Run(ctx)
 	if err != nil && opts.detached && !errors.Is(err, errRunning) {
 		d.Progress(progress{PID: os.Getpid(), Error: redact.Text(err.Error()), Hints: hintsOf(err), Code: exitCode(err)})
 	}
@@ -233,6 +246,13 @@ func detach(g *global, opts upOptions) (*exec.Cmd, error) {
 	if opts.pprof {
 		a = append(a, "--pprof")
 	}
+	if opts.share.selector != "" {
+		a = append(a, "--watch-label-selector", opts.share.selector)
+	}
+	if opts.share.takeOver {
+		a = append(a, "--take-over")
+	}
+	a = append(a, opts.policy.args()...)
 	cmd := exec.Command(self, a...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -31,7 +31,10 @@ type Result struct {
 	Change delivery.Change
 	Object *unstructured.Unstructured // as the server returned it; nil for a delete or an error
 	NoOp   bool                       // the server had it like this already; set by the caller, who knows what was there
+	From   []string                   // field managers of other tools whose fields of it became ours
 	Err    error                      // nil, or a *delivery.Fault
+	// Immutable says that a forced change was refused as one that the server never allows: the object would be taken anew.
+	Immutable bool
 }
 
 // Stage carries out the changes of a stage that touch the cluster, as the given user, and returns one result for each in
@@ -50,11 +53,16 @@ func Stage(ctx context.Context, user *kube.User, stage delivery.Stage) []Result 
 		wg.Go(func() {
 			defer func() { <-slots }()
 			r := &results[i]
-			if r.Change.Verb == delivery.Delete {
+			if r.Change.Verb.Deletes() {
 				r.Err = remove(ctx, user, r.Change)
 				return
 			}
 			r.Object, r.Err = Send(ctx, user, *r.Change.Object, false)
+			if r.Err == nil {
+				r.Object, r.From, r.Err = takeOver(ctx, user, *r.Change.Object, r.Object)
+				return
+			}
+			r.Immutable = r.Change.Forced && FitsAnew(ctx, user, *r.Change.Object, r.Err)
 		})
 	}
 	wg.Wait()
@@ -108,7 +116,10 @@ func remove(ctx context.Context, user *kube.User, c delivery.Change) error {
 	}
 	if err != nil {
 		f := Explain(err, delivery.Object{}).(*delivery.Fault) //nolint:errorlint,forcetypeassert // Explain always gives a *Fault
-		f.Where, f.Reason = c.Ref.String(), "PruneFailed"
+		f.Where = c.Ref.String()
+		if c.Verb == delivery.Delete {
+			f.Reason = "PruneFailed"
+		}
 		return f
 	}
 	return nil
@@ -137,7 +148,7 @@ func Explain(err error, obj delivery.Object) error {
 		f.Retry = delivery.OnChange
 		f.Err = invalid(status, obj)
 		if strings.Contains(f.Err.Error(), "immutable") {
-			f.Reason, f.Hint = "ImmutableField", "restore the field in Git, or give the object a new name"
+			f.Reason, f.Hint = "ImmutableField", "restore the field in Git, or give the object a new name, or annotate it with kustomize.toolkit.fluxcd.io/force: enabled"
 		}
 	case apierrors.IsNotFound(err) && kindIsGone(status):
 		f.Reason, f.Hint = "KindNotFound", "install the CustomResourceDefinition again, or take the object out of Git"
@@ -165,6 +176,19 @@ func isSecret(obj delivery.Object) bool { return obj.Unstructured != nil && obj.
 
 // invalid shortens a validation error to its causes. A Secret's messages may quote its data, so only field names are given.
 func invalid(err apierrors.APIStatus, obj delivery.Object) error {
+	cause, _ := err.(error) //nolint:errorlint // it is one
+	return &shortened{error: shortInvalid(err, obj), cause: cause}
+}
+
+// shortened is an error that says less than its cause.
+type shortened struct {
+	error
+	cause error
+}
+
+func (s *shortened) Unwrap() error { return s.cause }
+
+func shortInvalid(err apierrors.APIStatus, obj delivery.Object) error {
 	details := err.Status().Details
 	if details == nil || len(details.Causes) == 0 {
 		if isSecret(obj) {

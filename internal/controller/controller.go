@@ -21,6 +21,7 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	k8sruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
@@ -52,10 +53,12 @@ type Options struct {
 	Sources *source.Fetcher
 	Lock    resourcelock.Interface // the lease that guards against a second controller
 	Records *deliver.Records       // nil: a restart looks at everything anew
+	Policy  delivery.Policy
 	Log     *slog.Logger
+	Now     func() time.Time // nil: the system's clock
+	Shard   labels.Selector  // of the sources, apps and Receivers to work on; nil: all
 
-	Webhooks bool             // somebody calls Receive; otherwise Receivers say that they are not served
-	Now      func() time.Time // nil: the system's clock
+	Webhooks bool // somebody calls Receive; otherwise Receivers say that they are not served
 }
 
 // Controller runs the reconcilers against one cluster.
@@ -110,6 +113,7 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 		return nil, err
 	}
 	reg := newRegistry()
+	reg.additive = opts.Policy.AdditiveReadyExpr
 	c := &Controller{mgr: mgr}
 	apps := &shell[*kustomizev1.Kustomization]{
 		client: mgr.GetClient(), recorder: rec, finalizer: kustomizev1.KustomizationFinalizer, log: opts.Log,
@@ -138,10 +142,14 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 		Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner,
 	}
 	ks := &kustomizations{
-		reg: reg, engine: engine, records: opts.Records, cache: mgr.GetClient(), reader: mgr.GetAPIReader(), now: opts.Now,
+		reg: reg, engine: engine, records: opts.Records, policy: opts.Policy, now: opts.Now,
+		cache: mgr.GetClient(), reader: mgr.GetAPIReader(), all: mgr.GetClient(),
 		wake: apps.enqueue, later: newTrickle(apps.enqueue), places: kube.NewPlaces(appsAtOnce, appTurn), log: opts.Log,
 	}
-	apps.kind = ks
+	if opts.Shard != nil && !opts.Shard.Empty() {
+		ks.all = mgr.GetAPIReader()
+	}
+	apps.kind, apps.seen = ks, ks.seen
 	c.git = &gitRepositories{
 		reg: reg, sources: opts.Sources, cache: mgr.GetClient(), reader: mgr.GetAPIReader(), now: opts.Now, life: ctx, log: opts.Log,
 		slots: make(chan struct{}, fetches), wake: sources.enqueue,
@@ -167,8 +175,14 @@ func newManager(opts Options, scheme *k8sruntime.Scheme) (manager.Manager, error
 		LeaderElectionReleaseOnCancel: true,
 		LeaseDuration:                 &lease, RenewDeadline: &renew, RetryPeriod: &retry,
 		Controller: config.Controller{SkipNameValidation: new(true)},
-		Client:     client.Options{FieldValidation: metav1.FieldValidationIgnore},        // what we write comes from Go types
-		Cache:      cache.Options{DefaultTransform: cache.TransformStripManagedFields()}, // half of a small object
+		Client:     client.Options{FieldValidation: metav1.FieldValidationIgnore}, // what we write comes from Go types
+		Cache: cache.Options{
+			DefaultTransform: cache.TransformStripManagedFields(), // half of a small object
+			ByObject: map[client.Object]cache.ByObject{
+				&sourcev1.GitRepository{}: {Label: opts.Shard}, &kustomizev1.Kustomization{}: {Label: opts.Shard},
+				&notificationv1.Receiver{}: {Label: opts.Shard},
+			},
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make manager: %w", err)
@@ -185,7 +199,7 @@ func setup[T client.Object](mgr manager.Manager, name string, s *shell[T], worke
 	if err != nil {
 		return fmt.Errorf("make %s controller: %w", name, err)
 	}
-	watch := ctrlsource.Kind(mgr.GetCache(), s.kind.empty(), &handler.TypedEnqueueRequestForObject[T]{}, specChanged(s.cached))
+	watch := ctrlsource.Kind(mgr.GetCache(), s.kind.empty(), &handler.TypedEnqueueRequestForObject[T]{}, specChanged(s))
 	if err := c.Watch(watch); err != nil {
 		return fmt.Errorf("watch %s: %w", name, err)
 	}
@@ -203,11 +217,21 @@ func setup[T client.Object](mgr manager.Manager, name string, s *shell[T], worke
 }
 
 // specChanged lets through what a person changes: the spec (generation), annotations, deletion. What we write ourselves does
-// not pass. It shows every object that the cache takes in to cached.
-func specChanged[T client.Object](cached func(T)) predicate.TypedPredicate[T] {
+// not pass. The shell is shown everything.
+func specChanged[T client.Object](s *shell[T]) predicate.TypedPredicate[T] {
+	var none T
+	seen := func(before, now T) bool {
+		if s.seen != nil {
+			s.seen(before, now)
+		}
+		return true
+	}
 	return predicate.TypedFuncs[T]{
+		CreateFunc: func(e ctrlevent.TypedCreateEvent[T]) bool { return seen(none, e.Object) },
+		DeleteFunc: func(e ctrlevent.TypedDeleteEvent[T]) bool { return seen(none, e.Object) },
 		UpdateFunc: func(e ctrlevent.TypedUpdateEvent[T]) bool {
-			cached(e.ObjectNew)
+			s.cached(e.ObjectNew)
+			seen(e.ObjectOld, e.ObjectNew)
 			return e.ObjectOld.GetUID() != e.ObjectNew.GetUID() || // deleted and made anew while the watch was down
 				e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
 				!e.ObjectNew.GetDeletionTimestamp().Equal(e.ObjectOld.GetDeletionTimestamp()) ||
@@ -226,7 +250,7 @@ func foreign(annotations map[string]string) map[string]string {
 // loadClaims makes the inventories in the cluster known before the first plan is made, and forgets the apps that are gone.
 func (k *kustomizations) loadClaims(ctx context.Context) error {
 	var list kustomizev1.KustomizationList
-	if err := k.cache.List(ctx, &list); err != nil {
+	if err := k.all.List(ctx, &list); err != nil {
 		return fmt.Errorf("list Kustomizations: %w", err)
 	}
 	apps := make([]delivery.ID, len(list.Items))
@@ -234,6 +258,7 @@ func (k *kustomizations) loadClaims(ctx context.Context) error {
 		item := &list.Items[i]
 		apps[i] = kustomizationID(client.ObjectKeyFromObject(item))
 		k.engine.Claims.Set(apps[i], dialect.KustomizationInventory(&item.Status))
+		k.loadRules(item)
 	}
 	for i := range list.Items { // what somebody has goes before what another was about to take
 		k.engine.Claims.Set(apps[i], dialect.KustomizationOwned(&list.Items[i]))

@@ -74,6 +74,7 @@ func bounded(s string) string {
 
 var verbWords = map[delivery.Verb]string{
 	delivery.Create: "created", delivery.Update: "configured", delivery.Delete: "deleted", delivery.Repair: "repaired",
+	delivery.Replace: "deleted, to be made anew",
 }
 
 // changeEvents tells what a stage did: repairs in one event, with the reason for each, everything else in another.
@@ -84,6 +85,9 @@ func changeEvents(results []apply.Result, rev delivery.Revision) []event {
 			continue
 		}
 		line := r.Change.Ref.String() + " " + verbWords[r.Change.Verb]
+		if len(r.From) > 0 {
+			line += ", taken over from " + strings.Join(r.From, ", ")
+		}
 		if r.Change.Verb == delivery.Repair {
 			repaired = append(repaired, line+": it was "+r.Change.Reason)
 			continue

@@ -173,7 +173,7 @@ func (r *receivers) request(ctx context.Context, obj *notificationv1.Receiver, r
 	}
 	var errs []error
 	for i, res := range obj.Spec.Resources {
-		target, err := dialect.ReceiverTarget(obj, res)
+		target, err := dialect.ReceiverTarget(obj, res, r.policy)
 		if err != nil {
 			errs = append(errs, err)
 			continue

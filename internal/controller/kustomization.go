@@ -12,6 +12,7 @@ import (
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/apis/acl"
 	"github.com/fluxcd/pkg/apis/meta"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -33,8 +34,10 @@ type kustomizations struct {
 	reg     *registry
 	engine  *deliver.Engine
 	records *deliver.Records // nil: nothing is remembered beyond this process
+	policy  delivery.Policy
 	cache   client.Reader
 	reader  client.Reader // uncached: ConfigMaps and Secrets are not kept in memory
+	all     client.Reader // of every app, those of other shards as well
 	now     func() time.Time
 	wake    func(delivery.ID)
 	later   *trickle
@@ -101,20 +104,25 @@ type pass struct {
 	events  []event
 	after   time.Duration
 	paced   bool // after says when it makes sense to try again
+	digest  string
 }
 
 func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomization, pen pen) next {
 	app, err := dialect.Kustomization(obj)
+	app = k.policy.Govern(app)
 	st := k.stateOf(app, obj)
 	if app.Suspend {
 		k.release(st, false)
-		st.since = k.now()
+		st.since, st.began = k.now(), time.Time{}
 		was := k.reg.standOf(app.ID) // when it was suspended
 		was.busy = false
 		if k.reg.settle(app.ID, was) {
 			k.wakeAll(k.reg.dependents(app.ID))
 		}
 		return next{}
+	}
+	if st.began.IsZero() {
+		st.began = k.now()
 	}
 	p := &pass{obj: obj, app: app, st: st, pen: pen, secrets: redact.New(), req: deliver.Request{App: app, Now: k.now()}}
 	var out delivery.Outcome
@@ -153,9 +161,11 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 		return next{after: p.after, events: p.progress(out.Message)}
 	}
 	app.Ignored = slices.Concat(app.Ignored, st.mem.Ignored)
-	out.Handled, out.Attempted, out.Inventory = app.Requested, seen, st.mem.Inventory
+	out.Handled, out.Attempted, out.Inventory, out.Skipped = app.Requested, seen, st.mem.Inventory, st.mem.Skipped
+	out.Digest, out.Origin = p.digest, p.req.Snapshot.Origin
 	if out.Phase != delivery.Working {
 		st.handled = app.Requested
+		out.Took, st.began = k.now().Sub(st.began), time.Time{}
 	} else {
 		out.Handled = ""
 	}
@@ -239,6 +249,9 @@ func (k *kustomizations) load(st *appState, obj *kustomizev1.Kustomization) {
 	st.mem.Inventory = dialect.KustomizationOwned(obj)
 	k.records.Load(st.app, &st.mem)
 	st.handled = obj.Status.LastHandledReconcileAt
+	if obj.Status.ObservedGeneration == obj.Generation {
+		st.mem.Adopted = deliver.Adopted{Revision: delivery.ParseRevision(obj.Status.LastAppliedRevision), Generation: obj.Generation}
+	}
 	if apimeta.IsStatusConditionTrue(obj.Status.Conditions, meta.ReadyCondition) {
 		k.reg.with(func() { st.stand = stand{ready: true, applied: delivery.ParseRevision(obj.Status.LastAppliedRevision)} })
 	}
@@ -248,6 +261,7 @@ func (k *kustomizations) load(st *appState, obj *kustomizev1.Kustomization) {
 func (k *kustomizations) run(ctx context.Context, p *pass) (delivery.Outcome, error) {
 	for _, phase := range []func(context.Context, *pass) error{
 		k.supported,    // nothing is applied from a declaration that we would misread
+		k.expressions,  // or that has CEL in it that cannot be used
 		k.source,       // which commit
 		k.dependencies, // are the apps that this one builds on ready
 		k.variables,    // what is substituted
@@ -260,11 +274,21 @@ func (k *kustomizations) run(ctx context.Context, p *pass) (delivery.Outcome, er
 }
 
 func (k *kustomizations) supported(_ context.Context, p *pass) error {
+	if p.app.Denied != "" {
+		return &delivery.Fault{
+			Reason: acl.AccessDeniedReason, Retry: delivery.OnEvent, Err: errors.New(p.app.Denied),
+			Hint: "declare the source in the namespace of the Kustomization",
+		}
+	}
 	if len(p.app.Refused) == 0 {
 		return nil
 	}
+	hint := "remove the fields"
+	if slices.Contains(p.app.Refused, "spec.decryption") {
+		hint = "keep Secrets out of this Kustomization or unencrypted, or leave it to Flux for now: give it spec.suspend here"
+	}
 	return &delivery.Fault{
-		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Hint: "remove the fields",
+		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Hint: hint,
 		Err: fmt.Errorf("%s: not supported yet; nothing is applied", strings.Join(p.app.Refused, ", ")),
 	}
 }
@@ -300,7 +324,7 @@ func (k *kustomizations) dependencies(ctx context.Context, p *pass) error {
 	dep, why, stands := k.reg.unready(p.app, p.req.Snapshot.Revision)
 	switch stands {
 	case standsReady:
-		return nil
+		return k.readyExprs(ctx, p)
 	case standsBusy:
 		return &waitsFor{reason: meta.DependencyNotReadyReason, what: fmt.Sprintf("dependency '%s/%s'", dep.Namespace, dep.Name)}
 	case standsUnknown:
@@ -387,7 +411,8 @@ func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome
 	if state, known, err := k.engine.Glance(p.req, mem); err != nil {
 		return delivery.Outcome{}, err
 	} else if known {
-		return k.conclude(p, state, deliver.Next(state))
+		p.digest = state.Digest(p.req)
+		return k.conclude(ctx, p, state, deliver.Next(state))
 	}
 	if same, err := mem.Same(p.req); err != nil || !same {
 		k.reg.begin(p.app.ID)
@@ -408,8 +433,9 @@ func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome
 		if err != nil {
 			return delivery.Outcome{}, err
 		}
+		p.digest = state.Digest(p.req)
 		if action.Kind != deliver.Apply && action.Kind != deliver.Prune {
-			return k.conclude(p, state, action)
+			return k.conclude(ctx, p, state, action)
 		}
 		if err := k.intend(p, state.Plan); err != nil {
 			return delivery.Outcome{}, err
@@ -433,10 +459,10 @@ func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome
 }
 
 // conclude ends a pass whose next action is none that changes the cluster.
-func (k *kustomizations) conclude(p *pass, state deliver.State, action deliver.Action) (delivery.Outcome, error) {
+func (k *kustomizations) conclude(ctx context.Context, p *pass, state deliver.State, action deliver.Action) (delivery.Outcome, error) {
 	switch {
 	case action.Kind == deliver.None:
-		return k.settle(p, state)
+		return k.settle(ctx, p, state)
 	case action.Kind == deliver.Stall:
 		if action.Fault == state.Refused {
 			p.after, p.paced = max(state.Retry.Sub(p.req.Now), time.Millisecond), true
@@ -511,7 +537,7 @@ func (k *kustomizations) waiting(p *pass, what string) delivery.Outcome {
 }
 
 // settle closes a plan that is carried out: the inventory shrinks to what is wanted, and health decides the rest.
-func (k *kustomizations) settle(p *pass, state deliver.State) (delivery.Outcome, error) {
+func (k *kustomizations) settle(ctx context.Context, p *pass, state deliver.State) (delivery.Outcome, error) {
 	mem := &p.st.mem
 	if len(state.Plan.Inventory) > 0 {
 		if err := k.claim(p, nil); err != nil {
@@ -531,8 +557,11 @@ func (k *kustomizations) settle(p *pass, state deliver.State) (delivery.Outcome,
 	if !state.Retry.IsZero() {
 		p.after = max(state.Retry.Sub(p.req.Now), time.Millisecond)
 	}
+	if err := k.mayLook(ctx, p); err != nil {
+		return delivery.Outcome{}, err
+	}
 	ready := k.ready(p, state.Health)
-	if !p.app.Wait || state.Health.Status == delivery.Healthy {
+	if !p.app.WaitsForHealth() || state.Health.Status == delivery.Healthy {
 		p.st.unhealthy = time.Time{}
 		return ready, nil
 	}
@@ -605,7 +634,7 @@ func (k *kustomizations) failed(p *pass, err error) delivery.Outcome {
 			p.after = p.app.RetryInterval
 		}
 	case delivery.OnEvent:
-		if f.Reason == "ConfirmationRequired" || f.Reason == "FieldsNotSupported" {
+		if stalling[f.Reason] {
 			out.Phase = delivery.Stalled
 		}
 	}
@@ -632,6 +661,7 @@ func told(list []metav1.Condition, out delivery.Outcome) bool {
 // have to do it is gone for good, the app is let go of, with a warning that names what is left.
 func (k *kustomizations) remove(ctx context.Context, obj *kustomizev1.Kustomization) (removal, error) {
 	app, _ := dialect.Kustomization(obj) // its error is about the guard, which does not matter any more
+	app = k.policy.Govern(app)
 	st := k.stateOf(app, obj)
 	if app.Suspend || app.KeepOnDelete || len(st.mem.Inventory) == 0 {
 		return removal{done: true}, nil

@@ -246,14 +246,14 @@ func TestUnsupportedFieldsAreNamed(t *testing.T) {
 	w.push(map[string]string{"app/a.yaml": w.configMap("a", "1"), "other/b.yaml": w.configMap("b", "1")})
 	w.app("app", "  kubeConfig: {secretRef: {name: other-cluster}}")
 	w.condition("app", metav1.ConditionFalse, "FieldsNotSupported", "spec.kubeConfig")
-	w.app("other", "  force: true")
+	w.app("other", "  healthChecks: [{kind: ConfigMap, name: b}]")
 	w.ready("other", "")
 	found := false
 	for _, c := range w.kustomization("other").Status.Conditions {
-		found = found || c.Type == "FieldsIgnored" && strings.Contains(c.Message, "spec.force")
+		found = found || c.Type == "FieldsIgnored" && strings.Contains(c.Message, "spec.healthChecks")
 	}
 	if !found {
-		t.Error("no condition names spec.force")
+		t.Error("no condition names spec.healthChecks")
 	}
 	if w.data("a") != nil {
 		t.Error("an app for another cluster was applied to this one")
@@ -422,35 +422,6 @@ func TestDependentsFollowQuietly(t *testing.T) {
 	if writes != 1 {
 		t.Errorf("%d status writes of an app that got ready at once, want 1", writes)
 	}
-}
-
-func TestMarksOnObjects(t *testing.T) {
-	w := newWorld(t)
-	w.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: theirs}\ndata: {v: theirs}\n")
-	w.app("app", "  wait: true")
-	marked := func(name, key, value string) string {
-		return fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s, namespace: %s, annotations: {%s: %q}}\ndata: {v: git}\n", name, w.ns, key, value)
-	}
-	const group = "kustomize.toolkit.fluxcd.io/"
-	w.ready("app", w.push(map[string]string{
-		"app/theirs.yaml": marked("theirs", group+"reconcile", "disabled"),
-		"app/ours.yaml":   marked("ours", group+"force", "enabled"),
-	}))
-	w.value("ours", "git")
-	w.value("theirs", "theirs")
-	k := w.kustomization("app")
-	if n := len(k.Status.Inventory.Entries); n != 1 {
-		t.Errorf("%d objects in the inventory, want 1", n)
-	}
-	named := false
-	for _, c := range k.Status.Conditions {
-		named = named || c.Type == "FieldsIgnored" && strings.Contains(c.Message, group+"force on ConfigMap/"+w.ns+"/ours")
-	}
-	if !named {
-		t.Error("no condition names the annotation without effect")
-	}
-	w.push(map[string]string{"app/ours.yaml": marked("ours", group+"ssa", "IfNotPresent")})
-	w.condition("app", metav1.ConditionFalse, "FieldsNotSupported", "IfNotPresent", "app/ours.yaml")
 }
 
 // TestSecretsAreNotTold substitutes a value of a Secret into objects that the API server refuses with a quotation of it.

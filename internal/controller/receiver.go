@@ -34,6 +34,7 @@ type receivers struct {
 	now      func() time.Time
 	life     context.Context //nolint:containedctx // requests that were put off outlive the webhook; this is the controller's life
 	log      *slog.Logger
+	policy   delivery.Policy
 	served   bool // somebody calls receive
 	wake     func(delivery.ID)
 
@@ -201,7 +202,7 @@ func (c *Controller) serveReceivers(ctx context.Context, opts Options, s *shell[
 	}
 	c.receivers = &receivers{
 		cache: c.mgr.GetClient(), reader: c.mgr.GetAPIReader(), client: c.mgr.GetClient(), live: c.live, recorder: s.recorder,
-		now: opts.Now, life: ctx, log: opts.Log, served: opts.Webhooks, wake: s.enqueue, gate: hook.NewGate(),
+		now: opts.Now, life: ctx, log: opts.Log, served: opts.Webhooks, policy: opts.Policy, wake: s.enqueue, gate: hook.NewGate(),
 	}
 	s.kind = c.receivers
 	return setup(c.mgr, "receiver", s, receiverWorkers, nil)

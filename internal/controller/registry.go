@@ -22,6 +22,7 @@ type registry struct {
 	bySource  map[delivery.ID]map[delivery.ID]bool // source -> apps made from it
 	byDep     map[delivery.ID]map[delivery.ID]bool // app -> apps that depend on it
 	conflicts map[delivery.ID]bool                 // apps that want an object of another's
+	additive  bool                                 // a readyExpr comes on top of what is asked of every dependency
 }
 
 // sourceState is what is known of one source.
@@ -58,6 +59,9 @@ type appState struct {
 	stand     stand     // others look at it, and a new commit changes it: read and written with the registry locked
 	since     time.Time // since when it could be delivered: it was declared then, or resumed
 	handled   string    // the last request answered
+	exprs     expressions
+	looked    string    // what the app's right to see what it waits for was asked about last
+	began     time.Time // when the attempt began that has not come to an outcome yet; zero: there is none
 	unhealthy time.Time // since when the app waits for health; zero: it does not
 	working   time.Time // since when it is under way without the status saying so; zero: it is not
 	progress  string    // what was said last, by an event, about what it waits for
@@ -253,7 +257,7 @@ func (r *registry) advance(source delivery.ID, snap delivery.Snapshot) (untouche
 			return true
 		}
 		for _, dep := range st.app.DependsOn {
-			if !visit(dep) {
+			if st.app.ReadyExprs[dep] != "" || !visit(dep) { // an expression may see the revision
 				return false
 			}
 		}
@@ -305,6 +309,9 @@ func (r *registry) unready(app delivery.App, revision delivery.Revision) (dep de
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, id := range app.DependsOn {
+		if r.saysItself(app, id) {
+			continue
+		}
 		st, ok := r.apps[id]
 		switch {
 		case r.reaches(id, app.ID, map[delivery.ID]bool{}):
@@ -334,5 +341,32 @@ func (r *registry) reaches(from, to delivery.ID, seen map[delivery.ID]bool) bool
 	}
 	seen[from] = true
 	st, ok := r.apps[from]
-	return ok && slices.ContainsFunc(st.app.DependsOn, func(dep delivery.ID) bool { return r.reaches(dep, to, seen) })
+	return ok && slices.ContainsFunc(st.app.DependsOn, func(dep delivery.ID) bool {
+		return !r.saysItself(st.app, dep) && r.reaches(dep, to, seen)
+	})
+}
+
+// saysItself tells whether nothing but its readyExpr decides about a dependency (Flux: AdditiveCELDependencyCheck).
+func (r *registry) saysItself(app delivery.App, dep delivery.ID) bool {
+	return app.ReadyExprs[dep] != "" && !r.additive
+}
+
+// asks tells whether an app has a readyExpr, askers lists the apps that have one about it.
+func (r *registry) asks(id delivery.ID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st, ok := r.apps[id]
+	return ok && len(st.app.ReadyExprs) > 0
+}
+
+func (r *registry) askers(id delivery.ID) []delivery.ID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []delivery.ID
+	for by := range r.byDep[id] {
+		if st, ok := r.apps[by]; ok && st.app.ReadyExprs[id] != "" {
+			out = append(out, by)
+		}
+	}
+	return out
 }

@@ -27,6 +27,7 @@ func TestAdvance(t *testing.T) {
 		busy    bool
 		elsewhere,
 		suspended bool
+		expr bool // it says in CEL when those that it needs are ready
 	}
 	tests := map[string]struct {
 		reason string
@@ -43,6 +44,7 @@ func TestAdvance(t *testing.T) {
 		"needs an unready one elsewhere": {"it has to wait", []app{{name: "a", elsewhere: true, unready: true}, {name: "b", needs: "a"}}, ""},
 		"needs an unknown one":           {"it has to wait", []app{{name: "b", needs: "nobody"}}, ""},
 		"under delivery":                 {"something else may be in the cluster", []app{{name: "a", busy: true}, {name: "b", needs: "a"}, {name: "c"}}, "c"},
+		"asks one in CEL":                {"the expression may see the commit", []app{{name: "a"}, {name: "b", needs: "a", expr: true}, {name: "c", needs: "b"}}, "a"},
 		"need each other":                {"a cycle is said, not passed over", []app{{name: "a", needs: "b"}, {name: "b", needs: "a"}, {name: "c"}}, "c"},
 		"a changed one in the middle":    {"what comes before it stands", []app{{name: "a"}, {name: "b", needs: "a", changed: true}, {name: "c", needs: "a,b"}, {name: "d", needs: "a"}}, "a d"},
 	}
@@ -57,6 +59,9 @@ func TestAdvance(t *testing.T) {
 				for dep := range strings.SplitSeq(a.needs, ",") {
 					if dep != "" {
 						decl.DependsOn = append(decl.DependsOn, id(dep))
+						if a.expr {
+							decl.ReadyExprs = map[delivery.ID]string{id(dep): "true"}
+						}
 					}
 				}
 				digest := "new"
@@ -127,6 +132,19 @@ func TestUnready(t *testing.T) {
 		if _, _, got := r.unready(top, s.at); got != s.want {
 			t.Errorf("%s: %d, want %d", s.what, got, s.want)
 		}
+	}
+	asking := top
+	asking.ReadyExprs = map[delivery.ID]string{base.ID: "true"}
+	r.app(asking)
+	if _, _, got := r.unready(asking, second); got != standsReady {
+		t.Errorf("it failed, and an expression decides: %d, want %d", got, standsReady)
+	}
+	if got := r.askers(base.ID); len(got) != 1 || got[0] != top.ID || !r.asks(top.ID) || r.asks(base.ID) {
+		t.Errorf("%v ask in CEL", got)
+	}
+	r.additive = true
+	if _, _, got := r.unready(asking, second); got != standsUnready {
+		t.Errorf("it failed, and an expression decides too: %d, want %d", got, standsUnready)
 	}
 	r.dropApp(base.ID)
 	r.dropApp(top.ID)

@@ -73,6 +73,7 @@ type shell[T client.Object] struct {
 	recorder  *recorder
 	finalizer string
 	log       *slog.Logger
+	seen      func(before, now T) // every object that the cache takes in or drops, and what it was, if it was; nil: nobody cares
 
 	queue atomic.Pointer[workqueue.TypedRateLimitingInterface[reconcile.Request]] // set at start
 

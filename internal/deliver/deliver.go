@@ -80,7 +80,7 @@ func (e *Engine) Glance(req Request, mem *Memory) (State, bool, error) {
 		return state, false, nil
 	}
 	mem.remember(req.Snapshot)
-	state.Health = e.health(mem.desired)
+	state.Health = e.health(req.App, mem.desired, mem)
 	state.Plan.Inventory = mem.desired
 	return state, true, nil
 }
@@ -101,15 +101,17 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if err != nil {
 		return state, err
 	}
-	holds, ignored, err := marks(desired)
+	holds, ignored := marks(desired)
+	mem.Ignored = ignored
+	toolkit, skipped, err := e.toolkit(ctx, desired)
 	if err != nil {
 		return state, err
 	}
-	mem.Ignored = ignored
+	holds, mem.Skipped = append(holds, toolkit...), skipped
 	want := make(delivery.Inventory, len(desired))
 	for _, obj := range desired {
 		want[obj.Ref()] = obj.GroupVersionKind().Version
-		if rec, ok := e.Live.Get(obj.Ref()); ok && rec.Deleting {
+		if rec, ok := e.Live.Get(obj.Ref()); ok && rec.Deleting && (!rec.Done || !health.Fleeting(obj.Unstructured)) {
 			state.Going = obj.Ref().String()
 		}
 	}
@@ -122,7 +124,11 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 		state.Waiting = firstList
 		return state, nil
 	}
-	state.Plan = e.plan(ctx, req, desired, unknown, holds, mem)
+	there, err := e.present(ctx, desired)
+	if err != nil {
+		return state, err
+	}
+	state.Plan = e.plan(ctx, req, plan.Input{Desired: desired, Unknown: unknown, Holds: holds, Present: there}, mem)
 	if len(state.Plan.Blocks) == 0 {
 		if err := e.authorize(ctx, req.App, state.Plan); err != nil {
 			return state, err
@@ -132,26 +138,28 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if due := earliest(mem.notBefore(), req.Now); state.Retry.IsZero() || !due.IsZero() && due.Before(state.Retry) {
 		state.Retry = due
 	}
-	state.Health = e.health(state.Plan.Inventory.Common(want))
+	asked := state.Plan.Inventory.Common(want)
+	for _, h := range holds {
+		if len(h.Fields) == 0 {
+			delete(asked, h.Ref) // what is left alone is waited for by others (as in Flux)
+		}
+	}
+	state.Health = e.health(req.App, asked, mem)
 	return state, nil
 }
 
 // firstList is what is waited for until a kind has been listed once.
 const firstList = "the first list of what is in the cluster"
 
-// plan gathers the plan's input from memory.
-func (e *Engine) plan(
-	ctx context.Context, req Request, desired []delivery.Object, unknown map[schema.GroupKind]bool, holds []delivery.Hold, mem *Memory,
-) delivery.Plan {
-	_, end := telemetry.Span(ctx, "plan", telemetry.Count("objects", len(desired)))
+// plan completes the plan's input from memory and makes the plan.
+func (e *Engine) plan(ctx context.Context, req Request, in plan.Input, mem *Memory) delivery.Plan {
+	_, end := telemetry.Span(ctx, "plan", telemetry.Count("objects", len(in.Desired)))
 	defer end(nil)
-	in := plan.Input{
-		Key: e.Key, App: req.App, Revision: req.Snapshot.Revision, Desired: desired,
-		Live: map[delivery.Ref]delivery.Live{}, Applied: mem.applied, Inventory: mem.Inventory,
-		Claims: map[delivery.Ref]delivery.ID{}, Scaled: map[delivery.Ref]string{},
-		Unknown: unknown, Holds: holds, NotBefore: mem.notBefore(), Refused: mem.refusals(), Now: req.Now,
-	}
-	for _, obj := range desired {
+	in.Key, in.App, in.Revision, in.Now, in.Adopted = e.Key, req.App, req.Snapshot.Revision, req.Now, mem.Adopted.of(req)
+	in.Applied, in.Inventory, in.NotBefore, in.Refused = mem.applied, mem.Inventory, mem.notBefore(), mem.refusals()
+	in.Live, in.Claims, in.Scaled = map[delivery.Ref]delivery.Live{}, map[delivery.Ref]delivery.ID{}, map[delivery.Ref]string{}
+	in.Undone = map[delivery.Ref]bool{}
+	for _, obj := range in.Desired {
 		ref := obj.Ref()
 		if target, ok := live.ScaleTarget(obj.Unstructured); ok && ref.Kind == live.AutoscalerKind.Kind {
 			in.Scaled[target] = "HorizontalPodAutoscaler/" + ref.Namespace + "/" + ref.Name
@@ -164,6 +172,8 @@ func (e *Engine) plan(
 		}
 		if rec, ok := e.Live.Get(ref); ok {
 			in.Live[ref] = rec
+		} else if e.Live.Undone(ref) {
+			in.Undone[ref] = true
 		}
 	}
 	for ref := range mem.Inventory {
@@ -190,9 +200,15 @@ func (e *Engine) inSync(app delivery.ID, mem *Memory) bool {
 	}
 	for ref := range mem.desired {
 		rec, ok := e.Live.Get(ref)
+		if ok && rec.Owner == app && !rec.Deleting && (mem.left[ref] || rec.Marks.Has(delivery.MarkLeave)) {
+			continue
+		}
 		last, sent := mem.applied[ref]
+		if sent && last.Fleeting && e.finished(ref, rec, ok) {
+			continue
+		}
 		_, scaled := e.Live.Scaler(ref)
-		if !ok || !sent || rec.Deleting || rec.Owner != app || scaled != last.Autoscaled || plan.Drifted(last, rec, last.Autoscaled) {
+		if !ok || !sent || rec.Deleting || rec.Owner != app || scaled != last.Autoscaled || rec.Shared != "" || plan.Drifted(last, rec, last.Autoscaled) {
 			return false
 		}
 	}
@@ -211,18 +227,6 @@ func (e *Engine) watch(app delivery.ID, inventories ...delivery.Inventory) (bool
 	return e.Live.Ensure(app, kinds)
 }
 
-func (e *Engine) health(inv delivery.Inventory) delivery.Health {
-	parts := make([]health.Part, 0, len(inv))
-	for _, ref := range inv.Refs() {
-		h := delivery.Health{Status: delivery.Missing}
-		if rec, ok := e.Live.Get(ref); ok {
-			h = rec.Health
-		}
-		parts = append(parts, health.Part{Ref: ref, Health: h})
-	}
-	return health.Aggregate(parts)
-}
-
 // authorize asks, for an app with a service account, whether that account may make every change of the plan:
 // a plan that would be refused half-way is not begun.
 func (e *Engine) authorize(ctx context.Context, app delivery.App, p delivery.Plan) error {
@@ -232,6 +236,7 @@ func (e *Engine) authorize(ctx context.Context, app delivery.App, p delivery.Pla
 	}
 	verbs := map[delivery.Verb][]string{
 		delivery.Create: {"create", "patch"}, delivery.Update: {"patch"}, delivery.Repair: {"create", "patch"}, delivery.Delete: {"delete"},
+		delivery.Replace: {"delete", "create", "patch"},
 	}
 	for _, stage := range p.Stages {
 		for _, c := range stage.Changes {
@@ -286,7 +291,7 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 	for i, r := range res.Changes {
 		ref := r.Change.Ref
 		switch {
-		case r.Err == nil && r.Change.Verb == delivery.Delete:
+		case r.Err == nil && r.Change.Verb.Deletes():
 			delete(mem.applied, ref)
 			e.Live.Deleted(ref, r.Change.UID)
 		case r.Err == nil:
@@ -308,7 +313,7 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 			delete(mem.applied, ref) // it may have been taken all the same
 		}
 		if r.Change.Verb != delivery.Delete && ctx.Err() == nil { // else the answer is not the server's
-			mem.refuse(r.Change, fault, req.App, req.Now)
+			mem.refuse(r, fault, req.App, req.Now)
 		}
 	}
 	if res.Fault = together(faults); res.Fault != nil {
@@ -348,6 +353,7 @@ func (e *Engine) sent(r apply.Result, mem *Memory) error {
 	}
 	left := delivery.Applied{
 		Desired: r.Change.Desired, Owned: rec.Owned, Replicas: sentReplicas(r), Autoscaled: r.Change.Autoscaled,
+		Fleeting: health.Fleeting(r.Change.Object.Unstructured),
 	}
 	mem.unsaved = mem.unsaved || mem.applied[r.Change.Ref] != left
 	mem.applied[r.Change.Ref] = left
@@ -373,7 +379,7 @@ func (e *Engine) Uninstall(ctx context.Context, app delivery.App, mem *Memory, n
 		return nil, true, err
 	}
 	app.Prune, app.Guard = true, delivery.Guard{AllowEmpty: true, MaxPrunePercent: 100}
-	p := e.plan(ctx, Request{App: app, Now: now}, nil, nil, nil, mem)
+	p := e.plan(ctx, Request{App: app, Now: now}, plan.Input{}, mem)
 	user, err := e.Cluster.As(app.ID.Namespace, app.ServiceAccount)
 	if err != nil {
 		return nil, false, err

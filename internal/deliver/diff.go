@@ -15,6 +15,7 @@ import (
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/live"
+	"keelson.dev/keelson/internal/plan"
 	"keelson.dev/keelson/internal/redact"
 )
 
@@ -24,6 +25,8 @@ type Difference struct {
 	Ref           delivery.Ref
 	Verb          delivery.Verb
 	Before, After string
+	Takeover      plan.Takeover // what would become of the fields that other tools own of it; its Fields are not given
+	Held          string        // why it would be left alone; empty: it would not
 }
 
 // Diff compares rendered objects with what is in the cluster, as the server itself would merge them (a dry run of every
@@ -38,10 +41,12 @@ func (e *Engine) Diff(ctx context.Context, app delivery.App, objects []delivery.
 	if err != nil {
 		return nil, err
 	}
-	holds, _, err := marks(objects)
+	holds, _ := marks(objects)
+	toolkit, _, err := e.toolkit(ctx, objects)
 	if err != nil {
 		return nil, err
 	}
+	holds = append(holds, toolkit...)
 	scaled, err := e.scaleTargets(ctx, objects)
 	if err != nil {
 		return nil, err
@@ -50,7 +55,8 @@ func (e *Engine) Diff(ctx context.Context, app delivery.App, objects []delivery.
 	want := delivery.Inventory{}
 	for _, obj := range objects {
 		want[obj.Ref()] = obj.GroupVersionKind().Version
-		if slices.ContainsFunc(holds, func(h delivery.Hold) bool { return h.Ref == obj.Ref() }) {
+		if i := slices.IndexFunc(holds, func(h delivery.Hold) bool { return h.Ref == obj.Ref() }); i >= 0 {
+			out = append(out, Difference{Ref: obj.Ref(), Verb: delivery.Delegated, Held: holds[i].Describe()})
 			continue
 		}
 		d := Difference{Ref: obj.Ref(), Verb: delivery.Create}
@@ -59,7 +65,7 @@ func (e *Engine) Diff(ctx context.Context, app delivery.App, objects []delivery.
 			out = append(out, d)
 			continue
 		}
-		d, err := e.difference(ctx, user, obj, app.ID == (delivery.ID{}), scaled[obj.Ref()])
+		d, err := e.difference(ctx, user, app, obj, scaled[obj.Ref()])
 		if err != nil {
 			return out, err
 		}
@@ -74,7 +80,7 @@ func (e *Engine) Diff(ctx context.Context, app delivery.App, objects []delivery.
 		if err != nil {
 			return out, err
 		}
-		if current == nil || e.OwnerOf(current.GetLabels()) != app.ID || live.PruneDisabled(current) {
+		if current == nil || e.OwnerOf(current.GetLabels()) != app.ID || delivery.MarksOf(current).Has(delivery.MarkKeep|delivery.MarkLeave) {
 			continue
 		}
 		before, _ := shown(current, nil)
@@ -85,21 +91,31 @@ func (e *Engine) Diff(ctx context.Context, app delivery.App, objects []delivery.
 
 // difference asks the server what one apply would make of an object. An object that no app is named for is compared as
 // the app's that owns it in the cluster.
-func (e *Engine) difference(ctx context.Context, user *kube.User, obj delivery.Object, adopt, scaled bool) (Difference, error) {
+func (e *Engine) difference(ctx context.Context, user *kube.User, app delivery.App, obj delivery.Object, scaled bool) (Difference, error) {
 	d := Difference{Ref: obj.Ref(), Verb: delivery.Create}
 	current, err := get(ctx, e.Cluster.Self(), obj.Ref(), obj.GroupVersionKind().Version) // reading is the caller's own business
 	if err != nil {
 		return d, err
 	}
-	if adopt && current != nil {
+	if app.ID == (delivery.ID{}) && current != nil {
 		if owner := e.OwnerOf(current.GetLabels()); owner != (delivery.ID{}) {
 			e.Label(owner, obj)
 		}
+	}
+	if current != nil && (delivery.MarksOf(current).Has(delivery.MarkLeave) || obj.Marks().Has(delivery.MarkIfNotPresent)) {
+		d.Verb = delivery.Unchanged
+		d.Before, d.After = shown(current, current)
+		return d, nil
 	}
 	if scaled {
 		obj = withReplicasOf(obj, current)
 	}
 	merged, err := apply.Send(ctx, user, obj, true)
+	if current != nil && err != nil && e.replaces(ctx, user, app, obj, current, err) {
+		d.Verb = delivery.Replace
+		d.Before, d.After = shown(current, obj.Unstructured)
+		return d, nil
+	}
 	if current == nil && apierrors.IsNotFound(err) { // its namespace is to be created with it
 		merged, err = obj.Unstructured, nil
 	}
@@ -110,11 +126,22 @@ func (e *Engine) difference(ctx context.Context, user *kube.User, obj delivery.O
 	if current == nil {
 		return d, nil
 	}
+	if d.Takeover, _, err = plan.TakeOver(merged, kube.FieldManager); err != nil {
+		return d, err
+	}
+	d.Takeover.Fields = nil
 	d.Verb = delivery.Update
 	if d.Before == d.After {
 		d.Verb = delivery.Unchanged
 	}
 	return d, nil
+}
+
+// replaces tells whether an object that the server refuses to change would be deleted and made anew.
+func (e *Engine) replaces(
+	ctx context.Context, user *kube.User, app delivery.App, obj delivery.Object, current *unstructured.Unstructured, refused error,
+) bool {
+	return plan.Forced(app, obj, delivery.MarksOf(current)) && apply.FitsAnew(ctx, user, obj, refused)
 }
 
 // scaleTargets finds what autoscalers scale: those in the cluster, and those among the objects.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"keelson.dev/keelson/internal/apply"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/plan"
 	"keelson.dev/keelson/internal/redact"
@@ -20,6 +21,8 @@ import (
 type Memory struct {
 	Inventory delivery.Inventory // as last written to the cluster
 	Ignored   []string           // what the rendered objects ask for and has no effect yet, for people
+	Skipped   []string           // rendered objects that are not applied because Keelson takes their place, for people
+	Adopted   Adopted            // what another controller left word of having delivered
 	made      origin             // what the last completed delivery was made of
 	desired   delivery.Inventory // what it gave
 	broken    origin             // what the last render that failed was made of; the zero origin: none did
@@ -27,9 +30,21 @@ type Memory struct {
 	pass      rendered           // what this pass rendered; see Release
 	judged    string             // the digest of the last snapshot that was rendered or found to change nothing
 	applied   map[delivery.Ref]delivery.Applied
-	unsaved   bool // made, desired or applied changed since the record was written
+	left      map[delivery.Ref]bool // of desired, what Git itself wants to be left alone as it is there
+	unsaved   bool                  // made, desired or applied changed since the record was written
 	repairs   map[delivery.Ref]repairs
 	refused   map[delivery.Ref]refusal
+}
+
+// Adopted is what another controller left word of: it delivered the revision from a declaration of this generation.
+type Adopted struct {
+	Revision   delivery.Revision
+	Generation int64
+}
+
+// of tells whether the word is about a request.
+func (a Adopted) of(req Request) bool {
+	return a.Revision.Commit != "" && a.Revision == req.Snapshot.Revision && a.Generation == req.App.Generation
 }
 
 // origin is everything that decides what a render gives. Where none of it has changed the result is the same.
@@ -59,6 +74,8 @@ type refusal struct {
 	count   int
 	until   time.Time
 	fault   *delivery.Fault
+	// immutable says that it would be taken if it was made anew.
+	immutable bool
 }
 
 // Variables are an app's substitution variables.
@@ -89,6 +106,7 @@ func (mem *Memory) Inputs() render.Inputs { return mem.made.inputs }
 func (mem *Memory) Done(state State) {
 	mem.unsaved = mem.unsaved || mem.pass.digest != ""
 	mem.made, mem.desired = state.origin, state.Plan.Inventory
+	mem.leave(state.Plan)
 	for ref := range mem.applied {
 		if _, ok := mem.desired[ref]; !ok {
 			delete(mem.applied, ref)
@@ -96,6 +114,25 @@ func (mem *Memory) Done(state State) {
 		}
 	}
 	mem.refused = nil
+}
+
+// leave notes what the plan left alone. What was sent of it before is forgotten: it is sent again once it is no longer left.
+func (mem *Memory) leave(p delivery.Plan) {
+	mem.left = nil
+	for _, stage := range p.Stages {
+		for _, c := range stage.Changes {
+			if c.Left == "" {
+				continue
+			}
+			delete(mem.applied, c.Ref)
+			if _, owned := mem.desired[c.Ref]; owned && c.Left == delivery.LeftByGit {
+				if mem.left == nil {
+					mem.left = map[delivery.Ref]bool{}
+				}
+				mem.left[c.Ref] = true
+			}
+		}
+	}
 }
 
 // Same tells whether a request would give what the last completed delivery was made of.
@@ -219,13 +256,14 @@ func (mem *Memory) notBefore() map[delivery.Ref]time.Time {
 }
 
 // refuse notes that the server did not take an object, and how long it makes no sense to send the same again.
-func (mem *Memory) refuse(c delivery.Change, f *delivery.Fault, app delivery.App, now time.Time) {
+func (mem *Memory) refuse(res apply.Result, f *delivery.Fault, app delivery.App, now time.Time) {
+	c := res.Change
 	r := mem.refused[c.Ref]
 	if r.desired != c.Desired {
 		r = refusal{desired: c.Desired}
 	}
 	r.count++
-	r.fault = f
+	r.fault, r.immutable = f, res.Immutable
 	r.until = now.Add(Backoff(r.count, app.RetryInterval))
 	if f.Retry != delivery.Backoff {
 		r.until = now.Add(max(app.RetryInterval, firstBackoff))
@@ -240,7 +278,7 @@ func (mem *Memory) refuse(c delivery.Change, f *delivery.Fault, app delivery.App
 func (mem *Memory) refusals() map[delivery.Ref]plan.Refusal {
 	out := make(map[delivery.Ref]plan.Refusal, len(mem.refused))
 	for ref, r := range mem.refused {
-		out[ref] = plan.Refusal{Desired: r.desired, Until: r.until}
+		out[ref] = plan.Refusal{Desired: r.desired, Until: r.until, Immutable: r.immutable}
 	}
 	return out
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -13,7 +14,7 @@ import (
 )
 
 // prepare makes rendered objects ready to be sent, in place: server-made fields go, namespaces are checked against the
-// kind's scope, stringData becomes data, the app's labels are set. It returns the kinds that the cluster does not know.
+// kind's scope, stringData becomes data, the app's common metadata and then its labels are set. It returns the kinds that the cluster does not know.
 func (e *Engine) prepare(app delivery.App, objects []delivery.Object) (unknown map[schema.GroupKind]bool, err error) {
 	unknown = map[schema.GroupKind]bool{}
 	scopes := definedScopes(objects)
@@ -37,11 +38,31 @@ func (e *Engine) prepare(app delivery.App, objects []delivery.Object) (unknown m
 		if err := clean(obj); err != nil {
 			return nil, err
 		}
+		addMetadata(obj, app.Common)
 		if app.ID != (delivery.ID{}) {
 			e.Label(app.ID, obj)
 		}
 	}
 	return unknown, nil
+}
+
+// addMetadata sets labels and annotations over those that an object has.
+func addMetadata(obj delivery.Object, common delivery.Metadata) {
+	if len(common.Labels) > 0 {
+		obj.SetLabels(over(obj.GetLabels(), common.Labels))
+	}
+	if len(common.Annotations) > 0 {
+		obj.SetAnnotations(over(obj.GetAnnotations(), common.Annotations))
+	}
+}
+
+// over gives the entries of both, those of other first of all.
+func over(own, other map[string]string) map[string]string {
+	if own == nil {
+		own = make(map[string]string, len(other))
+	}
+	maps.Copy(own, other)
+	return own
 }
 
 // definedScopes tells of the kinds that the app itself defines whether they are namespaced.
@@ -81,6 +102,12 @@ func clean(obj delivery.Object) error {
 	if u.GetKind() != "Secret" || u.GetAPIVersion() != "v1" {
 		return nil
 	}
+	if _, encrypted, _ := unstructured.NestedMap(u.Object, "sops"); encrypted && obj.GetAnnotations()[decryptMark] != "disabled" {
+		return &delivery.Fault{
+			Reason: reconciliationFailed, Where: obj.Where(), Retry: delivery.OnChange,
+			Err: errors.New("it is encrypted with SOPS, and spec.decryption is not supported yet"), Hint: "take it out of this Kustomization",
+		}
+	}
 	data, err := secretMap(obj, "data")
 	if err != nil {
 		return err
@@ -98,6 +125,9 @@ func clean(obj delivery.Object) error {
 	delete(u.Object, "stringData")
 	return nil
 }
+
+// decryptMark on a Secret, as an annotation with the value "disabled", says that it only looks encrypted (Flux).
+const decryptMark = "kustomize.toolkit.fluxcd.io/decrypt"
 
 // secretMap reads a field of a Secret that maps keys to text. An error of the library would quote the value.
 func secretMap(obj delivery.Object, field string) (map[string]string, error) {

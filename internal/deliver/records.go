@@ -34,7 +34,7 @@ type Records struct {
 }
 
 // recordFormat changes whenever an old record would be misread, or a hash be made otherwise.
-const recordFormat = 2
+const recordFormat = 3
 
 // record is the content of a file.
 type record struct {
@@ -56,6 +56,8 @@ type appliedObject struct {
 	Owned      delivery.Hash `json:"owned,omitzero"`
 	Replicas   int64         `json:"replicas"`
 	Autoscaled bool          `json:"autoscaled,omitempty"`
+	Left       bool          `json:"left,omitempty"`
+	Fleeting   bool          `json:"fleeting,omitempty"`
 }
 
 // OpenRecords opens or makes the folder. renderer is the version of the program: another version may render otherwise, so
@@ -123,6 +125,7 @@ func (r *Records) load(app delivery.App, mem *Memory) string {
 		return telemetry.Unusable
 	}
 	desired := make(delivery.Inventory, len(rec.Objects))
+	left := map[delivery.Ref]bool{}
 	applied := make(map[delivery.Ref]delivery.Applied, len(rec.Objects))
 	for _, o := range rec.Objects {
 		ref, ok := delivery.ParseInventoryID(o.ID)
@@ -130,15 +133,18 @@ func (r *Records) load(app delivery.App, mem *Memory) string {
 			return telemetry.Unusable
 		}
 		desired[ref] = o.Version
+		if o.Left {
+			left[ref] = true
+		}
 		if o.Desired != (delivery.Hash{}) {
-			applied[ref] = delivery.Applied{Desired: o.Desired, Owned: o.Owned, Replicas: o.Replicas, Autoscaled: o.Autoscaled}
+			applied[ref] = delivery.Applied{Desired: o.Desired, Owned: o.Owned, Replicas: o.Replicas, Autoscaled: o.Autoscaled, Fleeting: o.Fleeting}
 		}
 	}
 	if desired.Equal(mem.Inventory) {
 		desired = mem.Inventory // one map, not two
 	}
 	mem.made = origin{spec: rec.Spec, vars: rec.Vars, inputs: rec.Inputs}
-	mem.desired, mem.applied, mem.Ignored = desired, applied, rec.Ignored
+	mem.desired, mem.applied, mem.left, mem.Ignored = desired, applied, left, rec.Ignored
 	return telemetry.Loaded
 }
 
@@ -153,9 +159,9 @@ func (r *Records) Save(app delivery.ID, mem *Memory) error {
 		Objects: make([]appliedObject, 0, len(mem.desired)),
 	}
 	for _, ref := range mem.desired.Refs() {
-		o := appliedObject{ID: ref.InventoryID(), Version: mem.desired[ref]}
+		o := appliedObject{ID: ref.InventoryID(), Version: mem.desired[ref], Left: mem.left[ref]}
 		if a, ok := mem.applied[ref]; ok {
-			o.Desired, o.Owned, o.Replicas, o.Autoscaled = a.Desired, a.Owned, a.Replicas, a.Autoscaled
+			o.Desired, o.Owned, o.Replicas, o.Autoscaled, o.Fleeting = a.Desired, a.Owned, a.Replicas, a.Autoscaled, a.Fleeting
 		}
 		rec.Objects = append(rec.Objects, o)
 	}

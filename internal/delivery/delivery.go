@@ -110,6 +110,7 @@ type Source struct {
 // where two snapshots of one source have the same Rules, folders with the same object id look the same.
 type Snapshot struct {
 	Revision Revision
+	Origin   string // the revision that the content was made from, where the source tells one (OCI: org.opencontainers.image.revision)
 	Digest   string
 	Rules    string
 	FS       fs.FS
@@ -119,11 +120,14 @@ type Snapshot struct {
 type Build struct {
 	Path                    string // folder in the snapshot, cleaned, without a leading "./"; "." is the root
 	TargetNamespace         string
+	NamePrefix, NameSuffix  string // of every object's name; they replace those of the kustomization file
 	Patches                 []Patch
 	Images                  []Image
 	Components              []string // folders relative to Path
 	IgnoreMissingComponents bool
-	Substitute              bool // run variable substitution
+	BuildMetadata           []string // kustomize's options of that name, as "originAnnotations"; they replace those of the kustomization file
+	Substitute              bool     // run variable substitution
+	Strict                  bool     // a variable that is neither given nor has a default value is an error
 }
 
 // Patch is a strategic-merge or JSON 6902 patch with an optional target, as kustomize reads it.
@@ -160,22 +164,52 @@ type App struct {
 	Generation     int64
 	Source         ID
 	Build          Build
+	Common         Metadata          // set on every object after the build, over what it has itself
 	Vars           map[string]string // inline variables; they win over VarsFrom
 	VarsFrom       []VarsRef         // later entries win over earlier ones
 	VarsAlways     bool              // substitute even where no variable is given
 	DependsOn      []ID
-	ServiceAccount string // in the app's namespace; empty: as Keelson itself
+	ReadyExprs     map[ID]string // CEL: how those of DependsOn that are here tell that they are ready
+	ServiceAccount string        // in the app's namespace; empty: as Keelson itself
 	Prune          bool
-	KeepOnDelete   bool // deleting the app leaves its objects
-	Wait           bool // Ready only once every object is healthy
+	KeepOnDelete   bool          // deleting the app leaves its objects
+	Force          bool          // objects are deleted and made anew for a change that the server never allows
+	Wait           bool          // Ready only once every object is healthy
+	HealthChecks   []HealthCheck // without Wait: Ready only once these objects are healthy
+	HealthExprs    []HealthExpr  // CEL: how objects of some kinds tell how they are doing
 	Suspend        bool
 	Interval       time.Duration
 	RetryInterval  time.Duration // after a failure; zero: Interval
 	Timeout        time.Duration // bound of one attempt and of waiting for health
 	Guard          Guard
 	Requested      string   // a person's request for a reconciliation: any value not seen before starts one
+	Denied         string   // not empty: why a reference of the app must not be followed; nothing is applied
 	Refused        []string // fields whose being ignored could do harm, as "spec.decryption": nothing is applied
-	Ignored        []string // fields that have no effect yet, as "spec.healthChecks": said, not fatal
+	Ignored        []string // fields that have no effect yet, as "spec.force": said, not fatal
+}
+
+// WaitsForHealth tells whether the app gets ready only once some objects are healthy.
+func (a App) WaitsForHealth() bool { return a.Wait || len(a.HealthChecks) > 0 }
+
+// HealthCheck names an object, of the app or not, whose health an app waits for.
+type HealthCheck struct {
+	Ref            // an empty namespace is that of the app, where the kind has namespaces
+	Version string // the API version to look at it in; another one where this is not served
+}
+
+// HealthExpr tells in CEL how the objects of a kind are doing: Keelson knows no better than the user there. The expressions
+// see the fields of the object as their variables. The first of InProgress, Failed and Current that is true decides;
+// none: in progress (Flux, RFC-0009).
+type HealthExpr struct {
+	Group string
+	Kind  string // empty: all kinds of the group that have no entry of their own
+
+	InProgress, Failed, Current string // Current is required
+}
+
+// Metadata are labels and annotations.
+type Metadata struct {
+	Labels, Annotations map[string]string
 }
 
 // Guard says how an app is protected against destroying by accident.

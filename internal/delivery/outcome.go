@@ -1,5 +1,7 @@
 package delivery
 
+import "time"
+
 // Phase is where an app or a source stands after a step.
 type Phase string
 
@@ -21,4 +23,8 @@ type Outcome struct {
 	Inventory Inventory // what the app owns now
 	Health    Health    // of the app's objects; the zero Health: not known
 	Handled   string    // the person's request that this answers
+	Skipped   []string  // objects of the commit that are not applied, because Keelson takes their place
+	Digest    string    // identifies what the app was rendered from, "sha256:…"; empty: nothing was
+	Origin    string    // the revision that the source's content was made from, where it tells one
+	Took      time.Duration
 }

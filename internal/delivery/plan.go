@@ -15,9 +15,11 @@ type Live struct {
 	Replicas        int64 // live spec.replicas; -1 where there is none
 	Health          Health
 	Deleting        bool           // it has a deletion timestamp
-	PruneDisabled   bool           // labelled or annotated to survive pruning
+	Marks           Marks          // what it asks for itself, as it is in the cluster
+	Done            bool           // it has done its work and wants no other: a Job that has completed
 	Fixed           map[string]any // values of its immutable fields, by path, as far as its kind is known to have some
 	Rival           string         // the field manager, other than ours, that wrote to it last
+	Shared          string         // another delivery tool's field manager that owns fields which are, or will be, ours; empty: none
 }
 
 // Applied is what one apply of an object left behind: enough to tell later, from memory,
@@ -27,6 +29,7 @@ type Applied struct {
 	Owned      Hash  // [Live.Owned] of the server's answer
 	Replicas   int64 // spec.replicas as sent; -1: not sent
 	Autoscaled bool  // spec.replicas was left to an autoscaler
+	Fleeting   bool  // the object goes by itself once it has done its work: a Job with spec.ttlSecondsAfterFinished
 }
 
 // Verb is what a change does to one object.
@@ -37,11 +40,21 @@ const (
 	Create    Verb = "create"    // it is not there
 	Update    Verb = "update"    // Git wants something else than before
 	Repair    Verb = "repair"    // Git is unchanged, the cluster is not: drift
+	Replace   Verb = "replace"   // it is deleted, to be made anew once it is gone: the server never lets it be changed like this
 	Delete    Verb = "delete"    // it left Git
 	Release   Verb = "release"   // it left Git, but is not ours (any more) or is kept: only the inventory forgets it
 	Unchanged Verb = "unchanged" // nothing to send
 	Delegated Verb = "delegated" // a hold keeps it as it is
 	Paused    Verb = "paused"    // the server refused it; it waits for its next try, and so does what comes after its stage
+)
+
+// LeftBy says what wants an object not to be touched.
+type LeftBy string
+
+// What may want that.
+const (
+	LeftByGit     LeftBy = "Git"     // a mark in Git: until another commit
+	LeftByCluster LeftBy = "cluster" // a mark of the object in the cluster: until it is gone
 )
 
 // Change is one object's part of a plan.
@@ -55,6 +68,8 @@ type Change struct {
 	// Autoscaled says that spec.replicas is left to an autoscaler.
 	Autoscaled bool
 	UID        string // of the live object to delete
+	Left       LeftBy // not empty: it is not to be touched
+	Forced     bool   // it may be replaced if the server refuses the change for good
 }
 
 // Stage is a set of changes that may be made in any order, all at once. The next stage starts
@@ -91,8 +106,11 @@ func (s Stage) Pending() int {
 
 // Touches tells whether the verb changes anything in the cluster.
 func (v Verb) Touches() bool {
-	return v == Create || v == Update || v == Repair || v == Delete
+	return v == Create || v == Update || v == Repair || v.Deletes()
 }
+
+// Deletes tells whether the verb deletes the object.
+func (v Verb) Deletes() bool { return v == Delete || v == Replace }
 
 // Next gives the first stage with something to do; false: the plan is done.
 // A plan that awaits a kind does not go past the stage that brings it, and none goes past a stage with a paused change:

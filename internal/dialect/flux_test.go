@@ -1,6 +1,7 @@
 package dialect_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -32,6 +33,10 @@ spec:
   prune: true
   wait: true
   targetNamespace: shop
+  namePrefix: eu-
+  nameSuffix: -blue
+  commonMetadata: {labels: {team: shop}, annotations: {owner: "7"}}
+  buildMetadata: [originAnnotations]
   serviceAccountName: deployer
   sourceRef: {kind: GitRepository, name: fleet, namespace: flux-system}
   dependsOn: [{name: infra}, {name: crds, namespace: flux-system}]
@@ -54,10 +59,12 @@ func TestKustomization(t *testing.T) {
 		Generation: 3,
 		Source:     delivery.ID{Kind: "GitRepository", Namespace: "flux-system", Name: "fleet"},
 		Build: delivery.Build{
-			Path: "apps/shop", TargetNamespace: "shop", Components: []string{"../extra"}, IgnoreMissingComponents: true,
+			Path: "apps/shop", TargetNamespace: "shop", NamePrefix: "eu-", NameSuffix: "-blue", BuildMetadata: []string{"originAnnotations"},
+			Components: []string{"../extra"}, IgnoreMissingComponents: true,
 			Images:  []delivery.Image{{Name: "web", NewName: "mirror/web", NewTag: "v2", Digest: "sha256:1"}},
 			Patches: []delivery.Patch{{Patch: "{}", Target: &delivery.Selector{Kind: "Deployment", Name: "web"}}},
 		},
+		Common:   delivery.Metadata{Labels: map[string]string{"team": "shop"}, Annotations: map[string]string{"owner": "7"}},
 		Vars:     map[string]string{"region": "eu"},
 		VarsFrom: []delivery.VarsRef{{Kind: "Secret", Name: "keys", Optional: true}},
 		DependsOn: []delivery.ID{
@@ -82,9 +89,6 @@ func TestKustomizationNames(t *testing.T) {
 		"another cluster":     {"{kubeConfig: {secretRef: {name: x}}, sourceRef: {kind: GitRepository}}", []string{"spec.kubeConfig"}, nil},
 		"encrypted":           {"{decryption: {provider: sops}, sourceRef: {kind: GitRepository}}", []string{"spec.decryption"}, nil},
 		"another source kind": {"{sourceRef: {kind: OCIRepository}}", []string{"spec.sourceRef.kind OCIRepository"}, nil},
-		"renamed":             {"{namePrefix: a, nameSuffix: b, sourceRef: {kind: GitRepository}}", []string{"spec.namePrefix", "spec.nameSuffix"}, nil},
-		"harmless":            {"{force: true, healthChecks: [{kind: Deployment, name: x}], sourceRef: {kind: GitRepository}}", nil, []string{"spec.force", "spec.healthChecks"}},
-		"ready expression":    {"{dependsOn: [{name: a, readyExpr: 'true'}], sourceRef: {kind: GitRepository}}", []string{"spec.dependsOn[].readyExpr"}, nil},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -190,7 +194,11 @@ func TestKustomizationStatus(t *testing.T) {
 		Phase: delivery.Ready, Reason: "ReconciliationSucceeded", Message: "Applied revision: main@sha1:4c1b", Attempted: rev, Applied: rev,
 		Inventory: inv, Health: delivery.Health{Status: delivery.Healthy}, Handled: "t1",
 	}
-	failing := delivery.Outcome{Phase: delivery.Failing, Reason: "BuildFailed", Message: "a.yaml:3: no", Attempted: rev, Inventory: inv}
+	ready.Digest, ready.Took, ready.Origin = "sha256:01", 1500*time.Millisecond, "v1@sha1:77"
+	failing := delivery.Outcome{
+		Phase: delivery.Failing, Reason: "HealthCheckFailed", Message: "no", Attempted: rev, Inventory: inv, Digest: "sha256:02", Took: time.Minute,
+		Health: delivery.Health{Status: delivery.Degraded, Message: "Deployment/dev/web: no"},
+	}
 
 	s := dialect.KustomizationStatus(kustomizev1.KustomizationStatus{}, app, working, start)
 	expectStatus(t, "working", s, `
@@ -211,7 +219,11 @@ conditions:
 - {type: Healthy, status: "True", reason: Succeeded, message: every object is healthy, observedGeneration: 2, lastTransitionTime: "2026-11-21T12:00:01Z"}
 lastAttemptedRevision: main@sha1:4c1b
 lastAppliedRevision: main@sha1:4c1b
+lastAppliedOriginRevision: v1@sha1:77
 inventory: {entries: [{id: dev_a__ConfigMap, v: v1}, {id: dev_web_apps_Deployment, v: v1}]}
+history:
+- {digest: "sha256:01", firstReconciled: "2026-11-21T12:00:01Z", lastReconciled: "2026-11-21T12:00:01Z", lastReconciledDuration: 1.5s,
+   lastReconciledStatus: ReconciliationSucceeded, totalReconciliations: 1, metadata: {revision: main@sha1:4c1b, originRevision: v1@sha1:77}}
 `)
 	if again := dialect.KustomizationStatus(s, app, ready, start.Add(time.Hour)); !cmp.Equal(s, again) {
 		t.Errorf("the same outcome later changes the status:\n%s", cmp.Diff(s, again))
@@ -222,6 +234,70 @@ inventory: {entries: [{id: dev_a__ConfigMap, v: v1}, {id: dev_web_apps_Deploymen
 	}
 	if diff := cmp.Diff(inv, dialect.KustomizationInventory(&s)); diff != "" {
 		t.Errorf("the inventory does not survive:\n%s", diff)
+	}
+	app.Generation = 3
+	failing.Message, failing.Took = "still no", 2*time.Minute
+	s = dialect.KustomizationStatus(s, app, failing, start.Add(time.Hour))
+	expectStatus(t, "failing", s, `
+observedGeneration: 2
+lastHandledReconcileAt: t1
+conditions:
+- {type: Ready, status: "False", reason: HealthCheckFailed, message: still no, observedGeneration: 3, lastTransitionTime: "2026-11-21T12:01:00Z"}
+- {type: Healthy, status: "False", reason: HealthCheckFailed, message: "Deployment/dev/web: no", observedGeneration: 3, lastTransitionTime: "2026-11-21T12:01:00Z"}
+- {type: Reconciling, status: "True", reason: ProgressingWithRetry, message: still no, observedGeneration: 3, lastTransitionTime: "2026-11-21T12:01:00Z"}
+lastAttemptedRevision: main@sha1:4c1b
+lastAppliedRevision: main@sha1:4c1b
+lastAppliedOriginRevision: v1@sha1:77
+inventory: {entries: [{id: dev_a__ConfigMap, v: v1}, {id: dev_web_apps_Deployment, v: v1}]}
+history:
+- {digest: "sha256:02", firstReconciled: "2026-11-21T12:01:00Z", lastReconciled: "2026-11-21T13:00:00Z", lastReconciledDuration: 2m0s,
+   lastReconciledStatus: HealthCheckFailed, totalReconciliations: 2, metadata: {revision: main@sha1:4c1b}}
+- {digest: "sha256:01", firstReconciled: "2026-11-21T12:00:01Z", lastReconciled: "2026-11-21T12:00:01Z", lastReconciledDuration: 1.5s,
+   lastReconciledStatus: ReconciliationSucceeded, totalReconciliations: 1, metadata: {revision: main@sha1:4c1b, originRevision: v1@sha1:77}}
+`)
+	s = dialect.KustomizationStatus(s, app, delivery.Outcome{Phase: delivery.Stalled, Reason: "InvalidCELExpression", Message: "no", Inventory: inv}, start.Add(time.Hour))
+	if s.ObservedGeneration != 3 || len(s.History) != 2 {
+		t.Errorf("what only a person can help with: observed generation %d, %d attempts in the history; want 3 and 2", s.ObservedGeneration, len(s.History))
+	}
+}
+
+func TestKustomizationHealth(t *testing.T) {
+	app, err := dialect.Kustomization(kustomization(t, `
+metadata: {name: shop, namespace: team}
+spec:
+  healthChecks:
+  - {kind: Deployment, name: web}
+  - {apiVersion: helm.toolkit.fluxcd.io/v2, kind: HelmRelease, name: db, namespace: data}
+  healthCheckExprs:
+  - {apiVersion: bitnami.com/v1alpha1, kind: SealedSecret, current: "a", failed: "b", inProgress: "c"}
+  - {apiVersion: v1, current: "d"}
+  dependsOn: [{name: a}, {name: b, namespace: other, readyExpr: "dep.x"}]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := delivery.App{HealthChecks: app.HealthChecks, HealthExprs: app.HealthExprs, DependsOn: app.DependsOn, ReadyExprs: app.ReadyExprs}
+	b := delivery.ID{Kind: "Kustomization", Namespace: "other", Name: "b"}
+	want := delivery.App{
+		HealthChecks: []delivery.HealthCheck{
+			{Ref: delivery.Ref{Group: "apps", Kind: "Deployment", Name: "web"}, Version: "v1"},
+			{Ref: delivery.Ref{Group: "helm.toolkit.fluxcd.io", Kind: "HelmRelease", Namespace: "data", Name: "db"}, Version: "v2"},
+		},
+		HealthExprs: []delivery.HealthExpr{
+			{Group: "bitnami.com", Kind: "SealedSecret", Current: "a", Failed: "b", InProgress: "c"}, {Current: "d"},
+		},
+		DependsOn:  []delivery.ID{{Kind: "Kustomization", Namespace: "team", Name: "a"}, b},
+		ReadyExprs: map[delivery.ID]string{b: "dep.x"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("app (-want +got):\n%s", diff)
+	}
+	if !app.WaitsForHealth() || app.Wait {
+		t.Error("an app with health checks waits for them only")
+	}
+	_, err = dialect.Kustomization(kustomization(t, "spec: {healthChecks: [{apiVersion: a/b/c, kind: X, name: x}]}"))
+	if err == nil || !strings.Contains(err.Error(), "spec.healthChecks[0].apiVersion") {
+		t.Errorf("a malformed apiVersion: %v", err)
 	}
 }
 

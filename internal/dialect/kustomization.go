@@ -2,6 +2,7 @@
 package dialect
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"strconv"
@@ -63,11 +64,11 @@ func Kustomization(k *kustomizev1.Kustomization) (delivery.App, error) {
 			Kind: spec.SourceRef.Kind, Namespace: orElse(spec.SourceRef.Namespace, k.Namespace), Name: spec.SourceRef.Name,
 		},
 		Build: delivery.Build{
-			Path: cleanPath(spec.Path), TargetNamespace: spec.TargetNamespace,
+			Path: cleanPath(spec.Path), TargetNamespace: spec.TargetNamespace, NamePrefix: spec.NamePrefix, NameSuffix: spec.NameSuffix,
 			Components: spec.Components, IgnoreMissingComponents: spec.IgnoreMissingComponents,
 		},
 		ServiceAccount: spec.ServiceAccountName,
-		Prune:          spec.Prune, KeepOnDelete: !spec.Prune, Wait: spec.Wait, Suspend: spec.Suspend,
+		Prune:          spec.Prune, KeepOnDelete: !spec.Prune, Force: spec.Force, Wait: spec.Wait, Suspend: spec.Suspend,
 		Interval: spec.Interval.Duration, RetryInterval: k.GetRetryInterval(), Timeout: k.GetTimeout(),
 		Requested: k.Annotations[meta.ReconcileRequestAnnotation],
 	}
@@ -76,6 +77,12 @@ func Kustomization(k *kustomizev1.Kustomization) (delivery.App, error) {
 		app.KeepOnDelete = true
 	case kustomizev1.DeletionPolicyDelete, kustomizev1.DeletionPolicyWaitForTermination:
 		app.KeepOnDelete = false
+	}
+	if m := spec.CommonMetadata; m != nil {
+		app.Common = delivery.Metadata{Labels: m.Labels, Annotations: m.Annotations}
+	}
+	for _, option := range spec.BuildMetadata {
+		app.Build.BuildMetadata = append(app.Build.BuildMetadata, string(option))
 	}
 	for _, p := range spec.Patches {
 		patch := delivery.Patch{Patch: p.Patch}
@@ -91,9 +98,7 @@ func Kustomization(k *kustomizev1.Kustomization) (delivery.App, error) {
 		app.Build.Images = append(app.Build.Images, delivery.Image{Name: i.Name, NewName: i.NewName, NewTag: i.NewTag, Digest: i.Digest})
 	}
 	for _, d := range spec.DependsOn {
-		app.DependsOn = append(app.DependsOn, delivery.ID{
-			Kind: kustomizev1.KustomizationKind, Namespace: orElse(d.Namespace, k.Namespace), Name: d.Name,
-		})
+		app.DependsOn = append(app.DependsOn, dependency(k, d))
 	}
 	if b := spec.PostBuild; b != nil {
 		app.Vars = b.Substitute
@@ -105,32 +110,21 @@ func Kustomization(k *kustomizev1.Kustomization) (delivery.App, error) {
 	app.Refused, app.Ignored = unsupportedKustomization(spec)
 	var err error
 	app.Guard, err = guard(k.Annotations)
+	err = cmp.Or(err, healthOf(&app, k))
 	return app, err
 }
 
 // unsupportedKustomization names the fields that are not implemented: those whose being ignored would apply something else,
 // or elsewhere, than the user asked for, and those that only have no effect.
 func unsupportedKustomization(spec *kustomizev1.KustomizationSpec) (refused, ignored []string) {
-	readyExpr := false
-	for _, d := range spec.DependsOn {
-		readyExpr = readyExpr || d.ReadyExpr != ""
-	}
 	refused = set([]field{
-		{"spec.commonMetadata", spec.CommonMetadata != nil},
 		{"spec.decryption", spec.Decryption != nil},
-		{"spec.dependsOn[].readyExpr", readyExpr},
 		{"spec.ignore", len(spec.Ignore) > 0},
 		{"spec.kubeConfig", spec.KubeConfig != nil},
-		{"spec.namePrefix", spec.NamePrefix != ""},
-		{"spec.nameSuffix", spec.NameSuffix != ""},
 		{"spec.sourceRef.kind " + spec.SourceRef.Kind, spec.SourceRef.Kind != sourcev1.GitRepositoryKind},
 	})
 	ignored = set([]field{
-		{"spec.buildMetadata", len(spec.BuildMetadata) > 0},
 		{"spec.deletionPolicy WaitForTermination", spec.DeletionPolicy == kustomizev1.DeletionPolicyWaitForTermination},
-		{"spec.force", spec.Force},
-		{"spec.healthCheckExprs", len(spec.HealthCheckExprs) > 0},
-		{"spec.healthChecks", len(spec.HealthChecks) > 0},
 	})
 	return refused, ignored
 }
@@ -160,7 +154,7 @@ func guard(annotations map[string]string) (delivery.Guard, error) {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 0 || n > 100 {
 			return g, &delivery.Fault{
-				Reason: "InvalidAnnotation", Where: MaxPruneAnnotation, Retry: delivery.OnChange,
+				Reason: "InvalidAnnotation", Where: MaxPruneAnnotation, Retry: delivery.OnEvent,
 				Err: fmt.Errorf("%q is not a percentage", text), Hint: "write a whole number from 0 to 100",
 			}
 		}

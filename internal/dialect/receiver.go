@@ -55,9 +55,12 @@ var targetVersions = map[string]string{
 
 // ReceiverTarget reads one of a Receiver's references. Only kinds of Flux can be asked for: a Receiver is no way to write
 // to whatever else its controller may write to.
-func ReceiverTarget(r *notificationv1.Receiver, res notificationv1.ReceiverResource) (Target, error) {
+func ReceiverTarget(r *notificationv1.Receiver, res notificationv1.ReceiverResource, policy delivery.Policy) (Target, error) {
 	t := Target{Namespace: r.Namespace, Name: res.Name, Labels: res.MatchLabels, Filter: res.Filter}
 	if res.Namespace != "" {
+		if policy.NoCrossNamespaceRefs && res.Namespace != r.Namespace {
+			return t, fmt.Errorf("%s %s/%s: cross-namespace references are not allowed", res.Kind, res.Namespace, res.Name)
+		}
 		t.Namespace = res.Namespace
 	}
 	version := res.APIVersion

@@ -20,22 +20,24 @@ func TestReceiverTarget(t *testing.T) {
 		labels                         map[string]string
 		want                           string // "group/version kind namespace/name", or "error: …"
 	}{
-		"version given":     {version: "source.toolkit.fluxcd.io/v1", kind: "GitRepository", name: "a", want: "source.toolkit.fluxcd.io/v1, Kind=GitRepository apps/a"},
-		"version implied":   {kind: "GitRepository", name: "a", want: "source.toolkit.fluxcd.io/v1, Kind=GitRepository apps/a"},
-		"another namespace": {kind: "OCIRepository", namespace: "infra", name: "a", want: "source.toolkit.fluxcd.io/v1, Kind=OCIRepository infra/a"},
-		"images":            {kind: "ImageRepository", name: "a", want: "image.toolkit.fluxcd.io/v1, Kind=ImageRepository apps/a"},
-		"no version":        {kind: "Kustomization", name: "a", want: `error: apiVersion must be specified for kind "Kustomization"`},
-		"all":               {kind: "GitRepository", name: "*", labels: map[string]string{"a": "b"}, want: "source.toolkit.fluxcd.io/v1, Kind=GitRepository apps/*"},
-		"all of none":       {kind: "GitRepository", name: "*", want: "error: matchLabels field not set"},
-		"another group":     {version: "objectbucket.io/v1alpha1", kind: "Bucket", name: "a", want: `error: Bucket a is of the group "objectbucket.io"`},
-		"a similar group":   {version: "evilfluxcd.io/v1", kind: "Bucket", name: "a", want: `error: Bucket a is of the group "evilfluxcd.io"`},
-		"the core group":    {version: "v1", kind: "Bucket", name: "a", want: `error: Bucket a is of the group ""`},
-		"no version at all": {version: "a/b/c", kind: "Bucket", name: "a", want: "error: apiVersion of Bucket a"},
+		"version given":      {version: "source.toolkit.fluxcd.io/v1", kind: "GitRepository", name: "a", want: "source.toolkit.fluxcd.io/v1, Kind=GitRepository apps/a"},
+		"version implied":    {kind: "GitRepository", name: "a", want: "source.toolkit.fluxcd.io/v1, Kind=GitRepository apps/a"},
+		"another namespace":  {kind: "OCIRepository", namespace: "infra", name: "a", want: "source.toolkit.fluxcd.io/v1, Kind=OCIRepository infra/a"},
+		"forbidden":          {kind: "OCIRepository", namespace: "infra", name: "a", want: "error: OCIRepository infra/a: cross-namespace references are not allowed"},
+		"forbidden, but own": {kind: "OCIRepository", namespace: "apps", name: "a", want: "source.toolkit.fluxcd.io/v1, Kind=OCIRepository apps/a"},
+		"images":             {kind: "ImageRepository", name: "a", want: "image.toolkit.fluxcd.io/v1, Kind=ImageRepository apps/a"},
+		"no version":         {kind: "Kustomization", name: "a", want: `error: apiVersion must be specified for kind "Kustomization"`},
+		"all":                {kind: "GitRepository", name: "*", labels: map[string]string{"a": "b"}, want: "source.toolkit.fluxcd.io/v1, Kind=GitRepository apps/*"},
+		"all of none":        {kind: "GitRepository", name: "*", want: "error: matchLabels field not set"},
+		"another group":      {version: "objectbucket.io/v1alpha1", kind: "Bucket", name: "a", want: `error: Bucket a is of the group "objectbucket.io"`},
+		"a similar group":    {version: "evilfluxcd.io/v1", kind: "Bucket", name: "a", want: `error: Bucket a is of the group "evilfluxcd.io"`},
+		"the core group":     {version: "v1", kind: "Bucket", name: "a", want: `error: Bucket a is of the group ""`},
+		"no version at all":  {version: "a/b/c", kind: "Bucket", name: "a", want: "error: apiVersion of Bucket a"},
 	} {
 		res := notificationv1.ReceiverResource{CrossNamespaceObjectReference: notificationv1.CrossNamespaceObjectReference{
 			APIVersion: test.version, Kind: test.kind, Namespace: test.namespace, Name: test.name, MatchLabels: test.labels,
 		}}
-		target, err := ReceiverTarget(r, res)
+		target, err := ReceiverTarget(r, res, delivery.Policy{NoCrossNamespaceRefs: strings.HasPrefix(name, "forbidden")})
 		got := target.Kind.String() + " " + target.Namespace + "/" + target.Name
 		if err != nil {
 			got = "error: " + err.Error()

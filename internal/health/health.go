@@ -1,7 +1,8 @@
 // Package health tells how an object is doing. It is pure: the object goes in, a [delivery.Health] comes out.
 //
 // The rules are kstatus's (the field's own: every built-in kind, and any kind with the standard
-// Ready, Reconciling and Stalled conditions), mapped onto Keelson's words in one place.
+// Ready, Reconciling and Stalled conditions), mapped onto Keelson's words in one place. Two things differ, as in
+// Flux: a Job is healthy once it has completed, and an app may have [Rules] of its own in CEL. Their cost is bounded.
 package health
 
 import (
@@ -17,6 +18,9 @@ import (
 
 // Of tells how an object is doing.
 func Of(u *unstructured.Unstructured) delivery.Health {
+	if u.GroupVersionKind().GroupKind() == jobKind && u.GetDeletionTimestamp() == nil {
+		return job(u)
+	}
 	res, err := status.Compute(u)
 	if err != nil {
 		return delivery.Health{Status: delivery.UnknownHealth, Message: err.Error()}
@@ -43,21 +47,21 @@ type Part struct {
 
 // order of the states from good to bad: an app is as healthy as its worst object.
 var order = []delivery.HealthStatus{
-	delivery.Healthy, delivery.Suspended, delivery.UnknownHealth, delivery.Progressing, delivery.Missing, delivery.Degraded,
+	delivery.Healthy, delivery.Suspended, delivery.Progressing, delivery.UnknownHealth, delivery.Missing, delivery.Degraded,
 }
 
 // maxNamed bounds how many objects a message names.
 const maxNamed = 5
 
 // Aggregate gives an app's health: its worst object's, with a message that names the objects in that state.
-// Objects whose health cannot be known count as healthy once everything else is.
+// An object whose health cannot be known is waited for like one in progress, as in Flux.
 func Aggregate(parts []Part) delivery.Health {
 	worst := 0
 	for _, p := range parts {
 		worst = max(worst, slices.Index(order, p.Health.Status))
 	}
 	state := order[worst]
-	if state == delivery.Healthy || state == delivery.UnknownHealth {
+	if state == delivery.Healthy {
 		return delivery.Health{Status: delivery.Healthy}
 	}
 	var named []string

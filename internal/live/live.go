@@ -11,10 +11,14 @@
 //
 // Of the ConfigMaps and Secrets that an app's variables come from, only the version is known ([Live.Version]): each is
 // watched by its name, metadata only.
+//
+// Of objects that an app waits for and does not own, only the health is known ([Live.Probe]): each is watched by its name. By
+// which rules of its own the health of an app's objects is judged, [Live.Judge] says.
 package live
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -24,6 +28,7 @@ import (
 	"k8s.io/client-go/metadata"
 
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/health"
 	"keelson.dev/keelson/internal/kube"
 )
 
@@ -57,6 +62,12 @@ type Live struct {
 	metadata metadata.Interface      // made with the first reference
 	sources  map[reference]*sourceWatch
 	refers   map[delivery.ID]map[reference]*sourceWatch
+
+	rules     map[delivery.ID]*health.Rules
+	rejudging map[delivery.ID]int         // apps whose objects are being read once more
+	undone    map[schema.GroupKind][]name // what went by itself before it had done its work
+	probes    map[probeKey]*probe
+	probing   map[delivery.ID]*probing
 }
 
 // AutoscalerKind is the kind of Kubernetes' own autoscalers; others make objects of it.
@@ -77,6 +88,12 @@ func New(ctx context.Context, cluster *kube.Cluster, opts Options) *Live {
 		scaled:  map[delivery.Ref]string{},
 		sources: map[reference]*sourceWatch{},
 		refers:  map[delivery.ID]map[reference]*sourceWatch{},
+
+		rules:     map[delivery.ID]*health.Rules{},
+		rejudging: map[delivery.ID]int{},
+		undone:    map[schema.GroupKind][]name{},
+		probes:    map[probeKey]*probe{},
+		probing:   map[delivery.ID]*probing{},
 	}
 }
 
@@ -143,6 +160,9 @@ func (l *Live) keep(ref delivery.Ref, rec *record) {
 		l.records[ref.GroupKind()] = records
 	}
 	records[nameOf(ref)] = rec
+	if left := l.undone[ref.GroupKind()]; len(left) > 0 {
+		l.undone[ref.GroupKind()] = slices.DeleteFunc(left, func(n name) bool { return n == nameOf(ref) })
+	}
 }
 
 // newer compares two resource versions of one kind, which are decimal numbers (Kubernetes API concepts, "Resource versions").

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/plan"
 )
 
 // ownership is what managedFields tell about one object from our point of view.
@@ -22,6 +23,7 @@ type ownership struct {
 	replicas bool          // our manager owns spec.replicas
 	rival    string        // the other manager that wrote last, status writes aside
 	version  string        // the API version that our manager applied in, "v1"; empty: it did not
+	shared   string        // another delivery tool's manager that owns fields of ours as well, or everything there is
 }
 
 // ownershipOf reads managedFields: which fields the manager applied, hashed with the values they have now.
@@ -34,6 +36,7 @@ func ownershipOf(key delivery.Key, u *unstructured.Unstructured, manager string)
 	var own ownership
 	var ours map[string]any
 	var others []map[string]any
+	var tools []map[string]any // entries of other delivery tools
 	latest := ""
 	found, _, _ := unstructured.NestedFieldNoCopy(u.Object, "metadata", "managedFields")
 	entries, ok := found.([]any)
@@ -53,11 +56,17 @@ func ownershipOf(key delivery.Key, u *unstructured.Unstructured, manager string)
 			continue
 		}
 		others = append(others, fields)
+		if name, _ := entry["manager"].(string); entry["subresource"] == nil && plan.IsTool(name) {
+			tools = append(tools, entry)
+		}
 		// Times are in UTC and to the second: in the order of their text.
 		if at, _ := entry["time"].(string); entry["manager"] != manager && at != "" && at >= latest {
 			own.rival, _ = entry["manager"].(string)
 			latest = at
 		}
+	}
+	if len(tools) > 0 && !delivery.MarksOf(u).Has(delivery.MarkMerge) {
+		own.shared = shared(ours, tools)
 	}
 	if ours == nil {
 		return own, nil
@@ -69,6 +78,19 @@ func ownershipOf(key delivery.Key, u *unstructured.Unstructured, manager string)
 	e.owned(ours, others, u.Object)
 	own.hash = key.Hash(e.out)
 	return own, nil
+}
+
+// shared names the first tool that owns fields which are ours too, or that have to become ours.
+func shared(ours map[string]any, tools []map[string]any) string {
+	for _, entry := range tools {
+		theirs, _ := entry["fieldsV1"].(map[string]any)
+		operation, _ := entry["operation"].(string)
+		if plan.Shares(ours, theirs, operation) {
+			name, _ := entry["manager"].(string)
+			return name
+		}
+	}
+	return ""
 }
 
 // withoutReplicas gives a field set without spec.replicas and tells whether it was there. A spec.replicas that is not a number,

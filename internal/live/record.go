@@ -27,6 +27,7 @@ type record struct {
 	version         unique.Handle[string] // the API version it is watched in ("v1")
 	applied         unique.Handle[string] // the API version in which we applied it; empty: we did not
 	rival           unique.Handle[string]
+	shared          unique.Handle[string]
 	owner           unique.Handle[delivery.ID]
 	uid             string
 	resourceVersion string
@@ -36,7 +37,9 @@ type record struct {
 	owned           delivery.Hash
 	ownsReplicas    bool
 	deleting        bool
-	pruneDisabled   bool
+	marks           delivery.Marks
+	fleeting        bool // it goes by itself once it is done
+	done            bool // a Job that has completed
 }
 
 // record reduces an object to what is kept of it.
@@ -49,11 +52,13 @@ func (l *Live) record(u *unstructured.Unstructured) (*record, error) {
 	if !ok {
 		replicas = -1
 	}
+	owner := l.opts.OwnerOf(u.GetLabels())
 	rec := &record{
 		version: unique.Make(u.GroupVersionKind().Version), applied: unique.Make(own.version), rival: unique.Make(own.rival),
-		owner: unique.Make(l.opts.OwnerOf(u.GetLabels())), uid: string(u.GetUID()), resourceVersion: u.GetResourceVersion(),
-		health: health.Of(u), replicas: replicas, owned: own.hash, ownsReplicas: own.replicas,
-		deleting: u.GetDeletionTimestamp() != nil, pruneDisabled: PruneDisabled(u),
+		shared: unique.Make(own.shared),
+		owner:  unique.Make(owner), uid: string(u.GetUID()), resourceVersion: u.GetResourceVersion(),
+		health: l.health(owner, u), fleeting: health.Fleeting(u), done: health.Done(u), replicas: replicas, owned: own.hash, ownsReplicas: own.replicas,
+		deleting: u.GetDeletionTimestamp() != nil, marks: delivery.MarksOf(u),
 	}
 	if fixed := plan.Fixed(u); len(fixed) > 0 {
 		b, err := json.Marshal(fixed)
@@ -69,8 +74,8 @@ func (l *Live) record(u *unstructured.Unstructured) (*record, error) {
 func (r *record) live(ref delivery.Ref) delivery.Live {
 	return delivery.Live{
 		Ref: ref, Version: r.version.Value(), UID: r.uid, ResourceVersion: r.resourceVersion, Owner: r.owner.Value(),
-		Owned: r.owned, OwnsReplicas: r.ownsReplicas, Replicas: r.replicas, Health: r.health, Deleting: r.deleting,
-		PruneDisabled: r.pruneDisabled, Fixed: r.fixedFields(), Rival: r.rival.Value(),
+		Owned: r.owned, OwnsReplicas: r.ownsReplicas, Replicas: r.replicas, Health: r.health, Deleting: r.deleting, Done: r.done,
+		Marks: r.marks, Fixed: r.fixedFields(), Rival: r.rival.Value(), Shared: r.shared.Value(),
 	}
 }
 
@@ -85,21 +90,9 @@ func (r *record) fixedFields() map[string]any {
 	return fixed
 }
 
-// PruneMark on an object, as a label or an annotation with the value "disabled", keeps it from being pruned (Flux).
-const PruneMark = "kustomize.toolkit.fluxcd.io/prune"
-
-// PruneDisabled tells whether an object carries the mark.
-func PruneDisabled(u *unstructured.Unstructured) bool {
-	for _, field := range []string{"labels", "annotations"} {
-		if v, _, _ := unstructured.NestedFieldNoCopy(u.Object, "metadata", field, PruneMark); v == "disabled" {
-			return true
-		}
-	}
-	return false
-}
-
 // matters tells whether a new record of an object is worth waking its app.
 func matters(old, rec *record) bool {
 	return old.uid != rec.uid || old.owned != rec.owned || old.replicas != rec.replicas || old.ownsReplicas != rec.ownsReplicas ||
-		old.health != rec.health || old.deleting != rec.deleting || old.owner != rec.owner
+		old.shared != rec.shared || old.health != rec.health || old.deleting != rec.deleting || old.owner != rec.owner ||
+		(old.marks ^ rec.marks).Has(delivery.MarkLeave)
 }

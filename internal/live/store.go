@@ -10,6 +10,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/health"
 )
 
 // objectStore is where the reflector of one kind puts what it sees: a record each, never the object. Where a kind is watched
@@ -94,6 +95,7 @@ func (s *objectStore) Delete(obj any) error {
 	gone := had && !s.stopped() && !newer(old.resourceVersion, u.GetResourceVersion())
 	if gone {
 		delete(records, nameOf(ref))
+		s.live.went(ref, old.fleeting, old.done || health.Done(u))
 	}
 	s.live.mu.Unlock()
 	if gone {
@@ -201,6 +203,7 @@ func (s *objectStore) replace(fresh map[delivery.Ref]*record, version string) ma
 		_, listed := fresh[ref]
 		if !listed && old.version.Value() == s.watch.key.Version && !newer(old.resourceVersion, version) {
 			delete(s.live.records[kind], key)
+			s.live.went(ref, old.fleeting, old.done)
 			changes[ref] = owners(old)
 		}
 	}

@@ -96,7 +96,7 @@ func (l *Live) Ensure(app delivery.ID, kinds map[schema.GroupVersionKind]bool) (
 	l.mu.RLock()
 	if n := l.needs[app]; n != nil && n.settled && n.asked(kinds) {
 		defer l.mu.RUnlock()
-		return n.state()
+		return l.stateOf(app, n)
 	}
 	l.mu.RUnlock()
 
@@ -137,16 +137,24 @@ func (l *Live) Ensure(app delivery.ID, kinds map[schema.GroupVersionKind]bool) (
 	}
 	l.leave(l.needs[app])
 	l.needs[app] = next
-	return next.state()
+	return l.stateOf(app, next)
+}
+
+// stateOf is [need.state], unless objects of the app are being read once more. The caller holds the lock.
+func (l *Live) stateOf(app delivery.ID, n *need) (bool, error) {
+	known, err := n.state()
+	return known && l.rejudging[app] == 0, err
 }
 
 // Forget ends whatever the app needs: it is gone.
 func (l *Live) Forget(app delivery.ID) {
 	l.References(app, nil)
+	l.Probe(app, nil)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.leave(l.needs[app])
 	delete(l.needs, app)
+	delete(l.rules, app)
 	for gk, records := range l.records { // what was observed of a kind without a watch has nobody else to remove it
 		if l.watched(gk) {
 			continue
@@ -206,6 +214,7 @@ func (l *Live) end(w *kindWatch) map[delivery.Ref]*record {
 	}
 	if len(records) == 0 {
 		delete(l.records, w.key.GroupKind())
+		delete(l.undone, w.key.GroupKind())
 	}
 	for key, other := range l.watches {
 		if len(gone) > 0 && key.GroupKind() == w.key.GroupKind() { // it may have left these objects to the watch that ends

@@ -16,6 +16,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -39,15 +40,22 @@ type Input struct {
 	Holds     []delivery.Hold
 	// NotBefore delays the repair of an object that keeps being undone.
 	NotBefore map[delivery.Ref]time.Time
+	// Adopted says that another controller has left word that it delivered this very commit of this very declaration.
+	Adopted bool
+	// Present are objects that are there but not labelled as ours, as far as it matters: of those marked IfNotPresent.
+	Present map[delivery.Ref]bool
 	// Refused are the objects that the server did not take when they were sent last.
 	Refused map[delivery.Ref]Refusal
-	Now     time.Time
+	// Undone are objects that go by themselves once they have done their work, and went before that.
+	Undone map[delivery.Ref]bool
+	Now    time.Time
 }
 
 // Refusal says what was sent in vain, and when it makes sense to send it again; something else may be sent at once.
 type Refusal struct {
-	Desired delivery.Hash
-	Until   time.Time
+	Desired   delivery.Hash
+	Until     time.Time
+	Immutable bool // it was there, and would be taken if it was made anew
 }
 
 // Compute makes the plan.
@@ -65,8 +73,14 @@ func Compute(in Input) delivery.Plan {
 			p.Awaits = append(p.Awaits, ref)
 		}
 		// What is to be left alone and is not ours does not become ours.
-		if _, held := holdOn(in.Holds, ref, in.Now); !held || in.Inventory[ref] != "" {
+		left, alone := leftAlone(in, obj)
+		if _, owned := in.Inventory[ref]; !alone || owned && !in.Present[ref] {
 			p.Inventory[ref] = obj.GroupVersionKind().Version
+		}
+		if alone {
+			i := stageOf(ref)
+			stages[i].Changes = append(stages[i].Changes, left)
+			continue
 		}
 		if block, ok := blockOf(in, obj, coming); ok {
 			p.Blocks = append(p.Blocks, block)
@@ -117,10 +131,10 @@ func blockOf(in Input, obj delivery.Object, coming map[schema.GroupKind]bool) (d
 	if !ok {
 		return delivery.Block{}, false
 	}
-	if path, was, wants, changed := changedFixed(obj.Unstructured, live.Fixed); changed {
+	if path, was, wants, changed := changedFixed(obj.Unstructured, live.Fixed); changed && !Forced(in.App, obj, live.Marks) {
 		return delivery.Block{Ref: ref, Fault: &delivery.Fault{
 			Reason: "ImmutableField", Where: obj.Where(), Retry: delivery.OnChange,
-			Hint: "restore the field in Git, or give the object a new name, or delete it in the cluster so that it is made anew",
+			Hint: replaceHint(in.App),
 			Err:  fmt.Errorf("%s cannot be changed from %s to %s: Kubernetes never lets that field of a %s change", path, was, wants, ref.Kind),
 		}}, true
 	}
@@ -141,14 +155,30 @@ func definedKinds(objects []delivery.Object) map[schema.GroupKind]bool {
 	return kinds
 }
 
+// leftAlone is the change of an object that is not to be touched: one that is held, or that is marked to be made only where it
+// is not there, and is.
+func leftAlone(in Input, obj delivery.Object) (delivery.Change, bool) {
+	ref := obj.Ref()
+	c := delivery.Change{Ref: ref, Version: obj.GroupVersionKind().Version, Verb: delivery.Delegated, Left: delivery.LeftByGit}
+	live, there := in.Live[ref]
+	h, held := holdOn(in.Holds, ref, in.Now)
+	switch {
+	case held:
+		c.Reason = h.Describe()
+	case there && live.Marks.Has(delivery.MarkLeave):
+		c.Left, c.Reason = delivery.LeftByCluster, "it is marked in the cluster to be left alone"
+	case (there && !live.Deleting || in.Present[ref]) && obj.Marks().Has(delivery.MarkIfNotPresent):
+		c.Reason = "it is there already, and only made where it is not (" + delivery.SSAMark + ": IfNotPresent)"
+	default:
+		return c, false
+	}
+	return c, true
+}
+
 // changeOf decides about one desired object that nothing blocks.
 func changeOf(in Input, obj delivery.Object) delivery.Change {
 	ref := obj.Ref()
 	c := delivery.Change{Ref: ref, Version: obj.GroupVersionKind().Version}
-	if h, ok := holdOn(in.Holds, ref, in.Now); ok {
-		c.Verb, c.Reason = delivery.Delegated, h.Describe()
-		return c
-	}
 	live, there := in.Live[ref]
 	scaler, scaled := in.Scaled[ref]
 	if scaled {
@@ -156,8 +186,16 @@ func changeOf(in Input, obj delivery.Object) delivery.Change {
 		c.Autoscaled = true
 	}
 	c.Object, c.Desired = &obj, Hash(in.Key, obj.Unstructured)
+	c.Forced = there && Forced(in.App, obj, live.Marks)
+	if reason, ok := replacement(in, obj, live, c.Desired); ok && there {
+		c.Verb, c.Reason, c.Object, c.UID, c.Version = delivery.Replace, reason, nil, live.UID, cmp.Or(live.Version, c.Version)
+		return c
+	}
 	last, sent := in.Applied[ref]
 	c.Verb, c.Reason = verdict(last, sent, live, there, c)
+	if c.Verb == delivery.Repair && !there && last.Fleeting && !in.Undone[ref] {
+		c.Verb, c.Reason = delivery.Unchanged, "it has done its work and went by itself"
+	}
 	switch {
 	case c.Verb == delivery.Unchanged:
 		c.Object = nil
@@ -183,6 +221,8 @@ func verdict(last delivery.Applied, sent bool, live delivery.Live, there bool, c
 		return delivery.Repair, "deleted in the cluster, or its ownership label was removed"
 	case !there:
 		return delivery.Create, "new in Git"
+	case !sent && live.Shared != "":
+		return delivery.Update, "taken over from " + live.Shared
 	case !sent:
 		return delivery.Update, "not yet applied by this process"
 	case last.Desired != c.Desired && last.Autoscaled != c.Autoscaled:
@@ -191,6 +231,8 @@ func verdict(last delivery.Applied, sent bool, live delivery.Live, there bool, c
 		return delivery.Update, "changed in Git"
 	case Drifted(last, live, c.Autoscaled):
 		return delivery.Repair, driftReason(last, live)
+	case live.Shared != "":
+		return delivery.Repair, "applied by " + live.Shared + " as well"
 	}
 	return delivery.Unchanged, ""
 }
@@ -218,6 +260,12 @@ func driftReason(last delivery.Applied, live delivery.Live) string {
 // pruneChanges is rule 4.
 func pruneChanges(in Input, gone delivery.Inventory) []delivery.Change {
 	var out []delivery.Change
+	kept := map[string]delivery.Ref{} // UIDs of what Git wants
+	for _, obj := range in.Desired {
+		if live := in.Live[obj.Ref()]; live.UID != "" {
+			kept[live.UID] = obj.Ref()
+		}
+	}
 	for _, ref := range gone.Refs() {
 		c := delivery.Change{Ref: ref, Version: gone[ref], Verb: delivery.Release}
 		live, there := in.Live[ref]
@@ -231,7 +279,11 @@ func pruneChanges(in Input, gone delivery.Inventory) []delivery.Change {
 			c.Reason = "left Git and is gone, or is no longer labelled as ours"
 		case live.Owner != in.App.ID:
 			c.Reason = "left Git, but " + live.Owner.String() + " owns it now"
-		case live.PruneDisabled:
+		case kept[live.UID] != delivery.Ref{}: // one object may be served in two groups
+			c.Reason = "left Git under this name, but is the same object as " + kept[live.UID].String()
+		case holdsUsUp(in, ref):
+			c.Reason = "left Git, but what Keelson delivers is declared in it"
+		case live.Marks.Has(delivery.MarkKeep | delivery.MarkLeave):
 			c.Reason = "left Git, but is marked to survive pruning"
 		case held:
 			c.Verb, c.Reason = delivery.Delegated, hold.Describe()
@@ -248,9 +300,14 @@ func pruneChanges(in Input, gone delivery.Inventory) []delivery.Change {
 // guard is rule 2.
 func guard(in Input, prune []delivery.Change) (delivery.Block, bool) {
 	deletes := 0
+	var strange []string // to be deleted, and never applied by us
 	for _, c := range prune {
-		if c.Verb == delivery.Delete {
-			deletes++
+		if c.Verb != delivery.Delete {
+			continue
+		}
+		deletes++
+		if in.Live[c.Ref].Owned == (delivery.Hash{}) {
+			strange = append(strange, c.Ref.String())
 		}
 	}
 	if deletes == 0 || confirmed(in.App.Guard.Confirmed, in.Revision) {
@@ -263,6 +320,9 @@ func guard(in Input, prune []delivery.Change) (delivery.Block, bool) {
 	case deletes*100 > in.App.Guard.MaxPrunePercent*len(in.Inventory):
 		err = fmt.Errorf("%d of the app's %d objects would be deleted, which is more than %d %%",
 			deletes, len(in.Inventory), in.App.Guard.MaxPrunePercent)
+	case in.Adopted && len(strange) > 0:
+		err = fmt.Errorf("another controller delivered this very commit with %s, which Keelson does not find in it: %s would be deleted",
+			strange[0], count(len(strange), "object"))
 	default:
 		return delivery.Block{}, false
 	}
@@ -271,6 +331,25 @@ func guard(in Input, prune []delivery.Change) (delivery.Block, bool) {
 		Hint: fmt.Sprintf("if it is meant, run 'keelson confirm %s -n %s' or annotate the app with keelson.dev/confirm=%s",
 			in.App.ID.Name, in.App.ID.Namespace, in.Revision.Commit),
 	}}, true
+}
+
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// holdsUsUp tells of the objects that are never pruned: the definitions of the kinds that apps are declared in, and the namespace
+// that this one is declared in, unless it is deleted itself. With them every app would go, and with the apps everything.
+func holdsUsUp(in Input, ref delivery.Ref) bool {
+	switch {
+	case ref.Group == "apiextensions.k8s.io" && ref.Kind == "CustomResourceDefinition":
+		return strings.HasSuffix(ref.Name, ".toolkit.fluxcd.io") || strings.HasSuffix(ref.Name, ".keelson.dev")
+	case ref.Group == "" && ref.Kind == "Namespace":
+		return ref.Name == in.App.ID.Namespace && in.Revision.Commit != ""
+	}
+	return false
 }
 
 // confirmed tells whether a person's word covers the revision: its commit, abbreviated to no less than seven digits.

@@ -2,6 +2,7 @@ package plan_test
 
 import (
 	"bytes"
+	gocmp "cmp"
 	"flag"
 	"fmt"
 	"os"
@@ -29,6 +30,8 @@ type scenario struct {
 		AllowEmpty bool
 		MaxPrune   *int
 		Confirmed  string
+		Adopted    bool // another controller delivered this very commit
+		Force      bool
 	}
 	Desired   []map[string]any
 	Applied   []string // objects, as "Kind/namespace/name", that we sent as desired and that are unchanged since
@@ -42,18 +45,24 @@ type scenario struct {
 	NotBefore map[string]string
 	Refused   map[string]string // objects that the server refused as they are desired here, and until when they are not sent again
 	Changed   []string          // … that are desired otherwise than when they were refused
+	Immutable []string          // … that the server took for changes to what cannot be changed
+	Present   []string          // objects that are there and not ours
 	Held      []string          // objects that are to be left alone
+	Fleeting  []string          // objects that go by themselves once they have done their work
+	Undone    []string          // … and went before that
 }
 
 // liveObject is an object in the cluster.
 type liveObject struct {
-	Object        map[string]any
-	Owner         string // app name; "app" is the one planned for
-	Deleting      bool
-	PruneDisabled bool
-	Replicas      *int64
-	OwnsReplicas  bool
-	Rival         string
+	Object       map[string]any
+	Owner        string // app name; "app" is the one planned for
+	Deleting     bool
+	Replicas     *int64
+	OwnsReplicas bool
+	Rival        string
+	UID          string
+	Shared       string
+	NotApplied   bool // by us
 }
 
 var now = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
@@ -94,6 +103,7 @@ func input(t *testing.T, raw []byte) plan.Input {
 		t.Fatalf("read scenario: %v", err)
 	}
 	app := delivery.App{ID: appID("app"), Prune: s.App.Prune == nil || *s.App.Prune}
+	app.Force = s.App.Force
 	app.Guard = delivery.Guard{MaxPrunePercent: 50, AllowEmpty: s.App.AllowEmpty, Confirmed: s.App.Confirmed}
 	if s.App.MaxPrune != nil {
 		app.Guard.MaxPrunePercent = *s.App.MaxPrune
@@ -102,7 +112,9 @@ func input(t *testing.T, raw []byte) plan.Input {
 		App: app, Revision: delivery.Revision{Name: "main", Commit: "0123456789abcdef0123456789abcdef01234567"}, Now: now,
 		Live: map[delivery.Ref]delivery.Live{}, Applied: map[delivery.Ref]delivery.Applied{}, Inventory: delivery.Inventory{},
 		Claims: map[delivery.Ref]delivery.ID{}, Scaled: map[delivery.Ref]string{}, Unknown: map[schema.GroupKind]bool{},
-		NotBefore: map[delivery.Ref]time.Time{}, Refused: map[delivery.Ref]plan.Refusal{},
+		Adopted:   s.App.Adopted,
+		NotBefore: map[delivery.Ref]time.Time{}, Refused: map[delivery.Ref]plan.Refusal{}, Present: map[delivery.Ref]bool{},
+		Undone: map[delivery.Ref]bool{},
 	}
 	refs := map[string]delivery.Ref{}
 	for _, m := range s.Desired {
@@ -113,8 +125,12 @@ func input(t *testing.T, raw []byte) plan.Input {
 	for _, l := range s.Live {
 		u := &unstructured.Unstructured{Object: canonical(t, l.Object)}
 		rec := delivery.Live{
-			Ref: delivery.RefOf(u), UID: "uid", Owner: appID(l.Owner), Owned: asApplied, Replicas: -1, OwnsReplicas: l.OwnsReplicas,
-			Deleting: l.Deleting, PruneDisabled: l.PruneDisabled, Rival: l.Rival, Fixed: plan.Fixed(u),
+			Ref: delivery.RefOf(u), Owner: appID(l.Owner), Owned: asApplied, Replicas: -1, OwnsReplicas: l.OwnsReplicas,
+			Deleting: l.Deleting, Rival: l.Rival, Fixed: plan.Fixed(u), Shared: l.Shared, Marks: delivery.MarksOf(u),
+			UID: gocmp.Or(l.UID, delivery.RefOf(u).String()),
+		}
+		if l.NotApplied {
+			rec.Owned = delivery.Hash{}
 		}
 		if l.Replicas != nil {
 			rec.Replicas = *l.Replicas
@@ -123,7 +139,7 @@ func input(t *testing.T, raw []byte) plan.Input {
 	}
 	for _, obj := range in.Desired {
 		name := obj.Ref().String()
-		sent := delivery.Applied{Desired: plan.Hash(nil, obj.Unstructured), Owned: asApplied, Replicas: -1}
+		sent := delivery.Applied{Desired: plan.Hash(nil, obj.Unstructured), Owned: asApplied, Replicas: -1, Fleeting: slices.Contains(s.Fleeting, name)}
 		if n, ok, _ := unstructured.NestedInt64(obj.Object, "spec", "replicas"); ok {
 			sent.Replicas = n
 		}
@@ -156,6 +172,12 @@ func input(t *testing.T, raw []byte) plan.Input {
 	for _, name := range s.Held {
 		in.Holds = append(in.Holds, delivery.Hold{Ref: refs[name], Owner: "a person", Reason: "asked for"})
 	}
+	for _, name := range s.Present {
+		in.Present[refs[name]] = true
+	}
+	for _, name := range s.Undone {
+		in.Undone[refs[name]] = true
+	}
 	for name, at := range s.NotBefore {
 		in.NotBefore[refs[name]] = parseTime(t, at)
 	}
@@ -163,6 +185,7 @@ func input(t *testing.T, raw []byte) plan.Input {
 		name := obj.Ref().String()
 		if at, ok := s.Refused[name]; ok {
 			r := plan.Refusal{Desired: plan.Hash(nil, obj.Unstructured), Until: parseTime(t, at)}
+			r.Immutable = slices.Contains(s.Immutable, name)
 			if slices.Contains(s.Changed, name) {
 				r.Desired = delivery.Hash{4}
 			}

@@ -39,6 +39,14 @@ type Inputs struct {
 	encoded string
 }
 
+// Content identifies what was read, whichever build of the program read it; empty: it is not known.
+func (in Inputs) Content() string {
+	if in.encoded != "" && in.encoded[0] == byteTree {
+		return in.encoded[1+len(program()):]
+	}
+	return in.encoded
+}
+
 const (
 	byteWhole = 1
 	byteTree  = 2

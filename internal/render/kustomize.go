@@ -218,7 +218,7 @@ func (in *inspection) origin(m product) string { return in.of(m.Kind, m.Namespac
 
 // isPlain tells whether a build adds nothing to a kustomization.
 func isPlain(b delivery.Build) bool {
-	return b.TargetNamespace == "" && len(b.Patches)+len(b.Images)+len(b.Components) == 0
+	return b.TargetNamespace+b.NamePrefix+b.NameSuffix == "" && len(b.Patches)+len(b.Images)+len(b.Components)+len(b.BuildMetadata) == 0
 }
 
 // isEmpty tells whether k asks for nothing; an empty list counts as an absent one, as it will once k is written out.
@@ -236,18 +236,19 @@ func (in *inspection) merge(dir string, k *types.Kustomization, b delivery.Build
 	if b.TargetNamespace != "" {
 		k.Namespace = b.TargetNamespace
 	}
+	if b.NamePrefix != "" {
+		k.NamePrefix = b.NamePrefix
+	}
+	if b.NameSuffix != "" {
+		k.NameSuffix = b.NameSuffix
+	}
+	if len(b.BuildMetadata) > 0 {
+		k.BuildMetadata = b.BuildMetadata
+	}
 	for _, p := range b.Patches {
 		k.Patches = append(k.Patches, types.Patch{Patch: p.Patch, Target: selector(p.Target)})
 	}
-	for _, i := range b.Images {
-		image := types.Image{Name: i.Name, NewName: i.NewName, NewTag: i.NewTag, Digest: i.Digest}
-		at := slices.IndexFunc(k.Images, func(o types.Image) bool { return o.Name == i.Name })
-		if at < 0 {
-			k.Images = append(k.Images, image)
-		} else {
-			k.Images[at] = image
-		}
-	}
+	mergeImages(k, b.Images)
 	for _, c := range b.Components {
 		if err := refuseReference("component", c, dir, func() string { return "spec.components" }); err != nil {
 			return err
@@ -264,6 +265,24 @@ func (in *inspection) merge(dir string, k *types.Kustomization, b delivery.Build
 		k.Components = append(k.Components, c)
 	}
 	return nil
+}
+
+// mergeImages adds a build's images to those of the kustomization. Of one that is there as well only what the build gives is
+// replaced, where tag and digest are one thing: either of the two selects the image's version.
+func mergeImages(k *types.Kustomization, images []delivery.Image) {
+	for _, i := range images {
+		at := slices.IndexFunc(k.Images, func(o types.Image) bool { return o.Name == i.Name })
+		if at < 0 {
+			k.Images = append(k.Images, types.Image{Name: i.Name, NewName: i.NewName, NewTag: i.NewTag, Digest: i.Digest})
+			continue
+		}
+		if i.NewName != "" {
+			k.Images[at].NewName = i.NewName
+		}
+		if i.NewTag != "" || i.Digest != "" {
+			k.Images[at].NewTag, k.Images[at].Digest = i.NewTag, i.Digest
+		}
+	}
 }
 
 func selector(s *delivery.Selector) *types.Selector {

@@ -104,7 +104,7 @@ func attempt(t *tree, b delivery.Build, vars map[string]string) ([]delivery.Obje
 		return nil, err
 	}
 	if b.Substitute {
-		if err := substitute(objects, vars); err != nil {
+		if err := substitute(objects, vars, b.Strict); err != nil {
 			return nil, err
 		}
 	}

@@ -21,9 +21,9 @@ const substituteKey = "kustomize.toolkit.fluxcd.io/substitute"
 var varName = regexp.MustCompile(`^[_[:alpha:]][_[:alpha:][:digit:]]*$`)
 
 // substitute replaces ${var} in the objects' YAML, as kustomize-controller does: values lose their line breaks,
-// an undefined variable is empty, "$${var}" stays as "${var}", and a value takes the type that its text has
-// once it is in place.
-func substitute(objects []delivery.Object, vars map[string]string) error {
+// an undefined variable is empty or, if strict, an error unless it has a default value, "$${var}" stays as "${var}", and a
+// value takes the type that its text has once it is in place.
+func substitute(objects []delivery.Object, vars map[string]string, strict bool) error {
 	values := make(map[string]string, len(vars))
 	for _, name := range slices.Sorted(maps.Keys(vars)) {
 		if !varName.MatchString(name) {
@@ -31,12 +31,16 @@ func substitute(objects []delivery.Object, vars map[string]string) error {
 		}
 		values[name] = strings.ReplaceAll(vars[name], "\n", "")
 	}
+	lookup := func(name string) (string, bool) {
+		value, given := values[name]
+		return value, given || !strict
+	}
 	var size sizer
 	for _, o := range objects {
 		if o.GetLabels()[substituteKey] == "disabled" || o.GetAnnotations()[substituteKey] == "disabled" || !mentions(o.Object) {
 			continue
 		}
-		if err := substituteObject(o, values, &size); err != nil {
+		if err := substituteObject(o, values, lookup, &size); err != nil {
 			return fault(o.Origin, "write $${name} for a literal ${name}, or exempt the object by the annotation "+substituteKey+": disabled",
 				"substitute variables in %s: %w", o.Ref(), err)
 		}
@@ -44,7 +48,7 @@ func substitute(objects []delivery.Object, vars map[string]string) error {
 	return nil
 }
 
-func substituteObject(o delivery.Object, values map[string]string, size *sizer) error {
+func substituteObject(o delivery.Object, values map[string]string, lookup func(string) (string, bool), size *sizer) error {
 	text, err := yaml.Marshal(o.Object)
 	if err != nil {
 		return err
@@ -52,7 +56,7 @@ func substituteObject(o delivery.Object, values map[string]string, size *sizer) 
 	if err := boundExpansion(string(text), values); err != nil {
 		return err
 	}
-	replaced, err := envsubst.Eval(string(text), func(name string) (string, bool) { return values[name], true })
+	replaced, err := envsubst.Eval(string(text), lookup)
 	if err != nil {
 		return err
 	}

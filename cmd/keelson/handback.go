@@ -1,0 +1,277 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
+	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/typed/coordination/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"keelson.dev/keelson/internal/apply"
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/plan"
+)
+
+func handbackCommand(g *global) *cobra.Command {
+	var dryRun bool
+	cmd := &cobra.Command{
+		Use:   "handback",
+		Short: "Leave a cluster such that Flux goes on where Keelson stops",
+		Long: `Handback gives what Keelson owns of the objects of every app back to Flux: their fields become those of kustomize-controller,
+what only Keelson understands is taken out of the apps and sources, and Flux's controllers that --take-over has scaled down start
+again. No object is changed otherwise. Stop Keelson first. It can be run again where it was interrupted.`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return runHandback(cmd.Context(), g, dryRun) },
+	}
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only show what would be handed back")
+	return cmd
+}
+
+// handedBack is one line of the result.
+type handedBack struct {
+	App    string `json:"app,omitempty"`
+	Object string `json:"object"`
+	Result string `json:"result"`
+}
+
+func runHandback(ctx context.Context, g *global, dryRun bool) error {
+	config, err := g.restConfig()
+	if err != nil {
+		return err
+	}
+	cluster, err := kube.NewCluster(config)
+	if err != nil {
+		return err
+	}
+	if err := idle(ctx, cluster); err != nil {
+		return err
+	}
+	c, err := newClient(config)
+	if err != nil {
+		return err
+	}
+	h := handback{cluster: cluster, client: c, dryRun: dryRun, done: []handedBack{}}
+	for _, step := range []func(context.Context) error{h.apps, h.sources, h.controllers} {
+		if err := step(ctx); err != nil {
+			return explainAPI(err)
+		}
+	}
+	return g.print(h.done, func(w io.Writer) error {
+		for _, line := range h.done {
+			if line.App != "" {
+				line.Object = line.App + ": " + line.Object
+			}
+			fmt.Fprintf(w, "%s %s\n", line.Object, line.Result)
+		}
+		if dryRun {
+			return printf("%d changes; nothing was changed", len(h.done))(w)
+		}
+		return printf("handed back: %d changes", len(h.done))(w)
+	})
+}
+
+// idle tells that no server holds the lease. One that was killed holds it until it runs out.
+func idle(ctx context.Context, cluster *kube.Cluster) error {
+	coordination, err := v1.NewForConfigAndClient(cluster.Config(), cluster.HTTPClient())
+	if err != nil {
+		return fmt.Errorf("make lease client: %w", err)
+	}
+	lease, err := coordination.Leases(leaseNamespace).Get(ctx, leaseName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return explainAPI(fmt.Errorf("read the lease %s/%s: %w", leaseNamespace, leaseName, err))
+	}
+	spec := lease.Spec
+	if spec.HolderIdentity == nil || *spec.HolderIdentity == "" || spec.RenewTime == nil || spec.LeaseDurationSeconds == nil {
+		return nil
+	}
+	until := spec.RenewTime.Add(time.Duration(*spec.LeaseDurationSeconds) * time.Second)
+	if time.Now().After(until) {
+		return nil
+	}
+	return hintf(fmt.Errorf("%w: %s has the lease %s/%s", errRunsStill, *spec.HolderIdentity, leaseNamespace, leaseName),
+		"stop it first (keelson down, or end keelson server); one that was killed counts as running until %s", until.UTC().Format(time.TimeOnly))
+}
+
+// handback is one run.
+type handback struct {
+	cluster *kube.Cluster
+	client  client.Client
+	dryRun  bool
+	done    []handedBack
+}
+
+func (h *handback) note(app, object, result string) {
+	h.done = append(h.done, handedBack{App: app, Object: object, Result: result})
+}
+
+// apps hands back the objects of every app, then the app.
+func (h *handback) apps(ctx context.Context) error {
+	var list kustomizev1.KustomizationList
+	if err := h.client.List(ctx, &list); err != nil {
+		return fmt.Errorf("list apps: %w", err)
+	}
+	for i := range list.Items {
+		k := &list.Items[i]
+		id := delivery.ID{Kind: kustomizev1.KustomizationKind, Namespace: k.Namespace, Name: k.Name}
+		inv := dialect.KustomizationOwned(k)
+		for _, ref := range inv.Refs() {
+			if err := h.object(ctx, id, ref, inv[ref]); err != nil {
+				return err
+			}
+		}
+		if err := h.app(ctx, k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// handbackAttempts bounds how often an object is read anew because somebody wrote to it in between.
+const handbackAttempts = 5
+
+// object makes what we own of an object Flux's. It runs as whoever calls: the object's values are not touched.
+func (h *handback) object(ctx context.Context, app delivery.ID, ref delivery.Ref, version string) error {
+	user := h.cluster.Self()
+	resource, err := user.ResourceOf(ref, version)
+	if meta.IsNoMatchError(err) {
+		return nil
+	}
+	for range handbackAttempts {
+		if err != nil && !apierrors.IsConflict(err) {
+			break
+		}
+		have, getErr := resource.Get(ctx, ref.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(getErr) {
+			return nil
+		}
+		if getErr != nil {
+			return fmt.Errorf("read %s: %w", ref, getErr)
+		}
+		if dialect.FluxOwner(have.GetLabels()) != app {
+			return nil
+		}
+		fields, ok, backErr := plan.HandBack(have, ourManager, fluxManager)
+		if backErr != nil || !ok {
+			return backErr
+		}
+		if h.dryRun {
+			h.note(app.Namespace+"/"+app.Name, ref.String(), "would be handed back")
+			return nil
+		}
+		if _, err = apply.SetManagedFields(ctx, user, have, fields); err == nil {
+			h.note(app.Namespace+"/"+app.Name, ref.String(), "handed back")
+			return nil
+		}
+	}
+	return fmt.Errorf("hand back %s: %w", ref, err)
+}
+
+// app takes out of an app what only Keelson understands. What a person has set stays.
+func (h *handback) app(ctx context.Context, k *kustomizev1.Kustomization) error {
+	name := k.Namespace + "/" + k.Name
+	if !dialect.HandBack(k) {
+		return nil
+	}
+	if h.dryRun {
+		h.note(name, "the app", "would be handed back")
+		return nil
+	}
+	if err := h.client.Status().Update(ctx, k, client.FieldOwner(kube.FieldManager)); err != nil {
+		return fmt.Errorf("hand back app %s: %w", name, err)
+	}
+	if _, ok := k.Annotations[dialect.IntentAnnotation]; ok { // only now: the inventory has what it names
+		delete(k.Annotations, dialect.IntentAnnotation)
+		if err := h.client.Update(ctx, k, client.FieldOwner(kube.FieldManager)); err != nil {
+			return fmt.Errorf("hand back app %s: %w", name, err)
+		}
+	}
+	h.note(name, "the app", "handed back")
+	return nil
+}
+
+// sources forgets the artifacts that Keelson tells of: there is no archive behind them, which Flux would look for.
+func (h *handback) sources(ctx context.Context) error {
+	var list sourcev1.GitRepositoryList
+	if err := h.client.List(ctx, &list); err != nil {
+		return fmt.Errorf("list sources: %w", err)
+	}
+	for i := range list.Items {
+		s := &list.Items[i]
+		if s.Status.Artifact == nil || s.Status.Artifact.Size != nil {
+			continue // Flux's own tells its size
+		}
+		name := "GitRepository " + s.Namespace + "/" + s.Name
+		if h.dryRun {
+			h.note("", name, "would be handed back")
+			continue
+		}
+		patch := client.RawPatch("application/merge-patch+json", []byte(`{"status":{"artifact":null}}`))
+		if err := h.client.Status().Patch(ctx, s, patch, client.FieldOwner(kube.FieldManager)); err != nil {
+			return fmt.Errorf("hand back %s: %w", name, err)
+		}
+		h.note("", name, "handed back")
+	}
+	return nil
+}
+
+// controllers starts again what --take-over has scaled down.
+func (h *handback) controllers(ctx context.Context) error {
+	all, err := fluxControllers(ctx, h.cluster)
+	if err != nil {
+		return err
+	}
+	for _, o := range all {
+		have, err := h.deployment(ctx, o)
+		if err != nil {
+			return err
+		}
+		replicas, err := strconv.Atoi(have)
+		if err != nil || replicas < 1 || o.Replicas > 0 {
+			continue
+		}
+		if h.dryRun {
+			h.note("", "Deployment "+o.String(), fmt.Sprintf("would be scaled to %d", replicas))
+			continue
+		}
+		patch, err := json.Marshal(map[string]any{
+			"metadata": map[string]any{"annotations": map[string]any{replicasAnnotation: nil}},
+			"spec":     map[string]any{"replicas": replicas},
+		})
+		if err != nil {
+			return fmt.Errorf("encode: %w", err)
+		}
+		if _, err := patchDeployment(ctx, h.cluster, o, string(patch)); err != nil {
+			return fmt.Errorf("scale Deployment %s: %w", o, err)
+		}
+		h.note("", "Deployment "+o.String(), fmt.Sprintf("scaled to %d", replicas))
+	}
+	return nil
+}
+
+// deployment gives the replicas that a Deployment had before it was scaled down; empty: it was not.
+func (h *handback) deployment(ctx context.Context, o dialect.FluxController) (string, error) {
+	resource, err := h.cluster.Self().Resource(deploymentKind, o.Namespace)
+	if err != nil {
+		return "", err
+	}
+	d, err := resource.Get(ctx, o.Name, metav1.GetOptions{})
+	if err != nil {
+		return "", fmt.Errorf("read Deployment %s: %w", o, err)
+	}
+	return d.GetAnnotations()[replicasAnnotation], nil
+}

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/kube"
+)
+
+// replicasAnnotation on a Deployment that was scaled down says how many replicas it had: keelson handback gives them back.
+const replicasAnnotation = "keelson.dev/replicas"
+
+var deploymentKind = appsv1.SchemeGroupVersion.WithKind("Deployment")
+
+// fluxControllers finds Flux's controllers among the cluster's Deployments, those that do not run as well.
+func fluxControllers(ctx context.Context, cluster *kube.Cluster) ([]dialect.FluxController, error) {
+	resource, err := cluster.Self().Resource(deploymentKind, "")
+	if err != nil {
+		return nil, fmt.Errorf("look up Deployments: %w", err)
+	}
+	var found []dialect.FluxController
+	opts := metav1.ListOptions{Limit: 500}
+	for {
+		list, err := resource.List(ctx, opts)
+		if err != nil {
+			return nil, fmt.Errorf("look for running Flux controllers: %w", err)
+		}
+		for i := range list.Items {
+			var d appsv1.Deployment
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(list.Items[i].Object, &d); err != nil {
+				return nil, fmt.Errorf("read Deployment %s/%s: %w", list.Items[i].GetNamespace(), list.Items[i].GetName(), err)
+			}
+			if c, ok := dialect.FluxControllerOf(&d); ok {
+				found = append(found, c)
+			}
+		}
+		if opts.Continue = list.GetContinue(); opts.Continue == "" {
+			return found, nil
+		}
+	}
+}
+
+// activeOwners are the Flux controllers that run and work on objects which this process would work on.
+func activeOwners(all []dialect.FluxController, shard labels.Selector) []dialect.FluxController {
+	return slices.DeleteFunc(slices.Clone(all), func(c dialect.FluxController) bool {
+		return c.Replicas == 0 || c.Program == dialect.FluxOperator || !dialect.Overlap(shard, c.Selector)
+	})
+}
+
+// claimKinds sees to it that nobody else works on the objects that this process is about to work on: it refuses, or with
+// takeOver scales the others down.
+func claimKinds(ctx context.Context, cluster *kube.Cluster, shard labels.Selector, takeOver bool, log *slog.Logger) error {
+	all, err := fluxControllers(ctx, cluster)
+	if err != nil {
+		return err
+	}
+	owners := activeOwners(all, shard)
+	if len(owners) == 0 {
+		return nil
+	}
+	names := make([]string, len(owners))
+	for i, o := range owners {
+		names[i] = "Deployment " + o.String() + " (" + o.Program + ")"
+	}
+	if !takeOver {
+		return hintf(hintf(fmt.Errorf("the cluster has an active owner of the same kinds: %s", strings.Join(names, ", ")),
+			"keelson takeover --plan shows what Keelson would do; --take-over scales it down and goes on"),
+			"to share the work, label some of the objects sharding.fluxcd.io/key=keelson, start Keelson with --watch-label-selector sharding.fluxcd.io/key=keelson and Flux's controllers with --watch-label-selector='!sharding.fluxcd.io/key'")
+	}
+	if i := slices.IndexFunc(all, func(c dialect.FluxController) bool { return c.Program == dialect.FluxOperator && c.Replicas > 0 }); i >= 0 {
+		return hintf(fmt.Errorf("Deployment %s (%s) would start Flux's controllers again", all[i], dialect.FluxOperator), //nolint:revive // a kind
+			"disable it first: kubectl -n %s annotate fluxinstance flux fluxcd.controlplane.io/reconcile=disabled, then scale it down", all[i].Namespace)
+	}
+	used, err := onlyFlux(ctx, cluster)
+	if err != nil {
+		return err
+	}
+	if len(used) > 0 && slices.ContainsFunc(owners, func(o dialect.FluxController) bool { return o.Program == dialect.SourceController }) {
+		return hintf(fmt.Errorf("source-controller cannot be scaled down: it is still needed for %s", strings.Join(used, ", ")),
+			"share the work by a label instead: --watch-label-selector sharding.fluxcd.io/key=keelson")
+	}
+	return scaleDown(ctx, cluster, owners, log)
+}
+
+// onlyFlux counts the objects of kinds that need Flux: "3 helmreleases.helm.toolkit.fluxcd.io".
+func onlyFlux(ctx context.Context, cluster *kube.Cluster) ([]string, error) {
+	var out []string
+	for _, name := range dialect.OnlyFlux {
+		m, err := mappingOf(cluster, name)
+		if meta.IsNoMatchError(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look up %s: %w", name, err)
+		}
+		list, err := cluster.Self().Dynamic.Resource(m).List(ctx, metav1.ListOptions{})
+		if apierrors.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list %s: %w", name, err)
+		}
+		if n := len(list.Items); n > 0 {
+			out = append(out, fmt.Sprintf("%d %s", n, name))
+		}
+	}
+	return out, nil
+}
+
+// mappingOf finds a resource by its full name, "helmreleases.helm.toolkit.fluxcd.io", in the version that the server prefers.
+func mappingOf(cluster *kube.Cluster, name string) (schema.GroupVersionResource, error) {
+	return cluster.Mapper().ResourceFor(schema.ParseGroupResource(name).WithVersion(""))
+}
+
+// scaleDownTimeout bounds how long a controller may take to end.
+const scaleDownTimeout = 2 * time.Minute
+
+// scaleDown stops controllers and waits until none of their Pods is left: two must never work on one object. It notes how many
+// replicas each had.
+func scaleDown(ctx context.Context, cluster *kube.Cluster, owners []dialect.FluxController, log *slog.Logger) error {
+	ctx, cancel := context.WithTimeout(ctx, scaleDownTimeout)
+	defer cancel()
+	for _, o := range owners {
+		patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}},"spec":{"replicas":0}}`, replicasAnnotation, strconv.Itoa(int(o.Replicas)))
+		if _, err := patchDeployment(ctx, cluster, o, patch); err != nil {
+			return fmt.Errorf("scale down Deployment %s: %w", o, err)
+		}
+		log.Info("scaled down", "deployment", o.String(), "replicas", o.Replicas)
+	}
+	for _, o := range owners {
+		err := poll(ctx, 200*time.Millisecond, func(ctx context.Context) (bool, error) {
+			resource, err := cluster.Self().Resource(deploymentKind, o.Namespace)
+			if err != nil {
+				return false, err
+			}
+			d, err := resource.Get(ctx, o.Name, metav1.GetOptions{})
+			if apierrors.IsNotFound(err) {
+				return true, nil
+			}
+			if err != nil {
+				return false, err
+			}
+			observed, _, _ := unstructured.NestedInt64(d.Object, "status", "observedGeneration")
+			left, _, _ := unstructured.NestedInt64(d.Object, "status", "replicas")
+			ending, _, _ := unstructured.NestedInt64(d.Object, "status", "terminatingReplicas")
+			return observed >= d.GetGeneration() && left+ending == 0, nil
+		})
+		if errors.Is(err, context.DeadlineExceeded) {
+			return fmt.Errorf("Deployment %s still has Pods %s after it was scaled down", o, scaleDownTimeout) //nolint:revive // a kind
+		}
+		if err != nil {
+			return fmt.Errorf("wait for Deployment %s to end: %w", o, err)
+		}
+	}
+	return nil
+}
+
+func patchDeployment(ctx context.Context, cluster *kube.Cluster, o dialect.FluxController, patch string) (*unstructured.Unstructured, error) {
+	resource, err := cluster.Self().Resource(deploymentKind, o.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	return resource.Patch(ctx, o.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{FieldManager: kube.FieldManager})
+}

@@ -1,0 +1,85 @@
+package apply
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/plan"
+)
+
+// attempts bounds how often managedFields are written anew because somebody else wrote to the object in between.
+const attempts = 5
+
+// takeOver makes the fields that other delivery tools own of an object ours (see [plan.TakeOver]). have is the object as the
+// server returned it for the apply of obj. It gives the object as it is then, and the tools; for most objects there are none and
+// nothing is sent.
+func takeOver(ctx context.Context, user *kube.User, obj delivery.Object, have *unstructured.Unstructured) (*unstructured.Unstructured, []string, error) {
+	t, ok, err := plan.TakeOver(have, kube.FieldManager)
+	if err != nil || !ok {
+		return have, nil, err
+	}
+	from := t.From
+	for range attempts {
+		have, err = SetManagedFields(ctx, user, have, t.Fields)
+		if err == nil {
+			break
+		}
+		if !apierrors.IsConflict(err) {
+			return have, nil, Explain(fmt.Errorf("take over the fields of %s: %w", t.From, err), obj)
+		}
+		if have, err = reread(ctx, user, obj); err != nil {
+			return nil, nil, err
+		}
+		if t, ok, err = plan.TakeOver(have, kube.FieldManager); err != nil || !ok {
+			return have, from, err
+		}
+	}
+	if err != nil {
+		return have, nil, Explain(fmt.Errorf("take over the fields of %s: %w", t.From, err), obj)
+	}
+	if t.Again {
+		have, err = Send(ctx, user, obj, false)
+	}
+	return have, from, err
+}
+
+func reread(ctx context.Context, user *kube.User, obj delivery.Object) (*unstructured.Unstructured, error) {
+	resource, err := user.Resource(obj.GroupVersionKind(), obj.GetNamespace())
+	if err != nil {
+		return nil, Explain(err, obj)
+	}
+	have, err := resource.Get(ctx, obj.GetName(), metav1.GetOptions{})
+	if err != nil {
+		return nil, Explain(err, obj)
+	}
+	return have, nil
+}
+
+// SetManagedFields replaces the managedFields of an object as it was read, and nothing else of it. Where it has been written to
+// since, the error is a conflict.
+func SetManagedFields(ctx context.Context, user *kube.User, have *unstructured.Unstructured, fields []metav1.ManagedFieldsEntry) (*unstructured.Unstructured, error) {
+	resource, err := user.Resource(have.GroupVersionKind(), have.GetNamespace())
+	if err != nil {
+		return have, err
+	}
+	body, err := json.Marshal([]map[string]any{
+		{"op": "replace", "path": "/metadata/managedFields", "value": fields},
+		{"op": "replace", "path": "/metadata/resourceVersion", "value": have.GetResourceVersion()},
+	})
+	if err != nil {
+		return have, fmt.Errorf("encode managedFields: %w", err)
+	}
+	out, err := resource.Patch(ctx, have.GetName(), types.JSONPatchType, body, metav1.PatchOptions{FieldManager: kube.FieldManager})
+	if err != nil {
+		return have, err
+	}
+	return out, nil
+}

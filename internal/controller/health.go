@@ -1,0 +1,151 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/apis/acl"
+	"github.com/fluxcd/pkg/apis/meta"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/health"
+)
+
+// expressions are the CEL of one declaration, compiled.
+type expressions struct {
+	of    string // the declaration: uid and generation
+	rules *health.Rules
+	ready map[delivery.ID]*health.Readiness
+	err   error
+}
+
+func compile(app delivery.App, of string) expressions {
+	e := expressions{of: of}
+	if e.rules, e.err = health.Compile(app.HealthExprs); e.err != nil {
+		return e
+	}
+	for _, dep := range app.DependsOn {
+		text := app.ReadyExprs[dep]
+		if text == "" {
+			continue
+		}
+		ready, err := health.CompileReady(dep, text)
+		if err != nil {
+			e.err = err
+			return e
+		}
+		if e.ready == nil {
+			e.ready = map[delivery.ID]*health.Readiness{}
+		}
+		e.ready[dep] = ready
+	}
+	return e
+}
+
+// expressions compiles the CEL of a declaration, once. An expression that cannot be used ends the pass for good.
+func (k *kustomizations) expressions(_ context.Context, p *pass) error {
+	if of := fmt.Sprintf("%s/%d", p.app.UID, p.app.Generation); p.st.exprs.of != of {
+		p.st.exprs = compile(p.app, of)
+	}
+	if p.st.exprs.err != nil {
+		return p.st.exprs.err
+	}
+	k.engine.Live.Judge(p.app.ID, p.st.exprs.rules)
+	return nil
+}
+
+// loadRules makes the rules of an app known ahead of its first step: what a watch of another app lists is judged by them.
+func (k *kustomizations) loadRules(obj *kustomizev1.Kustomization) {
+	if len(obj.Spec.HealthCheckExprs) == 0 {
+		return
+	}
+	app, err := dialect.Kustomization(obj)
+	if err != nil {
+		return // its step says so
+	}
+	if rules, err := health.Compile(app.HealthExprs); err == nil {
+		k.engine.Live.Judge(app.ID, rules)
+	}
+}
+
+// readyExprs asks the dependencies that say in CEL when they are ready, as they are in the cluster. What is not true yet, or
+// cannot be evaluated yet, is waited for quietly, unless the dependency has failed.
+func (k *kustomizations) readyExprs(ctx context.Context, p *pass) error {
+	if len(p.st.exprs.ready) == 0 {
+		return nil
+	}
+	self, err := runtime.DefaultUnstructuredConverter.ToUnstructured(p.obj)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", p.app.ID, err)
+	}
+	for _, id := range p.app.DependsOn {
+		ready := p.st.exprs.ready[id]
+		if ready == nil {
+			continue
+		}
+		what := fmt.Sprintf("dependency '%s/%s'", id.Namespace, id.Name)
+		dep := &kustomizev1.Kustomization{}
+		err := k.cache.Get(ctx, types.NamespacedName{Namespace: id.Namespace, Name: id.Name}, dep)
+		if apierrors.IsNotFound(err) {
+			return &delivery.Fault{
+				Reason: meta.DependencyNotReadyReason, Retry: delivery.OnEvent, Err: fmt.Errorf("waiting for %s: it does not exist", what),
+			}
+		}
+		if err != nil {
+			return err
+		}
+		there, err := runtime.DefaultUnstructuredConverter.ToUnstructured(dep)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", id, err)
+		}
+		yes, err := ready.Of(self, there)
+		switch {
+		case err != nil:
+			what += ": its readyExpr: " + err.Error()
+		case !yes:
+			what += ": its readyExpr is not true"
+		default:
+			continue
+		}
+		if s := k.reg.standOf(id); s.evaluated && !s.busy && !s.ready {
+			return &delivery.Fault{Reason: meta.DependencyNotReadyReason, Retry: delivery.OnEvent, Err: errors.New("waiting for " + what)}
+		}
+		return &waitsFor{reason: meta.DependencyNotReadyReason, what: what}
+	}
+	return nil
+}
+
+// seen takes in that an object has changed in the cluster, in whatever way: expressions may look at any field of it.
+func (k *kustomizations) seen(before, now *kustomizev1.Kustomization) {
+	id := kustomizationID(client.ObjectKeyFromObject(now))
+	k.wakeAll(k.reg.askers(id))
+	if before != nil && !maps.Equal(before.Labels, now.Labels) && k.reg.asks(id) {
+		k.wake(id)
+	}
+}
+
+// mayLook is [deliver.Engine.MayLook] once for each revision and declaration.
+func (k *kustomizations) mayLook(ctx context.Context, p *pass) error {
+	about := fmt.Sprintf("%s/%d/%s", p.app.UID, p.app.Generation, p.req.Snapshot.Revision)
+	if p.st.looked == about {
+		return nil
+	}
+	if err := k.engine.MayLook(ctx, p.app, &p.st.mem); err != nil {
+		return err
+	}
+	p.st.looked = about
+	return nil
+}
+
+// stalling are the reasons that only a person can do something about: a new declaration, or a word of hers.
+var stalling = map[string]bool{
+	"ConfirmationRequired": true, "FieldsNotSupported": true, acl.AccessDeniedReason: true, "InvalidAnnotation": true, meta.InvalidCELExpressionReason: true,
+}

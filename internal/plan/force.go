@@ -1,0 +1,53 @@
+package plan
+
+import (
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"keelson.dev/keelson/internal/delivery"
+)
+
+// holders are kinds whose deletion takes with it what no commit brings back: data, or everything inside.
+var holders = map[schema.GroupKind]bool{
+	{Kind: "Namespace"}:             true,
+	{Kind: "PersistentVolumeClaim"}: true,
+	{Kind: "PersistentVolume"}:      true,
+	{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition"}: true,
+}
+
+// Forced tells whether an object may be deleted and made anew for a change that the server never allows: where the app says so
+// or the object itself, in Git or in the cluster. For what holds data only the object's own word counts.
+func Forced(app delivery.App, obj delivery.Object, live delivery.Marks) bool {
+	if obj.Marks().Has(delivery.MarkForce) || live.Has(delivery.MarkForce) {
+		return true
+	}
+	return app.Force && !holders[obj.Ref().GroupKind()]
+}
+
+// replaceHint tells how a change that the server never allows is made all the same.
+func replaceHint(app delivery.App) string {
+	hint := "restore the field in Git, or give the object a new name, or annotate it with kustomize.toolkit.fluxcd.io/force: enabled " +
+		"so that it is deleted and made anew"
+	if app.Force {
+		hint += "; spec.force does not do that to what holds data"
+	}
+	return hint
+}
+
+// replacement decides whether an object that is there has to be deleted and made anew; false: it need not, or may not.
+func replacement(in Input, obj delivery.Object, live delivery.Live, desired delivery.Hash) (reason string, ok bool) {
+	if live.Deleting || !Forced(in.App, obj, live.Marks) {
+		return "", false
+	}
+	refused := in.Refused[obj.Ref()]
+	waits := refused.Desired == desired && in.Now.Before(refused.Until)
+	path, was, wants, changed := changedFixed(obj.Unstructured, live.Fixed)
+	switch {
+	case refused.Desired == desired && refused.Immutable:
+		return "the API server does not let it be changed; deleted and made anew, as force is set", true
+	case changed && !waits:
+		return fmt.Sprintf("%s cannot be changed from %s to %s; deleted and made anew, as force is set", path, was, wants), true
+	}
+	return "", false
+}
