@@ -86,13 +86,15 @@ bench: build ## measure what the README claims
 	go run ./bench
 
 # Only the kinds that Keelson serves; their modules hold more.
-CRDS := source.toolkit.fluxcd.io_gitrepositories.yaml kustomize.toolkit.fluxcd.io_kustomizations.yaml
+CRDS := source.toolkit.fluxcd.io_gitrepositories.yaml kustomize.toolkit.fluxcd.io_kustomizations.yaml \
+	notification.toolkit.fluxcd.io_receivers.yaml
 
 generate: ## generate config/crd from the upstream API modules
 	@mkdir -p bin/tools
 	cd tools && GOWORK=off go build -o ../bin/tools/controller-gen sigs.k8s.io/controller-tools/cmd/controller-gen
 	rm -rf .out/crd config/crd && mkdir -p .out/crd config/crd
-	bin/tools/controller-gen crd paths=github.com/fluxcd/source-controller/api/v1 paths=github.com/fluxcd/kustomize-controller/api/v1 output:crd:dir=.out/crd
+	bin/tools/controller-gen crd paths=github.com/fluxcd/source-controller/api/v1 paths=github.com/fluxcd/kustomize-controller/api/v1 \
+		paths=github.com/fluxcd/notification-controller/api/v1 output:crd:dir=.out/crd
 	cd .out/crd && cp $(CRDS) ../../config/crd/
 
 generate-check: generate ## fail if generated files are not up to date

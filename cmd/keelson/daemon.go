@@ -56,6 +56,7 @@ type Daemon struct {
 	serving  *http.Server
 	lister   lazyLister
 	state    lazyState
+	hooks    lazyHooks
 	cluster  *clusterProcess
 	failed   chan error // a part that ended by itself
 	looked   func(context.Context) (bool, error)
@@ -183,7 +184,7 @@ func (d *Daemon) serve() (err error) {
 	if d.Pprof {
 		dashboard.Pprof = pprofHandler()
 	}
-	mux := newMux(dashboard, d.host)
+	mux := newMux(dashboard, d.host, &d.hooks)
 	d.serving = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(d.Logger.Handler(), slog.LevelWarn)}
 	go func() {
 		if err := d.serving.Serve(d.listener); !errors.Is(err, http.ErrServerClosed) {
@@ -261,6 +262,7 @@ func (d *Daemon) control(ctx context.Context) error {
 			Pushes:     d.pushes,
 			Policy:     d.Policy,
 			State:      &d.state,
+			Hooks:      &d.hooks,
 			Share:      d.Share,
 			Ready: func(looked func(context.Context) (bool, error)) {
 				d.looked = looked

@@ -7,13 +7,16 @@ import (
 	"keelson.dev/keelson/internal/web"
 )
 
-// newMux puts the dashboard and, where there is one, the Git host under one address.
-func newMux(dashboard web.Options, host *githost.Host) *http.ServeMux {
+// newMux puts the dashboard and, where there are any, the Git host and the webhooks under one address.
+func newMux(dashboard web.Options, host *githost.Host, hooks web.Hooks) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.Handle("/", web.New(dashboard))
 	if host != nil {
 		mux.Handle(githost.Prefix, host)
 		mux.Handle(githost.APIPath, host.API())
+	}
+	if hooks != nil {
+		mux.Handle(web.HookPath, web.NewHooks(hooks))
 	}
 	return mux
 }

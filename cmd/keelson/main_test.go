@@ -73,7 +73,7 @@ func startHost(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	host, err := githost.New(githost.Options{Root: filepath.Join(dir, gitDir), Token: inst.Token})
 	ts.Check(err)
-	server := httptest.NewServer(newMux(noDashboard(), host))
+	server := httptest.NewServer(newMux(noDashboard(), host, nil))
 	ts.Defer(server.Close)
 	u, err := url.Parse(server.URL)
 	ts.Check(err)

@@ -47,6 +47,7 @@ type serverOptions struct {
 	Ready func(looked func(context.Context) (bool, error))
 	// Waiting is called with the holder of the lease while another one has it; nil: nobody cares.
 	Waiting func(holder string)
+	Hooks   *lazyHooks // is given what answers webhooks; nil: none are served
 	Policy  delivery.Policy
 	State   *lazyState // is told where to read how things stand; nil: nobody asks
 	Share   share
@@ -129,9 +130,13 @@ func runServer(ctx context.Context, opts serverOptions) error {
 	}
 	c, err := controller.New(ctx, controller.Options{
 		Cluster: cluster, Sources: sources, Records: records, Lock: lease, Policy: opts.Policy, Shard: shard, Log: opts.Logger,
+		Webhooks: opts.Hooks != nil,
 	})
 	if err != nil {
 		return explainAPI(err)
+	}
+	if opts.Hooks != nil {
+		opts.Hooks.set(c)
 	}
 	if opts.State != nil {
 		opts.State.set(c.State)
@@ -257,7 +262,7 @@ func holderID(dataDir string) (string, error) {
 }
 
 func serverCommand(g *global) *cobra.Command {
-	var listen string
+	var listen, webhooks string
 	var observed observers
 	var mine share
 	var flags policyFlags
@@ -268,7 +273,8 @@ func serverCommand(g *global) *cobra.Command {
 host nor the embedded cluster, only the resource definitions: kubectl apply -f config/crd. A lease in ` + leaseNamespace + ` guards against
 two of them on one cluster: the second waits. With --listen it serves the read-only dashboard and /healthz there.
 It refuses to start while Flux's controllers work on the same objects: --take-over scales them down, and a label selector
-splits the work. keelson takeover --plan shows what the first start would do. With --metrics it serves numbers for Prometheus, with --pprof profiles of itself: on 127.0.0.1, unless the address names another
+splits the work. keelson takeover --plan shows what the first start would do. With --webhooks it serves
+the webhooks of Receivers, and nothing else, on an address that forges can be pointed to. With --metrics it serves numbers for Prometheus, with --pprof profiles of itself: on 127.0.0.1, unless the address names another
 host. Spans go to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -276,22 +282,23 @@ host. Spans go to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names.`,
 			if err != nil {
 				return err
 			}
-			return runServerCommand(cmd.Context(), g, listen, observed, mine, policy)
+			return runServerCommand(cmd.Context(), g, listen, webhooks, observed, mine, policy)
 		},
 	}
 	flags.bind(cmd.Flags())
 	cmd.Flags().StringVar(&listen, "listen", "", "serve the dashboard on this `address`, as 127.0.0.1:8080 (default: none)")
+	cmd.Flags().StringVar(&webhooks, "webhooks", "", "serve the webhooks of Receivers on this `address`, as 0.0.0.0:9292 (default: nowhere)")
 	cmd.Flags().StringVar(&observed.metrics, "metrics", "", "serve /metrics on this `address`, as 127.0.0.1:8081 (default: nowhere)")
 	cmd.Flags().StringVar(&observed.pprof, "pprof", "", "serve /debug/pprof/ on this `address`, as 127.0.0.1:6060 (default: nowhere)")
 	mine.flags(cmd.Flags())
 	return cmd
 }
 
-func runServerCommand(ctx context.Context, g *global, listen string, observed observers, mine share, policy delivery.Policy) error {
+func runServerCommand(ctx context.Context, g *global, listen, webhooks string, observed observers, mine share, policy delivery.Policy) error {
 	log := slog.New(slog.NewTextHandler(g.err, nil))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ended := make(chan error, 4) // one for each part, so that none waits
+	ended := make(chan error, 5) // one for each part, so that none waits
 	defer startTracing(ctx, log)()
 	var state lazyState
 	if err := observed.serve(ctx, log, &state, ended); err != nil {
@@ -304,9 +311,16 @@ func runServerCommand(ctx context.Context, g *global, listen string, observed ob
 		}
 		defer server.Close()
 	}
+	var hooks *lazyHooks
+	if webhooks != "" {
+		hooks = &lazyHooks{}
+		if err := serveWebhooks(ctx, webhooks, hooks, log, ended); err != nil {
+			return err
+		}
+	}
 	go func() {
 		ended <- runServer(ctx, serverOptions{
-			Kubeconfig: g.kubeconfig, DataDir: filepath.Join(g.data, serverDir), Share: mine, Policy: policy, State: &state, Logger: log,
+			Kubeconfig: g.kubeconfig, DataDir: filepath.Join(g.data, serverDir), Share: mine, Policy: policy, State: &state, Hooks: hooks, Logger: log,
 			Ready: func(func(context.Context) (bool, error)) { log.Info("the controllers work") },
 			Waiting: func(holder string) {
 				log.Info("waiting for the lease", "lease", leaseNamespace+"/"+leaseName, "holder", holder)
@@ -331,7 +345,7 @@ func serveDashboard(ctx context.Context, g *global, address string, log *slog.Lo
 	if err != nil {
 		return nil, hintf(fmt.Errorf("listen: %w", err), "--listen takes HOST:PORT")
 	}
-	mux := newMux(web.Options{Lister: clusterLister{client: c}, Version: version, Logger: log}, nil)
+	mux := newMux(web.Options{Lister: clusterLister{client: c}, Version: version, Logger: log}, nil, nil)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
 	go func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

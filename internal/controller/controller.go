@@ -16,6 +16,7 @@ import (
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	notificationv1 "github.com/fluxcd/notification-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
@@ -55,7 +56,9 @@ type Options struct {
 	Policy  delivery.Policy
 	Log     *slog.Logger
 	Now     func() time.Time // nil: the system's clock
-	Shard   labels.Selector  // of the sources and apps to work on; nil: all
+	Shard   labels.Selector  // of the sources, apps and Receivers to work on; nil: all
+
+	Webhooks bool // somebody calls Receive; otherwise Receivers say that they are not served
 }
 
 // Controller runs the reconcilers against one cluster.
@@ -63,6 +66,8 @@ type Controller struct {
 	mgr  manager.Manager
 	git  *gitRepositories
 	live *live.Live
+
+	receivers *receivers // nil: the cluster does not have the kind
 }
 
 const (
@@ -81,7 +86,7 @@ const leaseDuration, renewDeadline, retryPeriod = 15 * time.Second, 10 * time.Se
 // Scheme knows the kinds that the controller and the CLI read and write.
 func Scheme() (*k8sruntime.Scheme, error) {
 	scheme := k8sruntime.NewScheme()
-	for _, add := range []func(*k8sruntime.Scheme) error{corev1.AddToScheme, sourcev1.AddToScheme, kustomizev1.AddToScheme} {
+	for _, add := range []func(*k8sruntime.Scheme) error{corev1.AddToScheme, sourcev1.AddToScheme, kustomizev1.AddToScheme, notificationv1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return nil, fmt.Errorf("register kinds: %w", err)
 		}
@@ -118,9 +123,19 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 		client: mgr.GetClient(), recorder: rec, finalizer: sourcev1.SourceFinalizer, log: opts.Log,
 		written: map[types.NamespacedName]*sourcev1.GitRepository{},
 	}
+	hooks := &shell[*notificationv1.Receiver]{
+		client: mgr.GetClient(), recorder: rec, finalizer: notificationv1.NotificationFinalizer, log: opts.Log,
+		written: map[types.NamespacedName]*notificationv1.Receiver{},
+	}
 	c.live = live.New(ctx, opts.Cluster, live.Options{
 		Key: opts.Records.Key(), Selector: dialect.OwnerNameLabel, OwnerOf: dialect.FluxOwner,
-		Notify: func(app delivery.ID, _ delivery.Ref) { apps.enqueue(app) },
+		Notify: func(app delivery.ID, _ delivery.Ref) {
+			if app.Kind == notificationv1.ReceiverKind {
+				hooks.enqueue(app)
+				return
+			}
+			apps.enqueue(app)
+		},
 	})
 	engine := &deliver.Engine{
 		Key: opts.Records.Key(), Cluster: opts.Cluster, Live: c.live, Claims: deliver.NewClaims(),
@@ -144,6 +159,9 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 	if err := setup(mgr, "gitrepository", sources, sourceWorkers, nil); err != nil {
 		return nil, err
 	}
+	if err := c.serveReceivers(ctx, opts, hooks); err != nil {
+		return nil, err
+	}
 	claim := func(ctx context.Context) error { return ks.loadClaims(ctx) }
 	return c, setup(mgr, "kustomization", apps, appWorkers, claim)
 }
@@ -162,6 +180,7 @@ func newManager(opts Options, scheme *k8sruntime.Scheme) (manager.Manager, error
 			DefaultTransform: cache.TransformStripManagedFields(), // half of a small object
 			ByObject: map[client.Object]cache.ByObject{
 				&sourcev1.GitRepository{}: {Label: opts.Shard}, &kustomizev1.Kustomization{}: {Label: opts.Shard},
+				&notificationv1.Receiver{}: {Label: opts.Shard},
 			},
 		},
 	})

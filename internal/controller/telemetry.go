@@ -38,6 +38,7 @@ func (c *Controller) State() telemetry.State {
 	for i := range sources.Items {
 		state.Resources = append(state.Resources, resourceOf(&sources.Items[i], sourcev1.GitRepositoryKind, sources.Items[i].Spec.Suspend))
 	}
+	state.Resources = append(state.Resources, c.receiversOf(ctx)...)
 	return state
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"strings"
@@ -40,6 +41,7 @@ import (
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/source"
 	"keelson.dev/keelson/internal/telemetry"
+	"keelson.dev/keelson/internal/web"
 	"keelson.dev/keelson/test/testcluster"
 )
 
@@ -87,6 +89,7 @@ type instance struct {
 	stop   func()
 	looked func(context.Context) (bool, error)
 	state  func() telemetry.State
+	hooks  http.Handler
 }
 
 func newInstance(dir string) (*instance, error) {
@@ -135,7 +138,7 @@ func (in *instance) start() error {
 		log = os.Stderr
 	}
 	c, err := controller.New(ctx, controller.Options{
-		Cluster: target, Sources: sources, Records: records, Policy: in.policy, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Cluster: target, Sources: sources, Records: records, Policy: in.policy, Webhooks: true, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
 		cancel()
@@ -143,7 +146,7 @@ func (in *instance) start() error {
 	}
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
-	in.looked, in.state = c.Looked, c.State
+	in.looked, in.state, in.hooks = c.Looked, c.State, web.NewHooks(c)
 	in.stop = func() {
 		cancel()
 		<-done
@@ -161,7 +164,7 @@ func installCRDs() error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"source.toolkit.fluxcd.io_gitrepositories", "kustomize.toolkit.fluxcd.io_kustomizations"} {
+	for _, name := range []string{"source.toolkit.fluxcd.io_gitrepositories", "notification.toolkit.fluxcd.io_receivers", "kustomize.toolkit.fluxcd.io_kustomizations"} {
 		b, err := os.ReadFile("../../config/crd/" + name + ".yaml")
 		if err != nil {
 			return err

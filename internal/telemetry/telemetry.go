@@ -100,9 +100,14 @@ var StatusWrites = counter("status_writes_total", "Status writes, by kind and re
 var Records = counter("records_total",
 	"Records of earlier deliveries that a start looked for, by result: loaded, missing, unusable.", "result")
 
+// Webhooks counts the requests to webhooks, by what became of them: done, unknown (there is no such path), notready, refused,
+// busy (there were too many), unread or failed.
+var Webhooks = counter("webhooks_total",
+	"Requests to webhooks, by result: done, unknown (there is no such path), notready, refused, busy (there were too many), unread, failed.", "result")
+
 func init() {
 	Registry.MustRegister(Reconciles, Deliveries, Renders, RenderDuration, ApplyRequests, DriftRepaired, DriftBackoffs,
-		SourceRequests, StatusWrites, Records)
+		SourceRequests, StatusWrites, Records, Webhooks)
 }
 
 const prefix = "keelson_"
