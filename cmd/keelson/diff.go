@@ -27,6 +27,7 @@ func engineCommands(g *global) []*cobra.Command { return []*cobra.Command{diffCo
 
 func diffCommand(g *global) *cobra.Command {
 	var path string
+	var policy kube.Policy
 	cmd := &cobra.Command{
 		Use:   "diff APP | diff --path DIR",
 		Short: "Show what delivering would change in the cluster",
@@ -41,10 +42,11 @@ masked. It ends with code 4 where something differs.`,
 			if path != "" {
 				return runDiffPath(cmd.Context(), g, path)
 			}
-			return runDiffApp(cmd.Context(), g, a[0])
+			return runDiffApp(cmd.Context(), g, a[0], policy)
 		},
 	}
 	cmd.Flags().StringVar(&path, "path", "", "compare this `folder` on disk instead of an app")
+	addPolicyFlags(cmd, &policy)
 	return cmd
 }
 
@@ -77,7 +79,7 @@ func runDiffPath(ctx context.Context, g *global, path string) error {
 	return printDifferences(g, differences)
 }
 
-func runDiffApp(ctx context.Context, g *global, arg string) error {
+func runDiffApp(ctx context.Context, g *global, arg string, policy kube.Policy) error {
 	engine, err := newEngine(g)
 	if err != nil {
 		return err
@@ -97,6 +99,11 @@ func runDiffApp(ctx context.Context, g *global, arg string) error {
 	if len(app.Refused) > 0 {
 		return fmt.Errorf("%s: not supported yet", strings.Join(app.Refused, ", "))
 	}
+	if app.KubeConfig != (delivery.KubeConfig{}) {
+		if err := aimElsewhere(ctx, engine, c, app, policy); err != nil {
+			return err
+		}
+	}
 	objects, secrets, err := renderApp(ctx, c, k, app)
 	if err != nil {
 		return masked(secrets, err)
@@ -109,6 +116,39 @@ func runDiffApp(ctx context.Context, g *global, arg string) error {
 		differences[i].Before, differences[i].After = secrets.Text(differences[i].Before), secrets.Text(differences[i].After)
 	}
 	return printDifferences(g, differences)
+}
+
+// aimElsewhere has an engine compare with the other cluster that an app is delivered to, once that answers.
+func aimElsewhere(ctx context.Context, engine *deliver.Engine, c client.Client, app delivery.App, policy kube.Policy) error {
+	remote, err := deliver.ReadRemote(ctx, c, app, policy)
+	if err != nil {
+		return explainAPI(err)
+	}
+	news := make(chan struct{}, 1)
+	cluster, err := remote.Connect(ctx, engine.Cluster, func() {
+		select {
+		case news <- struct{}{}:
+		default: // it looks anyway
+		}
+	})
+	if err != nil {
+		return err
+	}
+	for {
+		up, err := cluster.Reached()
+		if err != nil {
+			return hintf(fmt.Errorf("reach %s: %w", remote.Host, err), "the address is in %s of the app's namespace", app.KubeConfig)
+		}
+		if up {
+			engine.Cluster = cluster
+			return nil
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // masked gives an error whose text holds no value that was substituted from a Secret; its hints and exit code stay.

@@ -44,7 +44,8 @@ type serverOptions struct {
 	Ready func(looked func(context.Context) (bool, error))
 	// Waiting is called with the holder of the lease while another one has it; nil: nobody cares.
 	Waiting func(holder string)
-	State   *lazyState // is told where to read how things stand; nil: nobody asks
+	Policy  kube.Policy // of what kubeconfigs of other clusters may ask for
+	State   *lazyState  // is told where to read how things stand; nil: nobody asks
 	Logger  *slog.Logger
 }
 
@@ -104,7 +105,7 @@ func runServer(ctx context.Context, opts serverOptions) error {
 	if err != nil {
 		return err
 	}
-	c, err := controller.New(ctx, controller.Options{Cluster: cluster, Sources: sources, Records: records, Lock: lease, Log: opts.Logger})
+	c, err := controller.New(ctx, controller.Options{Cluster: cluster, Sources: sources, Records: records, Lock: lease, Policy: opts.Policy, Log: opts.Logger})
 	if err != nil {
 		return explainAPI(err)
 	}
@@ -226,6 +227,7 @@ func holderID(dataDir string) (string, error) {
 func serverCommand(g *global) *cobra.Command {
 	var listen string
 	var observed observers
+	var policy kube.Policy
 	cmd := &cobra.Command{
 		Use:   "server",
 		Short: "Run the controllers alone, against any cluster",
@@ -236,16 +238,23 @@ With --metrics it serves numbers for Prometheus, with --pprof profiles of itself
 host. Spans go to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runServerCommand(cmd.Context(), g, listen, observed)
+			return runServerCommand(cmd.Context(), g, listen, observed, policy)
 		},
 	}
 	cmd.Flags().StringVar(&listen, "listen", "", "serve the dashboard on this `address`, as 127.0.0.1:8080 (default: none)")
 	cmd.Flags().StringVar(&observed.metrics, "metrics", "", "serve /metrics on this `address`, as 127.0.0.1:8081 (default: nowhere)")
 	cmd.Flags().StringVar(&observed.pprof, "pprof", "", "serve /debug/pprof/ on this `address`, as 127.0.0.1:6060 (default: nowhere)")
+	addPolicyFlags(cmd, &policy)
 	return cmd
 }
 
-func runServerCommand(ctx context.Context, g *global, listen string, observed observers) error {
+// addPolicyFlags adds the flag by the name that it has in Flux's controllers.
+func addPolicyFlags(cmd *cobra.Command, policy *kube.Policy) {
+	cmd.Flags().BoolVar(&policy.InsecureTLS, "insecure-kubeconfig-tls", false,
+		"let kubeconfigs that apps name for other clusters turn off TLS or the check of certificates (for tests)")
+}
+
+func runServerCommand(ctx context.Context, g *global, listen string, observed observers, policy kube.Policy) error {
 	log := slog.New(slog.NewTextHandler(g.err, nil))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -264,7 +273,7 @@ func runServerCommand(ctx context.Context, g *global, listen string, observed ob
 	}
 	go func() {
 		ended <- runServer(ctx, serverOptions{
-			Kubeconfig: g.kubeconfig, DataDir: filepath.Join(g.data, serverDir), State: &state, Logger: log,
+			Kubeconfig: g.kubeconfig, DataDir: filepath.Join(g.data, serverDir), Policy: policy, State: &state, Logger: log,
 			Ready: func(func(context.Context) (bool, error)) { log.Info("the controllers work") },
 			Waiting: func(holder string) {
 				log.Info("waiting for the lease", "lease", leaseNamespace+"/"+leaseName, "holder", holder)

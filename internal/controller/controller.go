@@ -51,15 +51,16 @@ type Options struct {
 	Sources *source.Fetcher
 	Lock    resourcelock.Interface // the lease that guards against a second controller
 	Records *deliver.Records       // nil: a restart looks at everything anew
+	Policy  kube.Policy            // of what spec.kubeConfig may ask for
 	Log     *slog.Logger
 	Now     func() time.Time // nil: the system's clock
 }
 
 // Controller runs the reconcilers against one cluster.
 type Controller struct {
-	mgr  manager.Manager
-	git  *gitRepositories
-	live *live.Live
+	mgr     manager.Manager
+	git     *gitRepositories
+	targets *targets
 }
 
 const (
@@ -114,16 +115,17 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 		client: mgr.GetClient(), recorder: rec, finalizer: sourcev1.SourceFinalizer, log: opts.Log,
 		written: map[types.NamespacedName]*sourcev1.GitRepository{},
 	}
-	c.live = live.New(ctx, opts.Cluster, live.Options{
+	watched := live.Options{
 		Key: opts.Records.Key(), Selector: dialect.OwnerNameLabel, OwnerOf: dialect.FluxOwner,
 		Notify: func(app delivery.ID, _ delivery.Ref) { apps.enqueue(app) },
-	})
+	}
 	engine := &deliver.Engine{
-		Key: opts.Records.Key(), Cluster: opts.Cluster, Live: c.live, Claims: deliver.NewClaims(),
+		Key: opts.Records.Key(), Cluster: opts.Cluster, Live: live.New(ctx, opts.Cluster, watched), Claims: deliver.NewClaims(),
 		Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner,
 	}
+	c.targets = newTargets(ctx, engine, watched, opts.Policy, apps.enqueue)
 	ks := &kustomizations{
-		reg: reg, engine: engine, records: opts.Records, cache: mgr.GetClient(), reader: mgr.GetAPIReader(), now: opts.Now,
+		reg: reg, targets: c.targets, records: opts.Records, cache: mgr.GetClient(), reader: mgr.GetAPIReader(), now: opts.Now,
 		wake: apps.enqueue, later: newTrickle(apps.enqueue), places: kube.NewPlaces(appsAtOnce, appTurn), log: opts.Log,
 	}
 	apps.kind = ks
@@ -212,18 +214,41 @@ func (k *kustomizations) loadClaims(ctx context.Context) error {
 		return fmt.Errorf("list Kustomizations: %w", err)
 	}
 	apps := make([]delivery.ID, len(list.Items))
+	claims := make([]*deliver.Claims, len(list.Items))
+	clusters := map[string]string{}
 	for i := range list.Items {
 		item := &list.Items[i]
-		apps[i] = kustomizationID(client.ObjectKeyFromObject(item))
-		k.engine.Claims.Set(apps[i], dialect.KustomizationInventory(&item.Status))
+		app, _ := dialect.Kustomization(item) // its error is the step's
+		apps[i] = app.ID
+		if claims[i] = k.targets.claimsOf(app.ID, k.clusterOf(ctx, app, clusters)); claims[i] != nil {
+			claims[i].Set(app.ID, dialect.KustomizationInventory(&item.Status))
+		}
 	}
 	for i := range list.Items { // what somebody has goes before what another was about to take
-		k.engine.Claims.Set(apps[i], dialect.KustomizationOwned(&list.Items[i]))
+		if claims[i] != nil {
+			claims[i].Set(apps[i], dialect.KustomizationOwned(&list.Items[i]))
+		}
 	}
 	if err := k.records.Retain(apps); err != nil {
 		k.log.Warn("remove records of apps that are gone", "error", err)
 	}
 	return nil
+}
+
+// clusterOf tells which cluster an app is delivered to; empty: it cannot be told now. known are those that were told before.
+func (k *kustomizations) clusterOf(ctx context.Context, app delivery.App, known map[string]string) string {
+	if app.KubeConfig == (delivery.KubeConfig{}) {
+		return homeCluster
+	}
+	ref := app.ID.Namespace + " " + app.KubeConfig.String() + " " + app.KubeConfig.Key
+	if cluster, ok := known[ref]; ok {
+		return cluster
+	}
+	known[ref] = ""
+	if remote, err := deliver.ReadRemote(ctx, k.reader, app, k.targets.policy); err == nil {
+		known[ref] = remote.Cluster()
+	}
+	return known[ref]
 }
 
 // Run reconciles until ctx ends. It waits for the lease first.

@@ -31,7 +31,7 @@ import (
 // kustomizations delivers apps that are declared as Flux Kustomizations.
 type kustomizations struct {
 	reg     *registry
-	engine  *deliver.Engine
+	targets *targets
 	records *deliver.Records // nil: nothing is remembered beyond this process
 	cache   client.Reader
 	reader  client.Reader // uncached: ConfigMaps and Secrets are not kept in memory
@@ -55,12 +55,11 @@ func (k *kustomizations) forget(name types.NamespacedName) {
 	if st := k.reg.dropApp(id); st != nil {
 		k.release(st, false)
 	}
-	k.engine.Live.Forget(id)
 	if err := k.records.Drop(id); err != nil {
 		k.log.Warn("forget an app", "app", id, "error", err)
 	}
 	k.wakeAll(dependents)
-	k.released(k.engine.Claims.Drop(id))
+	k.released(k.targets.forget(id))
 }
 
 // news takes in that a source has something new to say: the apps that it changes something for look at it now, the others
@@ -248,6 +247,7 @@ func (k *kustomizations) load(st *appState, obj *kustomizev1.Kustomization) {
 func (k *kustomizations) run(ctx context.Context, p *pass) (delivery.Outcome, error) {
 	for _, phase := range []func(context.Context, *pass) error{
 		k.supported,    // nothing is applied from a declaration that we would misread
+		k.target,       // to which cluster
 		k.source,       // which commit
 		k.dependencies, // are the apps that this one builds on ready
 		k.variables,    // what is substituted
@@ -256,7 +256,8 @@ func (k *kustomizations) run(ctx context.Context, p *pass) (delivery.Outcome, er
 			return delivery.Outcome{}, err
 		}
 	}
-	return k.deliver(ctx, p)
+	out, err := k.deliver(ctx, p)
+	return out, p.st.explain(p.app, err)
 }
 
 func (k *kustomizations) supported(_ context.Context, p *pass) error {
@@ -333,8 +334,8 @@ func (k *kustomizations) exists(ctx context.Context, obj client.Object, id deliv
 // variables looks at the ConfigMaps and Secrets of substituteFrom: in which version they are, from their watches. They are
 // read only when something has to be rendered. Inline variables are part of the declaration.
 func (k *kustomizations) variables(_ context.Context, p *pass) error {
-	namespace, live := p.app.ID.Namespace, k.engine.Live
-	live.References(p.app.ID, p.app.VarsFrom)
+	namespace, live := p.app.ID.Namespace, k.targets.home.engine.Live
+	live.References(p.app.ID, references(p.app))
 	versions := make([]string, len(p.app.VarsFrom))
 	for i, ref := range p.app.VarsFrom {
 		version, known, err := live.Version(p.app.ID, ref.Kind, namespace, ref.Name)
@@ -374,7 +375,15 @@ const maxSteps = 10
 
 // deliver steps through the plan until nothing is left to do or something has to happen first.
 func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome, error) {
-	mem := &p.st.mem
+	mem, engine := &p.st.mem, p.st.target.engine
+	done, ok := k.targets.enter(p.st.target, p.app.ID)
+	if !ok {
+		return delivery.Outcome{}, errNotYet
+	}
+	defer done()
+	if from, gone := mem.Move(p.st.target.cluster); gone && len(mem.Inventory) > 0 {
+		p.events = append(p.events, moved(from, p.st.target, len(mem.Inventory), p.req.Snapshot.Revision))
+	}
 	if p.app.Requested != "" && p.app.Requested != p.st.handled {
 		mem.Resend() // a person asked: believe nothing that is only remembered
 		p.st.handled = p.app.Requested
@@ -384,7 +393,7 @@ func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome
 			return delivery.Outcome{}, err
 		}
 	}
-	if state, known, err := k.engine.Glance(p.req, mem); err != nil {
+	if state, known, err := engine.Glance(p.req, mem); err != nil {
 		return delivery.Outcome{}, err
 	} else if known {
 		return k.conclude(p, state, deliver.Next(state))
@@ -402,7 +411,7 @@ func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome
 	defer cancel()
 	for range maxSteps {
 		k.reg.setConflict(p.app.ID, true) // ahead of the look: who lets go of an object from now on wakes this app
-		state, err := k.engine.Observe(ctx, p.req, mem)
+		state, err := engine.Observe(ctx, p.req, mem)
 		action := deliver.Next(state)
 		k.reg.setConflict(p.app.ID, err == nil && action.Fault != nil && action.Fault.Reason == "OwnershipConflict")
 		if err != nil {
@@ -419,7 +428,7 @@ func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome
 				return delivery.Outcome{}, err
 			}
 		}
-		res, err := k.engine.Act(ctx, p.req, state, action.Stage, mem)
+		res, err := engine.Act(ctx, p.req, state, action.Stage, mem)
 		if err != nil {
 			return delivery.Outcome{}, err
 		}
@@ -456,8 +465,8 @@ func (k *kustomizations) intend(p *pass, plan delivery.Plan) error {
 		return nil
 	}
 	intent := deliver.Intent(mem, plan)
-	if conflicts, _ := k.engine.Claims.Set(p.app.ID, intent); len(conflicts) > 0 {
-		_, released := k.engine.Claims.Set(p.app.ID, mem.Inventory) // nothing of this plan is begun
+	if conflicts, _ := p.st.target.engine.Claims.Set(p.app.ID, intent); len(conflicts) > 0 {
+		_, released := p.st.target.engine.Claims.Set(p.app.ID, mem.Inventory) // nothing of this plan is begun
 		k.released(released)
 		return &delivery.Fault{Reason: "OwnershipConflict", Where: conflicts[0].String(), Err: errors.New("another app has just claimed it")}
 	}
@@ -474,7 +483,7 @@ func (k *kustomizations) intend(p *pass, plan delivery.Plan) error {
 		out.Attempted, out.Inventory = p.req.Snapshot.Revision, intent
 		p.obj.Status = dialect.KustomizationStatus(p.obj.Status, p.app, out, k.now())
 		if err := p.pen.save(); err != nil {
-			return fmt.Errorf("record what is about to be applied: %w", err)
+			return delivery.FaultOf(fmt.Errorf("record what is about to be applied: %w", err), meta.ReconciliationFailedReason)
 		}
 	}
 	mem.Inventory = intent
@@ -492,7 +501,7 @@ func (k *kustomizations) claim(p *pass, annotations map[string]string) error {
 		p.after = again
 		return errNotYet
 	case err != nil:
-		return fmt.Errorf("record what is about to be applied: %w", err)
+		return delivery.FaultOf(fmt.Errorf("record what is about to be applied: %w", err), meta.ReconciliationFailedReason)
 	}
 	return nil
 }
@@ -525,7 +534,7 @@ func (k *kustomizations) settle(p *pass, state deliver.State) (delivery.Outcome,
 	if !mem.Inventory.Equal(state.Plan.Inventory) {
 		mem.Inventory = state.Plan.Inventory
 	}
-	_, released := k.engine.Claims.Set(p.app.ID, mem.Inventory)
+	_, released := p.st.target.engine.Claims.Set(p.app.ID, mem.Inventory)
 	k.released(released)
 	p.st.failures = 0
 	if !state.Retry.IsZero() {
@@ -636,10 +645,14 @@ func (k *kustomizations) remove(ctx context.Context, obj *kustomizev1.Kustomizat
 	if app.Suspend || app.KeepOnDelete || len(st.mem.Inventory) == 0 {
 		return removal{done: true}, nil
 	}
-	_, waiting, err := k.engine.Uninstall(ctx, app, &st.mem, k.now())
-	if f := delivery.FaultOf(err, ""); err != nil && f.Reason == "PruneFailed" && apierrors.IsForbidden(f.Err) && k.accountGone(ctx, app) {
+	p := &pass{obj: obj, app: app, st: st}
+	waiting, err := k.uninstall(ctx, p)
+	if f := delivery.FaultOf(err, ""); err != nil && f.Reason == "PruneFailed" && apierrors.IsForbidden(f.Err) && accountGone(ctx, app, st.target) {
 		return removal{done: true, events: []event{{warning: true, reason: "Orphaned", message: fmt.Sprintf(
 			"the service account %s is gone: up to %d objects of the app are left as they are", app.ServiceAccount, len(st.mem.Inventory))}}}, nil
+	}
+	if err != nil && app.KubeConfig != (delivery.KubeConfig{}) {
+		return k.blocked(p, err), nil
 	}
 	if err != nil || waiting {
 		return removal{after: time.Second}, err
@@ -647,11 +660,37 @@ func (k *kustomizations) remove(ctx context.Context, obj *kustomizev1.Kustomizat
 	return removal{done: true}, nil
 }
 
+// uninstall deletes what the app owns in the cluster that it is delivered to.
+func (k *kustomizations) uninstall(ctx context.Context, p *pass) (waiting bool, err error) {
+	if err := k.target(ctx, p); err != nil {
+		return errors.Is(err, errNotYet), ignoreNotYet(err)
+	}
+	done, ok := k.targets.enter(p.st.target, p.app.ID)
+	if !ok {
+		return true, nil
+	}
+	defer done()
+	_, waiting, err = p.st.target.engine.Uninstall(ctx, p.app, &p.st.mem, k.now())
+	err = p.st.explain(p.app, err)
+	return waiting || errors.Is(err, errNotYet), ignoreNotYet(err)
+}
+
+func ignoreNotYet(err error) error {
+	if errors.Is(err, errNotYet) {
+		return nil
+	}
+	return err
+}
+
 // accountGone tells whether an app's service account does not exist (any more).
-func (k *kustomizations) accountGone(ctx context.Context, app delivery.App) bool {
+func accountGone(ctx context.Context, app delivery.App, t *target) bool {
 	if app.ServiceAccount == "" {
 		return false
 	}
-	key := types.NamespacedName{Namespace: app.ID.Namespace, Name: app.ServiceAccount}
-	return apierrors.IsNotFound(k.reader.Get(ctx, key, &corev1.ServiceAccount{}))
+	accounts, err := t.engine.Cluster.Self().Resource(corev1.SchemeGroupVersion.WithKind("ServiceAccount"), app.ID.Namespace)
+	if err != nil {
+		return false
+	}
+	_, err = accounts.Get(ctx, app.ServiceAccount, metav1.GetOptions{})
+	return apierrors.IsNotFound(err)
 }

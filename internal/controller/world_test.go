@@ -19,6 +19,7 @@ import (
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	authnv1 "k8s.io/api/authentication/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -71,6 +72,7 @@ func (m testMain) Run() int {
 		fmt.Fprintln(os.Stderr, "start the controller:", err)
 		return 1
 	}
+	defer stopOther()
 	defer running.close()
 	return m.M.Run()
 }
@@ -92,7 +94,7 @@ func newInstance(dir string) (*instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, add := range []func(*runtime.Scheme) error{appsv1.AddToScheme, autoscalingv2.AddToScheme, rbacv1.AddToScheme, apiextensionsv1.AddToScheme, admissionregistrationv1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{appsv1.AddToScheme, authnv1.AddToScheme, autoscalingv2.AddToScheme, rbacv1.AddToScheme, apiextensionsv1.AddToScheme, admissionregistrationv1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return nil, err
 		}
@@ -447,7 +449,13 @@ type request struct {
 // requests reads the audit log from a position on and returns what keelson sent, and the new position.
 func requests(t *testing.T, from int64) ([]request, int64) {
 	t.Helper()
-	f, err := os.Open(cluster.AuditLog)
+	return requestsIn(t, cluster.AuditLog, from)
+}
+
+// requestsIn is requests of any cluster's audit log.
+func requestsIn(t *testing.T, log string, from int64) ([]request, int64) {
+	t.Helper()
+	f, err := os.Open(log)
 	if err != nil {
 		t.Fatal(err)
 	}

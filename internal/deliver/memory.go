@@ -19,6 +19,7 @@ import (
 // renders and sends everything once, which the server answers without a change where nothing differs.
 type Memory struct {
 	Inventory delivery.Inventory // as last written to the cluster
+	cluster   string             // where what was applied is; empty: not known
 	Ignored   []string           // what the rendered objects ask for and has no effect yet, for people
 	made      origin             // what the last completed delivery was made of
 	desired   delivery.Inventory // what it gave
@@ -106,6 +107,17 @@ func (mem *Memory) Rendered() bool { return mem.pass.digest != "" }
 
 // Secrets knows the values of what the pass has rendered that must not be told; nil: it has rendered nothing.
 func (mem *Memory) Secrets() *redact.Redactor { return mem.pass.secrets }
+
+// Move says which cluster the app is delivered to from now on. What is remembered of another one says nothing about it and is
+// dropped, but for the inventory; from names that other one. The objects there stay as they are (Flux does the same).
+func (mem *Memory) Move(cluster string) (from string, moved bool) {
+	from, moved = mem.cluster, mem.cluster != "" && mem.cluster != cluster
+	if mem.cluster != cluster {
+		mem.made, mem.desired, mem.applied, mem.repairs, mem.refused = origin{}, nil, nil, nil, nil
+		mem.cluster = cluster
+	}
+	return from, moved
+}
 
 // Release frees the rendered objects of a pass. The caller calls it when it stops stepping, for now or for good.
 func (mem *Memory) Release() { mem.pass = rendered{} }

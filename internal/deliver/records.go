@@ -34,13 +34,14 @@ type Records struct {
 }
 
 // recordFormat changes whenever an old record would be misread, or a hash be made otherwise.
-const recordFormat = 2
+const recordFormat = 3
 
 // record is the content of a file.
 type record struct {
 	Format   int             `json:"format"`
 	Renderer string          `json:"renderer"` // the version of the program that rendered
 	App      string          `json:"app"`
+	Cluster  string          `json:"cluster"`
 	Spec     string          `json:"spec"`
 	Vars     string          `json:"vars"`
 	Inputs   render.Inputs   `json:"inputs"`
@@ -137,6 +138,7 @@ func (r *Records) load(app delivery.App, mem *Memory) string {
 	if desired.Equal(mem.Inventory) {
 		desired = mem.Inventory // one map, not two
 	}
+	mem.cluster = rec.Cluster
 	mem.made = origin{spec: rec.Spec, vars: rec.Vars, inputs: rec.Inputs}
 	mem.desired, mem.applied, mem.Ignored = desired, applied, rec.Ignored
 	return telemetry.Loaded
@@ -148,7 +150,7 @@ func (r *Records) Save(app delivery.ID, mem *Memory) error {
 		return nil
 	}
 	rec := record{
-		Format: recordFormat, Renderer: r.renderer, App: app.String(),
+		Format: recordFormat, Renderer: r.renderer, App: app.String(), Cluster: mem.cluster,
 		Spec: mem.made.spec, Vars: mem.made.vars, Inputs: mem.made.inputs, Ignored: mem.Ignored,
 		Objects: make([]appliedObject, 0, len(mem.desired)),
 	}
