@@ -4,6 +4,7 @@
 // One generic shell does what is the same for every kind (shell.go); a file per kind says what is particular to it.
 // What the kinds must know of each other is in memory (registry.go): a new snapshot wakes the apps made from it at once,
 // an app that got ready wakes those that depend on it, a watch event wakes the app whose object it is about.
+// The clusters that apps are delivered to are in targets.go: this one, and those that spec.kubeConfig names.
 // Nobody waits in a worker, but for its turn to deliver.
 package controller
 

@@ -102,7 +102,8 @@ func TestKustomizationNames(t *testing.T) {
 		"{}":                                   {},
 		"{kubeConfig: {secretRef: {name: x}}}": {Kind: "Secret", Name: "x"},
 		"{kubeConfig: {secretRef: {name: x, key: k}}}": {Kind: "Secret", Name: "x", Key: "k"},
-		"{kubeConfig: {configMapRef: {name: x}}}":      {Kind: "ConfigMap", Name: "x"},
+		"{kubeConfig: {}}":                        {Kind: "Unknown"},
+		"{kubeConfig: {configMapRef: {name: x}}}": {Kind: "ConfigMap", Name: "x"},
 	} {
 		if app, err := dialect.Kustomization(kustomization(t, "spec: "+spec)); err != nil || app.KubeConfig != want {
 			t.Errorf("%s: kubeconfig %+v, want %+v (error %v)", spec, app.KubeConfig, want, err)

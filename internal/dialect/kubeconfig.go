@@ -9,8 +9,10 @@ import (
 // kubeConfig reads Flux's reference to another cluster.
 func kubeConfig(ref *meta.KubeConfigReference) delivery.KubeConfig {
 	switch {
-	case ref == nil || badKubeConfig(ref):
+	case ref == nil:
 		return delivery.KubeConfig{}
+	case badKubeConfig(ref):
+		return delivery.KubeConfig{Kind: "Unknown"} // not this cluster, in any case
 	case ref.SecretRef != nil:
 		return delivery.KubeConfig{Kind: "Secret", Name: ref.SecretRef.Name, Key: ref.SecretRef.Key}
 	default:

@@ -49,12 +49,17 @@ type Policy struct {
 
 // Cluster identifies the cluster, whoever uses it: by the way to it and by whose certificates are believed. It begins with Host.
 func (r Remote) Cluster() string {
-	return r.Host + " " + digest(r.ServerName, string(r.CA), fmt.Sprint(r.Insecure), r.Proxy)
+	proxy, _ := url.Parse(r.Proxy) // it was checked
+	if proxy != nil {
+		proxy.User = nil // who uses it
+		return r.Host + " " + digest(r.ServerName, string(r.CA), fmt.Sprint(r.Insecure), proxy.String())
+	}
+	return r.Host + " " + digest(r.ServerName, string(r.CA), fmt.Sprint(r.Insecure))
 }
 
 // Connection identifies the cluster and who uses it, without telling any secret.
 func (r Remote) Connection() string {
-	return r.Cluster() + " " + digest(string(r.Cert), string(r.Key), r.Token, r.Username, r.Password,
+	return r.Cluster() + " " + digest(r.Proxy, string(r.Cert), string(r.Key), r.Token, r.Username, r.Password,
 		r.Account.Namespace, r.Account.Name, strings.Join(r.Account.Audiences, "\n"))
 }
 

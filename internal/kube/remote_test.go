@@ -139,6 +139,9 @@ func checkRemote(t *testing.T, got kube.Remote, err error, want kube.Remote, rea
 // TestWhatTellsClustersApart: a cluster is the same whoever uses it; a connection is not.
 func TestWhatTellsClustersApart(t *testing.T) {
 	base := kube.Remote{Host: "https://a", CA: []byte("ca"), Token: "one"}
+	if a, b := (kube.Remote{Proxy: "http://one@p"}), (kube.Remote{Proxy: "http://two@p"}); a.Cluster() != b.Cluster() || a.Connection() == b.Connection() {
+		t.Error("the user of a proxy is taken for another cluster, or not for another connection")
+	}
 	tests := map[string]struct {
 		change              func(*kube.Remote)
 		cluster, connection bool // the same
