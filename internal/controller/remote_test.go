@@ -295,10 +295,15 @@ func TestHangingCluster(t *testing.T) {
 	front := newFront(t, nil)
 	front.kubeconfig(w, map[string]any{"token": w.user("deployer")})
 	files := map[string]string{"near/n.yaml": w.configMap("n", "one")}
-	const apps = 300 // more than there are workers
+	const apps = 255 // more than there are workers
 	for i := range apps {
 		name := fmt.Sprintf("app%d", i)
-		w.app(name, far)
+		w.apply(fmt.Sprintf(`
+apiVersion: kustomize.toolkit.fluxcd.io/v1
+kind: Kustomization
+metadata: {name: %s}
+spec: {interval: 1h, path: %s, prune: true, kubeConfig: {secretRef: {name: far}}, sourceRef: {kind: GitRepository, name: repo}}
+`, name, name))
 		files[name+"/a.yaml"] = w.configMap(name, "one")
 	}
 	w.app("near", "")
@@ -318,6 +323,9 @@ func TestHangingCluster(t *testing.T) {
 		t.Errorf("an app of this cluster was delivered after %s", took)
 	}
 	w.condition("app7", metav1.ConditionFalse, "ReconciliationFailed", front.url, "cannot be reached", "no answer")
+	if took := time.Since(pushed); took > 25*time.Second {
+		t.Errorf("that the cluster hangs is said after %s", took)
+	}
 	front.hangs.Store(false)
 	w.ready("app7", "main@sha1:"+w.head)
 	w.remote.value("app7", "two")

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
@@ -113,6 +114,8 @@ type gate struct {
 	probe   func(context.Context) error
 	changed func()
 
+	suspects atomic.Bool // a probe beside the requests is under way
+
 	mu     sync.Mutex
 	up     bool
 	probes bool
@@ -140,7 +143,9 @@ func (g *gate) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
+	slow := time.AfterFunc(probeLimit, g.suspect)
 	resp, err := g.next.RoundTrip(req)
+	slow.Stop()
 	if err != nil && !errors.Is(ctx.Err(), context.Canceled) && !errors.Is(err, errElsewhere) {
 		g.doubt(doubtLimit)
 	}
@@ -168,6 +173,19 @@ func (g *gate) pass(ctx context.Context) error {
 		case <-g.life.Done():
 			return g.life.Err()
 		}
+	}
+}
+
+// suspect looks whether a cluster that takes long over a request still answers at all.
+func (g *gate) suspect() {
+	if up, _ := g.state(); !up || !g.suspects.CompareAndSwap(false, true) {
+		return
+	}
+	defer g.suspects.Store(false)
+	ctx, cancel := context.WithTimeout(g.life, probeLimit)
+	defer cancel()
+	if g.probe(ctx) != nil {
+		g.doubt(doubtLimit)
 	}
 }
 
