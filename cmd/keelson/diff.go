@@ -45,11 +45,12 @@ masked. It ends with code 4 where something differs.`,
 			if path != "" {
 				return runDiffPath(cmd.Context(), g, path)
 			}
-			return runDiffApp(cmd.Context(), g, a[0], delivery.Policy{LenientSubstitution: !flags.strict})
+			return runDiffApp(cmd.Context(), g, a[0], delivery.Policy{LenientSubstitution: !flags.strict, InsecureKubeConfigTLS: flags.insecureKubeConfigTLS})
 		},
 	}
 	cmd.Flags().StringVar(&path, "path", "", "compare this `folder` on disk instead of an app")
 	flags.bindStrict(cmd.Flags())
+	flags.bindInsecure(cmd.Flags())
 	return cmd
 }
 
@@ -124,7 +125,11 @@ func previewApp(ctx context.Context, g *global, arg string, policy delivery.Poli
 	if len(app.Refused) > 0 {
 		return preview{}, fmt.Errorf("%s: not supported yet", strings.Join(app.Refused, ", "))
 	}
-	if err := claimAll(ctx, c, engine.Claims); err != nil {
+	if app.KubeConfig != (delivery.KubeConfig{}) {
+		if err := aimElsewhere(ctx, engine, c, app, kube.Policy{InsecureTLS: policy.InsecureKubeConfigTLS}); err != nil {
+			return preview{}, err
+		}
+	} else if err := claimAll(ctx, c, engine.Claims); err != nil {
 		return preview{}, err
 	}
 	objects, revision, secrets, err := renderApp(ctx, c, k, app)
@@ -167,6 +172,39 @@ func claimAll(ctx context.Context, c client.Client, claims *deliver.Claims) erro
 		claims.Set(delivery.ID{Kind: kustomizev1.KustomizationKind, Namespace: k.Namespace, Name: k.Name}, dialect.KustomizationOwned(k))
 	}
 	return nil
+}
+
+// aimElsewhere has an engine compare with the other cluster that an app is delivered to, once that answers.
+func aimElsewhere(ctx context.Context, engine *deliver.Engine, c client.Client, app delivery.App, policy kube.Policy) error {
+	remote, err := deliver.ReadRemote(ctx, c, app, policy)
+	if err != nil {
+		return explainAPI(err)
+	}
+	news := make(chan struct{}, 1)
+	cluster, err := remote.Connect(ctx, engine.Cluster, func() {
+		select {
+		case news <- struct{}{}:
+		default: // it looks anyway
+		}
+	})
+	if err != nil {
+		return err
+	}
+	for {
+		up, err := cluster.Reached()
+		if err != nil {
+			return hintf(fmt.Errorf("reach %s: %w", remote.Host, err), "the address is in %s of the app's namespace", app.KubeConfig)
+		}
+		if up {
+			engine.Cluster = cluster
+			return nil
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // masked gives an error whose text holds no value that was substituted from a Secret; its hints and exit code stay.

@@ -27,11 +27,12 @@ It needs no running controller. With --diff it shows the fields too; values of S
 is something to do.`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
-			return runPlan(cmd.Context(), g, a[0], withDiff, delivery.Policy{LenientSubstitution: !flags.strict})
+			return runPlan(cmd.Context(), g, a[0], withDiff, delivery.Policy{LenientSubstitution: !flags.strict, InsecureKubeConfigTLS: flags.insecureKubeConfigTLS})
 		},
 	}
 	cmd.Flags().BoolVar(&withDiff, "diff", false, "show which fields would change")
 	flags.bindStrict(cmd.Flags())
+	flags.bindInsecure(cmd.Flags())
 	return cmd
 }
 

@@ -15,14 +15,22 @@ type policyFlags struct {
 	noCrossNamespaceRefs  bool
 	defaultServiceAccount string
 	additiveReadyExpr     bool
+	insecureKubeConfigTLS bool
 }
 
 func (p *policyFlags) bind(f *pflag.FlagSet) {
 	p.bindStrict(f)
+	p.bindInsecure(f)
 	f.BoolVar(&p.noCrossNamespaceRefs, "no-cross-namespace-refs", false, "refuse apps whose source is in another namespace")
 	f.StringVar(&p.defaultServiceAccount, "default-service-account", "",
 		"the service account `name`, in the namespace of an app, of apps that name none (default: as Keelson itself)")
 	f.BoolVar(&p.additiveReadyExpr, "additive-ready-expr", false, "a dependency with a readyExpr has to be ready in the usual sense too")
+}
+
+// bindInsecure binds the flag that decides which other clusters are talked to.
+func (p *policyFlags) bindInsecure(f *pflag.FlagSet) {
+	f.BoolVar(&p.insecureKubeConfigTLS, "insecure-kubeconfig-tls", false,
+		"let kubeconfigs that apps name for other clusters turn off TLS or the check of certificates (for tests)")
 }
 
 // bindStrict binds the flag that decides what is rendered.
@@ -37,14 +45,15 @@ func (p *policyFlags) policy() (delivery.Policy, error) {
 	}
 	return delivery.Policy{
 		LenientSubstitution: !p.strict, NoCrossNamespaceRefs: p.noCrossNamespaceRefs, DefaultServiceAccount: p.defaultServiceAccount,
-		AdditiveReadyExpr: p.additiveReadyExpr,
+		AdditiveReadyExpr: p.additiveReadyExpr, InsecureKubeConfigTLS: p.insecureKubeConfigTLS,
 	}, nil
 }
 
 // args gives the flags to another process of this program.
 func (p *policyFlags) args() []string {
 	a := []string{"--strict-substitution=" + strconv.FormatBool(p.strict), "--no-cross-namespace-refs=" + strconv.FormatBool(p.noCrossNamespaceRefs),
-		"--additive-ready-expr=" + strconv.FormatBool(p.additiveReadyExpr)}
+		"--additive-ready-expr=" + strconv.FormatBool(p.additiveReadyExpr),
+		"--insecure-kubeconfig-tls=" + strconv.FormatBool(p.insecureKubeConfigTLS)}
 	if p.defaultServiceAccount != "" {
 		a = append(a, "--default-service-account", p.defaultServiceAccount)
 	}

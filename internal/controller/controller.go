@@ -4,6 +4,7 @@
 // One generic shell does what is the same for every kind (shell.go); a file per kind says what is particular to it.
 // What the kinds must know of each other is in memory (registry.go): a new snapshot wakes the apps made from it at once,
 // an app that got ready wakes those that depend on it, a watch event wakes the app whose object it is about.
+// The clusters that apps are delivered to are in targets.go: this one, and those that spec.kubeConfig names.
 // Nobody waits in a worker, but for its turn to deliver.
 package controller
 
@@ -63,9 +64,9 @@ type Options struct {
 
 // Controller runs the reconcilers against one cluster.
 type Controller struct {
-	mgr  manager.Manager
-	git  *gitRepositories
-	live *live.Live
+	mgr     manager.Manager
+	git     *gitRepositories
+	targets *targets
 
 	receivers *receivers // nil: the cluster does not have the kind
 }
@@ -127,7 +128,7 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 		client: mgr.GetClient(), recorder: rec, finalizer: notificationv1.NotificationFinalizer, log: opts.Log,
 		written: map[types.NamespacedName]*notificationv1.Receiver{},
 	}
-	c.live = live.New(ctx, opts.Cluster, live.Options{
+	watched := live.Options{
 		Key: opts.Records.Key(), Selector: dialect.OwnerNameLabel, OwnerOf: dialect.FluxOwner,
 		Notify: func(app delivery.ID, _ delivery.Ref) {
 			if app.Kind == notificationv1.ReceiverKind {
@@ -136,13 +137,14 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 			}
 			apps.enqueue(app)
 		},
-	})
+	}
 	engine := &deliver.Engine{
-		Key: opts.Records.Key(), Cluster: opts.Cluster, Live: c.live, Claims: deliver.NewClaims(),
+		Key: opts.Records.Key(), Cluster: opts.Cluster, Live: live.New(ctx, opts.Cluster, watched), Claims: deliver.NewClaims(),
 		Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner,
 	}
+	c.targets = newTargets(ctx, engine, watched, kube.Policy{InsecureTLS: opts.Policy.InsecureKubeConfigTLS}, apps.enqueue)
 	ks := &kustomizations{
-		reg: reg, engine: engine, records: opts.Records, policy: opts.Policy, now: opts.Now,
+		reg: reg, targets: c.targets, records: opts.Records, policy: opts.Policy, now: opts.Now,
 		cache: mgr.GetClient(), reader: mgr.GetAPIReader(), all: mgr.GetClient(),
 		wake: apps.enqueue, later: newTrickle(apps.enqueue), places: kube.NewPlaces(appsAtOnce, appTurn), log: opts.Log,
 	}
@@ -254,19 +256,42 @@ func (k *kustomizations) loadClaims(ctx context.Context) error {
 		return fmt.Errorf("list Kustomizations: %w", err)
 	}
 	apps := make([]delivery.ID, len(list.Items))
+	claims := make([]*deliver.Claims, len(list.Items))
+	clusters := map[string]string{}
 	for i := range list.Items {
 		item := &list.Items[i]
-		apps[i] = kustomizationID(client.ObjectKeyFromObject(item))
-		k.engine.Claims.Set(apps[i], dialect.KustomizationInventory(&item.Status))
+		app, _ := dialect.Kustomization(item) // its error is the step's
+		apps[i] = app.ID
+		if claims[i] = k.targets.claimsOf(app.ID, k.clusterOf(ctx, app, clusters)); claims[i] != nil {
+			claims[i].Set(app.ID, dialect.KustomizationInventory(&item.Status))
+		}
 		k.loadRules(item)
 	}
 	for i := range list.Items { // what somebody has goes before what another was about to take
-		k.engine.Claims.Set(apps[i], dialect.KustomizationOwned(&list.Items[i]))
+		if claims[i] != nil {
+			claims[i].Set(apps[i], dialect.KustomizationOwned(&list.Items[i]))
+		}
 	}
 	if err := k.records.Retain(apps); err != nil {
 		k.log.Warn("remove records of apps that are gone", "error", err)
 	}
 	return nil
+}
+
+// clusterOf tells which cluster an app is delivered to; empty: it cannot be told now. known are those that were told before.
+func (k *kustomizations) clusterOf(ctx context.Context, app delivery.App, known map[string]string) string {
+	if app.KubeConfig == (delivery.KubeConfig{}) {
+		return homeCluster
+	}
+	ref := app.ID.Namespace + " " + app.KubeConfig.String() + " " + app.KubeConfig.Key
+	if cluster, ok := known[ref]; ok {
+		return cluster
+	}
+	known[ref] = ""
+	if remote, err := deliver.ReadRemote(ctx, k.reader, app, k.targets.policy); err == nil {
+		known[ref] = remote.Cluster()
+	}
+	return known[ref]
 }
 
 // Run reconciles until ctx ends. It waits for the lease first.

@@ -168,8 +168,9 @@ func steps(t *testing.T, f func()) uint64 {
 func TestAppThatIsRefusedIsAtRest(t *testing.T) {
 	w := newWorld(t)
 	w.push(map[string]string{"app/a.yaml": w.configMap("a", "1")})
+	w.apply(programKubeconfig)
 	w.app("app", "  kubeConfig: {secretRef: {name: other-cluster}}")
-	w.condition("app", metav1.ConditionFalse, "FieldsNotSupported", "spec.kubeConfig")
+	w.condition("app", metav1.ConditionFalse, "FieldsNotSupported", "user.exec")
 	w.eventually("rest", func() error {
 		if n := steps(t, func() { time.Sleep(time.Second) }); n > 3 {
 			return fmt.Errorf("%d steps in a second", n)

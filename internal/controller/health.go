@@ -55,10 +55,12 @@ func (k *kustomizations) expressions(_ context.Context, p *pass) error {
 	if of := fmt.Sprintf("%s/%d", p.app.UID, p.app.Generation); p.st.exprs.of != of {
 		p.st.exprs = compile(p.app, of)
 	}
-	if p.st.exprs.err != nil {
-		return p.st.exprs.err
-	}
-	k.engine.Live.Judge(p.app.ID, p.st.exprs.rules)
+	return p.st.exprs.err
+}
+
+// rules has the app's own rules of health be known where its objects are watched.
+func (k *kustomizations) rules(_ context.Context, p *pass) error {
+	p.st.target.engine.Live.Judge(p.app.ID, p.st.exprs.rules)
 	return nil
 }
 
@@ -68,11 +70,11 @@ func (k *kustomizations) loadRules(obj *kustomizev1.Kustomization) {
 		return
 	}
 	app, err := dialect.Kustomization(obj)
-	if err != nil {
-		return // its step says so
+	if err != nil || app.KubeConfig != (delivery.KubeConfig{}) {
+		return // its step says so; another cluster is not watched before that
 	}
 	if rules, err := health.Compile(app.HealthExprs); err == nil {
-		k.engine.Live.Judge(app.ID, rules)
+		k.targets.home.engine.Live.Judge(app.ID, rules)
 	}
 }
 
@@ -138,7 +140,7 @@ func (k *kustomizations) mayLook(ctx context.Context, p *pass) error {
 	if p.st.looked == about {
 		return nil
 	}
-	if err := k.engine.MayLook(ctx, p.app, &p.st.mem); err != nil {
+	if err := p.st.target.engine.MayLook(ctx, p.app, &p.st.mem); err != nil {
 		return err
 	}
 	p.st.looked = about

@@ -32,7 +32,7 @@ import (
 // kustomizations delivers apps that are declared as Flux Kustomizations.
 type kustomizations struct {
 	reg     *registry
-	engine  *deliver.Engine
+	targets *targets
 	records *deliver.Records // nil: nothing is remembered beyond this process
 	policy  delivery.Policy
 	cache   client.Reader
@@ -58,12 +58,11 @@ func (k *kustomizations) forget(name types.NamespacedName) {
 	if st := k.reg.dropApp(id); st != nil {
 		k.release(st, false)
 	}
-	k.engine.Live.Forget(id)
 	if err := k.records.Drop(id); err != nil {
 		k.log.Warn("forget an app", "app", id, "error", err)
 	}
 	k.wakeAll(dependents)
-	k.released(k.engine.Claims.Drop(id))
+	k.released(k.targets.forget(id))
 }
 
 // news takes in that a source has something new to say: the apps that it changes something for look at it now, the others
@@ -260,6 +259,8 @@ func (k *kustomizations) run(ctx context.Context, p *pass) (delivery.Outcome, er
 	for _, phase := range []func(context.Context, *pass) error{
 		k.supported,    // nothing is applied from a declaration that we would misread
 		k.expressions,  // or that has CEL in it that cannot be used
+		k.target,       // to which cluster
+		k.rules,        // by which rules the objects there are judged
 		k.source,       // which commit
 		k.dependencies, // are the apps that this one builds on ready
 		k.variables,    // what is substituted
@@ -268,7 +269,8 @@ func (k *kustomizations) run(ctx context.Context, p *pass) (delivery.Outcome, er
 			return delivery.Outcome{}, err
 		}
 	}
-	return k.deliver(ctx, p)
+	out, err := k.deliver(ctx, p)
+	return out, p.st.explain(p.app, err)
 }
 
 func (k *kustomizations) supported(_ context.Context, p *pass) error {
@@ -355,8 +357,8 @@ func (k *kustomizations) exists(ctx context.Context, obj client.Object, id deliv
 // variables looks at the ConfigMaps and Secrets of substituteFrom: in which version they are, from their watches. They are
 // read only when something has to be rendered. Inline variables are part of the declaration.
 func (k *kustomizations) variables(_ context.Context, p *pass) error {
-	namespace, live := p.app.ID.Namespace, k.engine.Live
-	live.References(p.app.ID, p.app.VarsFrom)
+	namespace, live := p.app.ID.Namespace, k.targets.home.engine.Live
+	live.References(p.app.ID, references(p.app))
 	versions := make([]string, len(p.app.VarsFrom))
 	for i, ref := range p.app.VarsFrom {
 		version, known, err := live.Version(p.app.ID, ref.Kind, namespace, ref.Name)
@@ -396,7 +398,15 @@ const maxSteps = 10
 
 // deliver steps through the plan until nothing is left to do or something has to happen first.
 func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome, error) {
-	mem := &p.st.mem
+	mem, engine := &p.st.mem, p.st.target.engine
+	done, ok := k.targets.enter(p.st.target, p.app.ID)
+	if !ok {
+		return delivery.Outcome{}, errNotYet
+	}
+	defer done()
+	if from, gone := mem.Move(p.st.target.cluster); gone && len(mem.Inventory) > 0 {
+		p.events = append(p.events, moved(from, p.st.target, len(mem.Inventory), p.req.Snapshot.Revision))
+	}
 	if p.app.Requested != "" && p.app.Requested != p.st.handled {
 		mem.Resend() // a person asked: believe nothing that is only remembered
 		p.st.handled = p.app.Requested
@@ -406,7 +416,7 @@ func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome
 			return delivery.Outcome{}, err
 		}
 	}
-	if state, known, err := k.engine.Glance(p.req, mem); err != nil {
+	if state, known, err := engine.Glance(p.req, mem); err != nil {
 		return delivery.Outcome{}, err
 	} else if known {
 		p.digest = state.Digest(p.req)
@@ -425,7 +435,7 @@ func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome
 	defer cancel()
 	for range maxSteps {
 		k.reg.setConflict(p.app.ID, true) // ahead of the look: who lets go of an object from now on wakes this app
-		state, err := k.engine.Observe(ctx, p.req, mem)
+		state, err := engine.Observe(ctx, p.req, mem)
 		action := deliver.Next(state)
 		k.reg.setConflict(p.app.ID, err == nil && action.Fault != nil && action.Fault.Reason == "OwnershipConflict")
 		if err != nil {
@@ -443,7 +453,7 @@ func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome
 				return delivery.Outcome{}, err
 			}
 		}
-		res, err := k.engine.Act(ctx, p.req, state, action.Stage, mem)
+		res, err := engine.Act(ctx, p.req, state, action.Stage, mem)
 		if err != nil {
 			return delivery.Outcome{}, err
 		}
@@ -480,8 +490,8 @@ func (k *kustomizations) intend(p *pass, plan delivery.Plan) error {
 		return nil
 	}
 	intent := deliver.Intent(mem, plan)
-	if conflicts, _ := k.engine.Claims.Set(p.app.ID, intent); len(conflicts) > 0 {
-		_, released := k.engine.Claims.Set(p.app.ID, mem.Inventory) // nothing of this plan is begun
+	if conflicts, _ := p.st.target.engine.Claims.Set(p.app.ID, intent); len(conflicts) > 0 {
+		_, released := p.st.target.engine.Claims.Set(p.app.ID, mem.Inventory) // nothing of this plan is begun
 		k.released(released)
 		return &delivery.Fault{Reason: "OwnershipConflict", Where: conflicts[0].String(), Err: errors.New("another app has just claimed it")}
 	}
@@ -498,7 +508,7 @@ func (k *kustomizations) intend(p *pass, plan delivery.Plan) error {
 		out.Attempted, out.Inventory = p.req.Snapshot.Revision, intent
 		p.obj.Status = dialect.KustomizationStatus(p.obj.Status, p.app, out, k.now())
 		if err := p.pen.save(); err != nil {
-			return fmt.Errorf("record what is about to be applied: %w", err)
+			return delivery.FaultOf(fmt.Errorf("record what is about to be applied: %w", err), meta.ReconciliationFailedReason)
 		}
 	}
 	mem.Inventory = intent
@@ -516,7 +526,7 @@ func (k *kustomizations) claim(p *pass, annotations map[string]string) error {
 		p.after = again
 		return errNotYet
 	case err != nil:
-		return fmt.Errorf("record what is about to be applied: %w", err)
+		return delivery.FaultOf(fmt.Errorf("record what is about to be applied: %w", err), meta.ReconciliationFailedReason)
 	}
 	return nil
 }
@@ -549,7 +559,7 @@ func (k *kustomizations) settle(ctx context.Context, p *pass, state deliver.Stat
 	if !mem.Inventory.Equal(state.Plan.Inventory) {
 		mem.Inventory = state.Plan.Inventory
 	}
-	_, released := k.engine.Claims.Set(p.app.ID, mem.Inventory)
+	_, released := p.st.target.engine.Claims.Set(p.app.ID, mem.Inventory)
 	k.released(released)
 	p.st.failures = 0
 	if !state.Retry.IsZero() {
@@ -664,10 +674,14 @@ func (k *kustomizations) remove(ctx context.Context, obj *kustomizev1.Kustomizat
 	if app.Suspend || app.KeepOnDelete || len(st.mem.Inventory) == 0 {
 		return removal{done: true}, nil
 	}
-	going, waiting, err := k.engine.Uninstall(ctx, app, &st.mem, k.now())
-	if f := delivery.FaultOf(err, ""); err != nil && f.Reason == "PruneFailed" && apierrors.IsForbidden(f.Err) && k.accountGone(ctx, app) {
+	p := &pass{obj: obj, app: app, st: st}
+	going, waiting, err := k.uninstall(ctx, p)
+	if f := delivery.FaultOf(err, ""); err != nil && f.Reason == "PruneFailed" && apierrors.IsForbidden(f.Err) && accountGone(ctx, app, st.target) {
 		return removal{done: true, events: []event{{warning: true, reason: "Orphaned", message: fmt.Sprintf(
 			"the service account %s is gone: up to %d objects of the app are left as they are", app.ServiceAccount, len(st.mem.Inventory))}}}, nil
+	}
+	if err != nil && app.KubeConfig != (delivery.KubeConfig{}) {
+		return k.blocked(p, err), nil
 	}
 	if err != nil || waiting {
 		return removal{after: time.Second}, err
@@ -697,11 +711,37 @@ func (k *kustomizations) awaitGone(app delivery.App, st *appState, going []deliv
 		"%d objects of the app are still there %s after they were deleted: %s; look at their finalizers", len(going), app.Timeout, strings.Join(names, ", "))}}}
 }
 
+// uninstall deletes what the app owns in the cluster that it is delivered to. going are the objects that are not yet gone.
+func (k *kustomizations) uninstall(ctx context.Context, p *pass) (going []delivery.Ref, waiting bool, err error) {
+	if err := k.target(ctx, p); err != nil {
+		return nil, errors.Is(err, errNotYet), ignoreNotYet(err)
+	}
+	done, ok := k.targets.enter(p.st.target, p.app.ID)
+	if !ok {
+		return nil, true, nil
+	}
+	defer done()
+	going, waiting, err = p.st.target.engine.Uninstall(ctx, p.app, &p.st.mem, k.now())
+	err = p.st.explain(p.app, err)
+	return going, waiting || errors.Is(err, errNotYet), ignoreNotYet(err)
+}
+
+func ignoreNotYet(err error) error {
+	if errors.Is(err, errNotYet) {
+		return nil
+	}
+	return err
+}
+
 // accountGone tells whether an app's service account does not exist (any more).
-func (k *kustomizations) accountGone(ctx context.Context, app delivery.App) bool {
+func accountGone(ctx context.Context, app delivery.App, t *target) bool {
 	if app.ServiceAccount == "" {
 		return false
 	}
-	key := types.NamespacedName{Namespace: app.ID.Namespace, Name: app.ServiceAccount}
-	return apierrors.IsNotFound(k.reader.Get(ctx, key, &corev1.ServiceAccount{}))
+	accounts, err := t.engine.Cluster.Self().Resource(corev1.SchemeGroupVersion.WithKind("ServiceAccount"), app.ID.Namespace)
+	if err != nil {
+		return false
+	}
+	_, err = accounts.Get(ctx, app.ServiceAccount, metav1.GetOptions{})
+	return apierrors.IsNotFound(err)
 }

@@ -244,8 +244,9 @@ func TestVariables(t *testing.T) {
 func TestUnsupportedFieldsAreNamed(t *testing.T) {
 	w := newWorld(t)
 	w.push(map[string]string{"app/a.yaml": w.configMap("a", "1"), "other/b.yaml": w.configMap("b", "1")})
+	w.apply(programKubeconfig)
 	w.app("app", "  kubeConfig: {secretRef: {name: other-cluster}}")
-	w.condition("app", metav1.ConditionFalse, "FieldsNotSupported", "spec.kubeConfig")
+	w.condition("app", metav1.ConditionFalse, "FieldsNotSupported", "user.exec")
 	w.app("other", "  healthChecks: [{kind: ConfigMap, name: b}]")
 	w.ready("other", "")
 	found := false

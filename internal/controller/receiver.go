@@ -201,7 +201,7 @@ func (c *Controller) serveReceivers(ctx context.Context, opts Options, s *shell[
 		return fmt.Errorf("index Receivers: %w", err)
 	}
 	c.receivers = &receivers{
-		cache: c.mgr.GetClient(), reader: c.mgr.GetAPIReader(), client: c.mgr.GetClient(), live: c.live, recorder: s.recorder,
+		cache: c.mgr.GetClient(), reader: c.mgr.GetAPIReader(), client: c.mgr.GetClient(), live: c.targets.home.engine.Live, recorder: s.recorder,
 		now: opts.Now, life: ctx, log: opts.Log, served: opts.Webhooks, policy: opts.Policy, wake: s.enqueue, gate: hook.NewGate(),
 	}
 	s.kind = c.receivers

@@ -57,8 +57,11 @@ type fetchResult struct {
 type appState struct {
 	app       delivery.App
 	mem       deliver.Memory
-	loaded    bool // mem.Inventory was read from the cluster
-	keeps     bool // what was rendered is kept for the next step
+	target    *target // the cluster that it is delivered to; nil: not known yet, or there is none
+	aimed     string  // what the target was made of
+	doubts    int     // steps in a row that ended because it was not clear whether the target can be reached
+	loaded    bool    // mem.Inventory was read from the cluster
+	keeps     bool    // what was rendered is kept for the next step
 	failures  int
 	stand     stand     // others look at it, and a new commit changes it: read and written with the registry locked
 	since     time.Time // since when it could be delivered: it was declared then, or resumed

@@ -237,6 +237,7 @@ func (s *shell[T]) finalize(ctx context.Context, obj T) (ctrl.Result, error) {
 	if !controllerutil.ContainsFinalizer(obj, s.finalizer) {
 		return ctrl.Result{}, nil
 	}
+	was := s.copy(obj)
 	r, err := s.kind.remove(ctx, obj)
 	if err != nil {
 		s.recorder.record(obj, event{warning: true, reason: "DeletionFailed", message: err.Error()})
@@ -246,6 +247,9 @@ func (s *shell[T]) finalize(ctx context.Context, obj T) (ctrl.Result, error) {
 		s.recorder.record(obj, e)
 	}
 	if !r.done {
+		if err := s.save(ctx, &was, obj); client.IgnoreNotFound(err) != nil { // why it waits
+			return ctrl.Result{}, err
+		}
 		return ctrl.Result{RequeueAfter: r.after}, nil
 	}
 	before := s.copy(obj)

@@ -19,7 +19,7 @@ import (
 
 // State tells how things stand, from memory alone.
 func (c *Controller) State() telemetry.State {
-	state := telemetry.State{Watches: c.live.Watched()}
+	state := telemetry.State{Watches: c.targets.watched()}
 	select {
 	case <-c.mgr.Elected():
 	default:

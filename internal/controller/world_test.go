@@ -20,6 +20,7 @@ import (
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	authnv1 "k8s.io/api/authentication/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -75,6 +76,7 @@ func (m testMain) Run() int {
 		fmt.Fprintln(os.Stderr, "start the controller:", err)
 		return 1
 	}
+	defer stopOther()
 	defer running.close()
 	return m.M.Run()
 }
@@ -98,7 +100,10 @@ func newInstance(dir string) (*instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, add := range []func(*runtime.Scheme) error{appsv1.AddToScheme, batchv1.AddToScheme, autoscalingv2.AddToScheme, rbacv1.AddToScheme, apiextensionsv1.AddToScheme, admissionregistrationv1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{
+		appsv1.AddToScheme, authnv1.AddToScheme, batchv1.AddToScheme, autoscalingv2.AddToScheme, rbacv1.AddToScheme,
+		apiextensionsv1.AddToScheme, admissionregistrationv1.AddToScheme,
+	} {
 		if err := add(scheme); err != nil {
 			return nil, err
 		}
@@ -453,7 +458,13 @@ type request struct {
 // requests reads the audit log from a position on and returns what keelson sent, and the new position.
 func requests(t *testing.T, from int64) ([]request, int64) {
 	t.Helper()
-	f, err := os.Open(cluster.AuditLog)
+	return requestsIn(t, cluster.AuditLog, from)
+}
+
+// requestsIn is requests of any cluster's audit log.
+func requestsIn(t *testing.T, log string, from int64) ([]request, int64) {
+	t.Helper()
+	f, err := os.Open(log)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ import (
 // renders and sends everything once, which the server answers without a change where nothing differs.
 type Memory struct {
 	Inventory delivery.Inventory // as last written to the cluster
+	cluster   string             // where what was applied is; empty: not known
 	Ignored   []string           // what the rendered objects ask for and has no effect yet, for people
 	Skipped   []string           // rendered objects that are not applied because Keelson takes their place, for people
 	Adopted   Adopted            // what another controller left word of having delivered
@@ -160,6 +161,17 @@ func (mem *Memory) Rendered() bool { return mem.pass.digest != "" }
 
 // Secrets knows the values of what the pass has rendered that must not be told; nil: it has rendered nothing.
 func (mem *Memory) Secrets() *redact.Redactor { return mem.pass.secrets }
+
+// Move says which cluster the app is delivered to from now on. What is remembered of another one says nothing about it and is
+// dropped, but for the inventory; from names that other one. The objects there stay as they are (Flux does the same).
+func (mem *Memory) Move(cluster string) (from string, moved bool) {
+	from, moved = mem.cluster, mem.cluster != "" && mem.cluster != cluster
+	if mem.cluster != cluster {
+		mem.made, mem.desired, mem.left, mem.applied, mem.repairs, mem.refused = origin{}, nil, nil, nil, nil, nil
+		mem.cluster = cluster
+	}
+	return from, moved
+}
 
 // Release frees the rendered objects of a pass. The caller calls it when it stops stepping, for now or for good.
 func (mem *Memory) Release() { mem.pass = rendered{} }

@@ -41,6 +41,7 @@ type record struct {
 	Format   int             `json:"format"`
 	Renderer string          `json:"renderer"` // the version of the program that rendered
 	App      string          `json:"app"`
+	Cluster  string          `json:"cluster"`
 	Spec     string          `json:"spec"`
 	Vars     string          `json:"vars"`
 	Inputs   render.Inputs   `json:"inputs"`
@@ -144,6 +145,7 @@ func (r *Records) load(app delivery.App, mem *Memory) string {
 	if desired.Equal(mem.Inventory) {
 		desired = mem.Inventory // one map, not two
 	}
+	mem.cluster = rec.Cluster
 	mem.made = origin{spec: rec.Spec, vars: rec.Vars, inputs: rec.Inputs}
 	mem.desired, mem.applied, mem.left, mem.Ignored = desired, applied, left, rec.Ignored
 	return telemetry.Loaded
@@ -155,7 +157,7 @@ func (r *Records) Save(app delivery.ID, mem *Memory) error {
 		return nil
 	}
 	rec := record{
-		Format: recordFormat, Renderer: r.renderer, App: app.String(),
+		Format: recordFormat, Renderer: r.renderer, App: app.String(), Cluster: mem.cluster,
 		Spec: mem.made.spec, Vars: mem.made.vars, Inputs: mem.made.inputs, Ignored: mem.Ignored,
 		Objects: make([]appliedObject, 0, len(mem.desired)),
 	}

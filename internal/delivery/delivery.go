@@ -201,6 +201,21 @@ type VarsRef struct {
 // Secret tells whether the values are not to be told.
 func (v VarsRef) Secret() bool { return v.Kind == "Secret" }
 
+// KubeConfig names what says how another cluster is reached, in the app's namespace: a Secret with a kubeconfig, or a ConfigMap
+// with an address and a service account whose tokens are used there.
+type KubeConfig struct {
+	Kind, Name string
+	Key        string // of the Secret; empty: its usual ones
+}
+
+// String is "Kind/name", or empty.
+func (k KubeConfig) String() string {
+	if k == (KubeConfig{}) {
+		return ""
+	}
+	return k.Kind + "/" + k.Name
+}
+
 // App is anything that is reconciled: its declaration in our own words.
 type App struct {
 	ID             ID
@@ -215,7 +230,8 @@ type App struct {
 	DependsOn      []ID
 	ReadyExprs     map[ID]string // CEL: how those of DependsOn that are here tell that they are ready
 	Namespace      string        // of namespaced objects that name none; empty: there must be none such
-	ServiceAccount string        // in the app's namespace; empty: as Keelson itself
+	KubeConfig     KubeConfig    // of the cluster to deliver to; the zero one: the cluster that the app is declared in
+	ServiceAccount string        // in the app's namespace, of the cluster to deliver to; empty: as Keelson, or the kubeconfig's user
 	Ignore         []IgnoreRule  // fields that are left to others
 	Prune          bool
 	KeepOnDelete   bool          // deleting the app leaves its objects

@@ -16,6 +16,9 @@ type Policy struct {
 	// AdditiveReadyExpr has a dependency with a readyExpr be ready in the usual sense too; otherwise the expression alone decides
 	// (Flux: the feature gate AdditiveCELDependencyCheck).
 	AdditiveReadyExpr bool
+	// InsecureKubeConfigTLS lets kubeconfigs that apps name turn off TLS or the check of certificates (Flux:
+	// --insecure-kubeconfig-tls).
+	InsecureKubeConfigTLS bool
 }
 
 // Govern gives an app as it is under the policy.

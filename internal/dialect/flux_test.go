@@ -88,7 +88,8 @@ func TestKustomizationNames(t *testing.T) {
 		refused, ignored []string
 	}{
 		"nothing special":     {"{prune: true, sourceRef: {kind: GitRepository}}", nil, nil},
-		"another cluster":     {"{kubeConfig: {secretRef: {name: x}}, sourceRef: {kind: GitRepository}}", []string{"spec.kubeConfig"}, nil},
+		"another cluster":     {"{kubeConfig: {secretRef: {name: x}}, sourceRef: {kind: GitRepository}}", nil, nil},
+		"which cluster":       {"{kubeConfig: {}, sourceRef: {kind: GitRepository}}", []string{"spec.kubeConfig without exactly one of secretRef and configMapRef"}, nil},
 		"encrypted":           {"{decryption: {provider: sops}, sourceRef: {kind: GitRepository}}", []string{"spec.decryption"}, nil},
 		"another source kind": {"{sourceRef: {kind: OCIRepository}}", []string{"spec.sourceRef.kind OCIRepository"}, nil},
 		"a path to nowhere":   {"{ignore: [{paths: [spec/replicas]}], sourceRef: {kind: GitRepository}}", nil, []string{`spec.ignore[0].paths "spec/replicas", which is no JSON pointer`}},
@@ -103,6 +104,17 @@ func TestKustomizationNames(t *testing.T) {
 				t.Errorf("refused, ignored (-want +got):\n%s", diff)
 			}
 		})
+	}
+	for spec, want := range map[string]delivery.KubeConfig{
+		"{}":                                   {},
+		"{kubeConfig: {secretRef: {name: x}}}": {Kind: "Secret", Name: "x"},
+		"{kubeConfig: {secretRef: {name: x, key: k}}}": {Kind: "Secret", Name: "x", Key: "k"},
+		"{kubeConfig: {}}":                        {Kind: "Unknown"},
+		"{kubeConfig: {configMapRef: {name: x}}}": {Kind: "ConfigMap", Name: "x"},
+	} {
+		if app, err := dialect.Kustomization(kustomization(t, "spec: "+spec)); err != nil || app.KubeConfig != want {
+			t.Errorf("%s: kubeconfig %+v, want %+v (error %v)", spec, app.KubeConfig, want, err)
+		}
 	}
 	_, err := dialect.Kustomization(kustomization(t, "metadata: {annotations: {keelson.dev/max-prune-percent: lots}}"))
 	if err == nil {

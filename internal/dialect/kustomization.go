@@ -68,6 +68,7 @@ func Kustomization(k *kustomizev1.Kustomization) (delivery.App, error) {
 			Path: cleanPath(spec.Path), TargetNamespace: spec.TargetNamespace, NamePrefix: spec.NamePrefix, NameSuffix: spec.NameSuffix,
 			Components: spec.Components, IgnoreMissingComponents: spec.IgnoreMissingComponents,
 		},
+		KubeConfig:     kubeConfig(spec.KubeConfig),
 		ServiceAccount: spec.ServiceAccountName,
 		Prune:          spec.Prune, KeepOnDelete: !spec.Prune, Force: spec.Force, Wait: spec.Wait, Suspend: spec.Suspend,
 		Interval: spec.Interval.Duration, RetryInterval: k.GetRetryInterval(), Timeout: k.GetTimeout(),
@@ -116,7 +117,7 @@ func Kustomization(k *kustomizev1.Kustomization) (delivery.App, error) {
 func unsupportedKustomization(spec *kustomizev1.KustomizationSpec) (refused, ignored []string) {
 	refused = set([]field{
 		{"spec.decryption", spec.Decryption != nil},
-		{"spec.kubeConfig", spec.KubeConfig != nil},
+		{"spec.kubeConfig without exactly one of secretRef and configMapRef", badKubeConfig(spec.KubeConfig)},
 		{"spec.sourceRef.kind " + spec.SourceRef.Kind, spec.SourceRef.Kind != sourcev1.GitRepositoryKind},
 	})
 	return refused, badPointers(spec.Ignore)

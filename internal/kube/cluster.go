@@ -31,6 +31,7 @@ type Cluster struct {
 	http   *http.Client
 	kinds  *kinds
 	self   *User
+	gate   *gate // nil: our own cluster
 
 	mu    sync.Mutex
 	users map[string]*User
@@ -100,10 +101,7 @@ func (c *Cluster) As(namespace, serviceAccount string) (*User, error) {
 		return u, nil
 	}
 	config := rest.CopyConfig(c.config)
-	config.Impersonate = rest.ImpersonationConfig{
-		UserName: name,
-		Groups:   []string{"system:serviceaccounts", "system:serviceaccounts:" + namespace, "system:authenticated"},
-	}
+	config.Impersonate = rest.ImpersonationConfig{UserName: name} // the server knows the groups of a service account
 	httpClient, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("make client for %s: %w", name, err)

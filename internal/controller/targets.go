@@ -1,0 +1,412 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/fluxcd/pkg/apis/meta"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"keelson.dev/keelson/internal/deliver"
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/live"
+	"keelson.dev/keelson/internal/telemetry"
+)
+
+// homeCluster names the cluster that apps are declared in.
+const homeCluster = "home"
+
+// target is a cluster that apps are delivered to, as one user of it.
+type target struct {
+	cluster    string // identifies the cluster, whoever uses it
+	connection string // identifies the cluster and its user
+	engine     *deliver.Engine
+	close      context.CancelFunc // nil: home is never left
+	users      map[delivery.ID]bool
+	steps      int           // going on
+	waiting    []delivery.ID // for one of them to end
+}
+
+// home tells whether the target is the cluster that apps are declared in.
+func (t *target) home() bool { return t.close == nil }
+
+// host is the cluster's address, for people.
+func host(cluster string) string {
+	name, _, _ := strings.Cut(cluster, " ")
+	if name == homeCluster {
+		return "the cluster that it is declared in"
+	}
+	return name
+}
+
+// Steps of apps that deliver to other clusters: so few that clusters that hang leave workers to the others.
+const stepsPerTarget, stepsElsewhere = 16, 128
+
+// targets are the clusters that apps are delivered to. Apps with the same cluster and the same credentials share a
+// connection, its watches and what is known from them; it ends when the last one leaves. It is safe for concurrent use.
+type targets struct {
+	home   *target
+	base   deliver.Engine // what all engines have in common
+	live   live.Options   // of all of them, but for whom they tell
+	policy kube.Policy
+	wake   func(delivery.ID)
+	life   context.Context //nolint:containedctx // the connections outlive the steps that make them
+
+	mu      sync.Mutex
+	open    map[string]*target // other clusters, by connection
+	of      map[delivery.ID]*target
+	claims  map[string]*deliver.Claims // by cluster
+	claimed map[delivery.ID]string     // in which cluster an app has its claims
+	steps   int                        // going on elsewhere
+}
+
+// newTargets begins with home alone.
+func newTargets(ctx context.Context, home *deliver.Engine, opts live.Options, policy kube.Policy, wake func(delivery.ID)) *targets {
+	return &targets{
+		home: &target{cluster: homeCluster, connection: homeCluster, engine: home, users: map[delivery.ID]bool{}}, base: *home,
+		live: opts, policy: policy, wake: wake, life: ctx,
+		open: map[string]*target{}, of: map[delivery.ID]*target{},
+		claims: map[string]*deliver.Claims{homeCluster: home.Claims}, claimed: map[delivery.ID]string{},
+	}
+}
+
+// aim makes an app one that is delivered to a cluster; the one that it was delivered to before is left. released are
+// objects there that it no longer claims.
+func (ts *targets) aim(app delivery.ID, r kube.Remote) (t *target, released []delivery.Ref, err error) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	t, ok := ts.open[r.Connection()]
+	if !ok {
+		if t, err = ts.connect(r); err != nil {
+			return nil, nil, err
+		}
+		ts.open[t.connection] = t
+	}
+	t.users[app] = true
+	if old := ts.of[app]; old != nil && old != t {
+		ts.left(app, old)
+	}
+	ts.of[app] = t
+	return t, ts.claim(app, t.cluster), nil
+}
+
+// aimHome makes an app one that is delivered to the cluster that it is declared in.
+func (ts *targets) aimHome(app delivery.ID) (*target, []delivery.Ref) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if old := ts.of[app]; old != nil {
+		ts.left(app, old)
+	}
+	return ts.home, ts.claim(app, homeCluster)
+}
+
+// leave ends an app's use of another cluster, but not its claims there: why it cannot be used may pass.
+func (ts *targets) leave(app delivery.ID) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if t := ts.of[app]; t != nil {
+		ts.left(app, t)
+	}
+}
+
+// forget ends whatever there is of an app.
+func (ts *targets) forget(app delivery.ID) (released []delivery.Ref) {
+	ts.leave(app)
+	ts.home.engine.Live.Forget(app)
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if claims := ts.claims[ts.claimed[app]]; claims != nil {
+		released = claims.Drop(app)
+	}
+	delete(ts.claimed, app)
+	return released
+}
+
+// left takes an app off another cluster, which is closed if it was the last one. The caller holds the lock.
+func (ts *targets) left(app delivery.ID, t *target) {
+	delete(ts.of, app)
+	delete(t.users, app)
+	if len(t.users) > 0 {
+		t.engine.Live.Forget(app)
+		return
+	}
+	t.close()
+	delete(ts.open, t.connection)
+}
+
+// claim has an app's claims be in one cluster. The caller holds the lock.
+func (ts *targets) claim(app delivery.ID, cluster string) (released []delivery.Ref) {
+	if was := ts.claimed[app]; was != "" && was != cluster {
+		released = ts.claims[was].Drop(app)
+	}
+	ts.claimed[app] = cluster
+	ts.claimsIn(cluster)
+	return released
+}
+
+// claimsIn gives the claims on objects of a cluster. The caller holds the lock.
+func (ts *targets) claimsIn(cluster string) *deliver.Claims {
+	if ts.claims[cluster] == nil {
+		ts.claims[cluster] = deliver.NewClaims()
+	}
+	return ts.claims[cluster]
+}
+
+// claimsOf gives the claims in the cluster that an app is delivered to, before its first step; nil: that is not known.
+func (ts *targets) claimsOf(app delivery.ID, cluster string) *deliver.Claims {
+	if cluster == "" {
+		return nil
+	}
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	ts.claimed[app] = cluster
+	return ts.claimsIn(cluster)
+}
+
+// connect opens a connection. The caller holds the lock.
+func (ts *targets) connect(r kube.Remote) (*target, error) {
+	ctx, cancel := context.WithCancel(ts.life)
+	t := &target{cluster: r.Cluster(), connection: r.Connection(), close: cancel, users: map[delivery.ID]bool{}}
+	cluster, err := r.Connect(ctx, ts.home.engine.Cluster, func() { ts.wakeUsers(t) })
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	opts := ts.live
+	opts.Notify = func(app delivery.ID, _ delivery.Ref) { // an object there may name an app that has no business there
+		if ts.uses(app, t) {
+			ts.wake(app)
+		}
+	}
+	engine := ts.base
+	engine.Cluster, engine.Claims = cluster, ts.claimsIn(t.cluster)
+	engine.Live = live.New(kube.Patient(ctx), cluster, opts)
+	t.engine = &engine
+	return t, nil
+}
+
+func (ts *targets) uses(app delivery.ID, t *target) bool {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	return ts.of[app] == t
+}
+
+func (ts *targets) wakeUsers(t *target) {
+	ts.mu.Lock()
+	users := slices.Collect(maps.Keys(t.users))
+	ts.mu.Unlock()
+	for _, app := range users {
+		ts.wake(app)
+	}
+}
+
+// enter begins a step of an app in its target, unless too many are going on there: then the app is woken when one has ended.
+func (ts *targets) enter(t *target, app delivery.ID) (leave func(), ok bool) {
+	if t.home() {
+		return func() {}, true
+	}
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if t.steps >= stepsPerTarget || ts.steps >= stepsElsewhere {
+		if !slices.Contains(t.waiting, app) {
+			t.waiting = append(t.waiting, app)
+		}
+		return nil, false
+	}
+	t.steps++
+	ts.steps++
+	return func() { ts.ended(t) }, true
+}
+
+// ended takes note of the end of a step and wakes those that waited for it, of another target where this one has none.
+func (ts *targets) ended(t *target) {
+	ts.mu.Lock()
+	t.steps--
+	ts.steps--
+	var next []delivery.ID
+	next, t.waiting = t.waiting, nil
+	for _, other := range ts.open {
+		if other.steps == 0 { // else the end of one of its own will wake them
+			next = append(next, other.waiting...)
+			other.waiting = nil
+		}
+	}
+	ts.mu.Unlock()
+	for _, app := range next {
+		ts.wake(app)
+	}
+}
+
+// watched is [live.Live.Watched] of all clusters together.
+func (ts *targets) watched() []telemetry.Watch {
+	ts.mu.Lock()
+	all := []*live.Live{ts.home.engine.Live}
+	for _, t := range ts.open {
+		all = append(all, t.engine.Live)
+	}
+	ts.mu.Unlock()
+	sum := map[[2]string]telemetry.Watch{}
+	for _, l := range all {
+		for _, w := range l.Watched() {
+			key := [2]string{w.Group, w.Kind}
+			w.Open, w.Objects = w.Open+sum[key].Open, w.Objects+sum[key].Objects
+			sum[key] = w
+		}
+	}
+	return slices.Collect(maps.Values(sum))
+}
+
+// references are the ConfigMaps and Secrets of its namespace whose changes an app has to notice.
+func references(app delivery.App) []delivery.VarsRef {
+	if app.KubeConfig == (delivery.KubeConfig{}) {
+		return app.VarsFrom
+	}
+	return append(slices.Clip(app.VarsFrom), delivery.VarsRef{Kind: app.KubeConfig.Kind, Name: app.KubeConfig.Name})
+}
+
+// target finds the cluster that the app is delivered to, and sees to it that it can be reached.
+func (k *kustomizations) target(ctx context.Context, p *pass) error {
+	st, id, was := p.st, p.app.ID, p.st.target
+	if p.app.KubeConfig == (delivery.KubeConfig{}) {
+		if was == nil || !was.home() {
+			t, released := k.targets.aimHome(id)
+			k.released(released)
+			k.aimed(p, t, "")
+		}
+		return nil
+	}
+	version, err := k.follow(p.app)
+	if err != nil {
+		if !errors.Is(err, errNotYet) {
+			k.lost(st, id)
+		}
+		return err
+	}
+	if named := p.app.KubeConfig.String() + "/" + p.app.KubeConfig.Key + " " + version; was == nil || st.aimed != named {
+		remote, err := deliver.ReadRemote(ctx, k.reader, p.app, k.targets.policy)
+		if err != nil {
+			k.lost(st, id)
+			return err
+		}
+		t, released, err := k.targets.aim(id, remote)
+		if err != nil {
+			return err
+		}
+		k.released(released)
+		if was != nil && was.home() {
+			was.engine.Live.Forget(id)
+			if _, err := k.follow(p.app); err != nil { // what it refers to was forgotten as well
+				return err
+			}
+		}
+		k.aimed(p, t, named)
+	}
+	switch up, err := st.target.engine.Cluster.Reached(); {
+	case err != nil:
+		return unreachable(st.target, err)
+	case !up:
+		return errNotYet
+	}
+	return nil
+}
+
+// follow gives the version of what says how the app's other cluster is reached.
+func (k *kustomizations) follow(app delivery.App) (string, error) {
+	home := k.targets.home.engine.Live
+	home.References(app.ID, references(app))
+	version, known, err := home.Version(app.ID, app.KubeConfig.Kind, app.ID.Namespace, app.KubeConfig.Name)
+	switch {
+	case err != nil:
+		return "", deliver.KubeConfigFault(app, fmt.Errorf("watch it: %w", err))
+	case !known:
+		return "", errNotYet
+	case version == "":
+		return "", deliver.KubeConfigFault(app, errors.New("it does not exist"))
+	}
+	return version, nil
+}
+
+// aimed takes in which cluster the app is delivered to.
+func (k *kustomizations) aimed(p *pass, t *target, named string) {
+	p.st.target, p.st.aimed = t, named
+	if len(p.st.mem.Inventory) > 0 { // whose objects they are is settled where it is another's already
+		_, released := t.engine.Claims.Set(p.app.ID, p.st.mem.Inventory)
+		k.released(released)
+	}
+}
+
+// lost lets go of a cluster that the app may no longer use.
+func (k *kustomizations) lost(st *appState, id delivery.ID) {
+	k.targets.leave(id)
+	st.target, st.aimed = nil, ""
+}
+
+// unreachable is the fault of a cluster that cannot be reached. Its connection tells when it can.
+func unreachable(t *target, err error) error {
+	return &delivery.Fault{
+		Reason: meta.ReconciliationFailedReason, Where: host(t.cluster), Retry: delivery.OnEvent,
+		Hint: "it is tried again until it answers; correct what spec.kubeConfig names if the address is another one",
+		Err:  fmt.Errorf("the cluster cannot be reached: %w", err),
+	}
+}
+
+// maxDoubts is how often in a row a cluster may answer when it is probed and fail otherwise before that is said.
+const maxDoubts = 2
+
+// explain says of an error that came from another cluster which one it was.
+func (st *appState) explain(app delivery.App, err error) error {
+	var waits *waitsFor
+	t := st.target
+	if err == nil {
+		st.doubts = 0
+	}
+	if err == nil || t == nil || t.home() || errors.Is(err, errNotYet) || errors.As(err, &waits) {
+		return err
+	}
+	up, why := t.engine.Cluster.Reached()
+	switch {
+	case why != nil:
+		return unreachable(t, why)
+	case errors.Is(err, kube.ErrInDoubt) || !up && st.doubts < maxDoubts:
+		st.doubts++
+		return errNotYet // it wakes the app when that is known
+	}
+	if f := (*delivery.Fault)(nil); errors.As(err, &f) {
+		return err
+	}
+	f := &delivery.Fault{Reason: meta.ReconciliationFailedReason, Where: host(t.cluster), Retry: delivery.Backoff, Err: err}
+	if apierrors.IsUnauthorized(err) {
+		f.Hint = "renew the credentials in " + app.KubeConfig.String()
+	}
+	return f
+}
+
+// moved gives the event of an app whose objects stay behind in another cluster.
+func moved(from string, to *target, left int, revision delivery.Revision) event {
+	return event{warning: true, reason: "Orphaned", revision: revision, message: fmt.Sprintf(
+		"delivered to %s from now on: up to %d objects in %s are left as they are", host(to.cluster), left, host(from))}
+}
+
+// blocked says what keeps an app of another cluster from being deleted: it waits for that cluster, as Flux's does, and the status
+// tells so.
+func (k *kustomizations) blocked(p *pass, err error) removal {
+	f := *delivery.FaultOf(err, meta.ReconciliationFailedReason)
+	f.Hint = fmt.Sprintf("or set spec.deletionPolicy to Orphan to give up the app's objects there, %d at most", len(p.st.mem.Inventory))
+	p.st.failures++
+	out := delivery.Outcome{
+		Phase: delivery.Failing, Reason: f.Reason, Message: "deletion waits: " + f.Error(), Inventory: p.st.mem.Inventory,
+	}
+	r := removal{after: max(deliver.Backoff(p.st.failures, p.app.RetryInterval), recheck)}
+	if !told(p.obj.Status.Conditions, out) {
+		r.events = []event{{warning: true, reason: "DeletionFailed", message: out.Message}}
+		p.obj.Status = dialect.KustomizationStatus(p.obj.Status, p.app, out, k.now())
+	}
+	return r
+}
