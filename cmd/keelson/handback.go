@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -23,6 +24,15 @@ import (
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/plan"
 )
+
+// errRunsStill: handing back what a running server would take again.
+var errRunsStill = errors.New("Keelson still works on this cluster") //nolint:staticcheck // a name
+
+// fluxManager is the field manager that Flux applies with.
+const fluxManager = dialect.KustomizeController
+
+// ourManager is the field manager that Keelson applies with.
+const ourManager = kube.FieldManager
 
 func handbackCommand(g *global) *cobra.Command {
 	var dryRun bool

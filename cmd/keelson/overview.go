@@ -249,10 +249,10 @@ func (o *overview) sort(t trouble) {
 
 // rank puts causes before what only waits for them.
 func (t trouble) rank() int {
-	switch {
-	case t.Reason == fluxmeta.DependencyNotReadyReason:
+	switch t.Reason {
+	case fluxmeta.DependencyNotReadyReason:
 		return 2
-	case t.Reason == fluxmeta.ArtifactFailedReason:
+	case fluxmeta.ArtifactFailedReason:
 		return 1
 	}
 	return 0

@@ -85,7 +85,7 @@ func claimKinds(ctx context.Context, cluster *kube.Cluster, shard labels.Selecto
 			"to share the work, label some of the objects sharding.fluxcd.io/key=keelson, start Keelson with --watch-label-selector sharding.fluxcd.io/key=keelson and Flux's controllers with --watch-label-selector='!sharding.fluxcd.io/key'")
 	}
 	if i := slices.IndexFunc(all, func(c dialect.FluxController) bool { return c.Program == dialect.FluxOperator && c.Replicas > 0 }); i >= 0 {
-		return hintf(fmt.Errorf("Deployment %s (%s) would start Flux's controllers again", all[i], dialect.FluxOperator), //nolint:revive // a kind
+		return hintf(fmt.Errorf("the Deployment %s (%s) would start Flux's controllers again", all[i], dialect.FluxOperator),
 			"disable it first: kubectl -n %s annotate fluxinstance flux fluxcd.controlplane.io/reconcile=disabled, then scale it down", all[i].Namespace)
 	}
 	used, err := onlyFlux(ctx, cluster)
@@ -163,7 +163,7 @@ func scaleDown(ctx context.Context, cluster *kube.Cluster, owners []dialect.Flux
 			return observed >= d.GetGeneration() && left+ending == 0, nil
 		})
 		if errors.Is(err, context.DeadlineExceeded) {
-			return fmt.Errorf("Deployment %s still has Pods %s after it was scaled down", o, scaleDownTimeout) //nolint:revive // a kind
+			return fmt.Errorf("the Deployment %s still has Pods %s after it was scaled down", o, scaleDownTimeout)
 		}
 		if err != nil {
 			return fmt.Errorf("wait for Deployment %s to end: %w", o, err)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -16,7 +15,6 @@ import (
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
-	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/plan"
 	"keelson.dev/keelson/internal/redact"
 )
@@ -256,12 +254,3 @@ func (s *snapshots) close() {
 		}
 	}
 }
-
-// errRunsStill: handing back what a running server would take again.
-var errRunsStill = errors.New("Keelson still works on this cluster") //nolint:staticcheck,revive // a name
-
-// fluxManager is the field manager that Flux applies with.
-const fluxManager = dialect.KustomizeController
-
-// ourManager is the field manager that Keelson applies with.
-const ourManager = kube.FieldManager

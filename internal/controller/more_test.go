@@ -247,14 +247,14 @@ func TestUnsupportedFieldsAreNamed(t *testing.T) {
 	w.apply(programKubeconfig)
 	w.app("app", "  kubeConfig: {secretRef: {name: other-cluster}}")
 	w.condition("app", metav1.ConditionFalse, "FieldsNotSupported", "user.exec")
-	w.app("other", "  healthChecks: [{kind: ConfigMap, name: b}]")
+	w.app("other", "  ignore: [{paths: [data.v]}]")
 	w.ready("other", "")
 	found := false
 	for _, c := range w.kustomization("other").Status.Conditions {
-		found = found || c.Type == "FieldsIgnored" && strings.Contains(c.Message, "spec.healthChecks")
+		found = found || c.Type == "FieldsIgnored" && strings.Contains(c.Message, "spec.ignore[0].paths")
 	}
 	if !found {
-		t.Error("no condition names spec.healthChecks")
+		t.Error("no condition names spec.ignore")
 	}
 	if w.data("a") != nil {
 		t.Error("an app for another cluster was applied to this one")

@@ -132,10 +132,11 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if err != nil {
 		return state, err
 	}
-	if err := e.forgive(ctx, ignored, mem); err != nil {
+	seen, err := e.forgive(ctx, ignored, mem)
+	if err != nil {
 		return state, err
 	}
-	in := plan.Input{Desired: desired, Unknown: unknown, Holds: holds, Present: there, Ignored: ignored}
+	in := plan.Input{Live: seen, Desired: desired, Unknown: unknown, Holds: holds, Present: there, Ignored: ignored}
 	state.Plan = e.plan(ctx, req, in, mem)
 	if len(state.Plan.Blocks) == 0 {
 		if err := e.authorize(ctx, req.App, state.Plan); err != nil {
@@ -159,7 +160,10 @@ func (e *Engine) plan(ctx context.Context, req Request, in plan.Input, mem *Memo
 	defer end(nil)
 	in.Key, in.App, in.Revision, in.Now, in.Adopted = e.Key, req.App, req.Snapshot.Revision, req.Now, mem.Adopted.of(req)
 	in.Applied, in.Inventory, in.NotBefore, in.Refused = mem.applied, mem.Inventory, mem.notBefore(), mem.refusals()
-	in.Live, in.Claims, in.Scaled = map[delivery.Ref]delivery.Live{}, map[delivery.Ref]delivery.ID{}, map[delivery.Ref]string{}
+	if in.Live == nil {
+		in.Live = map[delivery.Ref]delivery.Live{}
+	}
+	in.Claims, in.Scaled = map[delivery.Ref]delivery.ID{}, map[delivery.Ref]string{}
 	in.Undone = map[delivery.Ref]bool{}
 	for _, obj := range in.Desired {
 		ref := obj.Ref()
@@ -172,6 +176,9 @@ func (e *Engine) plan(ctx context.Context, req Request, in plan.Input, mem *Memo
 		if owner, ok := e.Claims.Other(req.App.ID, ref); ok {
 			in.Claims[ref] = owner
 		}
+		if _, seen := in.Live[ref]; seen {
+			continue
+		}
 		if rec, ok := e.Live.Get(ref); ok {
 			in.Live[ref] = rec
 		} else if e.Live.Undone(ref) {
@@ -179,6 +186,9 @@ func (e *Engine) plan(ctx context.Context, req Request, in plan.Input, mem *Memo
 		}
 	}
 	for ref := range mem.Inventory {
+		if _, seen := in.Live[ref]; seen {
+			continue
+		}
 		if rec, ok := e.Live.Get(ref); ok {
 			in.Live[ref] = rec
 		}

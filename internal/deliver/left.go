@@ -17,29 +17,34 @@ import (
 // is to be sent, or when something of ours has changed and it might be nothing else.
 
 // forgive finds out which of the objects that are not as they were left differ in nothing but fields that are left to others,
-// and remembers them as they are now.
-func (e *Engine) forgive(ctx context.Context, ignored map[delivery.Ref][]delivery.Pointer, mem *Memory) error {
+// and remembers them as they are now. It gives the records that it judged by: the plan is to see the same, whatever was written
+// meanwhile; that wakes the app again.
+func (e *Engine) forgive(ctx context.Context, ignored map[delivery.Ref][]delivery.Pointer, mem *Memory) (map[delivery.Ref]delivery.Live, error) {
+	seen := map[delivery.Ref]delivery.Live{}
 	for ref, fields := range ignored {
 		last, sent := mem.applied[ref]
 		rec, there := e.Live.Get(ref)
+		if there {
+			seen[ref] = rec
+		}
 		if !sent || !there || last.Owned == rec.Owned || last.Kept == (delivery.Hash{}) {
 			continue
 		}
 		current, err := get(ctx, e.Cluster.Self(), ref, rec.Version)
 		if err != nil || current == nil {
-			return err // what is gone tells so by an event
+			return seen, err // what is gone tells so by an event
 		}
 		kept, err := e.Live.Kept(current, fields)
 		if err != nil || kept != last.Kept {
 			continue
 		}
 		if rec, err = e.Live.Observe(current); err != nil {
-			return err
+			return seen, err
 		}
-		last.Owned = rec.Owned
+		seen[ref], last.Owned = rec, rec.Owned
 		mem.applied[ref], mem.unsaved = last, true
 	}
-	return nil
+	return seen, nil
 }
 
 // reads bounds the objects that are read at once.

@@ -1,6 +1,7 @@
 package dialect_test
 
 import (
+	"fmt"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -36,7 +37,7 @@ func TestFluxControllerOf(t *testing.T) {
 			c, ok := dialect.FluxControllerOf(&d)
 			got := ""
 			if ok {
-				got = c.Program + " " + string('0'+rune(c.Replicas)) + " " + c.Selector.String()
+				got = c.Program + " " + fmt.Sprint(c.Replicas) + " " + c.Selector.String()
 			}
 			if got != tt.want {
 				t.Errorf("%q, want %q", got, tt.want)

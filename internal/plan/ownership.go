@@ -162,7 +162,7 @@ func isApply(e metav1.ManagedFieldsEntry, manager string) bool {
 
 func setOf(e metav1.ManagedFieldsEntry) (*fieldpath.Set, error) {
 	set := fieldpath.NewSet()
-	if err := set.FromJSON(bytes.NewReader(e.FieldsV1.Raw)); err != nil {
+	if err := set.FromJSON(bytes.NewReader(e.FieldsV1.GetRawBytes())); err != nil {
 		return nil, fmt.Errorf("read the managedFields of %q: %w", e.Manager, err)
 	}
 	return set, nil
@@ -173,7 +173,7 @@ func fieldsOf(set *fieldpath.Set) (*metav1.FieldsV1, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write managedFields: %w", err)
 	}
-	return &metav1.FieldsV1{Raw: b}, nil
+	return metav1.NewFieldsV1(string(b)), nil
 }
 
 func filter(set *fieldpath.Set, keep func(fieldpath.Path) bool) *fieldpath.Set {

@@ -19,7 +19,7 @@ func owned(lines ...[5]string) []metav1.ManagedFieldsEntry {
 	for _, l := range lines {
 		out = append(out, metav1.ManagedFieldsEntry{
 			Manager: l[0], Operation: metav1.ManagedFieldsOperationType(l[1]), Subresource: l[2], APIVersion: l[3],
-			FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(l[4])},
+			FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(l[4]),
 		})
 	}
 	return out
@@ -28,7 +28,7 @@ func owned(lines ...[5]string) []metav1.ManagedFieldsEntry {
 func lines(entries []metav1.ManagedFieldsEntry) []string {
 	var out []string
 	for _, e := range entries {
-		out = append(out, fmt.Sprintf("%s %s%s %s", e.Manager, e.Operation, e.Subresource, e.FieldsV1.Raw))
+		out = append(out, fmt.Sprintf("%s %s%s %s", e.Manager, e.Operation, e.Subresource, e.FieldsV1.GetRawString()))
 	}
 	return out
 }
@@ -128,7 +128,7 @@ func shared(u *unstructured.Unstructured) bool {
 	var ours map[string]any
 	for _, e := range u.GetManagedFields() {
 		var fields map[string]any
-		if err := json.Unmarshal(e.FieldsV1.Raw, &fields); err != nil {
+		if err := json.Unmarshal(e.FieldsV1.GetRawBytes(), &fields); err != nil {
 			return false
 		}
 		if e.Manager == "keelson" {
