@@ -86,9 +86,9 @@ func runHandback(ctx context.Context, g *global, dryRun bool) error {
 			fmt.Fprintf(w, "%s %s\n", line.Object, line.Result)
 		}
 		if dryRun {
-			return printf("%d changes; nothing was changed", len(h.done))(w)
+			return printf("%d changes; nothing was changed", h.changes)(w)
 		}
-		return printf("handed back: %d changes", len(h.done))(w)
+		return printf("handed back: %d changes", h.changes)(w)
 	})
 }
 
@@ -123,10 +123,12 @@ type handback struct {
 	client  client.Client
 	dryRun  bool
 	done    []handedBack
+	changes int // of done, those that are not only said
 }
 
 func (h *handback) note(app, object, result string) {
 	h.done = append(h.done, handedBack{App: app, Object: object, Result: result})
+	h.changes++
 }
 
 // apps hands back the objects of every app, then the app.
@@ -137,6 +139,12 @@ func (h *handback) apps(ctx context.Context) error {
 	}
 	for i := range list.Items {
 		k := &list.Items[i]
+		if k.Spec.KubeConfig != nil {
+			h.done = append(h.done, handedBack{
+				App: k.Namespace + "/" + k.Name, Object: "its objects in another cluster", Result: "are left as they are",
+			})
+			continue
+		}
 		id := delivery.ID{Kind: kustomizev1.KustomizationKind, Namespace: k.Namespace, Name: k.Name}
 		inv := dialect.KustomizationOwned(k)
 		for _, ref := range inv.Refs() {

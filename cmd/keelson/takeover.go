@@ -22,6 +22,7 @@ import (
 func takeoverCommand(g *global) *cobra.Command {
 	var show bool
 	var selector string
+	var flags policyFlags
 	cmd := &cobra.Command{
 		Use:   "takeover --plan",
 		Short: "Show what Keelson would do in a cluster that another tool delivers",
@@ -38,9 +39,14 @@ keelson server --take-over then does it; keelson handback goes back.`,
 			if err != nil {
 				return withCode(exitUsage, err)
 			}
-			return runTakeoverPlan(cmd.Context(), g, shard)
+			policy, err := flags.policy()
+			if err != nil {
+				return err
+			}
+			return runTakeoverPlan(cmd.Context(), g, shard, policy)
 		},
 	}
+	flags.bind(cmd.Flags())
 	cmd.Flags().BoolVar(&show, "plan", false, "show what would happen")
 	cmd.Flags().StringVar(&selector, "watch-label-selector", "", "look only at sources and apps with these `labels`")
 	return cmd
@@ -76,7 +82,7 @@ type takeoverObject struct {
 	Reason string   `json:"reason,omitempty"`
 }
 
-func runTakeoverPlan(ctx context.Context, g *global, shard labels.Selector) error {
+func runTakeoverPlan(ctx context.Context, g *global, shard labels.Selector, policy delivery.Policy) error {
 	engine, err := newEngine(ctx, g)
 	if err != nil {
 		return err
@@ -107,7 +113,7 @@ func runTakeoverPlan(ctx context.Context, g *global, shard labels.Selector) erro
 	snapshots := snapshots{client: c, of: map[delivery.ID]fetched{}}
 	defer snapshots.close()
 	for i := range list.Items {
-		out.Apps = append(out.Apps, takeoverOf(ctx, engine, &snapshots, &list.Items[i]))
+		out.Apps = append(out.Apps, takeoverOf(ctx, engine, &snapshots, &list.Items[i], policy))
 	}
 	if err := g.print(out, out.text); err != nil {
 		return err
@@ -123,12 +129,16 @@ func runTakeoverPlan(ctx context.Context, g *global, shard labels.Selector) erro
 }
 
 // takeoverOf plans one app. What prevents that is part of the answer: the others are still of interest.
-func takeoverOf(ctx context.Context, engine *deliver.Engine, snapshots *snapshots, k *kustomizev1.Kustomization) takeoverApp {
+func takeoverOf(ctx context.Context, engine *deliver.Engine, snapshots *snapshots, k *kustomizev1.Kustomization, policy delivery.Policy) takeoverApp {
 	out := takeoverApp{Name: k.Namespace + "/" + k.Name, Objects: []takeoverObject{}}
 	app, err := dialect.Kustomization(k)
+	app = policy.Govern(app)
 	switch {
 	case err != nil:
 		out.Error = err.Error()
+		return out
+	case app.KubeConfig != (delivery.KubeConfig{}):
+		out.Note = "delivered to another cluster: keelson plan shows it"
 		return out
 	case len(app.Refused) > 0:
 		out.Error = strings.Join(app.Refused, ", ") + ": not supported yet; nothing of it would be applied or deleted"

@@ -62,6 +62,9 @@ type Takeover struct {
 // owns the server's defaults too: of these only what we send becomes ours, and what its last-applied annotation names. Its
 // other fields stay as they are and whose they are. So a takeover by itself changes nothing of the object.
 func TakeOver(u *unstructured.Unstructured, manager string) (Takeover, bool, error) {
+	if !anyTool(u) {
+		return Takeover{}, false, nil
+	}
 	entries := u.GetManagedFields()
 	at := slices.IndexFunc(entries, func(e metav1.ManagedFieldsEntry) bool { return isApply(e, manager) })
 	if at < 0 || delivery.MarksOf(u).Has(delivery.MarkMerge) {
@@ -92,6 +95,9 @@ func TakeOver(u *unstructured.Unstructured, manager string) (Takeover, bool, err
 		default:
 			take = wanted(u, theirs)
 			goes = theirs.Intersection(sent).Union(take)
+			if theirs.Intersection(ours).Empty() && take.Empty() { // it only has something beside ours
+				goes = take
+			}
 		}
 		rest := theirs.Difference(goes)
 		if rest.Size() == theirs.Size() {
@@ -119,6 +125,17 @@ func TakeOver(u *unstructured.Unstructured, manager string) (Takeover, bool, err
 	}
 	t.Fields = kept
 	return t, true, nil
+}
+
+// anyTool tells whether a tool owns anything of an object: of most none does, which costs little to find out.
+func anyTool(u *unstructured.Unstructured) bool {
+	found, _, _ := unstructured.NestedFieldNoCopy(u.Object, "metadata", "managedFields")
+	entries, _ := found.([]any)
+	return slices.ContainsFunc(entries, func(e any) bool {
+		entry, _ := e.(map[string]any)
+		manager, _ := entry["manager"].(string)
+		return entry["subresource"] == nil && IsTool(manager)
+	})
 }
 
 // HandBack gives an object's managedFields with what we, as manager, own in the hands of another tool, as if that had applied

@@ -74,6 +74,9 @@ func TestTakeOver(t *testing.T) {
 			again:       true,
 			goes:        []string{".data.b"},
 		},
+		"a note beside ours": {
+			others: [][5]string{{"kubectl-annotate", "Update", "", "v1", `{"f:data":{".":{},"f:c":{}},"f:metadata":{"f:labels":{".":{},"f:c":{}}}}`}},
+		},
 		"what a tool has of another subresource": {
 			others: [][5]string{{"kubectl", "Update", "scale", "v1", `{"f:data":{"f:a":{}}}`}},
 		},
