@@ -169,6 +169,9 @@ func claimAll(ctx context.Context, c client.Client, claims *deliver.Claims) erro
 	}
 	for i := range list.Items {
 		k := &list.Items[i]
+		if k.Spec.KubeConfig != nil {
+			continue // its objects are in another cluster
+		}
 		claims.Set(delivery.ID{Kind: kustomizev1.KustomizationKind, Namespace: k.Namespace, Name: k.Name}, dialect.KustomizationOwned(k))
 	}
 	return nil

@@ -57,20 +57,28 @@ func fluxControllers(ctx context.Context, cluster *kube.Cluster) ([]dialect.Flux
 	}
 }
 
-// activeOwners are the Flux controllers that run and work on objects which this process would work on.
+// activeOwners are the Flux controllers that run and deliver objects which this process would deliver.
 func activeOwners(all []dialect.FluxController, shard labels.Selector) []dialect.FluxController {
 	return slices.DeleteFunc(slices.Clone(all), func(c dialect.FluxController) bool {
-		return c.Replicas == 0 || c.Program == dialect.FluxOperator || !dialect.Overlap(shard, c.Selector)
+		delivers := c.Program == dialect.SourceController || c.Program == dialect.KustomizeController
+		return !delivers || c.Replicas == 0 || !dialect.Overlap(shard, c.Selector)
 	})
 }
 
-// claimKinds sees to it that nobody else works on the objects that this process is about to work on: it refuses, or with
-// takeOver scales the others down.
-func claimKinds(ctx context.Context, cluster *kube.Cluster, shard labels.Selector, takeOver bool, log *slog.Logger) error {
-	all, err := fluxControllers(ctx, cluster)
-	if err != nil {
-		return err
+// receiverOwner finds a notification-controller that works on the Receivers of the shard. It is never scaled down: it sends alerts.
+func receiverOwner(all []dialect.FluxController, shard labels.Selector) (dialect.FluxController, bool) {
+	i := slices.IndexFunc(all, func(c dialect.FluxController) bool {
+		return c.Program == dialect.NotificationController && c.Replicas > 0 && dialect.Overlap(shard, c.Selector)
+	})
+	if i < 0 {
+		return dialect.FluxController{}, false
 	}
+	return all[i], true
+}
+
+// claimKinds sees to it that nobody else delivers the objects that this process is about to deliver: it refuses, or with
+// takeOver scales the others down. all are the controllers of Flux in the cluster.
+func claimKinds(ctx context.Context, cluster *kube.Cluster, all []dialect.FluxController, shard labels.Selector, takeOver bool, log *slog.Logger) error {
 	owners := activeOwners(all, shard)
 	if len(owners) == 0 {
 		return nil

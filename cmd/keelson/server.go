@@ -101,8 +101,16 @@ func runServer(ctx context.Context, opts serverOptions) error {
 	if err != nil {
 		return withCode(exitUsage, err)
 	}
-	if err := claimKinds(ctx, cluster, shard, opts.Share.takeOver, opts.Logger); err != nil {
+	flux, err := fluxControllers(ctx, cluster)
+	if err != nil {
 		return explainAPI(err)
+	}
+	if err := claimKinds(ctx, cluster, flux, shard, opts.Share.takeOver, opts.Logger); err != nil {
+		return explainAPI(err)
+	}
+	other, leaveReceivers := receiverOwner(flux, shard)
+	if leaveReceivers && opts.Hooks != nil {
+		opts.Logger.Warn("webhooks are not served here: Flux's notification-controller works on the Receivers", "deployment", other.String())
 	}
 	render.Warm() // now, not in the first delivery
 	hosted := hostedAt(opts.Host, opts.HostURL)
@@ -130,7 +138,7 @@ func runServer(ctx context.Context, opts serverOptions) error {
 	}
 	c, err := controller.New(ctx, controller.Options{
 		Cluster: cluster, Sources: sources, Records: records, Lock: lease, Policy: opts.Policy, Shard: shard, Log: opts.Logger,
-		Webhooks: opts.Hooks != nil,
+		Webhooks: opts.Hooks != nil, LeaveReceivers: leaveReceivers,
 	})
 	if err != nil {
 		return explainAPI(err)

@@ -100,6 +100,9 @@ func runTakeoverPlan(ctx context.Context, g *global, shard labels.Selector, poli
 	for _, o := range activeOwners(all, shard) {
 		active[o.String()] = true
 	}
+	if o, ok := receiverOwner(all, shard); ok {
+		active[o.String()] = true
+	}
 	for _, o := range all {
 		out.Controllers = append(out.Controllers, takeoverController{Deployment: o.String(), Program: o.Program, Active: active[o.String()]})
 	}
@@ -198,7 +201,10 @@ func (p takeoverPlan) text(w io.Writer) error {
 	counts := map[string]int{}
 	for _, c := range p.Controllers {
 		state := "does not run, or works on other objects"
-		if c.Active {
+		switch {
+		case c.Active && c.Program == dialect.NotificationController:
+			state = "active: it stays, and Receivers are left to it"
+		case c.Active:
 			state = "active: keelson server refuses to start beside it, --take-over scales it down"
 		}
 		fmt.Fprintf(w, "controller %s (%s) %s\n", c.Deployment, c.Program, state)

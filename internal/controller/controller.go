@@ -59,7 +59,8 @@ type Options struct {
 	Now     func() time.Time // nil: the system's clock
 	Shard   labels.Selector  // of the sources, apps and Receivers to work on; nil: all
 
-	Webhooks bool // somebody calls Receive; otherwise Receivers say that they are not served
+	Webhooks       bool // somebody calls Receive; otherwise Receivers say that they are not served
+	LeaveReceivers bool // another controller works on Receivers: they are not touched
 }
 
 // Controller runs the reconcilers against one cluster.

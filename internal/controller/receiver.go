@@ -190,6 +190,9 @@ const receiverWorkers = 4
 
 // serveReceivers sets the kind up, in a cluster that has it: one that was prepared for an older version goes on without.
 func (c *Controller) serveReceivers(ctx context.Context, opts Options, s *shell[*notificationv1.Receiver]) error {
+	if opts.LeaveReceivers {
+		return nil
+	}
 	gvk := notificationv1.GroupVersion.WithKind(notificationv1.ReceiverKind)
 	if _, err := opts.Cluster.Mapper().RESTMapping(gvk.GroupKind(), gvk.Version); apimeta.IsNoMatchError(err) {
 		opts.Log.Warn("webhooks are not served: the cluster lacks the kind Receiver (hint: kubectl apply -f config/crd, then start again)")

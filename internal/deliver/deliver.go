@@ -103,7 +103,7 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	}
 	var holds []delivery.Hold
 	holds, mem.Ignored = marks(desired)
-	toolkit, skipped, err := e.toolkit(ctx, desired)
+	toolkit, skipped, err := e.toolkit(ctx, req.App, desired)
 	if err != nil {
 		return state, err
 	}

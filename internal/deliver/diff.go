@@ -37,7 +37,7 @@ func (e *Engine) Diff(ctx context.Context, objects []delivery.Object) ([]Differe
 		return nil, err
 	}
 	holds, _ := marks(objects)
-	toolkit, _, err := e.toolkit(ctx, objects)
+	toolkit, _, err := e.toolkit(ctx, delivery.App{}, objects)
 	if err != nil {
 		return nil, err
 	}

@@ -42,7 +42,7 @@ func (e *Engine) health(app delivery.App, inv delivery.Inventory, left map[deliv
 
 // isSelf tells whether an object is the app itself: who waits for himself waits for ever.
 func isSelf(app delivery.App, ref delivery.Ref) bool {
-	return ref.Kind == app.ID.Kind && ref.Namespace == app.ID.Namespace && ref.Name == app.ID.Name
+	return app.KubeConfig == (delivery.KubeConfig{}) && ref.Kind == app.ID.Kind && ref.Namespace == app.ID.Namespace && ref.Name == app.ID.Name
 }
 
 // healthOf is how an object of the app is doing.

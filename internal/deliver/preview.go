@@ -46,7 +46,7 @@ func (e *Engine) Preview(ctx context.Context, req PreviewRequest) (Preview, erro
 		return Preview{}, err
 	}
 	holds, _ := marks(req.Objects)
-	toolkit, _, err := e.toolkit(ctx, req.Objects)
+	toolkit, _, err := e.toolkit(ctx, req.App, req.Objects)
 	if err != nil {
 		return Preview{}, err
 	}

@@ -10,7 +10,10 @@ import (
 // toolkit holds back what a repository bootstrapped by Flux brings of Flux itself: its controllers are never installed, because
 // Keelson does their work, and definitions of its kinds only where they lose nothing that the cluster's have. skipped
 // names what is left out.
-func (e *Engine) toolkit(ctx context.Context, objects []delivery.Object) (holds []delivery.Hold, skipped []string, err error) {
+func (e *Engine) toolkit(ctx context.Context, app delivery.App, objects []delivery.Object) (holds []delivery.Hold, skipped []string, err error) {
+	if app.KubeConfig != (delivery.KubeConfig{}) {
+		return nil, nil, nil // what Flux does in another cluster is its business
+	}
 	for _, obj := range objects {
 		hold := delivery.Hold{Ref: obj.Ref(), Owner: "Keelson"}
 		switch {

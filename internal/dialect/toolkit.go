@@ -29,17 +29,19 @@ func (c FluxController) String() string { return c.Namespace + "/" + c.Name }
 const (
 	SourceController    = "source-controller"
 	KustomizeController = "kustomize-controller"
-	FluxOperator        = "flux-operator"
+	// NotificationController serves webhooks, and sends the alerts that Keelson does not.
+	NotificationController = "notification-controller"
+	FluxOperator           = "flux-operator"
 )
 
-// FluxControllerOf recognises a Deployment of source-controller, kustomize-controller or flux-operator: by its image, or by its labels
+// FluxControllerOf recognises a Deployment of one of the programs above: by its image, or by its labels
 // where the image was renamed. An unreadable selector counts as none: it works on everything.
 func FluxControllerOf(d *appsv1.Deployment) (FluxController, bool) {
 	c := FluxController{Namespace: d.Namespace, Name: d.Name, Replicas: 1, Selector: labels.Everything()}
 	if d.Spec.Replicas != nil {
 		c.Replicas = *d.Spec.Replicas
 	}
-	programs := []string{SourceController, KustomizeController, FluxOperator}
+	programs := []string{SourceController, KustomizeController, NotificationController, FluxOperator}
 	for _, container := range d.Spec.Template.Spec.Containers {
 		program := imageName(container.Image)
 		if !slices.Contains(programs, program) {

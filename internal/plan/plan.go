@@ -345,6 +345,8 @@ func count(n int, noun string) string {
 // that this one is declared in, unless it is deleted itself. With them every app would go, and with the apps everything.
 func holdsUsUp(in Input, ref delivery.Ref) bool {
 	switch {
+	case in.App.KubeConfig != (delivery.KubeConfig{}): // another cluster
+		return false
 	case ref.Group == "apiextensions.k8s.io" && ref.Kind == "CustomResourceDefinition":
 		return strings.HasSuffix(ref.Name, ".toolkit.fluxcd.io") || strings.HasSuffix(ref.Name, ".keelson.dev")
 	case ref.Group == "" && ref.Kind == "Namespace":
