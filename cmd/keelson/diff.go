@@ -138,8 +138,7 @@ func previewApp(ctx context.Context, g *global, arg string, policy delivery.Poli
 	}
 	p, err := engine.Preview(ctx, deliver.PreviewRequest{
 		App: app, Objects: objects, Revision: revision, Applied: delivery.ParseRevision(k.Status.LastAppliedRevision),
-		Inventory: dialect.KustomizationOwned(k), Adopted: deliver.AdoptedOf(k.Status.LastAppliedRevision, k.Status.ObservedGeneration),
-		Now: time.Now(),
+		Inventory: dialect.KustomizationOwned(k), Now: time.Now(),
 	})
 	if err != nil {
 		return preview{}, masked(secrets, explainAPI(err))

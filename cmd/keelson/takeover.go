@@ -162,8 +162,7 @@ func takeoverOf(ctx context.Context, engine *deliver.Engine, snapshots *snapshot
 	}
 	p, err := engine.Preview(ctx, deliver.PreviewRequest{
 		App: app, Objects: objects, Revision: snap.Revision, Applied: delivery.ParseRevision(k.Status.LastAppliedRevision),
-		Inventory: dialect.KustomizationOwned(k), Adopted: deliver.AdoptedOf(k.Status.LastAppliedRevision, k.Status.ObservedGeneration),
-		Now: time.Now(),
+		Inventory: dialect.KustomizationOwned(k), Now: time.Now(),
 	})
 	if err != nil {
 		out.Error = masked(secrets, explainAPI(err)).Error()

@@ -59,7 +59,7 @@ func Stage(ctx context.Context, user *kube.User, stage delivery.Stage) []Result 
 			}
 			r.Object, r.Err = Send(ctx, user, *r.Change.Object, false)
 			if r.Err == nil {
-				r.Object, r.From, r.Err = takeOver(ctx, user, *r.Change.Object, r.Object)
+				r.Object, r.From, r.Err = takeOver(ctx, user, r.Change, r.Object)
 				return
 			}
 			r.Immutable = r.Change.Forced && FitsAnew(ctx, user, *r.Change.Object, r.Err)

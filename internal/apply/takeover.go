@@ -19,10 +19,11 @@ import (
 const attempts = 5
 
 // takeOver makes the fields that other delivery tools own of an object ours (see [plan.TakeOver]). have is the object as the
-// server returned it for the apply of obj. It gives the object as it is then, and the tools; for most objects there are none and
+// server returned it for the apply of the change. It gives the object as it is then, and the tools; for most objects there are none and
 // nothing is sent.
-func takeOver(ctx context.Context, user *kube.User, obj delivery.Object, have *unstructured.Unstructured) (*unstructured.Unstructured, []string, error) {
-	t, ok, err := plan.TakeOver(have, kube.FieldManager)
+func takeOver(ctx context.Context, user *kube.User, c delivery.Change, have *unstructured.Unstructured) (*unstructured.Unstructured, []string, error) {
+	obj, left := *c.Object, c.LeftToOthers()
+	t, ok, err := plan.TakeOver(have, kube.FieldManager, left...)
 	if err != nil || !ok {
 		return have, nil, err
 	}
@@ -38,7 +39,7 @@ func takeOver(ctx context.Context, user *kube.User, obj delivery.Object, have *u
 		if have, err = reread(ctx, user, obj); err != nil {
 			return nil, nil, err
 		}
-		if t, ok, err = plan.TakeOver(have, kube.FieldManager); err != nil || !ok {
+		if t, ok, err = plan.TakeOver(have, kube.FieldManager, left...); err != nil || !ok {
 			return have, from, err
 		}
 	}

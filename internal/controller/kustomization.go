@@ -248,7 +248,6 @@ func (k *kustomizations) load(st *appState, obj *kustomizev1.Kustomization) {
 	st.mem.Inventory = dialect.KustomizationOwned(obj)
 	k.records.Load(st.app, &st.mem)
 	st.handled = obj.Status.LastHandledReconcileAt
-	st.mem.Adopted = deliver.AdoptedOf(obj.Status.LastAppliedRevision, obj.Status.ObservedGeneration)
 	if apimeta.IsStatusConditionTrue(obj.Status.Conditions, meta.ReadyCondition) {
 		k.reg.with(func() { st.stand = stand{ready: true, applied: delivery.ParseRevision(obj.Status.LastAppliedRevision)} })
 	}

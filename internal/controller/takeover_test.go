@@ -321,7 +321,7 @@ func TestTakeoverPrunesNothingUnasked(t *testing.T) {
 		w.must(w.client.Status().Patch(w.ctx, k, client.RawPatch(types.MergePatchType, []byte(patch))))
 	}
 	w.must(running.start())
-	w.condition("apps", metav1.ConditionFalse, "ConfirmationRequired", "Service/"+w.ns+"/web", "another controller delivered this very commit")
+	w.condition("apps", metav1.ConditionFalse, "ConfirmationRequired", "Service/"+w.ns+"/web", "another controller left in the inventory")
 	w.annotate("apps", dialect.ConfirmAnnotation, w.head)
 	w.ready("apps", rev)
 }
@@ -388,5 +388,34 @@ spec:
 		if strings.HasSuffix(e.ID, "_Deployment") || strings.HasSuffix(e.ID, "_CustomResourceDefinition") {
 			t.Errorf("the inventory has %s, which was never applied", e.ID)
 		}
+	}
+}
+
+// TestTakeoverOfAutoscaled takes over what an autoscaler has left at the number of Git: nobody but the tool owns it.
+func TestTakeoverOfAutoscaled(t *testing.T) {
+	for _, file := range []string{"kubectl-apply-objects.yaml", "kubectl-ssa-objects.yaml"} {
+		t.Run(file, func(t *testing.T) {
+			w := newWorld(t)
+			var web *unstructured.Unstructured
+			for _, u := range w.left(file, "hand", "hand-ssa") {
+				if u.GetKind() == "Deployment" {
+					web = w.restore(u)
+				}
+			}
+			scaler := strings.ReplaceAll(`
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: web, namespace: $ns}
+spec: {minReplicas: 2, maxReplicas: 9, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}}
+`, "$ns", w.ns)
+			w.apply(scaler)
+			w.app("app", "")
+			w.ready("app", w.push(map[string]string{"app/web.yaml": base(w, "app")["app/deployment.yaml"], "app/hpa.yaml": scaler}))
+			now := w.read(web)
+			if n, _, _ := unstructured.NestedInt64(now.Object, "spec", "replicas"); n != 2 || now.GetGeneration() != web.GetGeneration() {
+				t.Errorf("%d replicas, generation %d -> %d", n, web.GetGeneration(), now.GetGeneration())
+			}
+			w.ours(now)
+		})
 	}
 }

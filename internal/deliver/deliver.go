@@ -158,7 +158,7 @@ const firstList = "the first list of what is in the cluster"
 func (e *Engine) plan(ctx context.Context, req Request, in plan.Input, mem *Memory) delivery.Plan {
 	_, end := telemetry.Span(ctx, "plan", telemetry.Count("objects", len(in.Desired)))
 	defer end(nil)
-	in.Key, in.App, in.Revision, in.Now, in.Adopted = e.Key, req.App, req.Snapshot.Revision, req.Now, mem.Adopted.of(req)
+	in.Key, in.App, in.Revision, in.Now = e.Key, req.App, req.Snapshot.Revision, req.Now
 	in.Applied, in.Inventory, in.NotBefore, in.Refused = mem.applied, mem.Inventory, mem.notBefore(), mem.refusals()
 	if in.Live == nil {
 		in.Live = map[delivery.Ref]delivery.Live{}

@@ -79,8 +79,11 @@ func (e *Engine) Diff(ctx context.Context, objects []delivery.Object) ([]Differe
 	return out, nil
 }
 
-// difference asks the server what one apply would make of an object; current is what is there, nil: nothing.
-func (e *Engine) difference(ctx context.Context, user *kube.User, obj delivery.Object, current *unstructured.Unstructured) (Difference, error) {
+// difference asks the server what one apply would make of an object; current is what is there, nil: nothing. left are the fields that
+// others decide.
+func (e *Engine) difference(
+	ctx context.Context, user *kube.User, obj delivery.Object, current *unstructured.Unstructured, left ...delivery.Pointer,
+) (Difference, error) {
 	d := Difference{Ref: obj.Ref(), Verb: delivery.Create}
 	merged, err := apply.Send(ctx, user, obj, true)
 	missing := apierrors.IsNotFound(err) || isNoKind(err)
@@ -94,7 +97,7 @@ func (e *Engine) difference(ctx context.Context, user *kube.User, obj delivery.O
 	if current == nil {
 		return d, nil
 	}
-	if d.Takeover, _, err = plan.TakeOver(merged, kube.FieldManager); err != nil {
+	if d.Takeover, _, err = plan.TakeOver(merged, kube.FieldManager, left...); err != nil {
 		return d, err
 	}
 	d.Takeover.Fields = nil

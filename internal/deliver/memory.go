@@ -23,7 +23,6 @@ type Memory struct {
 	cluster   string             // where what was applied is; empty: not known
 	Ignored   []string           // what the rendered objects ask for and has no effect yet, for people
 	Skipped   []string           // rendered objects that are not applied because Keelson takes their place, for people
-	Adopted   Adopted            // what another controller left word of having delivered
 	made      origin             // what the last completed delivery was made of
 	desired   delivery.Inventory // what it gave
 	broken    origin             // what the last render that failed was made of; the zero origin: none did
@@ -35,22 +34,6 @@ type Memory struct {
 	unsaved   bool                  // made, desired or applied changed since the record was written
 	repairs   map[delivery.Ref]repairs
 	refused   map[delivery.Ref]refusal
-}
-
-// Adopted is what another controller left word of: it delivered the revision from a declaration of this generation.
-type Adopted struct {
-	Revision   delivery.Revision
-	Generation int64
-}
-
-// AdoptedOf reads the word from a status: the revision it calls applied, of the declaration it has observed.
-func AdoptedOf(applied string, observed int64) Adopted {
-	return Adopted{Revision: delivery.ParseRevision(applied), Generation: observed}
-}
-
-// of tells whether the word is about a request.
-func (a Adopted) of(req Request) bool {
-	return a.Revision.Commit != "" && a.Revision == req.Snapshot.Revision && a.Generation == req.App.Generation
 }
 
 // origin is everything that decides what a render gives. Where none of it has changed the result is the same.

@@ -21,7 +21,6 @@ type PreviewRequest struct {
 	Revision  delivery.Revision // that they come from
 	Applied   delivery.Revision // that is applied now, as the app's status says; zero: none, or not known
 	Inventory delivery.Inventory
-	Adopted   Adopted // what another controller left word of having delivered
 	Now       time.Time
 }
 
@@ -67,7 +66,6 @@ func (e *Engine) Preview(ctx context.Context, req PreviewRequest) (Preview, erro
 		Key: e.Key, App: req.App, Revision: req.Revision, Desired: req.Objects, Inventory: req.Inventory,
 		Live: map[delivery.Ref]delivery.Live{}, Claims: map[delivery.Ref]delivery.ID{}, Scaled: scaled,
 		Unknown: unknown, Holds: append(holds, toolkit...), Ignored: ignored, Present: map[delivery.Ref]bool{}, Now: req.Now,
-		Adopted: req.Adopted.of(Request{App: req.App, Snapshot: delivery.Snapshot{Revision: req.Revision}}),
 	}
 	for _, obj := range req.Objects {
 		if owner, ok := e.Claims.Other(req.App.ID, obj.Ref()); ok {
@@ -119,7 +117,7 @@ func (p *Preview) refine(
 		obj := withFieldsOf(*c.Object, current, c.Ignored)
 		c.Object = &obj
 	}
-	d, err := e.difference(ctx, user, *c.Object, current)
+	d, err := e.difference(ctx, user, *c.Object, current, c.LeftToOthers()...)
 	if err != nil && current != nil && c.Forced && apply.FitsAnew(ctx, user, *c.Object, err) {
 		p.Differences = append(p.Differences, replacing(current, *c.Object))
 		c.Verb, c.Reason = delivery.Replace, "the API server does not let it be changed like this"

@@ -74,6 +74,14 @@ type Change struct {
 	Forced     bool      // it may be replaced if the server refuses the change for good
 }
 
+// LeftToOthers are the fields of the object that others decide: those to ignore, and the number of replicas under an autoscaler.
+func (c Change) LeftToOthers() []Pointer {
+	if !c.Autoscaled {
+		return c.Ignored
+	}
+	return append(slices.Clip(c.Ignored), Pointer{"spec", "replicas"})
+}
+
 // Stage is a set of changes that may be made in any order, all at once. The next stage starts
 // when every object of this one is there (CustomResourceDefinitions: established).
 type Stage struct {

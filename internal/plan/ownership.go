@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -61,7 +62,10 @@ type Takeover struct {
 // Of what a tool applied server-side everything becomes ours, as the tool itself would remove what left Git. A tool that updates
 // owns the server's defaults too: of these only what we send becomes ours, and what its last-applied annotation names. Its
 // other fields stay as they are and whose they are. So a takeover by itself changes nothing of the object.
-func TakeOver(u *unstructured.Unstructured, manager string) (Takeover, bool, error) {
+//
+// Fields that are left to others (left) do not become ours either, or the next apply would remove them: the tool lets go of them, and
+// they stay as they are.
+func TakeOver(u *unstructured.Unstructured, manager string, left ...delivery.Pointer) (Takeover, bool, error) {
 	if !anyTool(u) {
 		return Takeover{}, false, nil
 	}
@@ -105,7 +109,7 @@ func TakeOver(u *unstructured.Unstructured, manager string) (Takeover, bool, err
 			continue
 		}
 		t.From = append(t.From, e.Manager)
-		all = all.Union(take)
+		all = all.Union(filter(take, func(p fieldpath.Path) bool { return !isLeft(u.Object, p, left) }))
 		if rest.Empty() {
 			continue
 		}
@@ -212,6 +216,33 @@ func withParents(set *fieldpath.Set) *fieldpath.Set {
 		}
 	})
 	return out
+}
+
+// isLeft tells whether a path is that of a field which is left to others, or leads below it.
+func isLeft(object any, p fieldpath.Path, left []delivery.Pointer) bool {
+	return slices.ContainsFunc(left, func(field delivery.Pointer) bool {
+		if len(p) < len(field) {
+			return false
+		}
+		value := object
+		for i, name := range field {
+			switch e := p[i]; {
+			case e.FieldName != nil && *e.FieldName == name:
+				m, _ := value.(map[string]any)
+				value = m[name]
+			case e.Key != nil:
+				list, _ := value.([]any)
+				at := slices.IndexFunc(list, func(item any) bool { return fits(item, *e.Key) })
+				if at < 0 || strconv.Itoa(at) != name {
+					return false
+				}
+				value = list[at]
+			default:
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // noted tells whether a path is that of a tool's own annotation or label.

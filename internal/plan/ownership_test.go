@@ -41,6 +41,7 @@ func TestTakeOver(t *testing.T) {
 		want        []string // nil: nothing is to be done
 		again       bool
 		goes        []string
+		left        []delivery.Pointer
 	}{
 		"nobody else": {},
 		"a controller is no tool": {
@@ -55,6 +56,11 @@ func TestTakeOver(t *testing.T) {
 			want:   []string{`keelson Apply {"f:data":{"f:a":{},"f:b":{}},"f:metadata":{"f:labels":{"f:app":{}}}}`},
 			again:  true,
 			goes:   []string{".data.b"},
+		},
+		"a field that is left to others stays, and nobody owns it": {
+			others: [][5]string{{"kustomize-controller", "Apply", "", "v1", `{"f:data":{"f:a":{}},"f:spec":{"f:replicas":{},"f:list":{"k:{\"name\":\"b\"}":{"f:x":{}}}}}`}},
+			left:   []delivery.Pointer{{"spec", "replicas"}, {"spec", "list", "1"}},
+			want:   []string{"keelson Apply " + us[4]},
 		},
 		"its own notes stay with a tool": {
 			others: [][5]string{{"argocd-controller", "Apply", "", "v1", `{"f:data":{"f:a":{}},"f:metadata":{"f:annotations":{"f:argocd.argoproj.io/tracking-id":{}}}}`}},
@@ -94,10 +100,12 @@ func TestTakeOver(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			u := &unstructured.Unstructured{Object: map[string]any{}}
+			u := &unstructured.Unstructured{Object: map[string]any{
+				"spec": map[string]any{"list": []any{map[string]any{"name": "a"}, map[string]any{"name": "b"}}},
+			}}
 			u.SetAnnotations(tt.annotations)
 			u.SetManagedFields(owned(append([][5]string{us}, tt.others...)...))
-			got, ok, err := plan.TakeOver(u, "keelson")
+			got, ok, err := plan.TakeOver(u, "keelson", tt.left...)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -41,8 +41,6 @@ type Input struct {
 	Holds     []delivery.Hold
 	// NotBefore delays the repair of an object that keeps being undone.
 	NotBefore map[delivery.Ref]time.Time
-	// Adopted says that another controller has left word that it delivered this very commit of this very declaration.
-	Adopted bool
 	// Present are objects that are there but not labelled as ours, as far as it matters: of those marked IfNotPresent.
 	Present map[delivery.Ref]bool
 	// Refused are the objects that the server did not take when they were sent last.
@@ -321,9 +319,9 @@ func guard(in Input, prune []delivery.Change) (delivery.Block, bool) {
 	case deletes*100 > in.App.Guard.MaxPrunePercent*len(in.Inventory):
 		err = fmt.Errorf("%d of the app's %d objects would be deleted, which is more than %d %%",
 			deletes, len(in.Inventory), in.App.Guard.MaxPrunePercent)
-	case in.Adopted && len(strange) > 0:
-		err = fmt.Errorf("another controller delivered this very commit with %s, which Keelson does not find in it: %s would be deleted",
-			strange[0], count(len(strange), "object"))
+	case len(strange) > 0 && in.Revision.Commit != "": // else the app itself is deleted
+		err = fmt.Errorf("%s would be deleted that another controller left in the inventory and Keelson has never applied: %s",
+			count(len(strange), "object"), strings.Join(strange[:min(len(strange), maxStrange)], ", "))
 	default:
 		return delivery.Block{}, false
 	}
@@ -333,6 +331,9 @@ func guard(in Input, prune []delivery.Change) (delivery.Block, bool) {
 			in.App.ID.Name, in.App.ID.Namespace, in.Revision.Commit),
 	}}, true
 }
+
+// maxStrange bounds how many objects a message names.
+const maxStrange = 3
 
 func count(n int, noun string) string {
 	if n == 1 {

@@ -30,7 +30,6 @@ type scenario struct {
 		AllowEmpty bool
 		MaxPrune   *int
 		Confirmed  string
-		Adopted    bool // another controller delivered this very commit
 		Force      bool
 	}
 	Desired   []map[string]any
@@ -112,7 +111,6 @@ func input(t *testing.T, raw []byte) plan.Input {
 		App: app, Revision: delivery.Revision{Name: "main", Commit: "0123456789abcdef0123456789abcdef01234567"}, Now: now,
 		Live: map[delivery.Ref]delivery.Live{}, Applied: map[delivery.Ref]delivery.Applied{}, Inventory: delivery.Inventory{},
 		Claims: map[delivery.Ref]delivery.ID{}, Scaled: map[delivery.Ref]string{}, Unknown: map[schema.GroupKind]bool{},
-		Adopted:   s.App.Adopted,
 		NotBefore: map[delivery.Ref]time.Time{}, Refused: map[delivery.Ref]plan.Refusal{}, Present: map[delivery.Ref]bool{},
 		Undone: map[delivery.Ref]bool{},
 	}
