@@ -115,6 +115,7 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 		return nil, err
 	}
 	reg := newRegistry()
+	sharded := opts.Shard != nil && !opts.Shard.Empty()
 	reg.additive = opts.Policy.AdditiveReadyExpr
 	c := &Controller{mgr: mgr}
 	apps := &shell[*kustomizev1.Kustomization]{
@@ -136,6 +137,9 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 				hooks.enqueue(app)
 				return
 			}
+			if sharded && !reg.knows(app) {
+				return // an app of another shard, whose objects have the same labels
+			}
 			apps.enqueue(app)
 		},
 	}
@@ -146,11 +150,11 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 	c.targets = newTargets(ctx, engine, watched, kube.Policy{InsecureTLS: opts.Policy.InsecureKubeConfigTLS}, apps.enqueue)
 	ks := &kustomizations{
 		reg: reg, targets: c.targets, records: opts.Records, policy: opts.Policy, now: opts.Now,
-		cache: mgr.GetClient(), reader: mgr.GetAPIReader(), all: mgr.GetClient(),
+		cache: mgr.GetClient(), reader: mgr.GetAPIReader(),
 		wake: apps.enqueue, later: newTrickle(apps.enqueue), places: kube.NewPlaces(appsAtOnce, appTurn), log: opts.Log,
 	}
-	if opts.Shard != nil && !opts.Shard.Empty() {
-		ks.all = mgr.GetAPIReader()
+	if sharded {
+		engine.Elsewhere = ks.ownedElsewhere
 	}
 	apps.kind, apps.seen = ks, ks.seen
 	c.git = &gitRepositories{
@@ -253,7 +257,7 @@ func foreign(annotations map[string]string) map[string]string {
 // loadClaims makes the inventories in the cluster known before the first plan is made, and forgets the apps that are gone.
 func (k *kustomizations) loadClaims(ctx context.Context) error {
 	var list kustomizev1.KustomizationList
-	if err := k.all.List(ctx, &list); err != nil {
+	if err := k.cache.List(ctx, &list); err != nil {
 		return fmt.Errorf("list Kustomizations: %w", err)
 	}
 	apps := make([]delivery.ID, len(list.Items))

@@ -37,7 +37,6 @@ type kustomizations struct {
 	policy  delivery.Policy
 	cache   client.Reader
 	reader  client.Reader // uncached: ConfigMaps and Secrets are not kept in memory
-	all     client.Reader // of every app, those of other shards as well
 	now     func() time.Time
 	wake    func(delivery.ID)
 	later   *trickle
@@ -473,6 +472,8 @@ func (k *kustomizations) conclude(ctx context.Context, p *pass, state deliver.St
 	case action.Kind == deliver.Stall:
 		if action.Fault == state.Refused {
 			p.after, p.paced = max(state.Retry.Sub(p.req.Now), time.Millisecond), true
+		} else if action.Fault.Reason == "OwnershipConflict" && !state.Retry.IsZero() {
+			p.after = max(state.Retry.Sub(p.req.Now), time.Second)
 		}
 		return delivery.Outcome{}, action.Fault
 	case state.Waiting != "":
@@ -730,6 +731,23 @@ func ignoreNotYet(err error) error {
 		return nil
 	}
 	return err
+}
+
+// ownedElsewhere tells whether an app of another shard has an object in its inventory.
+func (k *kustomizations) ownedElsewhere(ctx context.Context, app delivery.ID, ref delivery.Ref) (bool, error) {
+	if k.reg.knows(app) {
+		return false, nil // the claims know
+	}
+	var other kustomizev1.Kustomization
+	err := k.reader.Get(ctx, types.NamespacedName{Namespace: app.Namespace, Name: app.Name}, &other)
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("ask who owns %s: %w", ref, err)
+	}
+	_, owned := dialect.KustomizationOwned(&other)[ref]
+	return owned, nil
 }
 
 // accountGone tells whether an app's service account does not exist (any more).

@@ -157,6 +157,14 @@ func (r *registry) app(app delivery.App) *appState {
 }
 
 // uid is that of an app's declaration; empty: the app is not known.
+// knows tells whether an app has been looked at.
+func (r *registry) knows(id delivery.ID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.apps[id]
+	return ok
+}
+
 func (r *registry) uid(id delivery.ID) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

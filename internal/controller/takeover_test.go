@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
@@ -417,5 +419,45 @@ spec: {minReplicas: 2, maxReplicas: 9, scaleTargetRef: {apiVersion: apps/v1, kin
 			}
 			w.ours(now)
 		})
+	}
+}
+
+// TestShard works on the apps with a label only, and does not take what an app of another shard owns.
+func TestShard(t *testing.T) {
+	w := newWorld(t)
+	w.push(map[string]string{"mine/a.yaml": w.configMap("a", "mine"), "both/b.yaml": w.configMap("b", "mine")})
+	running.stop()
+	w.apply(strings.Replace(w.configMap("b", "theirs"), "namespace: "+w.ns, fmt.Sprintf(
+		"namespace: %[1]s, labels: {kustomize.toolkit.fluxcd.io/name: theirs, kustomize.toolkit.fluxcd.io/namespace: %[1]s}", w.ns), 1))
+	running.shard = labels.SelectorFromSet(labels.Set{"sharding.fluxcd.io/key": "mine"})
+	w.must(running.start())
+	t.Cleanup(func() {
+		running.stop()
+		running.shard = nil
+		if err := running.start(); err != nil {
+			t.Error(err)
+		}
+	})
+	label := func(obj client.Object) {
+		w.must(w.client.Patch(w.ctx, obj, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"sharding.fluxcd.io/key":"mine"}}}`))))
+	}
+	w.app("theirs", "")
+	w.must(w.client.Status().Patch(w.ctx, &kustomizev1.Kustomization{ObjectMeta: w.named("theirs")}, client.RawPatch(types.MergePatchType,
+		[]byte(`{"status":{"inventory":{"entries":[{"id":"`+w.ns+`_b__ConfigMap","v":"v1"}]}}}`))))
+	label(&sourcev1.GitRepository{ObjectMeta: w.named("repo")})
+	for _, app := range []string{"mine", "both"} {
+		w.app(app, "")
+		label(&kustomizev1.Kustomization{ObjectMeta: w.named(app)})
+	}
+	w.ready("mine", "")
+	w.value("a", "mine")
+	w.condition("both", metav1.ConditionFalse, "OwnershipConflict", "Kustomization/"+w.ns+"/theirs")
+	b := &corev1.ConfigMap{ObjectMeta: w.named("b")}
+	w.edit(b, "a-person", func() { b.Data["more"] = "1" }) // an event about it changes nothing
+	w.annotate("both", "reconcile.fluxcd.io/requestedAt", "now")
+	w.condition("both", metav1.ConditionFalse, "OwnershipConflict")
+	w.value("b", "theirs")
+	if k := w.kustomization("theirs"); len(k.Status.Conditions) > 0 || len(k.Finalizers) > 0 {
+		t.Errorf("an app of another shard was touched: %+v", k.Status)
 	}
 }

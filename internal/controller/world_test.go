@@ -30,6 +30,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -88,6 +89,7 @@ type instance struct {
 	server *httptest.Server
 	client client.Client
 	policy delivery.Policy // of the next start
+	shard  labels.Selector // of the next start; nil: everything
 	stop   func()
 	looked func(context.Context) (bool, error)
 	state  func() telemetry.State
@@ -143,7 +145,7 @@ func (in *instance) start() error {
 		log = os.Stderr
 	}
 	c, err := controller.New(ctx, controller.Options{
-		Cluster: target, Sources: sources, Records: records, Policy: in.policy, Webhooks: true, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Cluster: target, Sources: sources, Records: records, Policy: in.policy, Shard: in.shard, Webhooks: true, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
 		cancel()

@@ -40,6 +40,9 @@ type Engine struct {
 	Label func(app delivery.ID, obj delivery.Object)
 	// OwnerOf reads what Label wrote; the zero ID: nobody's.
 	OwnerOf func(labels map[string]string) delivery.ID
+	// Elsewhere tells whether an app that Claims knows nothing of, since another process delivers it, owns an object; nil: there are
+	// no such apps.
+	Elsewhere func(ctx context.Context, app delivery.ID, ref delivery.Ref) (bool, error)
 }
 
 // Request is everything one step needs.
@@ -136,7 +139,11 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if err != nil {
 		return state, err
 	}
-	in := plan.Input{Live: seen, Desired: desired, Unknown: unknown, Holds: holds, Present: there, Ignored: ignored}
+	elsewhere, err := e.elsewhere(ctx, req.App.ID, desired)
+	if err != nil {
+		return state, err
+	}
+	in := plan.Input{Live: seen, Claims: elsewhere, Desired: desired, Unknown: unknown, Holds: holds, Present: there, Ignored: ignored}
 	state.Plan = e.plan(ctx, req, in, mem)
 	if len(state.Plan.Blocks) == 0 {
 		if err := e.authorize(ctx, req.App, state.Plan); err != nil {
@@ -147,8 +154,36 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if due := earliest(mem.notBefore(), req.Now); state.Retry.IsZero() || !due.IsZero() && due.Before(state.Retry) {
 		state.Retry = due
 	}
+	if again := req.Now.Add(lookElsewhere); len(elsewhere) > 0 && (state.Retry.IsZero() || again.Before(state.Retry)) {
+		state.Retry = again // nobody tells when they let go
+	}
 	state.Health = e.health(req.App, state.Plan.Inventory.Common(want), leftBy(state.Plan), mem)
 	return state, nil
+}
+
+// lookElsewhere is how often it is looked whether an app of another process has let go of an object.
+const lookElsewhere = 30 * time.Second
+
+// elsewhere finds the desired objects that apps of other processes own: by the labels of the objects, and by the apps' own word.
+func (e *Engine) elsewhere(ctx context.Context, app delivery.ID, desired []delivery.Object) (map[delivery.Ref]delivery.ID, error) {
+	owned := map[delivery.Ref]delivery.ID{}
+	if e.Elsewhere == nil {
+		return owned, nil
+	}
+	for _, obj := range desired {
+		rec, ok := e.Live.Get(obj.Ref())
+		if !ok || rec.Owner == app || rec.Owner == (delivery.ID{}) {
+			continue
+		}
+		yes, err := e.Elsewhere(ctx, rec.Owner, obj.Ref())
+		if err != nil {
+			return nil, err
+		}
+		if yes {
+			owned[obj.Ref()] = rec.Owner
+		}
+	}
+	return owned, nil
 }
 
 // firstList is what is waited for until a kind has been listed once.
@@ -163,7 +198,10 @@ func (e *Engine) plan(ctx context.Context, req Request, in plan.Input, mem *Memo
 	if in.Live == nil {
 		in.Live = map[delivery.Ref]delivery.Live{}
 	}
-	in.Claims, in.Scaled = map[delivery.Ref]delivery.ID{}, map[delivery.Ref]string{}
+	if in.Claims == nil {
+		in.Claims = map[delivery.Ref]delivery.ID{}
+	}
+	in.Scaled = map[delivery.Ref]string{}
 	in.Undone = map[delivery.Ref]bool{}
 	for _, obj := range in.Desired {
 		ref := obj.Ref()
