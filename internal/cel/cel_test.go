@@ -116,11 +116,8 @@ func TestErrorsTellWhere(t *testing.T) {
 }
 
 func TestErrorsAreShort(t *testing.T) {
-	e, err := NewScope("o").Compile("o[o.text]")
-	if err == nil {
-		t.Fatal("it gives no truth")
-	}
-	if e, err = NewScope("o").Parse("o[o.text]"); err != nil {
+	e, err := NewScope("o").Parse("o[o.text]")
+	if err != nil {
 		t.Fatal(err)
 	}
 	_, err = e.True(map[string]any{"o": map[string]any{"text": strings.Repeat("é", 100_000)}})
