@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"keelson.dev/keelson/internal/cel"
 )
 
 const token = "It's a Secret to Everybody"
@@ -121,6 +123,7 @@ func TestFilter(t *testing.T) {
 		"ref": "refs/heads/main", "long": strings.Repeat("a", 1<<20), "n": 3.0,
 		"huge":       anyOf(200_000),
 		"many":       anyOf(2000),
+		"files":      anyOf(4000), // a look through them is within the limit, says docs/flux.md
 		"repository": map[string]any{"name": "shop", "topics": []any{"x", "y"}},
 	}
 	for text, want := range map[string]string{
@@ -149,6 +152,9 @@ func TestFilter(t *testing.T) {
 		`req.ref`:        "invalid: type",
 		`req.ref ==`:     "invalid: Syntax error",
 		`request.x == 1`: "invalid: undeclared reference",
+
+		`req.files.exists(f, f.startsWith('deploy/') && f.endsWith('.yaml'))`:    "false",
+		`req.files.map(f, f.split('/')[0]).exists(d, d in ['deploy', 'charts'])`: "false",
 
 		`req.many.all(x, {'a': req.huge} == {'a': req.huge})`:  "error: cost limit",
 		`req.many.all(x, 'zz' in req.huge || true)`:            "error: cost limit",
@@ -181,7 +187,7 @@ func TestFilter(t *testing.T) {
 			}
 		})
 	}
-	if _, err := Compile(strings.Repeat(" ", maxExpression) + "true"); err == nil {
+	if _, err := Compile(strings.Repeat(" ", cel.MaxText) + "true"); err == nil {
 		t.Error("an endless expression is compiled")
 	}
 }
