@@ -241,7 +241,7 @@ func (t *traced) follow(ctx context.Context, g *global, c client.Client, u *unst
 	}
 	s := sourceOf(src)
 	t.Source = &tracedSource{Name: status.Source, URL: s.URL, Ref: s.Ref, Revision: s.Revision}
-	t.commit(g, src.Spec.URL, delivery.ParseRevision(status.Revision).Commit)
+	t.commit(g, src.Namespace, src.Spec.URL, delivery.ParseRevision(status.Revision).Commit)
 	return nil
 }
 
@@ -262,11 +262,11 @@ func (t *traced) local(ctx context.Context, c client.Client, id delivery.ID, u *
 }
 
 // commit reads a commit of a repository that is on this machine: one of the built-in host, or the controllers' mirror of another.
-func (t *traced) commit(g *global, url, id string) {
+func (t *traced) commit(g *global, namespace, url, id string) {
 	if id == "" {
 		return
 	}
-	info, err := readCommit(g, url, id)
+	info, err := readCommit(g, namespace, url, id)
 	if err != nil {
 		t.Notes = append(t.Notes, "commit "+id+": "+err.Error())
 		return
@@ -276,8 +276,8 @@ func (t *traced) commit(g *global, url, id string) {
 	}
 }
 
-func readCommit(g *global, url, id string) (git.CommitInfo, error) {
-	dirs := []string{source.MirrorDir(filepath.Join(g.data, serverDir, mirrorDir), url)}
+func readCommit(g *global, namespace, url, id string) (git.CommitInfo, error) {
+	dirs := []string{source.MirrorDir(filepath.Join(g.data, serverDir, mirrorDir), namespace, url)}
 	if inst, err := readInstance(g.data); err == nil {
 		if name, ok := cutBase(url, inst.git(false)); ok {
 			dirs = []string{filepath.Join(g.data, gitDir, filepath.FromSlash(strings.TrimSuffix(strings.Trim(name, "/"), ".git"))+".git")}

@@ -16,6 +16,7 @@ import (
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/redact"
 	"keelson.dev/keelson/internal/source"
 )
@@ -58,15 +59,15 @@ func (g *gitRepositories) dropMirrors() error {
 	if err := g.cache.List(g.life, &list); err != nil {
 		return err
 	}
-	urls := make([]string, len(list.Items))
+	urls := make(map[delivery.ID]string, len(list.Items))
 	for i := range list.Items {
-		urls[i] = list.Items[i].Spec.URL
+		urls[gitRepositoryID(client.ObjectKeyFromObject(&list.Items[i]))] = list.Items[i].Spec.URL
 	}
 	return g.sources.Retain(g.life, urls)
 }
 
 func (g *gitRepositories) remove(context.Context, *sourcev1.GitRepository) (removal, error) {
-	return removal{done: true}, nil // its mirror is dropped with the last source of the same URL
+	return removal{done: true}, nil // its mirror is dropped with the last source of its namespace that has the same URL
 }
 
 func (g *gitRepositories) step(ctx context.Context, obj *sourcev1.GitRepository, _ pen) next {
@@ -241,7 +242,7 @@ func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation
 			res.snapshot, res.err = g.sources.Fetch(ctx, src, rev, inc.snapshots...)
 			g.spanned(ctx, "source.fetch", src.ID, rev, res.since, res.err)
 		}
-		if res.err != nil && first && last.Commit != "" {
+		if first && givesLast(last, res.err) {
 			again, cancel := context.WithTimeout(g.life, fallback) // the first one's time may be over
 			defer cancel()
 			if snap, err := g.sources.Fetch(again, src, last, inc.snapshots...); err == nil {
@@ -255,6 +256,12 @@ func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation
 		g.reg.with(func() { st.fetching, st.result = false, res })
 		g.wake(src.ID)
 	}()
+}
+
+// givesLast tells whether a source gives its last known commit although it could not be asked. Not where the remote answered:
+// one that refuses us no longer wants us to have it.
+func givesLast(last delivery.Revision, err error) bool {
+	return last.Commit != "" && errors.Is(err, git.ErrUnreachable)
 }
 
 // takeIn makes the result of a fetch known: to the apps first, then in the status.

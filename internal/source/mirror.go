@@ -63,13 +63,8 @@ func (f *Fetcher) local(t target) (*repository, error) {
 	return &repository{dir: r.dir, repo: r.repo, known: r.known}, nil
 }
 
-// mirrorDir is the folder of a URL's mirror.
-func (f *Fetcher) mirrorDir(t target) string {
-	if t.salt != "" {
-		return mirrorPath(f.opts.Dir, t.url+" "+t.salt)
-	}
-	return mirrorPath(f.opts.Dir, t.url)
-}
+// mirrorDir is the folder of a target's mirror.
+func (f *Fetcher) mirrorDir(t target) string { return mirrorPath(f.opts.Dir, t.salt, t.url) }
 
 // mirror gives the URL's mirror with the revision's whole tree in it. A damaged mirror is replaced, once.
 func (f *Fetcher) mirror(ctx context.Context, t target, src delivery.Source, rev delivery.Revision) (*repository, error) {
@@ -198,12 +193,13 @@ func (f *Fetcher) discard(r *repository) error {
 	return nil
 }
 
-// Retain removes the mirrors of all URLs but the given ones. Mirrors that are being fetched into are waited for.
-func (f *Fetcher) Retain(ctx context.Context, urls []string) error {
+// Retain removes all mirrors but those of the given sources, each with its URL. Mirrors that are being fetched into are
+// waited for.
+func (f *Fetcher) Retain(ctx context.Context, sources map[delivery.ID]string) error {
 	keep, asked := map[string]bool{}, map[string]bool{}
-	for _, raw := range urls {
+	for id, raw := range sources {
 		if u, _, err := parseURL(raw); err == nil {
-			keep[f.mirrorDir(target{url: u})], asked[u] = true, true
+			keep[f.mirrorDir(target{url: u, salt: id.Namespace})], asked[u] = true, true
 		}
 	}
 	f.forget(asked)

@@ -4,12 +4,13 @@
 //	f, err := source.New(source.Options{Dir: mirrors, Local: host})
 //	rev, err := f.Resolve(ctx, src)       // cheap: one question to the remote, or one file for a built-in repository
 //	snap, err := f.Fetch(ctx, src, rev)   // brings what is missing; nothing if the commit is here already
-//	err = f.Retain(urls)                  // forget the mirrors of all other URLs
+//	err = f.Retain(ctx, sources)          // forget the mirrors of all others
 //
 // Sources with the same URL and credentials that ask at the same time share one question; PollAfter says when asking a slow
 // remote again would be too early.
 //
-// There is one bare mirror per URL, shared by all sources that name it; it holds shallow history and grows by what
+// There is one bare mirror per namespace and URL, shared by all sources there that name it: who may use one source of a
+// namespace may read the Secrets of the others, but what one namespace may read is no other's to see. A mirror holds shallow history and grows by what
 // changed. A mirror that is damaged (a killed process, deleted files) is noticed, thrown away and fetched anew.
 // Repositories of the built-in host are read where they are, without a git process and without a copy.
 // Credentials are never written to disk: the mirror's name and content come from the URL without its userinfo.
@@ -92,7 +93,7 @@ type target struct {
 	url   string // normalised, without userinfo
 	auth  git.Auth
 	local string // folder of a built-in repository; empty: it is remote
-	salt  string // of a submodule the source's name: its mirror is not shared, for nobody asks the remote who may read it
+	salt  string // who shares the mirror: the namespace; of a submodule the source alone, for nobody asks the remote who may read it
 }
 
 // New makes a Fetcher and clears away what a killed process has left behind.
@@ -172,7 +173,7 @@ func (f *Fetcher) target(ctx context.Context, src delivery.Source) (target, erro
 	if err != nil {
 		return target{}, err
 	}
-	t := target{url: u, auth: authOf(auth, src.Credentials)}
+	t := target{url: u, auth: authOf(auth, src.Credentials), salt: src.ID.Namespace}
 	if src.Credentials.App != (delivery.GitHubApp{}) {
 		ctx, cancel := withTimeout(ctx, src)
 		defer cancel()

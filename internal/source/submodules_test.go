@@ -54,7 +54,7 @@ func TestSubmodules(t *testing.T) {
 		}
 	}
 	// What is here is not asked for again, and is kept as long as its source is.
-	if err := w.remote.Retain(t.Context(), []string{src.URL}); err != nil {
+	if err := w.remote.Retain(t.Context(), map[delivery.ID]string{src.ID: src.URL}); err != nil {
 		t.Fatal(err)
 	}
 	before := w.fetches.Load()
