@@ -363,7 +363,7 @@ func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.R
 			return delivery.Snapshot{}, err
 		}
 	}
-	if tree, err = include(tree, t, src, included); err != nil {
+	if tree, err = include(ctx, tree, t, src, included); err != nil {
 		return delivery.Snapshot{}, err
 	}
 	v := newView(tree, r.known, src)

@@ -65,7 +65,7 @@ func (s *submodules) fill(ctx context.Context, tree *git.Tree, from, where strin
 		if sub, err = s.fill(ctx, sub, at2, full, depth+1); err != nil {
 			return nil, err
 		}
-		if tree, err = git.Compose(tree, []git.Graft{{At: at, Tree: sub, From: "."}}); err != nil {
+		if tree, err = git.Compose(ctx, tree, []git.Graft{{At: at, Tree: sub, From: "."}}); err != nil {
 			return nil, fault(s.root, "lay in submodule "+full, "", err)
 		}
 	}
