@@ -201,7 +201,7 @@ func (g *gitRepositories) due(st *sourceState, src delivery.Source, generation i
 	if again || st.asked.IsZero() || st.gen != generation || (src.Requested != "" && src.Requested != st.handled) {
 		return 0
 	}
-	wait := g.sources.PollAfter(src.URL, max(src.Interval, poll))
+	wait := g.sources.PollAfter(src, max(src.Interval, poll))
 	if st.failures > 0 {
 		wait = deliver.Backoff(st.failures, src.Interval)
 	}

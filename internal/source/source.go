@@ -71,11 +71,11 @@ type Fetcher struct {
 	opts Options
 
 	mu    sync.Mutex
-	repos map[string]*repository   // by folder
-	desks map[deskKey]*desk        // who is asking which remote
-	took  map[string]time.Duration // how long a remote took to answer last, by URL
+	repos map[string]*repository  // by folder
+	desks map[deskKey]*desk       // who is asking which remote
+	took  map[asker]time.Duration // how long a remote took to answer last
 
-	subs map[string]map[string]bool // mirrors of submodules, by the URL of the source that has them
+	subs map[asker]map[string]bool // mirrors of submodules, by the source that has them
 
 	tokens tokens
 }
@@ -90,7 +90,8 @@ type repository struct {
 
 // target is a source's URL, understood.
 type target struct {
-	url   string // normalised, without userinfo
+	url   string      // normalised, without userinfo
+	id    delivery.ID // of the source
 	auth  git.Auth
 	local string // folder of a built-in repository; empty: it is remote
 	salt  string // who shares the mirror: the namespace; of a submodule the source alone, for nobody asks the remote who may read it
@@ -112,7 +113,7 @@ func New(opts Options) (*Fetcher, error) {
 			}
 		}
 	}
-	return &Fetcher{opts: opts, repos: map[string]*repository{}, desks: map[deskKey]*desk{}, took: map[string]time.Duration{}, subs: map[string]map[string]bool{}}, nil
+	return &Fetcher{opts: opts, repos: map[string]*repository{}, desks: map[deskKey]*desk{}, took: map[asker]time.Duration{}, subs: map[asker]map[string]bool{}}, nil
 }
 
 // CheckURL says what is wrong with a source's URL: nil, or a Fault with the reason URLInvalid.
@@ -173,7 +174,7 @@ func (f *Fetcher) target(ctx context.Context, src delivery.Source) (target, erro
 	if err != nil {
 		return target{}, err
 	}
-	t := target{url: u, auth: authOf(auth, src.Credentials), salt: src.ID.Namespace}
+	t := target{url: u, id: src.ID, auth: authOf(auth, src.Credentials), salt: src.ID.Namespace}
 	if src.Credentials.App != (delivery.GitHubApp{}) {
 		ctx, cancel := withTimeout(ctx, src)
 		defer cancel()

@@ -677,7 +677,7 @@ func TestSharedQuestions(t *testing.T) {
 	if got := w.requests.Load() - before; got > one*sources/4 {
 		t.Errorf("%d requests for %d sources; one alone takes %d", got, sources, one)
 	}
-	if got := w.remote.PollAfter(w.url("r"), 0); got <= 0 {
+	if got := w.remote.PollAfter(w.source("r"), 0); got <= 0 {
 		t.Errorf("PollAfter = %v: it is not known how long the remote takes", got)
 	}
 }

@@ -100,7 +100,7 @@ func (s *submodules) one(ctx context.Context, from, raw, full, commit string) (*
 	if t.local != "" {
 		r, err = s.f.local(t)
 	} else {
-		s.f.keepSubmodule(s.root.url, s.f.mirrorDir(t))
+		s.f.keepSubmodule(asker{s.root.id, s.root.url}, s.f.mirrorDir(t))
 		r, err = s.f.mirror(ctx, t, src, rev)
 	}
 	var tree *git.Tree
@@ -124,8 +124,8 @@ func (s *submodules) auth(address string, inURL git.Auth) git.Auth {
 	return authOf(inURL, delivery.Credentials{Proxy: s.root.auth.Proxy})
 }
 
-// keepSubmodule notes that a mirror is a submodule's of a source with that URL.
-func (f *Fetcher) keepSubmodule(of, dir string) {
+// keepSubmodule notes that a mirror is of a submodule of a source.
+func (f *Fetcher) keepSubmodule(of asker, dir string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.subs[of] == nil {
