@@ -1,8 +1,14 @@
 package git
 
 import (
+	"context"
 	"errors"
+	"io"
+	"net"
+	"net/url"
+	"strings"
 	"testing"
+	"time"
 )
 
 // TestClassifyRemoteText: only git's own words say that a repository here is damaged; a remote could have a mirror thrown away.
@@ -18,5 +24,53 @@ func TestClassifyRemoteText(t *testing.T) {
 		if err := classify("fetch", stderr, errors.New("exit status 128")); errors.Is(err, ErrCorrupt) != damaged {
 			t.Errorf("%q: %v", stderr, err)
 		}
+	}
+}
+
+// TestTunnelBoundsTheHeader: a proxy that never ends its header is given up, not kept in memory.
+func TestTunnelBoundsTheHeader(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	long := strings.Repeat("x", 1<<20)
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nX: "+long)
+		}
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	_, err = tunnel(ctx, &net.Dialer{}, &url.URL{Scheme: "http", Host: l.Addr().String()}, "example.com:22")
+	if err == nil || ctx.Err() != nil {
+		t.Errorf("%v, %v", err, ctx.Err())
+	}
+}
+
+// TestTunnelCarriesMuch: the bound is the header's alone.
+func TestTunnelCarriesMuch(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		if conn, err := l.Accept(); err == nil {
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n"+strings.Repeat("x", 1<<20))
+			conn.(*net.TCPConn).CloseWrite()
+		}
+	}()
+	conn, err := tunnel(t.Context(), &net.Dialer{}, &url.URL{Scheme: "http", Host: l.Addr().String()}, "example.com:22")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if n, err := io.Copy(io.Discard, conn); n != 1<<20 || err != nil {
+		t.Errorf("%d bytes, %v", n, err)
 	}
 }
