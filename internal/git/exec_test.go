@@ -34,14 +34,19 @@ func TestTunnelBoundsTheHeader(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	long := strings.Repeat("x", 1<<20)
+	done := make(chan struct{})
+	defer close(done)
 	go func() {
 		for {
 			conn, err := l.Accept()
 			if err != nil {
 				return
 			}
-			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nX: "+long)
+			go func() {
+				defer conn.Close()
+				_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nX: "+strings.Repeat("x", 1<<20))
+				<-done
+			}()
 		}
 	}()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
