@@ -75,7 +75,7 @@ func (g *gitRepositories) step(ctx context.Context, obj *sourcev1.GitRepository,
 	st := g.reg.source(src.ID)
 	g.reg.with(func() {
 		if st.uid != obj.UID { // another one of the same name: what is known is not about it
-			*st = sourceState{uid: obj.UID, fetching: st.fetching}
+			*st = sourceState{uid: obj.UID, fetching: st.fetching, epoch: st.epoch}
 		}
 	})
 	g.reg.with(func() { st.include = includes(src) })
@@ -138,6 +138,9 @@ func (g *gitRepositories) suspended(ctx context.Context, st *sourceState, src de
 		result, st.result = st.result, nil
 		idle = !st.fetching && st.err == nil && st.snapshot.Revision.Commit == ""
 	})
+	if result != nil && !sameSource(result.source, src) {
+		result = nil
+	}
 	switch {
 	case result != nil && result.snapshot.Revision.Commit != "":
 		g.reg.with(func() { st.snapshot = result.snapshot })
@@ -162,7 +165,8 @@ func (g *gitRepositories) suspended(ctx context.Context, st *sourceState, src de
 	}
 }
 
-// distrust takes a snapshot back whose signatures nobody has looked at, where the source wants them by now.
+// distrust takes a snapshot back whose signatures nobody has looked at, where the source wants them by now; and with it the
+// snapshots of the sources that include it.
 func (g *gitRepositories) distrust(st *sourceState, src delivery.Source) {
 	news := false
 	g.reg.with(func() {
@@ -170,8 +174,13 @@ func (g *gitRepositories) distrust(st *sourceState, src delivery.Source) {
 			st.snapshot, news = delivery.Snapshot{}, true
 		}
 	})
-	if news {
-		g.news(src.ID)
+	if !news {
+		return
+	}
+	holders := g.reg.withdraw(src.ID)
+	g.news(src.ID)
+	for _, id := range holders {
+		g.news(id)
 	}
 }
 
@@ -253,7 +262,7 @@ func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation
 			return // the controller is ending: that is no fault of the repository
 		}
 		res.source.Credentials = delivery.Credentials{}
-		g.reg.with(func() { st.fetching, st.result = false, res })
+		g.reg.ended(st, inc.epoch, res)
 		g.wake(src.ID)
 	}()
 }
