@@ -29,7 +29,7 @@ type gitRepositories struct {
 	cache   client.Reader
 	reader  client.Reader // uncached: Secrets are not kept in memory
 	now     func() time.Time
-	slots   chan struct{}   // bounds the fetches under way
+	slots   *lanes          // bounds the fetches under way
 	life    context.Context //nolint:containedctx // fetches outlive the step that starts them; this is the controller's life
 	log     *slog.Logger
 	wake    func(delivery.ID)
@@ -235,8 +235,7 @@ func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation
 		g.asked(st, src, generation)
 	}
 	go func() {
-		g.slots <- struct{}{}
-		defer func() { <-g.slots }()
+		defer g.slots.enter(lane{source.Host(src.URL), src.ID.Namespace})()
 		ctx, cancel := context.WithTimeout(g.life, src.Timeout)
 		defer cancel()
 		res := &fetchResult{source: src, included: inc.artifacts}
