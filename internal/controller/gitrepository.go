@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -236,27 +237,8 @@ func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation
 	}
 	go func() {
 		defer g.slots.enter(lane{source.Host(src.URL), src.ID.Namespace})()
-		ctx, cancel := context.WithTimeout(g.life, src.Timeout)
-		defer cancel()
 		res := &fetchResult{source: src, included: inc.artifacts}
-		rev := last
-		if !src.Suspend {
-			began := g.now()
-			rev, res.err = g.sources.Resolve(ctx, src)
-			g.spanned(ctx, "source.resolve", src.ID, rev, began, res.err)
-		}
-		res.since = g.now()
-		if res.err == nil {
-			res.snapshot, res.err = g.sources.Fetch(ctx, src, rev, inc.snapshots...)
-			g.spanned(ctx, "source.fetch", src.ID, rev, res.since, res.err)
-		}
-		if first && givesLast(last, res.err) {
-			again, cancel := context.WithTimeout(g.life, fallback) // the first one's time may be over
-			defer cancel()
-			if snap, err := g.sources.Fetch(again, src, last, inc.snapshots...); err == nil {
-				res.snapshot = snap
-			}
-		}
+		g.bring(res, last, inc, first)
 		if g.life.Err() != nil {
 			return // the controller is ending: that is no fault of the repository
 		}
@@ -264,6 +246,38 @@ func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation
 		g.reg.ended(st, inc.epoch, res)
 		g.wake(src.ID)
 	}()
+}
+
+// bring asks the repository, and fetches what is new. A panic over what it holds is a fault of this source alone.
+func (g *gitRepositories) bring(res *fetchResult, last delivery.Revision, inc included, first bool) {
+	src := res.source
+	defer func() {
+		if p := recover(); p != nil {
+			g.log.Error("panic in a fetch", "source", src.ID.String(), "stack", redact.Text(string(debug.Stack())))
+			res.snapshot = delivery.Snapshot{}
+			res.err = &delivery.Fault{Reason: sourcev1.GitOperationFailedReason, Where: src.ID.String(), Err: fmt.Errorf("internal error: %v", p), Hint: "please report it"}
+		}
+	}()
+	ctx, cancel := context.WithTimeout(g.life, src.Timeout)
+	defer cancel()
+	rev := last
+	if !src.Suspend {
+		began := g.now()
+		rev, res.err = g.sources.Resolve(ctx, src)
+		g.spanned(ctx, "source.resolve", src.ID, rev, began, res.err)
+	}
+	res.since = g.now()
+	if res.err == nil {
+		res.snapshot, res.err = g.sources.Fetch(ctx, src, rev, inc.snapshots...)
+		g.spanned(ctx, "source.fetch", src.ID, rev, res.since, res.err)
+	}
+	if first && givesLast(last, res.err) {
+		again, cancel := context.WithTimeout(g.life, fallback) // the first one's time may be over
+		defer cancel()
+		if snap, err := g.sources.Fetch(again, src, last, inc.snapshots...); err == nil {
+			res.snapshot = snap
+		}
+	}
 }
 
 // givesLast tells whether a source gives its last known commit although it could not be asked. Not where the remote answered:

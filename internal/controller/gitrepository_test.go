@@ -1,8 +1,11 @@
 package controller
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
 	"testing"
+	"time"
 
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 
@@ -74,5 +77,15 @@ func TestSuspendedTakesNoOtherResult(t *testing.T) {
 	g.suspended(t.Context(), st, src, &sourcev1.GitRepository{})
 	if st.snapshot.Revision.Commit != "" {
 		t.Error("an unverified commit is handed out")
+	}
+}
+
+// TestFetchPanics: a panic in a fetch is a fault of its source, not the end of the process.
+func TestFetchPanics(t *testing.T) {
+	g := &gitRepositories{life: t.Context(), now: time.Now, log: slog.New(slog.DiscardHandler)} // no Fetcher at all
+	res := &fetchResult{source: delivery.Source{ID: repoID("r"), URL: "https://example.com/r.git", Timeout: time.Second}}
+	g.bring(res, delivery.Revision{}, included{}, true)
+	if f := (*delivery.Fault)(nil); !errors.As(res.err, &f) || f.Reason != sourcev1.GitOperationFailedReason {
+		t.Errorf("%v", res.err)
 	}
 }

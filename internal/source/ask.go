@@ -113,6 +113,11 @@ func (q *question) exchange(ctx context.Context, exchange asking) {
 	ctx, cancel := context.WithTimeout(ctx, q.timeout)
 	defer cancel()
 	start := time.Now()
+	defer func() {
+		if p := recover(); p != nil { // those who wait are to hear of it
+			q.refs, q.err = nil, &delivery.Fault{Reason: ReasonGit, Err: fmt.Errorf("ask for refs: internal error: %v", p), Hint: "please report it"}
+		}
+	}()
 	q.refs, q.err = exchange(ctx, slices.Sorted(maps.Keys(q.patterns)))
 	q.took = time.Since(start)
 }

@@ -171,3 +171,16 @@ func TestTookIsOfTheAsker(t *testing.T) {
 		t.Errorf("own %v, another's %v", mine, others)
 	}
 }
+
+// TestDeskPanics: a panic is the answer of one question, and the desk goes on.
+func TestDeskPanics(t *testing.T) {
+	var d desk
+	var fault *delivery.Fault
+	_, _, err := d.ask(t.Context(), time.Minute, func(context.Context, []string) (map[string]string, error) { panic("ouch") }, "HEAD")
+	if !errors.As(err, &fault) {
+		t.Errorf("%v", err)
+	}
+	if _, _, err := d.ask(t.Context(), time.Minute, func(context.Context, []string) (map[string]string, error) { return nil, nil }, "HEAD"); err != nil {
+		t.Error(err)
+	}
+}
