@@ -363,6 +363,7 @@ func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.R
 		if tree, err = s.fill(ctx, tree, t.url, ".", 1); err != nil {
 			return delivery.Snapshot{}, err
 		}
+		f.onlySubmodules(asker{t.id, t.url}, s.mirrors)
 	}
 	if tree, err = include(ctx, tree, t, src, included); err != nil {
 		return delivery.Snapshot{}, err

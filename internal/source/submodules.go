@@ -31,6 +31,8 @@ type submodules struct {
 	src   delivery.Source
 	root  target
 	count int
+
+	mirrors map[string]bool // that were used
 }
 
 // fill gives a tree with its submodules, and with theirs. Where is the path of the tree in the source's; from is the URL
@@ -100,7 +102,12 @@ func (s *submodules) one(ctx context.Context, from, raw, full, commit string) (*
 	if t.local != "" {
 		r, err = s.f.local(t)
 	} else {
-		s.f.keepSubmodule(asker{s.root.id, s.root.url}, s.f.mirrorDir(t))
+		dir := s.f.mirrorDir(t)
+		if s.mirrors == nil {
+			s.mirrors = map[string]bool{}
+		}
+		s.mirrors[dir] = true
+		s.f.keepSubmodule(asker{s.root.id, s.root.url}, dir)
 		r, err = s.f.mirror(ctx, t, src, rev)
 	}
 	var tree *git.Tree
@@ -132,4 +139,11 @@ func (f *Fetcher) keepSubmodule(of asker, dir string) {
 		f.subs[of] = map[string]bool{}
 	}
 	f.subs[of][dir] = true
+}
+
+// onlySubmodules notes that a source needs no other mirrors of submodules than these: what it had before is let go of.
+func (f *Fetcher) onlySubmodules(of asker, dirs map[string]bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.subs[of] = dirs
 }
