@@ -269,7 +269,7 @@ func fetchSource(ctx context.Context, c client.Client, k *kustomizev1.Kustomizat
 		_ = fetcher.Close() // it only read
 		os.RemoveAll(dir)
 	}
-	snap, err = fetchWithIncluded(ctx, c, fetcher, src, 0)
+	snap, err = (&including{client: c, fetcher: fetcher}).fetch(ctx, src, 0)
 	if err != nil {
 		done()
 		return snap, nil, err

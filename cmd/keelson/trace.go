@@ -26,6 +26,7 @@ import (
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/git"
+	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/health"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/redact"
@@ -241,7 +242,7 @@ func (t *traced) follow(ctx context.Context, g *global, c client.Client, u *unst
 	}
 	s := sourceOf(src)
 	t.Source = &tracedSource{Name: status.Source, URL: s.URL, Ref: s.Ref, Revision: s.Revision}
-	t.commit(g, src.Spec.URL, delivery.ParseRevision(status.Revision).Commit)
+	t.commit(g, src.Namespace, src.Spec.URL, delivery.ParseRevision(status.Revision).Commit)
 	return nil
 }
 
@@ -262,11 +263,11 @@ func (t *traced) local(ctx context.Context, c client.Client, id delivery.ID, u *
 }
 
 // commit reads a commit of a repository that is on this machine: one of the built-in host, or the controllers' mirror of another.
-func (t *traced) commit(g *global, url, id string) {
+func (t *traced) commit(g *global, namespace, url, id string) {
 	if id == "" {
 		return
 	}
-	info, err := readCommit(g, url, id)
+	info, err := readCommit(g, namespace, url, id)
 	if err != nil {
 		t.Notes = append(t.Notes, "commit "+id+": "+err.Error())
 		return
@@ -276,11 +277,15 @@ func (t *traced) commit(g *global, url, id string) {
 	}
 }
 
-func readCommit(g *global, url, id string) (git.CommitInfo, error) {
-	dirs := []string{source.MirrorDir(filepath.Join(g.data, serverDir, mirrorDir), url)}
+func readCommit(g *global, namespace, url, id string) (git.CommitInfo, error) {
+	dirs := []string{source.MirrorDir(filepath.Join(g.data, serverDir, mirrorDir), namespace, url)}
 	if inst, err := readInstance(g.data); err == nil {
 		if name, ok := cutBase(url, inst.git(false)); ok {
-			dirs = []string{filepath.Join(g.data, gitDir, filepath.FromSlash(strings.TrimSuffix(strings.Trim(name, "/"), ".git"))+".git")}
+			dir, ok := hostedDir(filepath.Join(g.data, gitDir), name)
+			if !ok {
+				return git.CommitInfo{}, errors.New("its URL names no repository of the built-in host")
+			}
+			dirs = []string{dir}
 		}
 	}
 	for _, dir := range dirs {
@@ -292,6 +297,16 @@ func readCommit(g *global, url, id string) (git.CommitInfo, error) {
 		return repo.Info(id)
 	}
 	return git.CommitInfo{}, errors.New("its repository is not on this machine")
+}
+
+// hostedDir is the folder of a repository of the built-in host, by what follows the host's base in its URL. False: no
+// repository there can have that name, which comes from the cluster and could lead anywhere.
+func hostedDir(root, name string) (string, bool) {
+	name = strings.TrimSuffix(strings.Trim(name, "/"), ".git")
+	if githost.CheckName(name) != nil {
+		return "", false
+	}
+	return filepath.Join(root, filepath.FromSlash(name)+".git"), true
 }
 
 // write prints what is known, from the object down to the commit.

@@ -78,8 +78,9 @@ const (
 	// begun. One that takes longer than its turn no longer counts.
 	appsAtOnce, appTurn = 16, time.Second
 
-	sourceWorkers = 4  // steps of sources at once; a step waits for nothing at all
-	fetches       = 16 // exchanges with repositories at once
+	sourceWorkers  = 4  // steps of sources at once; a step waits for nothing at all
+	fetches        = 16 // exchanges with repositories at once; with one host, for one namespace, at most fetchesPerHost
+	fetchesPerHost = 4
 )
 
 // Lease timing: a controller that died is succeeded after leaseDuration at the latest.
@@ -159,7 +160,7 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 	apps.kind, apps.seen = ks, ks.seen
 	c.git = &gitRepositories{
 		reg: reg, sources: opts.Sources, cache: mgr.GetClient(), reader: mgr.GetAPIReader(), now: opts.Now, life: ctx, log: opts.Log,
-		slots: make(chan struct{}, fetches), wake: sources.enqueue,
+		slots: newLanes(fetches, fetchesPerHost), wake: sources.enqueue,
 		changed: ks.news,
 	}
 	sources.kind = c.git

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/redact"
 	"keelson.dev/keelson/internal/source"
 )
@@ -28,7 +30,7 @@ type gitRepositories struct {
 	cache   client.Reader
 	reader  client.Reader // uncached: Secrets are not kept in memory
 	now     func() time.Time
-	slots   chan struct{}   // bounds the fetches under way
+	slots   *lanes          // bounds the fetches under way
 	life    context.Context //nolint:containedctx // fetches outlive the step that starts them; this is the controller's life
 	log     *slog.Logger
 	wake    func(delivery.ID)
@@ -58,15 +60,15 @@ func (g *gitRepositories) dropMirrors() error {
 	if err := g.cache.List(g.life, &list); err != nil {
 		return err
 	}
-	urls := make([]string, len(list.Items))
+	urls := make(map[delivery.ID]string, len(list.Items))
 	for i := range list.Items {
-		urls[i] = list.Items[i].Spec.URL
+		urls[gitRepositoryID(client.ObjectKeyFromObject(&list.Items[i]))] = list.Items[i].Spec.URL
 	}
 	return g.sources.Retain(g.life, urls)
 }
 
 func (g *gitRepositories) remove(context.Context, *sourcev1.GitRepository) (removal, error) {
-	return removal{done: true}, nil // its mirror is dropped with the last source of the same URL
+	return removal{done: true}, nil // its mirror is dropped with the last source of its namespace that has the same URL
 }
 
 func (g *gitRepositories) step(ctx context.Context, obj *sourcev1.GitRepository, _ pen) next {
@@ -74,7 +76,7 @@ func (g *gitRepositories) step(ctx context.Context, obj *sourcev1.GitRepository,
 	st := g.reg.source(src.ID)
 	g.reg.with(func() {
 		if st.uid != obj.UID { // another one of the same name: what is known is not about it
-			*st = sourceState{uid: obj.UID, fetching: st.fetching}
+			*st = sourceState{uid: obj.UID, fetching: st.fetching, epoch: st.epoch}
 		}
 	})
 	g.reg.with(func() { st.include = includes(src) })
@@ -137,6 +139,9 @@ func (g *gitRepositories) suspended(ctx context.Context, st *sourceState, src de
 		result, st.result = st.result, nil
 		idle = !st.fetching && st.err == nil && st.snapshot.Revision.Commit == ""
 	})
+	if result != nil && !sameSource(result.source, src) {
+		result = nil
+	}
 	switch {
 	case result != nil && result.snapshot.Revision.Commit != "":
 		g.reg.with(func() { st.snapshot = result.snapshot })
@@ -161,7 +166,8 @@ func (g *gitRepositories) suspended(ctx context.Context, st *sourceState, src de
 	}
 }
 
-// distrust takes a snapshot back whose signatures nobody has looked at, where the source wants them by now.
+// distrust takes a snapshot back whose signatures nobody has looked at, where the source wants them by now; and with it the
+// snapshots of the sources that include it.
 func (g *gitRepositories) distrust(st *sourceState, src delivery.Source) {
 	news := false
 	g.reg.with(func() {
@@ -169,8 +175,13 @@ func (g *gitRepositories) distrust(st *sourceState, src delivery.Source) {
 			st.snapshot, news = delivery.Snapshot{}, true
 		}
 	})
-	if news {
-		g.news(src.ID)
+	if !news {
+		return
+	}
+	holders := g.reg.withdraw(src.ID)
+	g.news(src.ID)
+	for _, id := range holders {
+		g.news(id)
 	}
 }
 
@@ -200,7 +211,7 @@ func (g *gitRepositories) due(st *sourceState, src delivery.Source, generation i
 	if again || st.asked.IsZero() || st.gen != generation || (src.Requested != "" && src.Requested != st.handled) {
 		return 0
 	}
-	wait := g.sources.PollAfter(src.URL, max(src.Interval, poll))
+	wait := g.sources.PollAfter(src, max(src.Interval, poll))
 	if st.failures > 0 {
 		wait = deliver.Backoff(st.failures, src.Interval)
 	}
@@ -225,36 +236,54 @@ func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation
 		g.asked(st, src, generation)
 	}
 	go func() {
-		g.slots <- struct{}{}
-		defer func() { <-g.slots }()
-		ctx, cancel := context.WithTimeout(g.life, src.Timeout)
-		defer cancel()
+		defer g.slots.enter(lane{source.Host(src.URL), src.ID.Namespace})()
 		res := &fetchResult{source: src, included: inc.artifacts}
-		rev := last
-		if !src.Suspend {
-			began := g.now()
-			rev, res.err = g.sources.Resolve(ctx, src)
-			g.spanned(ctx, "source.resolve", src.ID, rev, began, res.err)
-		}
-		res.since = g.now()
-		if res.err == nil {
-			res.snapshot, res.err = g.sources.Fetch(ctx, src, rev, inc.snapshots...)
-			g.spanned(ctx, "source.fetch", src.ID, rev, res.since, res.err)
-		}
-		if res.err != nil && first && last.Commit != "" {
-			again, cancel := context.WithTimeout(g.life, fallback) // the first one's time may be over
-			defer cancel()
-			if snap, err := g.sources.Fetch(again, src, last, inc.snapshots...); err == nil {
-				res.snapshot = snap
-			}
-		}
+		g.bring(res, last, inc, first)
 		if g.life.Err() != nil {
 			return // the controller is ending: that is no fault of the repository
 		}
 		res.source.Credentials = delivery.Credentials{}
-		g.reg.with(func() { st.fetching, st.result = false, res })
+		g.reg.ended(st, inc.epoch, res)
 		g.wake(src.ID)
 	}()
+}
+
+// bring asks the repository, and fetches what is new. A panic over what it holds is a fault of this source alone.
+func (g *gitRepositories) bring(res *fetchResult, last delivery.Revision, inc included, first bool) {
+	src := res.source
+	defer func() {
+		if p := recover(); p != nil {
+			g.log.Error("panic in a fetch", "source", src.ID.String(), "stack", redact.Text(string(debug.Stack())))
+			res.snapshot = delivery.Snapshot{}
+			res.err = &delivery.Fault{Reason: sourcev1.GitOperationFailedReason, Where: src.ID.String(), Err: fmt.Errorf("internal error: %v", p), Hint: "please report it"}
+		}
+	}()
+	ctx, cancel := context.WithTimeout(g.life, src.Timeout)
+	defer cancel()
+	rev := last
+	if !src.Suspend {
+		began := g.now()
+		rev, res.err = g.sources.Resolve(ctx, src)
+		g.spanned(ctx, "source.resolve", src.ID, rev, began, res.err)
+	}
+	res.since = g.now()
+	if res.err == nil {
+		res.snapshot, res.err = g.sources.Fetch(ctx, src, rev, inc.snapshots...)
+		g.spanned(ctx, "source.fetch", src.ID, rev, res.since, res.err)
+	}
+	if first && givesLast(last, res.err) {
+		again, cancel := context.WithTimeout(g.life, fallback) // the first one's time may be over
+		defer cancel()
+		if snap, err := g.sources.Fetch(again, src, last, inc.snapshots...); err == nil {
+			res.snapshot = snap
+		}
+	}
+}
+
+// givesLast tells whether a source gives its last known commit although it could not be asked. Not where the remote answered:
+// one that refuses us no longer wants us to have it.
+func givesLast(last delivery.Revision, err error) bool {
+	return last.Commit != "" && errors.Is(err, git.ErrUnreachable)
 }
 
 // takeIn makes the result of a fetch known: to the apps first, then in the status.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	fluxmeta "github.com/fluxcd/pkg/apis/meta"
@@ -19,6 +20,7 @@ import (
 type included struct {
 	snapshots []delivery.Snapshot
 	artifacts []*fluxmeta.Artifact
+	epoch     int // of the source when they were looked at
 }
 
 func includes(src delivery.Source) []delivery.ID {
@@ -35,7 +37,7 @@ const dependencyPause = 30 * time.Second
 // included gives what a source includes. The error is errNotYet where an included source has something that was not
 // looked at yet, as after a start; otherwise a [*delivery.Fault] with upstream's reasons.
 func (g *gitRepositories) included(ctx context.Context, src delivery.Source) (included, error) {
-	var inc included
+	inc := included{epoch: g.reg.epoch(src.ID)}
 	if g.reg.includesItself(src.ID) {
 		return inc, &delivery.Fault{Reason: "InvalidInclude", Where: src.ID.String(), Retry: delivery.OnChange,
 			Err: errors.New("the sources include each other in a circle"), Hint: "take one of the includes away"}
@@ -98,6 +100,49 @@ func (r *registry) including(id delivery.ID) []delivery.ID {
 		}
 	}
 	return ids
+}
+
+// withdraw empties all sources that include one, or one that includes it: what it gave them is not to be used any more, nor
+// is what a fetch under way makes of it. It lists them.
+func (r *registry) withdraw(from delivery.ID) []delivery.ID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var holders []delivery.ID
+	seen := map[delivery.ID]bool{from: true}
+	for todo := []delivery.ID{from}; len(todo) > 0; todo = todo[1:] {
+		for id, st := range r.sources {
+			if seen[id] || !slices.Contains(st.include, todo[0]) {
+				continue
+			}
+			seen[id] = true
+			st.snapshot, st.result = delivery.Snapshot{}, nil
+			st.epoch++
+			holders, todo = append(holders, id), append(todo, id)
+		}
+	}
+	return holders
+}
+
+// epoch of a source changes when what it includes is withdrawn.
+func (r *registry) epoch(id delivery.ID) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if st := r.sources[id]; st != nil {
+		return st.epoch
+	}
+	return 0
+}
+
+// ended takes in the result of a fetch; one that began in another epoch is to be made again.
+func (r *registry) ended(st *sourceState, epoch int, res *fetchResult) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st.fetching = false
+	if st.epoch == epoch {
+		st.result = res
+	} else {
+		st.again = true
+	}
 }
 
 // includesItself tells whether the includes of a source lead back to it.

@@ -33,6 +33,7 @@ type sourceState struct {
 	snapshot delivery.Snapshot // the last good one; the zero Revision: none yet
 	since    time.Time         // when its commit became known
 	fetching bool
+	epoch    int          // see [registry.epoch]
 	again    bool         // a push asks for a look
 	result   *fetchResult // to be taken in by the next step
 	err      error        // of the last fetch; nil: it succeeded, or there was none

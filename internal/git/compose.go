@@ -2,6 +2,7 @@ package git
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha1" //nolint:gosec // ids of Git objects are SHA-1
 	"errors"
 	"fmt"
@@ -18,27 +19,37 @@ type Graft struct {
 	From string // the folder or file of Tree; "." is all of it
 	// Keep says which files of Tree come along; nil: all. Folders without any are left out.
 	Keep func(name string, isDir bool) (bool, error)
+	Max  int // how many files and folders Keep is asked about at most; more is [ErrTooMany]. Zero: any number
+
+	visited int
 }
 
 // ErrOccupied: a graft's place is taken.
 var ErrOccupied = errors.New("something is there already")
 
-// maxComposed bounds how deep grafted folders are looked into.
+// ErrTooMany: a tree is made to be endless: the same folder in itself, as it were, over and over.
+var ErrTooMany = errors.New("too many files and folders")
+
+// maxComposed bounds how deep grafted folders are looked into, and how deep they may be put.
 const maxComposed = 256
 
 // Compose gives base with the grafts in it. Nothing is written: the new folders are in memory, with the ids that they
 // would have in a repository, so equal ids still mean equal content. A missing From is fs.ErrNotExist.
-func Compose(base *Tree, grafts []Graft) (*Tree, error) {
+func Compose(ctx context.Context, base *Tree, grafts []Graft) (*Tree, error) {
 	t := *base
 	for _, g := range grafts {
-		e, err := g.pick()
+		e, err := g.pick(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("take '%s': %w", g.From, err)
 		}
 		if g.At == "." {
 			return nil, fmt.Errorf("put it at '%s': %w", g.At, ErrOccupied)
 		}
-		if t.root, err = t.insert(t.root, strings.Split(g.At, "/"), e); err != nil {
+		at := strings.Split(g.At, "/")
+		if len(at) > maxComposed {
+			return nil, fmt.Errorf("put it at '%s…': it is more than %d folders deep", truncate(g.At, 64), maxComposed)
+		}
+		if t.root, err = t.insert(t.root, at, e); err != nil {
 			return nil, fmt.Errorf("put it at '%s': %w", g.At, err)
 		}
 	}
@@ -46,7 +57,7 @@ func Compose(base *Tree, grafts []Graft) (*Tree, error) {
 }
 
 // pick finds what is grafted.
-func (g Graft) pick() (entry, error) {
+func (g Graft) pick(ctx context.Context) (entry, error) {
 	_, e, err := g.Tree.walk("open", g.From, true)
 	if err != nil {
 		return e, err
@@ -55,7 +66,7 @@ func (g Graft) pick() (entry, error) {
 	if g.Keep == nil {
 		return e, nil
 	}
-	kept, ok, err := g.kept(e, g.From, 0)
+	kept, ok, err := g.kept(ctx, e, g.From, 0)
 	if err == nil && !ok {
 		kept, err = folderOf(e, nil), nil // an empty folder
 	}
@@ -63,7 +74,13 @@ func (g Graft) pick() (entry, error) {
 }
 
 // kept leaves out what is not kept. A folder of which everything is kept stays as it is.
-func (g Graft) kept(e entry, name string, depth int) (entry, bool, error) {
+func (g *Graft) kept(ctx context.Context, e entry, name string, depth int) (entry, bool, error) {
+	if g.visited++; g.Max > 0 && g.visited > g.Max {
+		return e, false, fmt.Errorf("'%s': %w: more than %d", name, ErrTooMany, g.Max)
+	}
+	if err := ctx.Err(); err != nil {
+		return e, false, err
+	}
 	if !e.mode.IsDir() || e.sub {
 		ok, err := g.Keep(name, e.mode.IsDir())
 		return e, ok, err
@@ -80,7 +97,7 @@ func (g Graft) kept(e entry, name string, depth int) (entry, bool, error) {
 	for _, child := range parsed.entries {
 		child = child.below(e)
 		was := child.id
-		child, ok, err := g.kept(child, path.Join(name, child.name), depth+1)
+		child, ok, err := g.kept(ctx, child, path.Join(name, child.name), depth+1)
 		if err != nil {
 			return e, false, err
 		}

@@ -43,7 +43,7 @@ func TestCompose(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			tree, err := git.Compose(base, tt.grafts)
+			tree, err := git.Compose(t.Context(), base, tt.grafts)
 			if !errors.Is(err, tt.bad) {
 				t.Fatalf("error %v, want %v", err, tt.bad)
 			}

@@ -188,12 +188,29 @@ func classify(verb, stderr string, err error) error {
 	if message == "" {
 		message = err.Error()
 	}
+	own := ownWords(stderr)
 	for _, s := range symptoms {
-		if strings.Contains(stderr, s.text) {
+		said := stderr
+		if s.cause == ErrCorrupt {
+			said = own // a remote does not tell what is wrong here
+		}
+		if strings.Contains(said, s.text) {
 			return fmt.Errorf("git %s: %w: %s", verb, s.cause, message)
 		}
 	}
 	return fmt.Errorf("git %s: %s", verb, message)
+}
+
+// ownWords is what git says of itself: its messages without those that it passes on from the remote.
+func ownWords(stderr string) string {
+	stderr, _, _ = strings.Cut(stderr, "remote error:") // what follows is the remote's, over several lines maybe
+	var own strings.Builder
+	for line := range strings.Lines(stderr) {
+		if !strings.HasPrefix(strings.TrimSpace(line), "remote:") {
+			own.WriteString(line)
+		}
+	}
+	return own.String()
 }
 
 // summary picks from git's messages what says most: what the remote said, then the errors.

@@ -53,9 +53,11 @@ const DefaultMaxFileSize = 50 << 20
 const (
 	// packCacheSize bounds the memory for delta bases of one repository.
 	packCacheSize = 4 << 20
-	// maxTrees bounds the parsed trees kept in memory per repository; one entry takes about 60 bytes per file.
-	maxTrees = 2048
-	// maxObject bounds trees, commits and tags.
+	// maxTrees and maxEntries bound the parsed trees kept in memory per repository; an entry takes about 100 bytes and its name.
+	maxTrees, maxEntries = 2048, 1_000_000
+	// maxTree bounds a tree in bytes: about 200,000 files in one folder.
+	maxTree = 8 << 20
+	// maxObject bounds commits and tags.
 	maxObject = 64 << 20
 )
 
@@ -71,8 +73,9 @@ type Repository struct {
 	maxFile int64
 	damaged atomic.Bool
 
-	treeMu sync.RWMutex
-	trees  map[ObjectID]*tree
+	treeMu  sync.RWMutex
+	trees   map[ObjectID]*tree
+	entries int // in all of trees
 
 	packMu sync.Mutex // go-git's pack reader seeks in one file: one reader at a time
 	packs  map[string]*pack

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -310,6 +311,9 @@ func (a Auth) dial(ctx context.Context, addr string) (net.Conn, error) {
 	return d.(proxy.ContextDialer).DialContext(ctx, "tcp", addr)
 }
 
+// maxTunnelHeader bounds, in bytes, what a proxy answers before the tunnel begins.
+const maxTunnelHeader = 64 << 10
+
 // tunnel connects to an address through an HTTP proxy (CONNECT, RFC 9110 section 9.3.6).
 func tunnel(ctx context.Context, direct *net.Dialer, u *url.URL, addr string) (net.Conn, error) {
 	port := u.Port()
@@ -334,7 +338,8 @@ func tunnel(ctx context.Context, direct *net.Dialer, u *url.URL, addr string) (n
 		conn.Close()
 		return nil, fmt.Errorf("proxy: %w", err)
 	}
-	r := bufio.NewReader(conn)
+	header := &io.LimitedReader{R: conn, N: maxTunnelHeader}
+	r := bufio.NewReader(header)
 	resp, err := http.ReadResponse(r, req) //nolint:bodyclose // what follows is the tunnel, not a body
 	if err != nil {
 		conn.Close()
@@ -344,6 +349,7 @@ func tunnel(ctx context.Context, direct *net.Dialer, u *url.URL, addr string) (n
 		conn.Close()
 		return nil, fmt.Errorf("the proxy answers %s", resp.Status)
 	}
+	header.N = math.MaxInt64 // the tunnel itself has no end
 	return &buffered{Conn: conn, r: r}, nil
 }
 

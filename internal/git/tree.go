@@ -56,7 +56,7 @@ func (r *Repository) readTree(id ObjectID) (*tree, error) {
 	if t != nil {
 		return t, nil
 	}
-	_, data, err := r.read(treeKind, id, maxObject)
+	_, data, err := r.read(treeKind, id, maxTree)
 	if errors.Is(err, errMissing) {
 		err = r.note(fmt.Errorf("%w: tree %s is missing", ErrCorrupt, id))
 	}
@@ -68,13 +68,23 @@ func (r *Repository) readTree(id ObjectID) (*tree, error) {
 		return nil, fmt.Errorf("tree %s: %w", id, err)
 	}
 	t = &tree{id: id, entries: entries}
+	r.keep(t)
+	return t, nil
+}
+
+// keep remembers a parsed tree, and forgets all others where they are too many.
+func (r *Repository) keep(t *tree) {
 	r.treeMu.Lock()
 	defer r.treeMu.Unlock()
-	if len(r.trees) >= maxTrees {
-		clear(r.trees)
+	if old := r.trees[t.id]; old != nil {
+		r.entries -= len(old.entries)
 	}
-	r.trees[id] = t
-	return t, nil
+	if len(r.trees) >= maxTrees || r.entries+len(t.entries) > maxEntries {
+		clear(r.trees)
+		r.entries = 0
+	}
+	r.trees[t.id] = t
+	r.entries += len(t.entries)
 }
 
 // parseTree reads "<octal mode> <name>\0<20 bytes of id>" lines. Names that no directory can have are refused.

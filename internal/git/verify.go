@@ -24,6 +24,18 @@ func (r *Repository) Verify(ctx context.Context, commit string) error {
 	return r.verifyTree(ctx, c.Tree)
 }
 
+// Verified says whether [Repository.Verify] has found all of a commit's tree, without looking again.
+func (r *Repository) Verified(commit string) bool {
+	c, err := r.Info(commit)
+	if err != nil {
+		return false
+	}
+	r.verifyMu.Lock()
+	defer r.verifyMu.Unlock()
+	_, ok := r.verified[c.Tree]
+	return ok
+}
+
 // verifyTree notes a tree as verified only after all that it holds. The caller holds verifyMu.
 func (r *Repository) verifyTree(ctx context.Context, id ObjectID) error {
 	if _, ok := r.verified[id]; ok {

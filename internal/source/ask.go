@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/git"
 )
 
@@ -23,16 +24,16 @@ func PollAfter(interval, took time.Duration) time.Duration {
 	return interval
 }
 
-// PollAfter is [PollAfter] for a source's repository, by the time that it took to answer the last question about refs.
-// A repository of the built-in host has nobody to spare.
-func (f *Fetcher) PollAfter(rawURL string, interval time.Duration) time.Duration {
-	u, _, err := parseURL(rawURL)
+// PollAfter is [PollAfter] for a source's repository, by the time that the source's last question about refs took that was
+// answered. A repository of the built-in host has nobody to spare.
+func (f *Fetcher) PollAfter(src delivery.Source, interval time.Duration) time.Duration {
+	u, _, err := parseURL(src.URL)
 	if err != nil {
 		return interval
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return PollAfter(interval, f.took[u])
+	return PollAfter(interval, f.took[asker{src.ID, u}])
 }
 
 // desk asks one remote with one set of credentials for its refs, one question at a time. Whoever comes while a question is
@@ -112,6 +113,11 @@ func (q *question) exchange(ctx context.Context, exchange asking) {
 	ctx, cancel := context.WithTimeout(ctx, q.timeout)
 	defer cancel()
 	start := time.Now()
+	defer func() {
+		if p := recover(); p != nil { // those who wait are to hear of it
+			q.refs, q.err = nil, &delivery.Fault{Reason: ReasonGit, Err: fmt.Errorf("ask for refs: internal error: %v", p), Hint: "please report it"}
+		}
+	}()
 	q.refs, q.err = exchange(ctx, slices.Sorted(maps.Keys(q.patterns)))
 	q.took = time.Since(start)
 }
@@ -129,10 +135,10 @@ func (f *Fetcher) lsRemote(ctx context.Context, t target, timeout time.Duration,
 	refs, took, err := d.ask(ctx, timeout, func(ctx context.Context, patterns []string) (map[string]string, error) {
 		return git.LsRemote(ctx, t.remote(), patterns...)
 	}, patterns...)
-	if took > 0 {
+	if err == nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		f.took[t.url] = took
+		f.took[asker{t.id, t.url}] = took
 	}
 	return refs, err
 }
@@ -152,10 +158,16 @@ type deskKey struct {
 	auth git.Auth
 }
 
-// forget drops what is known of all remotes but the given ones.
-func (f *Fetcher) forget(keep map[string]bool) {
+// asker is a source with the URL that it asks: others may ask the same URL in another way, as through a slow proxy.
+type asker struct {
+	source delivery.ID
+	url    string
+}
+
+// forget drops what is known of all askers but the given ones.
+func (f *Fetcher) forget(keep map[asker]bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	maps.DeleteFunc(f.took, func(url string, _ time.Duration) bool { return !keep[url] })
-	maps.DeleteFunc(f.subs, func(url string, _ map[string]bool) bool { return !keep[url] })
+	maps.DeleteFunc(f.took, func(a asker, _ time.Duration) bool { return !keep[a] })
+	maps.DeleteFunc(f.subs, func(a asker, _ map[string]bool) bool { return !keep[a] })
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"sync"
 	"testing"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/git"
 )
 
@@ -139,5 +142,45 @@ func TestDeskIsLeft(t *testing.T) {
 	<-left
 	if !d.idle() {
 		t.Error("not idle at the end")
+	}
+}
+
+// TestTookIsOfTheAsker: neither a question that failed nor what another source's way to the same URL took makes one wait.
+func TestTookIsOfTheAsker(t *testing.T) {
+	f, err := New(Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		time.Sleep(50 * time.Millisecond)
+		w.WriteHeader(http.StatusBadGateway)
+	}))
+	defer slow.Close()
+	src := delivery.Source{ID: delivery.ID{Kind: "GitRepository", Namespace: "a", Name: "a"}, URL: slow.URL + "/r.git"}
+	if _, err := f.Resolve(t.Context(), src); err == nil {
+		t.Fatal("no error")
+	}
+	if got := f.PollAfter(src, 0); got != 0 {
+		t.Errorf("after a question that failed: %v", got)
+	}
+	f.took[asker{src.ID, src.URL}] = time.Minute
+	other := src
+	other.ID.Namespace = "b"
+	if mine, others := f.PollAfter(src, 0), f.PollAfter(other, 0); mine != 20*time.Minute || others != 0 {
+		t.Errorf("own %v, another's %v", mine, others)
+	}
+}
+
+// TestDeskPanics: a panic is the answer of one question, and the desk goes on.
+func TestDeskPanics(t *testing.T) {
+	var d desk
+	var fault *delivery.Fault
+	_, _, err := d.ask(t.Context(), time.Minute, func(context.Context, []string) (map[string]string, error) { panic("ouch") }, "HEAD")
+	if !errors.As(err, &fault) {
+		t.Errorf("%v", err)
+	}
+	if _, _, err := d.ask(t.Context(), time.Minute, func(context.Context, []string) (map[string]string, error) { return nil, nil }, "HEAD"); err != nil {
+		t.Error(err)
 	}
 }

@@ -43,6 +43,10 @@ const (
 	maxRuleFolders = 1 << 19
 )
 
+// maxVisited bounds how many files and folders one snapshot looks at below excluded folders, for what a rule includes again,
+// and how many an include asks about.
+var maxVisited = 1 << 19
+
 // rule is one line of an ignore file.
 type rule struct {
 	gitignore.Pattern
@@ -156,9 +160,10 @@ type view struct {
 	spec  []rule
 	only  []string // a sparse checkout: nothing but these paths; none: everything
 
-	mu    sync.Mutex
-	rules map[string][]rule // of the ignore file in a folder
-	shown map[string]bool   // what has been decided about a path: listing, describing and reading ask again and again
+	mu     sync.Mutex
+	rules  map[string][]rule // of the ignore file in a folder
+	hidden int               // how many entries of excluded folders were looked at
+	shown  map[string]bool   // what has been decided about a path: listing, describing and reading ask again and again
 }
 
 var (
@@ -398,12 +403,25 @@ func (v *view) holdsVisible(dir string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if err := v.spend(dir, len(entries)); err != nil {
+		return false, err
+	}
 	for _, e := range entries {
 		if ok, err := v.visible(path.Join(dir, e.Name()), e.IsDir()); ok || err != nil {
 			return ok, err
 		}
 	}
 	return false, nil
+}
+
+// spend counts what is looked at in an excluded folder: a tree can be made to be endless.
+func (v *view) spend(dir string, entries int) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.hidden += entries; v.hidden > maxVisited {
+		return fmt.Errorf("look for included files in the excluded folder '%s': %w: more than %d", dir, git.ErrTooMany, maxVisited)
+	}
+	return nil
 }
 
 // reached says whether an including rule, from above a folder, could match something below it.

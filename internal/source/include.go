@@ -1,6 +1,7 @@
 package source
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -12,7 +13,7 @@ import (
 const ReasonCopy = "CopyFailure"
 
 // include lays what the included snapshots show into a tree. The source's own rules hold for all of it afterwards.
-func include(tree *git.Tree, t target, src delivery.Source, included []delivery.Snapshot) (*git.Tree, error) {
+func include(ctx context.Context, tree *git.Tree, t target, src delivery.Source, included []delivery.Snapshot) (*git.Tree, error) {
 	if len(src.Include) == 0 {
 		return tree, nil
 	}
@@ -24,7 +25,7 @@ func include(tree *git.Tree, t target, src delivery.Source, included []delivery.
 		if !ok {
 			return nil, fault(t, "include", "", errors.New("the included source's snapshot is of another kind"))
 		}
-		composed, err := git.Compose(tree, []git.Graft{{At: inc.To, Tree: v.tree, From: inc.From, Keep: v.visible}})
+		composed, err := git.Compose(ctx, tree, []git.Graft{{At: inc.To, Tree: v.tree, From: inc.From, Keep: v.visible, Max: maxVisited}})
 		if err != nil {
 			return nil, &delivery.Fault{
 				Reason: ReasonCopy, Where: t.url, Hint: "check fromPath and toPath in spec.include",

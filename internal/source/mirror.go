@@ -10,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/git"
@@ -63,17 +64,15 @@ func (f *Fetcher) local(t target) (*repository, error) {
 	return &repository{dir: r.dir, repo: r.repo, known: r.known}, nil
 }
 
-// mirrorDir is the folder of a URL's mirror.
-func (f *Fetcher) mirrorDir(t target) string {
-	if t.salt != "" {
-		return mirrorPath(f.opts.Dir, t.url+" "+t.salt)
-	}
-	return mirrorPath(f.opts.Dir, t.url)
-}
+// mirrorDir is the folder of a target's mirror.
+func (f *Fetcher) mirrorDir(t target) string { return mirrorPath(f.opts.Dir, t.salt, t.url) }
 
 // mirror gives the URL's mirror with the revision's whole tree in it. A damaged mirror is replaced, once.
 func (f *Fetcher) mirror(ctx context.Context, t target, src delivery.Source, rev delivery.Revision) (*repository, error) {
 	r := f.entry(f.mirrorDir(t))
+	if repo := f.has(r, rev); repo != nil {
+		return &repository{dir: r.dir, repo: repo, known: r.known}, nil
+	}
 	if err := r.acquire(ctx); err != nil {
 		return nil, err
 	}
@@ -89,6 +88,28 @@ func (f *Fetcher) mirror(ctx context.Context, t target, src delivery.Source, rev
 		return nil, err
 	}
 	return &repository{dir: r.dir, repo: r.repo, known: r.known}, nil
+}
+
+// has gives the mirror if it is known to hold all of the revision: nobody waits then for whoever fetches into it. Nil: that
+// takes a look with the lock held, for objects may be arriving just now.
+func (f *Fetcher) has(r *repository, rev delivery.Revision) *git.Repository {
+	f.mu.Lock()
+	repo := r.repo
+	f.mu.Unlock()
+	if repo == nil || repo.Damaged() || !repo.Verified(rev.Commit) {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(r.dir, "HEAD")); err != nil {
+		return nil
+	}
+	return repo
+}
+
+// use notes the open repository of a mirror. The caller holds the mirror's lock.
+func (f *Fetcher) use(r *repository, repo *git.Repository) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r.repo = repo
 }
 
 // update brings the revision into the mirror, if it is not there already. The caller holds the lock.
@@ -160,7 +181,7 @@ func (f *Fetcher) open(ctx context.Context, r *repository) error {
 		if err != nil {
 			return err
 		}
-		r.repo = repo
+		f.use(r, repo)
 		return nil
 	}
 	tmp, err := os.MkdirTemp(f.opts.Dir, newPrefix)
@@ -174,8 +195,12 @@ func (f *Fetcher) open(ctx context.Context, r *repository) error {
 	if err := os.Rename(tmp, r.dir); err != nil {
 		return fmt.Errorf("make mirror: %w", err)
 	}
-	r.repo, err = git.Open(r.dir, opts)
-	return err
+	repo, err := git.Open(r.dir, opts)
+	if err != nil {
+		return err
+	}
+	f.use(r, repo)
+	return nil
 }
 
 // discard removes a mirror. Snapshots that still read from it fail, and are made again. The caller holds the lock.
@@ -183,7 +208,7 @@ func (f *Fetcher) discard(r *repository) error {
 	if r.repo != nil {
 		// What cannot be closed is removed all the same.
 		_ = r.repo.Close()
-		r.repo = nil
+		f.use(r, nil)
 	}
 	tmp, err := os.MkdirTemp(f.opts.Dir, oldPrefix)
 	if err != nil {
@@ -198,12 +223,13 @@ func (f *Fetcher) discard(r *repository) error {
 	return nil
 }
 
-// Retain removes the mirrors of all URLs but the given ones. Mirrors that are being fetched into are waited for.
-func (f *Fetcher) Retain(ctx context.Context, urls []string) error {
-	keep, asked := map[string]bool{}, map[string]bool{}
-	for _, raw := range urls {
+// Retain removes all mirrors but those of the given sources, each with its URL. Mirrors that are being fetched into are
+// waited for.
+func (f *Fetcher) Retain(ctx context.Context, sources map[delivery.ID]string) error {
+	keep, asked := map[string]bool{}, map[asker]bool{}
+	for id, raw := range sources {
 		if u, _, err := parseURL(raw); err == nil {
-			keep[f.mirrorDir(target{url: u})], asked[u] = true, true
+			keep[f.mirrorDir(target{url: u, salt: id.Namespace})], asked[asker{id, u}] = true, true
 		}
 	}
 	f.forget(asked)
@@ -236,9 +262,10 @@ func (f *Fetcher) Retain(ctx context.Context, urls []string) error {
 // Close closes the open repositories. Snapshots in use stay readable.
 func (f *Fetcher) Close() error {
 	f.mu.Lock()
-	defer f.mu.Unlock()
+	repos := slices.Collect(maps.Values(f.repos))
+	f.mu.Unlock()
 	var errs []error
-	for _, r := range f.repos {
+	for _, r := range repos {
 		r.lock <- struct{}{}
 		if r.repo != nil {
 			errs = append(errs, r.repo.Close())

@@ -4,12 +4,13 @@
 //	f, err := source.New(source.Options{Dir: mirrors, Local: host})
 //	rev, err := f.Resolve(ctx, src)       // cheap: one question to the remote, or one file for a built-in repository
 //	snap, err := f.Fetch(ctx, src, rev)   // brings what is missing; nothing if the commit is here already
-//	err = f.Retain(urls)                  // forget the mirrors of all other URLs
+//	err = f.Retain(ctx, sources)          // forget the mirrors of all others
 //
 // Sources with the same URL and credentials that ask at the same time share one question; PollAfter says when asking a slow
 // remote again would be too early.
 //
-// There is one bare mirror per URL, shared by all sources that name it; it holds shallow history and grows by what
+// There is one bare mirror per namespace and URL, shared by all sources there that name it: who may use one source of a
+// namespace may read the Secrets of the others, but what one namespace may read is no other's to see. A mirror holds shallow history and grows by what
 // changed. A mirror that is damaged (a killed process, deleted files) is noticed, thrown away and fetched anew.
 // Repositories of the built-in host are read where they are, without a git process and without a copy.
 // Credentials are never written to disk: the mirror's name and content come from the URL without its userinfo.
@@ -70,11 +71,11 @@ type Fetcher struct {
 	opts Options
 
 	mu    sync.Mutex
-	repos map[string]*repository   // by folder
-	desks map[deskKey]*desk        // who is asking which remote
-	took  map[string]time.Duration // how long a remote took to answer last, by URL
+	repos map[string]*repository  // by folder
+	desks map[deskKey]*desk       // who is asking which remote
+	took  map[asker]time.Duration // how long a remote took to answer last
 
-	subs map[string]map[string]bool // mirrors of submodules, by the URL of the source that has them
+	subs map[asker]map[string]bool // mirrors of submodules, by the source that has them
 
 	tokens tokens
 }
@@ -89,10 +90,11 @@ type repository struct {
 
 // target is a source's URL, understood.
 type target struct {
-	url   string // normalised, without userinfo
+	url   string      // normalised, without userinfo
+	id    delivery.ID // of the source
 	auth  git.Auth
 	local string // folder of a built-in repository; empty: it is remote
-	salt  string // of a submodule the source's name: its mirror is not shared, for nobody asks the remote who may read it
+	salt  string // who shares the mirror: the namespace; of a submodule the source alone, for nobody asks the remote who may read it
 }
 
 // New makes a Fetcher and clears away what a killed process has left behind.
@@ -111,7 +113,7 @@ func New(opts Options) (*Fetcher, error) {
 			}
 		}
 	}
-	return &Fetcher{opts: opts, repos: map[string]*repository{}, desks: map[deskKey]*desk{}, took: map[string]time.Duration{}, subs: map[string]map[string]bool{}}, nil
+	return &Fetcher{opts: opts, repos: map[string]*repository{}, desks: map[deskKey]*desk{}, took: map[asker]time.Duration{}, subs: map[asker]map[string]bool{}}, nil
 }
 
 // CheckURL says what is wrong with a source's URL: nil, or a Fault with the reason URLInvalid.
@@ -172,7 +174,7 @@ func (f *Fetcher) target(ctx context.Context, src delivery.Source) (target, erro
 	if err != nil {
 		return target{}, err
 	}
-	t := target{url: u, auth: authOf(auth, src.Credentials)}
+	t := target{url: u, id: src.ID, auth: authOf(auth, src.Credentials), salt: src.ID.Namespace}
 	if src.Credentials.App != (delivery.GitHubApp{}) {
 		ctx, cancel := withTimeout(ctx, src)
 		defer cancel()
@@ -361,8 +363,9 @@ func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.R
 		if tree, err = s.fill(ctx, tree, t.url, ".", 1); err != nil {
 			return delivery.Snapshot{}, err
 		}
+		f.onlySubmodules(asker{t.id, t.url}, s.mirrors)
 	}
-	if tree, err = include(tree, t, src, included); err != nil {
+	if tree, err = include(ctx, tree, t, src, included); err != nil {
 		return delivery.Snapshot{}, err
 	}
 	v := newView(tree, r.known, src)

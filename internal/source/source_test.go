@@ -619,7 +619,7 @@ func TestSharedMirrorAndRetain(t *testing.T) {
 	if got := dirs(); got != 2 {
 		t.Errorf("%d mirrors, want 2", got)
 	}
-	if err := w.remote.Retain(t.Context(), []string{w.url("s"), "bad url"}); err != nil {
+	if err := w.remote.Retain(t.Context(), map[delivery.ID]string{w.source("s").ID: w.url("s"), w.source("bad").ID: "bad url"}); err != nil {
 		t.Fatal(err)
 	}
 	if got := dirs(); got != 1 {
@@ -677,7 +677,7 @@ func TestSharedQuestions(t *testing.T) {
 	if got := w.requests.Load() - before; got > one*sources/4 {
 		t.Errorf("%d requests for %d sources; one alone takes %d", got, sources, one)
 	}
-	if got := w.remote.PollAfter(w.url("r"), 0); got <= 0 {
+	if got := w.remote.PollAfter(w.source("r"), 0); got <= 0 {
 		t.Errorf("PollAfter = %v: it is not known how long the remote takes", got)
 	}
 }

@@ -31,6 +31,8 @@ type submodules struct {
 	src   delivery.Source
 	root  target
 	count int
+
+	mirrors map[string]bool // that were used
 }
 
 // fill gives a tree with its submodules, and with theirs. Where is the path of the tree in the source's; from is the URL
@@ -65,7 +67,7 @@ func (s *submodules) fill(ctx context.Context, tree *git.Tree, from, where strin
 		if sub, err = s.fill(ctx, sub, at2, full, depth+1); err != nil {
 			return nil, err
 		}
-		if tree, err = git.Compose(tree, []git.Graft{{At: at, Tree: sub, From: "."}}); err != nil {
+		if tree, err = git.Compose(ctx, tree, []git.Graft{{At: at, Tree: sub, From: "."}}); err != nil {
 			return nil, fault(s.root, "lay in submodule "+full, "", err)
 		}
 	}
@@ -100,7 +102,12 @@ func (s *submodules) one(ctx context.Context, from, raw, full, commit string) (*
 	if t.local != "" {
 		r, err = s.f.local(t)
 	} else {
-		s.f.keepSubmodule(s.root.url, s.f.mirrorDir(t))
+		dir := s.f.mirrorDir(t)
+		if s.mirrors == nil {
+			s.mirrors = map[string]bool{}
+		}
+		s.mirrors[dir] = true
+		s.f.keepSubmodule(asker{s.root.id, s.root.url}, dir)
 		r, err = s.f.mirror(ctx, t, src, rev)
 	}
 	var tree *git.Tree
@@ -124,12 +131,19 @@ func (s *submodules) auth(address string, inURL git.Auth) git.Auth {
 	return authOf(inURL, delivery.Credentials{Proxy: s.root.auth.Proxy})
 }
 
-// keepSubmodule notes that a mirror is a submodule's of a source with that URL.
-func (f *Fetcher) keepSubmodule(of, dir string) {
+// keepSubmodule notes that a mirror is of a submodule of a source.
+func (f *Fetcher) keepSubmodule(of asker, dir string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.subs[of] == nil {
 		f.subs[of] = map[string]bool{}
 	}
 	f.subs[of][dir] = true
+}
+
+// onlySubmodules notes that a source needs no other mirrors of submodules than these: what it had before is let go of.
+func (f *Fetcher) onlySubmodules(of asker, dirs map[string]bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.subs[of] = dirs
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -54,7 +55,7 @@ func TestSubmodules(t *testing.T) {
 		}
 	}
 	// What is here is not asked for again, and is kept as long as its source is.
-	if err := w.remote.Retain(t.Context(), []string{src.URL}); err != nil {
+	if err := w.remote.Retain(t.Context(), map[delivery.ID]string{src.ID: src.URL}); err != nil {
 		t.Fatal(err)
 	}
 	before := w.fetches.Load()
@@ -100,5 +101,24 @@ func TestSubmoduleLimits(t *testing.T) {
 		if f := (*delivery.Fault)(nil); !errors.As(err, &f) || f.Reason != tt.reason || !strings.Contains(err.Error(), "sub") || strings.Contains(err.Error(), token) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestSubmodulesReplaced: the mirror of a submodule that is gone from the source is let go of.
+func TestSubmodulesReplaced(t *testing.T) {
+	w := newWorld(t)
+	one, two := w.commit("one", fstest.MapFS{"a": file("1")}), w.commit("two", fstest.MapFS{"a": file("2")})
+	w.commit("app", fstest.MapFS{"top.yaml": file("top")})
+	src := w.source("app")
+	src.Submodules = true
+	for url, commit := range map[string]string{w.url("one"): one, w.url("two"): two} {
+		w.gitlink("app", "sub", url, commit)
+		snapshotOf(t, w.remote, src)
+	}
+	if err := w.remote.Retain(t.Context(), map[delivery.ID]string{src.ID: src.URL}); err != nil {
+		t.Fatal(err)
+	}
+	if dirs, err := filepath.Glob(filepath.Join(w.dir, "*.git")); err != nil || len(dirs) != 2 {
+		t.Errorf("%d mirrors, want the source's and that of its submodule (%v)", len(dirs), err)
 	}
 }

@@ -1,0 +1,81 @@
+package git
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestClassifyRemoteText: only git's own words say that a repository here is damaged; a remote could have a mirror thrown away.
+func TestClassifyRemoteText(t *testing.T) {
+	for stderr, damaged := range map[string]bool{
+		"fatal: loose object 12 (stored in x) is corrupt\n":               true,
+		"remote: counting\nerror: packfile x.pack does not match index\n": true,
+		"fatal: remote error: is corrupt\n":                               false,
+		"fatal: remote error: sorry\nfatal: loose object\n":               false,
+		"remote: packfile\nremote: is corrupt\nfatal: no\n":               false,
+		"remote: a\rremote: is corrupt\n":                                 false,
+	} {
+		if err := classify("fetch", stderr, errors.New("exit status 128")); errors.Is(err, ErrCorrupt) != damaged {
+			t.Errorf("%q: %v", stderr, err)
+		}
+	}
+}
+
+// TestTunnelBoundsTheHeader: a proxy that never ends its header is given up, not kept in memory.
+func TestTunnelBoundsTheHeader(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nX: "+strings.Repeat("x", 1<<20))
+				<-done
+			}()
+		}
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	_, err = tunnel(ctx, &net.Dialer{}, &url.URL{Scheme: "http", Host: l.Addr().String()}, "example.com:22")
+	if err == nil || ctx.Err() != nil {
+		t.Errorf("%v, %v", err, ctx.Err())
+	}
+}
+
+// TestTunnelCarriesMuch: the bound is the header's alone.
+func TestTunnelCarriesMuch(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		if conn, err := l.Accept(); err == nil {
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n"+strings.Repeat("x", 1<<20))
+			conn.(*net.TCPConn).CloseWrite()
+		}
+	}()
+	conn, err := tunnel(t.Context(), &net.Dialer{}, &url.URL{Scheme: "http", Host: l.Addr().String()}, "example.com:22")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if n, err := io.Copy(io.Discard, conn); n != 1<<20 || err != nil {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+}

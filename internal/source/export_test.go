@@ -1,0 +1,28 @@
+package source
+
+import (
+	"testing"
+
+	"keelson.dev/keelson/internal/delivery"
+)
+
+// LimitVisited sets how many files and folders are looked at, for one test.
+func LimitVisited(t *testing.T, n int) {
+	was := maxVisited
+	maxVisited = n
+	t.Cleanup(func() { maxVisited = was })
+}
+
+// HoldMirror takes the lock of a source's mirror, as one who fetches into it.
+func HoldMirror(t *testing.T, f *Fetcher, src delivery.Source) (release func()) {
+	t.Helper()
+	target, err := f.target(t.Context(), src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := f.entry(f.mirrorDir(target))
+	if err := r.acquire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return r.release
+}
