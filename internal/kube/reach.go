@@ -2,12 +2,14 @@ package kube
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -259,13 +261,24 @@ func (g *gate) found(err error) {
 	}
 }
 
-// settled gives an error in words that are the same each time: without the URL and the port of our own end.
+// settled gives an error in words that are the same each time: without the URL, the port of our own end, and the time.
 func settled(err error) error {
 	var op *net.OpError
 	var u *url.Error
+	var name *net.DNSError
+	var invalid x509.CertificateInvalidError
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && invalid.Cert != nil:
+		return fmt.Errorf("the server's certificate has expired or is not valid yet: it is valid from %s until %s",
+			invalid.Cert.NotBefore.UTC().Format(time.RFC3339), invalid.Cert.NotAfter.UTC().Format(time.RFC3339))
+	case errors.As(err, &name):
+		why := name.Err
+		if strings.Contains(why, "->") { // both ends of the connection to the name server
+			why = why[strings.LastIndex(why, ": ")+len(": "):]
+		}
+		return fmt.Errorf("look up %s: %s", name.Name, why)
 	case errors.As(err, &op) && op.Addr != nil:
 		return fmt.Errorf("%s %s: %w", op.Op, op.Addr, op.Err)
 	case errors.Is(err, context.DeadlineExceeded):
