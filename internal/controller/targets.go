@@ -342,6 +342,15 @@ func (k *kustomizations) aimed(p *pass, t *target, named string) {
 	}
 }
 
+// arrive takes note that what happens to the app from now on happens in the cluster that it is aimed at; what stays behind in
+// another one is said.
+func (k *kustomizations) arrive(p *pass) {
+	mem := &p.st.mem
+	if from, gone := mem.Move(p.st.target.cluster); gone && len(mem.Inventory) > 0 {
+		p.events = append(p.events, moved(from, p.st.target, len(mem.Inventory), p.req.Snapshot.Revision))
+	}
+}
+
 // lost lets go of a cluster that the app may no longer use.
 func (k *kustomizations) lost(st *appState, id delivery.ID) {
 	k.targets.leave(id)
