@@ -402,9 +402,7 @@ func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome
 		return delivery.Outcome{}, errNotYet
 	}
 	defer done()
-	if from, gone := mem.Move(p.st.target.cluster); gone && len(mem.Inventory) > 0 {
-		p.events = append(p.events, moved(from, p.st.target, len(mem.Inventory), p.req.Snapshot.Revision))
-	}
+	k.arrive(p)
 	if p.app.Requested != "" && p.app.Requested != p.st.handled {
 		mem.Resend() // a person asked: believe nothing that is only remembered
 		p.st.handled = p.app.Requested
@@ -667,7 +665,7 @@ func told(list []metav1.Condition, out delivery.Outcome) bool {
 
 // remove deletes what the app owns, unless it is suspended or keeps its objects. Where the service account that would
 // have to do it is gone for good, the app is let go of, with a warning that names what is left.
-func (k *kustomizations) remove(ctx context.Context, obj *kustomizev1.Kustomization) (removal, error) {
+func (k *kustomizations) remove(ctx context.Context, obj *kustomizev1.Kustomization) (r removal, err error) {
 	app, _ := dialect.Kustomization(obj) // its error is about the guard, which does not matter any more
 	app = k.policy.Govern(app)
 	st := k.stateOf(app, obj)
@@ -675,6 +673,7 @@ func (k *kustomizations) remove(ctx context.Context, obj *kustomizev1.Kustomizat
 		return removal{done: true}, nil
 	}
 	p := &pass{obj: obj, app: app, st: st}
+	defer func() { r.events = append(p.events, r.events...) }()
 	going, waiting, err := k.uninstall(ctx, p)
 	if f := delivery.FaultOf(err, ""); err != nil && f.Reason == "PruneFailed" && apierrors.IsForbidden(f.Err) && accountGone(ctx, app, st.target) {
 		return removal{done: true, events: []event{{warning: true, reason: "Orphaned", message: fmt.Sprintf(
@@ -721,6 +720,7 @@ func (k *kustomizations) uninstall(ctx context.Context, p *pass) (going []delive
 		return nil, true, nil
 	}
 	defer done()
+	k.arrive(p)
 	going, waiting, err = p.st.target.engine.Uninstall(ctx, p.app, &p.st.mem, k.now())
 	err = p.st.explain(p.app, err)
 	return going, waiting || errors.Is(err, errNotYet), ignoreNotYet(err)

@@ -5,7 +5,11 @@ import (
 	"testing"
 	"time"
 
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
 )
 
 // TestAwaitGone: an app waits for its objects to be gone for its timeout, counted from when they were deleted.
@@ -35,5 +39,24 @@ func TestAwaitGone(t *testing.T) {
 	}
 	if strings.Contains(r.events[0].message, "ConfigMap/dev/f") {
 		t.Errorf("message %q names more than a few", r.events[0].message)
+	}
+}
+
+// TestRemoveAfterAMove: of an app that is deleted before it was delivered to the cluster it was aimed at last, the objects in the
+// one before stay, and that is said once.
+func TestRemoveAfterAMove(t *testing.T) {
+	k := &kustomizations{reg: newRegistry(), targets: unreachableTargets(t, func(delivery.ID) {}), now: time.Now}
+	obj := &kustomizev1.Kustomization{ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "app", UID: "1"}}
+	obj.Spec.Prune, obj.Spec.DeletionPolicy = true, "Delete"
+	app, _ := dialect.Kustomization(obj)
+	st := k.stateOf(app, obj)
+	st.mem.Move("https://far.example 1")
+	st.mem.Inventory = delivery.Inventory{{Kind: "ConfigMap", Namespace: "team", Name: "a"}: "v1"}
+	r, _ := k.remove(t.Context(), obj) // nobody is at home
+	if len(r.events) != 1 || r.events[0].reason != "Orphaned" || !strings.Contains(r.events[0].message, "1 objects in https://far.example are left") {
+		t.Errorf("it says %+v, want what is left behind", r.events)
+	}
+	if r, _ := k.remove(t.Context(), obj); len(r.events) != 0 {
+		t.Errorf("later it says %+v, want nothing more", r.events)
 	}
 }

@@ -239,12 +239,12 @@ func (s *shell[T]) finalize(ctx context.Context, obj T) (ctrl.Result, error) {
 	}
 	was := s.copy(obj)
 	r, err := s.kind.remove(ctx, obj)
+	for _, e := range r.events {
+		s.recorder.record(obj, e)
+	}
 	if err != nil {
 		s.recorder.record(obj, event{warning: true, reason: "DeletionFailed", message: err.Error()})
 		return ctrl.Result{}, err
-	}
-	for _, e := range r.events {
-		s.recorder.record(obj, e)
 	}
 	if !r.done {
 		if err := s.save(ctx, &was, obj); client.IgnoreNotFound(err) != nil { // why it waits

@@ -285,14 +285,14 @@ func (k *kustomizations) target(ctx context.Context, p *pass) error {
 	version, err := k.follow(p.app)
 	if err != nil {
 		if !errors.Is(err, errNotYet) {
-			k.lost(st, id)
+			k.lost(st, p.app)
 		}
 		return err
 	}
 	if named := p.app.KubeConfig.String() + "/" + p.app.KubeConfig.Key + " " + version; was == nil || st.aimed != named {
 		remote, err := deliver.ReadRemote(ctx, k.reader, p.app, k.targets.policy)
 		if err != nil {
-			k.lost(st, id)
+			k.lost(st, p.app)
 			return err
 		}
 		t, released, err := k.targets.aim(id, remote)
@@ -342,9 +342,22 @@ func (k *kustomizations) aimed(p *pass, t *target, named string) {
 	}
 }
 
+// arrive takes note that what happens to the app from now on happens in the cluster that it is aimed at; what stays behind in
+// another one is said.
+func (k *kustomizations) arrive(p *pass) {
+	mem := &p.st.mem
+	if from, gone := mem.Move(p.st.target.cluster); gone && len(mem.Inventory) > 0 {
+		p.events = append(p.events, moved(from, p.st.target, len(mem.Inventory), p.req.Snapshot.Revision))
+	}
+}
+
 // lost lets go of a cluster that the app may no longer use.
-func (k *kustomizations) lost(st *appState, id delivery.ID) {
-	k.targets.leave(id)
+func (k *kustomizations) lost(st *appState, app delivery.App) {
+	k.targets.leave(app.ID)
+	if st.target != nil && st.target.home() {
+		st.target.engine.Live.Forget(app.ID)
+		_, _ = k.follow(app) // what it refers to was forgotten as well, and wakes it; what is wrong with that is known
+	}
 	st.target, st.aimed = nil, ""
 }
 

@@ -3,10 +3,12 @@ package controller
 import (
 	"testing"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/live"
 )
@@ -18,7 +20,7 @@ func unreachableTargets(t *testing.T, wake func(delivery.ID)) *targets {
 	if err != nil {
 		t.Fatal(err)
 	}
-	home := &deliver.Engine{Cluster: cluster, Live: live.New(t.Context(), cluster, live.Options{}), Claims: deliver.NewClaims()}
+	home := &deliver.Engine{Cluster: cluster, Live: live.New(t.Context(), cluster, live.Options{OwnerOf: dialect.FluxOwner}), Claims: deliver.NewClaims()}
 	return newTargets(t.Context(), home, live.Options{}, kube.Policy{}, wake)
 }
 
@@ -105,5 +107,27 @@ func TestStepsElsewhereAreBounded(t *testing.T) {
 		t.Error("there is room and it is not given")
 	} else {
 		done()
+	}
+}
+
+// TestLostForgetsHome: an app whose other cluster is not known yet needs no more of what it had at home.
+func TestLostForgetsHome(t *testing.T) {
+	k := &kustomizations{targets: unreachableTargets(t, func(delivery.ID) {})}
+	home := k.targets.home
+	app := delivery.App{ID: appNamed("a"), KubeConfig: delivery.KubeConfig{Kind: "Secret", Name: "far"}}
+	u := &unstructured.Unstructured{}
+	u.SetAPIVersion("v1")
+	u.SetKind("ConfigMap")
+	u.SetNamespace("team")
+	u.SetName("x")
+	u.SetLabels(map[string]string{dialect.OwnerNameLabel: "a", dialect.OwnerNamespaceLabel: "team"})
+	rec, err := home.engine.Live.Observe(u)
+	if err != nil || rec.Owner != app.ID {
+		t.Fatalf("observed: %+v, %v", rec, err)
+	}
+	st := &appState{target: home}
+	k.lost(st, app)
+	if _, there := home.engine.Live.Get(delivery.RefOf(u)); there || st.target != nil {
+		t.Error("what the app had at home is still known")
 	}
 }

@@ -2,12 +2,14 @@ package kube
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -64,7 +66,7 @@ func (r Remote) Connect(ctx context.Context, home *Cluster, changed func()) (*Cl
 	}
 	c.gate, g.probe = g, func(ctx context.Context) error { return c.probe(ctx) }
 	context.AfterFunc(ctx, transport.CloseIdleConnections)
-	g.doubt(0)
+	g.doubt(time.Now(), 0)
 	return c, nil
 }
 
@@ -143,11 +145,16 @@ func (g *gate) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
+	began := time.Now()
 	slow := time.AfterFunc(probeLimit, g.suspect)
 	resp, err := g.next.RoundTrip(req)
 	slow.Stop()
-	if err != nil && !errors.Is(ctx.Err(), context.Canceled) && !errors.Is(err, errElsewhere) {
-		g.doubt(doubtLimit)
+	switch {
+	case err == nil, errors.Is(err, errElsewhere), errors.Is(ctx.Err(), context.Canceled):
+	case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded): // it may be this request alone: others have not to stop for it
+		go g.suspect()
+	default:
+		g.doubt(began, doubtLimit)
 	}
 	return resp, err
 }
@@ -184,16 +191,17 @@ func (g *gate) suspect() {
 	defer g.suspects.Store(false)
 	ctx, cancel := context.WithTimeout(g.life, probeLimit)
 	defer cancel()
-	if g.probe(ctx) != nil {
-		g.doubt(doubtLimit)
+	if began := time.Now(); g.probe(ctx) != nil {
+		g.doubt(began, doubtLimit)
 	}
 }
 
-// doubt finds out whether the cluster can be reached, and says that it cannot after so long.
-func (g *gate) doubt(after time.Duration) {
+// doubt finds out whether the cluster can be reached, and says that it cannot after so long. What began before it was reached
+// for the last time is no reason for doubt.
+func (g *gate) doubt(began time.Time, after time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.probes || g.life.Err() != nil {
+	if g.probes || g.life.Err() != nil || began.Before(g.since) {
 		return
 	}
 	g.probes = true
@@ -253,13 +261,24 @@ func (g *gate) found(err error) {
 	}
 }
 
-// settled gives an error in words that are the same each time: without the URL and the port of our own end.
+// settled gives an error in words that are the same each time: without the URL, the port of our own end, and the time.
 func settled(err error) error {
 	var op *net.OpError
 	var u *url.Error
+	var name *net.DNSError
+	var invalid x509.CertificateInvalidError
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && invalid.Cert != nil:
+		return fmt.Errorf("the server's certificate has expired or is not valid yet: it is valid from %s until %s",
+			invalid.Cert.NotBefore.UTC().Format(time.RFC3339), invalid.Cert.NotAfter.UTC().Format(time.RFC3339))
+	case errors.As(err, &name):
+		why := name.Err
+		if strings.Contains(why, "->") { // both ends of the connection to the name server
+			why = why[strings.LastIndex(why, ": ")+len(": "):]
+		}
+		return fmt.Errorf("look up %s: %s", name.Name, why)
 	case errors.As(err, &op) && op.Addr != nil:
 		return fmt.Errorf("%s %s: %w", op.Op, op.Addr, op.Err)
 	case errors.Is(err, context.DeadlineExceeded):

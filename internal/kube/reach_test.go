@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -104,5 +105,75 @@ func TestReached(t *testing.T) {
 	cancel()
 	if _, err := c.Ping(kube.Patient(t.Context())); err == nil {
 		t.Error("a connection that was closed answers")
+	}
+}
+
+// slowServer is a server that answers at once, but for /hang: there it waits until it is let go, and then hangs up.
+func slowServer(t *testing.T) (server *httptest.Server, letGo func()) {
+	t.Helper()
+	held := make(chan struct{})
+	letGo = sync.OnceFunc(func() { close(held) })
+	server = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/hang":
+			<-held
+			panic(http.ErrAbortHandler)
+		case "/fail":
+			panic(http.ErrAbortHandler)
+		}
+	}))
+	t.Cleanup(server.Close)
+	t.Cleanup(letGo)
+	return server, letGo
+}
+
+// TestDoubtIsAboutTheCluster: what ends one request only is no news of the cluster, and closes it for nobody else.
+func TestDoubtIsAboutTheCluster(t *testing.T) {
+	server, letGo := slowServer(t)
+	news := make(chan struct{}, 10)
+	c, err := kube.Remote{Host: server.URL}.Connect(t.Context(), nil, func() { news <- struct{}{} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	get := func(ctx context.Context, path string) error {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, server.URL+path, nil) // one that is not repeated unasked
+		if err != nil {
+			return err
+		}
+		resp, err := c.HTTPClient().Do(req)
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err
+	}
+	<-news // it is reached
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := get(short, "/hang"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("a request with a deadline ends with %v", err)
+	}
+	if up, err := c.Reached(); !up || err != nil {
+		t.Errorf("after the deadline of one request: %v, %v, want it reached", up, err)
+	}
+
+	old := make(chan error, 1)
+	go func() { old <- get(t.Context(), "/hang") }()
+	time.Sleep(100 * time.Millisecond) // it is under way
+	if err := get(t.Context(), "/fail"); err == nil {
+		t.Fatal("who is hung up on gets an answer")
+	}
+	if up, err := c.Reached(); up || err != nil {
+		t.Errorf("after a connection has broken: %v, %v, want no verdict", up, err)
+	}
+	<-news
+	if up, err := c.Reached(); !up || err != nil {
+		t.Errorf("of a server that answers the probe: %v, %v", up, err)
+	}
+	letGo()
+	if err := <-old; err == nil {
+		t.Fatal("who is hung up on gets an answer")
+	}
+	if up, err := c.Reached(); !up || err != nil {
+		t.Errorf("after a request has failed that began before that: %v, %v, want it reached", up, err)
 	}
 }
