@@ -228,7 +228,10 @@ func (t *traced) follow(ctx context.Context, g *global, c client.Client, u *unst
 	if above := dialect.FluxOwner(k.Labels); above != (delivery.ID{}) && above != id {
 		t.App.DeclaredBy = above.String()
 	}
-	if _, ok := dialect.KustomizationOwned(&k)[delivery.RefOf(u)]; !ok {
+	if _, ok := dialect.KustomizationOwned(&k)[delivery.RefOf(u)]; k.Spec.KubeConfig != nil {
+		t.Managed = false
+		t.Notes = append(t.Notes, "the app delivers to another cluster: this object only has its labels")
+	} else if !ok {
 		t.Notes = append(t.Notes, "the app's inventory does not list it: it was let go of, or copied with its labels")
 	}
 	if k.Spec.SourceRef.Kind != sourcev1.GitRepositoryKind {

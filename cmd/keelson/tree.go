@@ -112,6 +112,12 @@ func (f *forest) app(ctx context.Context, k *kustomizev1.Kustomization) (*node, 
 	}
 	f.seen[key] = true
 	inv := dialect.KustomizationOwned(k)
+	if k.Spec.KubeConfig != nil {
+		for _, ref := range inv.Refs() {
+			n.Children = append(n.Children, &node{Object: ref.String(), Health: delivery.UnknownHealth, Message: "in another cluster"})
+		}
+		return n, nil
+	}
 	objects, err := f.read(ctx, inv)
 	if err != nil {
 		return nil, err

@@ -23,9 +23,11 @@ import (
 )
 
 const (
-	hookTimeout = 30 * time.Second // for what one webhook asks for, however long its sender waits for the answer
-	hookTargets = 1000             // resources that one reference may select
-	hookPage    = 250
+	hooksAtOnce  = 16 // that do what was asked for; the others wait for hookPatience
+	hookPatience = 5 * time.Second
+	hookTimeout  = 30 * time.Second // for what one webhook asks for, however long its sender waits for the answer
+	hookTargets  = 1000             // resources that one reference may select
+	hookPage     = 250
 )
 
 // pathIndex finds a Receiver by the digest of its webhook's path: a lookup takes as long for a path that is nearly right as
@@ -78,6 +80,14 @@ func (r *receivers) receive(ctx context.Context, path string, read func() (hook.
 	req, err := read()
 	if err != nil {
 		r.log.Warn("webhook: read the request", "receiver", name, "error", redact.Text(err.Error()))
+		return hook.Answer{Result: hook.Unread}
+	}
+	select { // only now: a slow sender keeps nobody from working
+	case r.working <- struct{}{}:
+		defer func() { <-r.working }()
+	case <-time.After(hookPatience):
+		return hook.Answer{Result: hook.Busy, Wait: time.Second}
+	case <-ctx.Done():
 		return hook.Answer{Result: hook.Unread}
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), hookTimeout)

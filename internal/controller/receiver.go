@@ -40,6 +40,8 @@ type receivers struct {
 
 	mu   sync.Mutex
 	gate *hook.Gate
+
+	working chan struct{} // a place for each webhook that is being carried out
 }
 
 // receiverRetry is when to look again where the Secret cannot be watched.
@@ -205,7 +207,7 @@ func (c *Controller) serveReceivers(ctx context.Context, opts Options, s *shell[
 	}
 	c.receivers = &receivers{
 		cache: c.mgr.GetClient(), reader: c.mgr.GetAPIReader(), client: c.mgr.GetClient(), live: c.targets.home.engine.Live, recorder: s.recorder,
-		now: opts.Now, life: ctx, log: opts.Log, served: opts.Webhooks, policy: opts.Policy, wake: s.enqueue, gate: hook.NewGate(),
+		now: opts.Now, life: ctx, log: opts.Log, served: opts.Webhooks, policy: opts.Policy, wake: s.enqueue, gate: hook.NewGate(), working: make(chan struct{}, hooksAtOnce),
 	}
 	s.kind = c.receivers
 	return setup(c.mgr, "receiver", s, receiverWorkers, nil)

@@ -3,13 +3,16 @@ package hook
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"strings"
 	"time"
 )
 
 // Bounds of what goes on at once and of what is remembered.
 const (
 	perSecond, burst = 20, 100 // requests to one receiver, genuine or not
-	atOnce, eachOnce = 16, 4   // requests under way; of one receiver
+	// Requests under way: in all, of one namespace, so that none has all places, and of one receiver. A slow sender holds one for as
+	// long as its body takes. How many do their work at once is the caller's.
+	inAll, ofNamespace, ofReceiver = 64, 32, 16
 	window           = 10 * time.Minute
 	remembered       = 8192 // deliveries; the oldest are forgotten first
 )
@@ -35,6 +38,7 @@ func KeyOf(receiver string, e Event, req Request) Key {
 type Gate struct {
 	receivers map[string]*traffic
 	busy      int
+	spaces    map[string]int // requests under way, by namespace
 	seen      map[Key]time.Time
 	order     []Key // of seen, the oldest first; those that were let go of may be among them
 	targets   map[string]*turn
@@ -52,10 +56,10 @@ type turn struct{ last, due time.Time }
 
 // NewGate makes a gate that remembers nothing yet.
 func NewGate() *Gate {
-	return &Gate{receivers: map[string]*traffic{}, seen: map[Key]time.Time{}, targets: map[string]*turn{}}
+	return &Gate{receivers: map[string]*traffic{}, spaces: map[string]int{}, seen: map[Key]time.Time{}, targets: map[string]*turn{}}
 }
 
-// Enter lets a request to a receiver in; the caller has to [Gate.Leave]. Otherwise wait is the time after which it makes sense
+// Enter lets a request to a receiver ("namespace/name") in; the caller has to [Gate.Leave]. Otherwise wait is the time after which it makes sense
 // to try again.
 func (g *Gate) Enter(receiver string, now time.Time) (wait time.Duration, ok bool) {
 	t := g.receivers[receiver]
@@ -69,21 +73,32 @@ func (g *Gate) Enter(receiver string, now time.Time) (wait time.Duration, ok boo
 	switch {
 	case t.credit < 1:
 		return time.Second, false
-	case g.busy >= atOnce || t.busy >= eachOnce:
+	case g.busy >= inAll || g.spaces[namespaceOf(receiver)] >= ofNamespace || t.busy >= ofReceiver:
 		return time.Second, false
 	}
 	t.credit--
 	t.busy++
 	g.busy++
+	g.spaces[namespaceOf(receiver)]++
 	return 0, true
 }
 
 // Leave ends what Enter began.
 func (g *Gate) Leave(receiver string) {
 	g.busy--
+	if space := namespaceOf(receiver); g.spaces[space] > 1 {
+		g.spaces[space]--
+	} else {
+		delete(g.spaces, space)
+	}
 	if t := g.receivers[receiver]; t != nil {
 		t.busy--
 	}
+}
+
+func namespaceOf(receiver string) string {
+	namespace, _, _ := strings.Cut(receiver, "/")
+	return namespace
 }
 
 // Forget drops what is known of a receiver that is gone, unless a request to it is under way.

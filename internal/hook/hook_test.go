@@ -242,15 +242,25 @@ func TestGateBoundsRequests(t *testing.T) {
 		t.Error("no credit comes back")
 	}
 	g.Leave("a")
-	for i := range eachOnce + 1 {
-		if _, ok := g.Enter("c", now); ok != (i < eachOnce) {
-			t.Errorf("request %d at once: %v", i, ok)
+	for _, step := range []struct {
+		receiver string
+		places   int
+	}{
+		{"tenant/one", ofReceiver},
+		{"tenant/two", ofNamespace - ofReceiver}, // the namespace has no more
+		{"other/one", ofReceiver},
+		{"other/two", ofNamespace - ofReceiver},
+		{"third/one", 0}, // nor have all
+	} {
+		for i := range step.places + 1 {
+			if _, ok := g.Enter(step.receiver, now); ok != (i < step.places) {
+				t.Errorf("request %d to %s: %v", i, step.receiver, ok)
+			}
 		}
 	}
-	for i := range atOnce - eachOnce + 1 {
-		if _, ok := g.Enter("d"+string(rune('0'+i)), now); ok != (i < atOnce-eachOnce) {
-			t.Errorf("request %d at once of all: %v", i, ok)
-		}
+	g.Leave("tenant/one")
+	if _, ok := g.Enter("third/one", now); !ok {
+		t.Error("a place that was left stays taken")
 	}
 }
 
