@@ -347,6 +347,7 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 		case r.Err == nil && r.Change.Verb.Deletes():
 			delete(mem.applied, ref)
 			e.Live.Deleted(ref, r.Change.UID)
+			mem.countRepair(r.Change, req.Now)
 		case r.Err == nil:
 			res.Changes[i].NoOp = before[ref] == r.Object.GetResourceVersion()
 			r.Err = e.sent(r, mem)

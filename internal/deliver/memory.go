@@ -51,7 +51,7 @@ type rendered struct {
 	secrets *redact.Redactor // knows which values must not be told
 }
 
-// repairs counts how often an object had to be repaired lately.
+// repairs counts how often an object had to be repaired, or made anew, lately.
 type repairs struct {
 	count int
 	last  time.Time
@@ -229,9 +229,9 @@ const (
 	maxRepairGap = 5 * time.Minute
 )
 
-// countRepair notes that an object was repaired.
+// countRepair notes that an object was repaired, or deleted to be made anew.
 func (mem *Memory) countRepair(c delivery.Change, now time.Time) {
-	if c.Verb != delivery.Repair {
+	if c.Verb != delivery.Repair && c.Verb != delivery.Replace {
 		return
 	}
 	if mem.repairs == nil {
@@ -242,6 +242,9 @@ func (mem *Memory) countRepair(c delivery.Change, now time.Time) {
 		r.count = 0
 	}
 	mem.repairs[c.Ref] = repairs{count: r.count + 1, last: now}
+	if c.Verb == delivery.Replace {
+		return
+	}
 	telemetry.DriftRepaired.WithLabelValues(c.Ref.Kind).Inc()
 	if gap(r.count+1) > 0 {
 		telemetry.DriftBackoffs.WithLabelValues(c.Ref.Kind).Inc()
@@ -311,6 +314,7 @@ func Backoff(failures int, interval time.Duration) time.Duration {
 func (mem *Memory) paused(p delivery.Plan) (*delivery.Fault, time.Time) {
 	var faults []*delivery.Fault
 	var due time.Time
+	notBefore := mem.notBefore()
 	for _, stage := range p.Stages {
 		for _, c := range stage.Changes {
 			if c.Verb != delivery.Paused {
@@ -318,8 +322,12 @@ func (mem *Memory) paused(p delivery.Plan) (*delivery.Fault, time.Time) {
 			}
 			r := mem.refused[c.Ref]
 			faults = append(faults, r.fault)
-			if due.IsZero() || r.until.Before(due) {
-				due = r.until
+			until := r.until
+			if at := notBefore[c.Ref]; r.immutable && at.After(until) { // it is to be made anew, which has its own pauses
+				until = at
+			}
+			if due.IsZero() || until.Before(due) {
+				due = until
 			}
 		}
 	}

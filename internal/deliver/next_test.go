@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"keelson.dev/keelson/internal/apply"
 	"keelson.dev/keelson/internal/delivery"
 )
 
@@ -79,6 +80,23 @@ func TestRepairsBackOff(t *testing.T) {
 	mem.countRepair(delivery.Change{Ref: ref, Verb: delivery.Update}, now)
 	if got := mem.repairs[ref].count; got != 1 {
 		t.Errorf("an update counted as a repair: %d", got)
+	}
+}
+
+// TestReplacementsBackOff: what is made anew again and again is made anew ever more rarely, and its app does not spin meanwhile.
+func TestReplacementsBackOff(t *testing.T) {
+	ref := delivery.Ref{Kind: "Job", Name: "rewritten"}
+	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	replace := delivery.Change{Ref: ref, Verb: delivery.Replace}
+	var mem Memory
+	for range 6 {
+		mem.countRepair(replace, now)
+	}
+	mem.refuse(apply.Result{Change: replace, Immutable: true}, &delivery.Fault{Err: errors.New("field is immutable")}, delivery.App{RetryInterval: time.Second}, now)
+	plan := delivery.Plan{Stages: []delivery.Stage{{Changes: []delivery.Change{{Ref: ref, Verb: delivery.Paused}}}}}
+	fault, due := mem.paused(plan)
+	if want := now.Add(4 * time.Second); fault == nil || !due.Equal(want) {
+		t.Errorf("refused for %v until %s, want until %s", fault, due, want)
 	}
 }
 

@@ -106,10 +106,6 @@ func (p *Preview) refine(
 		before, _ := shown(current, nil)
 		p.Differences = append(p.Differences, Difference{Ref: c.Ref, Verb: c.Verb, Before: before})
 		return nil
-	case c.Verb == delivery.Replace:
-		i := slices.IndexFunc(req.Objects, func(obj delivery.Object) bool { return obj.Ref() == c.Ref })
-		p.Differences = append(p.Differences, replacing(current, req.Objects[i]))
-		return nil
 	case c.Object == nil:
 		return nil
 	}

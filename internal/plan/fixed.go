@@ -68,10 +68,10 @@ func changedFixed(u *unstructured.Unstructured, live map[string]any) (path, was,
 	for _, f := range fixedFields[gk] {
 		have, known := live[f.path]
 		want, ok, _ := unstructured.NestedFieldNoCopy(u.Object, strings.Split(f.path, ".")...)
-		if !ok || !known || want == nil || want == "" { // an empty value states nothing
+		if !ok || !known || want == nil || !f.exact && statesNothing(want, true, false) {
 			continue
 		}
-		if !contains(have, want, f.exact) {
+		if !contains(have, stated(have, want, f.exact), f.exact) {
 			return f.path, brief(have), brief(want), true
 		}
 	}
@@ -92,6 +92,50 @@ func dataHash(u *unstructured.Unstructured) string {
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:16])
+}
+
+// stated gives want without what states nothing: the server drops it, or puts its default there, and neither is a change.
+func stated(have, want any, exact bool) any {
+	switch w := want.(type) {
+	case map[string]any:
+		h, _ := have.(map[string]any)
+		out := make(map[string]any, len(w))
+		for k, v := range w {
+			hv, there := h[k]
+			if v = stated(hv, v, exact); !statesNothing(v, there, exact) {
+				out[k] = v
+			}
+		}
+		return out
+	case []any:
+		h, _ := have.([]any)
+		out := make([]any, len(w))
+		for i, v := range w {
+			var hv any
+			if i < len(h) {
+				hv = h[i]
+			}
+			out[i] = stated(hv, v, exact)
+		}
+		return out
+	}
+	return want
+}
+
+// statesNothing tells whether a value from Git is empty; false and 0 only where there is no such field. With exact (labels) an
+// empty text says something.
+func statesNothing(v any, there, exact bool) bool {
+	switch v := v.(type) {
+	case nil:
+		return true
+	case map[string]any:
+		return len(v) == 0
+	case []any:
+		return len(v) == 0
+	case string:
+		return v == "" && !exact
+	}
+	return !there && !exact && (v == false || v == int64(0))
 }
 
 // contains tells whether everything that want states is so in have, which may state more (server defaults).

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -35,19 +36,22 @@ func replaceHint(app delivery.App) string {
 	return hint
 }
 
-// replacement decides whether an object that is there has to be deleted and made anew; false: it need not, or may not.
-func replacement(in Input, obj delivery.Object, live delivery.Live, desired delivery.Hash) (reason string, ok bool) {
-	if live.Deleting || !Forced(in.App, obj, live.Marks) {
-		return "", false
+// replacement decides whether an object that is there has to be deleted and made anew: where the server has refused it for that
+// reason, and only there. What is known of fixed fields (fixedFields) forbids and never deletes, since the server or a webhook may
+// have made of a field something else than Git states. An object that was made anew again and again waits: verb is Paused then.
+// Empty: it need not be, or may not.
+func replacement(in Input, obj delivery.Object, live delivery.Live, desired delivery.Hash) (verb delivery.Verb, reason string) {
+	ref := obj.Ref()
+	refused := in.Refused[ref]
+	if live.Deleting || !refused.Immutable || refused.Desired != desired || !Forced(in.App, obj, live.Marks) {
+		return "", ""
 	}
-	refused := in.Refused[obj.Ref()]
-	waits := refused.Desired == desired && in.Now.Before(refused.Until)
-	path, was, wants, changed := changedFixed(obj.Unstructured, live.Fixed)
-	switch {
-	case refused.Desired == desired && refused.Immutable:
-		return "the API server does not let it be changed; deleted and made anew, as force is set", true
-	case changed && !waits:
-		return fmt.Sprintf("%s cannot be changed from %s to %s; deleted and made anew, as force is set", path, was, wants), true
+	reason = "the API server does not let it be changed"
+	if path, was, wants, changed := changedFixed(obj.Unstructured, live.Fixed); changed {
+		reason = fmt.Sprintf("%s cannot be changed from %s to %s", path, was, wants)
 	}
-	return "", false
+	if at := in.NotBefore[ref]; in.Now.Before(at) {
+		return delivery.Paused, fmt.Sprintf("%s; it has been made anew too often of late, next try at %s", reason, at.UTC().Format(time.RFC3339))
+	}
+	return delivery.Replace, reason + "; deleted and made anew, as force is set"
 }

@@ -39,7 +39,7 @@ type Input struct {
 	Scaled    map[delivery.Ref]string             // objects with an autoscaler, and its name ("HorizontalPodAutoscaler/web")
 	Ignored   map[delivery.Ref][]delivery.Pointer // fields of Desired that are left to others
 	Holds     []delivery.Hold
-	// NotBefore delays the repair of an object that keeps being undone.
+	// NotBefore delays the repair of an object that keeps being undone, or made anew.
 	NotBefore map[delivery.Ref]time.Time
 	// Present are objects that are there but not labelled as ours, as far as it matters: of those marked IfNotPresent.
 	Present map[delivery.Ref]bool
@@ -130,7 +130,8 @@ func blockOf(in Input, obj delivery.Object, coming map[schema.GroupKind]bool) (d
 	if !ok {
 		return delivery.Block{}, false
 	}
-	if path, was, wants, changed := changedFixed(obj.Unstructured, live.Fixed); changed && !Forced(in.App, obj, live.Marks) {
+	path, was, wants, changed := changedFixed(obj.Unstructured, live.Fixed)
+	if changed && !Forced(in.App, obj, live.Marks) && !taken(in, obj, live) {
 		return delivery.Block{Ref: ref, Fault: &delivery.Fault{
 			Reason: "ImmutableField", Where: obj.Where(), Retry: delivery.OnChange,
 			Hint: replaceHint(in.App),
@@ -138,6 +139,16 @@ func blockOf(in Input, obj delivery.Object, coming map[schema.GroupKind]bool) (d
 		}}, true
 	}
 	return delivery.Block{}, false
+}
+
+// taken tells whether the server has taken an object as Git wants it. What differs from that in a field that cannot be changed was
+// made so by the server or by a webhook.
+func taken(in Input, obj delivery.Object, live delivery.Live) bool {
+	if _, scaled := in.Scaled[obj.Ref()]; scaled {
+		obj = leaveReplicas(obj, live, true)
+	}
+	last, sent := in.Applied[obj.Ref()]
+	return sent && last.Desired == Hash(in.Key, obj.Unstructured)
 }
 
 // definedKinds are the kinds that the app's own CustomResourceDefinitions bring.
@@ -186,9 +197,11 @@ func changeOf(in Input, obj delivery.Object) delivery.Change {
 	}
 	c.Object, c.Desired = &obj, Hash(in.Key, obj.Unstructured)
 	c.Forced = there && Forced(in.App, obj, live.Marks)
-	if reason, ok := replacement(in, obj, live, c.Desired); ok && there {
-		c.Verb, c.Reason, c.Object, c.UID, c.Version = delivery.Replace, reason, nil, live.UID, cmp.Or(live.Version, c.Version)
-		return c
+	if there {
+		if c.Verb, c.Reason = replacement(in, obj, live, c.Desired); c.Verb != "" {
+			c.Object, c.UID, c.Version = nil, live.UID, cmp.Or(live.Version, c.Version)
+			return c
+		}
 	}
 	last, sent := in.Applied[ref]
 	c.Verb, c.Reason = verdict(last, sent, live, there, c)
