@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"regexp"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"keelson.dev/keelson/internal/delivery"
@@ -19,16 +21,14 @@ var saysImmutable = regexp.MustCompile(`is\simmutable|immutable\sfield`)
 
 // FitsAnew tells of an object that is there and was refused whether it would be taken if it was deleted and made anew: whether
 // the refusal was about the change and not about the object. Flux takes every refusal as invalid for one about the change; a
-// typing error would then cost the object. So where the server does not name the cause, a dry run of the same object under
-// another name tells.
+// typing error would then cost the object, also beside a field that is immutable. So a dry run of the same object under another
+// name tells.
 func FitsAnew(ctx context.Context, user *kube.User, obj delivery.Object, refused error) bool {
 	status := apierrors.APIStatus(nil)
 	switch {
 	case ctx.Err() != nil || !errors.As(refused, &status):
 		return false
-	case saysImmutable.MatchString(status.Status().Message):
-		return true
-	case !apierrors.IsInvalid(refused):
+	case !apierrors.IsInvalid(refused) && !saysImmutable.MatchString(status.Status().Message):
 		return false
 	}
 	copied := delivery.Object{Unstructured: obj.DeepCopy(), Origin: obj.Origin}
@@ -36,7 +36,16 @@ func FitsAnew(ctx context.Context, user *kube.User, obj delivery.Object, refused
 	copied.SetName("keelson-" + hex.EncodeToString(sum[:8]))
 	dropAllocated(copied.Unstructured)
 	_, err := Send(ctx, user, copied, true)
-	return err == nil
+	return err == nil || onlyTheName(err)
+}
+
+// onlyTheName tells whether an object was refused for nothing but its name, which some kinds derive from the rest of it.
+func onlyTheName(err error) bool {
+	status := apierrors.APIStatus(nil)
+	if !errors.As(err, &status) || status.Status().Details == nil || len(status.Status().Details.Causes) == 0 {
+		return false
+	}
+	return !slices.ContainsFunc(status.Status().Details.Causes, func(c metav1.StatusCause) bool { return c.Field != "metadata.name" })
 }
 
 // dropAllocated removes what only one Service at a time can have.

@@ -389,7 +389,7 @@ func (k *kustomizations) variables(_ context.Context, p *pass) error {
 }
 
 // recheck is when to look again at what should come with an event, in case the event came too early to be of use.
-const recheck = 2 * time.Second
+const recheck, maxRecheck = 2 * time.Second, 5 * time.Minute
 
 // maxSteps bounds the stages carried out in one pass; a plan has five.
 const maxSteps = 10
@@ -478,6 +478,9 @@ func (k *kustomizations) conclude(ctx context.Context, p *pass, state deliver.St
 		return delivery.Outcome{}, errNotYet
 	}
 	p.after = recheck
+	if since := p.st.working; !since.IsZero() { // the event will come: what takes long is looked at less often
+		p.after = max(recheck, min(p.req.Now.Sub(since)/4, maxRecheck))
+	}
 	return k.waiting(p, action.Waiting), nil
 }
 

@@ -314,7 +314,9 @@ func TestKilledBetweenIntentAndEffect(t *testing.T) {
 	w.app("app", "")
 	w.commit(map[string]string{"app/a.yaml": w.configMap("a", "1"), "app/b.yaml": w.configMap("b", "1"), "app/c.yaml": w.configMap("c", "1")})
 	// "applied and labelled, then killed": x was applied from a commit that is gone by now.
-	w.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, labels: {kustomize.toolkit.fluxcd.io/name: app, kustomize.toolkit.fluxcd.io/namespace: $ns}}\ndata: {v: old}\n")
+	x := objects(fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, namespace: %[1]s, labels: "+
+		"{kustomize.toolkit.fluxcd.io/name: app, kustomize.toolkit.fluxcd.io/namespace: %[1]s}}\ndata: {v: old}\n", w.ns))[0]
+	w.must(w.client.Patch(w.ctx, x, client.Apply, client.FieldOwner(kube.FieldManager))) //nolint:staticcheck // objects are untyped here
 	k := w.kustomization("app")
 	k.Status.Inventory = &kustomizev1.ResourceInventory{}
 	for _, name := range []string{"a", "b", "c", "x"} {

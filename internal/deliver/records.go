@@ -34,7 +34,7 @@ type Records struct {
 }
 
 // recordFormat changes whenever an old record would be misread, or a hash be made otherwise.
-const recordFormat = 3
+const recordFormat = 4
 
 // record is the content of a file.
 type record struct {
@@ -46,6 +46,7 @@ type record struct {
 	Vars     string          `json:"vars"`
 	Inputs   render.Inputs   `json:"inputs"`
 	Ignored  []string        `json:"ignored,omitempty"`
+	Skipped  []string        `json:"skipped,omitempty"`
 	Objects  []appliedObject `json:"objects"`
 }
 
@@ -147,7 +148,7 @@ func (r *Records) load(app delivery.App, mem *Memory) string {
 	}
 	mem.cluster = rec.Cluster
 	mem.made = origin{spec: rec.Spec, vars: rec.Vars, inputs: rec.Inputs}
-	mem.desired, mem.applied, mem.left, mem.Ignored = desired, applied, left, rec.Ignored
+	mem.desired, mem.applied, mem.left, mem.Ignored, mem.Skipped = desired, applied, left, rec.Ignored, rec.Skipped
 	return telemetry.Loaded
 }
 
@@ -158,7 +159,7 @@ func (r *Records) Save(app delivery.ID, mem *Memory) error {
 	}
 	rec := record{
 		Format: recordFormat, Renderer: r.renderer, App: app.String(), Cluster: mem.cluster,
-		Spec: mem.made.spec, Vars: mem.made.vars, Inputs: mem.made.inputs, Ignored: mem.Ignored,
+		Spec: mem.made.spec, Vars: mem.made.vars, Inputs: mem.made.inputs, Ignored: mem.Ignored, Skipped: mem.Skipped,
 		Objects: make([]appliedObject, 0, len(mem.desired)),
 	}
 	for _, ref := range mem.desired.Refs() {

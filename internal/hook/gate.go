@@ -13,8 +13,8 @@ const (
 	// Requests under way: in all, of one namespace, so that none has all places, and of one receiver. A slow sender holds one for as
 	// long as its body takes. How many do their work at once is the caller's.
 	inAll, ofNamespace, ofReceiver = 64, 32, 16
-	window           = 10 * time.Minute
-	remembered       = 8192 // deliveries; the oldest are forgotten first
+	window                         = 10 * time.Minute
+	remembered                     = 8192 // deliveries; the oldest are forgotten first
 )
 
 // Gap is the least time between two reconciliations that are asked for of one resource. A body that was here before and has no id
