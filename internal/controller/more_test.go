@@ -17,6 +17,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+
+	"keelson.dev/keelson/internal/kube"
 )
 
 func TestImmutableFieldIsExplainedBeforeAnythingIsApplied(t *testing.T) {
