@@ -191,7 +191,7 @@ func classify(verb, stderr string, err error) error {
 	own := ownWords(stderr)
 	for _, s := range symptoms {
 		said := stderr
-		if s.cause == ErrCorrupt {
+		if errors.Is(s.cause, ErrCorrupt) {
 			said = own // a remote does not tell what is wrong here
 		}
 		if strings.Contains(said, s.text) {
