@@ -67,6 +67,20 @@ func (g *global) client() (client.WithWatch, error) {
 	return newClient(config)
 }
 
+// connect gives the cluster in both ways that commands use it: by Go types, and by whatever kinds it serves.
+func (g *global) connect() (client.WithWatch, *kube.Cluster, error) {
+	config, err := g.restConfig()
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := newClient(config)
+	if err != nil {
+		return nil, nil, err
+	}
+	cluster, err := kube.NewCluster(config)
+	return c, cluster, err
+}
+
 // newClient makes a client for the kinds that the commands touch. Their resources are known, so nothing is discovered.
 func newClient(config *rest.Config) (client.WithWatch, error) {
 	scheme := runtime.NewScheme()

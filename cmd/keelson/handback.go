@@ -57,19 +57,11 @@ type handedBack struct {
 }
 
 func runHandback(ctx context.Context, g *global, dryRun bool) error {
-	config, err := g.restConfig()
-	if err != nil {
-		return err
-	}
-	cluster, err := kube.NewCluster(config)
+	c, cluster, err := g.connect()
 	if err != nil {
 		return err
 	}
 	if err := nobodyWorks(ctx, cluster); err != nil {
-		return err
-	}
-	c, err := newClient(config)
-	if err != nil {
 		return err
 	}
 	h := handback{cluster: cluster, client: c, dryRun: dryRun, done: []handedBack{}}

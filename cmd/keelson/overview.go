@@ -82,15 +82,7 @@ type trouble struct {
 }
 
 func runStatus(ctx context.Context, g *global, opts statusOptions) error {
-	config, err := g.restConfig()
-	if err != nil {
-		return err
-	}
-	c, err := newClient(config)
-	if err != nil {
-		return err
-	}
-	cluster, err := kube.NewCluster(config)
+	c, cluster, err := g.connect()
 	if err != nil {
 		return err
 	}

@@ -88,15 +88,7 @@ func runTrace(ctx context.Context, g *global, arg string) error {
 	if !ok || kind == "" || name == "" || strings.Contains(name, "/") {
 		return withCode(exitUsage, hintf(fmt.Errorf("%q names no object", arg), "name it as KIND/NAME, as deployment/web"))
 	}
-	config, err := g.restConfig()
-	if err != nil {
-		return err
-	}
-	c, err := newClient(config)
-	if err != nil {
-		return err
-	}
-	cluster, err := kube.NewCluster(config)
+	c, cluster, err := g.connect()
 	if err != nil {
 		return err
 	}
@@ -177,7 +169,7 @@ func traceObject(ctx context.Context, g *global, c client.Client, cluster *kube.
 			return nil, fmt.Errorf("read owner of %s: %w", delivery.RefOf(top), err)
 		}
 		up := delivery.Ref{Group: gv.Group, Kind: ref.Kind, Namespace: top.GetNamespace(), Name: ref.Name}
-		above, err := readObject(ctx, cluster, up, gv.Version)
+		above, err := cluster.Self().Read(ctx, up, gv.Version)
 		if err != nil {
 			return nil, err
 		}

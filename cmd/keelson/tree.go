@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -212,7 +211,7 @@ func (f *forest) read(ctx context.Context, inv delivery.Inventory) (map[delivery
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			u, err := readObject(ctx, f.cluster, ref, version)
+			u, err := f.cluster.Self().Read(ctx, ref, version)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -225,25 +224,6 @@ func (f *forest) read(ctx context.Context, inv delivery.Inventory) (map[delivery
 	}
 	wg.Wait()
 	return out, failed
-}
-
-// readObject reads an object; nil: it is not there.
-func readObject(ctx context.Context, cluster *kube.Cluster, ref delivery.Ref, version string) (*unstructured.Unstructured, error) {
-	resource, err := cluster.Self().ResourceOf(ref, version)
-	if meta.IsNoMatchError(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	u, err := resource.Get(ctx, ref.Name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", ref, err)
-	}
-	return u, nil
 }
 
 // list takes in what controllers have made in a namespace. Kinds that may not be listed are left out.

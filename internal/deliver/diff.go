@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
@@ -152,24 +151,6 @@ func withReplicasOf(obj delivery.Object, current *unstructured.Unstructured) del
 func isNoKind(err error) bool {
 	var f *delivery.Fault
 	return errors.As(err, &f) && f.Reason == "KindNotFound"
-}
-
-func get(ctx context.Context, user *kube.User, ref delivery.Ref, version string) (*unstructured.Unstructured, error) {
-	resource, err := user.ResourceOf(ref, version)
-	if meta.IsNoMatchError(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	u, err := resource.Get(ctx, ref.Name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", ref, err)
-	}
-	return u, nil
 }
 
 // shown gives both sides as YAML for people: without what only the server writes, with Secrets masked.

@@ -30,7 +30,7 @@ func (e *Engine) forgive(ctx context.Context, ignored map[delivery.Ref][]deliver
 		if !sent || !there || last.Owned == rec.Owned || last.Kept == (delivery.Hash{}) {
 			continue
 		}
-		current, err := get(ctx, e.Cluster.Self(), ref, rec.Version)
+		current, err := e.Cluster.Self().Read(ctx, ref, rec.Version)
 		if err != nil || current == nil {
 			return seen, err // what is gone tells so by an event
 		}
@@ -63,7 +63,7 @@ func (e *Engine) leaveFields(ctx context.Context, stage delivery.Stage) (deliver
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			current, err := get(ctx, e.Cluster.Self(), c.Ref, c.Version)
+			current, err := e.Cluster.Self().Read(ctx, c.Ref, c.Version)
 			if errs[i] = err; err == nil && current != nil {
 				obj := withFieldsOf(*c.Object, current, c.Ignored)
 				c.Object = &obj

@@ -32,7 +32,7 @@ func (e *Engine) present(ctx context.Context, objects []delivery.Object) (map[de
 		if _, ours := e.Live.Get(ref); ours {
 			continue
 		}
-		current, err := get(ctx, e.Cluster.Self(), ref, obj.GroupVersionKind().Version)
+		current, err := e.Cluster.Self().Read(ctx, ref, obj.GroupVersionKind().Version)
 		if err != nil {
 			return nil, err
 		}

@@ -172,7 +172,7 @@ func (e *Engine) look(ctx context.Context, objects []delivery.Object, inv delive
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			u, err := get(ctx, e.Cluster.Self(), ref, version)
+			u, err := e.Cluster.Self().Read(ctx, ref, version)
 			mu.Lock()
 			defer mu.Unlock()
 			if u != nil {

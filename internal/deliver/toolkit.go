@@ -20,7 +20,7 @@ func (e *Engine) toolkit(ctx context.Context, app delivery.App, objects []delive
 		case plan.IsToolkitController(obj.Unstructured):
 			hold.Reason = "it is a controller of Flux, whose work Keelson does"
 		case plan.IsToolkitDefinition(obj.Unstructured):
-			have, err := get(ctx, e.Cluster.Self(), obj.Ref(), obj.GroupVersionKind().Version)
+			have, err := e.Cluster.Self().Read(ctx, obj.Ref(), obj.GroupVersionKind().Version)
 			if err != nil {
 				return nil, nil, err
 			}

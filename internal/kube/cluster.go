@@ -10,8 +10,10 @@ import (
 	"time"
 
 	authv1 "k8s.io/api/authorization/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
@@ -165,6 +167,25 @@ func (u *User) ResourceOf(ref delivery.Ref, version string) (dynamic.ResourceInt
 		return nil, err
 	}
 	return u.Resource(m.GroupVersionKind, ref.Namespace)
+}
+
+// Read gives an object that is known by its ref; nil: it, or its kind, is not there.
+func (u *User) Read(ctx context.Context, ref delivery.Ref, version string) (*unstructured.Unstructured, error) {
+	resource, err := u.ResourceOf(ref, version)
+	if meta.IsNoMatchError(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	obj, err := resource.Get(ctx, ref.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", ref, err)
+	}
+	return obj, nil
 }
 
 // allowance is how long a positive answer of the authorizer is believed.
