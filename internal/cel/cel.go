@@ -84,19 +84,13 @@ func newDialect(variables []string) (*dialect, error) {
 // Compile checks an expression against the scope's variables, and that it gives true or false. The error tells the line and
 // the column.
 func (s *Scope) Compile(text string) (*Expression, error) {
-	d, err := s.made()
+	d, a, err := s.parse(text)
 	if err != nil {
 		return nil, err
 	}
-	if err := short(text); err != nil {
-		return nil, err
-	}
-	a, issues := d.env.Parse(text)
+	a, issues := d.env.Check(a)
 	if err := told(issues); err != nil {
 		return nil, err
-	}
-	if a, issues = d.env.Check(a); told(issues) != nil {
-		return nil, told(issues)
 	}
 	if t := a.OutputType(); !t.IsExactType(cel.BoolType) {
 		return nil, fmt.Errorf("it gives a value of the type %s, not bool", t)
@@ -107,18 +101,23 @@ func (s *Scope) Compile(text string) (*Expression, error) {
 // Parse takes an expression as it is written: which variables there are shows when it is evaluated. The error tells the line
 // and the column.
 func (s *Scope) Parse(text string) (*Expression, error) {
-	d, err := s.made()
+	d, a, err := s.parse(text)
 	if err != nil {
 		return nil, err
 	}
+	return d.expression(a)
+}
+
+func (s *Scope) parse(text string) (*dialect, *cel.Ast, error) {
+	d, err := s.made()
+	if err != nil {
+		return nil, nil, err
+	}
 	if err := short(text); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	a, issues := d.env.Parse(text)
-	if err := told(issues); err != nil {
-		return nil, err
-	}
-	return d.expression(a)
+	return d, a, told(issues)
 }
 
 func (d *dialect) expression(a *cel.Ast) (*Expression, error) {
