@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -27,29 +28,24 @@ func takeOver(ctx context.Context, user *kube.User, c delivery.Change, have *uns
 	if err != nil || !ok {
 		return have, nil, err
 	}
-	from := t.From
-	for range attempts {
-		have, err = SetManagedFields(ctx, user, have, t.Fields)
-		if err == nil {
-			break
-		}
-		if !apierrors.IsConflict(err) {
-			return have, nil, Explain(fmt.Errorf("take over the fields of %s: %w", t.From, err), obj)
+	for attempt := 1; ; attempt++ {
+		out, err := SetManagedFields(ctx, user, have, t.Fields)
+		switch {
+		case err == nil && t.Again:
+			out, err = Send(ctx, user, obj, false)
+			return out, t.From, err
+		case err == nil:
+			return out, t.From, nil
+		case !apierrors.IsConflict(err) || attempt == attempts:
+			return have, nil, Explain(fmt.Errorf("take over the fields of %s: %w", strings.Join(t.From, ", "), err), obj)
 		}
 		if have, err = reread(ctx, user, obj); err != nil {
 			return nil, nil, err
 		}
 		if t, ok, err = plan.TakeOver(have, kube.FieldManager, left...); err != nil || !ok {
-			return have, from, err
+			return have, nil, err // somebody else has done it
 		}
 	}
-	if err != nil {
-		return have, nil, Explain(fmt.Errorf("take over the fields of %s: %w", t.From, err), obj)
-	}
-	if t.Again {
-		have, err = Send(ctx, user, obj, false)
-	}
-	return have, from, err
 }
 
 func reread(ctx context.Context, user *kube.User, obj delivery.Object) (*unstructured.Unstructured, error) {
