@@ -451,13 +451,15 @@ func (f *front) up() {
 	f.Helper()
 	server := httptest.NewUnstartedServer(f.handler)
 	server.Listener.Close()
-	for range 100 {
-		l, err := net.Listen("tcp", f.address)
-		if err == nil {
-			server.Listener = l
+	var err error
+	for range 100 { // who had it may not have let it go yet
+		if server.Listener, err = net.Listen("tcp", f.address); err == nil {
 			break
 		}
 		time.Sleep(20 * time.Millisecond)
+	}
+	if err != nil {
+		f.Fatal(err)
 	}
 	server.StartTLS()
 	f.server = server

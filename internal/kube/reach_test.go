@@ -109,13 +109,15 @@ func TestReached(t *testing.T) {
 }
 
 // slowServer is a server that answers at once, but for /hang: there it waits until it is let go, and then hangs up.
-func slowServer(t *testing.T) (server *httptest.Server, letGo func()) {
+// Each that waits is told to hanging.
+func slowServer(t *testing.T) (server *httptest.Server, hanging <-chan struct{}, letGo func()) {
 	t.Helper()
-	held := make(chan struct{})
+	held, entered := make(chan struct{}), make(chan struct{}, 10)
 	letGo = sync.OnceFunc(func() { close(held) })
 	server = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/hang":
+			entered <- struct{}{}
 			<-held
 			panic(http.ErrAbortHandler)
 		case "/fail":
@@ -124,12 +126,12 @@ func slowServer(t *testing.T) (server *httptest.Server, letGo func()) {
 	}))
 	t.Cleanup(server.Close)
 	t.Cleanup(letGo)
-	return server, letGo
+	return server, entered, letGo
 }
 
 // TestDoubtIsAboutTheCluster: what ends one request only is no news of the cluster, and closes it for nobody else.
 func TestDoubtIsAboutTheCluster(t *testing.T) {
-	server, letGo := slowServer(t)
+	server, hanging, letGo := slowServer(t)
 	news := make(chan struct{}, 10)
 	c, err := kube.Remote{Host: server.URL}.Connect(t.Context(), nil, func() { news <- struct{}{} })
 	if err != nil {
@@ -152,13 +154,14 @@ func TestDoubtIsAboutTheCluster(t *testing.T) {
 	if err := get(short, "/hang"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("a request with a deadline ends with %v", err)
 	}
+	<-hanging // the one that gave up
 	if up, err := c.Reached(); !up || err != nil {
 		t.Errorf("after the deadline of one request: %v, %v, want it reached", up, err)
 	}
 
 	old := make(chan error, 1)
 	go func() { old <- get(t.Context(), "/hang") }()
-	time.Sleep(100 * time.Millisecond) // it is under way
+	<-hanging
 	if err := get(t.Context(), "/fail"); err == nil {
 		t.Fatal("who is hung up on gets an answer")
 	}
