@@ -1,0 +1,79 @@
+// Package pipeline holds the nouns of the push half: what a .gitlab-ci.yml says, for which event it is compiled, and the graph
+// of jobs that comes out.
+//
+//	config.Load(files, options)      -> Config    what the files say: includes, extends, references and defaults are resolved
+//	compile.Compile(config, context) -> Graph     which of its jobs run for this event, with which variables, after which others
+//	schedule.New(graph)              -> State     what each of them does now; events move it
+//	run.Run(graph, executor, sink)   -> Outcome   plays it
+//
+// The words are GitLab's. A graph is data: it is stored as JSON and taken up again by another process. The package is pure.
+package pipeline
+
+import "fmt"
+
+// Position is a place in a file that a pipeline is made of. Line and Column count from 1; zero: not known.
+type Position struct {
+	// File is named as a person would look for it: a path in the repository, "project@ref:path" for another repository's,
+	// a URL without userinfo, "template:NAME", or a flag of the command line such as "--variable".
+	File   string `json:"file,omitempty"`
+	Line   int    `json:"line,omitempty"`
+	Column int    `json:"column,omitempty"`
+}
+
+func (p Position) String() string {
+	switch {
+	case p.Line == 0:
+		return p.File
+	case p.Column == 0:
+		return fmt.Sprintf("%s:%d", p.File, p.Line)
+	default:
+		return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column)
+	}
+}
+
+// Via is one step on the way of a value from where it is written to where it counts.
+type Via struct {
+	How  string   `json:"how"`            // include, extends, reference, default, alias
+	Name string   `json:"name,omitempty"` // what was included, extended or referred to
+	At   Position `json:"at"`             // where that is written
+}
+
+// Severity tells errors, with which a file makes no pipeline, from traps: what works but is seldom meant.
+type Severity string
+
+// The severities of a [Problem].
+const (
+	Error   Severity = "error"
+	Warning Severity = "warning"
+)
+
+// Problem is a finding about a configuration.
+type Problem struct {
+	Severity Severity `json:"severity"`
+	Code     string   `json:"code"`          // stable, in kebab case: "unknown-keyword", "needs-cycle"
+	Job      string   `json:"job,omitempty"` // the job that it is about, when it is about one
+	Message  string   `json:"message"`       // one sentence without the position: "stage `tset` does not exist"
+	Hint     string   `json:"hint,omitempty"`
+	At       Position `json:"at"`
+	Via      []Via    `json:"via,omitempty"` // the nearest step first
+}
+
+func (p Problem) Error() string {
+	if p.At == (Position{}) {
+		return p.Message
+	}
+	return p.At.String() + ": " + p.Message
+}
+
+// Problems are findings in the order of files and lines.
+type Problems []Problem
+
+// Failed tells whether an error is among them.
+func (ps Problems) Failed() bool {
+	for _, p := range ps {
+		if p.Severity == Error {
+			return true
+		}
+	}
+	return false
+}

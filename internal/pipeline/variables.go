@@ -1,0 +1,45 @@
+package pipeline
+
+// Variable is a variable of a pipeline with where its value comes from.
+type Variable struct {
+	Name   string `json:"name"`
+	Value  string `json:"value"`
+	Raw    bool   `json:"raw,omitempty"`    // not expanded
+	File   bool   `json:"file,omitempty"`   // the job finds the path of a file with the value
+	Masked bool   `json:"masked,omitempty"` // never shown
+	// Public variables are those of the files and the predefined ones that hold no credential; services see only these.
+	Public bool `json:"public,omitempty"`
+	// Protected variables are there on protected refs only.
+	Protected bool     `json:"protected,omitempty"`
+	Origin    string   `json:"origin,omitempty"` // one of the Origin constants
+	At        Position `json:"at,omitzero"`
+}
+
+// Where the value of a variable comes from, from the weakest to the strongest.
+const (
+	OriginPredefined = "predefined"
+	OriginDeployment = "deployment"
+	OriginTop        = "top-level variables"
+	OriginWorkflow   = "workflow:rules"
+	OriginJob        = "job variables"
+	OriginMatrix     = "parallel:matrix"
+	OriginRules      = "job rules"
+	OriginDotenv     = "dotenv report"
+	OriginInstance   = "instance"
+	OriginGroup      = "group"
+	OriginProject    = "project"
+	OriginPipeline   = "pipeline"
+)
+
+// Variables is a list in which of several with one name the last one counts.
+type Variables []Variable
+
+// Get gives the variable that counts.
+func (vs Variables) Get(name string) (Variable, bool) {
+	for i := len(vs) - 1; i >= 0; i-- {
+		if vs[i].Name == name {
+			return vs[i], true
+		}
+	}
+	return Variable{}, false
+}
