@@ -45,6 +45,8 @@ require (
 	sigs.k8s.io/yaml v1.6.0
 )
 
+require go.yaml.in/yaml/v4 v4.0.0 // indirect
+
 require (
 	k8s.io/api v0.37.1
 	k8s.io/apiextensions-apiserver v0.37.1
