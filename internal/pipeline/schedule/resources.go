@@ -61,40 +61,58 @@ func (r *Resources) SetMode(key string, mode Mode) []Claim {
 	return g.assign()
 }
 
-// Update tells that a job of a group has a status, and gives who gets the resource by that: each of them is told with a Grant.
-func (r *Resources) Update(key string, c Claim, status pipeline.Status) []Claim {
-	g := r.group(key)
-	at := slices.IndexFunc(g.Jobs, func(q Queue) bool { return q.Claim == c })
-	leave := func() {
+// Use tells that a job of a group has come to a status.
+type Use struct {
+	Group string
+	Claim
+	Status pipeline.Status
+}
+
+// Update takes in all that has changed at one time, and gives who gets resources by that: each of them is told with a Grant.
+func (r *Resources) Update(uses ...Use) []Claim {
+	var touched []*Group
+	for _, u := range uses {
+		g := r.group(u.Group)
+		g.use(u)
+		if !slices.Contains(touched, g) {
+			touched = append(touched, g)
+		}
+	}
+	var granted []Claim
+	for _, g := range touched {
+		granted = append(granted, g.assign()...)
+	}
+	return granted
+}
+
+func (g *Group) use(u Use) {
+	at := slices.IndexFunc(g.Jobs, func(q Queue) bool { return q.Claim == u.Claim })
+	holds := g.Holder != nil && *g.Holder == u.Claim
+	switch u.Status {
+	case pipeline.StatusPreparing, pipeline.StatusWaitingForCallback, pipeline.StatusPending, pipeline.StatusRunning, pipeline.StatusCanceling:
+		holds = false // goes on holding it, or has held it before these data were lost
+		if g.Holder == nil {
+			g.Holder = &Claim{Pipeline: u.Pipeline, Job: u.Job}
+		}
+	}
+	if holds {
+		g.Holder = nil
+	}
+	switch u.Status {
+	case pipeline.StatusWaitingForResource, pipeline.StatusCreated, pipeline.StatusScheduled:
+		waits := u.Status == pipeline.StatusWaitingForResource
+		if at >= 0 && g.Jobs[at].Waits == waits {
+			return
+		}
+		if at >= 0 {
+			g.Jobs = slices.Delete(g.Jobs, at, at+1)
+		}
+		g.Jobs = append(g.Jobs, Queue{Claim: u.Claim, Waits: waits})
+	default:
 		if at >= 0 {
 			g.Jobs = slices.Delete(g.Jobs, at, at+1)
 		}
 	}
-	holds := g.Holder != nil && *g.Holder == c
-	switch status {
-	case pipeline.StatusWaitingForResource, pipeline.StatusCreated, pipeline.StatusScheduled:
-		if holds { // it is being tried again
-			g.Holder = nil
-		}
-		waits := status == pipeline.StatusWaitingForResource
-		switch {
-		case at < 0:
-			g.Jobs = append(g.Jobs, Queue{Claim: c, Waits: waits})
-		case waits && !g.Jobs[at].Waits: // it comes now
-			leave()
-			g.Jobs = append(g.Jobs, Queue{Claim: c, Waits: true})
-		default:
-			g.Jobs[at].Waits = waits
-		}
-	case pipeline.StatusPreparing, pipeline.StatusWaitingForCallback, pipeline.StatusPending, pipeline.StatusRunning, pipeline.StatusCanceling:
-		leave()
-	default: // completed, or manual
-		leave()
-		if holds {
-			g.Holder = nil
-		}
-	}
-	return g.assign()
 }
 
 // Forget removes all jobs of a pipeline that is deleted, and gives who gets resources by that.

@@ -168,6 +168,15 @@ func (s *State) Job(name string) (Job, bool) {
 	return s.Jobs[i], true
 }
 
+// All gives every job with its status as a change from created, for whoever takes up a state.
+func (s *State) All() []Change {
+	changes := make([]Change, 0, len(s.Jobs))
+	for i := range s.Jobs {
+		changes = append(changes, Change{Job: s.Jobs[i].Name, From: pipeline.StatusCreated, To: s.Jobs[i].Status, Why: s.Jobs[i].Why})
+	}
+	return changes
+}
+
 // Idle tells that nothing happens any more unless a person plays, retries or cancels: no job is on its way, none waits for its time.
 func (s *State) Idle() bool {
 	var moving int32

@@ -32,7 +32,7 @@ func Simulate(g *pipeline.Graph, steps []Step) ([]Snapshot, error) {
 	now := time.Unix(0, 0).UTC()
 	s := New(g, now)
 	resources := &Resources{}
-	if err := s.share(resources, s.initial()); err != nil {
+	if err := s.share(resources, s.All()); err != nil {
 		return nil, err
 	}
 	out := []Snapshot{s.snapshot("init")}
@@ -62,36 +62,36 @@ func Simulate(g *pipeline.Graph, steps []Step) ([]Snapshot, error) {
 	return out, nil
 }
 
-// initial gives the statuses of a new state as changes.
-func (s *State) initial() []Change {
-	changes := make([]Change, 0, len(s.Jobs))
-	for i := range s.Jobs {
-		changes = append(changes, Change{Job: s.Jobs[i].Name, From: pipeline.StatusCreated, To: s.Jobs[i].Status})
+// Uses gives what changes of this state mean to the resource groups.
+func (s *State) Uses(id int64, changes []Change) []Use {
+	var uses []Use
+	for _, c := range changes {
+		if c.Job == "" {
+			continue
+		}
+		if group := s.plan.jobs[s.plan.index[c.Job]].resourceGroup; group != "" {
+			uses = append(uses, Use{Group: group, Claim: Claim{Pipeline: id, Job: c.Job}, Status: c.To})
+		}
 	}
-	return changes
+	return uses
 }
 
 // share tells changes to the resource groups, and grants what is free.
 func (s *State) share(r *Resources, changes []Change) error {
-	for len(changes) > 0 {
-		c := changes[0]
-		changes = changes[1:]
-		if c.Job == "" {
-			continue
+	for {
+		claims := r.Update(s.Uses(1, changes)...)
+		if len(claims) == 0 {
+			return nil
 		}
-		group := s.plan.jobs[s.plan.index[c.Job]].resourceGroup
-		if group == "" {
-			continue
+		e := Event{Kind: Grant, At: s.at}
+		for _, c := range claims {
+			e.Jobs = append(e.Jobs, c.Job)
 		}
-		for _, claim := range r.Update(group, Claim{Pipeline: 1, Job: c.Job}, c.To) {
-			more, err := s.Apply(Event{Kind: Grant, Jobs: []string{claim.Job}, At: s.at})
-			if err != nil {
-				return err
-			}
-			changes = append(changes, more...)
+		var err error
+		if changes, err = s.Apply(e); err != nil {
+			return err
 		}
 	}
-	return nil
 }
 
 func (s *State) snapshot(event string) Snapshot {
