@@ -151,7 +151,9 @@ func (f *Files) note(text string) {
 }
 
 // cleanLocal makes a path of an include one from the root: a leading slash means the same.
-func cleanLocal(name string) string { return strings.TrimPrefix(path.Clean("/"+filepath.ToSlash(name)), "/") }
+func cleanLocal(name string) string {
+	return strings.TrimPrefix(path.Clean("/"+filepath.ToSlash(name)), "/")
+}
 
 // local reads a local include: of the working tree, or of the project that the including file is in.
 func (f *Files) local(name string, from config.Source) ([]config.Source, error) {
