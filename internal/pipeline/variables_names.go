@@ -96,9 +96,8 @@ var instance = sync.OnceValue(func() *regexp.Regexp {
 
 // GroupName is CI_JOB_GROUP_NAME: a job's name without what numbers its parallel instances ("test 1/3", "test: [a, b]").
 func GroupName(job string) string {
-	name := strings.TrimSpace(job)
-	if last := len(name) - 1; last < 0 || name[last] != ']' && (name[last] < '0' || name[last] > '9') {
-		return name
+	if !strings.ContainsAny(job, "\x08 :\t\n\v\f\r") {
+		return job
 	}
 	return strings.TrimSpace(instance().ReplaceAllString(job, ""))
 }

@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"keelson.dev/keelson/internal/pipeline"
-	"keelson.dev/keelson/internal/pipeline/rules"
 )
 
 // maxDepth is how deep pipelines may be the children of others; GitLab's bound.
@@ -59,7 +58,6 @@ type compiler struct {
 	*jobs
 	ctx      *pipeline.Context
 	scope    scope
-	cache    rules.Cache // of conditions: many jobs have the same
 	problems pipeline.Problems
 }
 
