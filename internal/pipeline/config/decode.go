@@ -21,13 +21,17 @@ const (
 // Decode gives a merged tree its types. It checks every keyword as GitLab does, finds all problems at once, and leaves out what is
 // wrong; the Config is never nil. What needs several jobs to be checked (undefined stages, needs and so on) is left to compile.
 func Decode(doc *Document) (*pipeline.Config, pipeline.Problems) {
-	d := &decoder{regexps: map[string]string{}, expressions: map[string]error{}, paths: map[[2]string]string{}, config: &pipeline.Config{}, seen: map[finding]int{}}
+	d := newDecoder()
 	if doc == nil {
 		doc = &Document{}
 	}
 	d.config.Files, d.config.Spec = doc.Files, doc.Spec
 	d.root(value{Node: doc.Root, d: d})
 	return d.config, sortProblems(d.finish(), doc.Files)
+}
+
+func newDecoder() *decoder {
+	return &decoder{regexps: map[string]string{}, expressions: map[string]error{}, paths: map[[2]string]string{}, config: &pipeline.Config{}, seen: map[finding]int{}}
 }
 
 // decoder collects what decoding comes to.
