@@ -15,8 +15,7 @@ func (r *reader) applies(f *frame, n *Node) bool {
 		return true
 	}
 	d := newDecoder()
-	v := value{Node: n, d: d, name: "include", inner: &place{nil, "include"}, keyAt: n.At, via: n.Via}
-	all := v.field("rules").rules(includeRules)
+	all := d.value("include", n).field("rules").rules(includeRules)
 	for _, p := range d.finish() {
 		r.in(f)(p)
 	}
