@@ -154,9 +154,9 @@ func jobHint(key string) string {
 }
 
 // decodeJob decodes a job with what it inherits.
-func (d *decoder) decodeJob(v value, kind kind) pipeline.JobSpec {
+func (d *decoder) decodeJob(v value, kind kind, j *pipeline.JobSpec) {
 	name := v.key()
-	j := pipeline.JobSpec{Where: make(map[string]pipeline.Text, len(v.Pairs)+8), Via: v.via}
+	j.Where, j.Via = make(map[string]pipeline.Text, len(v.Pairs)+8), v.via
 	j.Name, j.Base, j.At, j.When = name, name, v.keyAt, pipeline.OnSuccess
 	d.jobName(v)
 	d.inherits = pipeline.Inherit{}
@@ -169,7 +169,7 @@ func (d *decoder) decodeJob(v value, kind kind) pipeline.JobSpec {
 		case kind == triggerJob && !k.trigger:
 			v.unknownHint(*p, "a job with `trigger` starts another pipeline and runs nothing itself")
 		default:
-			d.keyword(v.child(p.Key, p.KeyAt, p.Value), &j)
+			d.keyword(v.child(p.Key, p.KeyAt, p.Value), j)
 		}
 	}
 	if j.Stage == "" {
@@ -179,15 +179,14 @@ func (d *decoder) decodeJob(v value, kind kind) pipeline.JobSpec {
 	if kind == triggerJob {
 		names = []string{"interruptible"}
 	}
-	d.inherit(v, &j, d.inherits, names)
+	d.inherit(v, j, d.inherits, names)
 	if kind == triggerJob {
-		checkTriggerJob(v, &j)
+		checkTriggerJob(v, j)
 	} else {
-		checkScriptJob(v, &j)
+		checkScriptJob(v, j)
 	}
-	checkConflicts(v, &j)
-	finishJob(v, &j)
-	return j
+	checkConflicts(v, j)
+	finishJob(v, j)
 }
 
 func (d *decoder) jobName(v value) {
@@ -294,14 +293,17 @@ var exclusive = [][2]string{
 
 func checkConflicts(v value, j *pipeline.JobSpec) {
 	for _, keys := range exclusive {
+		if j.Trigger == nil && j.Run == nil {
+			break // one of them is in every pair
+		}
 		if v.Get(keys[0]) != nil && v.Get(keys[1]) != nil {
-			v.d.report(pipeline.Error, codeConflict, v.place.String(), "config these keys cannot be used together: "+keys[0]+", "+keys[1], "", v.field(keys[1]).keyAt, v.field(keys[1]).via)
+			v.d.report(pipeline.Error, codeConflict, v.place(), "config these keys cannot be used together: "+keys[0]+", "+keys[1], "", v.field(keys[1]).keyAt, v.field(keys[1]).via)
 		}
 	}
 	if rules := v.field("rules"); rules.set() {
 		for _, key := range []string{"only", "except", "start_in"} {
 			if f := v.field(key); f.set() {
-				v.d.report(pipeline.Error, codeConflict, v.place.String(), "config key may not be used with `rules`: "+key, rulesHint(key), f.keyAt, f.via)
+				v.d.report(pipeline.Error, codeConflict, v.place(), "config key may not be used with `rules`: "+key, rulesHint(key), f.keyAt, f.via)
 			}
 		}
 		when := v.field("when")
@@ -400,7 +402,7 @@ func (v value) retry() pipeline.Retry {
 		return pipeline.Retry{Max: n}
 	case Map:
 	default:
-		v.hint(codeType, "", "config has to be either an integer or a hash, found %s", v.described())
+		v.hint(codeType, v.quoteHint(), "config has to be either an integer or a hash, found %s", v.described())
 		return pipeline.Retry{}
 	}
 	v.allow("max", "when", "exit_codes")

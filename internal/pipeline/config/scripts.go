@@ -20,6 +20,9 @@ func (v value) script() []string {
 		v.wrong(should)
 		return nil
 	}
+	if !slices.ContainsFunc(v.Items, func(n *Node) bool { return n == nil || n.Kind != String }) {
+		return v.texts(should)
+	}
 	items, ok := v.flat()
 	if !ok {
 		v.fail(codeType, should)
@@ -123,6 +126,9 @@ func (v value) stepReference() string {
 
 // joined is the path of the parts that are there after a prefix, or nothing.
 func joined(prefix string, parts ...string) string {
+	for i, p := range parts {
+		parts[i] = strings.Trim(p, "/")
+	}
 	parts = slices.DeleteFunc(parts, func(p string) bool { return p == "" })
 	if len(parts) == 0 {
 		return ""
