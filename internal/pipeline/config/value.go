@@ -284,6 +284,9 @@ func (v value) allow(keys ...string) bool {
 }
 
 func (v value) unknown(p Pair, allowed []string) {
+	if v.d.full() {
+		return
+	}
 	v.unknownHint(p, didYouMean(p.Key, allowed))
 }
 
