@@ -18,20 +18,10 @@ const (
 	maxProblems = 1000
 )
 
-// Load reads a configuration and decodes it. The Config is nil where an error leaves nothing to decode.
-func Load(o Options) (*pipeline.Config, pipeline.Problems) {
-	d, problems := Read(o)
-	if d == nil {
-		return nil, problems
-	}
-	c, more := Decode(d)
-	return c, sortProblems(append(problems, more...), d.Files)
-}
-
 // Decode gives a merged tree its types. It checks every keyword as GitLab does, finds all problems at once, and leaves out what is
 // wrong; the Config is never nil. What needs several jobs to be checked (undefined stages, needs and so on) is left to compile.
 func Decode(doc *Document) (*pipeline.Config, pipeline.Problems) {
-	d := &decoder{regexps: map[string]string{}, config: &pipeline.Config{}, seen: map[finding]int{}}
+	d := &decoder{regexps: map[string]string{}, expressions: map[string]error{}, config: &pipeline.Config{}, seen: map[finding]int{}}
 	if doc == nil {
 		doc = &Document{}
 	}
@@ -47,6 +37,8 @@ type decoder struct {
 	job      string            // that is decoded now
 	inherits pipeline.Inherit  // what it takes of the defaults
 	regexps  map[string]string // checked: the fault, or ""
+
+	expressions map[string]error // checked too
 
 	problems pipeline.Problems
 	seen     map[finding]int // index into problems
@@ -267,5 +259,3 @@ func (v value) autoCancel() pipeline.AutoCancel {
 		OnJobFailure: v.field("on_job_failure").oneOf("none", "all"),
 	}
 }
-
-func Read(o Options) (*Document, pipeline.Problems) { return nil, nil }

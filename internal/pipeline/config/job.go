@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -100,26 +101,32 @@ func (d *decoder) jobKind(v value) kind {
 	case has("trigger") || has("needs"):
 		return triggerJob
 	default:
-		hint := "a template that is not to run has a name with a dot before it: ." + v.key()
-		if h, ok := misplaced[v.key()]; ok {
-			hint = h
-		} else if s := closest(v.key(), []string{"default", "workflow", "variables"}); s != "" {
-			hint = "did you mean `" + s + "`?"
-		} else {
-			for i := range v.Pairs {
-				if s := closest(v.Pairs[i].Key, []string{"script", "trigger"}); s != "" {
-					hint = "did you mean `" + s + "` with `" + v.Pairs[i].Key + "`?"
-				}
-			}
+		hint, section := "a template that is not to run has a name with a dot before it: ."+v.key(), false
+		if hint2, ok := misplaced[v.key()]; ok {
+			hint, section = hint2, true
+		} else if meant := didYouMean(v.key(), []string{"default", "workflow", "variables"}); meant != "" {
+			hint, section = meant, true
+		} else if meant := v.misspelled("script", "trigger"); meant != "" {
+			hint = meant
 		}
 		v.hint(codeJob, hint, "config should implement the script:, run:, or trigger: keyword")
 		for i := range v.Pairs {
-			if _, ok := keywords[v.Pairs[i].Key]; !ok {
+			if _, ok := keywords[v.Pairs[i].Key]; !ok && !section {
 				v.unknownHint(v.Pairs[i], jobHint(v.Pairs[i].Key))
 			}
 		}
 	}
 	return notAJob
+}
+
+// misspelled says which of a job's keys was meant to be one of these.
+func (v value) misspelled(words ...string) string {
+	for i := range v.Pairs {
+		if s := closest(v.Pairs[i].Key, words); s != "" && s != v.Pairs[i].Key {
+			return "did you mean `" + s + "` with `" + v.Pairs[i].Key + "`?"
+		}
+	}
+	return ""
 }
 
 // misplaced are keys of the top level that are no jobs for a known reason.
@@ -264,12 +271,7 @@ func checkTriggerJob(v value, j *pipeline.JobSpec) {
 	}
 	switch {
 	case !v.field("trigger").set() && mirrors == 0:
-		hint := "add a `script` or a `trigger`"
-		for i := range v.Pairs {
-			if s := closest(v.Pairs[i].Key, []string{"script", "trigger"}); s != "" && v.Pairs[i].Key != s {
-				hint = "did you mean `" + s + "` with `" + v.Pairs[i].Key + "`?"
-			}
-		}
+		hint := cmp.Or(v.misspelled("script", "trigger"), "add a `script` or a `trigger`")
 		v.hint(codeJob, hint, "config should contain either a trigger or a needs:pipeline")
 	case mirrors > 1:
 		v.field("needs").fail(codeLimit, "config should contain at most one bridge need")

@@ -18,6 +18,13 @@ func closest(got string, words []string) string {
 			best, bestDistance = w, d
 		}
 	}
+	if best == "" && len(got) >= 3 {
+		for _, w := range words {
+			if strings.HasPrefix(w, got) || len(w) >= 3 && strings.HasPrefix(got, w) {
+				return w
+			}
+		}
+	}
 	return best
 }
 

@@ -134,7 +134,8 @@ func (v value) flat() ([]value, bool) {
 
 // at is where a person looks: a scalar itself, the keyword of anything else.
 func (v value) at() pipeline.Position {
-	if v.Node != nil && v.Node.At.Line != 0 && (v.IsScalar() || v.keyAt.Line == 0) {
+	scalar := v.IsScalar() && (v.Kind != Null || v.Raw != "")
+	if v.Node != nil && v.Node.At.Line != 0 && (scalar || v.keyAt.Line == 0) {
 		return v.Node.At
 	}
 	return v.keyAt
