@@ -86,6 +86,7 @@ type JobSpec struct {
 	Rules            []Rule         // nil: it has none
 	Only, Except     *Policy
 	Parallel         *Parallel
+	Inputs           []InputSpec // the job's own, with their defaults
 	NeedSpecs        []NeedSpec // as written; nil: no needs (DAG is false)
 
 	// Where each keyword of the job is written and how it came there, by its name ("stage", "needs", "environment.on_stop").

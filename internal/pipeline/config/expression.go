@@ -1,0 +1,4 @@
+package config
+
+// expression checks the text of a condition.
+func (v value) expression() {}

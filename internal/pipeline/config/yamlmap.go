@@ -1,0 +1,109 @@
+package config
+
+import "go.yaml.in/yaml/v4"
+
+// manyPairs is how many entries of a map are searched one by one.
+const manyPairs = 12
+
+// mapping makes a map. As in Ruby a later value of a key takes the place of an earlier one, and a merge (<<) is a value like any
+// other: it takes the place of what is before it, where YAML has the map's own keys win.
+func (c *converter) mapping(made *Node, n *yaml.Node) {
+	made.Kind = Map
+	if n.Style&yaml.TaggedStyle != 0 && n.Tag != "!!map" {
+		if n.Tag == "!reference" {
+			c.fail("invalid-reference", c.at(n), "write `!reference [job, keyword]`", "the value of `!reference` is not a list of names")
+		} else {
+			c.tag(n)
+		}
+	}
+	b := newMap(made, len(n.Content)/2)
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, ok := c.key(n.Content[i])
+		if !ok {
+			continue
+		}
+		value := c.node(n.Content[i+1])
+		if key == "<<" && n.Content[i].Style&yaml.TaggedStyle == 0 {
+			c.merge(b, n.Content[i], value)
+			continue
+		}
+		pair := Pair{Key: key, KeyAt: c.at(n.Content[i]), Value: value}
+		if old, own := b.set(pair, true); own {
+			c.warn("duplicate-key", pair.KeyAt, "remove one of them",
+				"the key `%s` is there twice: this one counts, the one at %v does not", key, old.KeyAt)
+		}
+	}
+	made.measure()
+	c.checkDepth(made)
+}
+
+// key gives a key as a text. Of a scalar that is no text it is what GitLab makes of the scalar.
+func (c *converter) key(n *yaml.Node) (string, bool) {
+	made := c.node(n)
+	if made.IsScalar() {
+		return made.Text, true
+	}
+	c.fail("yaml-key", c.at(n), "", "a key has to be a text, not a list or a map")
+	return "", false
+}
+
+// merge puts the entries of a map, or of each map of a list (the first one wins), into the map that it is written in.
+func (c *converter) merge(b *mapBuilder, key *yaml.Node, value *Node) {
+	from := []*Node{value}
+	if value.Kind == List && len(value.Via) == 0 {
+		from = value.Items
+	}
+	merged := newMap(&Node{Kind: Map}, 0)
+	for i := len(from) - 1; i >= 0; i-- {
+		if from[i].Kind != Map {
+			c.fail("yaml-merge", c.at(key), "write `<<: *anchor` or `<<: [*one, *two]`", "`<<` takes a map or a list of maps")
+			return
+		}
+		for _, p := range from[i].Pairs {
+			p.Value = p.Value.via(from[i].Via...)
+			merged.set(p, false)
+		}
+	}
+	for _, p := range merged.node.Pairs {
+		if old, own := b.set(p, false); own {
+			c.warn("merge-overrides", c.at(key), "put the `<<` line first",
+				"`<<` takes the place of the key `%s` at %v, which is written before it", p.Key, old.KeyAt)
+		}
+	}
+}
+
+// mapBuilder fills a map.
+type mapBuilder struct {
+	node *Node
+	own  []bool // of each pair: it is written there
+}
+
+func newMap(n *Node, pairs int) *mapBuilder {
+	n.Pairs = make([]Pair, 0, pairs)
+	if pairs > manyPairs {
+		n.index = make(map[string]int, pairs)
+	}
+	return &mapBuilder{node: n, own: make([]bool, 0, pairs)}
+}
+
+// set adds an entry, or gives a key another value in the old place. It gives what it replaced, if that was its own.
+func (b *mapBuilder) set(p Pair, own bool) (replaced Pair, wasOwn bool) {
+	n := b.node
+	i, found := n.find(p.Key)
+	if found {
+		replaced, wasOwn = n.Pairs[i], b.own[i]
+		n.Pairs[i], b.own[i] = p, own
+		return replaced, wasOwn
+	}
+	n.Pairs, b.own = append(n.Pairs, p), append(b.own, own)
+	switch {
+	case n.index != nil:
+		n.index[p.Key] = len(n.Pairs) - 1
+	case len(n.Pairs) > manyPairs:
+		n.index = make(map[string]int, 2*len(n.Pairs))
+		for i, p := range n.Pairs {
+			n.index[p.Key] = i
+		}
+	}
+	return Pair{}, false
+}
