@@ -1,26 +1,20 @@
 package compile
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"keelson.dev/keelson/internal/pipeline"
-	"keelson.dev/keelson/internal/pipeline/rules"
 )
 
-// check finds what is wrong whatever the event. The messages begin as GitLab's do.
+// check finds what is wrong among jobs whatever the event; what is wrong within one, config finds. The messages begin as GitLab's do.
 func (js *jobs) check() pipeline.Problems {
 	c := checker{jobs: js, hints: 50}
 	c.found = append(c.found, js.problems...)
-	for i := range js.cfg.Workflow.Rules {
-		c.clauses(&pipeline.JobSpec{}, "workflow:rules", js.cfg.Workflow.Rules[i].Clauses)
-	}
 	for i := range js.cfg.Jobs {
 		spec := &js.cfg.Jobs[i]
 		c.stage(spec)
-		c.expressions(spec)
 		c.dependencies(spec)
 		c.trigger(spec)
 		c.environment(spec)
@@ -70,52 +64,6 @@ func (c *checker) stage(spec *pipeline.JobSpec) {
 		spec.Name, spec.Stage, strings.Join(c.cfg.Stages, ", ")), hint))
 }
 
-// expressions parses all conditions of a job.
-func (c *checker) expressions(spec *pipeline.JobSpec) {
-	for i := range spec.Rules {
-		c.clauses(spec, "rules", spec.Rules[i].Clauses)
-	}
-	for keyword, p := range map[string]*pipeline.Policy{"only": spec.Only, "except": spec.Except} {
-		if p == nil {
-			continue
-		}
-		for i := range p.Variables {
-			c.expression(spec, keyword+":variables", &p.Variables[i])
-		}
-		for i := range p.Refs {
-			ref, _, _ := strings.Cut(p.Refs[i].Value, "@")
-			if _, isPattern, err := refPattern(ref); isPattern && err != nil {
-				c.report(textProblem(spec, &p.Refs[i], 0, "invalid-pattern",
-					fmt.Sprintf("%s %s:refs: `%s` is not a regular expression: %v", jobPrefix(spec), keyword, ref, err),
-					"patterns are RE2: they have neither lookahead nor backreferences"))
-			}
-		}
-	}
-}
-
-func (c *checker) clauses(spec *pipeline.JobSpec, keyword string, clauses pipeline.Clauses) {
-	if clauses.If != nil {
-		c.expression(spec, keyword+":if", clauses.If)
-	}
-}
-
-func (c *checker) expression(spec *pipeline.JobSpec, keyword string, t *pipeline.Text) {
-	_, err := rules.Parse(t.Value)
-	if err == nil {
-		return
-	}
-	offset, hint := 0, ""
-	var syntax *rules.SyntaxError
-	if errors.As(err, &syntax) {
-		offset = max(0, syntax.Column-1)
-	}
-	if strings.Contains(t.Value, "${") {
-		hint = "write $NAME: ${NAME} is not known in conditions"
-	}
-	c.report(textProblem(spec, t, offset, "invalid-expression",
-		fmt.Sprintf("%s %s: %v", jobPrefix(spec), keyword, err), hint))
-}
-
 // textProblem is an error within a text, offset bytes from its beginning.
 func textProblem(spec *pipeline.JobSpec, t *pipeline.Text, offset int, code, message, hint string) pipeline.Problem {
 	p := pipeline.Problem{Severity: pipeline.Error, Code: code, Job: spec.Name, Message: strings.TrimSpace(message), Hint: hint, At: t.At, Via: t.Via}
@@ -137,28 +85,6 @@ func jobPrefix(spec *pipeline.JobSpec) string {
 func (c *checker) dependencies(spec *pipeline.JobSpec) {
 	for _, name := range spec.Dependencies {
 		c.dependency(spec, name, "dependency", problemAt(spec, "dependencies", "", "", ""))
-	}
-	if len(spec.Dependencies) == 0 || len(spec.NeedSpecs) == 0 {
-		return
-	}
-	var local bool
-	var missing []string
-	for _, name := range spec.Dependencies {
-		if !slices.ContainsFunc(spec.NeedSpecs, func(n pipeline.NeedSpec) bool { return n.Local() && n.Job == name }) {
-			missing = append(missing, name)
-		}
-	}
-	for _, n := range spec.NeedSpecs {
-		local = local || n.Local()
-	}
-	switch {
-	case !local:
-		c.report(problemAt(spec, "dependencies", "dependency-not-needed",
-			fmt.Sprintf("%s job: needs corresponding to dependencies must be from the same pipeline", spec.Name), ""))
-	case len(missing) > 0:
-		c.report(problemAt(spec, "dependencies", "dependency-not-needed",
-			fmt.Sprintf("%s job: dependencies the %s should be part of needs", spec.Name, strings.Join(missing, ", ")),
-			"with `needs`, artifacts come from the needed jobs only"))
 	}
 }
 

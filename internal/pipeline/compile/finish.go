@@ -22,7 +22,7 @@ func (p *compiler) job(in *instance, rule int) pipeline.Job {
 	if job.When != pipeline.Delayed {
 		job.StartIn = 0
 	}
-	job.DAG, job.Needs = in.spec.NeedSpecs != nil, nil
+	job.Needs = nil
 	if rule >= 0 && in.spec.Rules[rule].Needs != nil {
 		job.DAG = true
 	}

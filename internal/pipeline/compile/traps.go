@@ -207,7 +207,7 @@ func (l *linter) skippedBy(failed int) []bool {
 		})
 		switch {
 		case i == failed || !onSuccess:
-		case in.spec.NeedSpecs == nil:
+		case !in.spec.DAG:
 			if l.stages[source.Stage] < l.stages[in.spec.Stage] {
 				state[i] = yes
 			}
