@@ -26,8 +26,10 @@ type Context struct {
 	Before     string // the commit that Ref named before a push; empty or zeroes: a new ref
 	// MergeRequest is set for merge_request_event only.
 	MergeRequest *MergeRequest
-	Schedule     string // a schedule's description
-	Upstream     *Upstream
+	// OpenMergeRequests name those of the branch ("group/name!1"), the newest first; nil: those of MergeRequest.
+	OpenMergeRequests []string
+	Schedule          string // a schedule's description
+	Upstream          *Upstream
 
 	Project Project
 	Server  Server
@@ -98,6 +100,7 @@ type Upstream struct {
 // Project is the repository's project.
 type Project struct {
 	ID            int64
+	NamespaceID   int64
 	Path          string // group/sub/name
 	Title         string
 	Description   string
