@@ -41,15 +41,18 @@ type Node struct {
 	Items []*Node // of a list or a reference
 	Pairs []Pair  // of a map, in its order; a key is there once
 
-	size  int            // nodes in it, itself and its keys too, where a shared one counts at each place
-	depth int            // lists and maps within each other, itself too; 0: a scalar
-	index map[string]int // into Pairs, of a map with many
+	size   int            // nodes in it, itself and its keys too, where a shared one counts at each place
+	depth  int            // lists and maps within each other, itself too; 0: a scalar
+	refers bool           // there are references in it, or it is one
+	blocks bool           // there are texts with $[[ in it, or it is one
+	index  map[string]int // into Pairs, of a map with many
 }
 
 // Pair is an entry of a map.
 type Pair struct {
 	Key   string
 	KeyAt pipeline.Position
+	Via   []pipeline.Via // how the entry came there; a map that was merged of several has no way of its own
 	Value *Node
 }
 

@@ -225,23 +225,17 @@ func (c *converter) alias(n *yaml.Node) *Node {
 	return target.via(pipeline.Via{How: "alias", Name: n.Value, At: c.at(n)})
 }
 
-// via gives the same value, one step further on its way.
-func (n *Node) via(steps ...pipeline.Via) *Node {
-	moved := *n
-	moved.Via = append(steps[:len(steps):len(steps)], n.Via...)
-	return &moved
-}
-
 func (c *converter) scalar(made *Node, n *yaml.Node) {
 	made.Raw = n.Value
 	const quoted = yaml.SingleQuotedStyle | yaml.DoubleQuotedStyle | yaml.LiteralStyle | yaml.FoldedStyle
 	made.Plain = n.Style&quoted == 0
 	if n.Style&yaml.TaggedStyle == 0 {
-		if !made.Plain {
+		if made.Plain {
+			c.resolve(made, n)
+		} else {
 			made.Kind, made.Text = String, n.Value
-			return
 		}
-		c.resolve(made, n)
+		made.blocks = hasBlock(made.Text)
 		return
 	}
 	switch n.Tag {
@@ -266,6 +260,7 @@ func (c *converter) scalar(made *Node, n *yaml.Node) {
 		c.tag(n)
 		c.resolve(made, n)
 	}
+	made.blocks = hasBlock(made.Text)
 }
 
 func (c *converter) resolve(made *Node, n *yaml.Node) {
@@ -307,21 +302,6 @@ func (c *converter) list(made *Node, n *yaml.Node) {
 	if made.Kind == Reference {
 		c.reference(made)
 	}
-}
-
-// measure sums up what is in a list or a map.
-func (n *Node) measure() *Node {
-	n.size, n.depth = 1, 0
-	for _, item := range n.Items {
-		n.size += item.size
-		n.depth = max(n.depth, item.depth)
-	}
-	for i := range n.Pairs {
-		n.size += 1 + n.Pairs[i].Value.size
-		n.depth = max(n.depth, n.Pairs[i].Value.depth)
-	}
-	n.depth++
-	return n
 }
 
 // checkDepth empties what aliases made too deep.

@@ -2,9 +2,6 @@ package config
 
 import "go.yaml.in/yaml/v4"
 
-// manyPairs is how many entries of a map are searched one by one.
-const manyPairs = 12
-
 // mapping makes a map. As in Ruby a later value of a key takes the place of an earlier one, and a merge (<<) is a value like any
 // other: it takes the place of what is before it, where YAML has the map's own keys win.
 func (c *converter) mapping(made *Node, n *yaml.Node) {
@@ -60,8 +57,7 @@ func (c *converter) merge(b *mapBuilder, key *yaml.Node, value *Node) {
 			return
 		}
 		for _, p := range from[i].Pairs {
-			p.Value = p.Value.via(from[i].Via...)
-			merged.set(p, false)
+			merged.set(p.moved(from[i].Via), false)
 		}
 	}
 	for _, p := range merged.node.Pairs {
@@ -70,40 +66,4 @@ func (c *converter) merge(b *mapBuilder, key *yaml.Node, value *Node) {
 				"`<<` takes the place of the key `%s` at %v, which is written before it", p.Key, old.KeyAt)
 		}
 	}
-}
-
-// mapBuilder fills a map.
-type mapBuilder struct {
-	node *Node
-	own  []bool // of each pair: it is written there
-}
-
-func newMap(n *Node, pairs int) *mapBuilder {
-	n.Pairs = make([]Pair, 0, pairs)
-	if pairs > manyPairs {
-		n.index = make(map[string]int, pairs)
-	}
-	return &mapBuilder{node: n, own: make([]bool, 0, pairs)}
-}
-
-// set adds an entry, or gives a key another value in the old place. It gives what it replaced, if that was its own.
-func (b *mapBuilder) set(p Pair, own bool) (replaced Pair, wasOwn bool) {
-	n := b.node
-	i, found := n.find(p.Key)
-	if found {
-		replaced, wasOwn = n.Pairs[i], b.own[i]
-		n.Pairs[i], b.own[i] = p, own
-		return replaced, wasOwn
-	}
-	n.Pairs, b.own = append(n.Pairs, p), append(b.own, own)
-	switch {
-	case n.index != nil:
-		n.index[p.Key] = len(n.Pairs) - 1
-	case len(n.Pairs) > manyPairs:
-		n.index = make(map[string]int, 2*len(n.Pairs))
-		for i, p := range n.Pairs {
-			n.index[p.Key] = i
-		}
-	}
-	return Pair{}, false
 }

@@ -1,0 +1,5 @@
+package config
+
+import "strings"
+
+func hasBlock(s string) bool { return strings.Contains(s, "$[[") }
