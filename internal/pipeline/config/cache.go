@@ -29,7 +29,7 @@ func (v value) caches() []pipeline.Cache {
 	}
 	caches := make([]pipeline.Cache, 0, len(items))
 	for _, item := range items {
-		if !item.isMap("cache config should be a hash") || len(item.Pairs) == 0 {
+		if !item.isMap("config should be a hash") || len(item.Pairs) == 0 {
 			continue
 		}
 		caches = append(caches, item.cache())

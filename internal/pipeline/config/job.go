@@ -400,7 +400,7 @@ func (v value) retry() pipeline.Retry {
 		return pipeline.Retry{Max: n}
 	case Map:
 	default:
-		v.hint(codeType, "", "config has to be either an integer or a hash, found %s", v.described())
+		v.hint(codeType, v.quoteHint(), "config has to be either an integer or a hash, found %s", v.described())
 		return pipeline.Retry{}
 	}
 	v.allow("max", "when", "exit_codes")

@@ -91,6 +91,11 @@ func (v value) rule(set ruleSet) pipeline.Rule {
 // clauses decodes the conditions of a rule.
 func (v value) clauses() pipeline.Clauses {
 	var c pipeline.Clauses
+	for _, key := range []string{"if", "changes", "exists"} {
+		if f := v.field(key); f.Node != nil && !f.set() {
+			f.warn(codeNoEffect, "remove it, or write a condition", "is empty, so it holds always")
+		}
+	}
 	if condition := v.field("if"); condition.set() {
 		if c.If = condition.text(); c.If != nil {
 			condition.expression()

@@ -123,6 +123,9 @@ func (v value) stepReference() string {
 
 // joined is the path of the parts that are there after a prefix, or nothing.
 func joined(prefix string, parts ...string) string {
+	for i, p := range parts {
+		parts[i] = strings.Trim(p, "/")
+	}
 	parts = slices.DeleteFunc(parts, func(p string) bool { return p == "" })
 	if len(parts) == 0 {
 		return ""

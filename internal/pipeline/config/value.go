@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"strconv"
@@ -170,13 +171,15 @@ func (v value) described() string {
 	}
 }
 
-// quoteHint says how a scalar that YAML takes for something else becomes a string.
+// quoteHint says how a scalar that YAML takes for something else becomes a string, or a number.
 func (v value) quoteHint() string {
 	switch {
 	case v.Node == nil:
 		return ""
 	case v.Plain && (v.Kind == Bool || v.Kind == Int || v.Kind == Float):
 		return "quote it: " + strconv.Quote(clip(v.Raw))
+	case v.Kind == String && !v.Plain && v.Text != "" && strings.Trim(v.Text, "0123456789") == "":
+		return "write it without quotes"
 	default:
 		return ""
 	}
@@ -432,8 +435,8 @@ func (v value) exitCodes() []int {
 		switch {
 		case item.Node == nil || item.Kind != Int:
 			item.fail(codeType, "should be an array of integers or an integer, found %s", item.described())
-		case item.Int < 0 || item.Int > 255:
-			item.fail(codeValue, "should be exit codes from 0 to 255, found %d", item.Int)
+		case item.Int < math.MinInt32 || item.Int > math.MaxUint32: // Windows has more than 255
+			item.fail(codeValue, "should be exit codes, found %s", item.described())
 		default:
 			codes = append(codes, int(item.Int))
 		}
