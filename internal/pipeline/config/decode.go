@@ -21,7 +21,7 @@ const (
 // Decode gives a merged tree its types. It checks every keyword as GitLab does, finds all problems at once, and leaves out what is
 // wrong; the Config is never nil. What needs several jobs to be checked (undefined stages, needs and so on) is left to compile.
 func Decode(doc *Document) (*pipeline.Config, pipeline.Problems) {
-	d := &decoder{regexps: map[string]string{}, expressions: map[string]error{}, config: &pipeline.Config{}, seen: map[finding]int{}}
+	d := &decoder{regexps: map[string]string{}, expressions: map[string]error{}, paths: map[[2]string]string{}, config: &pipeline.Config{}, seen: map[finding]int{}}
 	if doc == nil {
 		doc = &Document{}
 	}
@@ -36,9 +36,10 @@ type decoder struct {
 	defaults *pipeline.JobSpec // what default and the deprecated globals say
 	job      string            // that is decoded now
 	inherits pipeline.Inherit  // what it takes of the defaults
-	regexps  map[string]string // checked: the fault, or ""
 
-	expressions map[string]error // checked too
+	regexps     map[string]string // that were checked: the fault, or ""
+	expressions map[string]error  // that were checked
+	paths       map[[2]string]string
 
 	problems pipeline.Problems
 	seen     map[finding]int // index into problems
@@ -160,7 +161,7 @@ func isJob(key string, n *Node) bool {
 // jobs decodes all jobs that are not hidden.
 func (d *decoder) jobs(v value) {
 	count, broken := 0, false
-	jobs := &place{nil, "jobs"}
+	jobs := value{Node: v.Node, d: d, name: "jobs", inner: &place{nil, "jobs"}, keyAt: v.keyAt, via: v.via}
 	d.config.Jobs = make([]pipeline.JobSpec, 0, len(v.Pairs))
 	for i := range v.Pairs {
 		p := &v.Pairs[i]
@@ -168,7 +169,7 @@ func (d *decoder) jobs(v value) {
 			continue
 		}
 		d.job = p.Key
-		job := value{Node: p.Value, d: d, place: &place{jobs, p.Key}, keyAt: p.KeyAt, via: way(p.Value, v.via)}
+		job := jobs.child(p.Key, p.KeyAt, p.Value)
 		if pipeline.IsHidden(p.Key) {
 			if p.Value.IsNull() || p.Value.Kind == Map && len(p.Value.Pairs) == 0 {
 				job.fail(codeRequired, "config can't be blank")
@@ -188,8 +189,7 @@ func (d *decoder) jobs(v value) {
 	d.job = ""
 	switch {
 	case len(d.config.Jobs) == 0 && !broken:
-		v.place = jobs
-		v.hint(codeJob, "a job has a name that does not begin with a dot, and a script", "config should contain at least one visible job")
+		jobs.hint(codeJob, "a job has a name that does not begin with a dot, and a script", "config should contain at least one visible job")
 	case len(d.config.Jobs) > 0 && !broken && !slices.ContainsFunc(d.config.Jobs, func(j pipeline.JobSpec) bool {
 		return j.Stage != pipeline.StagePre && j.Stage != pipeline.StagePost
 	}):

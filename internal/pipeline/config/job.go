@@ -294,14 +294,17 @@ var exclusive = [][2]string{
 
 func checkConflicts(v value, j *pipeline.JobSpec) {
 	for _, keys := range exclusive {
+		if j.Trigger == nil && j.Run == nil {
+			break // one of them is in every pair
+		}
 		if v.Get(keys[0]) != nil && v.Get(keys[1]) != nil {
-			v.d.report(pipeline.Error, codeConflict, v.place.String(), "config these keys cannot be used together: "+keys[0]+", "+keys[1], "", v.field(keys[1]).keyAt, v.field(keys[1]).via)
+			v.d.report(pipeline.Error, codeConflict, v.place(), "config these keys cannot be used together: "+keys[0]+", "+keys[1], "", v.field(keys[1]).keyAt, v.field(keys[1]).via)
 		}
 	}
 	if rules := v.field("rules"); rules.set() {
 		for _, key := range []string{"only", "except", "start_in"} {
 			if f := v.field(key); f.set() {
-				v.d.report(pipeline.Error, codeConflict, v.place.String(), "config key may not be used with `rules`: "+key, rulesHint(key), f.keyAt, f.via)
+				v.d.report(pipeline.Error, codeConflict, v.place(), "config key may not be used with `rules`: "+key, rulesHint(key), f.keyAt, f.via)
 			}
 		}
 		when := v.field("when")

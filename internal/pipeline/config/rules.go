@@ -56,7 +56,7 @@ func (v value) rules(set ruleSet) []pipeline.Rule {
 }
 
 func (v value) rule(set ruleSet) pipeline.Rule {
-	v.place = &place{v.place, "rule"}
+	v = v.placed("rule")
 	v.allow(set.keys...)
 	r := pipeline.Rule{Clauses: v.clauses(), At: v.keyAt, Via: v.via}
 	if when := v.field("when"); when.set() {

@@ -20,6 +20,9 @@ func (v value) script() []string {
 		v.wrong(should)
 		return nil
 	}
+	if !slices.ContainsFunc(v.Items, func(n *Node) bool { return n == nil || n.Kind != String }) {
+		return v.texts(should)
+	}
 	items, ok := v.flat()
 	if !ok {
 		v.fail(codeType, should)

@@ -35,7 +35,7 @@ func (v value) idTokens() map[string][]string {
 
 func (v value) checkVariableName() {
 	if !isIdentifier(v.key()) {
-		v.d.report(pipeline.Warning, codeVariable, v.place.String(), "is a name that no shell can use", "use letters, digits and underscores", v.keyAt, v.via)
+		v.d.report(pipeline.Warning, codeVariable, v.place(), "is a name that no shell can use", "use letters, digits and underscores", v.keyAt, v.via)
 	}
 }
 
