@@ -18,10 +18,20 @@ const (
 	maxProblems = 1000
 )
 
+// Load reads a configuration and decodes it. The Config is nil where an error leaves nothing to decode.
+func Load(o Options) (*pipeline.Config, pipeline.Problems) {
+	d, problems := Read(o)
+	if d == nil {
+		return nil, problems
+	}
+	c, more := Decode(d)
+	return c, sortProblems(append(problems, more...), d.Files)
+}
+
 // Decode gives a merged tree its types. It checks every keyword as GitLab does, finds all problems at once, and leaves out what is
 // wrong; the Config is never nil. What needs several jobs to be checked (undefined stages, needs and so on) is left to compile.
 func Decode(doc *Document) (*pipeline.Config, pipeline.Problems) {
-	d := &decoder{regexps: map[string]string{}, expressions: map[string]error{}, paths: map[[2]string]string{}, config: &pipeline.Config{}, seen: map[finding]int{}}
+	d := newDecoder()
 	if doc == nil {
 		doc = &Document{}
 	}
@@ -45,6 +55,22 @@ type decoder struct {
 	seen     map[finding]int // index into problems
 	others   map[int][]string
 	omitted  int
+}
+
+func newDecoder() *decoder {
+	return &decoder{
+		config: &pipeline.Config{}, seen: map[finding]int{},
+		regexps: map[string]string{}, expressions: map[string]error{}, paths: map[[2]string]string{},
+	}
+}
+
+// value is a node under a name of its own, such as "include".
+func (d *decoder) value(name string, n *Node) value {
+	v := value{Node: n, d: d, name: name, inner: &place{nil, name}, via: way(n, nil)}
+	if n != nil {
+		v.keyAt = n.At
+	}
+	return v
 }
 
 // finding makes a problem of a template that several jobs extend one problem.
@@ -161,7 +187,7 @@ func isJob(key string, n *Node) bool {
 // jobs decodes all jobs that are not hidden.
 func (d *decoder) jobs(v value) {
 	count, broken := 0, false
-	jobs := value{Node: v.Node, d: d, name: "jobs", inner: &place{nil, "jobs"}, keyAt: v.keyAt, via: v.via}
+	jobs := d.value("jobs", v.Node)
 	d.config.Jobs = make([]pipeline.JobSpec, 0, len(v.Pairs))
 	for i := range v.Pairs {
 		p := &v.Pairs[i]
@@ -181,7 +207,8 @@ func (d *decoder) jobs(v value) {
 			break
 		}
 		if kind := d.jobKind(job); kind != notAJob {
-			d.config.Jobs = append(d.config.Jobs, d.decodeJob(job, kind))
+			d.config.Jobs = append(d.config.Jobs, pipeline.JobSpec{})
+			d.decodeJob(job, kind, &d.config.Jobs[len(d.config.Jobs)-1])
 		} else {
 			broken = true
 		}

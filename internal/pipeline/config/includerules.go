@@ -14,9 +14,8 @@ func (r *reader) applies(f *frame, n *Node) bool {
 	if list.IsNull() {
 		return true
 	}
-	d := &decoder{regexps: map[string]string{}, config: &pipeline.Config{}, seen: map[finding]int{}}
-	v := value{Node: n, d: d, place: &place{key: "include"}, keyAt: n.At, via: n.Via}
-	all := v.field("rules").rules(includeRules)
+	d := newDecoder()
+	all := d.value("include", n).field("rules").rules(includeRules)
 	for _, p := range d.finish() {
 		r.in(f)(p)
 	}

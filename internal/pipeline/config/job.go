@@ -154,9 +154,9 @@ func jobHint(key string) string {
 }
 
 // decodeJob decodes a job with what it inherits.
-func (d *decoder) decodeJob(v value, kind kind) pipeline.JobSpec {
+func (d *decoder) decodeJob(v value, kind kind, j *pipeline.JobSpec) {
 	name := v.key()
-	j := pipeline.JobSpec{Where: make(map[string]pipeline.Text, len(v.Pairs)+8), Via: v.via}
+	j.Where, j.Via = make(map[string]pipeline.Text, len(v.Pairs)+8), v.via
 	j.Name, j.Base, j.At, j.When = name, name, v.keyAt, pipeline.OnSuccess
 	d.jobName(v)
 	d.inherits = pipeline.Inherit{}
@@ -169,7 +169,7 @@ func (d *decoder) decodeJob(v value, kind kind) pipeline.JobSpec {
 		case kind == triggerJob && !k.trigger:
 			v.unknownHint(*p, "a job with `trigger` starts another pipeline and runs nothing itself")
 		default:
-			d.keyword(v.child(p.Key, p.KeyAt, p.Value), &j)
+			d.keyword(v.child(p.Key, p.KeyAt, p.Value), j)
 		}
 	}
 	if j.Stage == "" {
@@ -179,15 +179,14 @@ func (d *decoder) decodeJob(v value, kind kind) pipeline.JobSpec {
 	if kind == triggerJob {
 		names = []string{"interruptible"}
 	}
-	d.inherit(v, &j, d.inherits, names)
+	d.inherit(v, j, d.inherits, names)
 	if kind == triggerJob {
-		checkTriggerJob(v, &j)
+		checkTriggerJob(v, j)
 	} else {
-		checkScriptJob(v, &j)
+		checkScriptJob(v, j)
 	}
-	checkConflicts(v, &j)
-	finishJob(v, &j)
-	return j
+	checkConflicts(v, j)
+	finishJob(v, j)
 }
 
 func (d *decoder) jobName(v value) {
