@@ -38,7 +38,7 @@ func (v value) caches() []pipeline.Cache {
 }
 
 func (v value) cache() pipeline.Cache {
-	v.allow("key", "untracked", "paths", "when", "policy", "unprotect", "fallback_keys")
+	known := v.allow("key", "untracked", "paths", "when", "policy", "unprotect", "fallback_keys")
 	c := pipeline.Cache{
 		Paths:     v.field("paths").strings(),
 		Untracked: v.field("untracked").boolean(),
@@ -60,7 +60,7 @@ func (v value) cache() pipeline.Cache {
 		v.field("fallback_keys").fail(codeLimit, "has too many entries (maximum %d)", maxFallbackKeys)
 		c.FallbackKeys = c.FallbackKeys[:maxFallbackKeys]
 	}
-	if len(c.Paths) == 0 && !c.Untracked && !v.field("paths").set() {
+	if known && !v.field("paths").set() && !v.field("untracked").set() {
 		v.warn(codeNoEffect, "add `paths`", "has no paths, so nothing is cached")
 	}
 	return c

@@ -268,16 +268,19 @@ func (v value) isMap(should string) bool {
 	return false
 }
 
-// allow names every key of a map that is not one of these.
-func (v value) allow(keys ...string) {
+// allow names every key of a map that is not one of these, and tells whether there was none.
+func (v value) allow(keys ...string) bool {
 	if v.Node == nil || v.Kind != Map {
-		return
+		return true
 	}
+	ok := true
 	for i := range v.Pairs {
 		if !slices.Contains(keys, v.Pairs[i].Key) {
 			v.unknown(v.Pairs[i], keys)
+			ok = false
 		}
 	}
+	return ok
 }
 
 func (v value) unknown(p Pair, allowed []string) {
