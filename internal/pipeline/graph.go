@@ -59,6 +59,7 @@ type Text struct {
 	Value string
 	At    Position
 	Via   []Via
+	Plain bool // without quotes and on one line: a byte of Value is as many columns behind At
 }
 
 // VariableSpec is a variable as a file sets it.
@@ -87,7 +88,7 @@ type JobSpec struct {
 	Only, Except     *Policy
 	Parallel         *Parallel
 	Inputs           []InputSpec // the job's own, with their defaults
-	NeedSpecs        []NeedSpec // as written; nil: no needs (DAG is false)
+	NeedSpecs        []NeedSpec  // as written; nil: no needs (DAG is false)
 
 	// Where each keyword of the job is written and how it came there, by its name ("stage", "needs", "environment.on_stop").
 	Where map[string]Text

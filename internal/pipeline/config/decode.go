@@ -90,14 +90,22 @@ func (d *decoder) report(severity pipeline.Severity, code, place, text, hint str
 		}
 		return
 	}
-	if len(d.problems) >= maxProblems {
-		d.omitted++
+	if d.full() {
 		return
 	}
 	d.seen[f] = len(d.problems)
 	d.problems = append(d.problems, pipeline.Problem{
 		Severity: severity, Code: code, Job: d.job, Message: place + " " + text, Hint: hint, At: at, Via: via,
 	})
+}
+
+// full tells whether one more problem is only counted.
+func (d *decoder) full() bool {
+	if len(d.problems) < maxProblems {
+		return false
+	}
+	d.omitted++
+	return true
 }
 
 // finish tells of the other jobs that have a problem too.

@@ -2,8 +2,10 @@ package config
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -145,13 +147,10 @@ func jobHint(key string) string {
 	case "include", "stages", "default", "workflow":
 		return "`" + key + "` stands at the top level, not in a job"
 	}
-	words := make([]string, 0, len(keywords))
-	for w := range keywords {
-		words = append(words, w)
-	}
-	slices.Sort(words)
-	return didYouMean(key, words)
+	return didYouMean(key, jobWords())
 }
+
+var jobWords = sync.OnceValue(func() []string { return slices.Sorted(maps.Keys(keywords)) })
 
 // decodeJob decodes a job with what it inherits.
 func (d *decoder) decodeJob(v value, kind kind, j *pipeline.JobSpec) {
@@ -164,6 +163,7 @@ func (d *decoder) decodeJob(v value, kind kind, j *pipeline.JobSpec) {
 		p := &v.Pairs[i]
 		k, ok := keywords[p.Key]
 		switch {
+		case !ok && d.full(): // looking for what was meant takes time
 		case !ok:
 			v.unknownHint(*p, jobHint(p.Key))
 		case kind == triggerJob && !k.trigger:

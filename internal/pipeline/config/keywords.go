@@ -87,16 +87,16 @@ func Keywords() []Keyword {
 		{"cache", inDefault, Supported, "Up to 4, with 5 fallback_keys and 2 files in a key."},
 		{"environment", inJob, Supported, "name, url, on_stop, action, auto_stop_in and deployment_tier."},
 		{"environment:kubernetes", inJob, Differs, "Checked and kept; the agent is GitLab's."},
-		{"release", inJob, Differs, "Checked and kept; a local run makes no release."},
+		{"release", inJob, Differs, "Checked and kept; a local run makes no release, and the log says so."},
 		{"coverage", inJob, Supported, "A regular expression with RE2 syntax between slashes."},
 		{"pages", inJob, Differs, "The site is kept as an artifact; nothing is published."},
 		{"publish", inJob, Differs, "Deprecated: use `pages:publish`."},
 
 		{"trigger", inTrigger, Supported, "Of a child pipeline (include, at most 3) or another project's (project, branch), with strategy, forward and inputs."},
 
-		{"id_tokens", inDefault, Differs, "There is nobody to sign a token locally: such a job fails by name."},
-		{"identity", inDefault, Differs, "There is no identity of a cloud locally: such a job fails by name."},
-		{"secrets", inJob, Differs, "Checked for all providers; a local run fails such a job by name."},
+		{"id_tokens", inDefault, Differs, "Checked and kept; nobody signs tokens in a local run: the variables are not set, and the log says so."},
+		{"identity", inDefault, Differs, "Checked and kept; a local run has no identity of a cloud."},
+		{"secrets", inJob, Differs, "Checked for all providers and kept; a local run fetches none: the variables are not set, and the log says so."},
 		{"dast_configuration", inJob, Refused, "Its profiles are kept by GitLab."},
 		{"type", inJob, Refused, "GitLab has removed it: `stage`."},
 	}
