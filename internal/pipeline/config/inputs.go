@@ -268,6 +268,7 @@ type given struct {
 	names  []string
 	values map[string]*Node
 	at     map[string]pipeline.Position
+	person bool // not an include
 }
 
 // bind gives each input of a spec its value, and reports those that are missing, unknown or not allowed.
@@ -313,7 +314,7 @@ func bind(specs []*inputSpec, g given, at pipeline.Position, report func(pipelin
 		switch {
 		case param == nil && s.value == nil && len(s.rules) == 0:
 			hint := "give it in `inputs` of the include"
-			if g.values == nil {
+			if g.person {
 				hint = "give it a default, or a value when the pipeline is made"
 			}
 			fail(at, []pipeline.Via{{How: "input", Name: s.name, At: s.at}}, hint, fmt.Sprintf("`%s` input: required value has not been provided", s.name))

@@ -68,7 +68,7 @@ type frame struct {
 }
 
 func (r *reader) report(p pipeline.Problem) {
-	id := p.At.String() + "\x00" + p.Code + "\x00" + p.Job + "\x00" + p.Message
+	id := p.At.String() + "\x00" + p.Code + "\x00" + p.Message
 	if len(r.problems) >= maxProblems || r.reported[id] && p.At.Line > 0 {
 		return
 	}
@@ -97,7 +97,7 @@ func (r *reader) warn(f *frame, at pipeline.Position, code, hint, message string
 
 // inputs are those that a person gives, in the order of their names.
 func (r *reader) inputs(values map[string]pipeline.Input) given {
-	g := given{at: map[string]pipeline.Position{}}
+	g := given{at: map[string]pipeline.Position{}, person: true}
 	for name, input := range values {
 		if g.values == nil {
 			g.values = map[string]*Node{}

@@ -1,0 +1,426 @@
+package artifact
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Where files are staged: in .git, where neither globs nor git see them, or else in the project directory.
+const (
+	stageInGit = ".git/keelson"
+	stageHere  = ".keelson"
+)
+
+// isStage tells whether a path belongs to what is being extracted just now.
+func isStage(at string) bool {
+	return at == stageInGit || at == stageHere || strings.HasPrefix(at, stageInGit+"/") || strings.HasPrefix(at, stageHere+"/")
+}
+
+// stage is a directory in which an archive is unpacked before its files are moved to their places in the project directory.
+type stage struct {
+	root  *os.Root // the project directory
+	at    string   // the stage, relative to it
+	box   *os.Root // the stage
+	umask fs.FileMode
+}
+
+func newStage(root *os.Root) (*stage, error) {
+	home := stageHere
+	if info, err := root.Lstat(".git"); err == nil && info.IsDir() {
+		home = stageInGit
+	}
+	if err := root.Mkdir(home, 0o777); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("stage the files: %w", err)
+	}
+	if info, err := root.Lstat(home); err != nil || !info.IsDir() {
+		return nil, fmt.Errorf("stage the files: %s is not a directory", home)
+	}
+	st := &stage{root: root, at: path.Join(home, rand.Text())}
+	if err := root.Mkdir(st.at, 0o777); err != nil {
+		return nil, fmt.Errorf("stage the files: %w", err)
+	}
+	var err error
+	if st.box, err = root.OpenRoot(st.at); err != nil {
+		return nil, fmt.Errorf("stage the files: %w", err)
+	}
+	info, err := root.Lstat(st.at)
+	if err != nil {
+		st.close()
+		return nil, fmt.Errorf("stage the files: %w", err)
+	}
+	st.umask = 0o777 &^ info.Mode().Perm()
+	return st, nil
+}
+
+// close removes the stage, and those that killed processes have left.
+func (st *stage) close() {
+	st.box.Close()
+	st.root.RemoveAll(st.at) //nolint:errcheck // the next one removes it
+	home := path.Dir(st.at)
+	dir, err := st.root.Open(home)
+	if err != nil {
+		return
+	}
+	left, _ := dir.ReadDir(-1)
+	dir.Close()
+	for _, e := range left {
+		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > 24*time.Hour {
+			st.root.RemoveAll(path.Join(home, e.Name())) //nolint:errcheck // the next one tries again
+		}
+	}
+	if home == stageHere {
+		st.root.Remove(home) //nolint:errcheck // others may be using it
+	}
+}
+
+// skeleton makes the directories and links of entries, and the empty files.
+func (st *stage) skeleton(entries []entry) error {
+	made := map[string]bool{".": true}
+	mkdir := func(at string, mode fs.FileMode) error {
+		if made[at] {
+			return nil
+		}
+		made[at] = true
+		if err := st.box.MkdirAll(at, 0o777); err != nil {
+			return err
+		}
+		if want := mode | 0o700; mode != 0 && want != 0o777&^st.umask {
+			return st.box.Chmod(at, want)
+		}
+		return nil
+	}
+	for _, e := range entries {
+		if e.Mode.IsDir() {
+			if err := mkdir(e.Path, e.Mode.Perm()); err != nil {
+				return fmt.Errorf("%s: %w", e.Path, unwrapDisk(err))
+			}
+		}
+	}
+	to := files{root: st.box}
+	defer to.close()
+	for _, e := range entries {
+		if err := mkdir(path.Dir(e.Path), 0); err != nil {
+			return fmt.Errorf("%s: %w", e.Path, unwrapDisk(err))
+		}
+		switch {
+		case e.Mode.Type() == fs.ModeSymlink:
+			dir, err := to.in(path.Dir(e.Path))
+			if err == nil {
+				err = dir.Symlink(e.Link, path.Base(e.Path))
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", e.Path, err)
+			}
+		case e.Mode.IsRegular() && e.Size == 0:
+			if err := st.file(&to, e, func(io.Writer) error { return nil }); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// file makes a file with its content, permissions and time.
+func (st *stage) file(to *files, e entry, content func(io.Writer) error) error {
+	fail := func(err error) error { return fmt.Errorf("%s: %w", e.Path, unwrapDisk(err)) }
+	dir, err := to.in(path.Dir(e.Path))
+	if err != nil {
+		return fail(err)
+	}
+	name, perm := path.Base(e.Path), e.Mode.Perm()
+	f, err := dir.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	if err != nil {
+		return fail(err)
+	}
+	err = content(f)
+	if err == nil && perm&st.umask != 0 {
+		err = f.Chmod(perm)
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil && e.Modified != 0 {
+		err = dir.Chtimes(name, e.modified(), e.modified())
+	}
+	if err != nil {
+		return fail(err)
+	}
+	return nil
+}
+
+// move is a step of putting a stage into place.
+type move struct {
+	at    string
+	empty bool // an empty directory is in the way
+}
+
+// settle moves what is staged into the project directory. What is there is replaced, directories are merged; what cannot be
+// replaced is found before anything is moved.
+func (st *stage) settle(entries []entry) error {
+	var moves []move
+	if err := st.plan(".", &moves); err != nil {
+		return err
+	}
+	for _, m := range moves {
+		if m.empty {
+			st.root.Remove(m.at) //nolint:errcheck // the rename tells
+		}
+		if err := st.root.Rename(path.Join(st.at, m.at), m.at); err != nil {
+			return fmt.Errorf("move %s into place: %w", m.at, unwrapLink(err))
+		}
+	}
+	for _, e := range slices.Backward(entries) {
+		if !e.Mode.IsDir() {
+			continue
+		}
+		if info, err := st.root.Stat(e.Path); err == nil && info.Mode().Perm() != e.Mode.Perm() {
+			if err := st.root.Chmod(e.Path, e.Mode.Perm()); err != nil {
+				return fmt.Errorf("%s: %w", e.Path, unwrapDisk(err))
+			}
+		}
+	}
+	return nil
+}
+
+func unwrapLink(err error) error {
+	var lerr *os.LinkError
+	if errors.As(err, &lerr) {
+		return lerr.Err
+	}
+	return err
+}
+
+func (st *stage) plan(at string, moves *[]move) error {
+	dir, err := st.box.Open(at)
+	if err != nil {
+		return err
+	}
+	staged, err := dir.ReadDir(-1)
+	dir.Close()
+	if err != nil {
+		return err
+	}
+	for _, s := range staged {
+		below := path.Join(at, s.Name())
+		there, err := st.root.Lstat(below)
+		if errors.Is(err, fs.ErrNotExist) {
+			*moves = append(*moves, move{at: below})
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", below, unwrapDisk(err))
+		}
+		if there.Mode().Type() == fs.ModeSymlink && s.IsDir() {
+			if there, err = st.root.Stat(below); err != nil {
+				return fmt.Errorf("%s is a link in the project directory that leads nowhere or outside of it: nothing is written through it", below)
+			}
+		}
+		switch {
+		case s.IsDir() && there.IsDir():
+			if err := st.plan(below, moves); err != nil {
+				return err
+			}
+		case s.IsDir():
+			return fmt.Errorf("%s is a directory in the archive and a file in the project directory", below)
+		case there.IsDir():
+			if !st.isEmpty(below) {
+				return fmt.Errorf("%s is a file in the archive and a directory with files in the project directory", below)
+			}
+			*moves = append(*moves, move{at: below, empty: true})
+		default:
+			*moves = append(*moves, move{at: below})
+		}
+	}
+	return nil
+}
+
+func (st *stage) isEmpty(at string) bool {
+	dir, err := st.root.Open(at)
+	if err != nil {
+		return false
+	}
+	defer dir.Close()
+	_, err = dir.Readdirnames(1)
+	return errors.Is(err, io.EOF)
+}
+
+// overlay lays trees over each other: of two files with one name that of the later tree counts.
+func overlay(trees []*tree, l Limits) (*tree, error) {
+	if len(trees) == 1 {
+		return trees[0], nil
+	}
+	all := tree{Blobs: map[string]int64{}}
+	at := map[string]int{}
+	for _, t := range trees {
+		for _, e := range t.Entries {
+			if i, there := at[e.Path]; there {
+				all.Entries[i] = e
+				continue
+			}
+			at[e.Path] = len(all.Entries)
+			all.Entries = append(all.Entries, e)
+		}
+		for hash, size := range t.Blobs {
+			all.Blobs[hash] = size
+		}
+	}
+	sortEntries(all.Entries)
+	return &all, check(all.Entries, l, false)
+}
+
+// extract writes a tree to the project directory, whole or not at all.
+func (s *Store) extract(ctx context.Context, w Work, t *tree) error {
+	if err := checkTree(t, s.limits); err != nil {
+		return err
+	}
+	entries := w.keep(t.Entries)
+	if len(entries) == 0 {
+		return nil
+	}
+	root, err := os.OpenRoot(w.Dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	st, err := newStage(root)
+	if err != nil {
+		return err
+	}
+	defer st.close()
+	if err := st.skeleton(entries); err != nil {
+		return err
+	}
+	if err := s.contents(ctx, st, entries, t.Blobs); err != nil {
+		return err
+	}
+	return st.settle(entries)
+}
+
+// keep leaves out what a job must not overwrite.
+func (w Work) keep(entries []entry) []entry {
+	left := false
+	kept := make([]entry, 0, len(entries))
+	for _, e := range entries {
+		switch {
+		case isStage(e.Path):
+		case w.InPlace && (e.Path == ".git" || strings.HasPrefix(e.Path, ".git/")):
+			left = true
+		default:
+			kept = append(kept, e)
+		}
+	}
+	if left {
+		w.warnf(".git is left out: it belongs to the working tree that the job runs in")
+	}
+	return kept
+}
+
+// contents fills the files of a stage, bundle by bundle.
+func (s *Store) contents(ctx context.Context, st *stage, entries []entry, sizes map[string]int64) error {
+	holders := map[string]unit{}
+	var order []string
+	for i, e := range entries {
+		if !e.Mode.IsRegular() || e.Size == 0 {
+			continue
+		}
+		if holders[e.Blob] == nil {
+			order = append(order, e.Blob)
+		}
+		holders[e.Blob] = append(holders[e.Blob], i)
+	}
+	group, gctx := errgroup.WithContext(ctx)
+	for _, hash := range order {
+		if err := s.acquire(gctx); err != nil {
+			break
+		}
+		group.Go(func() error {
+			defer s.release()
+			if size := sizes[hash]; size <= bundleMax {
+				return s.unbundle(gctx, st, entries, holders[hash], hash, size)
+			}
+			for _, i := range holders[hash] {
+				if err := s.copyOut(gctx, st, entries[i]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+func (s *Store) unbundle(ctx context.Context, st *stage, entries []entry, u unit, hash string, size int64) error {
+	buf := buffers.Get().(*bytes.Buffer)
+	defer buffers.Put(buf)
+	if err := s.get(ctx, hash, size, buf); err != nil {
+		return fmt.Errorf("%s: %w", entries[u[0]].Path, err)
+	}
+	to := files{root: st.box}
+	defer to.close()
+	for _, i := range u {
+		e := entries[i]
+		piece := buf.Bytes()[e.Offset : e.Offset+e.Size]
+		err := st.file(&to, e, func(w io.Writer) error {
+			_, err := w.Write(piece)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) copyOut(ctx context.Context, st *stage, e entry) error {
+	r, err := s.bucket.NewReader(ctx, blobKey(e.Blob), nil)
+	if err != nil {
+		return fmt.Errorf("%s: %w", e.Path, s.readError(err))
+	}
+	defer r.Close()
+	to := files{root: st.box}
+	defer to.close()
+	return st.file(&to, e, func(w io.Writer) error {
+		hash := sha256.New()
+		n, err := io.Copy(io.MultiWriter(w, hash), &bounded{ctx: ctx, r: r, left: e.Size + 1})
+		if err == nil && (n != e.Size || hex.EncodeToString(hash.Sum(nil)) != e.Blob) {
+			err = errCorrupt
+		}
+		return err
+	})
+}
+
+// bounded reads so many bytes as long as nobody has lost patience.
+type bounded struct {
+	ctx  context.Context
+	r    io.Reader
+	left int64
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if err := b.ctx.Err(); err != nil {
+		return 0, err
+	}
+	if b.left <= 0 {
+		return 0, io.EOF
+	}
+	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	return n, err
+}
