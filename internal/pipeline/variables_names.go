@@ -65,14 +65,14 @@ func squeeze(s string) string {
 	return out.String()
 }
 
-// tiers are what names of environments hold, in the order in which GitLab asks.
+// tiers are the parts of a name that tell the tier of an environment, in the order in which they are looked for.
 var tiers = []struct {
 	tier  string
 	words []string
 }{
 	{"development", []string{"dev", "review", "trunk"}},
 	{"testing", []string{"test", "tst", "int", "accept", "acpt", "qa", "qc", "control", "quality"}},
-	{"staging", []string{"stg", "stag", "model", "modl", "pre", "demo", "non"}},
+	{"staging", []string{"stag", "stg", "model", "modl", "pre", "demo", "non"}},
 	{"production", []string{"prod", "prd", "live"}},
 }
 
