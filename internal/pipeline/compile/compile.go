@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/pipeline/rules"
 )
 
 // maxDepth is how deep pipelines may be the children of others; GitLab's bound.
@@ -58,6 +59,7 @@ type compiler struct {
 	*jobs
 	ctx      *pipeline.Context
 	scope    scope
+	cache    rules.Cache
 	problems pipeline.Problems
 }
 

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"regexp"
@@ -78,18 +79,22 @@ func expandTags(tags []string, vars pipeline.Variables) []string {
 	return out
 }
 
-// expandEnvironment expands what the server expands. The URL keeps unknown references: reports of the job may yet set them.
-func expandEnvironment(e *pipeline.Environment, vars pipeline.Variables) *pipeline.Environment {
+// expandEnvironment expands what the server expands of an instance's environment. The URL keeps unknown references: reports of the
+// job may yet set them.
+func expandEnvironment(in *instance, vars pipeline.Variables) *pipeline.Environment {
+	e := in.spec.Environment
 	out := *e
 	out.Name = blank(vars, e.Name)
-	out.Slug = pipeline.EnvironmentSlug(out.Name)
-	if out.Tier == "" {
-		out.Tier = pipeline.Tier(out.Name)
+	if before := in.environment; before != nil && before.Name == out.Name {
+		out.Slug, out.Tier = before.Slug, before.Tier
+	} else {
+		out.Slug, out.Tier = pipeline.EnvironmentSlug(out.Name), cmp.Or(e.Tier, pipeline.Tier(out.Name))
 	}
 	out.AutoStopIn = blank(vars, e.AutoStopIn)
 	if ns, ok := e.Kubernetes["namespace"].(string); ok {
 		out.Kubernetes = maps.Clone(e.Kubernetes)
 		out.Kubernetes["namespace"] = blank(vars, ns)
 	}
+	in.environment = &out
 	return &out
 }

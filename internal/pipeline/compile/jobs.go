@@ -24,6 +24,11 @@ type instance struct {
 	node   pipeline.Node
 	matrix []pipeline.KV
 	links  []link // its own needs
+
+	// What is worked out once: its predefined variables without an environment, for a when; and its environment, for a name.
+	predefined  pipeline.Variables
+	when        pipeline.When
+	environment *pipeline.Environment
 }
 
 // link is a need of an instance.
