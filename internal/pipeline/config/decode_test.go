@@ -113,7 +113,7 @@ func trimmed(v any) any {
 	case map[string]any:
 		for key, e := range v {
 			e = trimmed(e)
-			if key == "at" || key == "At" || e == nil {
+			if key == "at" || key == "At" || key == "Plain" || e == nil {
 				delete(v, key)
 				continue
 			}

@@ -408,7 +408,9 @@ func (v value) positioned() []pipeline.Text {
 }
 
 // asText is a scalar with its position.
-func (v value) asText() pipeline.Text { return pipeline.Text{Value: v.Text, At: v.at(), Via: v.via} }
+func (v value) asText() pipeline.Text {
+	return pipeline.Text{Value: v.Text, At: v.at(), Via: v.via, Plain: v.Plain && !strings.Contains(v.Raw, "\n")}
+}
 
 // text is a string with its position; nil: there is nothing, or it is none.
 func (v value) text() *pipeline.Text {

@@ -229,8 +229,11 @@ func (x *Executor) refuses(j executor.Job, trace *executor.Trace) error {
 
 // play runs the parts of a job in their order.
 func (j *job) play() executor.Result {
-	result := j.script()
-	result = j.afterScript(result)
+	result, ready := j.prepare()
+	if ready {
+		result = j.script()
+		result = j.afterScript(result)
+	}
 	j.scope.end(j.trace, j.x.o.Grace)
 	if j.Finish == nil || j.aborted() {
 		return result
@@ -244,25 +247,33 @@ func (j *job) play() executor.Result {
 	return result
 }
 
-// script runs what comes before after_script.
-func (j *job) script() executor.Result {
+// prepare runs what comes before the script; false: it failed, or the job has to stop.
+func (j *job) prepare() (executor.Result, bool) {
 	if len(j.PreGet) > 0 {
 		end := j.trace.Section("pre_get_sources", "Executing hooks:pre_get_sources_script", false)
 		w := newWriter(j.dialect())
 		w.commands("section_pre_get_sources", j.PreGet)
 		r := j.execute(j.ctx, w.String(), nil)
 		if end(); r.Status != pipeline.StatusSuccess {
-			return r
+			return r, false
 		}
 	}
 	if j.Prepare != nil {
 		if err := j.Prepare(j.ctx, j.trace); err != nil {
 			if j.ctx.Err() != nil {
-				return j.stopped(j.ctx)
+				return j.stopped(j.ctx), false
 			}
-			return executor.FailedWith(err)
+			return executor.FailedWith(err), false
 		}
 	}
+	if j.ctx.Err() != nil {
+		return j.stopped(j.ctx), false
+	}
+	return executor.Succeeded(), true
+}
+
+// script runs before_script and script, or the steps.
+func (j *job) script() executor.Result {
 	ctx := j.ctx
 	limit, err := j.ScriptLimit()
 	if err != nil {
