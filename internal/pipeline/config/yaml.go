@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"unicode/utf8"
 
@@ -143,7 +144,27 @@ func (c *converter) checkEncoding(text []byte) bool {
 
 // document reads one document; nil: there is nothing in it.
 func (c *converter) document(text []byte) *Node {
+	if n, ok := c.inPieces(text, piecesSize); ok {
+		return n
+	}
+	root, err := load(text)
+	if err != nil {
+		c.syntaxErrors(text, err)
+		return nil
+	}
+	if root == nil {
+		return nil
+	}
 	c.anchored = map[*yaml.Node]*Node{}
+	n := c.node(root)
+	if n.Kind == Null {
+		return nil
+	}
+	return n
+}
+
+// load gives the nodes of the library; nil: there are none.
+func load(text []byte) (*yaml.Node, error) {
 	var root yaml.Node
 	loader, err := yaml.NewLoader(bytes.NewReader(text), yaml.WithPlugin(loaderlimits.New(
 		loaderlimits.DepthFunc(func(depth int, _ *loaderlimits.DepthContext) error {
@@ -155,23 +176,17 @@ func (c *converter) document(text []byte) *Node {
 	if err == nil {
 		err = loader.Load(&root)
 	}
-	if err != nil {
-		if err.Error() != "EOF" {
-			c.syntax(text, err)
-		}
-		return nil
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case root.Kind != yaml.DocumentNode:
+		return &root, nil
+	case len(root.Content) == 0:
+		return nil, nil
 	}
-	if root.Kind == yaml.DocumentNode {
-		if len(root.Content) == 0 {
-			return nil
-		}
-		root = *root.Content[0]
-	}
-	n := c.node(&root)
-	if n.Kind == Null {
-		return nil
-	}
-	return n
+	return root.Content[0], nil
 }
 
 var errDepth = errors.New("too deep")
