@@ -16,7 +16,7 @@ const piecesSize = 64 << 10
 // might not come to the same: with anchors, which other pieces do not know, and where a piece is no map by itself.
 func (c *converter) inPieces(text []byte, atLeast int) (*Node, bool) {
 	count := min(max(runtime.GOMAXPROCS(0), 2), 4)
-	if len(text) < atLeast || hasAnchor(text) {
+	if len(text) < atLeast || hasAnchor(text) || hasOddBreaks(text) {
 		return nil, false
 	}
 	pieces := pieces(entriesOf(text), count)

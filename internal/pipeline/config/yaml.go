@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -71,6 +72,11 @@ func split(text []byte) []part {
 		at = end
 	}
 	parts = append(parts, part{startLine, text[start:]})
+	if hasOddBreaks(text) {
+		for i := range parts[1:] {
+			parts[i+1].line = parts[i].line + countBreaks(parts[i].text)
+		}
+	}
 	for i, p := range parts {
 		if rest, ok := bytes.CutPrefix(p.text, []byte("--- ")); ok {
 			line, _, _ := bytes.Cut(rest, []byte("\n"))
@@ -80,6 +86,23 @@ func split(text []byte) []part {
 		}
 	}
 	return parts
+}
+
+// oddBreaks end a line in YAML 1.1 too.
+var oddBreaks = []string{"\r", "\u0085", "\u2028", "\u2029"}
+
+// hasOddBreaks tells whether there are lines that do not end with a line feed.
+func hasOddBreaks(text []byte) bool {
+	return bytes.Count(text, []byte("\r")) > bytes.Count(text, []byte("\r\n")) ||
+		slices.ContainsFunc(oddBreaks[1:], func(b string) bool { return bytes.Contains(text, []byte(b)) })
+}
+
+func countBreaks(text []byte) int {
+	n := bytes.Count(text, []byte("\n")) - bytes.Count(text, []byte("\r\n"))
+	for _, b := range oddBreaks {
+		n += bytes.Count(text, []byte(b))
+	}
+	return n
 }
 
 // converter turns the documents of one file into nodes.

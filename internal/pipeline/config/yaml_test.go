@@ -181,6 +181,7 @@ func TestParse(t *testing.T) {
 		"no map":                  {in: "- a", want: `["a"]`},
 		"a byte order mark":       {in: "\uFEFFa: b", want: `{a: "b"}`},
 		"carriage returns":        {in: "a: 1\r\nb: |\r\n  x\r\n  y\r\n", want: `{a: int(1), b: "x\ny\n"}`},
+		"other line breaks":       {in: "a: &x 1\r\u2028b: 2\n---\rc: *y", want: "{a: int(1), b: int(2)}", problems: "f:5:4: error yaml-alias: Unknown alias: y (an anchor is known below it in its own file only; use `!reference` or `extends` for another file)"},
 		"a complex key":           {in: "? [a]\n: b", want: "{}", problems: "f:1:3: error yaml-key: a key has to be a text, not a list or a map"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -304,7 +305,7 @@ func TestPieces(t *testing.T) {
 }
 
 func FuzzPieces(f *testing.F) {
-	for _, seed := range []string{"a: 1\nb: {c: d}\ne: |\n  f\n g\n", "a: [\nb: c\n]\nd: 'e\nf: g'\n", "a:\n- b\nc: d\n\n# x\ne: f", "a: &b c\nd: *b", "a\n: b\nc: d\n", "a: 1\n...\nb: 2", "a: b\na: c"} {
+	for _, seed := range []string{"a: 1\nb: {c: d}\ne: |\n  f\n g\n", "a: [\nb: c\n]\nd: 'e\nf: g'\n", "a:\n- b\nc: d\n\n# x\ne: f", "a: &b c\nd: *b", "a\n: b\nc: d\n", "a: 1\n...\nb: 2", "a: b\na: c", "0:\r \n0:"} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
