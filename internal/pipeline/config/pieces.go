@@ -13,7 +13,8 @@ import (
 const piecesSize = 64 << 10
 
 // inPieces reads a document of at least so many bytes in pieces of whole entries of the top level. It is not done, and nothing is reported, where that
-// might not come to the same: with anchors, which other pieces do not know, and where a piece is no map by itself.
+// might not come to the same: with anchors, which other pieces do not know, with a key that several pieces have, and where a piece is
+// no map by itself.
 func (c *converter) inPieces(text []byte, atLeast int) (*Node, bool) {
 	count := min(max(runtime.GOMAXPROCS(0), 2), 4)
 	if len(text) < atLeast || hasAnchor(text) || hasOddBreaks(text) {
@@ -42,13 +43,15 @@ func (c *converter) inPieces(text []byte, atLeast int) (*Node, bool) {
 		}
 	}
 	all := newMap(&Node{Kind: Map, At: roots[0].At}, len(roots[0].Pairs)*len(roots))
-	for i, n := range roots {
-		c.problems = append(c.problems, converters[i].problems...)
+	for _, n := range roots {
 		for _, p := range n.Pairs {
-			if old, own := all.set(p, true); own {
-				c.duplicate(old, p)
+			if _, own := all.set(p, true); own {
+				return nil, false
 			}
 		}
+	}
+	for _, piece := range converters {
+		c.problems = append(c.problems, piece.problems...)
 	}
 	return all.node.measure(), true
 }

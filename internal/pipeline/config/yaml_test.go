@@ -283,24 +283,25 @@ f:8:4: error yaml-alias: Unknown alias: none (an anchor is known below it in its
 
 // What is read in pieces is what is read as a whole.
 func TestPieces(t *testing.T) {
-	text := string(large().Text) + "\njob-0003: {script: x}\n"
-	docs, problems := parse("f", []byte("# x\n---\n"+text))
-	c := &converter{file: "f", lines: 1}
-	root, err := load([]byte("---\n" + strings.Replace(text, "&vars ", "", 1)))
+	text := []byte("---\n" + strings.Replace(string(large().Text), "&vars ", "", 1) + "odd: !tag 2024-01-01\n")
+	root, err := load(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	whole := c.node(root)
-	c = &converter{file: "f", lines: 1}
-	got, ok := c.inPieces([]byte("---\n"+strings.Replace(text, "&vars ", "", 1)), piecesSize)
+	whole, pieces := &converter{file: "f", lines: 1}, &converter{file: "f", lines: 1}
+	want := whole.node(root)
+	got, ok := pieces.inPieces(text, piecesSize)
 	if !ok {
 		t.Fatal("not read in pieces")
 	}
-	if !reflect.DeepEqual(whole, got) {
+	if !reflect.DeepEqual(want, got) {
 		t.Error("whole and pieces differ")
 	}
-	if len(docs) != 1 || len(problems) != 1 || problems[0].Code != "duplicate-key" || showProblems(c.problems) != showProblems(problems) {
-		t.Errorf("%d documents, problems %s and %s", len(docs), showProblems(c.problems), showProblems(problems))
+	if showProblems(whole.problems) != showProblems(pieces.problems) || len(whole.problems) != 2 {
+		t.Errorf("problems %s and %s", showProblems(whole.problems), showProblems(pieces.problems))
+	}
+	if _, ok := pieces.inPieces(append(text, "job-0003: {script: x}\n"...), piecesSize); ok {
+		t.Error("a duplicate key is read in pieces")
 	}
 }
 
