@@ -79,6 +79,23 @@ func (s *scope) kill() {
 	s.clear(syscall.SIGKILL, killBound)
 }
 
+// freeze stops everything until nothing new appears. What is stopped starts nothing and keeps its place among the processes
+// that there may be, so that one can catch up with a job that starts more than one can kill.
+func (s *scope) freeze() {
+	for start := time.Now(); time.Since(start) < killBound; {
+		moving := false
+		for _, m := range s.members() {
+			if !m.zombie && !m.halted {
+				moving = true
+				_ = syscall.Kill(m.pid, syscall.SIGSTOP)
+			}
+		}
+		if !moving {
+			return
+		}
+	}
+}
+
 // end ends what the job has left running, and tells its log. The job is over: its processes are told to end, and killed a
 // little later.
 func (s *scope) end(trace *executor.Trace, grace time.Duration) {
@@ -138,6 +155,7 @@ type member struct {
 	pid     int
 	name    string
 	zombie  bool
+	halted  bool
 	adopted bool // our child
 }
 
