@@ -139,11 +139,8 @@ type job struct {
 	dir string // the private directory; empty: not made
 }
 
-// The causes with which a job's context ends, besides a cancel from outside and a [boundError].
-var (
-	errTimeout = errors.New("time limit")
-	errAborted = errors.New("aborted")
-)
+// errTimeout is the cause with which the context of a job ends that takes too long.
+var errTimeout = errors.New("time limit")
 
 // boundError ends a job that takes more of the machine than it may.
 type boundError string
