@@ -169,18 +169,28 @@ func reference(s string, escapes bool) (name string, width int) {
 	return s[open:n], n + len(end)
 }
 
+// References gives the names that a text refers to for [Variables.ExpandServer], in its order.
+func References(text string) []string { return names(text, false) }
+
 // references gives the names that a value refers to, in its order.
 func references(v Variable) []string {
-	if v.Raw || !strings.ContainsAny(v.Value, "$%") {
+	if v.Raw {
+		return nil
+	}
+	return names(v.Value, true)
+}
+
+func names(text string, escapes bool) []string {
+	if !strings.ContainsAny(text, "$%") {
 		return nil
 	}
 	var names []string
-	for i := 0; i < len(v.Value); {
-		at := strings.IndexAny(v.Value[i:], "$%")
+	for i := 0; i < len(text); {
+		at := strings.IndexAny(text[i:], "$%")
 		if at < 0 {
 			break
 		}
-		name, width := reference(v.Value[i+at:], true)
+		name, width := reference(text[i+at:], escapes)
 		if name != "" {
 			names = append(names, name)
 		}
@@ -320,8 +330,8 @@ func circle(vs Variables, component []int) string {
 // Redact puts [MASKED] where a text holds the value of a masked variable.
 func (vs Variables) Redact(text string) string {
 	var values []string
-	for _, v := range vs {
-		if v.Masked && v.Value != "" && strings.Contains(text, v.Value) {
+	for i := range vs { // it is asked for every condition of every job
+		if v := &vs[i]; v.Masked && v.Value != "" && strings.Contains(text, v.Value) {
 			values = append(values, v.Value)
 		}
 	}

@@ -26,7 +26,7 @@ func (v value) artifacts() *pipeline.Artifacts {
 	if !v.isMap("config should be a hash") {
 		return nil
 	}
-	v.allow("name", "untracked", "paths", "reports", "when", "expire_in", "expose_as", "exclude", "public", "access")
+	known := v.allow("name", "untracked", "paths", "reports", "when", "expire_in", "expose_as", "exclude", "public", "access")
 	a := &pipeline.Artifacts{
 		Name:      v.field("name").string(),
 		ExposeAs:  v.field("expose_as").string(),
@@ -49,13 +49,29 @@ func (v value) artifacts() *pipeline.Artifacts {
 		}
 	}
 	v.checkExposed(a)
+	v.field("paths").checkPaths()
 	if reports := v.field("reports"); reports.set() {
 		a.Reports, a.Coverage = reports.reports()
 	}
-	if len(v.Pairs) > 0 && len(a.Paths) == 0 && !a.Untracked && len(a.Reports) == 0 && !v.field("paths").set() && !v.field("reports").set() && !v.field("untracked").set() {
+	if known && len(v.Pairs) > 0 && !v.field("paths").set() && !v.field("reports").set() && !v.field("untracked").set() {
 		v.warn(codeNoEffect, "add `paths`", "has no paths, so nothing is kept")
 	}
 	return a
+}
+
+// checkPaths warns of paths of artifacts and caches that the runner leaves out.
+func (v value) checkPaths() {
+	for _, item := range v.items() {
+		if item.Node == nil || item.Kind != String {
+			continue
+		}
+		switch p := item.Text; {
+		case p == "~" || strings.HasPrefix(p, "~/"):
+			item.warn(codeNoEffect, "no shell expands `~` there", "is not found: %s is taken as it is written", quoted(p))
+		case strings.HasPrefix(p, "/") || p == ".." || strings.HasPrefix(p, "../"):
+			item.warn(codeNoEffect, "use paths below the project's directory", "is left out: %s is outside of the project's directory", quoted(p))
+		}
+	}
 }
 
 // checkExposed checks what is shown in merge requests.
@@ -78,9 +94,8 @@ func (v value) checkExposed(a *pipeline.Artifacts) {
 	if len([]rune(a.ExposeAs)) > maxExposedAs {
 		exposed.fail(codeLimit, "is too long (maximum is %d characters)", maxExposedAs)
 	}
-	for i, r := range a.ExposeAs {
-		word := r == '_' || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
-		if !word && (i == 0 || r != '-' && r != ' ') {
+	for i := range len(a.ExposeAs) {
+		if c := a.ExposeAs[i]; !isWord(c) && (i == 0 || c != '-' && c != ' ') {
 			exposed.fail(codeValue, "can contain only letters, digits, '-', '_' and spaces")
 			break
 		}

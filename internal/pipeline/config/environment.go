@@ -30,6 +30,9 @@ func (v value) environment() *pipeline.Environment {
 	if e.Name = v.field("name").required(); e.Name != "" {
 		v.field("name").environmentName()
 	}
+	if e.URL != "" && !strings.HasPrefix(e.URL, "http://") && !strings.HasPrefix(e.URL, "https://") && !strings.HasPrefix(e.URL, "$") {
+		v.field("url").warn(codeNoEffect, "begin it with https://", "is not shown: %s is no URL with http or https", quoted(e.URL))
+	}
 	if len([]rune(e.URL)) > maxEnvironmentURL {
 		v.field("url").fail(codeLimit, "is too long (maximum is %d characters)", maxEnvironmentURL)
 	}
@@ -45,8 +48,9 @@ func (v value) environment() *pipeline.Environment {
 func (v value) environmentName() {
 	name := v.Text
 	ok := name != "" && !strings.HasPrefix(name, "/") && !strings.HasSuffix(name, "/")
-	for _, r := range name {
-		ok = ok && (r < 128 && (isIdentifier("_"+string(r)) || strings.ContainsRune(`/\${}. -`, r)))
+	for i := range len(name) {
+		c := name[i]
+		ok = ok && (isWord(c) || strings.IndexByte(`/\${}. -`, c) >= 0)
 	}
 	if !ok {
 		v.fail(codeValue, "name can contain only letters, digits, '-', '_', '/', '$', '{', '}', '.', and spaces, but it cannot start or end with '/', found %s", quoted(name))

@@ -26,17 +26,26 @@ func (c *converter) mapping(made *Node, n *yaml.Node) {
 		}
 		pair := Pair{Key: key, KeyAt: c.at(n.Content[i]), Value: value}
 		if old, own := b.set(pair, true); own {
-			c.warn("duplicate-key", pair.KeyAt, "remove one of them",
-				"the key `%s` is there twice: this one counts, the one at %v does not", key, old.KeyAt)
+			c.duplicate(old, pair)
 		}
 	}
 	made.measure()
 	c.checkDepth(made)
 }
 
+func (c *converter) duplicate(old, pair Pair) {
+	c.warn("duplicate-key", pair.KeyAt, "remove one of them", "the key `%s` is there twice: this one counts, the one at %v does not", pair.Key, old.KeyAt)
+}
+
 // key gives a key as a text. Of a scalar that is no text it is what GitLab makes of the scalar.
 func (c *converter) key(n *yaml.Node) (string, bool) {
-	made := c.node(n)
+	made := &c.keyed
+	if n.Kind == yaml.ScalarNode && n.Anchor == "" {
+		*made = Node{}
+		c.scalar(made, n)
+	} else {
+		made = c.node(n)
+	}
 	if made.IsScalar() {
 		return made.Text, true
 	}

@@ -208,10 +208,11 @@ func (s *State) drop(i int, e Event) {
 	if reason == "" {
 		reason = pipeline.UnknownFailure
 	}
+	e.ExitCode = max(e.ExitCode, 0)
 	why := because(e, describe(reason, e.ExitCode))
 	s.update(i, func(j *Job) {
 		j.Reason, j.ExitCode = reason, e.ExitCode
-		if e.ExitCode != 0 && p.allow.Allows(e.ExitCode) {
+		if e.ExitCode > 0 && p.allow.Allows(e.ExitCode) {
 			j.Allowed = true
 		}
 	})

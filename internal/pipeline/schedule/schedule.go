@@ -95,7 +95,7 @@ type Event struct {
 	Jobs []string  `json:"jobs,omitempty"` // names in the graph; empty: the whole pipeline, for Cancel, Retry and Due
 	At   time.Time `json:"at"`
 
-	ExitCode int                    `json:"exitCode,omitempty"` // Drop: of the script; 0: it did not get so far
+	ExitCode int                    `json:"exitCode,omitempty"` // Drop: of the script; 0 or less: it did not get so far
 	Reason   pipeline.FailureReason `json:"reason,omitempty"`   // Drop; empty: unknown_failure
 
 	Dependants    bool `json:"dependants,omitempty"`    // Retry

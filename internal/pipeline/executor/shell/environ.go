@@ -1,0 +1,136 @@
+package shell
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/pipeline/executor"
+)
+
+// markName is the variable by which the processes of a job are found again.
+const markName = "KEELSON_JOB_MARK"
+
+// maxVariable is the size of a variable with its name, in bytes, that Linux takes.
+const maxVariable = 128<<10 - 1
+
+// passedNames are the variables of the own environment that every job sees; those that end in * are prefixes.
+var passedNames = []string{"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_*", "TERM", "TZ", "TMPDIR", "XDG_RUNTIME_DIR",
+	"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy",
+	"SSL_CERT_FILE", "SSL_CERT_DIR"}
+
+// passed is the part of the own environment that jobs see.
+func passed(more []string) []string {
+	var env []string
+	for _, kv := range os.Environ() {
+		name, _, _ := strings.Cut(kv, "=")
+		seen := slices.ContainsFunc(passedNames, func(p string) bool {
+			prefix, ok := strings.CutSuffix(p, "*")
+			return p == name || ok && strings.HasPrefix(name, prefix)
+		})
+		if seen || slices.Contains(more, name) {
+			env = append(env, kv)
+		}
+	}
+	return env
+}
+
+// prepareEnvironment makes the environment of the job's shells, with the files of its file variables.
+func (j *job) prepareEnvironment(now time.Time) error {
+	vars, files, err := j.Environment(j.x.o.Runner, now, j.privateDir)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if err := os.WriteFile(f.Path, []byte(f.Content), 0o600); err != nil {
+			return fmt.Errorf("file variable %s: %w", filepath.Base(f.Path), err)
+		}
+	}
+	if j.wantsEnvFile() {
+		dir, err := j.privateDir()
+		if err != nil {
+			return err
+		}
+		file := filepath.Join(dir, envFileName)
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			return fmt.Errorf("GITLAB_ENV: %w", err)
+		}
+		vars = append(vars, pipeline.Variable{Name: "GITLAB_ENV", Value: file})
+	}
+	own := map[string]bool{"PWD": true}
+	env := make([]string, 0, len(vars)+len(j.x.passed)+2)
+	env = append(env, markName+"="+j.scope.mark, "PWD="+j.Dir)
+	for _, v := range vars {
+		if len(v.Name)+1+len(v.Value) > maxVariable {
+			return &executor.Failure{Reason: pipeline.ConfigurationError, Err: fmt.Errorf(
+				"variable %s has %d bytes, and a process takes no more than %d in one; make it a file variable", v.Name, len(v.Value), maxVariable-len(v.Name)-1)}
+		}
+		own[v.Name] = true
+		env = append(env, v.Name+"="+v.Value)
+	}
+	for _, kv := range j.x.passed {
+		if name, _, _ := strings.Cut(kv, "="); !own[name] {
+			env = append(env, kv)
+		}
+	}
+	j.env = env
+	return nil
+}
+
+// envFileName is the file whose lines NAME=VALUE after_script finds as variables.
+const envFileName = "gitlab_runner_env"
+
+// wantsEnvFile tells whether GITLAB_ENV makes a difference.
+func (j *job) wantsEnvFile() bool {
+	if len(j.AfterScript) > 0 {
+		return true
+	}
+	for _, items := range [][]string{j.PreGet, j.BeforeScript, j.Script} {
+		for _, item := range items {
+			if strings.Contains(item, "GITLAB_ENV") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// envFile is the file behind GITLAB_ENV if the job has written to it.
+func (j *job) envFile() string {
+	if j.dir == "" {
+		return ""
+	}
+	file := filepath.Join(j.dir, envFileName)
+	if info, err := os.Lstat(file); err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
+		return ""
+	}
+	return file
+}
+
+// privateDir is a directory of the job's own that nobody else can read.
+func (j *job) privateDir() (string, error) {
+	if j.dir != "" {
+		return j.dir, nil
+	}
+	base := j.x.o.TempDir
+	if base == "" {
+		base = os.TempDir()
+	}
+	dir, err := os.MkdirTemp(base, "keelson-job-")
+	if err != nil {
+		return "", errors.Join(errors.New("no private directory for the job"), err)
+	}
+	j.dir = dir
+	return dir, nil
+}
+
+func (j *job) removeDir() {
+	if j.dir != "" {
+		os.RemoveAll(j.dir)
+	}
+}

@@ -1,0 +1,115 @@
+package shell
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/pipeline/executor"
+)
+
+// execute runs a script to its end, or until ctx ends it, with more variables in its environment.
+func (j *job) execute(ctx context.Context, script string, more []string) executor.Result {
+	if ctx.Err() != nil {
+		return j.stopped(ctx)
+	}
+	args, err := j.arguments(script)
+	if err != nil {
+		return executor.FailedWith(err)
+	}
+	env := j.env
+	if len(more) > 0 {
+		env = slices.Concat(j.env, more) // the last one of several counts
+		env = slices.DeleteFunc(env[:len(j.env)], func(kv string) bool {
+			name, _, _ := strings.Cut(kv, "=")
+			return slices.ContainsFunc(more, func(m string) bool { return strings.HasPrefix(m, name+"=") })
+		})
+		env = append(env, more...)
+	}
+	p, err := j.scope.start(j.x.shell, args, &os.ProcAttr{
+		Dir: j.Dir, Env: env, Files: []*os.File{j.x.null, j.out.w, j.out.w},
+		// A session of its own: a group that can be ended as one, and no terminal to ask on.
+		Sys: &syscall.SysProcAttr{Setsid: true},
+	})
+	switch {
+	case errors.Is(err, syscall.E2BIG):
+		return executor.Failed(pipeline.ConfigurationError, "the variables of the job are too large for the environment of a process; make the large ones file variables")
+	case err != nil:
+		return executor.FailedWith(fmt.Errorf("start the shell: %w", err))
+	}
+	j.out.flow()
+	exited := make(chan *os.ProcessState, 1)
+	go func() {
+		state, _ := p.Wait()
+		exited <- state
+	}()
+	state, stopped := j.await(ctx, p.Pid, exited)
+	j.scope.exited(p.Pid)
+	j.out.settle()
+	if stopped {
+		return j.stopped(ctx)
+	}
+	return executor.Exited(exitCode(state))
+}
+
+// arguments are those of a shell that runs a script. A script is no file where it can be an argument.
+func (j *job) arguments(script string) ([]string, error) {
+	name := filepath.Base(j.x.shell)
+	if len(script) <= maxInline {
+		return []string{name, "-c", script}, nil
+	}
+	dir, err := j.privateDir()
+	if err != nil {
+		return nil, err
+	}
+	file := filepath.Join(dir, "script-"+strconv.Itoa(len(j.scope.shells)))
+	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
+		return nil, fmt.Errorf("write the script: %w", err)
+	}
+	return []string{name, file}, nil
+}
+
+// await waits for the end of a shell, for which it sees to when the job has to stop.
+func (j *job) await(ctx context.Context, pid int, exited <-chan *os.ProcessState) (state *os.ProcessState, stopped bool) {
+	select {
+	case state = <-exited:
+		return state, false
+	case <-j.Abort:
+	case <-ctx.Done():
+		var bound boundError
+		if errors.As(context.Cause(ctx), &bound) {
+			break
+		}
+		_ = syscall.Kill(-pid, syscall.SIGTERM)
+		grace := time.NewTimer(j.x.o.Grace)
+		defer grace.Stop()
+		select {
+		case state = <-exited:
+			return state, true
+		case <-grace.C:
+			j.trace.Warningf("The script did not end within %s after SIGTERM and is killed", j.x.o.Grace)
+		case <-j.Abort:
+		}
+	}
+	j.scope.kill()
+	return <-exited, true
+}
+
+// exitCode is the code of a process as a shell has it: 128+n for one that signal n has ended.
+func exitCode(state *os.ProcessState) int {
+	if state == nil {
+		return executor.NoExitCode
+	}
+	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return state.ExitCode()
+}

@@ -1,0 +1,217 @@
+package shell
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// adoptOrphans makes this process the parent of what its descendants leave behind, which would else be hidden among the
+// children of init.
+var adoptOrphans = sync.OnceFunc(func() { _ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) })
+
+// pipeName is how /proc names a pipe.
+func pipeName(f *os.File) string {
+	c, err := f.SyscallConn()
+	if err != nil {
+		return ""
+	}
+	var name string
+	_ = c.Control(func(fd uintptr) {
+		var st syscall.Stat_t
+		if syscall.Fstat(int(fd), &st) == nil {
+			name = fmt.Sprintf("pipe:[%d]", st.Ino)
+		}
+	})
+	return name
+}
+
+// process is what /proc tells of one.
+type process struct {
+	pid, parent, session int
+	state                byte
+	name                 string
+	started              uint64 // ticks since the machine's start
+}
+
+// look reads a process; false: it is gone.
+func look(pid int) (process, bool) {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	open, end := bytes.IndexByte(data, '('), bytes.LastIndexByte(data, ')')
+	if err != nil || open < 0 || end < open || end+2 > len(data) {
+		return process{}, false
+	}
+	f := strings.Fields(string(data[end+2:]))
+	if len(f) < 20 {
+		return process{}, false
+	}
+	p := process{pid: pid, name: string(data[open+1 : end]), state: f[0][0]}
+	p.parent, _ = strconv.Atoi(f[1])
+	p.session, _ = strconv.Atoi(f[3])
+	p.started, _ = strconv.ParseUint(f[19], 10, 64)
+	return p, true
+}
+
+// processes are all of the machine's.
+func processes() []process {
+	d, err := os.Open("/proc")
+	if err != nil {
+		return nil
+	}
+	defer d.Close()
+	names, _ := d.Readdirnames(-1)
+	ps := make([]process, 0, len(names))
+	for _, n := range names {
+		if pid, err := strconv.Atoi(n); err == nil {
+			if p, ok := look(pid); ok {
+				ps = append(ps, p)
+			}
+		}
+	}
+	return ps
+}
+
+// anyLeft tells whether a job whose shells have ended may have left something running, at little cost: what remains of it hangs
+// below an orphan, which is a child of this process's first thread.
+func (s *scope) anyLeft() bool {
+	scopes.starting.Lock()
+	children, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/children", os.Getpid()))
+	scopes.starting.Unlock()
+	if err != nil {
+		return true // this kernel does not tell
+	}
+	others := openScopes(s)
+	for _, field := range bytes.Fields(children) {
+		pid, err := strconv.Atoi(string(field))
+		if err != nil || s.isShell(pid) || slices.ContainsFunc(others, func(o *scope) bool { return o.isShell(pid) }) {
+			continue
+		}
+		return true
+	}
+	return false
+}
+
+// openScopes are those of the other jobs that run.
+func openScopes(s *scope) []*scope {
+	scopes.Lock()
+	defer scopes.Unlock()
+	return slices.DeleteFunc(slices.Clone(scopes.open), func(o *scope) bool { return o == s })
+}
+
+// members finds all processes of the job: those of the sessions of its shells, the orphans that are the job's, and what descends
+// from either.
+func (s *scope) members() []member {
+	scopes.starting.Lock()
+	all := processes()
+	scopes.starting.Unlock()
+	sessions := s.sessions()
+	others := openScopes(s)
+	self := os.Getpid()
+	in := map[int]bool{}
+	for _, p := range all {
+		switch {
+		case p.pid == self:
+		case slices.Contains(sessions, p.session):
+			in[p.pid] = true
+		case p.parent == self:
+			in[p.pid] = s.owns(p, others)
+		}
+	}
+	// Parents may come after their children.
+	for grown := true; grown; {
+		grown = false
+		for _, p := range all {
+			if !in[p.pid] && in[p.parent] {
+				in[p.pid], grown = true, true
+			}
+		}
+	}
+	var ms []member
+	for _, p := range all {
+		if in[p.pid] {
+			ms = append(ms, member{pid: p.pid, name: p.name, zombie: p.state == 'Z' || p.state == 'X', adopted: p.parent == self})
+		}
+	}
+	return ms
+}
+
+// owns tells whether a child of this process is an orphan of the job. It may be a child that other code has started, or an
+// orphan of another job.
+func (s *scope) owns(p process, others []*scope) bool {
+	if s.isShell(p.pid) {
+		return true
+	}
+	for _, o := range others {
+		if o.isShell(p.pid) || slices.Contains(o.sessions(), p.session) {
+			return false
+		}
+	}
+	base := "/proc/" + strconv.Itoa(p.pid)
+	environ, _ := os.ReadFile(base + "/environ")
+	if marked, ok := marks(environ); ok {
+		return marked == s.mark
+	}
+	for _, fd := range []string{"/fd/1", "/fd/2"} {
+		if at, err := os.Readlink(base + fd); err == nil && at == s.pipe {
+			return true
+		}
+	}
+	// It has thrown away its environment and its output. That it left a session tells that it is a job's, and where it works
+	// maybe whose. The last job that ends ends what nobody knows.
+	if p.session == ownSession() {
+		return false
+	}
+	at, err := os.Readlink(base + "/cwd")
+	return len(others) == 0 || err == nil && (at == s.dir || strings.HasPrefix(at, s.dir+"/"))
+}
+
+// marks gives the mark in the environment of a process.
+func marks(environ []byte) (mark string, ok bool) {
+	for kv := range bytes.SplitSeq(environ, []byte{0}) {
+		if v, ok := bytes.CutPrefix(kv, []byte(markName+"=")); ok {
+			return string(v), true
+		}
+	}
+	return "", false
+}
+
+var ownSession = sync.OnceValue(func() int {
+	sid, _ := unix.Getsid(0)
+	return sid
+})
+
+// tasks is the number of processes and threads of the machine; 0: not known.
+func tasks() int {
+	data, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 0
+	}
+	if f := strings.Fields(string(data)); len(f) > 3 {
+		_, total, _ := strings.Cut(f[3], "/")
+		n, _ := strconv.Atoi(total)
+		return n
+	}
+	return 0
+}
+
+// written is what processes have written, in bytes, with those of their children that have ended.
+func written(ms []member) int64 {
+	var sum int64
+	for _, m := range ms {
+		data, _ := os.ReadFile("/proc/" + strconv.Itoa(m.pid) + "/io")
+		for line := range strings.Lines(string(data)) {
+			if v, ok := strings.CutPrefix(line, "write_bytes: "); ok {
+				n, _ := strconv.ParseInt(strings.TrimSpace(v), 10, 64)
+				sum += n
+			}
+		}
+	}
+	return sum
+}

@@ -1,0 +1,180 @@
+package shell
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// How often one looks at what jobs take of the machine.
+const (
+	watchPause = 100 * time.Millisecond
+	tidyEvery  = 10 // looks
+)
+
+// watch ends jobs that take more of the machine than they may. It looks as long as a job runs; what it looks at costs little
+// until something grows.
+type watch struct {
+	maxProcesses int
+	reserve      int64
+
+	mu      sync.Mutex
+	jobs    map[*job]context.CancelCauseFunc
+	running bool
+	tasks   int // of the machine when the first of the jobs began
+}
+
+func newWatch(o Options) *watch {
+	return &watch{maxProcesses: o.MaxProcesses, reserve: o.Reserve, jobs: map[*job]context.CancelCauseFunc{}}
+}
+
+func (w *watch) add(j *job) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.jobs[j] = j.stop
+	if !w.running {
+		w.running = true
+		w.tasks = 0
+		go w.run()
+	}
+}
+
+// redirect has another function end a job from now on.
+func (w *watch) redirect(j *job, stop context.CancelCauseFunc) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, ok := w.jobs[j]; ok {
+		w.jobs[j] = stop
+	}
+}
+
+func (w *watch) remove(j *job) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.jobs, j)
+}
+
+// run looks until no job runs.
+func (w *watch) run() {
+	t := time.NewTicker(watchPause)
+	defer t.Stop()
+	for n := 0; ; n++ {
+		w.mu.Lock()
+		jobs := make(map[*job]context.CancelCauseFunc, len(w.jobs))
+		for j, stop := range w.jobs {
+			jobs[j] = stop
+		}
+		if len(jobs) == 0 {
+			w.running = false
+			w.mu.Unlock()
+			return
+		}
+		w.mu.Unlock()
+		<-t.C
+		w.countProcesses(jobs)
+		w.measureDisks(jobs)
+		if n%tidyEvery == tidyEvery-1 {
+			tidy(jobs)
+		}
+	}
+}
+
+// tidy reaps orphans that have ended while their job goes on.
+func tidy(jobs map[*job]context.CancelCauseFunc) {
+	for j := range jobs {
+		if !j.scope.anyLeft() {
+			continue
+		}
+		for _, m := range j.scope.members() {
+			if m.zombie {
+				j.scope.reap(m)
+			}
+		}
+	}
+}
+
+// countProcesses stops jobs that have too many processes. They are only counted once the machine has many more than before.
+func (w *watch) countProcesses(jobs map[*job]context.CancelCauseFunc) {
+	if w.maxProcesses < 0 {
+		return
+	}
+	now := tasks()
+	if w.tasks == 0 || now < w.tasks {
+		w.tasks = now
+	}
+	if now != 0 && now-w.tasks < w.maxProcesses/2 {
+		return
+	}
+	for j, stop := range jobs {
+		if n := len(j.scope.members()); n > w.maxProcesses {
+			stop(boundError(fmt.Sprintf("the job had %d processes at a time, more than the %d that it may; it was killed", n, w.maxProcesses)))
+		}
+	}
+}
+
+// measureDisks stops the job that has written most when a file system that jobs work on gets full.
+func (w *watch) measureDisks(jobs map[*job]context.CancelCauseFunc) {
+	if w.reserve < 0 {
+		return
+	}
+	for j := range jobs {
+		for _, d := range j.disks {
+			left, ok := free(d.path)
+			if !ok || left >= d.reserve {
+				continue
+			}
+			var most *job
+			var bytes int64 = -1
+			for k := range jobs {
+				if n := written(k.scope.members()); n > bytes {
+					most, bytes = k, n
+				}
+			}
+			jobs[most](boundError(fmt.Sprintf("%s has only %d MiB left, of which jobs leave %d MiB free; the job, which had written most of those that run (%d MiB), was killed",
+				d.path, left>>20, d.reserve>>20, bytes>>20)))
+			delete(jobs, most)
+			return
+		}
+	}
+}
+
+// disk is a file system that a job works on.
+type disk struct {
+	path    string
+	device  uint64
+	reserve int64 // bytes that have to stay free
+}
+
+// disks are those of these directories. Where little is free to begin with, half of it may be used.
+func disks(reserve int64, dirs ...string) []disk {
+	var ds []disk
+	if reserve < 0 {
+		return nil
+	}
+next:
+	for _, dir := range dirs {
+		var st syscall.Stat_t
+		left, ok := free(dir)
+		if !ok || syscall.Stat(dir, &st) != nil {
+			continue
+		}
+		for _, d := range ds {
+			if d.device == uint64(st.Dev) { //nolint:unconvert // its type differs between systems
+				continue next
+			}
+		}
+		ds = append(ds, disk{path: dir, device: uint64(st.Dev), reserve: min(reserve, left/2)}) //nolint:unconvert // as above
+	}
+	return ds
+}
+
+// free is what may still be written to the file system of a directory, in bytes.
+func free(dir string) (int64, bool) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return 0, false
+	}
+	return int64(st.Bavail) * int64(st.Bsize), true //nolint:unconvert // the types differ between systems
+}
