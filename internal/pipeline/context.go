@@ -21,7 +21,9 @@ type Context struct {
 	Tag       bool   // Ref is a tag
 	Protected bool   // Ref is protected
 	Commit    Commit
-	Before    string // the commit that Ref named before a push; empty or zeroes: a new ref
+	// IgnoreSkip makes a pipeline although the commit message says [skip ci].
+	IgnoreSkip bool
+	Before     string // the commit that Ref named before a push; empty or zeroes: a new ref
 	// MergeRequest is set for merge_request_event only.
 	MergeRequest *MergeRequest
 	// OpenMergeRequests name those of the branch ("group/name!1"), the newest first; nil: those of MergeRequest.

@@ -169,18 +169,28 @@ func reference(s string, escapes bool) (name string, width int) {
 	return s[open:n], n + len(end)
 }
 
+// References gives the names that a text refers to for [Variables.ExpandServer], in its order.
+func References(text string) []string { return names(text, false) }
+
 // references gives the names that a value refers to, in its order.
 func references(v Variable) []string {
-	if v.Raw || !strings.ContainsAny(v.Value, "$%") {
+	if v.Raw {
+		return nil
+	}
+	return names(v.Value, true)
+}
+
+func names(text string, escapes bool) []string {
+	if !strings.ContainsAny(text, "$%") {
 		return nil
 	}
 	var names []string
-	for i := 0; i < len(v.Value); {
-		at := strings.IndexAny(v.Value[i:], "$%")
+	for i := 0; i < len(text); {
+		at := strings.IndexAny(text[i:], "$%")
 		if at < 0 {
 			break
 		}
-		name, width := reference(v.Value[i+at:], true)
+		name, width := reference(text[i+at:], escapes)
 		if name != "" {
 			names = append(names, name)
 		}

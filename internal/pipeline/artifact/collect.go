@@ -131,7 +131,11 @@ func (c *collector) path(ctx context.Context, p string) error {
 		taken += n
 		return err
 	}
-	err = doublestar.GlobWalk(c.root.FS(), pattern, take)
+	if strings.ContainsAny(pattern, `*?[{\`) {
+		err = doublestar.GlobWalk(c.root.FS(), pattern, take)
+	} else {
+		err = take(pattern, nil) // a link is meant itself, wherever it points
+	}
 	switch {
 	case errors.Is(err, doublestar.ErrBadPattern):
 		c.work.warnf("%s: %v", p, err)

@@ -189,27 +189,29 @@ func (s *Store) copyIn(ctx context.Context, root *os.Root, e *entry) (fresh bool
 		e.Blob = ""
 		return false, nil
 	}
-	if s.has(ctx, e.Blob, size) {
-		return false, nil
-	}
+	return s.once(ctx, e.Blob, size, func() error { return s.stream(ctx, f, *e) })
+}
+
+// stream copies a file that has been read before.
+func (s *Store) stream(ctx context.Context, f *os.File, e entry) error {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return false, err
+		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	w, err := s.bucket.NewWriter(ctx, blobKey(e.Blob), &blob.WriterOptions{ContentType: "application/octet-stream"})
 	if err != nil {
-		return false, err
+		return err
 	}
-	hash.Reset()
-	n, err := io.Copy(io.MultiWriter(w, hash), io.LimitReader(f, size))
-	if err == nil && (n != size || hex.EncodeToString(hash.Sum(nil)) != e.Blob) {
+	hash := sha256.New()
+	n, err := io.Copy(io.MultiWriter(w, hash), io.LimitReader(f, e.Size))
+	if err == nil && (n != e.Size || hex.EncodeToString(hash.Sum(nil)) != e.Blob) {
 		err = errChanged
 	}
 	if err != nil {
 		cancel() // Close then throws away what was written
 		w.Close()
-		return false, err
+		return err
 	}
-	return true, w.Close()
+	return w.Close()
 }

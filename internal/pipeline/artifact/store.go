@@ -19,6 +19,7 @@ import (
 	"gocloud.dev/blob"
 	"gocloud.dev/blob/fileblob"
 	"gocloud.dev/gcerrors"
+	"golang.org/x/sync/singleflight"
 	"golang.org/x/sys/unix"
 
 	"keelson.dev/keelson/internal/pipeline"
@@ -67,6 +68,7 @@ type Store struct {
 	expire time.Duration
 	now    func() time.Time
 	slots  chan struct{} // how many bundles and large files are under way at once
+	flight singleflight.Group
 }
 
 // Open opens the store in a directory, which is made where it is not there, readable for its owner only.
@@ -163,10 +165,29 @@ func (s *Store) has(ctx context.Context, hash string, size int64) bool {
 // put keeps content, unless it is there, and gives its hash and whether it is new.
 func (s *Store) put(ctx context.Context, content []byte) (hash string, fresh bool, err error) {
 	hash = digest(content)
-	if s.has(ctx, hash, int64(len(content))) {
-		return hash, false, nil
+	fresh, err = s.once(ctx, hash, int64(len(content)), func() error { return s.write(ctx, blobKey(hash), content) })
+	return hash, fresh, err
+}
+
+// once writes content that is not there. Of several who have the same at the same time one writes it; that one is told that it
+// is new.
+func (s *Store) once(ctx context.Context, hash string, size int64, write func() error) (fresh bool, err error) {
+	if s.has(ctx, hash, size) {
+		return false, nil
 	}
-	return hash, true, s.write(ctx, blobKey(hash), content)
+	led := false
+	_, err, _ = s.flight.Do(hash, func() (any, error) {
+		led = true
+		if s.has(ctx, hash, size) {
+			return nil, nil
+		}
+		fresh = true
+		return nil, write()
+	})
+	if err != nil && !led && ctx.Err() == nil {
+		return true, write() // the other one may have been cancelled
+	}
+	return fresh, err
 }
 
 func (s *Store) write(ctx context.Context, key string, content []byte) error {

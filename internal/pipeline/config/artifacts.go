@@ -26,7 +26,7 @@ func (v value) artifacts() *pipeline.Artifacts {
 	if !v.isMap("config should be a hash") {
 		return nil
 	}
-	v.allow("name", "untracked", "paths", "reports", "when", "expire_in", "expose_as", "exclude", "public", "access")
+	known := v.allow("name", "untracked", "paths", "reports", "when", "expire_in", "expose_as", "exclude", "public", "access")
 	a := &pipeline.Artifacts{
 		Name:      v.field("name").string(),
 		ExposeAs:  v.field("expose_as").string(),
@@ -52,7 +52,7 @@ func (v value) artifacts() *pipeline.Artifacts {
 	if reports := v.field("reports"); reports.set() {
 		a.Reports, a.Coverage = reports.reports()
 	}
-	if len(v.Pairs) > 0 && len(a.Paths) == 0 && !a.Untracked && len(a.Reports) == 0 && !v.field("paths").set() && !v.field("reports").set() && !v.field("untracked").set() {
+	if known && len(v.Pairs) > 0 && !v.field("paths").set() && !v.field("reports").set() && !v.field("untracked").set() {
 		v.warn(codeNoEffect, "add `paths`", "has no paths, so nothing is kept")
 	}
 	return a
@@ -78,9 +78,8 @@ func (v value) checkExposed(a *pipeline.Artifacts) {
 	if len([]rune(a.ExposeAs)) > maxExposedAs {
 		exposed.fail(codeLimit, "is too long (maximum is %d characters)", maxExposedAs)
 	}
-	for i, r := range a.ExposeAs {
-		word := r == '_' || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
-		if !word && (i == 0 || r != '-' && r != ' ') {
+	for i := range len(a.ExposeAs) {
+		if c := a.ExposeAs[i]; !isWord(c) && (i == 0 || c != '-' && c != ' ') {
 			exposed.fail(codeValue, "can contain only letters, digits, '-', '_' and spaces")
 			break
 		}

@@ -18,10 +18,20 @@ const (
 	maxProblems = 1000
 )
 
+// Load reads a configuration and decodes it. The Config is nil where an error leaves nothing to decode.
+func Load(o Options) (*pipeline.Config, pipeline.Problems) {
+	d, problems := Read(o)
+	if d == nil {
+		return nil, problems
+	}
+	c, more := Decode(d)
+	return c, sortProblems(append(problems, more...), d.Files)
+}
+
 // Decode gives a merged tree its types. It checks every keyword as GitLab does, finds all problems at once, and leaves out what is
 // wrong; the Config is never nil. What needs several jobs to be checked (undefined stages, needs and so on) is left to compile.
 func Decode(doc *Document) (*pipeline.Config, pipeline.Problems) {
-	d := &decoder{regexps: map[string]string{}, expressions: map[string]error{}, config: &pipeline.Config{}, seen: map[finding]int{}}
+	d := newDecoder()
 	if doc == nil {
 		doc = &Document{}
 	}
@@ -36,14 +46,31 @@ type decoder struct {
 	defaults *pipeline.JobSpec // what default and the deprecated globals say
 	job      string            // that is decoded now
 	inherits pipeline.Inherit  // what it takes of the defaults
-	regexps  map[string]string // checked: the fault, or ""
 
-	expressions map[string]error // checked too
+	regexps     map[string]string // that were checked: the fault, or ""
+	expressions map[string]error  // that were checked
+	paths       map[[2]string]string
 
 	problems pipeline.Problems
 	seen     map[finding]int // index into problems
 	others   map[int][]string
 	omitted  int
+}
+
+func newDecoder() *decoder {
+	return &decoder{
+		config: &pipeline.Config{}, seen: map[finding]int{},
+		regexps: map[string]string{}, expressions: map[string]error{}, paths: map[[2]string]string{},
+	}
+}
+
+// value is a node under a name of its own, such as "include".
+func (d *decoder) value(name string, n *Node) value {
+	v := value{Node: n, d: d, name: name, inner: &place{nil, name}, via: way(n, nil)}
+	if n != nil {
+		v.keyAt = n.At
+	}
+	return v
 }
 
 // finding makes a problem of a template that several jobs extend one problem.
@@ -63,14 +90,22 @@ func (d *decoder) report(severity pipeline.Severity, code, place, text, hint str
 		}
 		return
 	}
-	if len(d.problems) >= maxProblems {
-		d.omitted++
+	if d.full() {
 		return
 	}
 	d.seen[f] = len(d.problems)
 	d.problems = append(d.problems, pipeline.Problem{
 		Severity: severity, Code: code, Job: d.job, Message: place + " " + text, Hint: hint, At: at, Via: via,
 	})
+}
+
+// full tells whether one more problem is only counted.
+func (d *decoder) full() bool {
+	if len(d.problems) < maxProblems {
+		return false
+	}
+	d.omitted++
+	return true
 }
 
 // finish tells of the other jobs that have a problem too.
@@ -160,7 +195,7 @@ func isJob(key string, n *Node) bool {
 // jobs decodes all jobs that are not hidden.
 func (d *decoder) jobs(v value) {
 	count, broken := 0, false
-	jobs := &place{nil, "jobs"}
+	jobs := d.value("jobs", v.Node)
 	d.config.Jobs = make([]pipeline.JobSpec, 0, len(v.Pairs))
 	for i := range v.Pairs {
 		p := &v.Pairs[i]
@@ -168,7 +203,7 @@ func (d *decoder) jobs(v value) {
 			continue
 		}
 		d.job = p.Key
-		job := value{Node: p.Value, d: d, place: &place{jobs, p.Key}, keyAt: p.KeyAt, via: way(p.Value, v.via)}
+		job := jobs.child(p.Key, p.KeyAt, p.Value)
 		if pipeline.IsHidden(p.Key) {
 			if p.Value.IsNull() || p.Value.Kind == Map && len(p.Value.Pairs) == 0 {
 				job.fail(codeRequired, "config can't be blank")
@@ -180,7 +215,8 @@ func (d *decoder) jobs(v value) {
 			break
 		}
 		if kind := d.jobKind(job); kind != notAJob {
-			d.config.Jobs = append(d.config.Jobs, d.decodeJob(job, kind))
+			d.config.Jobs = append(d.config.Jobs, pipeline.JobSpec{})
+			d.decodeJob(job, kind, &d.config.Jobs[len(d.config.Jobs)-1])
 		} else {
 			broken = true
 		}
@@ -188,8 +224,7 @@ func (d *decoder) jobs(v value) {
 	d.job = ""
 	switch {
 	case len(d.config.Jobs) == 0 && !broken:
-		v.place = jobs
-		v.hint(codeJob, "a job has a name that does not begin with a dot, and a script", "config should contain at least one visible job")
+		jobs.hint(codeJob, "a job has a name that does not begin with a dot, and a script", "config should contain at least one visible job")
 	case len(d.config.Jobs) > 0 && !broken && !slices.ContainsFunc(d.config.Jobs, func(j pipeline.JobSpec) bool {
 		return j.Stage != pipeline.StagePre && j.Stage != pipeline.StagePost
 	}):

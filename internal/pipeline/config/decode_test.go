@@ -113,7 +113,7 @@ func trimmed(v any) any {
 	case map[string]any:
 		for key, e := range v {
 			e = trimmed(e)
-			if key == "at" || key == "At" || e == nil {
+			if key == "at" || key == "At" || key == "Plain" || e == nil {
 				delete(v, key)
 				continue
 			}
@@ -139,4 +139,172 @@ func trimmed(v any) any {
 		}
 	}
 	return v
+}
+
+// TestDecodeWhere: the places of keywords, and how they came there.
+func TestDecodeWhere(t *testing.T) {
+	c, problems := decodeText(`
+default:
+  image:
+    name: ruby
+  tags: &tags [docker]
+.base: &base
+  stage: build
+job:
+  <<: *base
+  script:
+    - one
+  environment:
+    name: prod
+    on_stop: stop
+  artifacts: {reports: {junit: r.xml}}
+  needs:
+    - job: other
+    - third
+`)
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	j := c.Jobs[0]
+	for key, want := range map[string]string{
+		"script":                  " 10:3",
+		"stage":                   "build 7:10 <alias base 9:7>",
+		"environment":             " 12:3",
+		"environment.name":        "prod 13:11",
+		"environment.on_stop":     "stop 14:14",
+		"artifacts":               " 15:3",
+		"artifacts.reports.junit": "r.xml 15:32",
+		"needs":                   " 16:3",
+		"image":                   " 3:3 <default image 8:1>",
+		"image.name":              "ruby 4:11 <default image 8:1>",
+		"tags":                    " 5:3 <default tags 8:1>",
+	} {
+		text, ok := j.Where[key]
+		got := fmt.Sprintf("%s %d:%d", text.Value, text.At.Line, text.At.Column)
+		if len(text.Via) > 0 {
+			got += " <" + strings.ReplaceAll(showVia(text.Via), "ci.yml:", "") + ">"
+		}
+		if !ok || got != want {
+			t.Errorf("%s is at %q, want %q", key, got, want)
+		}
+	}
+	if j.At.Line != 8 || j.NeedSpecs[0].At.Line != 17 || j.NeedSpecs[0].At.Column != 12 || j.NeedSpecs[1].At.Column != 7 {
+		t.Errorf("job at %v, needs at %v and %v", j.At, j.NeedSpecs[0].At, j.NeedSpecs[1].At)
+	}
+}
+
+// TestDecodeTogether: the fault of a template is one problem however many jobs have it.
+func TestDecodeTogether(t *testing.T) {
+	_, problems := decodeText(`
+.base: &base
+  script: x
+  image: 5
+a: *base
+b: *base
+c: *base
+d: *base
+e: {script: x, image: [1]}
+`)
+	want := "4:10 error wrong-type: jobs:a:image config should be a hash or a string, found the number 5 (quote it: \"5\"; also in the jobs b, c, d)\n" +
+		"9:16 error wrong-type: jobs:e:image config should be a hash or a string, found a list\n"
+	if diff := cmp.Diff(want, problemLines(problems)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestDecodeBounds: what is too much is one clear message.
+func TestDecodeBounds(t *testing.T) {
+	var jobs, problems, variables strings.Builder
+	for i := range maxJobs + 1 {
+		fmt.Fprintf(&jobs, "j%d: {script: x}\n", i)
+	}
+	for i := range maxProblems + 5 {
+		fmt.Fprintf(&problems, "j%d: {script: 5}\n", i)
+	}
+	variables.WriteString("j: {script: x}\nvariables:\n")
+	for i := range maxVariables + 1 {
+		fmt.Fprintf(&variables, "  V%d: x\n", i)
+	}
+	for name, c := range map[string]struct {
+		text, last string
+		count      int
+	}{
+		"jobs":      {jobs.String(), "jobs:j10000 is one of more than 10000 jobs", 1},
+		"problems":  {problems.String(), "there are 5 more problems; the first 1000 are shown", maxProblems + 1},
+		"variables": {variables.String(), "variables config has more than 1000 variables", 1},
+	} {
+		_, ps := decodeText(c.text)
+		if len(ps) != c.count || ps[len(ps)-1].Message != c.last {
+			t.Errorf("%s: %d problems, the last is %v", name, len(ps), ps[len(ps)-1])
+		}
+	}
+	for _, d := range []*Document{nil, {}, {Root: &Node{}}, {Root: &Node{Kind: List}}} {
+		if c, ps := Decode(d); c == nil || len(ps) != 1 {
+			t.Errorf("Decode(%v) = %v, %v", d, c, ps)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	files, _ := filepath.Glob("testdata/decode/*.txtar")
+	for _, name := range files {
+		archive, err := txtar.ParseFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, file := range archive.Files {
+			f.Add(string(file.Data))
+		}
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		c, problems := decodeText(text)
+		if c == nil {
+			t.Fatal("no config")
+		}
+		for _, p := range problems {
+			if p.Message == "" || p.Code == "" || p.Severity == "" {
+				t.Errorf("%+v", p)
+			}
+		}
+		if problems.Failed() {
+			return
+		}
+		for i, j := range c.Jobs {
+			if j.Stage == "" || j.Script == nil && j.Run == nil && j.Trigger == nil && len(j.NeedSpecs) == 0 || j.When == "" {
+				t.Errorf("job %d of a file without problems: %+v", i, j)
+			}
+		}
+	})
+}
+
+func BenchmarkDecode(b *testing.B) {
+	var text strings.Builder
+	text.WriteString("stages: [build, test]\ndefault: {image: ruby, tags: [docker], retry: 1}\nvariables: {A: b}\n")
+	for i := range 2000 {
+		fmt.Fprintf(&text, `job-%d:
+  stage: test
+  script:
+    - echo %d
+    - make test
+  variables: {N: "%d", M: x}
+  rules:
+    - if: $CI_PIPELINE_SOURCE == "merge_request_event" && $N != "%d"
+    - changes: [src/**/*, go.mod]
+      when: manual
+  needs: [job-%d]
+  artifacts: {paths: [out], expire_in: 1 week, reports: {junit: r.xml}}
+  cache: {key: {files: [go.sum]}, paths: [.cache]}
+  environment: {name: review/$CI_COMMIT_REF_SLUG, on_stop: stop}
+`, i, i, i, i%7, max(i-1, 0))
+	}
+	nodes, problems := parse("ci.yml", []byte(text.String()))
+	if len(problems) > 0 {
+		b.Fatal(problems)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, problems := Decode(&Document{Root: nodes[0]}); len(problems) > 0 {
+			b.Fatal(problems)
+		}
+	}
 }

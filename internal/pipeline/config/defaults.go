@@ -54,7 +54,7 @@ func (d *decoder) keyword(v value, j *pipeline.JobSpec) {
 		return
 	}
 	keywords[v.key()].decode(v, j)
-	record(j.Where, v.key(), v, recorded[v.key()])
+	d.record(j.Where, v.key(), v, recorded[v.key()])
 }
 
 // inherit takes what a job does not say from the defaults.
@@ -92,17 +92,27 @@ var recorded = map[string]int{
 }
 
 // record keeps the place of a keyword.
-func record(where map[string]pipeline.Text, path string, v value, levels int) {
+func (d *decoder) record(where map[string]pipeline.Text, path string, v value, levels int) {
 	where[path] = pipeline.Text{Value: v.Text, At: v.at(), Via: v.via}
 	if levels == 0 || v.Kind != Map {
 		return
 	}
 	for i := range v.Pairs {
-		p := &v.Pairs[i]
-		if !p.Value.IsNull() {
-			record(where, path+"."+p.Key, value{Node: p.Value, keyAt: p.KeyAt, via: way(p.Value, v.via)}, levels-1)
+		if p := &v.Pairs[i]; !p.Value.IsNull() {
+			d.record(where, d.dotted(path, p.Key), value{Node: p.Value, keyAt: p.KeyAt, via: way(p.Value, v.via)}, levels-1)
 		}
 	}
+}
+
+// dotted gives "path.key", the same text for each of many jobs.
+func (d *decoder) dotted(path, key string) string {
+	pair := [2]string{path, key}
+	text, ok := d.paths[pair]
+	if !ok {
+		text = path + "." + key
+		d.paths[pair] = text
+	}
+	return text
 }
 
 // inheritance is the value of inherit:default or inherit:variables.

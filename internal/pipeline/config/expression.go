@@ -27,5 +27,5 @@ func (v value) expression() {
 			at.Column += syntax.Column - 1
 		}
 	}
-	v.d.report(pipeline.Error, codeExpression, v.place.String(), text, hint, at, v.via)
+	v.d.report(pipeline.Error, codeExpression, v.place(), text, hint, at, v.via)
 }

@@ -132,4 +132,12 @@ func (e *extender) fail(p *Pair, n *Node, code, hint, message string) {
 }
 
 // suggest names the entry that was likely meant.
-func (e *extender) suggest(string) string { return "" }
+func (e *extender) suggest(name string) string {
+	names := make([]string, 0, len(e.root.Pairs))
+	for _, p := range e.root.Pairs {
+		if p.Value.Kind == Map {
+			names = append(names, p.Key)
+		}
+	}
+	return didYouMean(name, names)
+}

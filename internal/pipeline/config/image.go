@@ -28,7 +28,7 @@ func (v value) imageable(keys []string) (pipeline.Image, bool) {
 	for k := range v.Pairs {
 		switch p := v.Pairs[k]; {
 		case p.Key == "ports":
-			v.d.report(pipeline.Error, codeUnsupported, v.place.String(), "config contains disallowed keys: ports", "ports are for GitLab's web terminals only", p.KeyAt, v.via)
+			v.d.report(pipeline.Error, codeUnsupported, v.place(), "config contains disallowed keys: ports", "ports are for GitLab's web terminals only", p.KeyAt, v.via)
 		case !slices.Contains(keys, p.Key):
 			v.unknown(p, keys)
 		}
@@ -101,7 +101,7 @@ func (v value) services() []pipeline.Service {
 	}
 	services := make([]pipeline.Service, 0, len(items))
 	for _, item := range items {
-		item.place = &place{item.place, "service"}
+		item = item.placed("service")
 		image, ok := item.imageable([]string{"name", "alias", "entrypoint", "command", "variables", "pull_policy", "docker", "kubernetes"})
 		if !ok {
 			continue

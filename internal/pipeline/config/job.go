@@ -2,8 +2,10 @@ package config
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -145,18 +147,15 @@ func jobHint(key string) string {
 	case "include", "stages", "default", "workflow":
 		return "`" + key + "` stands at the top level, not in a job"
 	}
-	words := make([]string, 0, len(keywords))
-	for w := range keywords {
-		words = append(words, w)
-	}
-	slices.Sort(words)
-	return didYouMean(key, words)
+	return didYouMean(key, jobWords())
 }
 
+var jobWords = sync.OnceValue(func() []string { return slices.Sorted(maps.Keys(keywords)) })
+
 // decodeJob decodes a job with what it inherits.
-func (d *decoder) decodeJob(v value, kind kind) pipeline.JobSpec {
+func (d *decoder) decodeJob(v value, kind kind, j *pipeline.JobSpec) {
 	name := v.key()
-	j := pipeline.JobSpec{Where: make(map[string]pipeline.Text, len(v.Pairs)+8), Via: v.via}
+	j.Where, j.Via = make(map[string]pipeline.Text, len(v.Pairs)+8), v.via
 	j.Name, j.Base, j.At, j.When = name, name, v.keyAt, pipeline.OnSuccess
 	d.jobName(v)
 	d.inherits = pipeline.Inherit{}
@@ -164,12 +163,13 @@ func (d *decoder) decodeJob(v value, kind kind) pipeline.JobSpec {
 		p := &v.Pairs[i]
 		k, ok := keywords[p.Key]
 		switch {
+		case !ok && d.full(): // looking for what was meant takes time
 		case !ok:
 			v.unknownHint(*p, jobHint(p.Key))
 		case kind == triggerJob && !k.trigger:
 			v.unknownHint(*p, "a job with `trigger` starts another pipeline and runs nothing itself")
 		default:
-			d.keyword(v.child(p.Key, p.KeyAt, p.Value), &j)
+			d.keyword(v.child(p.Key, p.KeyAt, p.Value), j)
 		}
 	}
 	if j.Stage == "" {
@@ -179,15 +179,14 @@ func (d *decoder) decodeJob(v value, kind kind) pipeline.JobSpec {
 	if kind == triggerJob {
 		names = []string{"interruptible"}
 	}
-	d.inherit(v, &j, d.inherits, names)
+	d.inherit(v, j, d.inherits, names)
 	if kind == triggerJob {
-		checkTriggerJob(v, &j)
+		checkTriggerJob(v, j)
 	} else {
-		checkScriptJob(v, &j)
+		checkScriptJob(v, j)
 	}
-	checkConflicts(v, &j)
-	finishJob(v, &j)
-	return j
+	checkConflicts(v, j)
+	finishJob(v, j)
 }
 
 func (d *decoder) jobName(v value) {
@@ -251,6 +250,10 @@ func checkScriptJob(v value, j *pipeline.JobSpec) {
 	if len(j.Dependencies) == 0 || len(j.NeedSpecs) == 0 {
 		return
 	}
+	if !slices.ContainsFunc(j.NeedSpecs, func(n pipeline.NeedSpec) bool { return n.Local() }) {
+		dependencies.fail(codeConflict, "needs corresponding to dependencies must be from the same pipeline")
+		return
+	}
 	for _, item := range dependencies.items() {
 		if item.Node != nil && item.Kind == String && !slices.ContainsFunc(j.NeedSpecs, func(n pipeline.NeedSpec) bool { return n.Local() && n.Job == item.Text }) {
 			item.fail(codeConflict, "the %s should be part of needs", item.Text)
@@ -294,14 +297,17 @@ var exclusive = [][2]string{
 
 func checkConflicts(v value, j *pipeline.JobSpec) {
 	for _, keys := range exclusive {
+		if j.Trigger == nil && j.Run == nil {
+			break // one of them is in every pair
+		}
 		if v.Get(keys[0]) != nil && v.Get(keys[1]) != nil {
-			v.d.report(pipeline.Error, codeConflict, v.place.String(), "config these keys cannot be used together: "+keys[0]+", "+keys[1], "", v.field(keys[1]).keyAt, v.field(keys[1]).via)
+			v.d.report(pipeline.Error, codeConflict, v.place(), "config these keys cannot be used together: "+keys[0]+", "+keys[1], "", v.field(keys[1]).keyAt, v.field(keys[1]).via)
 		}
 	}
 	if rules := v.field("rules"); rules.set() {
 		for _, key := range []string{"only", "except", "start_in"} {
 			if f := v.field(key); f.set() {
-				v.d.report(pipeline.Error, codeConflict, v.place.String(), "config key may not be used with `rules`: "+key, rulesHint(key), f.keyAt, f.via)
+				v.d.report(pipeline.Error, codeConflict, v.place(), "config key may not be used with `rules`: "+key, rulesHint(key), f.keyAt, f.via)
 			}
 		}
 		when := v.field("when")
@@ -377,20 +383,22 @@ func decodeCoverage(v value, j *pipeline.JobSpec) {
 	j.Coverage = v.Text
 }
 
-// retryReasons are what retry:when may name, besides always.
+// retryReasons are what retry:when may name: those that GitLab documents first, and then all other reasons of failures.
 var retryReasons = []string{
-	"always", "unknown_failure", "script_failure", "api_failure", "stuck_or_timeout_failure", "runner_system_failure",
-	"missing_dependency_failure", "runner_unsupported", "stale_schedule", "job_execution_timeout", "archived_failure",
-	"unmet_prerequisites", "scheduler_failure", "data_integrity_failure", "forward_deployment_failure", "user_blocked", "project_deleted",
-	"ci_quota_exceeded", "pipeline_loop_detected", "no_matching_runner", "trace_size_exceeded", "builds_disabled",
-	"environment_creation_failure", "deployment_rejected", "failed_outdated_deployment_job", "job_execution_server_timeout",
-	"protected_environment_failure", "insufficient_bridge_permissions", "downstream_bridge_project_not_found", "invalid_bridge_trigger",
-	"upstream_bridge_project_not_found", "insufficient_upstream_permissions", "bridge_pipeline_is_child_pipeline",
-	"downstream_pipeline_creation_failed", "secrets_provider_not_found", "reached_max_descendant_pipelines_depth",
-	"ip_restriction_failure", "reached_max_pipeline_hierarchy_size", "reached_downstream_pipeline_trigger_rate_limit",
-	"duo_workflow_not_allowed", "job_router_failure", "job_token_expired", "runner_provisioning_timeout", "stuck_pending_no_matching_runner",
-	"stuck_pending_no_updates", "no_updates_from_runner", "runner_configuration_error", "runner_external_dependency_failure",
-	"runner_interrupted",
+	"always", "unknown_failure", "script_failure", "api_failure", "stuck_or_timeout_failure", "stuck_pending_with_matching_runners",
+	"stuck_pending_no_matching_runners", "no_updates_running", "no_updates_canceling", "server_timeout_running",
+	"server_timeout_canceling", "runner_system_failure", "runner_configuration_error", "runner_external_dependency_failure",
+	"runner_interrupted", "runner_unsupported", "runner_provisioning_timeout", "stale_schedule", "job_execution_timeout",
+	"job_execution_server_timeout", "archived_failure", "unmet_prerequisites", "scheduler_failure", "data_integrity_failure",
+
+	"missing_dependency_failure", "forward_deployment_failure", "user_blocked", "project_deleted", "ci_quota_exceeded",
+	"pipeline_loop_detected", "no_matching_runner", "trace_size_exceeded", "builds_disabled", "environment_creation_failure",
+	"deployment_rejected", "failed_outdated_deployment_job", "protected_environment_failure", "insufficient_bridge_permissions",
+	"downstream_bridge_project_not_found", "invalid_bridge_trigger", "upstream_bridge_project_not_found",
+	"insufficient_upstream_permissions", "bridge_pipeline_is_child_pipeline", "downstream_pipeline_creation_failed",
+	"secrets_provider_not_found", "reached_max_descendant_pipelines_depth", "ip_restriction_failure",
+	"reached_max_pipeline_hierarchy_size", "reached_downstream_pipeline_trigger_rate_limit", "duo_workflow_not_allowed",
+	"job_router_failure", "job_token_expired",
 }
 
 func (v value) retry() pipeline.Retry {
@@ -400,7 +408,7 @@ func (v value) retry() pipeline.Retry {
 		return pipeline.Retry{Max: n}
 	case Map:
 	default:
-		v.hint(codeType, "", "config has to be either an integer or a hash, found %s", v.described())
+		v.hint(codeType, v.quoteHint(), "config has to be either an integer or a hash, found %s", v.described())
 		return pipeline.Retry{}
 	}
 	v.allow("max", "when", "exit_codes")

@@ -1,6 +1,10 @@
 package config
 
-import "keelson.dev/keelson/internal/pipeline"
+import (
+	"math"
+
+	"keelson.dev/keelson/internal/pipeline"
+)
 
 // manyPairs is how many entries of a map are searched one by one.
 const manyPairs = 12
@@ -66,7 +70,7 @@ func (n *Node) measure() *Node {
 		n.blocks = n.blocks || hasBlock(n.Pairs[i].Key)
 		n.add(n.Pairs[i].Value)
 	}
-	n.depth++
+	n.depth = min(n.depth, math.MaxUint8-1) + 1
 	n.refers = n.refers || n.Kind == Reference
 	return n
 }

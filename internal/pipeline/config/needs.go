@@ -74,7 +74,7 @@ func quotedYAML(name string) string {
 }
 
 func (v value) need() (pipeline.NeedSpec, bool) {
-	v.place = &place{v.place, "need"}
+	v = v.placed("need")
 	spec := pipeline.NeedSpec{At: v.at(), Via: v.via}
 	spec.Artifacts = true
 	switch {

@@ -10,7 +10,7 @@ import (
 )
 
 // Kind is what a [Node] is.
-type Kind int
+type Kind uint8
 
 // The kinds of nodes.
 const (
@@ -27,25 +27,24 @@ const (
 // Node is a YAML value after GitLab's scalar rules (Ruby's Psych), with its position. Nodes are shared between places and never
 // changed once they are made.
 type Node struct {
-	Kind Kind
-	At   pipeline.Position
+	Kind   Kind
+	Bool   bool
+	Plain  bool  // a scalar without quotes
+	refers bool  // there are references in it, or it is one
+	blocks bool  // there are texts with $[[ in it, or it is one
+	depth  uint8 // lists and maps within each other, itself too; 0: a scalar
+	size   int   // nodes in it, itself and its keys too, where a shared one counts at each place
+	At     pipeline.Position
 	// Via tells how it came to where it stands now, the last step first; nil: it is written there. What is within a list or a
 	// map came the same way, and before that as its own Via tells: see [Node.Within].
 	Via   []pipeline.Via
 	Raw   string // a scalar as it is written, without quotes
 	Text  string // a scalar as GitLab turns it into a string: 012345 is "5349", yes is "true", null is ""
-	Bool  bool
 	Int   int64
 	Float float64
-	Plain bool    // a scalar without quotes
-	Items []*Node // of a list or a reference
-	Pairs []Pair  // of a map, in its order; a key is there once
-
-	size   int            // nodes in it, itself and its keys too, where a shared one counts at each place
-	depth  int            // lists and maps within each other, itself too; 0: a scalar
-	refers bool           // there are references in it, or it is one
-	blocks bool           // there are texts with $[[ in it, or it is one
-	index  map[string]int // into Pairs, of a map with many
+	Items []*Node        // of a list or a reference
+	Pairs []Pair         // of a map, in its order; a key is there once
+	index map[string]int // into Pairs, of a map with many
 }
 
 // Pair is an entry of a map.

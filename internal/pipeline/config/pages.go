@@ -13,6 +13,9 @@ func decodePages(v value, j *pipeline.JobSpec) {
 			j.Pages = &pipeline.Pages{}
 		}
 	case Map:
+		if len(v.Pairs) == 0 {
+			return
+		}
 		v.allow("path_prefix", "expire_in", "publish")
 		j.Pages = &pipeline.Pages{
 			Publish:    v.field("publish").string(),
@@ -36,7 +39,7 @@ func decodePublish(v value, _ *pipeline.JobSpec) {
 // `pages: false`.
 func finishPages(v value, j *pipeline.JobSpec) {
 	pages, publish := v.field("pages"), v.field("publish")
-	if j.Pages == nil && j.Name == "pages" && (!pages.set() || pages.Kind == Bool && pages.Bool) {
+	if j.Pages == nil && j.Name == "pages" && !(pages.set() && pages.Kind == Bool) {
 		j.Pages = &pipeline.Pages{}
 	}
 	if j.Pages == nil {

@@ -15,7 +15,7 @@ const maxReferences = 100
 type resolver struct {
 	root     *Node
 	report   func(pipeline.Problem)
-	job      string           // entry of the top level that is resolved now
+	job      string             // entry of the top level that is resolved now
 	resolved map[string]outcome // by path
 	stack    []string           // paths that are being resolved
 	size     int
@@ -143,6 +143,9 @@ func (r *resolver) find(names []string) (found *Node, hint string) {
 			if i > 0 {
 				where = fmt.Sprintf("`%s` has no `%s`", strings.Join(names[:i], "` → `"), name)
 			}
+			if hint := didYouMean(name, keys(at)); hint != "" {
+				where += "; " + hint
+			}
 			return nil, where
 		}
 		if i < len(names)-1 {
@@ -151,6 +154,14 @@ func (r *resolver) find(names []string) (found *Node, hint string) {
 		at = next
 	}
 	return at.via(way...), "it is there, but it is empty or false"
+}
+
+func keys(n *Node) []string {
+	all := make([]string, len(n.Pairs))
+	for i, p := range n.Pairs {
+		all[i] = p.Key
+	}
+	return all
 }
 
 // written is a reference as GitLab's messages have it.

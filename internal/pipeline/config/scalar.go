@@ -55,6 +55,8 @@ func (n *Node) setWord(raw string) {
 
 func (n *Node) setFloat(f float64) { n.Kind, n.Float, n.Text = Float, f, rubyFloat(f) }
 
+func (n *Node) setSmall(i int64) { n.Kind, n.Int, n.Float, n.Text = Int, i, float64(i), strconv.FormatInt(i, 10) }
+
 func (n *Node) setInt(i *big.Int) {
 	n.Kind, n.Text = Int, i.String()
 	n.Float, _ = new(big.Float).SetInt(i).Float64()
@@ -99,8 +101,11 @@ func symbol(s string) string {
 
 // setNumber knows integers, floats and sexagesimal numbers; anything else stays a text.
 func (n *Node) setNumber(s string) {
-	digits := strings.TrimLeft(s, "+-")
-	if len(s)-len(digits) > 1 || digits == "" {
+	digits := s
+	if s[0] == '+' || s[0] == '-' {
+		digits = s[1:]
+	}
+	if digits == "" || digits[0] != '.' && (digits[0] < '0' || digits[0] > '9') {
 		return
 	}
 	negative := s[0] == '-'
@@ -115,7 +120,10 @@ func (n *Node) setNumber(s string) {
 			n.setFloat(f)
 		}
 	default:
-		if i, ok := parseInt(digits); ok {
+		if len(s) <= 18 && s[0] != '0' && only(s, "0123456789") { // nearly all are so
+			i, _ := strconv.ParseInt(s, 10, 64)
+			n.setSmall(i)
+		} else if i, ok := parseInt(digits); ok {
 			if negative {
 				i.Neg(i)
 			}
@@ -278,8 +286,12 @@ func short(s string) bool { return len(s) == 1 || len(s) == 2 }
 
 func only(s, characters string) bool { return strings.Trim(s, characters) == "" }
 
+// plain is a number without the marks between its digits.
 func plain(s string) string {
-	return strings.NewReplacer("_", "", ",", "").Replace(s)
+	if !strings.ContainsAny(s, "_,") {
+		return s
+	}
+	return strings.ReplaceAll(strings.ReplaceAll(s, "_", ""), ",", "")
 }
 
 // rubyFloat writes a float as Ruby's Float#to_s: always with a point, and with an exponent outside of 1e-4 to 1e16.

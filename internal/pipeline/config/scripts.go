@@ -20,6 +20,9 @@ func (v value) script() []string {
 		v.wrong(should)
 		return nil
 	}
+	if !slices.ContainsFunc(v.Items, func(n *Node) bool { return n == nil || n.Kind != String }) {
+		return v.texts(should)
+	}
 	items, ok := v.flat()
 	if !ok {
 		v.fail(codeType, should)
@@ -123,6 +126,9 @@ func (v value) stepReference() string {
 
 // joined is the path of the parts that are there after a prefix, or nothing.
 func joined(prefix string, parts ...string) string {
+	for i, p := range parts {
+		parts[i] = strings.Trim(p, "/")
+	}
 	parts = slices.DeleteFunc(parts, func(p string) bool { return p == "" })
 	if len(parts) == 0 {
 		return ""
@@ -133,10 +139,14 @@ func joined(prefix string, parts ...string) string {
 // isIdentifier tells whether a shell can have a variable of this name.
 func isIdentifier(name string) bool {
 	for i := range len(name) {
-		c := name[i]
-		if c != '_' && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (i == 0 || c < '0' || c > '9') {
+		if !isWord(name[i]) || i == 0 && '0' <= name[i] && name[i] <= '9' {
 			return false
 		}
 	}
 	return name != ""
+}
+
+// isWord tells whether it is a letter, a digit or an underscore.
+func isWord(c byte) bool {
+	return c == '_' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 }

@@ -7,14 +7,10 @@ func closest(got string, words []string) string {
 	if len(got) > 64 {
 		return ""
 	}
-	got = strings.ToLower(got)
+	got = underscored(strings.ToLower(got))
 	best, bestDistance := "", max(1, len(got)/3)+1
 	for _, w := range words {
-		lower := strings.ToLower(w)
-		if got == strings.NewReplacer("-", "_", " ", "_").Replace(lower) || strings.NewReplacer("-", "_", " ", "_").Replace(got) == lower {
-			return w
-		}
-		if d := distance(got, lower, bestDistance); d < bestDistance {
+		if d := distance(got, underscored(w), bestDistance); d < bestDistance {
 			best, bestDistance = w, d
 		}
 	}
@@ -26,6 +22,11 @@ func closest(got string, words []string) string {
 		}
 	}
 	return best
+}
+
+// underscored makes one of the ways to write a word of two.
+func underscored(word string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(word, "-", "_"), " ", "_")
 }
 
 func didYouMean(got string, words []string) string {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"strconv"
@@ -15,7 +16,9 @@ import (
 type value struct {
 	*Node // nil: the keyword is not there
 	d     *decoder
-	place *place
+	up    *place // of what it stands in
+	name  string
+	inner *place // its own, of a list or a map
 	keyAt pipeline.Position
 	via   []pipeline.Via // how it came there, if only with something around it
 }
@@ -27,20 +30,44 @@ type place struct {
 }
 
 func (p *place) String() string {
-	if p == nil {
+	switch {
+	case p == nil || p.up == nil && p.key == "":
 		return "root"
-	}
-	if p.up == nil {
+	case p.up == nil || p.up.key == "" && p.up.up == nil:
 		return p.key
+	default:
+		return p.up.String() + ":" + p.key
 	}
-	return p.up.String() + ":" + p.key
+}
+
+// place says where it stands, in GitLab's words.
+func (v value) place() string {
+	if v.inner != nil {
+		return v.inner.String()
+	}
+	return (&place{v.up, v.name}).String()
+}
+
+// placed puts it under a step of its own, which items of lists have.
+func (v value) placed(name string) value {
+	if v.inner == nil {
+		v.up = &place{v.up, v.name}
+	} else {
+		v.up = v.inner
+	}
+	v.name, v.inner = name, &place{v.up, name}
+	return v
 }
 
 // set tells whether there is something else than null, which counts as nothing.
 func (v value) set() bool { return !v.IsNull() }
 
 func (v value) child(key string, keyAt pipeline.Position, n *Node) value {
-	return value{Node: n, d: v.d, place: &place{v.place, key}, keyAt: keyAt, via: way(n, v.via)}
+	c := value{Node: n, d: v.d, up: v.inner, name: key, keyAt: keyAt, via: way(n, v.via)}
+	if n != nil && (n.Kind == Map || n.Kind == List) {
+		c.inner = &place{v.inner, key}
+	}
+	return c
 }
 
 // field gives the value of a key of a map.
@@ -52,7 +79,7 @@ func (v value) field(key string) value {
 			}
 		}
 	}
-	return value{d: v.d, place: &place{v.place, key}, keyAt: v.at()}
+	return value{d: v.d, up: v.inner, name: key, keyAt: v.at(), via: v.via}
 }
 
 // fields gives all pairs of a map.
@@ -68,12 +95,7 @@ func (v value) fields() []value {
 }
 
 // key is the last step of the place.
-func (v value) key() string {
-	if v.place == nil {
-		return ""
-	}
-	return v.place.key
-}
+func (v value) key() string { return v.name }
 
 // items gives the items of a list under the place of the list.
 func (v value) items() []value {
@@ -90,7 +112,7 @@ func (v value) items() []value {
 // with puts another node, one of its items, in its place.
 func (v value) with(n *Node) value {
 	v.Node, v.via = n, way(n, v.via)
-	if n != nil {
+	if n != nil && n.At.Line != 0 {
 		v.keyAt = n.At
 	}
 	return v
@@ -109,7 +131,7 @@ const maxNesting = 10
 
 // flat gives the items of a list, and those of the lists in it; an error names the deepest level.
 func (v value) flat() ([]value, bool) {
-	if len(v.Items) > 0 && !slices.ContainsFunc(v.Items, func(n *Node) bool { return n != nil && n.Kind == List }) {
+	if !slices.ContainsFunc(v.Items, func(n *Node) bool { return n != nil && n.Kind == List }) {
 		return v.items(), true
 	}
 	var all []value
@@ -170,13 +192,15 @@ func (v value) described() string {
 	}
 }
 
-// quoteHint says how a scalar that YAML takes for something else becomes a string.
+// quoteHint says how a scalar that YAML takes for something else becomes a string, or a number.
 func (v value) quoteHint() string {
 	switch {
 	case v.Node == nil:
 		return ""
 	case v.Plain && (v.Kind == Bool || v.Kind == Int || v.Kind == Float):
 		return "quote it: " + strconv.Quote(clip(v.Raw))
+	case v.Kind == String && !v.Plain && v.Text != "" && strings.Trim(v.Text, "0123456789") == "":
+		return "write it without quotes"
 	default:
 		return ""
 	}
@@ -227,7 +251,7 @@ func (v value) warn(code, hint, format string, args ...any) {
 }
 
 func (v value) report(severity pipeline.Severity, code, hint, format string, args ...any) {
-	v.d.report(severity, code, v.place.String(), fmt.Sprintf(format, args...), hint, v.at(), v.via)
+	v.d.report(severity, code, v.place(), fmt.Sprintf(format, args...), hint, v.at(), v.via)
 }
 
 // wrong says that it is of another type: "config should be a string, found a list".
@@ -244,24 +268,30 @@ func (v value) isMap(should string) bool {
 	return false
 }
 
-// allow names every key of a map that is not one of these.
-func (v value) allow(keys ...string) {
+// allow names every key of a map that is not one of these, and tells whether there was none.
+func (v value) allow(keys ...string) bool {
 	if v.Node == nil || v.Kind != Map {
-		return
+		return true
 	}
+	ok := true
 	for i := range v.Pairs {
 		if !slices.Contains(keys, v.Pairs[i].Key) {
 			v.unknown(v.Pairs[i], keys)
+			ok = false
 		}
 	}
+	return ok
 }
 
 func (v value) unknown(p Pair, allowed []string) {
+	if v.d.full() {
+		return
+	}
 	v.unknownHint(p, didYouMean(p.Key, allowed))
 }
 
 func (v value) unknownHint(p Pair, hint string) {
-	v.d.report(pipeline.Error, codeUnknown, v.place.String(), "config contains unknown keys: "+clip(p.Key), hint, p.KeyAt, way(p.Value, v.via))
+	v.d.report(pipeline.Error, codeUnknown, v.place(), "config contains unknown keys: "+clip(p.Key), hint, p.KeyAt, way(p.Value, v.via))
 }
 
 // string gives a text; nothing is "".
@@ -344,14 +374,14 @@ func (v value) stringsOrString() []string {
 
 func (v value) texts(should string) []string {
 	all := make([]string, 0, len(v.Items))
-	for _, item := range v.items() {
+	for _, n := range v.Items {
 		switch {
-		case item.Node != nil && item.Kind == String:
-			all = append(all, item.Text)
-		case item.Node != nil && item.Kind == List && len(item.Via) > 0 && item.Via[0].How == "reference":
-			item.hint(codeType, "write the !reference as the value itself, not as an item of a list", "%s, found a list", should)
+		case n != nil && n.Kind == String:
+			all = append(all, n.Text)
+		case n != nil && n.Kind == List && len(n.Via) > 0 && n.Via[0].How == "reference":
+			v.with(n).hint(codeType, "write the !reference as the value itself, not as an item of a list", "%s, found a list", should)
 		default:
-			item.wrong(should)
+			v.with(n).wrong(should)
 		}
 	}
 	return all
@@ -367,18 +397,20 @@ func (v value) positioned() []pipeline.Text {
 		return nil
 	}
 	all := make([]pipeline.Text, 0, len(v.Items))
-	for _, item := range v.items() {
-		if item.Node == nil || item.Kind != String {
+	for _, n := range v.Items {
+		if item := v.with(n); n == nil || n.Kind != String {
 			item.wrong("should be an array of strings")
-			continue
+		} else {
+			all = append(all, item.asText())
 		}
-		all = append(all, item.asText())
 	}
 	return all
 }
 
 // asText is a scalar with its position.
-func (v value) asText() pipeline.Text { return pipeline.Text{Value: v.Text, At: v.at(), Via: v.via} }
+func (v value) asText() pipeline.Text {
+	return pipeline.Text{Value: v.Text, At: v.at(), Via: v.via, Plain: v.Plain && !strings.Contains(v.Raw, "\n")}
+}
 
 // text is a string with its position; nil: there is nothing, or it is none.
 func (v value) text() *pipeline.Text {
@@ -432,8 +464,8 @@ func (v value) exitCodes() []int {
 		switch {
 		case item.Node == nil || item.Kind != Int:
 			item.fail(codeType, "should be an array of integers or an integer, found %s", item.described())
-		case item.Int < 0 || item.Int > 255:
-			item.fail(codeValue, "should be exit codes from 0 to 255, found %d", item.Int)
+		case item.Int < math.MinInt32 || item.Int > math.MaxUint32: // Windows has more than 255
+			item.fail(codeValue, "should be exit codes, found %s", item.described())
 		default:
 			codes = append(codes, int(item.Int))
 		}

@@ -43,7 +43,7 @@ func (v value) variables(keys variableKeys) []pipeline.VariableSpec {
 func (v value) variable(keys variableKeys) (pipeline.VariableSpec, bool) {
 	spec := pipeline.VariableSpec{Name: v.key(), At: v.at(), Via: v.via}
 	if !isIdentifier(spec.Name) {
-		v.d.report(pipeline.Warning, codeVariable, v.place.String(), "is a name that no shell can use", "use letters, digits and underscores", v.keyAt, v.via)
+		v.d.report(pipeline.Warning, codeVariable, v.place(), "is a name that no shell can use", "use letters, digits and underscores", v.keyAt, v.via)
 	}
 	switch {
 	case !v.set():
@@ -66,7 +66,7 @@ func (v value) variable(keys variableKeys) (pipeline.VariableSpec, bool) {
 			if slices.Contains(topVariables, p.Key) {
 				hint = "only variables of the top level have it"
 			}
-			v.d.report(pipeline.Error, codeUnknown, v.place.String(), "config uses invalid data keys: "+clip(p.Key), hint, p.KeyAt, way(p.Value, v.via))
+			v.d.report(pipeline.Error, codeUnknown, v.place(), "config uses invalid data keys: "+clip(p.Key), hint, p.KeyAt, way(p.Value, v.via))
 		}
 	}
 	text := v.field("value")

@@ -88,6 +88,7 @@ type converter struct {
 	problems pipeline.Problems
 
 	slab     []Node
+	keyed    Node                 // a key that is looked at
 	anchored map[*yaml.Node]*Node // what aliases stand for; nil while it is being made
 	size     int                  // of the documents so far
 	overflow bool

@@ -36,7 +36,13 @@ func (c *converter) mapping(made *Node, n *yaml.Node) {
 
 // key gives a key as a text. Of a scalar that is no text it is what GitLab makes of the scalar.
 func (c *converter) key(n *yaml.Node) (string, bool) {
-	made := c.node(n)
+	made := &c.keyed
+	if n.Kind == yaml.ScalarNode && n.Anchor == "" {
+		*made = Node{}
+		c.scalar(made, n)
+	} else {
+		made = c.node(n)
+	}
 	if made.IsScalar() {
 		return made.Text, true
 	}
