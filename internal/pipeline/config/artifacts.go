@@ -78,9 +78,8 @@ func (v value) checkExposed(a *pipeline.Artifacts) {
 	if len([]rune(a.ExposeAs)) > maxExposedAs {
 		exposed.fail(codeLimit, "is too long (maximum is %d characters)", maxExposedAs)
 	}
-	for i, r := range a.ExposeAs {
-		word := r == '_' || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
-		if !word && (i == 0 || r != '-' && r != ' ') {
+	for i := range len(a.ExposeAs) {
+		if c := a.ExposeAs[i]; !isWord(c) && (i == 0 || c != '-' && c != ' ') {
 			exposed.fail(codeValue, "can contain only letters, digits, '-', '_' and spaces")
 			break
 		}

@@ -45,8 +45,9 @@ func (v value) environment() *pipeline.Environment {
 func (v value) environmentName() {
 	name := v.Text
 	ok := name != "" && !strings.HasPrefix(name, "/") && !strings.HasSuffix(name, "/")
-	for _, r := range name {
-		ok = ok && (r < 128 && (isIdentifier("_"+string(r)) || strings.ContainsRune(`/\${}. -`, r)))
+	for i := range len(name) {
+		c := name[i]
+		ok = ok && (isWord(c) || strings.IndexByte(`/\${}. -`, c) >= 0)
 	}
 	if !ok {
 		v.fail(codeValue, "name can contain only letters, digits, '-', '_', '/', '$', '{', '}', '.', and spaces, but it cannot start or end with '/', found %s", quoted(name))

@@ -250,6 +250,10 @@ func checkScriptJob(v value, j *pipeline.JobSpec) {
 	if len(j.Dependencies) == 0 || len(j.NeedSpecs) == 0 {
 		return
 	}
+	if !slices.ContainsFunc(j.NeedSpecs, func(n pipeline.NeedSpec) bool { return n.Local() }) {
+		dependencies.fail(codeConflict, "needs corresponding to dependencies must be from the same pipeline")
+		return
+	}
 	for _, item := range dependencies.items() {
 		if item.Node != nil && item.Kind == String && !slices.ContainsFunc(j.NeedSpecs, func(n pipeline.NeedSpec) bool { return n.Local() && n.Job == item.Text }) {
 			item.fail(codeConflict, "the %s should be part of needs", item.Text)
@@ -379,20 +383,22 @@ func decodeCoverage(v value, j *pipeline.JobSpec) {
 	j.Coverage = v.Text
 }
 
-// retryReasons are what retry:when may name, besides always.
+// retryReasons are what retry:when may name: those that GitLab documents first, and then all other reasons of failures.
 var retryReasons = []string{
-	"always", "unknown_failure", "script_failure", "api_failure", "stuck_or_timeout_failure", "runner_system_failure",
-	"missing_dependency_failure", "runner_unsupported", "stale_schedule", "job_execution_timeout", "archived_failure",
-	"unmet_prerequisites", "scheduler_failure", "data_integrity_failure", "forward_deployment_failure", "user_blocked", "project_deleted",
-	"ci_quota_exceeded", "pipeline_loop_detected", "no_matching_runner", "trace_size_exceeded", "builds_disabled",
-	"environment_creation_failure", "deployment_rejected", "failed_outdated_deployment_job", "job_execution_server_timeout",
-	"protected_environment_failure", "insufficient_bridge_permissions", "downstream_bridge_project_not_found", "invalid_bridge_trigger",
-	"upstream_bridge_project_not_found", "insufficient_upstream_permissions", "bridge_pipeline_is_child_pipeline",
-	"downstream_pipeline_creation_failed", "secrets_provider_not_found", "reached_max_descendant_pipelines_depth",
-	"ip_restriction_failure", "reached_max_pipeline_hierarchy_size", "reached_downstream_pipeline_trigger_rate_limit",
-	"duo_workflow_not_allowed", "job_router_failure", "job_token_expired", "runner_provisioning_timeout", "stuck_pending_no_matching_runner",
-	"stuck_pending_no_updates", "no_updates_from_runner", "runner_configuration_error", "runner_external_dependency_failure",
-	"runner_interrupted",
+	"always", "unknown_failure", "script_failure", "api_failure", "stuck_or_timeout_failure", "stuck_pending_with_matching_runners",
+	"stuck_pending_no_matching_runners", "no_updates_running", "no_updates_canceling", "server_timeout_running",
+	"server_timeout_canceling", "runner_system_failure", "runner_configuration_error", "runner_external_dependency_failure",
+	"runner_interrupted", "runner_unsupported", "runner_provisioning_timeout", "stale_schedule", "job_execution_timeout",
+	"job_execution_server_timeout", "archived_failure", "unmet_prerequisites", "scheduler_failure", "data_integrity_failure",
+
+	"missing_dependency_failure", "forward_deployment_failure", "user_blocked", "project_deleted", "ci_quota_exceeded",
+	"pipeline_loop_detected", "no_matching_runner", "trace_size_exceeded", "builds_disabled", "environment_creation_failure",
+	"deployment_rejected", "failed_outdated_deployment_job", "protected_environment_failure", "insufficient_bridge_permissions",
+	"downstream_bridge_project_not_found", "invalid_bridge_trigger", "upstream_bridge_project_not_found",
+	"insufficient_upstream_permissions", "bridge_pipeline_is_child_pipeline", "downstream_pipeline_creation_failed",
+	"secrets_provider_not_found", "reached_max_descendant_pipelines_depth", "ip_restriction_failure",
+	"reached_max_pipeline_hierarchy_size", "reached_downstream_pipeline_trigger_rate_limit", "duo_workflow_not_allowed",
+	"job_router_failure", "job_token_expired",
 }
 
 func (v value) retry() pipeline.Retry {

@@ -139,10 +139,14 @@ func joined(prefix string, parts ...string) string {
 // isIdentifier tells whether a shell can have a variable of this name.
 func isIdentifier(name string) bool {
 	for i := range len(name) {
-		c := name[i]
-		if c != '_' && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (i == 0 || c < '0' || c > '9') {
+		if !isWord(name[i]) || i == 0 && '0' <= name[i] && name[i] <= '9' {
 			return false
 		}
 	}
 	return name != ""
+}
+
+// isWord tells whether it is a letter, a digit or an underscore.
+func isWord(c byte) bool {
+	return c == '_' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 }

@@ -53,12 +53,16 @@ func Check(c pipeline.Clauses, f Facts) (holds bool, verdicts []pipeline.ClauseV
 	holds = true
 	add := func(v pipeline.ClauseVerdict, problem error) {
 		if problem != nil {
-			v.Holds, v.Detail = false, problem.Error()
+			v.Holds, v.Detail = false, f.Raw.Redact(problem.Error())
 			if holds && err == nil {
-				err = problem
+				err = errors.New(v.Detail)
 			}
 		}
 		holds = holds && v.Holds
+		v.Detail = f.Raw.Redact(v.Detail)
+		for i := range v.Values {
+			v.Values[i].Value = f.shown(v.Values[i].Value)
+		}
 		verdicts = append(verdicts, v)
 	}
 	if c.If != nil {
@@ -154,7 +158,7 @@ func (f Facts) checkChanges(c pipeline.Changes) (pipeline.ClauseVerdict, error) 
 	if err != nil {
 		return v, err
 	}
-	v.Holds, v.Detail = s.holds, f.shownWhole(s.detail(count(len(paths), "changed path")+against))
+	v.Holds, v.Detail = s.holds, s.detail(count(len(paths), "changed path")+against)
 	return v, nil
 }
 
@@ -204,9 +208,9 @@ func (f Facts) checkExists(e pipeline.Exists) (pipeline.ClauseVerdict, error) {
 		}
 		switch {
 		case err != nil && ref != "":
-			return v, fmt.Errorf("rules:exists:project %s not found or access denied, or rules:exists:ref %s is not a valid ref%s", quoted(f.shown(project)), quoted(f.shown(ref)), f.because(err))
+			return v, fmt.Errorf("rules:exists:project %s not found or access denied, or rules:exists:ref %s is not a valid ref%s", quoted(f.shown(project)), quoted(f.shown(ref)), because(err))
 		case err != nil:
-			return v, fmt.Errorf("rules:exists:project %s not found or access denied%s", quoted(f.shown(project)), f.because(err))
+			return v, fmt.Errorf("rules:exists:project %s not found or access denied%s", quoted(f.shown(project)), because(err))
 		}
 	}
 	if tree == nil {
@@ -217,7 +221,7 @@ func (f Facts) checkExists(e pipeline.Exists) (pipeline.ClauseVerdict, error) {
 	if err != nil {
 		return v, err
 	}
-	v.Holds, v.Detail = s.holds, f.shownWhole(s.detail(count(len(tree.Paths()), "path")+where))
+	v.Holds, v.Detail = s.holds, s.detail(count(len(tree.Paths()), "path")+where)
 	return v, nil
 }
 
@@ -234,9 +238,7 @@ func (f Facts) expander(v *pipeline.ClauseVerdict) func(string) string {
 		}
 		for _, name := range names {
 			if !slices.ContainsFunc(v.Values, func(u pipeline.UsedValue) bool { return u.Name == name }) {
-				u := use(name, vars)
-				u.Value = f.shown(u.Value)
-				v.Values = append(v.Values, u)
+				v.Values = append(v.Values, use(name, vars))
 			}
 		}
 		return vars.ExpandServer(text)
@@ -245,23 +247,12 @@ func (f Facts) expander(v *pipeline.ClauseVerdict) func(string) string {
 
 // shown is a value as a verdict may show it: masked and not too long.
 func (f Facts) shown(value string) string {
-	value = f.shownWhole(value)
+	value = f.Raw.Redact(value)
 	if runes := []rune(value); len(runes) > maxShown {
 		return string(runes[:maxShown]) + "…"
 	}
 	return value
 }
-
-func (f Facts) shownWhole(text string) string { return f.Raw.Redact(text) }
-
-func (f Facts) redacted(err error) error {
-	if err == nil {
-		return nil
-	}
-	return errors.New(f.shownWhole(err.Error()))
-}
-
-func (f Facts) because(err error) string { return f.shownWhole(because(err)) }
 
 // because adds a reason to a sentence.
 func because(err error) string {
@@ -311,8 +302,8 @@ func count(n int, thing string) string {
 
 // searched is what a condition looks for.
 type searched struct {
-	kind   string // rules:changes, rules:exists
-	where  string // which list of paths it is, where there are several of a kind
+	kind   string   // rules:changes, rules:exists
+	where  string   // which list of paths it is, where there are several of a kind
 	globs  []string // with their variables expanded
 	regexp *string
 }
@@ -342,7 +333,7 @@ func (s search) detail(among string) string {
 func (f Facts) search(what searched, paths []string) (search, error) {
 	if f.Cache == nil {
 		s := what.in(paths)
-		return s, f.redacted(s.err)
+		return s, s.err
 	}
 	var key strings.Builder
 	fmt.Fprintf(&key, "%s%q", what.kind, what.where)
@@ -361,7 +352,7 @@ func (f Facts) search(what searched, paths []string) (search, error) {
 		}
 		f.Cache.searches[key.String()] = s
 	}
-	return s, f.redacted(s.err)
+	return s, s.err
 }
 
 func (w searched) in(paths []string) search {
@@ -384,9 +375,9 @@ func (w searched) byRegexp(paths []string) search {
 	if len(paths) > maxComparisons {
 		return search{holds: true, tooMany: fmt.Sprintf("there are more than %d paths", maxComparisons)}
 	}
-	re, err := regexp.Compile(rubyRegexp(text))
+	re, err := regexp.Compile(lines + rubyRegexp(text))
 	if err != nil {
-		return search{err: fmt.Errorf("%s:regexp is not valid: %s", w.kind, reason(err))}
+		return search{err: fmt.Errorf("%s:regexp is not valid: %s", w.kind, strings.ReplaceAll(reason(err), lines, ""))}
 	}
 	for _, path := range paths {
 		if re.MatchString(path) {
@@ -396,11 +387,12 @@ func (w searched) byRegexp(paths []string) search {
 	return search{}
 }
 
-// rubyRegexp writes what Ruby has and RE2 lacks in RE2's words: \h for a hexadecimal digit and \Z for the end. In Ruby ^ and $ are
-// about lines.
+// lines makes ^ and $ be about lines, as they always are in Ruby.
+const lines = "(?m)"
+
+// rubyRegexp writes what Ruby has and RE2 lacks in RE2's words: \h for a hexadecimal digit and \Z for the end.
 func rubyRegexp(text string) string {
 	var out strings.Builder
-	out.WriteString("(?m)")
 	for i := 0; i < len(text); i++ {
 		if text[i] != '\\' || i+1 == len(text) {
 			out.WriteByte(text[i])

@@ -11,7 +11,7 @@ import (
 const (
 	maxGlob         = 16 << 10 // bytes
 	maxAlternatives = 4096
-	maxExpansion    = 1 << 20 // bytes of all alternatives together
+	maxExpansion    = 4 << 20 // bytes that are made on the way to the alternatives
 )
 
 // Glob tells whether a pattern of changes and exists matches a path. It is Ruby's File.fnmatch with FNM_PATHNAME, FNM_DOTMATCH and
@@ -43,16 +43,9 @@ func ParseGlob(pattern string) (*PathGlob, error) {
 	case strings.Contains(pattern, "\x00"):
 		return nil, errors.New("a pattern of paths has no zero bytes")
 	}
-	g, size := &PathGlob{}, 0
-	err := braces(pattern, func(alternative string) error {
-		g.alternatives = append(g.alternatives, alternative)
-		if size += len(alternative); len(g.alternatives) > maxAlternatives || size > maxExpansion {
-			return fmt.Errorf("the braces of a pattern of paths stand for at most %d alternatives (%d bytes)", maxAlternatives, maxExpansion)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
+	g := &PathGlob{}
+	if left := maxExpansion; !g.expand(pattern, &left) {
+		return nil, fmt.Errorf("the braces of a pattern of paths stand for at most %d alternatives (%d bytes while they are expanded)", maxAlternatives, maxExpansion)
 	}
 	return g, nil
 }
@@ -67,23 +60,28 @@ func (g *PathGlob) Match(path string) bool {
 	return false
 }
 
-// braces gives the patterns that the outermost braces stand for, from the left. A pattern whose braces are not closed stands for none.
-func braces(pattern string, found func(string) error) error {
+// expand adds the patterns that the outermost braces stand for, from the left. A pattern whose braces are not closed stands for
+// none. It is false where a bound is broken; left is how many bytes may still be made.
+func (g *PathGlob) expand(pattern string, left *int) bool {
 	open, end := outermost(pattern)
 	switch {
 	case open < 0:
-		return found(pattern)
+		g.alternatives = append(g.alternatives, pattern)
+		return len(g.alternatives) <= maxAlternatives
 	case end < 0:
-		return nil
+		return true
 	}
 	for at := open; at < end; {
 		from := at + 1
 		at = alternative(pattern, from, end)
-		if err := braces(pattern[:open]+pattern[from:at]+pattern[end+1:], found); err != nil {
-			return err
+		if *left -= len(pattern) - (end - open + 1) + at - from; *left < 0 {
+			return false
+		}
+		if !g.expand(pattern[:open]+pattern[from:at]+pattern[end+1:], left) {
+			return false
 		}
 	}
-	return nil
+	return true
 }
 
 // outermost finds the first brace that opens and the one that closes it; -1: there is none.
