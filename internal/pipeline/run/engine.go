@@ -35,10 +35,10 @@ type play struct {
 	state    *schedule.State
 	index    map[string]int
 	running  map[int]context.CancelFunc // what ends a job
-	results  []JobResult // of the attempt that each job is at
-	attempts []int       // which one that is; a state that has been told of several changes is ahead of them
-	children map[int]*play // by the trigger job
-	parent   *attempt      // the trigger job that started it; nil: the first pipeline
+	results  []JobResult                // of the attempt that each job is at
+	attempts []int                      // which one that is; a state that has been told of several changes is ahead of them
+	children map[int]*play              // by the trigger job
+	parent   *attempt                   // the trigger job that started it; nil: the first pipeline
 	depth    int
 	told     bool // the parent knows how it ended
 }
