@@ -20,7 +20,7 @@ type playOutput struct {
 	mu      sync.Mutex
 	w       io.Writer
 	colours bool
-	width   int // of names
+	width   int                  // of names
 	jobs    map[int64]*jobOutput // by the id of the attempt
 }
 
