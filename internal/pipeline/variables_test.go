@@ -319,7 +319,7 @@ func FuzzSorted(f *testing.F) {
 	})
 }
 
-func TestAtStart(t *testing.T) {
+func TestStarted(t *testing.T) {
 	vs := Variables{
 		{Name: "CI_PROJECT_URL", Value: "https://git.example/a/b", Public: true, Origin: OriginPredefined},
 		{Name: "CI_REPOSITORY_URL", Value: "https://git.example/a/b.git", Origin: OriginPredefined},
@@ -329,9 +329,8 @@ func TestAtStart(t *testing.T) {
 		{Name: "KEY", Value: "from the project", Origin: OriginProject},
 		{Name: "CI_ENVIRONMENT_SLUG", Value: "x", Public: true, Origin: OriginPredefined},
 	}
-	started := Started{JobID: 7, Token: "t0k3n", At: time.Date(2026, 1, 2, 3, 4, 5, 0, time.FixedZone("", 3600)),
-		Dotenv: Variables{{Name: "TAG", Value: "from a report"}, {Name: "KEY", Value: "from a report"}}}
-	got, err := vs.AtStart(started)
+	started := Started{JobID: 7, Token: "t0k3n", At: time.Date(2026, 1, 2, 3, 4, 5, 0, time.FixedZone("", 3600))}
+	got, err := vs.WithDotenv(Variables{{Name: "TAG", Value: "from a report"}, {Name: "KEY", Value: "from a report"}}).Started(started).Sorted()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -352,12 +351,12 @@ func TestAtStart(t *testing.T) {
 	if tag, _ := got.Get("TAG"); tag.Public || tag.Origin != OriginDotenv {
 		t.Errorf("a report's variable is %+v", tag)
 	}
-	got, _ = vs.AtStart(Started{})
-	if _, ok := got.Get("CI_JOB_TOKEN"); ok {
+	if _, ok := vs.Started(Started{}).Get("CI_JOB_TOKEN"); ok {
 		t.Error("there is a token that nobody gave")
 	}
 	// Without variables from outside, reports stand before those of the environment.
-	if at := (Variables{vs[0], vs[2], vs[6]}).dotenvAt(); at != 2 {
-		t.Errorf("reports stand at %d", at)
+	few := Variables{vs[0], vs[2], vs[6]}.WithDotenv(Variables{{Name: "A"}})
+	if few[2].Name != "A" || few[3].Name != "CI_ENVIRONMENT_SLUG" {
+		t.Errorf("%+v", few)
 	}
 }

@@ -20,7 +20,7 @@ import (
 //	once it is there     [persisted]: only scripts see them (CI_PIPELINE_ID, CI_ENVIRONMENT_SLUG, …)
 //
 // What only a runner knows (CI_PROJECT_DIR, CI_RUNNER_*, CI_JOB_STATUS, CI_JOB_IMAGE, …) it adds itself; what there is once a job
-// starts (CI_JOB_ID, CI_JOB_TOKEN, …) is added then, see [pipeline.Variables.AtStart]. Of a server without Pages, dependency
+// starts (CI_JOB_ID, CI_JOB_TOKEN, …) is added then, see [pipeline.Variables.Started]. Of a server without Pages, dependency
 // proxy, deploy tokens, freeze periods and FIPS mode there are no such variables, as there are none with GitLab then.
 
 const (
@@ -75,7 +75,7 @@ func ConfigVariables(c *pipeline.Context) pipeline.Variables {
 
 // outside are the variables that are stronger than those of the files: who started the pipeline, then what the instance, the
 // group, the project and the pipeline set. Protected ones are there on protected refs only, and never for a merge request.
-// Reports of dotenv belong between the first and the second, see [pipeline.Variables.AtStart].
+// Reports of dotenv belong between the first and the second, see [pipeline.Variables.WithDotenv].
 func outside(c *pipeline.Context) pipeline.Variables {
 	var user predefinedList
 	if c.User != (pipeline.User{}) {
