@@ -144,7 +144,7 @@ func (p *compiler) finish(ds []decision, matched *pipeline.Rule) *pipeline.Graph
 	}
 	g.Jobs = make([]pipeline.Job, 0, len(order))
 	for _, at := range order {
-		job := p.job(&p.list[at], ds[at].rule)
+		job := p.job(&p.list[at], ds[at].rule, ds)
 		g.Jobs = append(g.Jobs, job)
 		if n := len(g.Stages); n == 0 || g.Stages[n-1] != job.Stage {
 			g.Stages = append(g.Stages, job.Stage)

@@ -239,24 +239,6 @@ func (js *jobs) targets(in *instance, n *pipeline.NeedSpec) []string {
 	return names
 }
 
-// expandNames puts the instances in the place of jobs with parallel (dependencies).
-func (js *jobs) expandNames(names []string) []string {
-	if names == nil {
-		return nil
-	}
-	expanded := make([]string, 0, len(names))
-	for _, name := range names {
-		all := js.parallel[name]
-		if len(all) == 0 {
-			expanded = append(expanded, name)
-		}
-		for _, at := range all {
-			expanded = append(expanded, js.list[at].name)
-		}
-	}
-	return expanded
-}
-
 // perInstance tells whether needs name values of the matrix of the job that they belong to.
 func perInstance(needs []pipeline.NeedSpec) bool {
 	for _, n := range needs {
