@@ -346,41 +346,19 @@ func (vs Variables) Redact(text string) string {
 	return strings.NewReplacer(pairs...).Replace(text)
 }
 
-// Started is what is known of a job only when it starts.
-type Started struct {
-	JobID int64
-	Token string // of the job, for the API and the registry; empty: there is none
-	At    time.Time
-}
-
 // Started adds what there is once a job has started: CI_JOB_ID and what goes with it, weaker than all others.
-func (vs Variables) Started(s Started) Variables {
-	out := make(Variables, 0, len(vs)+6)
-	add := func(name, value string, masked bool) {
-		out = append(out, Variable{Name: name, Value: value, Public: !masked, Masked: masked, Origin: OriginPredefined})
+func (vs Variables) Started(id int64, at time.Time) Variables {
+	out := make(Variables, 0, len(vs)+3)
+	add := func(name, value string) {
+		out = append(out, Variable{Name: name, Value: value, Public: true, Origin: OriginPredefined})
 	}
-	id := strconv.FormatInt(s.JobID, 10)
-	project, _ := vs.Get("CI_PROJECT_URL")
-	add("CI_JOB_ID", id, false)
-	add("CI_JOB_URL", project.Value+"/-/jobs/"+id, false)
-	add("CI_JOB_STARTED_AT", s.At.UTC().Format(time.RFC3339), false)
-	if s.Token == "" {
-		return append(out, vs...)
+	number := strconv.FormatInt(id, 10)
+	add("CI_JOB_ID", number)
+	if project, _ := vs.Get("CI_PROJECT_URL"); project.Value != "" {
+		add("CI_JOB_URL", project.Value+"/-/jobs/"+number)
 	}
-	add("CI_JOB_TOKEN", s.Token, true)
-	add("CI_REGISTRY_USER", "gitlab-ci-token", false)
-	add("CI_REGISTRY_PASSWORD", s.Token, true)
-	for _, v := range vs {
-		if v.Name == "CI_REPOSITORY_URL" && v.Origin == OriginPredefined {
-			for _, scheme := range []string{"https://", "http://"} {
-				if rest, ok := strings.CutPrefix(v.Value, scheme); ok {
-					v.Value = scheme + "gitlab-ci-token:" + s.Token + "@" + rest
-				}
-			}
-		}
-		out = append(out, v)
-	}
-	return out
+	add("CI_JOB_STARTED_AT", at.UTC().Format(time.RFC3339))
+	return append(out, vs...)
 }
 
 // WithDotenv adds what the reports of needed jobs say. It counts more than what the files say, and less than what the instance, the

@@ -20,7 +20,7 @@ import (
 //	once it is there     [persisted]: only scripts see them (CI_PIPELINE_ID, CI_ENVIRONMENT_SLUG, …)
 //
 // What only a runner knows (CI_PROJECT_DIR, CI_RUNNER_*, CI_JOB_STATUS, CI_JOB_IMAGE, …) it adds itself; what there is once a job
-// starts (CI_JOB_ID, CI_JOB_TOKEN, …) is added then, see [pipeline.Variables.Started]. Of a server without Pages, dependency
+// starts (CI_JOB_ID, CI_JOB_URL, …) is added then, see [pipeline.Variables.Started]. Of a server without Pages, dependency
 // proxy, deploy tokens, freeze periods and FIPS mode there are no such variables, as there are none with GitLab then.
 
 const (
@@ -186,7 +186,7 @@ func (l *predefinedList) project(c *pipeline.Context) {
 	l.add("CI_API_V4_URL", base+"/api/v4")
 	l.add("CI_API_GRAPHQL_URL", base+"/api/graphql")
 	l.add("CI_TEMPLATE_REGISTRY_HOST", "registry.gitlab.com")
-	if p.CloneURL != "" { // with its token from when a job starts
+	if p.CloneURL != "" { // whoever hands out jobs adds a token
 		*l = append(*l, pipeline.Variable{Name: "CI_REPOSITORY_URL", Value: p.CloneURL, Origin: pipeline.OriginPredefined})
 	}
 }

@@ -124,7 +124,7 @@ func failure(err error) error {
 	return &executor.Failure{Reason: artifact.Reason(err), Err: err}
 }
 
-// takeVariables adds the variables of dotenv reports, and puts in the values of those that refer to each other.
+// takeVariables adds those of dotenv reports and those of the job that has started, and puts in the values of those that refer to each other.
 func (w *work) takeVariables(ctx context.Context) error {
 	if len(w.keys) > 0 {
 		vars, err := w.o.Store.Dotenv(ctx, w.keys)
@@ -134,7 +134,7 @@ func (w *work) takeVariables(ctx context.Context) error {
 		w.job.Variables = w.job.Variables.WithDotenv(vars)
 	}
 	// Those that refer to each other in a circle stay as they are, as with GitLab.
-	w.job.Variables, _ = w.job.Variables.Sorted()
+	w.job.Variables, _ = w.job.Variables.Started(w.job.ID, w.job.Started).Sorted()
 	return nil
 }
 

@@ -15,8 +15,10 @@ func TestVariablesOfVariables(t *testing.T) {
 		with(job("build", "build", "echo VERSION=1.2 > build.env"), func(j *pipeline.Job) {
 			j.Artifacts = &pipeline.Artifacts{Reports: map[string][]string{"dotenv": {"build.env"}}}
 		}),
-		with(job("check", "test", `echo "<$IMAGE|$RAW|$SELF|$LOOP>"`), func(j *pipeline.Job) {
+		with(job("check", "test", `echo "<$IMAGE|$RAW|$SELF|$LOOP|$URL>"`), func(j *pipeline.Job) {
 			j.Variables = pipeline.Variables{
+				{Name: "CI_PROJECT_URL", Value: "https://git.example/p", Origin: pipeline.OriginPredefined},
+				{Name: "URL", Value: "$CI_JOB_URL", Origin: pipeline.OriginTop},
 				{Name: "IMAGE", Value: "$REPOSITORY:$TAG", Origin: pipeline.OriginTop},
 				{Name: "TAG", Value: "v%VERSION%", Origin: pipeline.OriginTop},
 				{Name: "REPOSITORY", Value: "${HOST}/app", Origin: pipeline.OriginTop},
@@ -32,7 +34,7 @@ func TestVariablesOfVariables(t *testing.T) {
 		}),
 	)
 	b.want(b.run(g), "success: build=success check=success circle=success")
-	if log := b.sink.log("check"); !strings.Contains(log, "<registry.example/app:v1.2|$HOST|a,b|->") {
+	if log := b.sink.log("check"); !strings.Contains(log, "<registry.example/app:v1.2|$HOST|a,b|-|https://git.example/p/-/jobs/") {
 		t.Errorf("check: %s", log)
 	}
 	if log := b.sink.log("circle"); !strings.Contains(log, "<12$ONE|21$TWO>") {
