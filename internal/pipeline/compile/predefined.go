@@ -310,10 +310,7 @@ func (l *predefinedList) mergeRequest(c *pipeline.Context) {
 	}
 	l.add("CI_MERGE_REQUEST_SOURCE_BRANCH_SHA", source)
 	l.add("CI_MERGE_REQUEST_TARGET_BRANCH_SHA", target)
-	if mr.DiffBase != "" {
-		l.add("CI_MERGE_REQUEST_DIFF_ID", strconv.FormatInt(mr.ID, 10))
-		l.add("CI_MERGE_REQUEST_DIFF_BASE_SHA", mr.DiffBase)
-	}
+	l.addIf(mr.DiffBase != "", "CI_MERGE_REQUEST_DIFF_BASE_SHA", mr.DiffBase) // the versions of a diff have no numbers here
 	iid := strconv.FormatInt(mr.IID, 10)
 	l.add("CI_MERGE_REQUEST_ID", strconv.FormatInt(mr.ID, 10))
 	l.add("CI_MERGE_REQUEST_IID", iid)
