@@ -22,20 +22,15 @@ func (r *reader) applies(f *frame, n *Node) bool {
 	if d.problems.Failed() {
 		return false
 	}
+	facts := rules.Facts{Raw: r.o.Variables, Expanded: r.expanded(), Context: r.o.Context}
+	if facts.Context == nil {
+		facts.Context = &pipeline.Context{}
+	}
 	for _, rule := range all {
-		if rule.Changes != nil || rule.Exists != nil {
-			r.fail(f, rule.At, "not-supported", "", "include:rules with changes or exists cannot be checked yet")
+		holds, _, err := rules.Check(rule.Clauses, facts)
+		if err != nil {
+			r.fail(f, rule.At, "invalid-expression", "", "include:%v", err)
 			return false
-		}
-		holds := rule.If == nil
-		if rule.If != nil {
-			expression, err := rules.Parse(rule.If.Value)
-			if err != nil {
-				r.fail(f, rule.If.At, "invalid-expression", "", "include:%v", err)
-				return false
-			}
-			value, _ := expression.Evaluate(r.o.Variables)
-			holds = rules.Truth(value)
 		}
 		if holds {
 			return rule.When != pipeline.Never
@@ -47,7 +42,7 @@ func (r *reader) applies(f *frame, n *Node) bool {
 // expanded are the variables with those that they refer to in place.
 func (r *reader) expanded() pipeline.Variables {
 	if r.sorted == nil {
-		sorted, err := r.o.Variables.Sorted()
+		sorted, err := r.o.Variables.Resolved()
 		if err != nil {
 			sorted = r.o.Variables
 		}

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -56,6 +57,11 @@ func (fsys repository) Read(include pipeline.Include, from Source) ([]Source, er
 	return sources, nil
 }
 
+// Paths and Of make a repository a [pipeline.Tree].
+func (fsys repository) Paths() []string { return slices.Collect(maps.Keys(fsys)) }
+
+func (fsys repository) Of(project, ref string) (pipeline.Tree, error) { return nil, fs.ErrNotExist }
+
 // lines writes each scalar of a tree with its path, and with where it is written if it came from elsewhere.
 func lines(b *strings.Builder, at string, n *Node, way []pipeline.Via) {
 	way = n.Within(way)
@@ -78,13 +84,18 @@ func lines(b *strings.Builder, at string, n *Node, way []pipeline.Via) {
 	b.WriteString("\n")
 }
 
-// options are those of a case: a file "inputs" with YAML, and a file "variables" with lines NAME=value and NAME!=a masked value.
+// options are those of a case: a file "inputs" with YAML, and a file "variables" with lines NAME=value and NAME!=a masked value,
+// and a file "changes" with the paths that the event changes.
 func options(files map[string]string) Options {
 	o := Options{Path: ".gitlab-ci.yml", Text: []byte(files[".gitlab-ci.yml"]), Files: repository(files)}
 	for line := range strings.Lines(files["variables"]) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		name, masked := strings.CutSuffix(name, "!")
 		o.Variables = append(o.Variables, pipeline.Variable{Name: name, Value: value, Masked: masked})
+	}
+	o.Context = &pipeline.Context{Tree: repository(files)}
+	if changes, ok := files["changes"]; ok {
+		o.Context.Changes = strings.Fields(changes)
 	}
 	docs, _ := parse("inputs", []byte(files["inputs"]))
 	for _, d := range docs {
