@@ -189,6 +189,9 @@ func (d *decoder) decodeJob(v value, kind kind, j *pipeline.JobSpec) {
 	finishJob(v, j)
 }
 
+// booleanKey explains a key with the name of a boolean.
+const booleanKey = "YAML reads `yes`, `on`, `no` and `off` without quotes as true and false"
+
 func (d *decoder) jobName(v value) {
 	name := v.key()
 	switch {
@@ -196,7 +199,9 @@ func (d *decoder) jobName(v value) {
 		v.fail(codeJob, "name can't be blank")
 	case utf8.RuneCountInString(name) > maxJobName:
 		v.d.report(pipeline.Error, codeJob, "jobs", "name is too long (maximum is 255 characters): "+quoted(name), "", v.keyAt, v.via)
-	case name == "true" || name == "false" || name == "nil" || name == "pages:deploy":
+	case name == "true" || name == "false":
+		v.hint(codeJob, booleanKey, "is a name that GitLab keeps for itself")
+	case name == "nil" || name == "pages:deploy":
 		v.fail(codeJob, "is a name that GitLab keeps for itself")
 	}
 }
@@ -248,6 +253,10 @@ func checkScriptJob(v value, j *pipeline.JobSpec) {
 	}
 	dependencies := v.field("dependencies")
 	if len(j.Dependencies) == 0 || len(j.NeedSpecs) == 0 {
+		return
+	}
+	if !slices.ContainsFunc(j.NeedSpecs, func(n pipeline.NeedSpec) bool { return n.Local() }) {
+		dependencies.fail(codeConflict, "needs corresponding to dependencies must be from the same pipeline")
 		return
 	}
 	for _, item := range dependencies.items() {
@@ -332,11 +341,12 @@ func decodeStage(v value, j *pipeline.JobSpec) {
 }
 
 func decodeWhen(v value, j *pipeline.JobSpec) {
-	when := pipeline.When(v.oneOf("on_success", "on_failure", "always", "manual", "delayed"))
-	if when == "" && v.Text == string(pipeline.Never) {
-		return // oneOf has said so
+	words := []string{"on_success", "on_failure", "always", "manual", "delayed"}
+	if v.Kind == String && v.Text == string(pipeline.Never) {
+		v.hint(codeValue, "only rules have `never`; a name with a dot before it hides a job", "should be one of: %s, found `never`", strings.Join(words, ", "))
+		return
 	}
-	if when != "" {
+	if when := pipeline.When(v.oneOf(words...)); when != "" {
 		j.OwnWhen = &when
 	}
 }
@@ -367,7 +377,25 @@ func decodeInherit(v value, j *pipeline.JobSpec) {
 	}
 	v.allow("default", "variables")
 	v.d.inherits = v.field("default").inheritance(defaultKeywords)
-	j.InheritVariables = v.field("variables").inheritance(nil)
+	variables := v.field("variables")
+	j.InheritVariables = variables.inheritance(nil)
+	for _, item := range variables.items() {
+		if item.Node != nil && item.Kind == String && !v.d.hasVariable(item.Text) {
+			item.warn(codeNoEffect, didYouMean(item.Text, v.d.variableNames()), "the top level has no variable %s", quoted(item.Text))
+		}
+	}
+}
+
+func (d *decoder) hasVariable(name string) bool {
+	return slices.ContainsFunc(d.config.Variables, func(s pipeline.VariableSpec) bool { return s.Name == name })
+}
+
+func (d *decoder) variableNames() []string {
+	names := make([]string, len(d.config.Variables))
+	for i := range names {
+		names[i] = d.config.Variables[i].Name
+	}
+	return names
 }
 
 func decodeCoverage(v value, j *pipeline.JobSpec) {
@@ -379,20 +407,22 @@ func decodeCoverage(v value, j *pipeline.JobSpec) {
 	j.Coverage = v.Text
 }
 
-// retryReasons are what retry:when may name, besides always.
+// retryReasons are what retry:when may name: those that GitLab documents first, and then all other reasons of failures.
 var retryReasons = []string{
-	"always", "unknown_failure", "script_failure", "api_failure", "stuck_or_timeout_failure", "runner_system_failure",
-	"missing_dependency_failure", "runner_unsupported", "stale_schedule", "job_execution_timeout", "archived_failure",
-	"unmet_prerequisites", "scheduler_failure", "data_integrity_failure", "forward_deployment_failure", "user_blocked", "project_deleted",
-	"ci_quota_exceeded", "pipeline_loop_detected", "no_matching_runner", "trace_size_exceeded", "builds_disabled",
-	"environment_creation_failure", "deployment_rejected", "failed_outdated_deployment_job", "job_execution_server_timeout",
-	"protected_environment_failure", "insufficient_bridge_permissions", "downstream_bridge_project_not_found", "invalid_bridge_trigger",
-	"upstream_bridge_project_not_found", "insufficient_upstream_permissions", "bridge_pipeline_is_child_pipeline",
-	"downstream_pipeline_creation_failed", "secrets_provider_not_found", "reached_max_descendant_pipelines_depth",
-	"ip_restriction_failure", "reached_max_pipeline_hierarchy_size", "reached_downstream_pipeline_trigger_rate_limit",
-	"duo_workflow_not_allowed", "job_router_failure", "job_token_expired", "runner_provisioning_timeout", "stuck_pending_no_matching_runner",
-	"stuck_pending_no_updates", "no_updates_from_runner", "runner_configuration_error", "runner_external_dependency_failure",
-	"runner_interrupted",
+	"always", "unknown_failure", "script_failure", "api_failure", "stuck_or_timeout_failure", "stuck_pending_with_matching_runners",
+	"stuck_pending_no_matching_runners", "no_updates_running", "no_updates_canceling", "server_timeout_running",
+	"server_timeout_canceling", "runner_system_failure", "runner_configuration_error", "runner_external_dependency_failure",
+	"runner_interrupted", "runner_unsupported", "runner_provisioning_timeout", "stale_schedule", "job_execution_timeout",
+	"job_execution_server_timeout", "archived_failure", "unmet_prerequisites", "scheduler_failure", "data_integrity_failure",
+
+	"missing_dependency_failure", "forward_deployment_failure", "user_blocked", "project_deleted", "ci_quota_exceeded",
+	"pipeline_loop_detected", "no_matching_runner", "trace_size_exceeded", "builds_disabled", "environment_creation_failure",
+	"deployment_rejected", "failed_outdated_deployment_job", "protected_environment_failure", "insufficient_bridge_permissions",
+	"downstream_bridge_project_not_found", "invalid_bridge_trigger", "upstream_bridge_project_not_found",
+	"insufficient_upstream_permissions", "bridge_pipeline_is_child_pipeline", "downstream_pipeline_creation_failed",
+	"secrets_provider_not_found", "reached_max_descendant_pipelines_depth", "ip_restriction_failure",
+	"reached_max_pipeline_hierarchy_size", "reached_downstream_pipeline_trigger_rate_limit", "duo_workflow_not_allowed",
+	"job_router_failure", "job_token_expired",
 }
 
 func (v value) retry() pipeline.Retry {

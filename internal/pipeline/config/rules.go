@@ -1,6 +1,9 @@
 package config
 
 import (
+	"cmp"
+	"slices"
+	"strings"
 	"time"
 
 	"keelson.dev/keelson/internal/pipeline"
@@ -60,9 +63,11 @@ func (v value) rule(set ruleSet) pipeline.Rule {
 	v.allow(set.keys...)
 	r := pipeline.Rule{Clauses: v.clauses(), At: v.keyAt, Via: v.via}
 	if when := v.field("when"); when.set() {
-		r.When = pipeline.When(when.oneOf(set.when...))
-		if r.When == "" {
-			r.When = pipeline.Never // the problem is told; a job that is not meant does not run
+		r.When = pipeline.Never // what is not meant does not run
+		if when.Kind == String && slices.Contains(set.when, when.Text) {
+			r.When = pipeline.When(when.Text)
+		} else {
+			when.hint(codeValue, didYouMean(when.Text, set.when), "unknown value: %s, should be one of: %s", clip(cmp.Or(when.Text, when.described())), strings.Join(set.when, ", "))
 		}
 	}
 	switch startIn := v.field("start_in"); {

@@ -120,6 +120,14 @@ func (v value) checkSecret() {
 	}
 }
 
+// article puts "a" or "an" before the name of a type.
+func article(name string) string {
+	if name == "array" {
+		return "an array"
+	}
+	return "a " + name
+}
+
 // maxInputs bounds the inputs of a job.
 const maxInputs = 50
 
@@ -151,6 +159,10 @@ func decodeInputs(v value, j *pipeline.JobSpec) {
 		}
 		if def := f.field("default"); def.set() {
 			spec.Default = &pipeline.Input{Value: goValue(def.Node), At: def.at()}
+			kinds := map[string][]Kind{"string": {String}, "number": {Int, Float}, "boolean": {Bool}, "array": {List}}[spec.Type]
+			if kinds != nil && !slices.Contains(kinds, def.Kind) {
+				def.hint(codeType, def.quoteHint(), "value is not %s, found %s", article(spec.Type), def.described())
+			}
 		} else {
 			f.fail(codeRequired, "must have a default value")
 		}

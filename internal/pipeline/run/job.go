@@ -37,13 +37,18 @@ func (e *engine) work(a attempt, slot int) *work {
 	w.job = executor.Job{Job: j, ID: w.ref.ID, Started: p.results[a.job].Started, Slot: slot, Abort: e.o.Abort}
 	protected, _ := j.Variables.Get("CI_COMMIT_REF_PROTECTED")
 	w.scope = artifact.Scope{Project: e.o.Project, Job: j.Name, Ref: p.graph.Ref, Protected: protected.Value == "true"}
+	for _, n := range j.Needs {
+		if n.Pipeline != "" && n.Job == "" { // the job shows how another pipeline does
+			w.foreign = append(w.foreign, n)
+		}
+	}
 	if e.o.Store == nil {
 		return w
 	}
 	names, foreign := artifact.Sources(p.graph, j.Name)
-	w.foreign = foreign
+	w.foreign = append(w.foreign, foreign...)
 	for _, name := range names {
-		if i := p.index[name]; p.graph.Jobs[i].Artifacts != nil && p.results[i].ID != 0 { // it has run
+		if i := p.index[name]; p.graph.Jobs[i].Artifacts != nil && !p.state.Jobs[i].StartedAt.IsZero() { // it has run
 			w.keys = append(w.keys, p.key(name))
 		}
 	}
@@ -163,11 +168,13 @@ func (w *work) prepare(ctx context.Context, place Workspace, trace *executor.Tra
 	w.warn(trace)
 	if len(w.foreign) > 0 {
 		n := w.foreign[0]
-		where := "project " + n.Project
-		if n.Project == "" {
-			where = "pipeline " + n.Pipeline
+		err := fmt.Errorf("the status of pipeline %s is needed, and only this pipeline is here", n.Pipeline)
+		switch {
+		case n.Project != "":
+			err = fmt.Errorf("the artifacts of job %q of project %s are needed, and only those of this pipeline are here", n.Job, n.Project)
+		case n.Job != "":
+			err = fmt.Errorf("the artifacts of job %q of pipeline %s are needed, and only those of this pipeline are here", n.Job, n.Pipeline)
 		}
-		err := fmt.Errorf("the artifacts of job %q of %s are needed, and only those of this pipeline are here", n.Job, where)
 		if !n.Optional {
 			return &executor.Failure{Reason: pipeline.MissingDependency, Err: err}
 		}

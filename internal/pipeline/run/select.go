@@ -2,7 +2,6 @@ package run
 
 import (
 	"fmt"
-	"slices"
 
 	"keelson.dev/keelson/internal/pipeline"
 )
@@ -11,45 +10,32 @@ import (
 // who names a manual job plays it. With needs come the jobs that they wait for, by needs or by stage, as those are; without them
 // the named jobs wait for each other only, as far as they do.
 func Select(g *pipeline.Graph, names []string, needs bool) (*pipeline.Graph, error) {
-	picked, named := map[string]bool{}, map[string]bool{}
+	named := map[int]bool{}
+	var todo []int
 	for _, name := range names {
 		found := false
 		for i := range g.Jobs {
 			if j := &g.Jobs[i]; j.Name == name || j.Base == name {
-				picked[j.Name], named[j.Name], found = true, true, true
+				named[i], found = true, true
+				todo = append(todo, i)
 			}
 		}
 		if !found {
 			return nil, fmt.Errorf("there is no job %q in the pipeline", name)
 		}
 	}
-	stage := func(j *pipeline.Job) int { return slices.Index(g.Stages, j.Stage) }
-	for i := len(g.Jobs); needs && i > 0; { // until nothing is added any more; a need may stand after the job that needs it
-		i--
-		j := &g.Jobs[i]
-		if !picked[j.Name] {
-			continue
-		}
-		added := false
-		for k := range g.Jobs {
-			o := &g.Jobs[k]
-			waits := !j.DAG && stage(o) < stage(j) || j.DAG && slices.ContainsFunc(j.Needs, func(n pipeline.Need) bool { return n.Local() && n.Job == o.Name })
-			if waits && !picked[o.Name] {
-				picked[o.Name], added = true, true
-			}
-		}
-		if added {
-			i = len(g.Jobs)
-		}
+	picked := named
+	if needs {
+		picked = before(g, todo)
 	}
 	out := *g
 	out.Stages, out.Jobs = nil, nil
 	used := map[string]bool{}
-	for _, j := range g.Jobs {
-		if !picked[j.Name] {
+	for i, j := range g.Jobs {
+		if !picked[i] {
 			continue
 		}
-		if named[j.Name] && (j.When == pipeline.Manual || j.When == pipeline.Delayed || j.When == pipeline.OnFailure) {
+		if named[i] && (j.When == pipeline.Manual || j.When == pipeline.Delayed || j.When == pipeline.OnFailure) {
 			j.When, j.StartIn = pipeline.OnSuccess, 0
 		}
 		used[j.Stage] = true
@@ -61,4 +47,42 @@ func Select(g *pipeline.Graph, names []string, needs bool) (*pipeline.Graph, err
 		}
 	}
 	return &out, nil
+}
+
+// before gives jobs with all that they wait for.
+func before(g *pipeline.Graph, todo []int) map[int]bool {
+	index, stages := make(map[string]int, len(g.Jobs)), make(map[string]int, len(g.Stages))
+	for i := range g.Jobs {
+		index[g.Jobs[i].Name] = i
+	}
+	for i, s := range g.Stages {
+		stages[s] = i
+	}
+	picked, all := map[int]bool{}, 0 // stages before this one are picked as a whole
+	for len(todo) > 0 {
+		i := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if picked[i] {
+			continue
+		}
+		picked[i] = true
+		j := &g.Jobs[i]
+		if !j.DAG {
+			if at := stages[j.Stage]; at > all {
+				for k := range g.Jobs {
+					if s := stages[g.Jobs[k].Stage]; s >= all && s < at {
+						todo = append(todo, k)
+					}
+				}
+				all = at
+			}
+			continue
+		}
+		for _, n := range j.Needs {
+			if k, ok := index[n.Job]; ok && n.Local() {
+				todo = append(todo, k)
+			}
+		}
+	}
+	return picked
 }

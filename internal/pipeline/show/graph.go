@@ -394,5 +394,5 @@ func Headline(g *pipeline.Graph) string {
 	if g.Name != "" {
 		name = g.Name + ": "
 	}
-	return Plain(fmt.Sprintf("%s%s of %s at %s, %s in %s", name, g.Source, g.Ref, g.SHA[:min(8, len(g.SHA))], count(len(g.Jobs), "job"), count(len(g.Stages), "stage")))
+	return Plain(fmt.Sprintf("%s%s of %s at %s, %s in %s", name, g.Source, g.Ref, g.SHA[:min(8, len(g.SHA))], Count(len(g.Jobs), "job"), Count(len(g.Stages), "stage")))
 }

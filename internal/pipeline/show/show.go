@@ -58,8 +58,8 @@ func (w *writer) printf(format string, args ...any) {
 	}
 }
 
-// count is "1 error", "2 errors".
-func count(n int, what string) string {
+// Count is "1 error", "2 errors".
+func Count(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}

@@ -112,7 +112,9 @@ func TestSARIF(t *testing.T) {
 	var log struct {
 		Version string
 		Runs    []struct {
-			Tool    struct{ Driver struct{ Rules []struct{ ID string } } }
+			Tool struct {
+				Driver struct{ Rules []struct{ ID string } }
+			}
 			Results []struct {
 				RuleID    string
 				RuleIndex int
@@ -242,6 +244,15 @@ func TestLayout(t *testing.T) {
 					t.Errorf("%s is not to the right of %s", a.job.Name, n.Job)
 				}
 			}
+		}
+	}
+}
+
+func TestNearest(t *testing.T) {
+	names := []string{"build", "test", "deploy:production", "deploy:staging"}
+	for name, want := range map[string]string{"tset": "test", "Build": "build", "deploy:prodution": "deploy:production", "deploy": "deploy:production", "xyz": "", "": ""} {
+		if got := Nearest(name, names); got != want {
+			t.Errorf("%q: %q, want %q", name, got, want)
 		}
 	}
 }

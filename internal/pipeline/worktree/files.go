@@ -1,6 +1,7 @@
 package worktree
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -44,8 +45,12 @@ type Files struct {
 	repo *Repository
 	opts FilesOptions
 
+	event *pipeline.Context // of the reading
+	asked bool              // for its changes
+
 	open     map[string]*project // by path and ref
 	texts    map[string][]byte   // by the name of positions
+	web      map[string][]byte   // by address
 	projects map[string]string
 }
 
@@ -56,7 +61,7 @@ var (
 
 // Files makes the port for one reading, which ends when ctx does.
 func (r *Repository) Files(ctx context.Context, opts FilesOptions) *Files {
-	return &Files{ctx: ctx, repo: r, opts: opts, open: map[string]*project{}, texts: map[string][]byte{}, projects: opts.Projects}
+	return &Files{ctx: ctx, repo: r, opts: opts, open: map[string]*project{}, texts: map[string][]byte{}, web: map[string][]byte{}, projects: opts.Projects}
 }
 
 // Close lets go of the repositories that were read.
@@ -74,6 +79,29 @@ func (f *Files) Text(name string) ([]byte, bool) {
 
 // Keep remembers a text that came in another way, as the first file does.
 func (f *Files) Keep(name string, text []byte) { f.texts[name] = text }
+
+// For says for which event the files are read next. What has changed is asked for, and put into the event, once a file has the
+// word; an event that says itself what has changed is left alone.
+func (f *Files) For(c *pipeline.Context) {
+	c.Tree = f
+	f.event, f.asked = c, c.Changes != nil
+	for _, text := range f.texts {
+		f.see(text)
+	}
+}
+
+// see looks whether a text asks for what has changed.
+func (f *Files) see(text []byte) {
+	if f.event == nil || f.asked || !bytes.Contains(text, []byte("changes")) {
+		return
+	}
+	f.asked = true
+	changes, err := f.repo.Changes(f.ctx, f.event)
+	if err != nil {
+		f.note(err.Error())
+	}
+	f.event.Changes = changes
+}
 
 // First reads the first file of a pipeline: a path in the working tree.
 func (f *Files) First(name string) (config.Source, error) {
@@ -112,6 +140,7 @@ func (f *Files) Read(include pipeline.Include, from config.Source) ([]config.Sou
 
 func (f *Files) keep(s config.Source) config.Source {
 	f.texts[s.Name] = s.Text
+	f.see(s.Text)
 	return s
 }
 
@@ -220,6 +249,16 @@ func wildcard(pattern string, paths []string) ([]string, error) {
 
 // readLocal reads a file of the working tree. Symbolic links count as long as they stay in it.
 func (f *Files) readLocal(name string) ([]byte, error) { return readUnder(f.repo.root, name) }
+
+// ReadFile reads a configuration file of this machine that is named by whoever asks, within the bound of all of them.
+func ReadFile(name string) ([]byte, error) {
+	in, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	return readAtMost(in, name)
+}
 
 // readUnder reads a regular file below a folder, through links that stay in it.
 func readUnder(dir, name string) ([]byte, error) {

@@ -31,9 +31,12 @@ func (f *Files) remote(include pipeline.Include) ([]config.Source, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(f.ctx, remoteTimeout, fmt.Errorf("it took longer than %s", remoteTimeout))
 	defer cancel()
-	text, err := fetchURL(ctx, u)
-	if err != nil {
-		return nil, fmt.Errorf("remote file %s: %w", name, err)
+	text, ok := f.web[include.Remote]
+	if !ok {
+		if text, err = fetchURL(ctx, u); err != nil {
+			return nil, fmt.Errorf("remote file %s: %w", name, err)
+		}
+		f.web[include.Remote] = text
 	}
 	if err := verify(include.Integrity, text); err != nil {
 		return nil, fmt.Errorf("remote file %s: %w", name, err)
