@@ -13,7 +13,7 @@
 //
 // # What is on disk
 //
-// The store is a bucket of gocloud.dev/blob; [Open] puts it into a directory. Files are kept once, by the SHA-256 of their
+// The store is a bucket of gocloud.dev/blob; [Open] puts it into a directory. Files are kept once, by the BLAKE3 hash of their
 // content: large ones alone, small ones many to a bundle. A bundle ends where the name of a file says so, thus a change makes
 // one bundle new and not all that follow.
 //

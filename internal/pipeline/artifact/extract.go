@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/zeebo/blake3"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -446,7 +446,7 @@ func (s *Store) copyOut(ctx context.Context, st *stage, e entry) error {
 	to := files{root: st.box}
 	defer to.close()
 	return st.file(&to, e, func(w io.Writer) error {
-		hash := sha256.New()
+		hash := blake3.New()
 		n, err := io.Copy(io.MultiWriter(w, hash), &bounded{ctx: ctx, r: r, left: e.Size + 1})
 		if err == nil && (n != e.Size || hex.EncodeToString(hash.Sum(nil)) != e.Blob) {
 			err = errCorrupt
