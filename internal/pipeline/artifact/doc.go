@@ -9,7 +9,7 @@
 //	                                                           // … the script runs …
 //	store.SaveCaches(ctx, scope, job.Caches, work, succeeded)  // after after_script
 //	saved, err := store.Save(ctx, key, job.Artifacts, work, succeeded)
-//	store.Sweep(ctx, artifact.SweepOptions{})                  // now and then
+//	store.Sweep(ctx, artifact.SweepOptions{Every: time.Hour})  // at the end, when it is time
 //
 // # What is on disk
 //
@@ -21,6 +21,7 @@
 //	artifacts/P/L/J.json      the record of a job's artifacts: its tree, when it expires, its reports
 //	caches/P/K.json           the record of a cache
 //	used/P/K                  when the cache was used last
+//	swept                     when the store was swept last
 //
 // Every write is a temporary file and a rename; a record is written after what it names. So a process that is killed leaves the
 // old state, and who reads sees all of a cache or nothing of it. Content is checked against its hash when it is read. Nothing in

@@ -105,9 +105,10 @@ func (s *Store) Close() error { return s.bucket.Close() }
 // Work is where a job works.
 type Work struct {
 	Dir  string             // the project directory
-	Vars pipeline.Variables // of the job
+	Vars pipeline.Variables // of the job, as they are before the runner expands them
 	Log  io.Writer          // the job's log, whole lines; nil: none
-	// InPlace says that Dir is a person's own working tree: what is in its .git is neither saved nor overwritten.
+	// InPlace says that Dir is a person's own working tree, and perhaps that of several jobs at once: what is in its .git is
+	// neither saved nor overwritten, and a file that is there with the same size, time and mode is not written again.
 	InPlace bool
 }
 
@@ -115,6 +116,13 @@ func (w Work) printf(format string, args ...any) {
 	if w.Log != nil {
 		fmt.Fprintf(w.Log, format+"\n", args...)
 	}
+}
+
+// ready expands the values of the variables, as the runner does before it expands what refers to them: GOPATH is often
+// $CI_PROJECT_DIR/.go.
+func (w Work) ready() Work {
+	w.Vars = w.Vars.Expanded()
+	return w
 }
 
 func (w Work) warnf(format string, args ...any) { w.printf("WARNING: "+format, args...) }
