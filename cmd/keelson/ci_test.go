@@ -3,11 +3,16 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+
+	"keelson.dev/keelson/internal/pipeline/config"
+	"keelson.dev/keelson/internal/pipeline/show"
 )
 
 // chdir makes a fresh repository with one commit the working directory, with a git that knows nothing of its user.
@@ -97,4 +102,82 @@ func commitHere(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return strings.TrimSpace(string(out))
+}
+
+// The tables of docs/pipelines.md are those of the code.
+func TestPipelineDocs(t *testing.T) {
+	var keywords, codes strings.Builder
+	keywords.WriteString("| Keyword | In | | |\n|---|---|---|---|\n")
+	for _, k := range config.Keywords() {
+		fmt.Fprintf(&keywords, "| `%s` | %s | %s | %s |\n", strings.ReplaceAll(k.Name, ", ", "`, `"), k.In, k.Support, strings.ReplaceAll(k.Note, "|", `\|`))
+	}
+	codes.WriteString("| Code | What it stands for |\n|---|---|\n")
+	for _, code := range show.Codes() {
+		fmt.Fprintf(&codes, "| `%s` | %s |\n", code, show.Describe(code))
+	}
+	const file = "../../docs/pipelines.md"
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := between(t, between(t, string(text), "keywords", keywords.String()), "codes", codes.String())
+	if got == string(text) {
+		return
+	}
+	if !*update {
+		t.Fatalf("%s is not as the code has it: -update writes it", file)
+	}
+	if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// between replaces what stands between two marks.
+func between(t *testing.T, text, mark, with string) string {
+	t.Helper()
+	before, rest, ok := strings.Cut(text, "<!-- "+mark+" -->\n")
+	_, after, ok2 := strings.Cut(rest, "<!-- /"+mark+" -->")
+	if !ok || !ok2 {
+		t.Fatalf("the marks of %s are missing", mark)
+	}
+	return before + "<!-- " + mark + " -->\n" + with + "<!-- /" + mark + " -->" + after
+}
+
+// Every code that a package may give is described, and nothing else is.
+func TestCodes(t *testing.T) {
+	no := map[string]bool{"pull-push": true, "if-not-present": true, "redis-stack-server": true}
+	found := map[string]bool{}
+	literal := regexp.MustCompile(`"([a-z]+(?:-[a-z]+)+)"`)
+	for _, part := range []string{"config/*.go", "compile/*.go", "rules/*.go", "worktree/variables.go"} {
+		files, err := filepath.Glob("../../internal/pipeline/" + part)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%d files are %s, %v", len(files), part, err)
+		}
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range literal.FindAllStringSubmatch(string(text), -1) {
+				if !no[m[1]] {
+					found[m[1]] = true
+				}
+			}
+		}
+	}
+	described := map[string]bool{}
+	for _, code := range show.Codes() {
+		described[code] = true
+		if !found[code] {
+			t.Errorf("nothing gives the code %s", code)
+		}
+	}
+	for code := range found {
+		if !described[code] {
+			t.Errorf("%s is not described", code)
+		}
+	}
 }

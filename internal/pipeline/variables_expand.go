@@ -330,8 +330,8 @@ func circle(vs Variables, component []int) string {
 // Redact puts [MASKED] where a text holds the value of a masked variable.
 func (vs Variables) Redact(text string) string {
 	var values []string
-	for _, v := range vs {
-		if v.Masked && v.Value != "" && strings.Contains(text, v.Value) {
+	for i := range vs { // it is asked for every condition of every job
+		if v := &vs[i]; v.Masked && v.Value != "" && strings.Contains(text, v.Value) {
 			values = append(values, v.Value)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/pipeline/rules"
 )
 
 // maxDepth is how deep pipelines may be the children of others; GitLab's bound.
@@ -58,6 +59,7 @@ type compiler struct {
 	*jobs
 	ctx      *pipeline.Context
 	scope    scope
+	cache    rules.Cache
 	problems pipeline.Problems
 }
 
@@ -141,7 +143,7 @@ func (p *compiler) finish(ds []decision, matched *pipeline.Rule) *pipeline.Graph
 	}
 	g.Jobs = make([]pipeline.Job, 0, len(order))
 	for _, at := range order {
-		job := p.job(&p.list[at], ds[at].rule)
+		job := p.job(&p.list[at], ds[at].rule, ds)
 		g.Jobs = append(g.Jobs, job)
 		if n := len(g.Stages); n == 0 || g.Stages[n-1] != job.Stage {
 			g.Stages = append(g.Stages, job.Stage)

@@ -44,7 +44,7 @@ func (p *compiler) firstMatch(list []pipeline.Rule, f *facts) decision {
 	d := decision{rule: -1}
 	for i := range list {
 		rule := &list[i]
-		facts := rules.Facts{Raw: f.raw(), Context: p.ctx}
+		facts := rules.Facts{Raw: f.raw(), Context: p.ctx, Cache: &p.cache}
 		if rule.Changes != nil || rule.Exists != nil {
 			facts.Expanded = f.expanded()
 		}

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"regexp"
@@ -10,8 +11,8 @@ import (
 	"keelson.dev/keelson/internal/pipeline"
 )
 
-// job finishes an instance that runs.
-func (p *compiler) job(in *instance, rule int) pipeline.Job {
+// job finishes an instance that runs. ds tells of all which ones do.
+func (p *compiler) job(in *instance, rule int, ds []decision) pipeline.Job {
 	job := in.spec.Job
 	job.Name, job.Base, job.Node, job.Matrix = in.name, in.spec.Name, in.node, in.matrix
 	job.When, job.AllowFailure = ruleWhen(in.spec, rule), allowFailure(in.spec, rule)
@@ -32,7 +33,7 @@ func (p *compiler) job(in *instance, rule int) pipeline.Job {
 			job.Needs[i] = l.Need
 		}
 	}
-	job.Dependencies = p.expandNames(in.spec.Dependencies)
+	job.Dependencies = p.expandNames(in.spec.Dependencies, ds)
 
 	var rules []pipeline.VariableSpec
 	if rule >= 0 {
@@ -46,6 +47,16 @@ func (p *compiler) job(in *instance, rule int) pipeline.Job {
 	p.checkEnvironment(in, job.Environment)
 	job.ResourceGroup = blank(v.list, job.ResourceGroup)
 	job.Tags = expandTags(job.Tags, v.list)
+	for i := range job.Needs {
+		if n := &job.Needs[i]; !n.Local() {
+			n.Job, n.Project, n.Ref, n.Pipeline = blank(v.list, n.Job), blank(v.list, n.Project), blank(v.list, n.Ref), blank(v.list, n.Pipeline)
+		}
+	}
+	if t := job.Trigger; t != nil && strings.ContainsAny(t.Project+t.Branch, "$%") {
+		expanded := *t
+		expanded.Project, expanded.Branch = blank(v.list, t.Project), blank(v.list, t.Branch)
+		job.Trigger = &expanded
+	}
 	return job
 }
 
@@ -78,18 +89,22 @@ func expandTags(tags []string, vars pipeline.Variables) []string {
 	return out
 }
 
-// expandEnvironment expands what the server expands. The URL keeps unknown references: reports of the job may yet set them.
-func expandEnvironment(e *pipeline.Environment, vars pipeline.Variables) *pipeline.Environment {
+// expandEnvironment expands what the server expands of an instance's environment. The URL keeps unknown references: reports of the
+// job may yet set them.
+func expandEnvironment(in *instance, vars pipeline.Variables) *pipeline.Environment {
+	e := in.spec.Environment
 	out := *e
 	out.Name = blank(vars, e.Name)
-	out.Slug = pipeline.EnvironmentSlug(out.Name)
-	if out.Tier == "" {
-		out.Tier = pipeline.Tier(out.Name)
+	if before := in.environment; before != nil && before.Name == out.Name {
+		out.Slug, out.Tier = before.Slug, before.Tier
+	} else {
+		out.Slug, out.Tier = pipeline.EnvironmentSlug(out.Name), cmp.Or(e.Tier, pipeline.Tier(out.Name))
 	}
 	out.AutoStopIn = blank(vars, e.AutoStopIn)
 	if ns, ok := e.Kubernetes["namespace"].(string); ok {
 		out.Kubernetes = maps.Clone(e.Kubernetes)
 		out.Kubernetes["namespace"] = blank(vars, ns)
 	}
+	in.environment = &out
 	return &out
 }

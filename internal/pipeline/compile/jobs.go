@@ -24,6 +24,11 @@ type instance struct {
 	node   pipeline.Node
 	matrix []pipeline.KV
 	links  []link // its own needs
+
+	// What is worked out once: its predefined variables without an environment, for a when; and its environment, for a name.
+	predefined  pipeline.Variables
+	when        pipeline.When
+	environment *pipeline.Environment
 }
 
 // link is a need of an instance.
@@ -232,24 +237,6 @@ func (js *jobs) targets(in *instance, n *pipeline.NeedSpec) []string {
 		names = append(names, matrixName(base, row))
 	}
 	return names
-}
-
-// expandNames puts the instances in the place of jobs with parallel (dependencies).
-func (js *jobs) expandNames(names []string) []string {
-	if names == nil {
-		return nil
-	}
-	expanded := make([]string, 0, len(names))
-	for _, name := range names {
-		all := js.parallel[name]
-		if len(all) == 0 {
-			expanded = append(expanded, name)
-		}
-		for _, at := range all {
-			expanded = append(expanded, js.list[at].name)
-		}
-	}
-	return expanded
 }
 
 // perInstance tells whether needs name values of the matrix of the job that they belong to.

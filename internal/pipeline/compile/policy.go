@@ -77,7 +77,7 @@ func (p *compiler) specs(policy *pipeline.Policy, f *facts) []pipeline.ClauseVer
 		verdicts = append(verdicts, v)
 	}
 	if policy.Variables != nil {
-		verdicts = append(verdicts, variableSpec(policy.Variables, policy.At, f))
+		verdicts = append(verdicts, p.variableSpec(policy.Variables, policy.At, f))
 	}
 	if policy.Changes != nil {
 		verdicts = append(verdicts, p.changes(policy.Changes, policy.At))
@@ -168,17 +168,13 @@ func (p *compiler) event() string {
 }
 
 // variableSpec is only:variables and except:variables: one of the expressions must be true.
-func variableSpec(expressions []pipeline.Text, at pipeline.Position, f *facts) pipeline.ClauseVerdict {
+func (p *compiler) variableSpec(expressions []pipeline.Text, at pipeline.Position, f *facts) pipeline.ClauseVerdict {
 	v := pipeline.ClauseVerdict{Kind: "variables", Text: joined(expressions), At: placed(expressions, at)}
-	for _, t := range expressions {
-		e, err := rules.Parse(t.Value)
-		if err != nil {
-			continue
-		}
-		value, used := e.Evaluate(f.raw())
-		v.Values = append(v.Values, used...)
-		if rules.Truth(value) {
-			v.Holds, v.Detail = true, fmt.Sprintf("`%s` is true", t.Value)
+	for i := range expressions {
+		holds, of, _ := rules.Check(pipeline.Clauses{If: &expressions[i]}, rules.Facts{Raw: f.raw(), Context: p.ctx, Cache: &p.cache})
+		v.Values = append(v.Values, of[0].Values...)
+		if holds {
+			v.Holds, v.Detail = true, fmt.Sprintf("`%s` is true", expressions[i].Value)
 			return v
 		}
 	}
@@ -188,28 +184,8 @@ func variableSpec(expressions []pipeline.Text, at pipeline.Position, f *facts) p
 
 // changes is only:changes and except:changes. Unlike those of rules, their paths hold no variables.
 func (p *compiler) changes(globs []pipeline.Text, at pipeline.Position) pipeline.ClauseVerdict {
-	v := pipeline.ClauseVerdict{Kind: "changes", Text: joined(globs), At: placed(globs, at)}
-	if p.ctx.Changes == nil {
-		v.Holds, v.Detail = true, "no diff is known for this event, which counts as changed"
-		return v
-	}
-	for _, path := range p.ctx.Changes {
-		for _, glob := range globs {
-			if rules.Glob(glob.Value, path) {
-				v.Holds, v.Detail = true, fmt.Sprintf("`%s` matches %s", glob.Value, path)
-				return v
-			}
-		}
-	}
-	switch n := len(p.ctx.Changes); n {
-	case 0:
-		v.Detail = "nothing has changed"
-	case 1:
-		v.Detail = fmt.Sprintf("%s, the only path that has changed, does not match", p.ctx.Changes[0])
-	default:
-		v.Detail = fmt.Sprintf("none of the %d paths that have changed matches", n)
-	}
-	return v
+	holds, of, _ := rules.Check(pipeline.Clauses{Changes: &pipeline.Changes{Paths: globs}}, rules.Facts{Context: p.ctx, Cache: &p.cache})
+	return pipeline.ClauseVerdict{Kind: "changes", Text: joined(globs), At: placed(globs, at), Holds: holds, Detail: of[0].Detail}
 }
 
 func joined(texts []pipeline.Text) string {

@@ -399,24 +399,6 @@ func workflowVariables(c *pipeline.Context, top pipeline.Variables) pipeline.Var
 	return append(append(vs, top...), outside(c)...)
 }
 
-// mergeFiles puts the variables of the files together as one list: a later one of the same name takes the place of an earlier one
-// and never sees its value. That is what tells them from variables of different sources.
-func mergeFiles(levels ...pipeline.Variables) pipeline.Variables {
-	var out pipeline.Variables
-	at := map[string]int{}
-	for _, level := range levels {
-		for _, v := range level {
-			if i, ok := at[v.Name]; ok {
-				out[i] = v
-				continue
-			}
-			at[v.Name] = len(out)
-			out = append(out, v)
-		}
-	}
-	return out
-}
-
 // ofMergeRequest tells whether the pipeline is one of a merge request, which has neither a branch nor a tag.
 func ofMergeRequest(c *pipeline.Context) bool {
 	return c.MergeRequest != nil || c.Source == pipeline.SourceMergeRequest

@@ -261,14 +261,6 @@ func TestWorkflowVariables(t *testing.T) {
 	}
 }
 
-func TestMergeFiles(t *testing.T) {
-	got := mergeFiles(pipeline.Variables{{Name: "A", Value: "top"}, {Name: "B", Value: "top"}}, nil, pipeline.Variables{{Name: "C", Value: "job"}, {Name: "A", Value: "$A-job"}})
-	want := pipeline.Variables{{Name: "A", Value: "$A-job"}, {Name: "B", Value: "top"}, {Name: "C", Value: "job"}}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Error(diff)
-	}
-}
-
 // TestPredefinedAreDocumentedNames holds that no name is mistyped: all are GitLab's.
 func TestPredefinedAreDocumentedNames(t *testing.T) {
 	for _, v := range slices.Concat(predefined(merge()), predefined(tag())) {

@@ -79,7 +79,7 @@ func (s *scope) facts(in *instance) *facts {
 		if in.spec.Environment == nil {
 			return s.scratch
 		}
-		env := expandEnvironment(in.spec.Environment, s.scratch)
+		env := expandEnvironment(in, s.scratch)
 		s.scratch = s.list(s.scratch[:0], s.start, in, &job, env, nil)
 		return s.scratch
 	})
@@ -101,7 +101,7 @@ func (s *scope) of(in *instance, job *pipeline.Job, rules []pipeline.VariableSpe
 		_, v.err = v.list.Sorted()
 	}
 	if e := in.spec.Environment; e != nil {
-		v.environment = expandEnvironment(e, v.list)
+		v.environment = expandEnvironment(in, v.list)
 		v.list = s.list(v.list[:0], s.all, in, job, v.environment, rules)
 		v.list = append(v.list, predefinedEnvironment(v.environment)...)
 		if strings.ContainsAny(e.URL, "$%") {
@@ -180,7 +180,14 @@ func mentioned(text string) []string {
 // list builds the variables of a job on a list.
 func (s *scope) list(list, first pipeline.Variables, in *instance, job *pipeline.Job, env *pipeline.Environment, rules []pipeline.VariableSpec) pipeline.Variables {
 	list = append(list, first...)
-	list = append(list, predefinedJob(s.ctx, job, env)...)
+	if env != nil {
+		list = append(list, predefinedJob(s.ctx, job, env)...)
+	} else {
+		if in.predefined == nil || in.when != job.When {
+			in.predefined, in.when = predefinedJob(s.ctx, job, nil), job.When
+		}
+		list = append(list, in.predefined...)
+	}
 	if env != nil && s.ctx.Deployment != nil {
 		list = append(list, s.ctx.Deployment(env.Name)...)
 	}

@@ -49,6 +49,7 @@ func (v value) artifacts() *pipeline.Artifacts {
 		}
 	}
 	v.checkExposed(a)
+	v.field("paths").checkPaths()
 	if reports := v.field("reports"); reports.set() {
 		a.Reports, a.Coverage = reports.reports()
 	}
@@ -56,6 +57,21 @@ func (v value) artifacts() *pipeline.Artifacts {
 		v.warn(codeNoEffect, "add `paths`", "has no paths, so nothing is kept")
 	}
 	return a
+}
+
+// checkPaths warns of paths of artifacts and caches that the runner leaves out.
+func (v value) checkPaths() {
+	for _, item := range v.items() {
+		if item.Node == nil || item.Kind != String {
+			continue
+		}
+		switch p := item.Text; {
+		case p == "~" || strings.HasPrefix(p, "~/"):
+			item.warn(codeNoEffect, "no shell expands `~` there", "is not found: %s is taken as it is written", quoted(p))
+		case strings.HasPrefix(p, "/") || p == ".." || strings.HasPrefix(p, "../"):
+			item.warn(codeNoEffect, "use paths below the project's directory", "is left out: %s is outside of the project's directory", quoted(p))
+		}
+	}
 }
 
 // checkExposed checks what is shown in merge requests.

@@ -55,6 +55,7 @@ func (v value) cache() pipeline.Cache {
 			c.Policy = ""
 		}
 	}
+	v.field("paths").checkPaths()
 	v.field("key").cacheKey(&c)
 	if c.FallbackKeys = v.field("fallback_keys").strings(); len(c.FallbackKeys) > maxFallbackKeys {
 		v.field("fallback_keys").fail(codeLimit, "has too many entries (maximum %d)", maxFallbackKeys)

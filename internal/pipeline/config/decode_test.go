@@ -277,6 +277,81 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
+// FuzzDecodeTree decodes trees that are made of keywords, of values that they often have, and of what no parser makes.
+func FuzzDecodeTree(f *testing.F) {
+	words := []string{
+		"a", ".b", "true", "5", "", "never", "manual", "delayed", "1 week", "$A == 'b'", "/a/", "/(/", "name", "key", "files", "prefix", "job", "pipeline",
+		"project", "ref", "matrix", "if", "changes", "exists", "paths", "regexp", "compare_to", "value", "options", "expand", "git", "step",
+		"url", "action", "on_stop", "kubernetes", "agent", "dashboard", "reports", "junit", "coverage_report", "max", "exit_codes", "aud", "vault",
+		"refs", "kubernetes", "include", "local", "artifact", "file", "forward", "strategy", "links", "assets", "tag_name", "default", "type", "workflow",
+		"stages", "auto_cancel", "on_new_commit", "pre_get_sources_script", "pull_policy", "docker", "env", "inputs", "token", "gcp_secret_manager",
+		"expose_as", "expire_in", "public", "access", "untracked", "policy", "fallback_keys",
+	}
+	for _, k := range Keywords() {
+		name, _, _ := strings.Cut(k.Name, ":")
+		words = append(words, strings.Split(name, ", ")...)
+	}
+	f.Add([]byte{1, 2, 3, 4, 5, 6, 7, 8, 9})
+	f.Add([]byte("\x03\x04\x50\x03\x02\x51\x01\x00\x52\x02\x03"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		at := 0
+		next := func() int {
+			if at >= len(data) {
+				return 0
+			}
+			at++
+			return int(data[at-1])
+		}
+		var node func(depth int) *Node
+		node = func(depth int) *Node {
+			n := &Node{At: pipeline.Position{Line: at + 1, Column: 1}, Plain: next()%2 == 0}
+			kind := next() % 16
+			if depth > 12 && kind > 7 {
+				kind = 1
+			}
+			switch {
+			case kind == 0:
+				return nil
+			case kind < 3:
+				n.Kind, n.Text = String, words[next()%len(words)]
+				n.Raw = n.Text
+			case kind == 3:
+				n.Kind, n.Bool, n.Raw, n.Text = Bool, true, "yes", "true"
+			case kind == 4:
+				n.Kind, n.Int, n.Text = Int, int64(next())-20, "5"
+			case kind == 5:
+				n.Kind, n.Float, n.Text = Float, 1.5, "1.5"
+			case kind == 6:
+				n.Kind = Null
+			case kind < 11:
+				n.Kind = List
+				if kind == 8 {
+					n.Kind = Reference
+				}
+				for range next() % 5 {
+					n.Items = append(n.Items, node(depth+1))
+				}
+			default:
+				n.Kind = Map
+				for range next() % 9 {
+					key := words[next()%len(words)]
+					if n.Get(key) == nil {
+						n.Pairs = append(n.Pairs, Pair{Key: key, KeyAt: n.At, Value: node(depth + 1)})
+					}
+				}
+			}
+			return n
+		}
+		root := &Node{Kind: Map}
+		for range next() % 20 {
+			root.Pairs = append(root.Pairs, Pair{Key: words[next()%len(words)], Value: node(0)})
+		}
+		if c, _ := Decode(&Document{Root: root}); c == nil {
+			t.Fatal("no config")
+		}
+	})
+}
+
 func BenchmarkDecode(b *testing.B) {
 	var text strings.Builder
 	text.WriteString("stages: [build, test]\ndefault: {image: ruby, tags: [docker], retry: 1}\nvariables: {A: b}\n")

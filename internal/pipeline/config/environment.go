@@ -30,6 +30,9 @@ func (v value) environment() *pipeline.Environment {
 	if e.Name = v.field("name").required(); e.Name != "" {
 		v.field("name").environmentName()
 	}
+	if e.URL != "" && !strings.HasPrefix(e.URL, "http://") && !strings.HasPrefix(e.URL, "https://") && !strings.HasPrefix(e.URL, "$") {
+		v.field("url").warn(codeNoEffect, "begin it with https://", "is not shown: %s is no URL with http or https", quoted(e.URL))
+	}
 	if len([]rune(e.URL)) > maxEnvironmentURL {
 		v.field("url").fail(codeLimit, "is too long (maximum is %d characters)", maxEnvironmentURL)
 	}

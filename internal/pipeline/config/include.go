@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"keelson.dev/keelson/internal/pipeline"
 )
@@ -72,7 +74,8 @@ func entries(n *Node) []*Node {
 type inclusion struct {
 	pipeline.Include
 	kind  string
-	shown string // as messages name it, masked
+	shown string   // as messages name it, masked
+	unset []string // variables in it that are not known
 	given given
 	way   []pipeline.Via // of the entry
 }
@@ -85,7 +88,7 @@ func (r *reader) entry(f *frame, n *Node, kinds []string) []inclusion {
 	case n.Kind == Null:
 		return nil
 	case n.IsScalar():
-		inc.Local = r.expand(n.Text)
+		inc.Local, inc.unset = r.expand(n.Text), r.unset(n.Text)
 		inc.kind = "local"
 		if isURL(inc.Local) {
 			inc.Local, inc.Remote, inc.kind = "", inc.Local, "remote"
@@ -121,6 +124,7 @@ func (r *reader) entry(f *frame, n *Node, kinds []string) []inclusion {
 		for _, file := range entries(n.Get("file")) {
 			one := inc
 			one.File, one.At = r.expand(file.Text), file.At
+			one.unset = append(one.unset[:len(one.unset):len(one.unset)], r.unset(file.Text)...)
 			one.shown = r.o.Variables.Redact(one.File)
 			if !file.IsScalar() || file.Kind == Null {
 				r.fail(f, file.At, "invalid-include", "", "Included file `%s` needs to be a string", inspect(file))
@@ -151,6 +155,7 @@ func (r *reader) kind(f *frame, n *Node, inc *inclusion, kinds []string) bool {
 		inc.kind, inc.At, inc.shown = kind, v.At, r.o.Variables.Redact(text)
 		*map[string]*string{"local": &inc.Local, "project": &inc.Project, "remote": &inc.Remote, "template": &inc.Template,
 			"artifact": &inc.Artifact, "component": &inc.Component}[kind] = text
+		inc.unset = append(inc.unset, r.unset(v.Text)...)
 		found = append(found, kind)
 	}
 	valid := "`" + strings.Join(kinds, "`, `") + "`"
@@ -168,6 +173,7 @@ func (r *reader) kind(f *frame, n *Node, inc *inclusion, kinds []string) bool {
 	}
 	if ref := n.Get("ref"); !ref.IsNull() {
 		inc.Ref = r.expand(ref.Text)
+		inc.unset = append(inc.unset, r.unset(ref.Text)...)
 	}
 	if job := n.Get("job"); !job.IsNull() {
 		inc.Job = r.expand(job.Text)
@@ -210,6 +216,22 @@ func givenBy(n *Node) given {
 // expand puts variables into a path or an address; those that are not known are nothing, as in GitLab.
 func (r *reader) expand(text string) string { return r.o.Variables.ExpandServerBlank(text) }
 
+// unset are the variables in a text that expand to nothing because they are not known.
+func (r *reader) unset(text string) []string {
+	var names []string
+	for _, m := range variablePattern().FindAllStringSubmatch(text, -1) {
+		name := m[1] + m[2] + m[3]
+		if _, known := r.o.Variables.Get(name); !known {
+			names = append(names, "$"+name)
+		}
+	}
+	return names
+}
+
+var variablePattern = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`\$([a-zA-Z_]\w*)|\$\{([a-zA-Z_]\w*)\}|%([a-zA-Z_]\w*)%`)
+})
+
 func isURL(s string) bool {
 	scheme, rest, ok := strings.Cut(s, "://")
 	return ok && rest != "" && slices.Contains([]string{"http", "https", "ssh", "git"}, strings.ToLower(scheme))
@@ -240,7 +262,11 @@ func (r *reader) sources(f *frame, inc inclusion) []Source {
 		sources = slices.DeleteFunc(sources, func(s Source) bool { return r.locals[s.Project+"\x00"+s.SHA+"\x00"+s.Name] })
 	}
 	if err != nil || len(sources) == 0 && !wildcard {
+		r.incomplete = true
 		message, hint := r.missing(inc, err)
+		if len(inc.unset) > 0 {
+			hint = strings.Join(inc.unset, " and ") + " is not set; includes see the variables of the project and of the event, not those of files"
+		}
 		r.fail(f, inc.At, "include-not-found", hint, "%s", message)
 		return nil
 	}

@@ -189,6 +189,9 @@ func (d *decoder) decodeJob(v value, kind kind, j *pipeline.JobSpec) {
 	finishJob(v, j)
 }
 
+// booleanKey explains a key with the name of a boolean.
+const booleanKey = "YAML reads `yes`, `on`, `no` and `off` without quotes as true and false"
+
 func (d *decoder) jobName(v value) {
 	name := v.key()
 	switch {
@@ -196,7 +199,9 @@ func (d *decoder) jobName(v value) {
 		v.fail(codeJob, "name can't be blank")
 	case utf8.RuneCountInString(name) > maxJobName:
 		v.d.report(pipeline.Error, codeJob, "jobs", "name is too long (maximum is 255 characters): "+quoted(name), "", v.keyAt, v.via)
-	case name == "true" || name == "false" || name == "nil" || name == "pages:deploy":
+	case name == "true" || name == "false":
+		v.hint(codeJob, booleanKey, "is a name that GitLab keeps for itself")
+	case name == "nil" || name == "pages:deploy":
 		v.fail(codeJob, "is a name that GitLab keeps for itself")
 	}
 }
@@ -336,11 +341,12 @@ func decodeStage(v value, j *pipeline.JobSpec) {
 }
 
 func decodeWhen(v value, j *pipeline.JobSpec) {
-	when := pipeline.When(v.oneOf("on_success", "on_failure", "always", "manual", "delayed"))
-	if when == "" && v.Text == string(pipeline.Never) {
-		return // oneOf has said so
+	words := []string{"on_success", "on_failure", "always", "manual", "delayed"}
+	if v.Kind == String && v.Text == string(pipeline.Never) {
+		v.hint(codeValue, "only rules have `never`; a name with a dot before it hides a job", "should be one of: %s, found `never`", strings.Join(words, ", "))
+		return
 	}
-	if when != "" {
+	if when := pipeline.When(v.oneOf(words...)); when != "" {
 		j.OwnWhen = &when
 	}
 }
@@ -371,7 +377,25 @@ func decodeInherit(v value, j *pipeline.JobSpec) {
 	}
 	v.allow("default", "variables")
 	v.d.inherits = v.field("default").inheritance(defaultKeywords)
-	j.InheritVariables = v.field("variables").inheritance(nil)
+	variables := v.field("variables")
+	j.InheritVariables = variables.inheritance(nil)
+	for _, item := range variables.items() {
+		if item.Node != nil && item.Kind == String && !v.d.hasVariable(item.Text) {
+			item.warn(codeNoEffect, didYouMean(item.Text, v.d.variableNames()), "the top level has no variable %s", quoted(item.Text))
+		}
+	}
+}
+
+func (d *decoder) hasVariable(name string) bool {
+	return slices.ContainsFunc(d.config.Variables, func(s pipeline.VariableSpec) bool { return s.Name == name })
+}
+
+func (d *decoder) variableNames() []string {
+	names := make([]string, len(d.config.Variables))
+	for i := range names {
+		names[i] = d.config.Variables[i].Name
+	}
+	return names
 }
 
 func decodeCoverage(v value, j *pipeline.JobSpec) {

@@ -103,6 +103,8 @@ type Document struct {
 	Root  *Node // a map; includes, extends and references are resolved
 	Files []pipeline.File
 	Spec  []pipeline.InputSpec
+	// Incomplete tells that an include could not be read: jobs and keywords that are missing may be in it.
+	Incomplete bool
 }
 
 // Files gives the texts that a configuration is made of. A missing file is an error that wraps [io/fs.ErrNotExist].

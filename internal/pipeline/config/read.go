@@ -23,9 +23,18 @@ func Read(o Options) (*Document, pipeline.Problems) {
 	if root == nil {
 		return nil, sortProblems(r.problems, r.files)
 	}
-	root = extend(root, r.report)
-	root = resolve(root, r.report)
-	return &Document{Root: root, Files: r.files, Spec: r.spec}, sortProblems(r.problems, r.files)
+	report := r.report
+	if r.incomplete {
+		report = func(p pipeline.Problem) {
+			if p.Code == "unknown-extends" || p.Code == "reference-not-found" {
+				p.Hint = "it may be in an include that could not be read"
+			}
+			r.report(p)
+		}
+	}
+	root = extend(root, report)
+	root = resolve(root, report)
+	return &Document{Root: root, Files: r.files, Spec: r.spec, Incomplete: r.incomplete}, sortProblems(r.problems, r.files)
 }
 
 // The bounds of a configuration.
@@ -36,18 +45,19 @@ const (
 
 // reader reads the files of one configuration.
 type reader struct {
-	o        Options
-	problems pipeline.Problems
-	reported map[string]bool // problems that are there, by place and text
-	files    []pipeline.File
-	spec     []pipeline.InputSpec // of the first file
-	parsed   map[string]*parsedFile
-	locals   map[string]bool // local files that are included, which wildcards leave out
-	includes int
-	bytes    int
-	nodes    int
-	stopped  bool               // a bound was met: no more files are read
-	sorted   pipeline.Variables // those of the options, with those that they refer to in place
+	o          Options
+	problems   pipeline.Problems
+	reported   map[string]bool // problems that are there, by place and text
+	files      []pipeline.File
+	spec       []pipeline.InputSpec // of the first file
+	parsed     map[string]*parsedFile
+	locals     map[string]bool // local files that are included, which wildcards leave out
+	includes   int
+	bytes      int
+	nodes      int
+	stopped    bool               // a bound was met: no more files are read
+	incomplete bool               // a file is missing, and what is in it
+	sorted     pipeline.Variables // those of the options, with those that they refer to in place
 }
 
 type parsedFile struct {
@@ -113,6 +123,7 @@ func (r *reader) inputs(values map[string]pipeline.Input) given {
 func (r *reader) file(f *frame, g given) *Node {
 	docs, ok := r.parse(f)
 	if !ok {
+		r.incomplete = true
 		return nil
 	}
 	if len(docs) == 0 {

@@ -55,7 +55,9 @@ func (n *Node) setWord(raw string) {
 
 func (n *Node) setFloat(f float64) { n.Kind, n.Float, n.Text = Float, f, rubyFloat(f) }
 
-func (n *Node) setSmall(i int64) { n.Kind, n.Int, n.Float, n.Text = Int, i, float64(i), strconv.FormatInt(i, 10) }
+func (n *Node) setSmall(i int64) {
+	n.Kind, n.Int, n.Float, n.Text = Int, i, float64(i), strconv.FormatInt(i, 10)
+}
 
 func (n *Node) setInt(i *big.Int) {
 	n.Kind, n.Text = Int, i.String()

@@ -10,7 +10,7 @@ func closest(got string, words []string) string {
 	got = underscored(strings.ToLower(got))
 	best, bestDistance := "", max(1, len(got)/3)+1
 	for _, w := range words {
-		if d := distance(got, underscored(w), bestDistance); d < bestDistance {
+		if d := distance(got, underscored(strings.ToLower(w)), bestDistance); d < bestDistance {
 			best, bestDistance = w, d
 		}
 	}

@@ -3,13 +3,60 @@ package config
 import (
 	"bytes"
 	"errors"
+	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v4"
 
 	"keelson.dev/keelson/internal/pipeline"
 )
+
+// maxSyntaxErrors bounds what is told of a document that is not YAML.
+const maxSyntaxErrors = 20
+
+// syntaxErrors reports that a document is not YAML. The parser stops at the first fault, and an open quote or bracket swallows what
+// follows; so each entry of the top level is looked at by itself, and each that has a fault is told.
+func (c *converter) syntaxErrors(text []byte, whole error) {
+	known := len(c.problems)
+	lines := c.lines
+	anchors, count := anchorsOf(text)
+	for i, p := range entriesOf(text) {
+		before := 0
+		if i > 0 && count > 0 && bytes.IndexByte(p.text, '*') >= 0 { // it may refer to entries that it does not see by itself
+			p.text, before = append(anchors[:len(anchors):len(anchors)], p.text...), count
+		}
+		_, err := load(p.text)
+		if err == nil {
+			continue
+		}
+		c.lines = lines + p.line - before
+		c.syntax(p.text, err)
+		if len(c.problems)-known >= maxSyntaxErrors {
+			break
+		}
+	}
+	c.lines = lines
+	if len(c.problems) == known {
+		c.syntax(text, whole)
+	}
+}
+
+var anchorPattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`&[\w-]+`) })
+
+// anchorsOf gives lines that define all that may be an anchor in a text, and their number.
+func anchorsOf(text []byte) (lines []byte, count int) {
+	seen := map[string]bool{}
+	for _, name := range anchorPattern().FindAll(text, 1000) {
+		if !seen[string(name)] {
+			seen[string(name)] = true
+			lines = append(append(append(lines, "x: "...), name...), '\n')
+			count++
+		}
+	}
+	return lines, count
+}
 
 // syntax reports that a document is not YAML: where, and what is often the cause.
 func (c *converter) syntax(text []byte, err error) {
@@ -22,6 +69,9 @@ func (c *converter) syntax(text []byte, err error) {
 			at.Line, at.Column = load.Mark.Line, load.Mark.Column
 		}
 		opened = load.ContextMark.Line
+		if opened > 0 && atEnd(text, at.Line, at.Column) { // what is not closed is where it was opened
+			at.Line, at.Column = opened, load.ContextMark.Column
+		}
 		if load.ContextMsg != "" {
 			message = load.ContextMsg + ": " + message
 		}
@@ -42,6 +92,19 @@ func (c *converter) syntax(text []byte, err error) {
 		at.Line += c.lines
 	}
 	c.fail("yaml-syntax", at, hint, "Invalid YAML: %s", message)
+}
+
+// atEnd tells whether nothing but space is from a position on.
+func atEnd(text []byte, line, column int) bool {
+	for n := 1; n < line; n++ {
+		_, rest, ok := bytes.Cut(text, []byte("\n"))
+		if !ok {
+			return true
+		}
+		text = rest
+	}
+	first, rest, _ := bytes.Cut(text, []byte("\n"))
+	return len(bytes.TrimSpace(rest)) == 0 && len(bytes.TrimSpace(first[min(len(first), max(column-1, 0)):])) == 0
 }
 
 func unknownAnchor(message string) (string, bool) {

@@ -45,6 +45,9 @@ func (v value) variable(keys variableKeys) (pipeline.VariableSpec, bool) {
 	if !isIdentifier(spec.Name) {
 		v.d.report(pipeline.Warning, codeVariable, v.place(), "is a name that no shell can use", "use letters, digits and underscores", v.keyAt, v.via)
 	}
+	if spec.Name == "true" || spec.Name == "false" {
+		v.d.report(pipeline.Warning, codeVariable, v.place(), "is the name of the variable", booleanKey+": quote the name", v.keyAt, v.via)
+	}
 	switch {
 	case !v.set():
 		v.changed("an empty text")

@@ -5,6 +5,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -70,6 +72,11 @@ func split(text []byte) []part {
 		at = end
 	}
 	parts = append(parts, part{startLine, text[start:]})
+	if hasOddBreaks(text) {
+		for i := range parts[1:] {
+			parts[i+1].line = parts[i].line + countBreaks(parts[i].text)
+		}
+	}
 	for i, p := range parts {
 		if rest, ok := bytes.CutPrefix(p.text, []byte("--- ")); ok {
 			line, _, _ := bytes.Cut(rest, []byte("\n"))
@@ -79,6 +86,23 @@ func split(text []byte) []part {
 		}
 	}
 	return parts
+}
+
+// oddBreaks end a line in YAML 1.1 too.
+var oddBreaks = []string{"\r", "\u0085", "\u2028", "\u2029"}
+
+// hasOddBreaks tells whether there are lines that do not end with a line feed.
+func hasOddBreaks(text []byte) bool {
+	return bytes.Count(text, []byte("\r")) > bytes.Count(text, []byte("\r\n")) ||
+		slices.ContainsFunc(oddBreaks[1:], func(b string) bool { return bytes.Contains(text, []byte(b)) })
+}
+
+func countBreaks(text []byte) int {
+	n := bytes.Count(text, []byte("\n")) - bytes.Count(text, []byte("\r\n"))
+	for _, b := range oddBreaks {
+		n += bytes.Count(text, []byte(b))
+	}
+	return n
 }
 
 // converter turns the documents of one file into nodes.
@@ -143,7 +167,27 @@ func (c *converter) checkEncoding(text []byte) bool {
 
 // document reads one document; nil: there is nothing in it.
 func (c *converter) document(text []byte) *Node {
+	if n, ok := c.inPieces(text, piecesSize); ok {
+		return n
+	}
+	root, err := load(text)
+	if err != nil {
+		c.syntaxErrors(text, err)
+		return nil
+	}
+	if root == nil {
+		return nil
+	}
 	c.anchored = map[*yaml.Node]*Node{}
+	n := c.node(root)
+	if n.Kind == Null {
+		return nil
+	}
+	return n
+}
+
+// load gives the nodes of the library; nil: there are none.
+func load(text []byte) (*yaml.Node, error) {
 	var root yaml.Node
 	loader, err := yaml.NewLoader(bytes.NewReader(text), yaml.WithPlugin(loaderlimits.New(
 		loaderlimits.DepthFunc(func(depth int, _ *loaderlimits.DepthContext) error {
@@ -155,23 +199,17 @@ func (c *converter) document(text []byte) *Node {
 	if err == nil {
 		err = loader.Load(&root)
 	}
-	if err != nil {
-		if err.Error() != "EOF" {
-			c.syntax(text, err)
-		}
-		return nil
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case root.Kind != yaml.DocumentNode:
+		return &root, nil
+	case len(root.Content) == 0:
+		return nil, nil
 	}
-	if root.Kind == yaml.DocumentNode {
-		if len(root.Content) == 0 {
-			return nil
-		}
-		root = *root.Content[0]
-	}
-	n := c.node(&root)
-	if n.Kind == Null {
-		return nil
-	}
-	return n
+	return root.Content[0], nil
 }
 
 var errDepth = errors.New("too deep")

@@ -2,9 +2,14 @@ package config
 
 import (
 	"fmt"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"go.yaml.in/yaml/v4"
 
 	"keelson.dev/keelson/internal/pipeline"
 )
@@ -176,6 +181,7 @@ func TestParse(t *testing.T) {
 		"no map":                  {in: "- a", want: `["a"]`},
 		"a byte order mark":       {in: "\uFEFFa: b", want: `{a: "b"}`},
 		"carriage returns":        {in: "a: 1\r\nb: |\r\n  x\r\n  y\r\n", want: `{a: int(1), b: "x\ny\n"}`},
+		"other line breaks":       {in: "a: &x 1\r\u2028b: 2\n---\rc: *y", want: "{a: int(1), b: int(2)}", problems: "f:5:4: error yaml-alias: Unknown alias: y (an anchor is known below it in its own file only; use `!reference` or `extends` for another file)"},
 		"a complex key":           {in: "? [a]\n: b", want: "{}", problems: "f:1:3: error yaml-key: a key has to be a text, not a list or a map"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -208,16 +214,16 @@ func TestSyntax(t *testing.T) {
 		{"a:\n\t- b", "2:1", "while scanning for the next token: found character that cannot start any token", tab},
 		{"a: b: c", "1:5", value, colon},
 		{"a: @b", "1:4", "while scanning for the next token: found character that cannot start any token", "quote a text that starts with @, ` or %"},
-		{"a: \"b\nc: d", "2:5", "while scanning a quoted scalar: found unexpected end of stream", "the quote opened in line 1 is not closed"},
-		{"a: [b, c\nd: e", "2:2", "while parsing a flow sequence: did not find expected ',' or ']'", "a bracket or a comma is missing in the list or map opened in line 1"},
+		{"a: \"b\nc: d", "1:4", "while scanning a quoted scalar: found unexpected end of stream", "the quote opened in line 1 is not closed"},
+		{"a: [b, c\nd: e", "1:4", "while parsing a flow sequence: did not find expected ',' or ']'", "a bracket or a comma is missing in the list or map opened in line 1"},
 		{"a:\n  b: 1\n c: 2", "3:2", key, indent},
 		{"a:\n  - b\n  c: d", "3:3", dash, indent},
 		{"script:\n  - \"a\" && b", "2:9", dash, quote},
 		{"a: 'b' c", "1:8", key, quote},
 		{"script:\n  - echo \"a: b\" c: d", "2:18", value, colon},
-		{"a: *", "1:5", "while scanning an alias: did not find expected alphabetic or numeric character", "quote a text that starts with *"},
+		{"a: *", "1:4", "while scanning an alias: did not find expected alphabetic or numeric character", "quote a text that starts with *"},
 		{"a\nb: c", "2:2", value, colon},
-		{"---\nx: 1\n---\na: {b: c", "5:1", "while parsing a flow mapping: did not find expected ',' or '}'", "a bracket or a comma is missing in the list or map opened in line 4"},
+		{"---\nx: 1\n---\na: {b: c", "4:4", "while parsing a flow mapping: did not find expected ',' or '}'", "a bracket or a comma is missing in the list or map opened in line 4"},
 	} {
 		_, problems := parse("f", []byte(c.in))
 		want := "f:" + c.at + ": error yaml-syntax: Invalid YAML: " + c.want + " (" + c.hint + ")"
@@ -258,6 +264,73 @@ func TestAliasBomb(t *testing.T) {
 	if _, problems = parse("f", []byte(text)); !problems.Failed() {
 		t.Error("a bomb in maps is taken")
 	}
+}
+
+// An open quote swallows no faults of other entries, and no more than twenty are told.
+func TestSyntaxOfEntries(t *testing.T) {
+	text := "a: {script: [x, 'y]}\n.b: &b\n  script: x\nc:\n  <<: *b\n  image: x: y\nd: {script: ok}\ne: *none\n"
+	_, problems := parse("f", []byte(text))
+	if got, want := showProblems(problems), `f:1:17: error yaml-syntax: Invalid YAML: while scanning a quoted scalar: found unexpected end of stream (the quote opened in line 1 is not closed)
+f:6:11: error yaml-syntax: Invalid YAML: mapping values are not allowed in this context (quote a text that has a colon and a space in it; or the line is indented too far)
+f:8:4: error yaml-alias: Unknown alias: none (an anchor is known below it in its own file only; use `+"`!reference` or `extends`"+` for another file)`; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	_, problems = parse("f", []byte(strings.Repeat("a: b: c\n", 50)))
+	if len(problems) != maxSyntaxErrors {
+		t.Errorf("%d problems", len(problems))
+	}
+}
+
+// What is read in pieces is what is read as a whole.
+func TestPieces(t *testing.T) {
+	text := []byte("---\n" + strings.Replace(string(large().Text), "&vars ", "", 1) + "odd: !tag 2024-01-01\n")
+	root, err := load(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole, pieces := &converter{file: "f", lines: 1}, &converter{file: "f", lines: 1}
+	want := whole.node(root)
+	got, ok := pieces.inPieces(text, piecesSize)
+	if !ok {
+		t.Fatal("not read in pieces")
+	}
+	if !reflect.DeepEqual(want, got) {
+		t.Error("whole and pieces differ")
+	}
+	if showProblems(whole.problems) != showProblems(pieces.problems) || len(whole.problems) != 2 {
+		t.Errorf("problems %s and %s", showProblems(whole.problems), showProblems(pieces.problems))
+	}
+	if _, ok := pieces.inPieces(append(text, "job-0003: {script: x}\n"...), piecesSize); ok {
+		t.Error("a duplicate key is read in pieces")
+	}
+}
+
+func FuzzPieces(f *testing.F) {
+	for _, seed := range []string{"a: 1\nb: {c: d}\ne: |\n  f\n g\n", "a: [\nb: c\n]\nd: 'e\nf: g'\n", "a:\n- b\nc: d\n\n# x\ne: f", "a: &b c\nd: *b", "a\n: b\nc: d\n", "a: 1\n...\nb: 2", "a: b\na: c", "0:\r \n0:"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		c := &converter{file: "f"}
+		if !c.checkEncoding(text) || len(text) > 4096 {
+			return
+		}
+		for _, p := range split(text) {
+			pieces := &converter{file: "f"}
+			got, ok := pieces.inPieces(p.text, 0)
+			if !ok {
+				continue
+			}
+			root, err := load(p.text)
+			if err != nil {
+				t.Fatalf("%q: %v, but its pieces are read as %s", p.text, err, show(got, false))
+			}
+			whole := &converter{file: "f", anchored: map[*yaml.Node]*Node{}}
+			want := whole.node(root)
+			if diff := cmp.Diff(want, got, cmp.AllowUnexported(Node{}), cmpopts.EquateNaNs()); diff != "" || showProblems(whole.problems) != showProblems(pieces.problems) {
+				t.Errorf("%q: whole and pieces differ: %s\n%s\n%s", p.text, diff, showProblems(whole.problems), showProblems(pieces.problems))
+			}
+		}
+	})
 }
 
 func FuzzParse(f *testing.F) {

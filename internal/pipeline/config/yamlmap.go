@@ -26,12 +26,15 @@ func (c *converter) mapping(made *Node, n *yaml.Node) {
 		}
 		pair := Pair{Key: key, KeyAt: c.at(n.Content[i]), Value: value}
 		if old, own := b.set(pair, true); own {
-			c.warn("duplicate-key", pair.KeyAt, "remove one of them",
-				"the key `%s` is there twice: this one counts, the one at %v does not", key, old.KeyAt)
+			c.duplicate(old, pair)
 		}
 	}
 	made.measure()
 	c.checkDepth(made)
+}
+
+func (c *converter) duplicate(old, pair Pair) {
+	c.warn("duplicate-key", pair.KeyAt, "remove one of them", "the key `%s` is there twice: this one counts, the one at %v does not", pair.Key, old.KeyAt)
 }
 
 // key gives a key as a text. Of a scalar that is no text it is what GitLab makes of the scalar.

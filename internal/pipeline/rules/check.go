@@ -35,13 +35,28 @@ type Facts struct {
 
 // Cache spares work where many jobs have the same conditions. Its zero value is ready. It is not for several goroutines at once.
 type Cache struct {
-	expressions map[string]parsed
-	searches    map[string]search
+	expressions memory[*Expression]
+	since       memory[[]string] // by ref
+	trees       memory[pipeline.Tree]
+	searches    memory[search]
 }
 
-type parsed struct {
-	expression *Expression
-	err        error
+// memory keeps what a key came to the first time.
+type memory[T any] map[string]struct {
+	value T
+	err   error
+}
+
+func (m *memory[T]) get(key string, first func() (T, error)) (T, error) {
+	kept, ok := (*m)[key]
+	if !ok {
+		kept.value, kept.err = first()
+		if *m == nil {
+			*m = memory[T]{}
+		}
+		(*m)[key] = kept
+	}
+	return kept.value, kept.err
 }
 
 // Check holds the conditions of a rule against the facts: all that are set must hold, and a rule without any does. Verdicts has one
@@ -50,6 +65,9 @@ type parsed struct {
 // An error is about a condition that cannot be decided (compare_to an unknown ref, another project that is not there); GitLab leaves
 // the job out then and fails the pipeline. The condition is the last that holds up to it; of later ones errors do not count.
 func Check(c pipeline.Clauses, f Facts) (holds bool, verdicts []pipeline.ClauseVerdict, err error) {
+	if f.Cache == nil {
+		f.Cache = &Cache{}
+	}
 	holds = true
 	add := func(v pipeline.ClauseVerdict, problem error) {
 		if problem != nil {
@@ -80,7 +98,7 @@ func Check(c pipeline.Clauses, f Facts) (holds bool, verdicts []pipeline.ClauseV
 // checkIf evaluates an expression. One that is none does not hold.
 func (f Facts) checkIf(text pipeline.Text) pipeline.ClauseVerdict {
 	v := pipeline.ClauseVerdict{Kind: "if", Text: text.Value, At: text.At}
-	e, err := f.Cache.parse(text.Value)
+	e, err := f.Cache.expressions.get(text.Value, func() (*Expression, error) { return Parse(text.Value) })
 	if err != nil {
 		v.Detail = err.Error()
 		return v
@@ -105,27 +123,11 @@ func (f Facts) checkIf(text pipeline.Text) pipeline.ClauseVerdict {
 	return v
 }
 
-// parse is [Parse].
-func (c *Cache) parse(text string) (*Expression, error) {
-	if c == nil {
-		return Parse(text)
-	}
-	p, ok := c.expressions[text]
-	if !ok {
-		p.expression, p.err = Parse(text)
-		if c.expressions == nil {
-			c.expressions = map[string]parsed{}
-		}
-		c.expressions[text] = p
-	}
-	return p.expression, p.err
-}
-
 // checkChanges asks what has changed. What is not known counts as changed.
 func (f Facts) checkChanges(c pipeline.Changes) (pipeline.ClauseVerdict, error) {
 	v := pipeline.ClauseVerdict{Kind: "changes", Text: described(c.Paths, c.Regexp), At: c.At}
 	expand := f.expander(&v)
-	against := ""
+	ref, against := "", ""
 	paths, known := []string(nil), false
 	if c.CompareTo == nil {
 		if f.Context != nil {
@@ -133,11 +135,12 @@ func (f Facts) checkChanges(c pipeline.Changes) (pipeline.ClauseVerdict, error) 
 		}
 	} else {
 		v.Text += " (compare_to: " + c.CompareTo.Value + ")"
-		ref := expand(c.CompareTo.Value)
+		ref = expand(c.CompareTo.Value)
 		against = " since " + f.shown(ref)
 		if f.Context != nil && f.Context.ChangesSince != nil {
 			var err error
-			if paths, err = f.Context.ChangesSince(ref); err != nil || ref == "" {
+			paths, err = f.Cache.since.get(ref, func() ([]string, error) { return f.Context.ChangesSince(ref) })
+			if err != nil || ref == "" {
 				return v, fmt.Errorf("rules:changes:compare_to is not a valid ref: %s%s", quoted(f.shown(ref)), because(err))
 			}
 			known = true
@@ -154,7 +157,7 @@ func (f Facts) checkChanges(c pipeline.Changes) (pipeline.ClauseVerdict, error) 
 		v.Detail = "nothing has changed" + against
 		return v, nil
 	}
-	s, err := f.search(searched{kind: "rules:changes", where: against, globs: texts(c.Paths, expand), regexp: optional(c.Regexp, expand)}, paths)
+	s, err := f.search(searched{kind: "rules:changes", where: ref, globs: texts(c.Paths, expand), regexp: optional(c.Regexp, expand)}, paths)
 	if err != nil {
 		return v, err
 	}
@@ -204,7 +207,7 @@ func (f Facts) checkExists(e pipeline.Exists) (pipeline.ClauseVerdict, error) {
 		v.Text += ")"
 		err := errors.New("no other project is known here")
 		if tree != nil {
-			tree, err = tree.Of(project, ref)
+			tree, err = f.Cache.trees.get(where, func() (pipeline.Tree, error) { return f.Context.Tree.Of(project, ref) })
 		}
 		switch {
 		case err != nil && ref != "":
@@ -314,7 +317,6 @@ type search struct {
 	by      string // the pattern that matches, as expanded
 	path    string // what it matches
 	tooMany string // why it was not looked for: it holds
-	err     error
 }
 
 // detail says what came of it, among how many paths.
@@ -329,33 +331,16 @@ func (s search) detail(among string) string {
 	}
 }
 
-// search looks for patterns in paths, or remembers what came of it.
+// search looks for patterns in paths.
 func (f Facts) search(what searched, paths []string) (search, error) {
-	if f.Cache == nil {
-		s := what.in(paths)
-		return s, s.err
-	}
-	var key strings.Builder
-	fmt.Fprintf(&key, "%s%q", what.kind, what.where)
+	key := fmt.Sprintf("%s %q %q", what.kind, what.where, what.globs)
 	if what.regexp != nil {
-		fmt.Fprintf(&key, " regexp %q", *what.regexp)
-	} else {
-		for _, g := range what.globs {
-			fmt.Fprintf(&key, " %q", g)
-		}
+		key += fmt.Sprintf(" regexp %q", *what.regexp)
 	}
-	s, ok := f.Cache.searches[key.String()]
-	if !ok {
-		s = what.in(paths)
-		if f.Cache.searches == nil {
-			f.Cache.searches = map[string]search{}
-		}
-		f.Cache.searches[key.String()] = s
-	}
-	return s, s.err
+	return f.Cache.searches.get(key, func() (search, error) { return what.in(paths) })
 }
 
-func (w searched) in(paths []string) search {
+func (w searched) in(paths []string) (search, error) {
 	switch {
 	case w.regexp != nil:
 		return w.byRegexp(paths)
@@ -367,24 +352,24 @@ func (w searched) in(paths []string) search {
 }
 
 // byRegexp searches paths for a regular expression, which is RE2's here and Ruby's with GitLab.
-func (w searched) byRegexp(paths []string) search {
+func (w searched) byRegexp(paths []string) (search, error) {
 	text := *w.regexp
 	if n := len([]rune(text)); n > maxRegexp {
-		return search{err: fmt.Errorf("%s:regexp is too long (maximum is %d characters after variable expansion)", w.kind, maxRegexp)}
+		return search{}, fmt.Errorf("%s:regexp is too long (maximum is %d characters after variable expansion)", w.kind, maxRegexp)
 	}
 	if len(paths) > maxComparisons {
-		return search{holds: true, tooMany: fmt.Sprintf("there are more than %d paths", maxComparisons)}
+		return search{holds: true, tooMany: fmt.Sprintf("there are more than %d paths", maxComparisons)}, nil
 	}
 	re, err := regexp.Compile(lines + rubyRegexp(text))
 	if err != nil {
-		return search{err: fmt.Errorf("%s:regexp is not valid: %s", w.kind, strings.ReplaceAll(reason(err), lines, ""))}
+		return search{}, fmt.Errorf("%s:regexp is not valid: %s", w.kind, strings.ReplaceAll(reason(err), lines, ""))
 	}
 	for _, path := range paths {
 		if re.MatchString(path) {
-			return search{holds: true, by: text, path: path}
+			return search{holds: true, by: text, path: path}, nil
 		}
 	}
-	return search{}
+	return search{}, nil
 }
 
 // lines makes ^ and $ be about lines, as they always are in Ruby.
@@ -413,7 +398,7 @@ func rubyRegexp(text string) string {
 }
 
 // changed finds the first path that a pattern matches.
-func (w searched) changed(paths []string) search {
+func (w searched) changed(paths []string) (search, error) {
 	globs := unique(w.globs)
 	if len(paths)*len(globs) > maxComparisons {
 		return w.beyond()
@@ -421,37 +406,37 @@ func (w searched) changed(paths []string) search {
 	return w.match(globs, paths)
 }
 
-func (w searched) beyond() search {
-	return search{holds: true, tooMany: fmt.Sprintf("there are more than %d comparisons of paths with patterns", maxComparisons)}
+func (w searched) beyond() (search, error) {
+	return search{holds: true, tooMany: fmt.Sprintf("there are more than %d comparisons of paths with patterns", maxComparisons)}, nil
 }
 
 // match tries patterns on paths in turn.
-func (w searched) match(globs []string, paths []string) search {
+func (w searched) match(globs, paths []string) (search, error) {
 	var ready []*PathGlob
 	alternatives := 0
 	for _, g := range globs {
 		p, err := ParseGlob(g)
 		if err != nil {
-			return search{err: fmt.Errorf("%s: %w", w.kind, err)}
+			return search{}, fmt.Errorf("%s: %w", w.kind, err)
 		}
 		ready = append(ready, p)
 		alternatives += len(p.alternatives)
 	}
 	if alternatives*len(paths) > maxMatches {
-		return search{holds: true, tooMany: fmt.Sprintf("there are more than %d comparisons of paths with the alternatives of patterns", maxMatches)}
+		return search{holds: true, tooMany: fmt.Sprintf("there are more than %d comparisons of paths with the alternatives of patterns", maxMatches)}, nil
 	}
 	for _, path := range paths {
 		for i, p := range ready {
 			if p.Match(path) {
-				return search{holds: true, by: globs[i], path: path}
+				return search{holds: true, by: globs[i], path: path}, nil
 			}
 		}
 	}
-	return search{}
+	return search{}, nil
 }
 
 // exists finds a path that is there. As with GitLab, patterns without a wildcard and those like **/*.go do not count as comparisons.
-func (w searched) exists(paths []string) search {
+func (w searched) exists(paths []string) (search, error) {
 	if !slices.ContainsFunc(w.globs, func(g string) bool { return strings.Contains(g, "/") || strings.Contains(g, "**") }) {
 		top := make([]string, 0, len(paths))
 		for _, p := range paths {
@@ -476,7 +461,7 @@ func (w searched) exists(paths []string) search {
 			patterns = append(patterns, g)
 		}
 		if i := slices.IndexFunc(paths, found); i >= 0 {
-			return search{holds: true, by: g, path: paths[i]}
+			return search{holds: true, by: g, path: paths[i]}, nil
 		}
 	}
 	if len(paths)*len(patterns) > maxComparisons {

@@ -33,7 +33,11 @@ func Verdict(out io.Writer, v pipeline.Verdict, paint Paint) error {
 		if rule.At != (pipeline.Position{}) {
 			at = " at " + Plain(rule.At.String())
 		}
-		w.printf("  rule %d%s %s\n", i+1, at, verdict)
+		name := fmt.Sprintf("rule %d", i+1)
+		if rule.Keyword != "" {
+			name = rule.Keyword
+		}
+		w.printf("  %s%s %s\n", name, at, verdict)
 		for _, way := range ways(rule.Via) {
 			w.printf("    %s\n", paint.with(dim, way))
 		}
