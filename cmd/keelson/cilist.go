@@ -208,12 +208,7 @@ func withoutSecrets(graph *pipeline.Graph) *pipeline.Graph {
 	out := *graph
 	out.Jobs = append([]pipeline.Job(nil), graph.Jobs...)
 	for i := range out.Jobs {
-		out.Jobs[i].Variables = append(pipeline.Variables(nil), out.Jobs[i].Variables...)
-		for k, v := range out.Jobs[i].Variables {
-			if v.Masked {
-				out.Jobs[i].Variables[k].Value = show.Masked
-			}
-		}
+		out.Jobs[i].Variables = show.WithoutSecrets(out.Jobs[i].Variables)
 	}
 	return &out
 }
