@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 // Where files are staged: in .git, where neither globs nor git see them, or else in the project directory.
@@ -35,6 +36,7 @@ type stage struct {
 	root  *os.Root // the project directory
 	at    string   // the stage, relative to it
 	box   *os.Root // the stage
+	lock  *os.File // held as long as its process lives
 	umask fs.FileMode
 }
 
@@ -58,6 +60,12 @@ func newStage(root *os.Root) (*stage, error) {
 		return nil, fmt.Errorf("stage the files: %w", err)
 	}
 	info, err := root.Lstat(st.at)
+	if err == nil {
+		st.lock, err = st.box.Open(".")
+	}
+	if err == nil {
+		err = unix.Flock(int(st.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
 	if err != nil {
 		st.close()
 		return nil, fmt.Errorf("stage the files: %w", err)
@@ -68,22 +76,41 @@ func newStage(root *os.Root) (*stage, error) {
 
 // close removes the stage, and those that killed processes have left.
 func (st *stage) close() {
-	st.box.Close()
-	st.root.RemoveAll(st.at) //nolint:errcheck // the next one removes it
 	home := path.Dir(st.at)
+	if err := st.root.RemoveAll(st.at); err != nil {
+		st.root.Chtimes(st.at, time.Time{}, time.Now().Add(-time.Hour)) //nolint:errcheck // then it is found later
+	}
+	st.box.Close()
+	if st.lock != nil {
+		st.lock.Close()
+	}
 	dir, err := st.root.Open(home)
 	if err != nil {
 		return
 	}
-	left, _ := dir.ReadDir(-1)
+	names, _ := dir.Readdirnames(-1) // what cannot be read is not removed
 	dir.Close()
-	for _, e := range left {
-		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > 24*time.Hour {
-			st.root.RemoveAll(path.Join(home, e.Name())) //nolint:errcheck // the next one tries again
-		}
+	for _, name := range names {
+		removeDead(st.root, path.Join(home, name))
 	}
 	if home == stageHere {
 		st.root.Remove(home) //nolint:errcheck // others may be using it
+	}
+}
+
+// removeDead removes a stage whose process is no more: nobody holds its lock, and it is too old to be about to.
+func removeDead(root *os.Root, at string) {
+	info, err := root.Lstat(at)
+	if err != nil || !info.IsDir() || time.Since(info.ModTime()) < 10*time.Second {
+		return
+	}
+	lock, err := root.Open(at)
+	if err != nil {
+		return
+	}
+	defer lock.Close()
+	if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		root.RemoveAll(at) //nolint:errcheck // the next one tries again
 	}
 }
 
@@ -169,18 +196,28 @@ type move struct {
 }
 
 // settle moves what is staged into the project directory. What is there is replaced, directories are merged; what cannot be
-// replaced is found before anything is moved.
+// replaced is found before anything is moved. Of several who settle in one directory each waits for the one before.
 func (st *stage) settle(entries []entry) error {
-	var moves []move
-	if err := st.plan(".", &moves); err != nil {
+	home, err := st.root.Open(path.Dir(st.at))
+	if err != nil {
 		return err
 	}
-	for _, m := range moves {
-		if m.empty {
-			st.root.Remove(m.at) //nolint:errcheck // the rename tells
+	defer home.Close()
+	if err := unix.Flock(int(home.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("lock %s: %w", path.Dir(st.at), err)
+	}
+	for attempt := 0; ; attempt++ {
+		var moves []move
+		if err := st.plan(".", &moves); err != nil {
+			return err
 		}
-		if err := st.root.Rename(path.Join(st.at, m.at), m.at); err != nil {
-			return fmt.Errorf("move %s into place: %w", m.at, unwrapLink(err))
+		err := st.apply(moves)
+		if err == nil {
+			break
+		}
+		// A job that runs in the same directory may have made it meanwhile.
+		if attempt == 3 || !(errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.EISDIR)) {
+			return err
 		}
 	}
 	for _, e := range slices.Backward(entries) {
@@ -191,6 +228,18 @@ func (st *stage) settle(entries []entry) error {
 			if err := st.root.Chmod(e.Path, e.Mode.Perm()); err != nil {
 				return fmt.Errorf("%s: %w", e.Path, unwrapDisk(err))
 			}
+		}
+	}
+	return nil
+}
+
+func (st *stage) apply(moves []move) error {
+	for _, m := range moves {
+		if m.empty {
+			st.root.Remove(m.at) //nolint:errcheck // the rename tells
+		}
+		if err := st.root.Rename(path.Join(st.at, m.at), m.at); err != nil {
+			return fmt.Errorf("move %s into place: %w", m.at, unwrapLink(err))
 		}
 	}
 	return nil

@@ -134,8 +134,9 @@ func check(entries []entry, l Limits, foreign bool) error {
 		}
 	}
 	if foreign {
+		budget := maxSteps
 		for at := range links {
-			if !staysInside(links, at) {
+			if !staysInside(links, at, &budget) {
 				return &unsafeError{at, "is a link that points outside of the directory: " + quote(links[at])}
 			}
 		}
@@ -172,44 +173,42 @@ func checkName(name string) error {
 	return nil
 }
 
-// staysInside follows a link through the links of its archive and tells whether it ever leaves the directory.
-func staysInside(links map[string]string, at string) bool {
-	if strings.HasPrefix(links[at], "/") {
-		return false
-	}
-	var done []string // the path so far
-	if dir := path.Dir(at); dir != "." {
-		done = strings.Split(dir, "/")
-	}
-	rest := strings.Split(links[at], "/")
-	for steps := 0; len(rest) > 0; steps++ {
-		if steps > 4096 {
-			return false // a loop
+// Bounds of following links: so many on one way, as Linux has it, and so many steps for all links of an archive.
+const (
+	maxFollowed = 40
+	maxSteps    = 10_000_000
+)
+
+// staysInside follows a link through the links of its archive and tells whether it ever leaves the directory. It takes its steps
+// from a budget.
+func staysInside(links map[string]string, at string, budget *int) bool {
+	done := path.Dir(at)            // the path so far, "." at the top
+	todo := []string{path.Base(at)} // what is still to be gone, the next part last
+	for followed := 0; len(todo) > 0; {
+		if *budget--; *budget < 0 {
+			return false
 		}
-		part := rest[0]
-		rest = rest[1:]
-		switch part {
-		case "", ".":
-		case "..":
-			if len(done) == 0 {
+		part := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if part == ".." {
+			if done == "." {
 				return false
 			}
-			done = done[:len(done)-1]
-		default:
-			next := path.Join(append(slices.Clone(done), part)...)
-			target, isLink := links[next]
-			switch {
-			case !isLink:
-				done = append(done, part)
-			case strings.HasPrefix(target, "/"):
-				return false
-			default:
-				rest = append(strings.Split(target, "/"), rest...)
-			}
-			if len(rest) > 4096 {
-				return false
-			}
+			done = path.Dir(done)
+			continue
 		}
+		next := path.Join(done, part)
+		target, isLink := links[next]
+		if !isLink {
+			done = next
+			continue
+		}
+		if followed++; followed > maxFollowed || strings.HasPrefix(target, "/") {
+			return false
+		}
+		parts := strings.Split(target, "/")
+		slices.Reverse(parts)
+		todo = append(todo, parts...)
 	}
 	return true
 }

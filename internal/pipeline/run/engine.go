@@ -131,7 +131,16 @@ func (e *engine) loop(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	end, commands := ctx.Done(), e.o.Commands
+	cancel := func() {
+		end = nil
+		for _, p := range e.pipelines {
+			e.try(p, schedule.Event{Kind: schedule.Cancel, Why: "canceled"})
+		}
+	}
 	for {
+		if end != nil && ctx.Err() != nil { // before anything is started that is canceled at once
+			cancel()
+		}
 		e.settle()
 		due, waits := e.nextDue()
 		if e.active == 0 && !waits {
@@ -156,10 +165,7 @@ func (e *engine) loop(ctx context.Context) {
 			}
 			e.command(c)
 		case <-end:
-			end = nil
-			for _, p := range e.pipelines {
-				e.try(p, schedule.Event{Kind: schedule.Cancel, Why: "canceled"})
-			}
+			cancel()
 		}
 	}
 }

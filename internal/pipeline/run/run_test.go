@@ -402,6 +402,17 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// TestCanceledBefore starts nothing.
+func TestCanceledBefore(t *testing.T) {
+	b := newBench(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	b.want(b.runIn(ctx, graph(job("a", "build", "touch ran"), job("b", "test", "true"))), "canceled: a=canceled b=canceled")
+	if _, err := os.Stat(filepath.Join(b.dir, "ran")); err == nil {
+		t.Error("it ran")
+	}
+}
+
 // TestAbort ends everything at once.
 func TestAbort(t *testing.T) {
 	b := newBench(t)
@@ -467,10 +478,12 @@ func (c children) Compile(ctx context.Context, t Trigger) (*pipeline.Graph, erro
 	if !ok {
 		return nil, fmt.Errorf("%s is not there", inc.Local)
 	}
-	for i := range g.Jobs {
-		g.Jobs[i].Variables = append(g.Jobs[i].Variables, t.Variables...)
+	own := *g
+	own.Jobs = slices.Clone(g.Jobs)
+	for i := range own.Jobs {
+		own.Jobs[i].Variables = t.Variables
 	}
-	return g, nil
+	return &own, nil
 }
 
 func trigger(name, stage, file, strategy string) pipeline.Job {
