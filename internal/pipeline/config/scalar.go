@@ -10,8 +10,11 @@ import (
 	"unicode/utf8"
 )
 
-// errDate is met by a plain date or time: Psych makes an object of it, which GitLab does not let in.
-var errDate = errors.New("Tried to load unspecified class: Date")
+// A plain date or time is met by an error: Psych makes an object of it, which GitLab does not let in.
+var (
+	errDate = errors.New("Tried to load unspecified class: Date")
+	errTime = errors.New("Tried to load unspecified class: Time")
+)
 
 // setScalar gives a plain scalar its kind and texts as Ruby's Psych 5 reads it and Ruby's to_s writes it. The order of the tests is
 // Psych's: YAML 1.1 with deviations, such as 12:30 being seconds (of hours and minutes), 1e3 and 0o17 being texts, and 1,000 a number.
@@ -22,7 +25,9 @@ func (n *Node) setScalar(raw string) error {
 		n.Kind = Null
 	case startsAsText(raw) || strings.Contains(raw, "\n"):
 		n.setWord(raw)
-	case isTime(raw), isDate(raw):
+	case isTime(raw):
+		return errTime
+	case isDate(raw):
 		return errDate
 	case strings.EqualFold(strings.TrimPrefix(raw, "+"), ".inf"):
 		n.setFloat(math.Inf(1))

@@ -304,7 +304,7 @@ func (c *converter) scalar(made *Node, n *yaml.Node) {
 
 func (c *converter) resolve(made *Node, n *yaml.Node) {
 	if err := made.setScalar(n.Value); err != nil {
-		c.fail("yaml-date", c.at(n), fmt.Sprintf("quote it: %q", n.Value), "%v (`%s` is a date to YAML)", err, n.Value)
+		c.fail("yaml-date", c.at(n), fmt.Sprintf("quote it: %q", n.Value), "%v (to YAML `%s` is a date or a time)", err, n.Value)
 	}
 }
 
