@@ -84,9 +84,12 @@ func runCIList(ctx context.Context, g *global, opts ciOptions) error {
 		if without.config == nil {
 			return p.refuse(g, without.Problems)
 		}
-		all := *without.context
-		all.Changes = nil
-		with := compile.Compile(without.config, &all)
+		with := without.Result
+		if without.context.Changes != nil && p.files.Mention("changes") {
+			all := *without.context
+			all.Changes = nil
+			with = compile.Compile(without.config, &all)
+		}
 		column := show.Event{Name: e.name, Jobs: cells(with, without.Result)}
 		switch {
 		case with.Problems.Failed():
