@@ -55,6 +55,7 @@ var measurements = []measurement{
 	{"size", (*bench).measureSize},
 	{"version", (*bench).measureVersion},
 	{"render", (*bench).measureRender},
+	{"ci", (*bench).measurePipelines},
 	{"up", (*bench).measureUp},
 	{"push", (*bench).measurePush},
 	{"push-sample", (*bench).measurePushSample},

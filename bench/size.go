@@ -55,12 +55,17 @@ func (b *bench) measureVersion(ctx context.Context) error {
 
 // runCommand runs a command once to warm up and then as often as samples are wanted.
 func (b *bench) runCommand(ctx context.Context, program string, args ...string) ([]usage, error) {
+	return b.runIn(ctx, "", program, args...)
+}
+
+// runIn is runCommand in a directory.
+func (b *bench) runIn(ctx context.Context, dir, program string, args ...string) ([]usage, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, self, append([]string{measureVerb, strconv.Itoa(b.runs + 1), program}, args...)...)
-	cmd.Env = environment()
+	cmd.Dir, cmd.Env = dir, environment()
 	out, err := output(ctx, cmd)
 	if err != nil {
 		return nil, err

@@ -73,7 +73,7 @@ func newRoot(g *global) *cobra.Command {
   keelson down         stop it all`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
-		PersistentPreRunE: func(*cobra.Command, []string) error { return g.complete() },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return g.complete(cmd.Annotations[formatsOf]) },
 	}
 	f := root.PersistentFlags()
 	f.StringVar(&g.data, "data", "", "the data `directory` of the instance (env KEELSON_DATA; default: keelson in the user's state directory)")
@@ -87,22 +87,26 @@ func newRoot(g *global) *cobra.Command {
 		upCommand(g), downCommand(g), serverCommand(g),
 		getCommand(g), statusCommand(g), reconcileCommand(g), suspendCommand(g), resumeCommand(g), confirmCommand(g), eventsCommand(g), statsCommand(g),
 		takeoverCommand(g), handbackCommand(g),
-		renderCommand(g), gitCommand(g), versionCommand(g), exitCodesTopic(), renderChildCommand(),
+		renderCommand(g), gitCommand(g), ciCommand(g), versionCommand(g), exitCodesTopic(), renderChildCommand(),
 	)
 	root.AddCommand(engineCommands(g)...)
 	return root
 }
 
-// complete fills in the defaults and checks the values once flags are parsed.
-func (g *global) complete() error {
+// formatsOf is the annotation of a command that has more output formats than others.
+const formatsOf = "formats"
+
+// complete fills in the defaults and checks the values once flags are parsed. The formats are the command's own, besides those of all.
+func (g *global) complete(formats string) error {
 	if err := g.completeData(); err != nil {
 		return err
 	}
 	if g.output == "text" {
 		g.output = ""
 	}
-	if !slices.Contains([]string{"", "wide", "json", "yaml"}, g.output) {
-		return usagef("unknown output format %q: it is json, yaml, wide or text", g.output)
+	own := strings.Fields(formats)
+	if !slices.Contains(append([]string{"", "wide", "json", "yaml"}, own...), g.output) {
+		return usagef("unknown output format %q: it is %s", g.output, strings.Join(append([]string{"json", "yaml", "wide"}, own...), ", ")+" or text")
 	}
 	return nil
 }

@@ -21,11 +21,15 @@ type Context struct {
 	Tag       bool   // Ref is a tag
 	Protected bool   // Ref is protected
 	Commit    Commit
-	Before    string // the commit that Ref named before a push; empty or zeroes: a new ref
+	// IgnoreSkip makes a pipeline although the commit message says [skip ci].
+	IgnoreSkip bool
+	Before     string // the commit that Ref named before a push; empty or zeroes: a new ref
 	// MergeRequest is set for merge_request_event only.
 	MergeRequest *MergeRequest
-	Schedule     string // a schedule's description
-	Upstream     *Upstream
+	// OpenMergeRequests name those of the branch ("group/name!1"), the newest first; nil: those of MergeRequest.
+	OpenMergeRequests []string
+	Schedule          string // a schedule's description
+	Upstream          *Upstream
 
 	Project Project
 	Server  Server
@@ -96,6 +100,7 @@ type Upstream struct {
 // Project is the repository's project.
 type Project struct {
 	ID            int64
+	NamespaceID   int64
 	Path          string // group/sub/name
 	Title         string
 	Description   string

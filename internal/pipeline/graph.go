@@ -27,6 +27,7 @@ type Config struct {
 	Jobs      []JobSpec      // as in the merged file; hidden ones are left out
 	Files     []File         // what it was made of, the first one first
 	Spec      []InputSpec    // the inputs that the first file takes
+	Partial   bool           // some of it could not be read, so that jobs may be missing
 }
 
 // File is a configuration file that was read.
@@ -59,6 +60,7 @@ type Text struct {
 	Value string
 	At    Position
 	Via   []Via
+	Plain bool // without quotes and on one line: a byte of Value is as many columns behind At
 }
 
 // VariableSpec is a variable as a file sets it.
@@ -86,7 +88,8 @@ type JobSpec struct {
 	Rules            []Rule         // nil: it has none
 	Only, Except     *Policy
 	Parallel         *Parallel
-	NeedSpecs        []NeedSpec // as written; nil: no needs (DAG is false)
+	Inputs           []InputSpec // the job's own, with their defaults
+	NeedSpecs        []NeedSpec  // as written; nil: no needs (DAG is false)
 
 	// Where each keyword of the job is written and how it came there, by its name ("stage", "needs", "environment.on_stop").
 	Where map[string]Text
@@ -186,18 +189,21 @@ type NeedSpec struct {
 
 // Verdict tells why a job runs for an event, or not.
 type Verdict struct {
-	Job          string        `json:"job"` // its name in the file
-	Runs         bool          `json:"runs"`
-	When         When          `json:"when,omitempty"`
-	AllowFailure AllowFailure  `json:"allowFailure,omitzero"`
-	Names        []string      `json:"names,omitempty"` // its jobs in the graph
-	Reason       string        `json:"reason"`          // one sentence: "rule 2 of 3 matches", "no rule matches", "except: tags"
-	Rules        []RuleVerdict `json:"rules,omitempty"`
-	At           Position      `json:"at"`
+	Job          string       `json:"job"` // its name in the file
+	Runs         bool         `json:"runs"`
+	When         When         `json:"when,omitempty"`
+	AllowFailure AllowFailure `json:"allowFailure,omitzero"`
+	Names        []string     `json:"names,omitempty"` // its jobs in the graph
+	// Instances are the parallel jobs that this verdict is about, where others of the same job came to something else.
+	Instances []string      `json:"instances,omitempty"`
+	Reason    string        `json:"reason"` // one sentence: "rule 2 of 3 matches", "no rule matches", "except: tags"
+	Rules     []RuleVerdict `json:"rules,omitempty"`
+	At        Position      `json:"at"`
 }
 
 // RuleVerdict is what one rule came to; rules after the one that matched are not looked at and not listed.
 type RuleVerdict struct {
+	Keyword string          `json:"keyword,omitempty"` // only or except, each of which counts as one rule; empty: an item of rules
 	At      Position        `json:"at"`
 	Via     []Via           `json:"via,omitempty"`
 	Matches bool            `json:"matches"`

@@ -70,6 +70,7 @@ type Job struct {
 	Pages       *Pages              `json:"pages,omitempty"`
 	IDTokens    map[string][]string `json:"idTokens,omitempty"` // variable -> audiences
 	Secrets     map[string]Secret   `json:"secrets,omitempty"`  // variable -> where it is kept
+	Identity    string              `json:"identity,omitempty"` // of the job to a cloud: google_cloud
 
 	Node   Node `json:"node,omitzero"`    // which of several parallel instances it is
 	Matrix []KV `json:"matrix,omitempty"` // its values of parallel:matrix, in the order of the file

@@ -10,9 +10,11 @@ type Variable struct {
 	// Public variables are those of the files and the predefined ones that hold no credential; services see only these.
 	Public bool `json:"public,omitempty"`
 	// Protected variables are there on protected refs only.
-	Protected bool     `json:"protected,omitempty"`
-	Origin    string   `json:"origin,omitempty"` // one of the Origin constants
-	At        Position `json:"at,omitzero"`
+	Protected bool `json:"protected,omitempty"`
+	// Scope is the environment that a variable of project or group is for ("production", "review/*"); empty and "*": every job.
+	Scope  string   `json:"scope,omitempty"`
+	Origin string   `json:"origin,omitempty"` // one of the Origin constants
+	At     Position `json:"at,omitzero"`
 }
 
 // Where the value of a variable comes from, from the weakest to the strongest.

@@ -3,7 +3,9 @@ package pipeline
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // maxExpanded bounds a value after its references are expanded, in bytes; what doubles itself a few times ends here.
@@ -167,18 +169,28 @@ func reference(s string, escapes bool) (name string, width int) {
 	return s[open:n], n + len(end)
 }
 
+// References gives the names that a text refers to for [Variables.ExpandServer], in its order.
+func References(text string) []string { return names(text, false) }
+
 // references gives the names that a value refers to, in its order.
 func references(v Variable) []string {
-	if v.Raw || !strings.ContainsAny(v.Value, "$%") {
+	if v.Raw {
+		return nil
+	}
+	return names(v.Value, true)
+}
+
+func names(text string, escapes bool) []string {
+	if !strings.ContainsAny(text, "$%") {
 		return nil
 	}
 	var names []string
-	for i := 0; i < len(v.Value); {
-		at := strings.IndexAny(v.Value[i:], "$%")
+	for i := 0; i < len(text); {
+		at := strings.IndexAny(text[i:], "$%")
 		if at < 0 {
 			break
 		}
-		name, width := reference(v.Value[i+at:], true)
+		name, width := reference(text[i+at:], escapes)
 		if name != "" {
 			names = append(names, name)
 		}
@@ -318,8 +330,8 @@ func circle(vs Variables, component []int) string {
 // Redact puts [MASKED] where a text holds the value of a masked variable.
 func (vs Variables) Redact(text string) string {
 	var values []string
-	for _, v := range vs {
-		if v.Masked && v.Value != "" && strings.Contains(text, v.Value) {
+	for i := range vs { // it is asked for every condition of every job
+		if v := &vs[i]; v.Masked && v.Value != "" && strings.Contains(text, v.Value) {
 			values = append(values, v.Value)
 		}
 	}
@@ -332,4 +344,42 @@ func (vs Variables) Redact(text string) string {
 		pairs = append(pairs, v, "[MASKED]")
 	}
 	return strings.NewReplacer(pairs...).Replace(text)
+}
+
+// Started adds what there is once a job has started: CI_JOB_ID and what goes with it, weaker than all others.
+func (vs Variables) Started(id int64, at time.Time) Variables {
+	out := make(Variables, 0, len(vs)+3)
+	add := func(name, value string) {
+		out = append(out, Variable{Name: name, Value: value, Public: true, Origin: OriginPredefined})
+	}
+	number := strconv.FormatInt(id, 10)
+	add("CI_JOB_ID", number)
+	if project, _ := vs.Get("CI_PROJECT_URL"); project.Value != "" {
+		add("CI_JOB_URL", project.Value+"/-/jobs/"+number)
+	}
+	add("CI_JOB_STARTED_AT", at.UTC().Format(time.RFC3339))
+	return append(out, vs...)
+}
+
+// WithDotenv adds what the reports of needed jobs say. It counts more than what the files say, and less than what the instance, the
+// group, the project and the pipeline set, and than what the environment of the job is.
+func (vs Variables) WithDotenv(reports Variables) Variables {
+	if len(reports) == 0 {
+		return vs
+	}
+	at := slices.IndexFunc(vs, func(v Variable) bool {
+		switch v.Origin {
+		case OriginInstance, OriginGroup, OriginProject, OriginPipeline:
+			return true
+		}
+		return v.Origin == OriginPredefined && v.Name == "CI_ENVIRONMENT_SLUG"
+	})
+	if at < 0 {
+		at = len(vs)
+	}
+	reports = slices.Clone(reports)
+	for i := range reports {
+		reports[i].Origin, reports[i].Public = OriginDotenv, false
+	}
+	return slices.Concat(vs[:at], reports, vs[at:])
 }

@@ -65,27 +65,26 @@ func squeeze(s string) string {
 	return out.String()
 }
 
-var tiers = sync.OnceValue(func() []struct {
-	re   *regexp.Regexp
-	tier string
-} {
-	return []struct {
-		re   *regexp.Regexp
-		tier string
-	}{
-		{regexp.MustCompile(`(?i)dev|review|trunk`), "development"},
-		{regexp.MustCompile(`(?i)test|tst|int|ac(?:ce)?pt|qa|qc|control|quality`), "testing"},
-		{regexp.MustCompile(`(?i)sta?g|mode?l|pre|demo|non`), "staging"},
-		{regexp.MustCompile(`(?i)pro?d|live`), "production"},
-	}
-})
+// tiers are the parts of a name that tell the tier of an environment, in the order in which they are looked for.
+var tiers = []struct {
+	tier  string
+	words []string
+}{
+	{"development", []string{"dev", "review", "trunk"}},
+	{"testing", []string{"test", "tst", "int", "accept", "acpt", "qa", "qc", "control", "quality"}},
+	{"staging", []string{"stag", "stg", "model", "modl", "pre", "demo", "non"}},
+	{"production", []string{"prod", "prd", "live"}},
+}
 
 // Tier guesses the deployment tier of an environment from its name, as GitLab does: development, testing, staging, production or
 // other.
 func Tier(environment string) string {
-	for _, t := range tiers() {
-		if t.re.MatchString(environment) {
-			return t.tier
+	name := strings.ToLower(environment)
+	for _, t := range tiers {
+		for _, word := range t.words {
+			if strings.Contains(name, word) {
+				return t.tier
+			}
 		}
 	}
 	return "other"
@@ -97,6 +96,9 @@ var instance = sync.OnceValue(func() *regexp.Regexp {
 
 // GroupName is CI_JOB_GROUP_NAME: a job's name without what numbers its parallel instances ("test 1/3", "test: [a, b]").
 func GroupName(job string) string {
+	if !strings.ContainsAny(job, "\x08 :\t\n\v\f\r") {
+		return job
+	}
 	return strings.TrimSpace(instance().ReplaceAllString(job, ""))
 }
 

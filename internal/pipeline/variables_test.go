@@ -4,6 +4,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -316,4 +317,39 @@ func FuzzSorted(f *testing.F) {
 			t.Errorf("%v, %v", resolved, err)
 		}
 	})
+}
+
+func TestStarted(t *testing.T) {
+	vs := Variables{
+		{Name: "CI_PROJECT_URL", Value: "https://git.example/a/b", Public: true, Origin: OriginPredefined},
+		{Name: "IMAGE", Value: "app:$TAG", Public: true, Origin: OriginJob},
+		{Name: "TAG", Value: "from the file", Public: true, Origin: OriginTop},
+		{Name: "GITLAB_USER_LOGIN", Value: "ada", Public: true, Origin: OriginPredefined},
+		{Name: "KEY", Value: "from the project", Origin: OriginProject},
+		{Name: "CI_ENVIRONMENT_SLUG", Value: "x", Public: true, Origin: OriginPredefined},
+	}
+	reports := Variables{{Name: "TAG", Value: "from a report", Public: true}, {Name: "KEY", Value: "from a report"}}
+	got, err := vs.WithDotenv(reports).Started(7, time.Date(2026, 1, 2, 3, 4, 5, 0, time.FixedZone("", 3600))).Sorted()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"CI_JOB_ID": "7", "CI_JOB_URL": "https://git.example/a/b/-/jobs/7", "CI_JOB_STARTED_AT": "2026-01-02T02:04:05Z",
+		"IMAGE": "app:from a report", "TAG": "from a report", "KEY": "from the project",
+	} {
+		if v, _ := got.Get(name); v.Value != want {
+			t.Errorf("%s is %q, not %q", name, v.Value, want)
+		}
+	}
+	if tag, _ := got.Get("TAG"); tag.Public || tag.Origin != OriginDotenv {
+		t.Errorf("a report's variable is %+v", tag)
+	}
+	if _, ok := vs[1:].Started(7, time.Time{}).Get("CI_JOB_URL"); ok {
+		t.Error("there is a URL of a job without one of the project")
+	}
+	// Without variables from outside, reports stand before those of the environment.
+	few := Variables{vs[0], vs[1], vs[5]}.WithDotenv(Variables{{Name: "A"}})
+	if few[2].Name != "A" || few[3].Name != "CI_ENVIRONMENT_SLUG" {
+		t.Errorf("%+v", few)
+	}
 }

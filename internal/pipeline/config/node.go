@@ -10,7 +10,7 @@ import (
 )
 
 // Kind is what a [Node] is.
-type Kind int
+type Kind uint8
 
 // The kinds of nodes.
 const (
@@ -27,23 +27,31 @@ const (
 // Node is a YAML value after GitLab's scalar rules (Ruby's Psych), with its position. Nodes are shared between places and never
 // changed once they are made.
 type Node struct {
-	Kind  Kind
-	At    pipeline.Position
-	Via   []pipeline.Via // how it came to where it stands now, the nearest step first; nil: it is written there
-	Raw   string         // a scalar as it is written, without quotes
-	Text  string         // a scalar as GitLab turns it into a string: 012345 is "5349", yes is "true", null is ""
-	Bool  bool
+	Kind   Kind
+	Bool   bool
+	Plain  bool  // a scalar without quotes
+	refers bool  // there are references in it, or it is one
+	blocks bool  // there are texts with $[[ in it, or it is one
+	depth  uint8 // lists and maps within each other, itself too; 0: a scalar
+	size   int   // nodes in it, itself and its keys too, where a shared one counts at each place
+	At     pipeline.Position
+	// Via tells how it came to where it stands now, the last step first; nil: it is written there. What is within a list or a
+	// map came the same way, and before that as its own Via tells: see [Node.Within].
+	Via   []pipeline.Via
+	Raw   string // a scalar as it is written, without quotes
+	Text  string // a scalar as GitLab turns it into a string: 012345 is "5349", yes is "true", null is ""
 	Int   int64
 	Float float64
-	Plain bool    // a scalar without quotes
-	Items []*Node // of a list or a reference
-	Pairs []Pair  // of a map, in its order; a key is there once
+	Items []*Node        // of a list or a reference
+	Pairs []Pair         // of a map, in its order; a key is there once
+	index map[string]int // into Pairs, of a map with many
 }
 
 // Pair is an entry of a map.
 type Pair struct {
 	Key   string
 	KeyAt pipeline.Position
+	Via   []pipeline.Via // how the entry came there; a map that was merged of several has no way of its own
 	Value *Node
 }
 
@@ -52,12 +60,34 @@ func (n *Node) Get(key string) *Node {
 	if n == nil || n.Kind != Map {
 		return nil
 	}
-	for _, p := range n.Pairs {
-		if p.Key == key {
-			return p.Value
-		}
+	if i, ok := n.find(key); ok {
+		return n.Pairs[i].Value
 	}
 	return nil
+}
+
+func (n *Node) find(key string) (int, bool) {
+	if n.index != nil {
+		i, ok := n.index[key]
+		return i, ok
+	}
+	for i := range n.Pairs {
+		if n.Pairs[i].Key == key {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+// Within gives the whole way of a value that is in something which came by the way outer: outer's steps are later, and come first.
+func (n *Node) Within(outer []pipeline.Via) []pipeline.Via {
+	if len(outer) == 0 {
+		return n.Via
+	}
+	if len(n.Via) == 0 {
+		return outer
+	}
+	return append(outer[:len(outer):len(outer)], n.Via...)
 }
 
 // IsNull tells whether it is nothing, or YAML's null.
@@ -73,6 +103,8 @@ type Document struct {
 	Root  *Node // a map; includes, extends and references are resolved
 	Files []pipeline.File
 	Spec  []pipeline.InputSpec
+	// Incomplete tells that an include could not be read: jobs and keywords that are missing may be in it.
+	Incomplete bool
 }
 
 // Files gives the texts that a configuration is made of. A missing file is an error that wraps [io/fs.ErrNotExist].

@@ -34,7 +34,7 @@ func (j *job) execute(ctx context.Context, script string, more []string) executo
 		})
 		env = append(env, more...)
 	}
-	p, err := j.x.cage.start(j.x.shell, args, &os.ProcAttr{
+	p, err := j.scope.start(j.x.cage, j.x.shell, args, &os.ProcAttr{
 		Dir: j.Dir, Env: env, Files: []*os.File{j.x.null, j.out.w, j.out.w},
 		// A session of its own: a group that can be ended as one, and no terminal to ask on.
 		Sys: &syscall.SysProcAttr{Setsid: true},
@@ -45,7 +45,6 @@ func (j *job) execute(ctx context.Context, script string, more []string) executo
 	case err != nil:
 		return executor.FailedWith(fmt.Errorf("start the shell: %w", err))
 	}
-	j.scope.started(p.Pid)
 	j.out.flow()
 	exited := make(chan *os.ProcessState, 1)
 	go func() {

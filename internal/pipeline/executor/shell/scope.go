@@ -2,6 +2,7 @@ package shell
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -33,6 +34,9 @@ type scope struct {
 var scopes struct {
 	sync.Mutex
 	open []*scope
+	// starting is held for reading while a shell is started and not known yet: who looks at the processes of the machine holds
+	// it for writing, else a shell would be taken for an orphan of another job in the same directory.
+	starting sync.RWMutex
 }
 
 func newScope(dir string, out *output) *scope {
@@ -43,11 +47,19 @@ func newScope(dir string, out *output) *scope {
 	return s
 }
 
-func (s *scope) started(pid int) {
+// start starts a shell of the job in a cage.
+func (s *scope) start(c *cage, name string, args []string, attr *os.ProcAttr) (*os.Process, error) {
+	scopes.starting.RLock()
+	defer scopes.starting.RUnlock()
+	p, err := c.start(name, args, attr)
+	if err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.shells = append(s.shells, pid)
-	s.alive[pid] = true
+	s.shells = append(s.shells, p.Pid)
+	s.alive[p.Pid] = true
+	return p, nil
 }
 
 func (s *scope) exited(pid int) {

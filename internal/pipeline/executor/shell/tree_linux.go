@@ -81,7 +81,9 @@ func processes() []process {
 // anyLeft tells whether a job whose shells have ended may have left something running, at little cost: what remains of it hangs
 // below an orphan, which is a child of this process's first thread.
 func (s *scope) anyLeft() bool {
+	scopes.starting.Lock()
 	children, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/children", os.Getpid()))
+	scopes.starting.Unlock()
 	if err != nil {
 		return true // this kernel does not tell
 	}
@@ -106,7 +108,9 @@ func openScopes(s *scope) []*scope {
 // members finds all processes of the job: those of the sessions of its shells, the orphans that are the job's, and what descends
 // from either.
 func (s *scope) members() []member {
+	scopes.starting.Lock()
 	all := processes()
+	scopes.starting.Unlock()
 	sessions := s.sessions()
 	others := openScopes(s)
 	self := os.Getpid()

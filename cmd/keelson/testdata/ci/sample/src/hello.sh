@@ -1,0 +1,2 @@
+#!/bin/sh
+echo "hello, version @VERSION@: ${1:-nobody}"

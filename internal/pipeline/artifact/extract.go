@@ -1,0 +1,506 @@
+package artifact
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/zeebo/blake3"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// Where files are staged: in .git, where neither globs nor git see them, or else in the project directory.
+const (
+	stageInGit = ".git/keelson"
+	stageHere  = ".keelson"
+)
+
+// isStage tells whether a path belongs to what is being extracted just now.
+func isStage(at string) bool {
+	return at == stageInGit || at == stageHere || strings.HasPrefix(at, stageInGit+"/") || strings.HasPrefix(at, stageHere+"/")
+}
+
+// stage is a directory in which an archive is unpacked before its files are moved to their places in the project directory.
+type stage struct {
+	root  *os.Root // the project directory
+	at    string   // the stage, relative to it
+	box   *os.Root // the stage
+	lock  *os.File // held as long as its process lives
+	umask fs.FileMode
+}
+
+func newStage(root *os.Root) (*stage, error) {
+	home := stageHere
+	if info, err := root.Lstat(".git"); err == nil && info.IsDir() {
+		home = stageInGit
+	}
+	if err := root.Mkdir(home, 0o777); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("stage the files: %w", err)
+	}
+	if info, err := root.Lstat(home); err != nil || !info.IsDir() {
+		return nil, fmt.Errorf("stage the files: %s is not a directory", home)
+	}
+	st := &stage{root: root, at: path.Join(home, rand.Text())}
+	if err := root.Mkdir(st.at, 0o777); err != nil {
+		return nil, fmt.Errorf("stage the files: %w", err)
+	}
+	var err error
+	if st.box, err = root.OpenRoot(st.at); err != nil {
+		return nil, fmt.Errorf("stage the files: %w", err)
+	}
+	info, err := root.Lstat(st.at)
+	if err == nil {
+		st.lock, err = st.box.Open(".")
+	}
+	if err == nil {
+		err = unix.Flock(int(st.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
+		st.close()
+		return nil, fmt.Errorf("stage the files: %w", err)
+	}
+	st.umask = 0o777 &^ info.Mode().Perm()
+	return st, nil
+}
+
+// close removes the stage, and those that killed processes have left.
+func (st *stage) close() {
+	home := path.Dir(st.at)
+	if err := st.root.RemoveAll(st.at); err != nil {
+		st.root.Chtimes(st.at, time.Time{}, time.Now().Add(-time.Hour)) //nolint:errcheck // then it is found later
+	}
+	st.box.Close()
+	if st.lock != nil {
+		st.lock.Close()
+	}
+	dir, err := st.root.Open(home)
+	if err != nil {
+		return
+	}
+	names, _ := dir.Readdirnames(-1) // what cannot be read is not removed
+	dir.Close()
+	for _, name := range names {
+		removeDead(st.root, path.Join(home, name))
+	}
+	if home == stageHere {
+		st.root.Remove(home) //nolint:errcheck // others may be using it
+	}
+}
+
+// removeDead removes a stage whose process is no more: nobody holds its lock, and it is too old to be about to.
+func removeDead(root *os.Root, at string) {
+	info, err := root.Lstat(at)
+	if err != nil || !info.IsDir() || time.Since(info.ModTime()) < 10*time.Second {
+		return
+	}
+	lock, err := root.Open(at)
+	if err != nil {
+		return
+	}
+	defer lock.Close()
+	if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		root.RemoveAll(at) //nolint:errcheck // the next one tries again
+	}
+}
+
+// skeleton makes the directories and links of entries, and the empty files.
+func (st *stage) skeleton(entries []entry) error {
+	made := map[string]bool{".": true}
+	mkdir := func(at string, mode fs.FileMode) error {
+		if made[at] {
+			return nil
+		}
+		made[at] = true
+		if err := st.box.MkdirAll(at, 0o777); err != nil {
+			return err
+		}
+		if want := mode | 0o700; mode != 0 && want != 0o777&^st.umask {
+			return st.box.Chmod(at, want)
+		}
+		return nil
+	}
+	for _, e := range entries {
+		if e.Mode.IsDir() {
+			if err := mkdir(e.Path, e.Mode.Perm()); err != nil {
+				return fmt.Errorf("%s: %w", e.Path, unwrapDisk(err))
+			}
+		}
+	}
+	to := files{root: st.box}
+	defer to.close()
+	for _, e := range entries {
+		if err := mkdir(path.Dir(e.Path), 0); err != nil {
+			return fmt.Errorf("%s: %w", e.Path, unwrapDisk(err))
+		}
+		switch {
+		case e.Mode.Type() == fs.ModeSymlink:
+			dir, err := to.in(path.Dir(e.Path))
+			if err == nil {
+				err = dir.Symlink(e.Link, path.Base(e.Path))
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", e.Path, err)
+			}
+		case e.Mode.IsRegular() && e.Size == 0:
+			if err := st.file(&to, e, func(io.Writer) error { return nil }); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// file makes a file with its content, permissions and time.
+func (st *stage) file(to *files, e entry, content func(io.Writer) error) error {
+	fail := func(err error) error { return fmt.Errorf("%s: %w", e.Path, unwrapDisk(err)) }
+	dir, err := to.in(path.Dir(e.Path))
+	if err != nil {
+		return fail(err)
+	}
+	name, perm := path.Base(e.Path), e.Mode.Perm()
+	f, err := dir.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	if err != nil {
+		return fail(err)
+	}
+	err = content(f)
+	if err == nil && perm&st.umask != 0 {
+		err = f.Chmod(perm)
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil && e.Modified != 0 {
+		err = dir.Chtimes(name, e.modified(), e.modified())
+	}
+	if err != nil {
+		return fail(err)
+	}
+	return nil
+}
+
+// move is a step of putting a stage into place.
+type move struct {
+	at    string
+	empty bool // an empty directory is in the way
+}
+
+// settle moves what is staged into the project directory. What is there is replaced, directories are merged; what cannot be
+// replaced is found before anything is moved. Of several who settle in one directory each waits for the one before.
+func (st *stage) settle(entries []entry) error {
+	home, err := st.root.Open(path.Dir(st.at))
+	if err != nil {
+		return err
+	}
+	defer home.Close()
+	if err := unix.Flock(int(home.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("lock %s: %w", path.Dir(st.at), err)
+	}
+	for attempt := 0; ; attempt++ {
+		var moves []move
+		if err := st.plan(".", &moves); err != nil {
+			return err
+		}
+		err := st.apply(moves)
+		if err == nil {
+			break
+		}
+		// A job that runs in the same directory may have made it meanwhile.
+		made := errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.EISDIR)
+		if attempt == 3 || !made {
+			return err
+		}
+	}
+	for _, e := range slices.Backward(entries) {
+		if !e.Mode.IsDir() {
+			continue
+		}
+		if info, err := st.root.Stat(e.Path); err == nil && info.Mode().Perm() != e.Mode.Perm() {
+			if err := st.root.Chmod(e.Path, e.Mode.Perm()); err != nil {
+				return fmt.Errorf("%s: %w", e.Path, unwrapDisk(err))
+			}
+		}
+	}
+	return nil
+}
+
+func (st *stage) apply(moves []move) error {
+	for _, m := range moves {
+		if m.empty {
+			st.root.Remove(m.at) //nolint:errcheck // the rename tells
+		}
+		if err := st.root.Rename(path.Join(st.at, m.at), m.at); err != nil {
+			return fmt.Errorf("move %s into place: %w", m.at, unwrapLink(err))
+		}
+	}
+	return nil
+}
+
+func unwrapLink(err error) error {
+	var lerr *os.LinkError
+	if errors.As(err, &lerr) {
+		return lerr.Err
+	}
+	return err
+}
+
+func (st *stage) plan(at string, moves *[]move) error {
+	dir, err := st.box.Open(at)
+	if err != nil {
+		return err
+	}
+	staged, err := dir.ReadDir(-1)
+	dir.Close()
+	if err != nil {
+		return err
+	}
+	for _, s := range staged {
+		below := path.Join(at, s.Name())
+		there, err := st.root.Lstat(below)
+		if errors.Is(err, fs.ErrNotExist) {
+			*moves = append(*moves, move{at: below})
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", below, unwrapDisk(err))
+		}
+		if there.Mode().Type() == fs.ModeSymlink && s.IsDir() {
+			if there, err = st.root.Stat(below); err != nil {
+				return fmt.Errorf("%s is a link in the project directory that leads nowhere or outside of it: nothing is written through it", below)
+			}
+		}
+		switch {
+		case s.IsDir() && there.IsDir():
+			if err := st.plan(below, moves); err != nil {
+				return err
+			}
+		case s.IsDir():
+			return fmt.Errorf("%s is a directory in the archive and a file in the project directory", below)
+		case there.IsDir():
+			if !st.isEmpty(below) {
+				return fmt.Errorf("%s is a file in the archive and a directory with files in the project directory", below)
+			}
+			*moves = append(*moves, move{at: below, empty: true})
+		default:
+			*moves = append(*moves, move{at: below})
+		}
+	}
+	return nil
+}
+
+func (st *stage) isEmpty(at string) bool {
+	dir, err := st.root.Open(at)
+	if err != nil {
+		return false
+	}
+	defer dir.Close()
+	_, err = dir.Readdirnames(1)
+	return errors.Is(err, io.EOF)
+}
+
+// overlay lays trees over each other: of two files with one name that of the later tree counts.
+func overlay(trees []*tree, l Limits) (*tree, error) {
+	if len(trees) == 1 {
+		return trees[0], nil
+	}
+	all := tree{Blobs: map[string]int64{}}
+	at := map[string]int{}
+	for _, t := range trees {
+		for _, e := range t.Entries {
+			if i, there := at[e.Path]; there {
+				all.Entries[i] = e
+				continue
+			}
+			at[e.Path] = len(all.Entries)
+			all.Entries = append(all.Entries, e)
+		}
+		for hash, size := range t.Blobs {
+			all.Blobs[hash] = size
+		}
+	}
+	sortEntries(all.Entries)
+	return &all, check(all.Entries, l, false)
+}
+
+// extract writes a tree to the project directory, whole or not at all.
+func (s *Store) extract(ctx context.Context, w Work, t *tree) error {
+	if err := checkTree(t, s.limits); err != nil {
+		return err
+	}
+	entries := w.keep(t.Entries)
+	if len(entries) == 0 {
+		return nil
+	}
+	root, err := os.OpenRoot(w.Dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if w.InPlace {
+		if entries = absent(root, entries); len(entries) == 0 {
+			return nil
+		}
+	}
+	st, err := newStage(root)
+	if err != nil {
+		return err
+	}
+	defer st.close()
+	if err := st.skeleton(entries); err != nil {
+		return err
+	}
+	if err := s.contents(ctx, st, entries, t.Blobs); err != nil {
+		return err
+	}
+	return st.settle(entries)
+}
+
+// keep leaves out what a job must not overwrite.
+func (w Work) keep(entries []entry) []entry {
+	left := false
+	kept := make([]entry, 0, len(entries))
+	for _, e := range entries {
+		switch {
+		case isStage(e.Path):
+		case w.InPlace && (e.Path == ".git" || strings.HasPrefix(e.Path, ".git/")):
+			left = true
+		default:
+			kept = append(kept, e)
+		}
+	}
+	if left {
+		w.warnf(".git is left out: it belongs to the working tree that the job runs in")
+	}
+	return kept
+}
+
+// absent gives the entries that are not there yet just so.
+func absent(root *os.Root, entries []entry) []entry {
+	at := files{root: root}
+	defer at.close()
+	return slices.DeleteFunc(entries, func(e entry) bool {
+		dir, err := at.in(path.Dir(e.Path))
+		if err != nil {
+			return false
+		}
+		info, err := dir.Lstat(path.Base(e.Path))
+		if err != nil || info.Mode().Type() != e.Mode.Type() {
+			return false
+		}
+		switch e.Mode.Type() {
+		case fs.ModeSymlink:
+			target, err := dir.Readlink(path.Base(e.Path))
+			return err == nil && target == e.Link
+		case fs.ModeDir:
+			return info.Mode().Perm() == e.Mode.Perm()
+		default:
+			return info.Mode().Perm() == e.Mode.Perm() && info.Size() == e.Size && info.ModTime().Equal(e.modified())
+		}
+	})
+}
+
+// contents fills the files of a stage, bundle by bundle.
+func (s *Store) contents(ctx context.Context, st *stage, entries []entry, sizes map[string]int64) error {
+	holders := map[string]unit{}
+	var order []string
+	for i, e := range entries {
+		if !e.Mode.IsRegular() || e.Size == 0 {
+			continue
+		}
+		if holders[e.Blob] == nil {
+			order = append(order, e.Blob)
+		}
+		holders[e.Blob] = append(holders[e.Blob], i)
+	}
+	group, gctx := errgroup.WithContext(ctx)
+	for _, hash := range order {
+		if err := s.acquire(gctx); err != nil {
+			break
+		}
+		group.Go(func() error {
+			defer s.release()
+			if size := sizes[hash]; size <= bundleMax {
+				return s.unbundle(gctx, st, entries, holders[hash], hash, size)
+			}
+			for _, i := range holders[hash] {
+				if err := s.copyOut(gctx, st, entries[i]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+func (s *Store) unbundle(ctx context.Context, st *stage, entries []entry, u unit, hash string, size int64) error {
+	buf := buffers.Get().(*bytes.Buffer)
+	defer buffers.Put(buf)
+	if err := s.get(ctx, hash, size, buf); err != nil {
+		return fmt.Errorf("%s: %w", entries[u[0]].Path, err)
+	}
+	to := files{root: st.box}
+	defer to.close()
+	for _, i := range u {
+		e := entries[i]
+		piece := buf.Bytes()[e.Offset : e.Offset+e.Size]
+		err := st.file(&to, e, func(w io.Writer) error {
+			_, err := w.Write(piece)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) copyOut(ctx context.Context, st *stage, e entry) error {
+	r, err := s.bucket.NewReader(ctx, blobKey(e.Blob), nil)
+	if err != nil {
+		return fmt.Errorf("%s: %w", e.Path, s.readError(err))
+	}
+	defer r.Close()
+	to := files{root: st.box}
+	defer to.close()
+	return st.file(&to, e, func(w io.Writer) error {
+		hash := blake3.New()
+		n, err := io.Copy(io.MultiWriter(w, hash), &bounded{ctx: ctx, r: r, left: e.Size + 1})
+		if err == nil && (n != e.Size || hex.EncodeToString(hash.Sum(nil)) != e.Blob) {
+			err = errCorrupt
+		}
+		return err
+	})
+}
+
+// bounded reads so many bytes as long as nobody has lost patience.
+type bounded struct {
+	ctx  context.Context
+	r    io.Reader
+	left int64
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if err := b.ctx.Err(); err != nil {
+		return 0, err
+	}
+	if b.left <= 0 {
+		return 0, io.EOF
+	}
+	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	return n, err
+}

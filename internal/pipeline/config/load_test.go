@@ -1,0 +1,76 @@
+package config
+
+import (
+	"io/fs"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"keelson.dev/keelson/internal/pipeline"
+)
+
+// localFiles has the local files of a test.
+type localFiles map[string]string
+
+func (l localFiles) Read(include pipeline.Include, _ Source) ([]Source, error) {
+	name := strings.TrimPrefix(include.Local, "/")
+	text, ok := l[name]
+	if !ok {
+		return nil, fs.ErrNotExist
+	}
+	return []Source{{Name: name, Text: []byte(text)}}, nil
+}
+
+// TestLoadWays: a problem in a file that is included, extended and referred to points at the line, and says how that line came to
+// count for the job.
+func TestLoadWays(t *testing.T) {
+	_, problems := Load(Options{Path: ".gitlab-ci.yml", Text: []byte(`include: [ci/base.yml]
+default:
+  imge: ruby
+test:
+  extends: .base
+  script:
+    - !reference [.scripts, setup]
+    - make
+  rules:
+    - !reference [.rules, main]
+`), Files: localFiles{"ci/base.yml": `.base:
+  artifacts:
+    path: [out]
+  retry: 3
+  when: allways
+.scripts:
+  setup: [echo, {a: b}]
+.rules:
+  main:
+    - if: $CI_COMMIT_BRANCH == 'main
+`}})
+	var got strings.Builder
+	for _, p := range problems {
+		got.WriteString(p.Error() + "\n")
+		for _, v := range p.Via {
+			got.WriteString("    " + strings.TrimSpace(v.How+" "+v.Name) + " " + v.At.String() + "\n")
+		}
+	}
+	want := `.gitlab-ci.yml:3:3: default config contains unknown keys: imge
+ci/base.yml:3:5: jobs:test:artifacts config contains unknown keys: path
+    extends .base .gitlab-ci.yml:5:12
+    include ci/base.yml .gitlab-ci.yml:1:11
+ci/base.yml:4:10: jobs:test:retry must be less than or equal to 2, found 3
+    extends .base .gitlab-ci.yml:5:12
+    include ci/base.yml .gitlab-ci.yml:1:11
+ci/base.yml:5:9: jobs:test:when should be one of: on_success, on_failure, always, manual, delayed, found the string ` + "`allways`" + `
+    extends .base .gitlab-ci.yml:5:12
+    include ci/base.yml .gitlab-ci.yml:1:11
+ci/base.yml:7:17: jobs:test:script config should be a string or a nested array of strings up to 10 levels deep, found a map
+    reference .scripts, setup .gitlab-ci.yml:7:7
+    include ci/base.yml .gitlab-ci.yml:1:11
+ci/base.yml:10:32: jobs:test:rules:rule:if invalid expression syntax: Unknown lexeme found, found ` + "`$CI_COMMIT_BRANCH == 'main`" + `
+    reference .rules, main .gitlab-ci.yml:10:7
+    include ci/base.yml .gitlab-ci.yml:1:11
+`
+	if diff := cmp.Diff(want, got.String()); diff != "" {
+		t.Error(diff)
+	}
+}

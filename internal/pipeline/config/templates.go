@@ -1,0 +1,48 @@
+package config
+
+import (
+	"embed"
+	"io/fs"
+	"slices"
+	"strings"
+)
+
+// templateFiles are the templates that every installation has. Those with the names of GitLab's mean the same.
+//
+//go:embed templates
+var templateFiles embed.FS
+
+const templateSuffix = ".gitlab-ci.yml"
+
+// template reads include:template: one of ours, or one that Files knows.
+func (r *reader) template(_ *frame, inc inclusion) ([]Source, error) {
+	text, err := templateFiles.ReadFile("templates/" + inc.Template)
+	if err == nil {
+		return []Source{{Name: "template:" + inc.Template, Text: text}}, nil
+	}
+	if r.o.Files == nil {
+		return nil, fs.ErrNotExist
+	}
+	return r.o.Files.Read(inc.Include, Source{})
+}
+
+// Templates are the names of the templates that include:template knows everywhere.
+func Templates() []string {
+	var names []string
+	_ = fs.WalkDir(templateFiles, "templates", func(path string, d fs.DirEntry, _ error) error {
+		if !d.IsDir() {
+			names = append(names, strings.TrimPrefix(path, "templates/"))
+		}
+		return nil
+	})
+	slices.Sort(names)
+	return names
+}
+
+// templateHint names the template that was likely meant, or all that there are.
+func templateHint(name string) string {
+	if hint := didYouMean(name, Templates()); hint != "" {
+		return hint
+	}
+	return "there are " + strings.Join(Templates(), ", ")
+}

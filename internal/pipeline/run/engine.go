@@ -1,0 +1,379 @@
+package run
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/pipeline/executor"
+	"keelson.dev/keelson/internal/pipeline/schedule"
+)
+
+// engine is the goroutine that owns everything: the states of the pipelines, the queue, the resources. Others send it what to do.
+type engine struct {
+	o         Options
+	ctx       context.Context // of jobs: it does not end with the caller's, jobs are canceled one by one
+	inbox     chan func()     // what goroutines have to tell; they wait until it is taken
+	active    int             // goroutines that will tell something
+	free      []int           // slots, the lowest last
+	queue     []attempt       // pending jobs, in their order
+	pipelines []*play
+	byID      map[int64]*play
+	todo      []todo // events that are to be applied
+	errs      []error
+	resources schedule.Resources
+	play      map[string]bool // Options.Play
+}
+
+// play is one pipeline that is being played.
+type play struct {
+	engine   *engine
+	id       int64
+	graph    *pipeline.Graph
+	state    *schedule.State
+	index    map[string]int
+	running  map[int]context.CancelFunc // what ends a job
+	results  []JobResult                // of the attempt that each job is at
+	attempts []int                      // which one that is; a state that has been told of several changes is ahead of them
+	children map[int]*play              // by the trigger job
+	parent   *attempt                   // the trigger job that started it; nil: the first pipeline
+	depth    int
+	told     bool // the parent knows how it ended
+}
+
+// attempt is a job of a pipeline at one of its attempts.
+type attempt struct {
+	play   *play
+	job    int
+	number int
+}
+
+// current tells whether the job is still at this attempt and in this status.
+func (a attempt) current(status pipeline.Status) bool {
+	j := &a.play.state.Jobs[a.job]
+	return j.Attempt == a.number && j.Status == status
+}
+
+func (a attempt) name() string { return a.play.graph.Jobs[a.job].Name }
+
+func (a attempt) ref() JobRef {
+	return JobRef{Pipeline: a.play.id, Job: a.name(), ID: a.play.results[a.job].ID, Attempt: a.number}
+}
+
+// todo is an event with its pipeline.
+type todo struct {
+	play  *play
+	event schedule.Event
+	// ignore says that the event may have been overtaken.
+	ignore bool
+}
+
+func newEngine(ctx context.Context, o Options) *engine {
+	e := &engine{o: o, ctx: context.WithoutCancel(ctx), inbox: make(chan func()), byID: map[int64]*play{}, play: map[string]bool{}}
+	for i := range o.Jobs {
+		e.free = append(e.free, o.Jobs-1-i)
+	}
+	for _, name := range o.Play {
+		e.play[name] = true
+	}
+	return e
+}
+
+// add takes up a pipeline.
+func (e *engine) add(g *pipeline.Graph, id int64, s *schedule.State, parent *attempt) *play {
+	p := &play{
+		engine: e, id: id, graph: g, state: s, parent: parent, index: make(map[string]int, len(g.Jobs)), running: map[int]context.CancelFunc{},
+		results: make([]JobResult, len(g.Jobs)), attempts: make([]int, len(g.Jobs)), children: map[int]*play{},
+	}
+	for i := range g.Jobs {
+		p.index[g.Jobs[i].Name] = i
+	}
+	if s == nil {
+		p.state = schedule.New(g, e.o.Now())
+	}
+	for i := range p.state.Jobs {
+		p.attempts[i] = p.state.Jobs[i].Attempt
+	}
+	first := Event{Kind: KindPipeline, At: e.o.Now(), JobRef: JobRef{Pipeline: id}, To: p.state.Status}
+	if parent != nil {
+		p.depth = parent.play.depth + 1
+		parent.play.children[parent.job] = p
+		ref := parent.ref()
+		first.Parent = &ref
+	}
+	e.pipelines = append(e.pipelines, p)
+	e.byID[id] = p
+	e.o.Sink.Event(first)
+	e.take(p, p.state.All())
+	if s != nil {
+		e.lost(p)
+	}
+	return p
+}
+
+// lost fails the jobs that another process ran.
+func (e *engine) lost(p *play) {
+	for i := range p.state.Jobs {
+		switch p.state.Jobs[i].Status {
+		case pipeline.StatusRunning, pipeline.StatusCanceling:
+			e.todo = append(e.todo, todo{play: p, event: schedule.Event{
+				Kind: schedule.Drop, Jobs: []string{p.state.Jobs[i].Name}, Reason: pipeline.RunnerSystemFailure,
+				Why: "the process that ran it is gone",
+			}})
+		}
+	}
+}
+
+// loop plays until nothing more happens by itself.
+func (e *engine) loop(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	end, commands := ctx.Done(), e.o.Commands
+	cancel := func() {
+		end = nil
+		for _, p := range e.pipelines {
+			e.try(p, schedule.Event{Kind: schedule.Cancel, Why: "canceled"})
+		}
+	}
+	for {
+		if end != nil && ctx.Err() != nil { // before anything is started that is canceled at once
+			cancel()
+		}
+		e.settle()
+		due, waits := e.nextDue()
+		if e.active == 0 && !waits {
+			select {
+			case c, ok := <-commands: // it came before the end
+				if ok {
+					e.command(c)
+					continue
+				}
+			default:
+			}
+			return
+		}
+		var alarm <-chan time.Time
+		if waits {
+			timer.Reset(due.Sub(e.o.Now()))
+			alarm = timer.C
+		}
+		select {
+		case tell := <-e.inbox:
+			tell()
+		case <-alarm:
+			for _, p := range e.pipelines {
+				e.push(p, schedule.Event{Kind: schedule.Due})
+			}
+		case c, ok := <-commands:
+			if !ok {
+				commands = nil
+				continue
+			}
+			e.command(c)
+		case <-end:
+			cancel()
+		}
+	}
+}
+
+func (e *engine) nextDue() (first time.Time, waits bool) {
+	for _, p := range e.pipelines {
+		if at, ok := p.state.NextDue(); ok && (!waits || at.Before(first)) {
+			first, waits = at, true
+		}
+	}
+	return first, waits
+}
+
+// command does what a person wants.
+func (e *engine) command(c Command) {
+	p := e.byID[c.Pipeline]
+	if c.Pipeline == 0 {
+		p = e.pipelines[0]
+	}
+	err := fmt.Errorf("there is no pipeline %d here", c.Pipeline)
+	if p != nil {
+		err = e.apply(p, c.Event)
+		if err == nil && c.Event.Kind == schedule.Cancel && len(c.Event.Jobs) == 0 {
+			for _, child := range p.children {
+				e.try(child, c.Event)
+			}
+		}
+	}
+	if c.Reply != nil {
+		c.Reply <- err
+	}
+}
+
+// push lets an event be applied that cannot fail, as it is made of the state that it is for.
+func (e *engine) push(p *play, event schedule.Event) {
+	e.todo = append(e.todo, todo{play: p, event: event})
+}
+
+// try lets an event be applied that may have been overtaken.
+func (e *engine) try(p *play, event schedule.Event) {
+	e.todo = append(e.todo, todo{play: p, event: event, ignore: true})
+}
+
+// settle applies all events and starts what can be started.
+func (e *engine) settle() {
+	for {
+		for len(e.todo) > 0 {
+			t := e.todo[0]
+			e.todo = e.todo[1:]
+			if err := e.apply(t.play, t.event); err != nil && !t.ignore {
+				e.errs = append(e.errs, fmt.Errorf("run: %w", err))
+			}
+		}
+		e.start()
+		for _, p := range e.pipelines {
+			p.report()
+		}
+		if len(e.todo) == 0 {
+			return
+		}
+	}
+}
+
+// apply tells an event to a state, and does what follows from it.
+func (e *engine) apply(p *play, event schedule.Event) error {
+	if event.At.IsZero() {
+		event.At = e.o.Now()
+	}
+	changes, err := p.state.Apply(event)
+	if err != nil {
+		return err
+	}
+	e.take(p, changes)
+	return nil
+}
+
+// take tells of changes, and does what follows from them.
+func (e *engine) take(p *play, changes []schedule.Change) {
+	now := e.o.Now()
+	for _, c := range changes {
+		event := Event{Kind: KindPipeline, At: now, JobRef: JobRef{Pipeline: p.id}, From: c.From, To: c.To, Why: c.Why}
+		switch {
+		case c.Job != "":
+			e.job(p, p.index[c.Job], c, event)
+			continue
+		case c.Stage != "":
+			event.Kind, event.Stage = KindStage, c.Stage
+		}
+		e.o.Sink.Event(event)
+	}
+	for _, g := range e.resources.Update(p.state.Uses(p.id, changes)...) {
+		e.try(e.byID[g.Pipeline], schedule.Event{Kind: schedule.Grant, Jobs: []string{g.Job}})
+	}
+}
+
+// job tells that a job has another status, and does what follows from it.
+func (e *engine) job(p *play, i int, c schedule.Change, event Event) {
+	j := &p.graph.Jobs[i]
+	if c.To == pipeline.StatusCreated && c.From.Completed() && c.From != pipeline.StatusSkipped {
+		p.attempts[i]++
+		p.results[i] = JobResult{}
+	}
+	a := attempt{p, i, p.attempts[i]}
+	switch c.To {
+	case pipeline.StatusPending:
+		e.queue = append(e.queue, a)
+	case pipeline.StatusManual, pipeline.StatusScheduled:
+		if e.play[j.Name] || e.play[j.Base] {
+			e.try(p, schedule.Event{Kind: schedule.Play, Jobs: []string{j.Name}})
+		}
+	case pipeline.StatusCanceling, pipeline.StatusCanceled:
+		if end := p.running[i]; end != nil {
+			end()
+		}
+		if child := p.children[i]; child != nil {
+			e.try(child, schedule.Event{Kind: schedule.Cancel, Why: "canceled with the job that started its pipeline"})
+		}
+	}
+	if c.From == c.To { // a new pipeline's job that is created
+		return
+	}
+	event.Kind, event.JobRef, event.Stage = KindJob, a.ref(), j.Stage
+	if c.To.Completed() && c.To != pipeline.StatusSkipped {
+		r := p.results[i]
+		r.Name, r.Stage, r.Attempt, r.Status, r.Why = j.Name, j.Stage, a.number, c.To, c.Why
+		r.Allowed = p.state.Jobs[i].Allowed && c.To != pipeline.StatusSuccess
+		event.Result = &r
+	}
+	e.o.Sink.Event(event)
+}
+
+// start starts pending jobs as long as there are slots. Trigger jobs need none.
+func (e *engine) start() {
+	queue := e.queue
+	e.queue = nil
+	var later []attempt
+	for _, a := range queue {
+		switch {
+		case !a.current(pipeline.StatusPending):
+		case a.play.graph.Jobs[a.job].Trigger != nil:
+			e.trigger(a)
+		case len(e.free) == 0:
+			later = append(later, a)
+		default:
+			slot := e.free[len(e.free)-1]
+			e.free = e.free[:len(e.free)-1]
+			e.begin(a, slot)
+		}
+	}
+	e.queue = append(later, e.queue...)
+}
+
+// run tells that a job is started, and gives the context that ends with its cancellation.
+func (e *engine) run(a attempt) context.Context {
+	p := a.play
+	p.results[a.job] = JobResult{ID: e.o.NextID(), Started: e.o.Now()}
+	ctx, cancel := context.WithCancel(e.ctx)
+	p.running[a.job] = cancel
+	if err := e.apply(p, schedule.Event{Kind: schedule.Run, Jobs: []string{a.name()}}); err != nil {
+		e.errs = append(e.errs, fmt.Errorf("run: %w", err)) // start has looked
+	}
+	e.active++
+	return ctx
+}
+
+// over tells that nothing of a job runs any more, and how it ended.
+func (e *engine) over(a attempt, r executor.Result, more extras) {
+	p := a.play
+	e.active--
+	p.running[a.job]()
+	delete(p.running, a.job)
+	res := &p.results[a.job]
+	res.Message, res.Duration, res.Reason, res.ExitCode = r.Message, e.o.Now().Sub(res.Started), r.Reason, max(r.ExitCode, 0)
+	res.Coverage, res.Tests = more.coverage, more.tests
+	e.finish(a, r)
+}
+
+// begin starts a job in a slot.
+func (e *engine) begin(a attempt, slot int) {
+	ctx := e.run(a)
+	w := e.work(a, slot)
+	go func() {
+		result, more := w.run(ctx)
+		e.inbox <- func() {
+			e.free = append(e.free, slot)
+			slices.SortFunc(e.free, func(x, y int) int { return y - x })
+			e.over(a, result, more)
+		}
+	}()
+}
+
+// finish tells the scheduler how a job ended.
+func (e *engine) finish(a attempt, r executor.Result) {
+	jobs := []string{a.name()}
+	switch {
+	case r.Status == pipeline.StatusSuccess:
+		e.push(a.play, schedule.Event{Kind: schedule.Success, Jobs: jobs})
+	case r.Status == pipeline.StatusCanceled && a.current(pipeline.StatusRunning): // aborted
+		e.push(a.play, schedule.Event{Kind: schedule.Cancel, Jobs: jobs, Force: true, Why: r.Message})
+	default:
+		e.push(a.play, schedule.Event{Kind: schedule.Drop, Jobs: jobs, ExitCode: r.ExitCode, Reason: r.Reason})
+	}
+}

@@ -1,0 +1,174 @@
+package run
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"keelson.dev/keelson/internal/pipeline/executor"
+)
+
+// Isolated gives every job a copy of a working tree below base, which must be there, and removes it with the job. The copy has what
+// Git knows and what it does not ignore, as it is now, and a repository of its own that borrows the objects of the first one. A
+// directory that is no repository is copied as a whole.
+func Isolated(dir, base string) Sources { return isolated{dir, base} }
+
+type isolated struct{ dir, base string }
+
+// Open names the copy; the working tree's own name is its last element, since tools show it.
+func (s isolated) Open(j JobRef) (Workspace, error) {
+	top := filepath.Join(s.base, strconv.FormatInt(j.Pipeline, 10)+"-"+strconv.FormatInt(j.ID, 10))
+	c := &isolatedCopy{s.dir, top, filepath.Join(top, filepath.Base(s.dir))}
+	if err := os.MkdirAll(c.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("copy the working tree: %w", err)
+	}
+	return c, nil
+}
+
+type isolatedCopy struct{ from, top, dir string }
+
+func (c *isolatedCopy) Dir() string   { return c.dir }
+func (c *isolatedCopy) InPlace() bool { return false }
+
+// Close removes the copy, also what the job has made unwritable.
+func (c *isolatedCopy) Close() error {
+	if os.RemoveAll(c.top) == nil {
+		return nil
+	}
+	_ = filepath.WalkDir(c.top, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() || errors.Is(err, fs.ErrPermission) {
+			_ = os.Chmod(path, 0o700) //nolint:gosec // a directory that is about to be removed
+		}
+		return nil
+	})
+	if err := os.RemoveAll(c.top); err != nil {
+		return fmt.Errorf("remove the copy of the working tree: %w", err)
+	}
+	return nil
+}
+
+// Prepare makes the copy, unless GIT_STRATEGY is none or empty.
+func (c *isolatedCopy) Prepare(ctx context.Context, job executor.Job, trace *executor.Trace) error {
+	if v, _ := job.Variables.Get("GIT_STRATEGY"); v.Value == "none" || v.Value == "empty" {
+		trace.Printf("No sources are copied (GIT_STRATEGY: %s)", v.Value)
+		return nil
+	}
+	begin := time.Now()
+	files, err := c.files(ctx)
+	if err != nil {
+		return err
+	}
+	n := 0
+	for _, name := range files {
+		copied, err := copyFile(filepath.Join(c.from, name), filepath.Join(c.dir, name))
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil:
+			return fmt.Errorf("copy the working tree: %w", err)
+		case copied:
+			n++
+		}
+	}
+	trace.Printf("Copied %d files of the working tree %s in %s", n, c.from, time.Since(begin).Round(time.Millisecond))
+	return nil
+}
+
+// files lists what is copied, and makes the repository where there is one.
+func (c *isolatedCopy) files(ctx context.Context) ([]string, error) {
+	if _, err := os.Lstat(filepath.Join(c.from, ".git")); err != nil {
+		return c.all()
+	}
+	list, err := runGit(ctx, c.from, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
+	if err != nil {
+		return nil, err
+	}
+	// Without a template there are no hooks of this machine in it.
+	if _, err := runGit(ctx, c.top, "clone", "--quiet", "--shared", "--no-checkout", "--template=", "--", c.from, c.dir); err != nil {
+		return nil, err
+	}
+	if _, err := runGit(ctx, c.dir, "rev-parse", "--quiet", "--verify", "HEAD"); err == nil { // else there is no commit yet
+		if _, err := runGit(ctx, c.dir, "read-tree", "HEAD"); err != nil {
+			return nil, err
+		}
+	}
+	return strings.FieldsFunc(list, func(r rune) bool { return r == 0 }), nil
+}
+
+func (c *isolatedCopy) all() ([]string, error) {
+	var files []string
+	err := filepath.WalkDir(c.from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(c.from, path)
+		files = append(files, name)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("copy the working tree: %w", err)
+	}
+	return files, nil
+}
+
+func runGit(ctx context.Context, dir string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "git", args...)
+	cmd.Dir = dir
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("copy the working tree: git %s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
+	}
+	return string(out), nil
+}
+
+// copyFile copies a file or a link with its mode and time; false: it is gone, or neither.
+func copyFile(from, to string) (bool, error) {
+	info, err := os.Lstat(from)
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // deleted, and not yet committed
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+		return false, err
+	}
+	switch {
+	case info.Mode()&fs.ModeSymlink != 0:
+		target, err := os.Readlink(from)
+		if err != nil {
+			return false, err
+		}
+		return true, os.Symlink(target, to)
+	case !info.Mode().IsRegular():
+		return false, nil
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		return false, err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, info.Mode().Perm()|0o200)
+	if err != nil {
+		return false, err
+	}
+	if _, err := io.Copy(out, in); err != nil { // the kernel shares the blocks where it can
+		out.Close()
+		return false, err
+	}
+	if err := out.Close(); err != nil {
+		return false, err
+	}
+	return true, os.Chtimes(to, time.Time{}, info.ModTime())
+}

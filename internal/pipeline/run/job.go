@@ -1,0 +1,234 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+
+	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/pipeline/artifact"
+	"keelson.dev/keelson/internal/pipeline/executor"
+)
+
+// work is an attempt of a job with all that its goroutine needs; it knows nothing of the engine's state.
+type work struct {
+	o    Options
+	ref  JobRef
+	job  executor.Job
+	keys []artifact.Key // whose artifacts it takes
+	// foreign are the jobs of other pipelines whose artifacts it wants.
+	foreign []pipeline.Need
+	scope   artifact.Scope
+}
+
+// extras is what a job leaves besides its result.
+type extras struct {
+	coverage *float64
+	tests    *artifact.JUnit
+}
+
+// work puts together what a job needs to run.
+func (e *engine) work(a attempt, slot int) *work {
+	p, j := a.play, a.play.graph.Jobs[a.job]
+	w := &work{o: e.o, ref: a.ref()}
+	w.job = executor.Job{Job: j, ID: w.ref.ID, Started: p.results[a.job].Started, Slot: slot, Abort: e.o.Abort}
+	protected, _ := j.Variables.Get("CI_COMMIT_REF_PROTECTED")
+	w.scope = artifact.Scope{Project: e.o.Project, Job: j.Name, Ref: p.graph.Ref, Protected: protected.Value == "true"}
+	for _, n := range j.Needs {
+		if n.Pipeline != "" && n.Job == "" { // the job shows how another pipeline does
+			w.foreign = append(w.foreign, n)
+		}
+	}
+	if e.o.Store == nil {
+		return w
+	}
+	names, foreign := artifact.Sources(p.graph, j.Name)
+	w.foreign = append(w.foreign, foreign...)
+	for _, name := range names {
+		if i := p.index[name]; p.graph.Jobs[i].Artifacts != nil && !p.state.Jobs[i].StartedAt.IsZero() { // it has run
+			w.keys = append(w.keys, p.key(name))
+		}
+	}
+	return w
+}
+
+func (p *play) key(job string) artifact.Key {
+	return artifact.Key{Project: p.engine.o.Project, Pipeline: strconv.FormatInt(p.id, 10), Job: job}
+}
+
+// sinkLog is a job's log on its way to the sink.
+type sinkLog struct {
+	sink Sink
+	ref  JobRef
+}
+
+func (l sinkLog) Write(p []byte) (int, error) {
+	l.sink.Log(l.ref, p)
+	return len(p), nil
+}
+
+// run runs the job to its end.
+func (w *work) run(ctx context.Context) (result executor.Result, more extras) {
+	var log io.Writer = sinkLog{w.o.Sink, w.ref}
+	var coverage *artifact.Coverage
+	if w.job.Coverage != "" {
+		c, err := artifact.NewCoverage(w.job.Coverage)
+		if err == nil {
+			coverage = c
+			log = io.MultiWriter(log, c)
+		}
+	}
+	place, err := w.o.Sources.Open(w.ref)
+	if err == nil {
+		defer func() {
+			if err := place.Close(); err != nil && result.Status == pipeline.StatusSuccess {
+				result = executor.FailedWith(err)
+			}
+		}()
+		w.job.Dir = place.Dir()
+		err = w.takeVariables(ctx)
+	}
+	trace := executor.NewTrace(log, w.job)
+	if err != nil {
+		trace.Errorf("Job failed: %s", err)
+		_ = trace.Close()
+		return executor.FailedWith(failure(err)), more
+	}
+	w.job.Prepare = func(ctx context.Context, trace *executor.Trace) error { return w.prepare(ctx, place, trace) }
+	w.job.Finish = func(ctx context.Context, trace *executor.Trace, r executor.Result) error {
+		tests, err := w.finish(ctx, place, trace, r)
+		more.tests = tests
+		return err
+	}
+	result = w.o.Executor.Run(ctx, w.job, trace)
+	if err := trace.Close(); err != nil && result.Status == pipeline.StatusSuccess {
+		result = executor.FailedWith(fmt.Errorf("write the log: %w", err))
+	}
+	if coverage != nil {
+		if v, ok := coverage.Value(); ok {
+			more.coverage = &v
+		}
+	}
+	return result, more
+}
+
+// failure gives errors of the store the reason that GitLab has for them.
+func failure(err error) error {
+	var f *executor.Failure
+	if err == nil || errors.As(err, &f) {
+		return err
+	}
+	return &executor.Failure{Reason: artifact.Reason(err), Err: err}
+}
+
+// takeVariables adds those of dotenv reports and those of the job that has started, and puts in the values of those that refer to each other.
+func (w *work) takeVariables(ctx context.Context) error {
+	if len(w.keys) > 0 {
+		vars, err := w.o.Store.Dotenv(ctx, w.keys)
+		if err != nil {
+			return err
+		}
+		w.job.Variables = w.job.Variables.WithDotenv(vars)
+	}
+	// Those that refer to each other in a circle stay as they are, as with GitLab.
+	w.job.Variables, _ = w.job.Variables.Started(w.job.ID, w.job.Started).Sorted()
+	return nil
+}
+
+// in says where the job works, for the store.
+func (w *work) in(place Workspace, trace *executor.Trace) artifact.Work {
+	vars := slices.Clip(w.job.Variables)
+	for _, v := range []pipeline.KV{{Key: "CI_PROJECT_DIR", Value: w.job.Dir}, {Key: "CI_JOB_ID", Value: strconv.FormatInt(w.job.ID, 10)}} {
+		vars = append(vars, pipeline.Variable{Name: v.Key, Value: v.Value, Raw: true, Origin: pipeline.OriginPredefined})
+	}
+	return artifact.Work{Dir: w.job.Dir, Vars: vars, Log: trace, InPlace: place.InPlace()}
+}
+
+// prepare makes the directory ready.
+func (w *work) prepare(ctx context.Context, place Workspace, trace *executor.Trace) error {
+	end := trace.Section("get_sources", "Getting the sources", false)
+	err := place.Prepare(ctx, w.job, trace)
+	end()
+	if err != nil {
+		return err
+	}
+	w.warn(trace)
+	if len(w.foreign) > 0 {
+		n := w.foreign[0]
+		err := fmt.Errorf("the status of pipeline %s is needed, and only this pipeline is here", n.Pipeline)
+		switch {
+		case n.Project != "":
+			err = fmt.Errorf("the artifacts of job %q of project %s are needed, and only those of this pipeline are here", n.Job, n.Project)
+		case n.Job != "":
+			err = fmt.Errorf("the artifacts of job %q of pipeline %s are needed, and only those of this pipeline are here", n.Job, n.Pipeline)
+		}
+		if !n.Optional {
+			return &executor.Failure{Reason: pipeline.MissingDependency, Err: err}
+		}
+		trace.Warningf("%s", err)
+	}
+	if w.o.Store == nil {
+		return nil
+	}
+	in := w.in(place, trace)
+	if len(w.job.Caches) > 0 {
+		end := trace.Section("restore_cache", "Restoring the cache", false)
+		_, err := w.o.Store.RestoreCaches(ctx, w.scope, w.job.Caches, in)
+		end()
+		if err != nil {
+			return failure(err)
+		}
+	}
+	if len(w.keys) > 0 {
+		end := trace.Section("download_artifacts", "Downloading artifacts", false)
+		err := w.o.Store.Restore(ctx, w.keys, in)
+		end()
+		if err != nil {
+			return failure(err)
+		}
+	}
+	return nil
+}
+
+// warn names what a job asks for and nobody does here.
+func (w *work) warn(trace *executor.Trace) {
+	for name := range w.job.Secrets {
+		trace.Warningf("variable %s is not set: nothing here fetches secrets", name)
+	}
+	for name := range w.job.IDTokens {
+		trace.Warningf("variable %s is not set: nothing here issues id_tokens", name)
+	}
+	if w.job.Release != nil {
+		trace.Warningf("no release is made here (release)")
+	}
+}
+
+// finish keeps what the job leaves behind.
+func (w *work) finish(ctx context.Context, place Workspace, trace *executor.Trace, r executor.Result) (*artifact.JUnit, error) {
+	if w.o.Store == nil {
+		return nil, nil
+	}
+	in, passed := w.in(place, trace), r.Status == pipeline.StatusSuccess
+	if len(w.job.Caches) > 0 {
+		end := trace.Section("archive_cache", "Saving the cache", false)
+		_, err := w.o.Store.SaveCaches(ctx, w.scope, w.job.Caches, in, passed)
+		end()
+		if err != nil {
+			return nil, failure(err)
+		}
+	}
+	if w.job.Artifacts == nil {
+		return nil, nil
+	}
+	end := trace.Section("upload_artifacts", "Uploading artifacts", false)
+	defer end()
+	key := artifact.Key{Project: w.scope.Project, Pipeline: strconv.FormatInt(w.ref.Pipeline, 10), Job: w.job.Name}
+	record, err := w.o.Store.Save(ctx, key, w.job.Artifacts, in, passed)
+	if record == nil {
+		return nil, failure(err)
+	}
+	return record.JUnit, failure(err)
+}

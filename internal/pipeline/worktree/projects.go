@@ -1,0 +1,360 @@
+package worktree
+
+import (
+	"cmp"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"keelson.dev/keelson/internal/git"
+	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/pipeline/config"
+	"keelson.dev/keelson/internal/redact"
+)
+
+// fetchTimeout bounds one fetch of another project, as GitLab bounds what includes fetch.
+const fetchTimeout = 30 * time.Second
+
+// project is another project's tree: a folder as it is, or a commit in a repository.
+type project struct {
+	path   string // group/name
+	sha    string // empty: a folder that is in no commit
+	folder string
+	repo   *git.Repository
+	tree   *git.Tree
+}
+
+func (p *project) close() {
+	if p.repo != nil {
+		p.repo.Close()
+	}
+}
+
+// source names a file of it for positions: "group/name@ref:path".
+func (p *project) source(name string, text []byte) config.Source {
+	at := p.path
+	if p.sha != "" && p.folder == "" {
+		at += "@" + shortSHA(p.sha)
+	}
+	return config.Source{Name: at + ":" + name, Text: text, Project: p.path, SHA: p.sha}
+}
+
+func (p *project) read(name string) ([]byte, error) {
+	if p.folder != "" {
+		text, err := readUnder(p.folder, name)
+		if err != nil {
+			return nil, fmt.Errorf("project %s in %s: %w", p.path, p.folder, err)
+		}
+		return text, nil
+	}
+	text, err := p.tree.ReadAtMost(name, maxFile)
+	if err != nil {
+		return nil, fmt.Errorf("project %s at %s: %w", p.path, shortSHA(p.sha), err)
+	}
+	return text, nil
+}
+
+func (p *project) paths() ([]string, error) {
+	if p.folder != "" {
+		return walk(p.folder)
+	}
+	var paths []string
+	err := fs.WalkDir(p.tree, ".", func(name string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			paths = append(paths, name)
+		}
+		return err
+	})
+	return paths, err
+}
+
+// project reads include:project.
+func (f *Files) project(include pipeline.Include) ([]config.Source, error) {
+	p, err := f.openProject(include.Project, include.Ref)
+	if err != nil {
+		return nil, err
+	}
+	return f.local(include.File, config.Source{Project: p.path, SHA: cmp.Or(include.Ref, p.sha)})
+}
+
+// openProject finds another project at a ref, each of them once.
+func (f *Files) openProject(name, ref string) (*project, error) {
+	name = strings.Trim(name, "/")
+	if p := f.open[name+"@"+ref]; p != nil {
+		return p, nil
+	}
+	if name == "" || slices.ContainsFunc(strings.Split(name, "/"), func(s string) bool { return s == "" || s == "." || s == ".." }) || strings.HasPrefix(ref, "-") {
+		return nil, fmt.Errorf("%q at %q is no project: it is group/name", name, ref)
+	}
+	p, err := f.findProject(name, ref)
+	if err != nil {
+		return nil, err
+	}
+	f.open[name+"@"+ref] = p
+	if p.sha != "" {
+		f.open[name+"@"+p.sha] = p
+	}
+	return p, nil
+}
+
+func (f *Files) findProject(name, ref string) (*project, error) {
+	from := f.repo.origin()
+	where, mapped := f.projects[name]
+	if mapped && parsePlace(where).scheme == "" {
+		return folderProject(f.ctx, name, where)
+	}
+	if !mapped {
+		where = from.url(name)
+	}
+	if !mapped && name == from.path && from.path != "" && f.repo.hasGit {
+		if p, err := f.ownProject(name, ref); err == nil {
+			return p, nil
+		}
+	}
+	if where == "" {
+		return nil, fmt.Errorf("project %s: it is not known where it is, for this repository has no remote on a server; say so with --project %s=FOLDER-OR-URL", name, name)
+	}
+	return f.fetchProject(name, ref, where)
+}
+
+// folderProject is a project that --project maps to a folder.
+func folderProject(ctx context.Context, name, dir string) (*project, error) {
+	info, err := os.Stat(dir)
+	if err == nil && !info.IsDir() {
+		err = errors.New("it is no folder")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("project %s in %s: %w", name, dir, err)
+	}
+	p := &project{path: name, folder: dir}
+	if sha, err := runGit(ctx, dir, "rev-parse", "--verify", "--quiet", "HEAD"); err == nil {
+		p.sha = strings.TrimSpace(sha)
+	}
+	return p, nil
+}
+
+// ownProject is the working tree's own repository at another ref.
+func (f *Files) ownProject(name, ref string) (*project, error) {
+	full := "HEAD"
+	if ref != "" && ref != "HEAD" {
+		full = cmp.Or(f.repo.find(f.ctx, ref), ref)
+	}
+	sha, err := f.repo.git(f.ctx, "rev-parse", "--verify", "--quiet", "--end-of-options", full+"^{commit}")
+	if err != nil {
+		return nil, err
+	}
+	return openCommit(name, f.repo.common, strings.TrimSpace(sha))
+}
+
+func openCommit(name, dir, sha string) (*project, error) {
+	repo, err := git.Open(dir, git.Options{MaxFileSize: maxFile})
+	if err != nil {
+		return nil, err
+	}
+	tree, err := repo.Tree(sha)
+	if err != nil {
+		repo.Close()
+		return nil, err
+	}
+	return &project{path: name, sha: sha, repo: repo, tree: tree}, nil
+}
+
+// fetchProject fetches one commit of a project into the cache. A commit that is there is not asked for again; where the host
+// cannot be reached, what the ref named the last time has to do.
+func (f *Files) fetchProject(name, ref, where string) (*project, error) {
+	dir := filepath.Join(f.opts.Cache, "projects", cacheName(where))
+	keep := "refs/keelson/" + hex.EncodeToString([]byte(cmp.Or(ref, "HEAD")))
+	ctx, cancel := context.WithTimeoutCause(f.ctx, fetchTimeout, fmt.Errorf("it took longer than %s", fetchTimeout))
+	defer cancel()
+	unlock, err := lockRepository(ctx, dir)
+	if err != nil {
+		return nil, fmt.Errorf("keep a copy of project %s: %w", name, err)
+	}
+	defer unlock()
+	if isSHA(ref) {
+		if p, err := openCommit(name, dir, ref); err == nil {
+			return p, nil
+		}
+	}
+	_, err = runGit(ctx, dir, "fetch", "--quiet", "--depth=1", "--no-tags", "--force", "--no-recurse-submodules", "--", where, "+"+cmp.Or(ref, "HEAD")+":"+keep)
+	sha, found := runGit(f.ctx, dir, "rev-parse", "--verify", "--quiet", keep+"^{commit}")
+	if err != nil {
+		err = fmt.Errorf("project %s at %s: fetch %s: %w", name, cmp.Or(ref, "its default branch"), redact.URL(where), err)
+		if found != nil || f.ctx.Err() != nil || !unreachable(err) {
+			return nil, err
+		}
+		f.note(err.Error() + "; the copy in " + dir + " is used")
+	}
+	if found != nil {
+		return nil, fmt.Errorf("project %s: %w", name, found)
+	}
+	return openCommit(name, dir, strings.TrimSpace(sha))
+}
+
+// unreachable tells a host that does not answer from one that refuses, in git's words.
+func unreachable(err error) bool {
+	for _, said := range []string{"Could not resolve host", "Could not resolve hostname", "Failed to connect", "Couldn't connect", "unable to connect", "Network is unreachable", "timed out", "Connection refused", "took longer"} {
+		if strings.Contains(err.Error(), said) {
+			return true
+		}
+	}
+	return false
+}
+
+// isSHA tells whether a ref is a whole commit id.
+func isSHA(ref string) bool {
+	_, err := git.ParseObjectID(ref)
+	return err == nil
+}
+
+// cacheName is a folder's name for a URL, without what is secret in it.
+func cacheName(where string) string {
+	p := parsePlace(where)
+	return hex.EncodeToString([]byte(p.host)) + "/" + strings.ReplaceAll(p.path, "/", "+") + ".git"
+}
+
+// lockRepository makes the bare repository where it is missing and keeps other processes from it.
+func lockRepository(ctx context.Context, dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return nil, err
+	}
+	lock, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			lock.Close()
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			lock.Close()
+			return nil, fmt.Errorf("wait for another process: %w", context.Cause(ctx))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "HEAD")); err != nil {
+		if _, err := runGit(ctx, filepath.Dir(dir), "init", "--quiet", "--bare", "--object-format=sha1", "--template=", "--", dir); err != nil {
+			lock.Close()
+			return nil, err
+		}
+	}
+	return func() { lock.Close() }, nil
+}
+
+// component reads include:component: host/group/project/name@version, from templates/name.yml or templates/name/template.yml.
+func (f *Files) component(reference string) ([]config.Source, error) {
+	address, version, ok := strings.Cut(reference, "@")
+	host, full, ok2 := strings.Cut(address, "/")
+	name := path.Base(full)
+	projectPath := path.Dir(full)
+	if !ok || !ok2 || version == "" || projectPath == "." {
+		return nil, fmt.Errorf("component %q: it is host/group/project/name@version", reference)
+	}
+	ref, err := f.componentVersion(host, projectPath, version)
+	if err != nil {
+		return nil, err
+	}
+	p, err := f.openProject(projectPath, ref)
+	if err != nil {
+		return nil, fmt.Errorf("component %s: %w", reference, err)
+	}
+	for _, file := range []string{"templates/" + name + ".yml", "templates/" + name + "/template.yml"} {
+		text, err := p.read(file)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("component %s: %w", reference, err)
+		}
+		s := p.source(file, text)
+		s.Component = map[string]string{"name": name, "sha": p.sha, "version": ref, "reference": version}
+		return []config.Source{s}, nil
+	}
+	return nil, fmt.Errorf("component %s: project %s has neither templates/%s.yml nor templates/%s/template.yml: %w", reference, projectPath, name, name, fs.ErrNotExist)
+}
+
+// componentVersion finds the ref of a version: "~latest" and parts of a semantic version ("1", "1.2") are its newest tag.
+func (f *Files) componentVersion(host, projectPath, version string) (string, error) {
+	where, mapped := f.projects[projectPath]
+	if mapped && parsePlace(where).scheme == "" {
+		return version, nil // the folder as it is
+	}
+	from := f.repo.origin()
+	if !mapped {
+		if from.scheme == "" || host != from.host && host != strings.TrimPrefix(strings.TrimPrefix(from.web(), "https://"), "http://") {
+			from = place{scheme: "https", host: host} // a public component on another host than ours
+		}
+		where = from.url(projectPath)
+		if f.projects == nil {
+			f.projects = map[string]string{}
+		}
+		f.projects[projectPath] = where
+	}
+	if version != "~latest" && !partialVersion().MatchString(version) {
+		return version, nil
+	}
+	ctx, cancel := context.WithTimeoutCause(f.ctx, fetchTimeout, fmt.Errorf("it took longer than %s", fetchTimeout))
+	defer cancel()
+	out, err := runGit(ctx, f.repo.root, "ls-remote", "--quiet", "--tags", "--refs", "--", where)
+	if err != nil {
+		return "", fmt.Errorf("versions of project %s: %w", projectPath, err)
+	}
+	var tags []string
+	for line := range strings.Lines(out) {
+		if _, tag, ok := strings.Cut(strings.TrimSpace(line), "refs/tags/"); ok {
+			tags = append(tags, tag)
+		}
+	}
+	tag := newest(tags, version)
+	if tag == "" && version == "~latest" {
+		return "", fmt.Errorf("project %s has no released version: %w", projectPath, fs.ErrNotExist)
+	}
+	return cmp.Or(tag, version), nil // "1" may be a branch
+}
+
+var (
+	partialVersion = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^\d+(\.\d+)?$`) })
+	fullVersion    = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^v?(\d+)\.(\d+)\.(\d+)$`) })
+)
+
+// newest picks the highest released version that a partial one stands for.
+func newest(tags []string, version string) string {
+	var best string
+	var bestParts []int
+	for _, tag := range tags {
+		m := fullVersion().FindStringSubmatch(tag)
+		if m == nil || version != "~latest" && !strings.HasPrefix(strings.TrimPrefix(tag, "v")+".", version+".") {
+			continue
+		}
+		var parts []int
+		for _, text := range m[1:] {
+			n, err := strconv.Atoi(text)
+			if err != nil {
+				break
+			}
+			parts = append(parts, n)
+		}
+		if len(parts) == 3 && (best == "" || slices.Compare(parts, bestParts) > 0) {
+			best, bestParts = tag, parts
+		}
+	}
+	return best
+}
