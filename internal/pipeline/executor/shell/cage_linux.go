@@ -74,6 +74,17 @@ func write(file string, n int) error {
 // serve starts processes from a thread that is in the cgroup, which they inherit from it.
 func (c *cage) serve() {
 	runtime.LockOSThread() // and never unlocked: the thread ends with this function, and nothing else runs in the cgroup
+	if unix.Gettid() == os.Getpid() {
+		// The first thread of a process does not end. As long as it is held here another one is taken.
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			c.serve()
+		}()
+		<-done
+		runtime.UnlockOSThread()
+		return
+	}
 	_ = write(filepath.Join(c.dir, "tasks"), unix.Gettid())
 	for start := range c.starts {
 		start()
@@ -215,5 +226,9 @@ var hierarchies = sync.OnceValue(func() []hierarchy {
 // hurry lets the calling goroutine's thread come before the jobs, where that is allowed. The thread ends with the goroutine.
 func hurry() {
 	runtime.LockOSThread()
+	if unix.Gettid() == os.Getpid() {
+		runtime.UnlockOSThread() // the first thread would stay in a hurry
+		return
+	}
 	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), -20)
 }
