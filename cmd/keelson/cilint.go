@@ -112,9 +112,12 @@ func lintPipeline(ctx context.Context, g *global, opts ciOptions) (linted, error
 	l.Problems = append(append(l.Problems, p.problems...), problems...)
 	if cfg != nil {
 		l.Files, l.Jobs = cfg.Files, len(cfg.Jobs)
-		if !problems.Failed() {
+		switch {
+		case !problems.Failed():
 			l.Problems = merge(l.Problems, compile.Lint(cfg))
 			l.Problems = merge(l.Problems, compile.Compile(cfg, c).Problems)
+		case !cfg.Partial: // a mistake within a job hides none among the jobs
+			l.Problems = merge(l.Problems, compile.Check(cfg))
 		}
 	}
 	if !l.Problems.Failed() {

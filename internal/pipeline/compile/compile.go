@@ -143,6 +143,7 @@ func (p *compiler) finish(ds []decision, matched *pipeline.Rule) *pipeline.Graph
 		Name: p.scope.pipelineName(), Source: p.ctx.Source, Ref: p.ctx.Ref, SHA: p.ctx.Commit.SHA,
 		AutoCancel: autoCancel(p.cfg.Workflow, matched),
 	}
+	p.scope.named(g.Name)
 	order := p.order(ds)
 	if !slices.ContainsFunc(order, func(at int) bool { return !isEdge(p.list[at].spec.Stage) }) {
 		return g

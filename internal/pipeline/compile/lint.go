@@ -11,6 +11,10 @@ import (
 	"keelson.dev/keelson/internal/pipeline/rules"
 )
 
+// Check finds what is wrong among jobs whatever the event. It is for configurations with errors within jobs too: as long as they
+// are not [pipeline.Config.Partial], what it says holds.
+func Check(cfg *pipeline.Config) pipeline.Problems { return expand(cfg).check() }
+
 // Lint finds what is wrong whatever the event (errors), and what works but is seldom meant (warnings). Each has a code of its own.
 func Lint(cfg *pipeline.Config) pipeline.Problems {
 	js := expand(cfg)
