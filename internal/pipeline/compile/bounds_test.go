@@ -42,7 +42,7 @@ func TestTooLarge(t *testing.T) {
 			}
 			return j
 		}), "the needs of the pipeline are too many with those of `j5` (maximum is 500000)"},
-		"variables": {many(1000, func(int) pipeline.JobSpec { return pipeline.JobSpec{Vars: values} }), "the variables of all jobs are too many with those of `j29"},
+		"variables": {many(320, func(int) pipeline.JobSpec { return pipeline.JobSpec{Vars: values} }), "the variables of all jobs are too many with those of `j29"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := Compile(test.cfg, c)
@@ -60,10 +60,11 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
-// TestChain compiles a chain that is as deep as a pipeline may be long.
+// TestChain compiles a long chain, and a long circle.
 func TestChain(t *testing.T) {
+	const length = 3000
 	cfg := &pipeline.Config{Stages: []string{pipeline.StagePre, "test", pipeline.StagePost}}
-	for i := range maxJobs {
+	for i := range length {
 		j := pipeline.JobSpec{}
 		j.Name, j.Stage, j.When, j.DAG, j.NeedSpecs = fmt.Sprintf("j%d", i), "test", pipeline.OnSuccess, true, []pipeline.NeedSpec{}
 		if i > 0 {
@@ -72,10 +73,10 @@ func TestChain(t *testing.T) {
 		cfg.Jobs = append(cfg.Jobs, j)
 	}
 	r := Compile(cfg, benchmarkContext())
-	if r.Graph == nil || len(r.Graph.Jobs) != maxJobs {
+	if r.Graph == nil || len(r.Graph.Jobs) != length {
 		t.Fatal(r.Problems)
 	}
-	cfg.Jobs[0].NeedSpecs = append(cfg.Jobs[0].NeedSpecs, pipeline.NeedSpec{Need: pipeline.Need{Job: fmt.Sprintf("j%d", maxJobs-1)}})
+	cfg.Jobs[0].NeedSpecs = append(cfg.Jobs[0].NeedSpecs, pipeline.NeedSpec{Need: pipeline.Need{Job: fmt.Sprintf("j%d", length-1)}})
 	r = Compile(cfg, benchmarkContext())
 	if r.Graph != nil || len(r.Problems) != 1 || r.Problems[0].Code != "needs-cycle" {
 		t.Fatal(len(r.Problems))

@@ -20,6 +20,7 @@ func Lint(cfg *pipeline.Config) pipeline.Problems {
 	js := expand(cfg)
 	found := js.check()
 	l := linter{jobs: js, missing: map[*pipeline.NeedSpec]bool{}, doubts: map[string][]doubt{}}
+	l.found = append(l.found, js.replaced...)
 	l.workflow()
 	for i := range cfg.Jobs {
 		spec := &cfg.Jobs[i]

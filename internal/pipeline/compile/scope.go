@@ -158,36 +158,30 @@ func blank(list pipeline.Variables, text string) string {
 }
 
 // relevant picks the variables that a text refers to, and those that they refer to: few of many, which makes it fast to expand them.
+// Where they are not few it gives all.
 func relevant(list pipeline.Variables, text string) pipeline.Variables {
+	const few = 64
 	picked := make([]bool, len(list))
-	n := 0
-	for names := mentioned(text); len(names) > 0; names = names[1:] {
+	n, names := 0, pipeline.References(text)
+	for at := 0; at < len(names); at++ {
+		if len(names) > few {
+			return list
+		}
 		for i := range list {
-			if picked[i] || list[i].Name != names[0] {
-				continue
+			if v := &list[i]; !picked[i] && v.Name == names[at] {
+				picked[i] = true
+				n++
+				names = append(names, pipeline.References(v.Value)...)
 			}
-			picked[i] = true
-			n++
-			names = append(names, mentioned(list[i].Value)...)
 		}
 	}
 	out := make(pipeline.Variables, 0, n)
-	for i, v := range list {
+	for i := range list {
 		if picked[i] {
-			out = append(out, v)
+			out = append(out, list[i])
 		}
 	}
 	return out
-}
-
-// mentioned gives the words in a text that may be references to variables.
-func mentioned(text string) []string {
-	if !strings.ContainsAny(text, "$%") {
-		return nil
-	}
-	return strings.FieldsFunc(text, func(r rune) bool {
-		return r != '_' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
-	})
 }
 
 // list builds the variables of a job on a list.

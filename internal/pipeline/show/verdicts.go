@@ -25,6 +25,9 @@ func Verdict(out io.Writer, v pipeline.Verdict, paint Paint) error {
 	if len(v.Names) > 1 || len(v.Names) == 1 && v.Names[0] != v.Job {
 		w.printf("  as %s\n", Plain(strings.Join(v.Names, ", ")))
 	}
+	if !v.Runs && len(v.Instances) > 0 {
+		w.printf("  this is about %s\n", Plain(strings.Join(v.Instances, ", ")))
+	}
 	for i, rule := range v.Rules {
 		verdict := paint.with(red, "does not match")
 		if rule.Matches {
