@@ -104,17 +104,20 @@ func lintPipeline(ctx context.Context, g *global, opts ciOptions) (linted, error
 	}
 	defer p.files.Close()
 	l := linted{File: p.first.Name, Files: []pipeline.File{}, Problems: pipeline.Problems{}, texts: p.files.Text}
-	c, err := p.context(ctx, e)
+	c, err := p.compile(ctx, e)
 	if err != nil {
 		return l, err
 	}
-	cfg, problems := p.load(c)
-	l.Problems = append(append(l.Problems, p.problems...), problems...)
-	if cfg != nil {
+	l.Problems = append(l.Problems, c.Problems...)
+	switch cfg := c.read; {
+	case cfg == nil:
+	case c.config != nil:
 		l.Files, l.Jobs = cfg.Files, len(cfg.Jobs)
-		if !problems.Failed() {
-			l.Problems = merge(l.Problems, compile.Lint(cfg))
-			l.Problems = merge(l.Problems, compile.Compile(cfg, c).Problems)
+		l.Problems = merge(l.Problems, compile.Lint(cfg))
+	default:
+		l.Files, l.Jobs = cfg.Files, len(cfg.Jobs)
+		if !cfg.Partial { // a mistake within a job hides none among the jobs
+			l.Problems = merge(l.Problems, compile.Check(cfg))
 		}
 	}
 	if !l.Problems.Failed() {
@@ -123,7 +126,21 @@ func lintPipeline(ctx context.Context, g *global, opts ciOptions) (linted, error
 		}
 	}
 	l.Valid = !l.Problems.Failed()
+	l.sort()
 	return l, nil
+}
+
+// sort brings the problems into the order of the files and their lines.
+func (l *linted) sort() {
+	order := map[string]int{}
+	for i, f := range l.Files {
+		if _, twice := order[f.Name]; !twice {
+			order[f.Name] = i
+		}
+	}
+	slices.SortStableFunc(l.Problems, func(a, b pipeline.Problem) int {
+		return cmp.Or(cmp.Compare(order[a.At.File], order[b.At.File]), cmp.Compare(a.At.Line, b.At.Line), cmp.Compare(a.At.Column, b.At.Column))
+	})
 }
 
 // lintEvents finds what fails only for other events than the one that is asked about. It is a warning: not every pipeline is

@@ -70,7 +70,7 @@ func visible(vs pipeline.Variables) pipeline.Variables {
 // ConfigVariables are those that include and include:rules see: the predefined ones of the project and the pipeline, and those
 // from outside of the files.
 func ConfigVariables(c *pipeline.Context) pipeline.Variables {
-	return append(visible(predefined(c)), outside(c)...)
+	return append(visible(predefined(c)), forEnvironment(outside(c), "")...)
 }
 
 // outside are the variables that are stronger than those of the files: who started the pipeline, then what the instance, the
@@ -393,7 +393,7 @@ func predefinedEnvironment(env *pipeline.Environment) pipeline.Variables {
 // workflowVariables are what workflow:rules and workflow:name see. top are the variables of the top level.
 func workflowVariables(c *pipeline.Context, top pipeline.Variables) pipeline.Variables {
 	vs := append(visible(predefined(c)), pipeline.Variable{Name: "CI_NODE_TOTAL", Value: "1", Public: true, Origin: pipeline.OriginPredefined})
-	return append(append(vs, top...), outside(c)...)
+	return append(append(vs, top...), forEnvironment(outside(c), "")...)
 }
 
 // ofMergeRequest tells whether the pipeline is one of a merge request, which has neither a branch nor a tag.

@@ -222,7 +222,11 @@ func (s *scope) list(list, first pipeline.Variables, in *instance, job *pipeline
 		list = put(list, files, v)
 	}
 	list = fileVariables(list, files, rules, pipeline.OriginRules)
-	return append(list, s.outside...)
+	name := ""
+	if env != nil {
+		name = env.Name
+	}
+	return append(list, forEnvironment(s.outside, name)...)
 }
 
 // fileVariables puts variables of the files into a list, where those of the files begin at from.
