@@ -126,6 +126,7 @@ func lintPipeline(ctx context.Context, g *global, opts ciOptions) (linted, error
 		}
 	}
 	l.Valid = !l.Problems.Failed()
+	l.Problems.Sort(l.Files)
 	return l, nil
 }
 
