@@ -126,21 +126,8 @@ func lintPipeline(ctx context.Context, g *global, opts ciOptions) (linted, error
 		}
 	}
 	l.Valid = !l.Problems.Failed()
-	l.sort()
+	l.Problems.Sort(l.Files)
 	return l, nil
-}
-
-// sort brings the problems into the order of the files and their lines.
-func (l *linted) sort() {
-	order := map[string]int{}
-	for i, f := range l.Files {
-		if _, twice := order[f.Name]; !twice {
-			order[f.Name] = i
-		}
-	}
-	slices.SortStableFunc(l.Problems, func(a, b pipeline.Problem) int {
-		return cmp.Or(cmp.Compare(order[a.At.File], order[b.At.File]), cmp.Compare(a.At.Line, b.At.Line), cmp.Compare(a.At.Column, b.At.Column))
-	})
 }
 
 // lintEvents finds what fails only for other events than the one that is asked about. It is a warning: not every pipeline is

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -36,7 +35,7 @@ func Decode(doc *Document) (*pipeline.Config, pipeline.Problems) {
 	if doc == nil {
 		doc = &Document{}
 	}
-	d.config.Files, d.config.Spec = doc.Files, doc.Spec
+	d.config.Files, d.config.Spec, d.incomplete = doc.Files, doc.Spec, doc.Incomplete
 	d.root(value{Node: doc.Root, d: d})
 	return d.config, sortProblems(d.finish(), doc.Files)
 }
@@ -48,7 +47,8 @@ type decoder struct {
 	job      string            // that is decoded now
 	inherits pipeline.Inherit  // what it takes of the defaults
 
-	badStages bool // the list of stages is wrong
+	badStages  bool // the list of stages is wrong
+	incomplete bool // files are missing, and with them perhaps what jobs lack
 
 	regexps     map[string]string // that were checked: the fault, or ""
 	expressions map[string]error  // that were checked
@@ -133,26 +133,9 @@ func (d *decoder) finish() pipeline.Problems {
 	return d.problems
 }
 
-// sortProblems puts problems in the order of files and lines; those without a place are last.
+// sortProblems puts problems in the order of files and lines.
 func sortProblems(ps pipeline.Problems, files []pipeline.File) pipeline.Problems {
-	order := make(map[string]int, len(files))
-	for i, f := range files {
-		if _, ok := order[f.Name]; !ok {
-			order[f.Name] = i
-		}
-	}
-	file := func(p pipeline.Problem) int {
-		if i, ok := order[p.At.File]; ok && p.At.Line != 0 {
-			return i
-		}
-		if p.At.Line != 0 {
-			return len(files)
-		}
-		return len(files) + 1
-	}
-	slices.SortStableFunc(ps, func(a, b pipeline.Problem) int {
-		return cmp.Or(cmp.Compare(file(a), file(b)), cmp.Compare(a.At.File, b.At.File), cmp.Compare(a.At.Line, b.At.Line), cmp.Compare(a.At.Column, b.At.Column))
-	})
+	ps.Sort(files)
 	return ps
 }
 
@@ -227,6 +210,7 @@ func (d *decoder) jobs(v value) {
 	d.mendStages()
 	d.job = ""
 	switch {
+	case d.incomplete: // there may be more jobs
 	case len(d.config.Jobs) == 0 && !broken:
 		jobs.hint(codeJob, "a job has a name that does not begin with a dot, and a script", "config should contain at least one visible job")
 	case len(d.config.Jobs) > 0 && !broken && !slices.ContainsFunc(d.config.Jobs, func(j pipeline.JobSpec) bool {

@@ -216,7 +216,7 @@ e: {script: x, image: [1]}
 func TestDecodeBroken(t *testing.T) {
 	c, problems := decodeText(`
 stages: [build, 5]
-a: {stage: build, scirpt: x}
+a: {stage: build, scripts: x}
 b: {stage: "5", script: x, needs: [a]}
 c: {stage: {x: y}, script: x}
 varables: {A: b}

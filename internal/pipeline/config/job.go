@@ -103,6 +103,8 @@ func (d *decoder) jobKind(v value) kind {
 		return scriptJob
 	case has("trigger") || has("needs"):
 		return triggerJob
+	case d.incomplete: // its script may be in a file that is missing
+		return brokenJob
 	default:
 		hint, section := "a template that is not to run has a name with a dot before it: ."+v.key(), false
 		if hint2, ok := misplaced[v.key()]; ok {
@@ -278,6 +280,7 @@ func checkTriggerJob(v value, j *pipeline.JobSpec) {
 		}
 	}
 	switch {
+	case !v.field("trigger").set() && mirrors == 0 && v.d.incomplete:
 	case !v.field("trigger").set() && mirrors == 0:
 		hint := cmp.Or(v.misspelled("script", "trigger"), "add a `script` or a `trigger`")
 		v.hint(codeJob, hint, "config should contain either a trigger or a needs:pipeline")
