@@ -25,6 +25,13 @@ func Load(o Options) (*pipeline.Config, pipeline.Problems) {
 		return nil, problems
 	}
 	c, more := Decode(d)
+	if d.Incomplete {
+		for i := range more {
+			if more[i].Code == codeJob {
+				more[i].Hint = hintIncomplete
+			}
+		}
+	}
 	return c, sortProblems(append(problems, more...), d.Files)
 }
 

@@ -280,6 +280,9 @@ func (r *reader) missing(inc inclusion, err error) (message, hint string) {
 	if err != nil {
 		reason = r.o.Variables.Redact(err.Error())
 	}
+	if inc.kind == "remote" {
+		return fmt.Sprintf("Remote file `%s` could not be fetched: %s", inc.shown, strings.TrimPrefix(reason, "remote file "+inc.shown+": ")), ""
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Sprintf("Included file `%s` could not be read: %s", inc.shown, reason), ""
 	}
@@ -290,7 +293,7 @@ func (r *reader) missing(inc inclusion, err error) (message, hint string) {
 	case "project":
 		return fmt.Sprintf("Project `%s` file `%s` does not exist!", project, inc.shown), reason
 	case "template":
-		return fmt.Sprintf("Included file `%s` is empty or does not exist!", inc.shown), templateHint(inc.Template)
+		return fmt.Sprintf("Included file `%s` is empty or does not exist!", inc.shown), templateHint(inc.shown)
 	case "component":
 		return fmt.Sprintf("Component '%s' - content not found", inc.shown), reason
 	default:

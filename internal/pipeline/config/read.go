@@ -27,7 +27,7 @@ func Read(o Options) (*Document, pipeline.Problems) {
 	if r.incomplete {
 		report = func(p pipeline.Problem) {
 			if p.Code == "unknown-extends" || p.Code == "reference-not-found" {
-				p.Hint = "it may be in an include that could not be read"
+				p.Hint = hintIncomplete
 			}
 			r.report(p)
 		}
@@ -36,6 +36,9 @@ func Read(o Options) (*Document, pipeline.Problems) {
 	root = resolve(root, report)
 	return &Document{Root: root, Files: r.files, Spec: r.spec, Incomplete: r.incomplete}, sortProblems(r.problems, r.files)
 }
+
+// hintIncomplete is for what is missing while an include is missing.
+const hintIncomplete = "it may be in an include that could not be read"
 
 // The bounds of a configuration.
 const (
