@@ -44,13 +44,18 @@ func (r *reader) include(f *frame, content *Node) *Node {
 			}
 		}
 	}
-	own := &Node{Kind: Map, At: content.At, Via: content.Via, Pairs: slices.Delete(slices.Clone(content.Pairs), list, list+1)}
-	own.grown()
-	own.measure()
+	own := without(content, "include")
 	if below == nil {
 		return own
 	}
 	return merge(below, own)
+}
+
+// without gives a map without one of its keys.
+func without(n *Node, key string) *Node {
+	made := &Node{Kind: Map, At: n.At, Via: n.Via, Pairs: slices.DeleteFunc(slices.Clone(n.Pairs), func(p Pair) bool { return p.Key == key })}
+	made.grown()
+	return made.measure()
 }
 
 func entries(n *Node) []*Node {

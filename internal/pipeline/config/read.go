@@ -151,6 +151,10 @@ func (r *reader) file(f *frame, g given) *Node {
 		r.fail(f, content.At, "invalid-format", "write `name:` and below it the keywords of a job", "Invalid configuration format: the file is not a map")
 		return nil
 	}
+	if n := content.Get("spec"); n.Get("inputs") != nil && n.Get("script") == nil {
+		r.fail(f, n.At, "invalid-spec", "write a line `---` after it", "`spec` has to be a document of its own, before the rest of the file")
+		content = without(content, "spec")
+	}
 	content = r.interpolate(f, g, docs[0], content, hasSpec)
 	return r.include(f, content)
 }
