@@ -44,13 +44,18 @@ func (r *reader) include(f *frame, content *Node) *Node {
 			}
 		}
 	}
-	own := &Node{Kind: Map, At: content.At, Via: content.Via, Pairs: slices.Delete(slices.Clone(content.Pairs), list, list+1)}
-	own.grown()
-	own.measure()
+	own := without(content, "include")
 	if below == nil {
 		return own
 	}
 	return merge(below, own)
+}
+
+// without gives a map without one of its keys.
+func without(n *Node, key string) *Node {
+	made := &Node{Kind: Map, At: n.At, Via: n.Via, Pairs: slices.DeleteFunc(slices.Clone(n.Pairs), func(p Pair) bool { return p.Key == key })}
+	made.grown()
+	return made.measure()
 }
 
 func entries(n *Node) []*Node {
@@ -280,6 +285,9 @@ func (r *reader) missing(inc inclusion, err error) (message, hint string) {
 	if err != nil {
 		reason = r.o.Variables.Redact(err.Error())
 	}
+	if inc.kind == "remote" {
+		return fmt.Sprintf("Remote file `%s` could not be fetched: %s", inc.shown, strings.TrimPrefix(reason, "remote file "+inc.shown+": ")), ""
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Sprintf("Included file `%s` could not be read: %s", inc.shown, reason), ""
 	}
@@ -290,7 +298,7 @@ func (r *reader) missing(inc inclusion, err error) (message, hint string) {
 	case "project":
 		return fmt.Sprintf("Project `%s` file `%s` does not exist!", project, inc.shown), reason
 	case "template":
-		return fmt.Sprintf("Included file `%s` is empty or does not exist!", inc.shown), templateHint(inc.Template)
+		return fmt.Sprintf("Included file `%s` is empty or does not exist!", inc.shown), templateHint(inc.shown)
 	case "component":
 		return fmt.Sprintf("Component '%s' - content not found", inc.shown), reason
 	default:

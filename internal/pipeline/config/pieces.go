@@ -29,7 +29,7 @@ func (c *converter) inPieces(text []byte, atLeast int) (*Node, bool) {
 	for i, p := range pieces {
 		group.Go(func() {
 			root, err := load(p.text)
-			if err != nil || root == nil || root.Kind != yaml.MappingNode {
+			if err != nil || root == nil || root.Kind != yaml.MappingNode || root.Column != 1 || root.Style&yaml.FlowStyle != 0 {
 				return
 			}
 			converters[i] = &converter{file: c.file, lines: c.lines + p.line, anchored: map[*yaml.Node]*Node{}}

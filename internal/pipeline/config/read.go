@@ -27,7 +27,7 @@ func Read(o Options) (*Document, pipeline.Problems) {
 	if r.incomplete {
 		report = func(p pipeline.Problem) {
 			if p.Code == "unknown-extends" || p.Code == "reference-not-found" {
-				p.Hint = "it may be in an include that could not be read"
+				p.Hint = hintIncomplete
 			}
 			r.report(p)
 		}
@@ -36,6 +36,9 @@ func Read(o Options) (*Document, pipeline.Problems) {
 	root = resolve(root, report)
 	return &Document{Root: root, Files: r.files, Spec: r.spec, Incomplete: r.incomplete}, sortProblems(r.problems, r.files)
 }
+
+// hintIncomplete is for what is missing while an include is missing.
+const hintIncomplete = "it may be in an include that could not be read"
 
 // The bounds of a configuration.
 const (
@@ -147,6 +150,10 @@ func (r *reader) file(f *frame, g given) *Node {
 	if content.Kind != Map {
 		r.fail(f, content.At, "invalid-format", "write `name:` and below it the keywords of a job", "Invalid configuration format: the file is not a map")
 		return nil
+	}
+	if n := content.Get("spec"); n.Get("inputs") != nil && n.Get("script") == nil {
+		r.fail(f, n.At, "invalid-spec", "write a line `---` after it", "`spec` has to be a document of its own, before the rest of the file")
+		content = without(content, "spec")
 	}
 	content = r.interpolate(f, g, docs[0], content, hasSpec)
 	return r.include(f, content)

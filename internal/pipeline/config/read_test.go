@@ -261,3 +261,11 @@ func TestTemplates(t *testing.T) {
 		}
 	}
 }
+
+// A job without a script may have it from an include that could not be read: it is no error then.
+func TestIncomplete(t *testing.T) {
+	_, problems := Load(Options{Text: []byte("include: none.yml\nsast: {variables: {A: b}}\n"), Files: repository{}})
+	if got, want := showProblems(problems), ".gitlab-ci.yml:1:10: error include-not-found: Local file `none.yml` does not exist!"; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}

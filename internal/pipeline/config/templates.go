@@ -4,6 +4,7 @@ import (
 	"embed"
 	"io/fs"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -39,10 +40,11 @@ func Templates() []string {
 	return names
 }
 
-// templateHint names the template that was likely meant, or all that there are.
+// templateHint names the template that was likely meant, or says how to have one of GitLab's.
 func templateHint(name string) string {
 	if hint := didYouMean(name, Templates()); hint != "" {
 		return hint
 	}
-	return "there are " + strings.Join(Templates(), ", ")
+	return "it is not one of the " + strconv.Itoa(len(Templates())) + " that are here; one of GitLab's can be copied into the repository and included with `local`, or be included with " +
+		"`remote: https://gitlab.com/gitlab-org/gitlab/-/raw/master/lib/gitlab/ci/templates/" + name + "`"
 }

@@ -306,7 +306,7 @@ func TestPieces(t *testing.T) {
 }
 
 func FuzzPieces(f *testing.F) {
-	for _, seed := range []string{"a: 1\nb: {c: d}\ne: |\n  f\n g\n", "a: [\nb: c\n]\nd: 'e\nf: g'\n", "a:\n- b\nc: d\n\n# x\ne: f", "a: &b c\nd: *b", "a\n: b\nc: d\n", "a: 1\n...\nb: 2", "a: b\na: c", "0:\r \n0:"} {
+	for _, seed := range []string{"a: 1\nb: {c: d}\ne: |\n  f\n g\n", "a: [\nb: c\n]\nd: 'e\nf: g'\n", "a:\n- b\nc: d\n\n# x\ne: f", "a: &b c\nd: *b", "a\n: b\nc: d\n", "a: 1\n...\nb: 2", "a: b\na: c", "0:\r \n0:", "  : \"\n0   :0\n9:0  : \"\n0:0  :"} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
