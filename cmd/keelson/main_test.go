@@ -26,6 +26,10 @@ func TestMain(m *testing.M) {
 }
 
 func TestScripts(t *testing.T) {
+	testdata, err := filepath.Abs("testdata")
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		UpdateScripts:       *update,
@@ -34,10 +38,12 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("KEELSON_DATA", env.Getenv("WORK")+"/data")
 			env.Setenv("HOME", env.Getenv("WORK")+"/home")
+			env.Setenv("TESTDATA", testdata)
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exitcode": expectExitCode,
+			"sample":   commitSample,
 			"instance": startHost,
 		},
 	})
@@ -60,6 +66,24 @@ func expectExitCode(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got != want {
 		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// commitSample makes the sample pipeline's repository, with one commit, the working directory: sample
+func commitSample(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: sample")
+	}
+	dir := ts.MkAbs("sample")
+	ts.Check(os.CopyFS(dir, os.DirFS(filepath.Join(ts.Getenv("TESTDATA"), "ci", "sample"))))
+	for name, value := range map[string]string{
+		"GIT_AUTHOR_NAME": "Ada", "GIT_AUTHOR_EMAIL": "ada@example.com", "GIT_COMMITTER_NAME": "Ada", "GIT_COMMITTER_EMAIL": "ada@example.com",
+	} {
+		ts.Setenv(name, value)
+	}
+	ts.Check(ts.Chdir(dir))
+	for _, line := range []string{"init -q -b main", "add --all", "commit -q -m First"} {
+		ts.Check(ts.Exec("git", strings.Fields(line)...))
 	}
 }
 

@@ -252,7 +252,8 @@ func (r runKind) ends(b byte) bool {
 	if r == runParam {
 		return b <= ' ' || b == 0x7f || strings.IndexByte(`?&"'<>`, b) >= 0
 	}
-	return !(b >= '0' && b <= '9' || b >= 'A' && b <= 'Z' || b >= 'a' && b <= 'z' || b == '-' || b == '.' || b == '_' || b == '=')
+	inside := b >= '0' && b <= '9' || b >= 'A' && b <= 'Z' || b >= 'a' && b <= 'z' || strings.IndexByte("-._=", b) >= 0
+	return !inside
 }
 
 // pattern is a text that a stream looks for.

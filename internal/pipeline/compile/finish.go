@@ -11,8 +11,8 @@ import (
 	"keelson.dev/keelson/internal/pipeline"
 )
 
-// job finishes an instance that runs.
-func (p *compiler) job(in *instance, rule int) pipeline.Job {
+// job finishes an instance that runs. ds tells of all which ones do.
+func (p *compiler) job(in *instance, rule int, ds []decision) pipeline.Job {
 	job := in.spec.Job
 	job.Name, job.Base, job.Node, job.Matrix = in.name, in.spec.Name, in.node, in.matrix
 	job.When, job.AllowFailure = ruleWhen(in.spec, rule), allowFailure(in.spec, rule)
@@ -33,7 +33,7 @@ func (p *compiler) job(in *instance, rule int) pipeline.Job {
 			job.Needs[i] = l.Need
 		}
 	}
-	job.Dependencies = p.expandNames(in.spec.Dependencies)
+	job.Dependencies = p.expandNames(in.spec.Dependencies, ds)
 
 	var rules []pipeline.VariableSpec
 	if rule >= 0 {
@@ -45,8 +45,20 @@ func (p *compiler) job(in *instance, rule int) pipeline.Job {
 	}
 	job.Environment, job.Variables = v.environment, v.list
 	p.checkEnvironment(in, job.Environment)
-	job.ResourceGroup = blank(v.list, job.ResourceGroup)
+	if strings.ContainsAny(job.ResourceGroup, "$%") { // it is known before there is a pipeline
+		job.ResourceGroup = blank(visible(v.list), job.ResourceGroup)
+	}
 	job.Tags = expandTags(job.Tags, v.list)
+	for i := range job.Needs {
+		if n := &job.Needs[i]; !n.Local() {
+			n.Job, n.Project, n.Ref, n.Pipeline = blank(v.list, n.Job), blank(v.list, n.Project), blank(v.list, n.Ref), blank(v.list, n.Pipeline)
+		}
+	}
+	if t := job.Trigger; t != nil && strings.ContainsAny(t.Project+t.Branch, "$%") {
+		expanded := *t
+		expanded.Project, expanded.Branch = blank(v.list, t.Project), blank(v.list, t.Branch)
+		job.Trigger = &expanded
+	}
 	return job
 }
 

@@ -238,6 +238,12 @@ func jobText(out *bytes.Buffer, j *pipeline.Job, all bool) {
 	if j.Dependencies != nil {
 		fmt.Fprintf(out, ", dependencies [%s]", strings.Join(j.Dependencies, " | "))
 	}
+	if t := j.Trigger; t != nil {
+		fmt.Fprintf(out, ", trigger %s@%s", t.Project, t.Branch)
+		for _, i := range t.Include {
+			fmt.Fprintf(out, " include %s", i.Local)
+		}
+	}
 	if j.Node.Total > 0 {
 		fmt.Fprintf(out, ", node %d of %d", j.Node.Index, j.Node.Total)
 	}

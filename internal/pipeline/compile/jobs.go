@@ -13,6 +13,7 @@ const (
 	maxJobs     = 10_000    // of a pipeline
 	maxNeeds    = 500_000   // of a pipeline
 	maxValues   = 3_000_000 // variables of all jobs of a pipeline
+	maxRules    = 500_000   // asked for all jobs of a pipeline
 	needsLimit  = 50        // of one job; GitLab's default, which an instance may raise
 )
 
@@ -237,24 +238,6 @@ func (js *jobs) targets(in *instance, n *pipeline.NeedSpec) []string {
 		names = append(names, matrixName(base, row))
 	}
 	return names
-}
-
-// expandNames puts the instances in the place of jobs with parallel (dependencies).
-func (js *jobs) expandNames(names []string) []string {
-	if names == nil {
-		return nil
-	}
-	expanded := make([]string, 0, len(names))
-	for _, name := range names {
-		all := js.parallel[name]
-		if len(all) == 0 {
-			expanded = append(expanded, name)
-		}
-		for _, at := range all {
-			expanded = append(expanded, js.list[at].name)
-		}
-	}
-	return expanded
 }
 
 // perInstance tells whether needs name values of the matrix of the job that they belong to.

@@ -58,3 +58,23 @@ func (p *compiler) present(in *instance, ds []decision) []link {
 	}
 	return kept
 }
+
+// expandNames puts the instances in the place of jobs with parallel, and leaves out jobs that do not run (dependencies).
+func (p *compiler) expandNames(names []string, ds []decision) []string {
+	if names == nil {
+		return nil
+	}
+	expanded := make([]string, 0, len(names))
+	for _, name := range names {
+		all := p.parallel[name]
+		if at, ok := p.byName[name]; ok && len(all) == 0 {
+			all = []int{at}
+		}
+		for _, at := range all {
+			if ds[at].runs {
+				expanded = append(expanded, p.list[at].name)
+			}
+		}
+	}
+	return expanded
+}

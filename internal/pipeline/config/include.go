@@ -45,18 +45,12 @@ func (r *reader) include(f *frame, content *Node) *Node {
 		}
 	}
 	own := &Node{Kind: Map, At: content.At, Via: content.Via, Pairs: slices.Delete(slices.Clone(content.Pairs), list, list+1)}
-	if len(own.Pairs) > manyPairs {
-		own.index = make(map[string]int, len(own.Pairs))
-		for i, p := range own.Pairs {
-			own.index[p.Key] = i
-		}
-	}
+	own.grown()
 	own.measure()
 	if below == nil {
 		return own
 	}
-	merged := merge(below, own)
-	return merged
+	return merge(below, own)
 }
 
 func entries(n *Node) []*Node {
@@ -265,7 +259,11 @@ func (r *reader) sources(f *frame, inc inclusion) []Source {
 		r.incomplete = true
 		message, hint := r.missing(inc, err)
 		if len(inc.unset) > 0 {
-			hint = strings.Join(inc.unset, " and ") + " is not set; includes see the variables of the project and of the event, not those of files"
+			verb := " is"
+			if len(inc.unset) > 1 {
+				verb = " are"
+			}
+			hint = strings.Join(inc.unset, " and ") + verb + " not set; includes see the variables of the project and of the event, not those of files"
 		}
 		r.fail(f, inc.At, "include-not-found", hint, "%s", message)
 		return nil
@@ -293,6 +291,8 @@ func (r *reader) missing(inc inclusion, err error) (message, hint string) {
 		return fmt.Sprintf("Project `%s` file `%s` does not exist!", project, inc.shown), reason
 	case "template":
 		return fmt.Sprintf("Included file `%s` is empty or does not exist!", inc.shown), templateHint(inc.Template)
+	case "component":
+		return fmt.Sprintf("Component '%s' - content not found", inc.shown), reason
 	default:
 		return fmt.Sprintf("Included file `%s` does not exist!", inc.shown), reason
 	}

@@ -33,6 +33,7 @@ type inputSpec struct {
 	regex   *Node
 	about   string
 	rules   []inputRule
+	needs   []string // the inputs that its rules look at
 }
 
 // inputRule gives an input other options and another default where a condition on inputs holds.
@@ -128,7 +129,36 @@ func (r *specReader) inputs(n *Node) []*inputSpec {
 			specs = append(specs, s)
 		}
 	}
+	r.circles(specs)
 	return specs
+}
+
+// circles finds inputs whose rules depend on each other.
+func (r *specReader) circles(specs []*inputSpec) {
+	byName, state := map[string]*inputSpec{}, map[string]int{} // state: 1 is being looked at, 2 is done
+	for _, s := range specs {
+		byName[s.name] = s
+	}
+	var visit func(s *inputSpec)
+	visit = func(s *inputSpec) {
+		state[s.name] = 1
+		for _, name := range s.needs {
+			switch other := byName[name]; {
+			case other == nil || state[name] == 2:
+			case state[name] == 1:
+				r.report(pipeline.Problem{Severity: pipeline.Error, Code: "invalid-spec", At: s.at,
+					Message: fmt.Sprintf("`%s` input: circular dependency detected", s.name), Hint: "its rules depend on `" + name + "`, whose rules depend on it"})
+			default:
+				visit(other)
+			}
+		}
+		state[s.name] = 2
+	}
+	for _, s := range specs {
+		if state[s.name] == 0 {
+			visit(s)
+		}
+	}
 }
 
 func (r *specReader) input(p Pair, declared map[string]bool) *inputSpec {
@@ -250,16 +280,14 @@ func (r *specReader) rules(s *inputSpec, list *Node, declared map[string]bool) [
 	return made
 }
 
-// undeclared names the inputs of a condition that are none, and the input itself.
+// undeclared names the inputs of a condition that are none.
 func (r *specReader) undeclared(s *inputSpec, condition *Node, declared map[string]bool) {
 	for _, m := range blockPattern().FindAllStringSubmatch(condition.Text, -1) {
 		name := strings.TrimPrefix(m[1], "inputs.")
 		if !declared[name] {
 			r.fail(condition, "invalid-spec", didYouMean(name, slices.Sorted(maps.Keys(declared))), "`%s` input: rule references undefined inputs: %s", s.name, name)
 		}
-		if name == s.name {
-			r.fail(condition, "invalid-spec", "", "`%s` input: circular dependency detected", s.name)
-		}
+		s.needs = append(s.needs, name)
 	}
 }
 

@@ -233,3 +233,31 @@ func TestReadBounds(t *testing.T) {
 		t.Errorf("%s", got)
 	}
 }
+
+// Each of the templates comes to jobs without a problem, with the inputs that it has to be given.
+func TestTemplates(t *testing.T) {
+	inputs := map[string]string{"Keelson/Helm-Deploy": "chart: deploy/chart", "Keelson/Kustomize-Deploy": "path: deploy/prod"}
+	for _, name := range Templates() {
+		text := "include:\n  - template: " + name + "\n    inputs: {" + inputs[strings.TrimSuffix(name, templateSuffix)] + "}\n"
+		if !strings.HasPrefix(name, "Keelson/") {
+			text = "include: {template: " + name + "}\n"
+		}
+		d, problems := Read(Options{Text: []byte(text + "other: {script: x}\n")})
+		if len(problems) > 0 {
+			t.Errorf("%s: %s", name, showProblems(problems))
+			continue
+		}
+		for _, p := range d.Root.Pairs {
+			if strings.HasPrefix(p.Key, ".") && p.Value.Get("script") != nil {
+				text += "job" + p.Key + ": {extends: " + p.Key + "}\n"
+			}
+		}
+		c, problems := Load(Options{Text: []byte(text + "other: {script: x}\n")})
+		if len(problems) > 0 {
+			t.Errorf("%s: %s", name, showProblems(problems))
+		}
+		if strings.HasPrefix(name, "Keelson/") && len(c.Jobs) < 2 {
+			t.Errorf("%s has %d jobs", name, len(c.Jobs))
+		}
+	}
+}

@@ -156,9 +156,13 @@ func (j Job) Limit() time.Duration {
 // ScriptLimit is the time that its script may take, RUNNER_SCRIPT_TIMEOUT; 0: as long as the job.
 func (j Job) ScriptLimit() (time.Duration, error) { return j.duration("RUNNER_SCRIPT_TIMEOUT", 0) }
 
-// AfterScriptLimit is the time that its after_script may take, RUNNER_AFTER_SCRIPT_TIMEOUT.
+// AfterScriptLimit is the time that its after_script may take, RUNNER_AFTER_SCRIPT_TIMEOUT; with 0 as long as the job.
 func (j Job) AfterScriptLimit() (time.Duration, error) {
-	return j.duration("RUNNER_AFTER_SCRIPT_TIMEOUT", AfterScriptTimeout)
+	limit, err := j.duration("RUNNER_AFTER_SCRIPT_TIMEOUT", AfterScriptTimeout)
+	if limit == 0 {
+		limit = j.Limit()
+	}
+	return limit, err
 }
 
 // duration reads a variable as Go's durations; a number alone is refused as the runner does.

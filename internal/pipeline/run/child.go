@@ -34,46 +34,60 @@ type Trigger struct {
 // maxIncluded is how big a file may be that a child pipeline is made of, in bytes.
 const maxIncluded = 1 << 20
 
+// maxPipelines is how many pipelines may come of one, by trigger jobs (GitLab's limit of a pipeline's hierarchy).
+const maxPipelines = 1000
+
 // trigger starts the pipeline of a trigger job.
 func (e *engine) trigger(a attempt) {
 	ctx := e.run(a)
 	p, j := a.play, &a.play.graph.Jobs[a.job]
-	ref := a.ref()
-	log := func(format string, args ...any) { e.o.Sink.Log(ref, fmt.Appendf(nil, format+"\n", args...)) }
-	refuse := func(reason pipeline.FailureReason, format string, args ...any) {
-		r := executor.Failed(reason, format, args...)
-		log("ERROR: %s", r.Message)
+	w := e.work(a, 0)
+	trace := executor.NewTrace(sinkLog{e.o.Sink, w.ref}, w.job)
+	over := func(r executor.Result) {
+		if r.Status == pipeline.StatusFailed {
+			r.Message = trace.Redacted(r.Message)
+			trace.Errorf("Job failed: %s", r.Message)
+		}
+		_ = trace.Close()
 		e.over(a, r, extras{})
 	}
 	switch {
 	case j.Trigger.Project != "":
-		refuse(pipeline.DownstreamFailure, "the pipeline of project %s cannot be started: only child pipelines of this project are played here", j.Trigger.Project)
+		over(executor.Failed(pipeline.DownstreamFailure, "the pipeline of project %s cannot be started: only child pipelines of this project are played here", j.Trigger.Project))
 		return
 	case e.o.Downstream == nil:
-		refuse(pipeline.DownstreamFailure, "child pipelines are not played here")
+		over(executor.Failed(pipeline.DownstreamFailure, "child pipelines are not played here"))
 		return
 	case p.depth+1 > MaxDepth:
-		refuse("reached_max_descendant_pipelines_depth", "child pipelines go %d levels deep, this would be one more", MaxDepth)
+		over(executor.Failed("reached_max_descendant_pipelines_depth", "child pipelines go %d levels deep, this would be one more", MaxDepth))
+		return
+	case len(e.pipelines) >= maxPipelines:
+		over(executor.Failed("reached_max_pipeline_hierarchy_size", "%d pipelines have come of this one, which is the most", maxPipelines))
 		return
 	}
-	t := Trigger{Parent: p.graph, ParentID: p.id, Job: j, ID: e.o.NextID(), Depth: p.depth + 1, Variables: forwarded(j), File: e.reader(p)}
-	log("Making the child pipeline %d", t.ID)
+	t := Trigger{Parent: p.graph, ParentID: p.id, Job: j, ID: e.o.NextID(), Depth: p.depth + 1, File: e.reader(p)}
+	trace.Printf("Making the child pipeline %d", t.ID)
 	go func() {
-		g, err := e.o.Downstream.Compile(ctx, t)
+		var g *pipeline.Graph
+		err := w.takeVariables(ctx)
+		if err == nil {
+			t.Variables = forwarded(&w.job.Job)
+			g, err = e.o.Downstream.Compile(ctx, t)
+		}
 		e.inbox <- func() {
 			switch {
-			case err == nil && (g == nil || len(g.Jobs) == 0):
-				refuse(pipeline.DownstreamFailure, "the child pipeline has no jobs")
-			case err != nil:
-				refuse(pipeline.DownstreamFailure, "the child pipeline cannot be made: %s", err)
 			case !a.current(pipeline.StatusRunning): // it was canceled in the meantime
-				e.over(a, executor.Canceled(), extras{})
+				over(executor.Canceled())
+			case err != nil:
+				over(executor.Failed(pipeline.DownstreamFailure, "the child pipeline cannot be made: %s", err))
+			case g == nil || len(g.Jobs) == 0:
+				over(executor.Failed(pipeline.DownstreamFailure, "the child pipeline has no jobs"))
+			case j.Trigger.Strategy == "":
+				e.add(g, t.ID, nil, &a)
+				over(executor.Succeeded())
 			default:
 				e.add(g, t.ID, nil, &a)
-				if j.Trigger.Strategy == "" {
-					e.over(a, executor.Succeeded(), extras{})
-					return
-				}
+				_ = trace.Close()
 				e.active-- // the child's jobs count by themselves
 			}
 		}
@@ -125,7 +139,7 @@ func (e *engine) reader(p *play) func(ctx context.Context, job, path string) ([]
 		if err != nil {
 			return nil, err
 		}
-		defer root.Close()
+		defer func() { _ = root.Close() }() // it was only read
 		info, err := root.Stat(filepath.FromSlash(path))
 		switch {
 		case err != nil || !info.Mode().IsRegular():
@@ -148,11 +162,10 @@ func (p *play) report() {
 		return
 	}
 	e.active++ // over counts it out again
-	status := p.state.Status
-	switch {
-	case status == pipeline.StatusSuccess:
+	switch status := p.state.Status; status {
+	case pipeline.StatusSuccess:
 		e.over(a, executor.Succeeded(), extras{})
-	case status == pipeline.StatusCanceled:
+	case pipeline.StatusCanceled:
 		e.over(a, executor.Result{Status: status, ExitCode: executor.NoExitCode, Message: fmt.Sprintf("pipeline %d was canceled", p.id)}, extras{})
 	default:
 		e.over(a, executor.Failed(pipeline.DownstreamFailure, "pipeline %d: %s", p.id, status), extras{})

@@ -35,10 +35,10 @@ type play struct {
 	state    *schedule.State
 	index    map[string]int
 	running  map[int]context.CancelFunc // what ends a job
-	results  []JobResult // of the attempt that each job is at
-	attempts []int       // which one that is; a state that has been told of several changes is ahead of them
-	children map[int]*play // by the trigger job
-	parent   *attempt      // the trigger job that started it; nil: the first pipeline
+	results  []JobResult                // of the attempt that each job is at
+	attempts []int                      // which one that is; a state that has been told of several changes is ahead of them
+	children map[int]*play              // by the trigger job
+	parent   *attempt                   // the trigger job that started it; nil: the first pipeline
 	depth    int
 	told     bool // the parent knows how it ended
 }
@@ -131,10 +131,27 @@ func (e *engine) loop(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	end, commands := ctx.Done(), e.o.Commands
+	cancel := func() {
+		end = nil
+		for _, p := range e.pipelines {
+			e.try(p, schedule.Event{Kind: schedule.Cancel, Why: "canceled"})
+		}
+	}
 	for {
+		if end != nil && ctx.Err() != nil { // before anything is started that is canceled at once
+			cancel()
+		}
 		e.settle()
 		due, waits := e.nextDue()
 		if e.active == 0 && !waits {
+			select {
+			case c, ok := <-commands: // it came before the end
+				if ok {
+					e.command(c)
+					continue
+				}
+			default:
+			}
 			return
 		}
 		var alarm <-chan time.Time
@@ -156,10 +173,7 @@ func (e *engine) loop(ctx context.Context) {
 			}
 			e.command(c)
 		case <-end:
-			end = nil
-			for _, p := range e.pipelines {
-				e.try(p, schedule.Event{Kind: schedule.Cancel, Why: "canceled"})
-			}
+			cancel()
 		}
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"keelson.dev/keelson/internal/pipeline"
 )
 
-// Sink is told what happens. Events come from one goroutine, in their order. Logs come from the goroutines of the jobs, each job's
-// in its order: after the event that says that the job runs, and before the one that says how it ended.
+// Sink is told what happens. Events come from one goroutine, in their order. Logs come from any goroutine, each job's in its order:
+// after the event that says that the job runs, and before the one that says how it ended. What takes long holds up the pipeline.
 type Sink interface {
 	Event(e Event)
 	// Log takes redacted output of a job as it comes: parts of lines, colours, and GitLab's section markers. p is lent.
@@ -126,7 +126,9 @@ type Lines struct {
 }
 
 // NewLines makes one that tells of each line (without its end), and of each section's start (with its title) and end.
-func NewLines(tell func(kind Kind, at time.Time, section, text string)) *Lines { return &Lines{tell: tell} }
+func NewLines(tell func(kind Kind, at time.Time, section, text string)) *Lines {
+	return &Lines{tell: tell}
+}
 
 // Write takes more of the log.
 func (l *Lines) Write(p []byte) {

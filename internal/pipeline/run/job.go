@@ -37,13 +37,18 @@ func (e *engine) work(a attempt, slot int) *work {
 	w.job = executor.Job{Job: j, ID: w.ref.ID, Started: p.results[a.job].Started, Slot: slot, Abort: e.o.Abort}
 	protected, _ := j.Variables.Get("CI_COMMIT_REF_PROTECTED")
 	w.scope = artifact.Scope{Project: e.o.Project, Job: j.Name, Ref: p.graph.Ref, Protected: protected.Value == "true"}
+	for _, n := range j.Needs {
+		if n.Pipeline != "" && n.Job == "" { // the job shows how another pipeline does
+			w.foreign = append(w.foreign, n)
+		}
+	}
 	if e.o.Store == nil {
 		return w
 	}
 	names, foreign := artifact.Sources(p.graph, j.Name)
-	w.foreign = foreign
+	w.foreign = append(w.foreign, foreign...)
 	for _, name := range names {
-		if i := p.index[name]; p.graph.Jobs[i].Artifacts != nil && p.results[i].ID != 0 { // it has run
+		if i := p.index[name]; p.graph.Jobs[i].Artifacts != nil && !p.state.Jobs[i].StartedAt.IsZero() { // it has run
 			w.keys = append(w.keys, p.key(name))
 		}
 	}
@@ -119,27 +124,17 @@ func failure(err error) error {
 	return &executor.Failure{Reason: artifact.Reason(err), Err: err}
 }
 
-// takeVariables adds the variables of dotenv reports. They count more than what the files of the pipeline say, and less than what
-// a project, a group or an instance says.
+// takeVariables adds those of dotenv reports and those of the job that has started, and puts in the values of those that refer to each other.
 func (w *work) takeVariables(ctx context.Context) error {
-	if len(w.keys) == 0 {
-		return nil
-	}
-	vars, err := w.o.Store.Dotenv(ctx, w.keys)
-	if err != nil || len(vars) == 0 {
-		return err
-	}
-	at := slices.IndexFunc(w.job.Variables, func(v pipeline.Variable) bool {
-		switch v.Origin {
-		case pipeline.OriginInstance, pipeline.OriginGroup, pipeline.OriginProject, pipeline.OriginPipeline:
-			return true
+	if len(w.keys) > 0 {
+		vars, err := w.o.Store.Dotenv(ctx, w.keys)
+		if err != nil {
+			return err
 		}
-		return false
-	})
-	if at < 0 {
-		at = len(w.job.Variables)
+		w.job.Variables = w.job.Variables.WithDotenv(vars)
 	}
-	w.job.Variables = slices.Concat(w.job.Variables[:at:at], vars, w.job.Variables[at:])
+	// Those that refer to each other in a circle stay as they are, as with GitLab.
+	w.job.Variables, _ = w.job.Variables.Started(w.job.ID, w.job.Started).Sorted()
 	return nil
 }
 
@@ -163,11 +158,13 @@ func (w *work) prepare(ctx context.Context, place Workspace, trace *executor.Tra
 	w.warn(trace)
 	if len(w.foreign) > 0 {
 		n := w.foreign[0]
-		where := "project " + n.Project
-		if n.Project == "" {
-			where = "pipeline " + n.Pipeline
+		err := fmt.Errorf("the status of pipeline %s is needed, and only this pipeline is here", n.Pipeline)
+		switch {
+		case n.Project != "":
+			err = fmt.Errorf("the artifacts of job %q of project %s are needed, and only those of this pipeline are here", n.Job, n.Project)
+		case n.Job != "":
+			err = fmt.Errorf("the artifacts of job %q of pipeline %s are needed, and only those of this pipeline are here", n.Job, n.Pipeline)
 		}
-		err := fmt.Errorf("the artifacts of job %q of %s are needed, and only those of this pipeline are here", n.Job, where)
 		if !n.Optional {
 			return &executor.Failure{Reason: pipeline.MissingDependency, Err: err}
 		}

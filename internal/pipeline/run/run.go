@@ -47,7 +47,7 @@ type Options struct {
 
 	// State is where an earlier run has got to; nil: from the beginning. Jobs that ran then have failed by their runner's end.
 	State *schedule.State
-	// Commands are what people do while the pipeline plays. Nil or closed: nothing.
+	// Commands are what people do while the pipeline plays; Run does not wait for them. Nil or closed: nothing.
 	Commands <-chan Command
 	// Abort ends everything at once when it is closed: no after_script, no artifacts. Nil: never.
 	Abort <-chan struct{}

@@ -402,6 +402,17 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// TestCanceledBefore starts nothing.
+func TestCanceledBefore(t *testing.T) {
+	b := newBench(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	b.want(b.runIn(ctx, graph(job("a", "build", "touch ran"), job("b", "test", "true"))), "canceled: a=canceled b=canceled")
+	if _, err := os.Stat(filepath.Join(b.dir, "ran")); err == nil {
+		t.Error("it ran")
+	}
+}
+
 // TestAbort ends everything at once.
 func TestAbort(t *testing.T) {
 	b := newBench(t)
@@ -467,10 +478,12 @@ func (c children) Compile(ctx context.Context, t Trigger) (*pipeline.Graph, erro
 	if !ok {
 		return nil, fmt.Errorf("%s is not there", inc.Local)
 	}
-	for i := range g.Jobs {
-		g.Jobs[i].Variables = append(g.Jobs[i].Variables, t.Variables...)
+	own := *g
+	own.Jobs = slices.Clone(g.Jobs)
+	for i := range own.Jobs {
+		own.Jobs[i].Variables = t.Variables
 	}
-	return g, nil
+	return &own, nil
 }
 
 func trigger(name, stage, file, strategy string) pipeline.Job {
@@ -532,6 +545,46 @@ func TestChildOfArtifact(t *testing.T) {
 		if r := out.Jobs[i]; !strings.Contains(r.Message, want) || !strings.Contains(b.sink.log(r.Name), want) {
 			t.Errorf("%s: %+v", r.Name, r)
 		}
+	}
+}
+
+// TestForeign refuses what other pipelines have to give, unless it is optional.
+func TestForeign(t *testing.T) {
+	need := func(n pipeline.Need) func(j *pipeline.Job) {
+		return func(j *pipeline.Job) { j.DAG, j.Needs = true, []pipeline.Need{n} }
+	}
+	b := newBench(t)
+	out := b.run(graph(
+		with(job("project", "test", "true"), need(pipeline.Need{Project: "a/b", Ref: "main", Job: "lib", Artifacts: true})),
+		with(job("parent", "test", "true"), need(pipeline.Need{Pipeline: "$PARENT", Job: "lib", Artifacts: true})),
+		with(job("mirror", "test"), need(pipeline.Need{Pipeline: "a/b"})),
+		with(job("optional", "test", "true"), need(pipeline.Need{Project: "a/b", Ref: "main", Job: "lib", Artifacts: true, Optional: true})),
+	))
+	b.want(out, "failed: project=failed parent=failed mirror=failed optional=success")
+	for i, want := range []string{`the artifacts of job "lib" of project a/b are needed`, `the artifacts of job "lib" of pipeline $PARENT are needed`, "the status of pipeline a/b is needed"} {
+		if r := out.Jobs[i]; r.Reason != pipeline.MissingDependency || !strings.Contains(r.Message, want) {
+			t.Errorf("%+v", r)
+		}
+	}
+	if log := b.sink.log("optional"); !strings.Contains(log, "WARNING: the artifacts") {
+		t.Errorf("optional: %s", log)
+	}
+}
+
+// TestDotenvToChild hands on what a job has found out.
+func TestDotenvToChild(t *testing.T) {
+	b := newBench(t)
+	b.o.Downstream = children{"child.yml": graph(job("child", "test", "echo got $TAG"))}
+	b.run(graph(
+		with(job("find", "build", "echo VERSION=1.2 > e"), func(j *pipeline.Job) {
+			j.Artifacts = &pipeline.Artifacts{Reports: map[string][]string{"dotenv": {"e"}}}
+		}),
+		with(trigger("start", "test", "child.yml", "depend"), func(j *pipeline.Job) {
+			j.Variables = pipeline.Variables{{Name: "TAG", Value: "v$VERSION", Origin: pipeline.OriginJob}}
+		}),
+	))
+	if log := b.sink.log("child"); !strings.Contains(log, "got v1.2") {
+		t.Errorf("child: %s", log)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/redact"
 )
 
 // Verdict writes why a job runs for an event, or not: every rule that was looked at, every condition of it, and the values.
@@ -33,7 +34,11 @@ func Verdict(out io.Writer, v pipeline.Verdict, paint Paint) error {
 		if rule.At != (pipeline.Position{}) {
 			at = " at " + Plain(rule.At.String())
 		}
-		w.printf("  rule %d%s %s\n", i+1, at, verdict)
+		name := fmt.Sprintf("rule %d", i+1)
+		if rule.Keyword != "" {
+			name = rule.Keyword
+		}
+		w.printf("  %s%s %s\n", name, at, verdict)
 		for _, way := range ways(rule.Via) {
 			w.printf("    %s\n", paint.with(dim, way))
 		}
@@ -226,13 +231,10 @@ func Variables(out io.Writer, variables pipeline.Variables) error {
 // Masked stands for a value that is never shown.
 const Masked = "[MASKED]"
 
-// Final picks of each name the variable that counts, sorted by name, with masked values hidden.
+// Final picks of each name the variable that counts, sorted by name. Masked values are hidden, also within others.
 func Final(variables pipeline.Variables) pipeline.Variables {
 	last := map[string]pipeline.Variable{}
-	for _, v := range variables {
-		if v.Masked {
-			v.Value = Masked
-		}
+	for _, v := range WithoutSecrets(variables) {
 		last[v.Name] = v
 	}
 	vs := make(pipeline.Variables, 0, len(last))
@@ -241,4 +243,26 @@ func Final(variables pipeline.Variables) pipeline.Variables {
 	}
 	slices.SortFunc(vs, func(a, b pipeline.Variable) int { return strings.Compare(a.Name, b.Name) })
 	return vs
+}
+
+// WithoutSecrets hides masked values, also where other variables hold them.
+func WithoutSecrets(variables pipeline.Variables) pipeline.Variables {
+	var values []string
+	for _, v := range variables {
+		if v.Masked {
+			values = append(values, v.Value)
+		}
+	}
+	if len(values) == 0 {
+		return variables
+	}
+	secrets := redact.New(values...)
+	out := slices.Clone(variables)
+	for i := range out {
+		out[i].Value = secrets.Text(out[i].Value)
+		if out[i].Masked {
+			out[i].Value = Masked
+		}
+	}
+	return out
 }

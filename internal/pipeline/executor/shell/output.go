@@ -3,6 +3,7 @@ package shell
 import (
 	"io"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -15,7 +16,7 @@ const pipeBound = 1 << 20
 type output struct {
 	r, w *os.File
 	to   io.Writer
-	buf  []byte
+	buf  *[]byte
 	done chan struct{} // closed when nothing is being read
 }
 
@@ -24,8 +25,14 @@ func newOutput(to io.Writer) (*output, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &output{r: r, w: w, to: to, buf: make([]byte, 64<<10)}, nil
+	return &output{r: r, w: w, to: to, buf: buffers.Get().(*[]byte)}, nil
 }
+
+// buffers are for what is read; a pipe holds as much.
+var buffers = sync.Pool{New: func() any {
+	b := make([]byte, 64<<10)
+	return &b
+}}
 
 // flow lets output through until it is settled.
 func (o *output) flow() {
@@ -35,8 +42,8 @@ func (o *output) flow() {
 	go func() {
 		defer close(done)
 		for {
-			n, err := o.r.Read(o.buf)
-			_, _ = o.to.Write(o.buf[:n])
+			n, err := o.r.Read(*o.buf)
+			_, _ = o.to.Write((*o.buf)[:n])
 			if err != nil {
 				return
 			}
@@ -56,13 +63,13 @@ func (o *output) settle() {
 	for total := 0; total < pipeBound; {
 		n := 0
 		err := c.Read(func(fd uintptr) bool {
-			n, _ = syscall.Read(int(fd), o.buf) // it does not wait: an empty pipe is an error
+			n, _ = syscall.Read(int(fd), *o.buf) // it does not wait: an empty pipe is an error
 			return true
 		})
 		if err != nil || n <= 0 {
 			return
 		}
-		_, _ = o.to.Write(o.buf[:n])
+		_, _ = o.to.Write((*o.buf)[:n])
 		total += n
 	}
 }
@@ -70,4 +77,5 @@ func (o *output) settle() {
 func (o *output) close() {
 	o.r.Close()
 	o.w.Close()
+	buffers.Put(o.buf)
 }

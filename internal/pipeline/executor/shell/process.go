@@ -34,7 +34,7 @@ func (j *job) execute(ctx context.Context, script string, more []string) executo
 		})
 		env = append(env, more...)
 	}
-	p, err := j.scope.start(j.x.shell, args, &os.ProcAttr{
+	p, err := j.scope.start(j.x.cage, j.x.shell, args, &os.ProcAttr{
 		Dir: j.Dir, Env: env, Files: []*os.File{j.x.null, j.out.w, j.out.w},
 		// A session of its own: a group that can be ended as one, and no terminal to ask on.
 		Sys: &syscall.SysProcAttr{Setsid: true},
@@ -86,6 +86,7 @@ func (j *job) await(ctx context.Context, pid int, exited <-chan *os.ProcessState
 	case <-ctx.Done():
 		var bound boundError
 		if errors.As(context.Cause(ctx), &bound) {
+			j.scope.freeze()
 			break
 		}
 		_ = syscall.Kill(-pid, syscall.SIGTERM)

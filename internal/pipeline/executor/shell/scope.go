@@ -47,11 +47,11 @@ func newScope(dir string, out *output) *scope {
 	return s
 }
 
-// start starts a shell of the job.
-func (s *scope) start(name string, args []string, attr *os.ProcAttr) (*os.Process, error) {
+// start starts a shell of the job in a cage.
+func (s *scope) start(c *cage, name string, args []string, attr *os.ProcAttr) (*os.Process, error) {
 	scopes.starting.RLock()
 	defer scopes.starting.RUnlock()
-	p, err := os.StartProcess(name, args, attr)
+	p, err := c.start(name, args, attr)
 	if err != nil {
 		return nil, err
 	}
@@ -89,6 +89,23 @@ func (s *scope) kill() {
 		}
 	}
 	s.clear(syscall.SIGKILL, killBound)
+}
+
+// freeze stops everything until nothing new appears. What is stopped starts nothing and keeps its place among the processes
+// that there may be, so that one can catch up with a job that starts more than one can kill.
+func (s *scope) freeze() {
+	for start := time.Now(); time.Since(start) < killBound; {
+		moving := false
+		for _, m := range s.members() {
+			if !m.zombie && !m.halted {
+				moving = true
+				_ = syscall.Kill(m.pid, syscall.SIGSTOP)
+			}
+		}
+		if !moving {
+			return
+		}
+	}
 }
 
 // end ends what the job has left running, and tells its log. The job is over: its processes are told to end, and killed a
@@ -150,6 +167,7 @@ type member struct {
 	pid     int
 	name    string
 	zombie  bool
+	halted  bool
 	adopted bool // our child
 }
 

@@ -17,7 +17,8 @@
 // # Bounds
 //
 // A job that has more processes than [Options] allow, or that fills the disk, is killed with an explanation. Its log is bounded
-// as in package executor.
+// as in package executor. That a fork bomb does not take the machine first is the kernel's work: a cgroup that counts processes
+// where one can be made, else RLIMIT_NPROC, which does not hold for root.
 package shell
 
 import (
@@ -41,6 +42,8 @@ const (
 	DefaultGrace        = 10 * time.Second
 	DefaultMaxProcesses = 2000
 	DefaultReserve      = 512 << 20
+	// cageFactor times the processes of one job is what all jobs of an executor may have together, threads counted too.
+	cageFactor = 3
 )
 
 // Options are how an [Executor] works. The zero value is what a person's own machine needs.
@@ -70,6 +73,7 @@ type Executor struct {
 	passed []string // of the own environment
 	null   *os.File // what jobs read
 	watch  *watch
+	cage   *cage
 }
 
 // New makes an executor. On Linux it makes this process adopt the orphans of its descendants.
@@ -108,11 +112,16 @@ func New(o Options) (*Executor, error) {
 		return nil, err
 	}
 	adoptOrphans()
+	x.cage = newCage(cageFactor * x.o.MaxProcesses)
+	x.watch.cage = x.cage
 	return x, nil
 }
 
 // Close lets go of what New took. No job runs any more.
-func (x *Executor) Close() error { return x.null.Close() }
+func (x *Executor) Close() error {
+	x.cage.close()
+	return x.null.Close()
+}
 
 // job is one run of a job.
 type job struct {
@@ -130,11 +139,8 @@ type job struct {
 	dir string // the private directory; empty: not made
 }
 
-// The causes with which a job's context ends, besides a cancel from outside and a [boundError].
-var (
-	errTimeout = errors.New("time limit")
-	errAborted = errors.New("aborted")
-)
+// errTimeout is the cause with which the context of a job ends that takes too long.
+var errTimeout = errors.New("time limit")
 
 // boundError ends a job that takes more of the machine than it may.
 type boundError string
@@ -361,6 +367,7 @@ func (j *job) stopped(ctx context.Context) executor.Result {
 func (j *job) dialect() dialect {
 	return dialect{
 		bash:     j.x.bash,
+		nproc:    j.x.cage.nproc(),
 		trace:    j.Is("CI_DEBUG_TRACE", false),
 		check:    j.Is("FF_ENABLE_BASH_EXIT_CODE_CHECK", false),
 		sections: j.Is("FF_SCRIPT_SECTIONS", false),

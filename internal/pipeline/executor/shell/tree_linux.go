@@ -136,7 +136,7 @@ func (s *scope) members() []member {
 	var ms []member
 	for _, p := range all {
 		if in[p.pid] {
-			ms = append(ms, member{pid: p.pid, name: p.name, zombie: p.state == 'Z' || p.state == 'X', adopted: p.parent == self})
+			ms = append(ms, member{pid: p.pid, name: p.name, zombie: p.state == 'Z' || p.state == 'X', halted: p.state == 'T' || p.state == 't', adopted: p.parent == self})
 		}
 	}
 	return ms

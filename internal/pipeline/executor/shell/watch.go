@@ -19,6 +19,7 @@ const (
 type watch struct {
 	maxProcesses int
 	reserve      int64
+	cage         *cage
 
 	mu      sync.Mutex
 	jobs    map[*job]context.CancelCauseFunc
@@ -58,6 +59,7 @@ func (w *watch) remove(j *job) {
 
 // run looks until no job runs.
 func (w *watch) run() {
+	hurry()
 	t := time.NewTicker(watchPause)
 	defer t.Stop()
 	for n := 0; ; n++ {
@@ -104,13 +106,25 @@ func (w *watch) countProcesses(jobs map[*job]context.CancelCauseFunc) {
 	if w.tasks == 0 || now < w.tasks {
 		w.tasks = now
 	}
-	if now != 0 && now-w.tasks < w.maxProcesses/2 {
+	full := w.cage.full()
+	if now != 0 && now-w.tasks < w.maxProcesses/2 && !full {
 		return
 	}
+	var most *job
+	count := 0
 	for j, stop := range jobs {
-		if n := len(j.scope.members()); n > w.maxProcesses {
+		n := len(j.scope.members())
+		if n > w.maxProcesses {
 			stop(boundError(fmt.Sprintf("the job had %d processes at a time, more than the %d that it may; it was killed", n, w.maxProcesses)))
+			delete(jobs, j)
+			full = false
+		} else if n > count {
+			most, count = j, n
 		}
+	}
+	if full && most != nil {
+		jobs[most](boundError(fmt.Sprintf("the jobs that run had more than %d processes and threads together; this one, which had the most processes (%d), was killed", cageFactor*w.maxProcesses*9/10, count)))
+		delete(jobs, most)
 	}
 }
 

@@ -1,0 +1,53 @@
+package shell_test
+
+import (
+	"context"
+	"io"
+	"strings"
+	"syscall"
+	"testing"
+
+	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/pipeline/executor"
+	"keelson.dev/keelson/internal/pipeline/executor/shell"
+)
+
+func TestDiskIsNotFilled(t *testing.T) {
+	dir := t.TempDir()
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	free := int64(st.Bavail) * st.Bsize
+	if free > 1<<50 || free < 1<<30 {
+		t.Skip("the file system is not of a usual size")
+	}
+	// Others write here too: the bound is far enough below what is free, and what the job writes beyond it.
+	x := newExecutor(t, shell.Options{Reserve: free/2 - 1})
+	t.Run("reserve", func(t *testing.T) {
+		if r, _ := run(t, x, job("head -c 10000000 /dev/zero > file")); r.Status != pipeline.StatusSuccess {
+			t.Errorf("%+v", r)
+		}
+	})
+	mount := t.TempDir()
+	if err := syscall.Mount("keelson-test", mount, "tmpfs", 0, "size=64m"); err != nil {
+		t.Skipf("no file system to fill: %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(mount, syscall.MNT_DETACH) })
+	x = newExecutor(t, shell.Options{Reserve: 16 << 20})
+	other := make(chan executor.Result)
+	go func() {
+		j := job("sleep 2", "echo fine")
+		j.Dir = mount
+		other <- x.Run(context.Background(), j, io.Discard)
+	}()
+	j := job("while head -c 4000000 /dev/zero >> file; do sleep 0.05; done")
+	j.Dir = mount
+	r, _ := run(t, x, j)
+	if r.Status != pipeline.StatusFailed || r.Reason != pipeline.ScriptFailure || !strings.Contains(r.Message, mount+" has only ") {
+		t.Errorf("%+v", r)
+	}
+	if r := <-other; r.Status != pipeline.StatusSuccess {
+		t.Errorf("the other job: %+v", r)
+	}
+}
