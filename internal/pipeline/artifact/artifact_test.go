@@ -623,6 +623,33 @@ func TestSpecialFiles(t *testing.T) {
 	}
 }
 
+// Links between the packages of a workspace lead in circles; a glob over them ends all the same, and follows each link once.
+func TestCircles(t *testing.T) {
+	s, _ := open(t, Options{})
+	dir, to := t.TempDir(), t.TempDir()
+	files := map[string]string{"packages/p0/out/junit.xml": "x", "packages/p1/loop": "-> ..", "link": "-> packages/p0/out"}
+	for i := range 12 {
+		for j := range 12 {
+			if i != j {
+				files[fmt.Sprintf("packages/p%d/node_modules/p%d", i, j)] = fmt.Sprintf("-> ../../p%d", j)
+			}
+		}
+	}
+	fill(t, dir, files)
+	rec, err := s.Save(t.Context(), Key{Job: "j"}, &pipeline.Artifacts{Paths: []string{"**/*.xml"}}, Work{Dir: dir}, true)
+	if err != nil || rec.Archive.Files != 1+1+11+1 { // itself, link/, eleven neighbours and p1/loop/p0
+		t.Errorf("%+v, %v", rec.Archive, err)
+	}
+	if err := s.Restore(t.Context(), []Key{{Job: "j"}}, Work{Dir: to}); err != nil || list(t, to)["packages/p5/node_modules/p0/out/junit.xml"] != "x" {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Save(ctx, Key{Job: "j"}, &pipeline.Artifacts{Paths: []string{"**/none.xml"}}, Work{Dir: dir}, true); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
 func TestCancelled(t *testing.T) {
 	s, _ := open(t, Options{})
 	dir := t.TempDir()

@@ -387,7 +387,7 @@ func (s *Store) Restore(ctx context.Context, keys []Key, w Work) error {
 	}
 	all, err := overlay(trees, s.limits)
 	if err == nil {
-		err = s.extract(ctx, w, all)
+		err = s.extract(ctx, w, all, s.limits.times(len(trees)))
 	}
 	if err != nil {
 		return s.missing(s.affected(ctx, recs, trees), fmt.Errorf("artifacts of %s: %w; nothing was extracted", jobNames(recs), err))
@@ -437,10 +437,13 @@ func (s *Store) affected(ctx context.Context, recs []*Record, trees []*tree) []*
 	return some
 }
 
+// maxTree is how large the list of files of an artifact or a cache may be, in bytes.
+const maxTree = 256 << 20
+
 // tree reads a tree from the store.
 func (s *Store) tree(ctx context.Context, at Archive) (*tree, error) {
 	var buf bytes.Buffer
-	if len(at.Tree) != 64 || strings.Trim(at.Tree, "0123456789abcdef") != "" || at.Bytes < 0 || at.Bytes > 1<<30 {
+	if len(at.Tree) != 64 || strings.Trim(at.Tree, "0123456789abcdef") != "" || at.Bytes < 0 || at.Bytes > maxTree {
 		return nil, errCorrupt
 	}
 	if err := s.get(ctx, at.Tree, at.Bytes, &buf); err != nil {
@@ -468,6 +471,10 @@ func (s *Store) Erase(ctx context.Context, key Key) error {
 }
 
 func (s *Store) markGone(ctx context.Context, rec *Record, why string) error {
-	rec.Gone, rec.GoneAt, rec.Dotenv, rec.JUnit = why, s.now().UTC().Round(0), nil, nil
+	at := s.now().UTC().Round(0)
+	if why == "expired" {
+		at = rec.Expires
+	}
+	rec.Gone, rec.GoneAt, rec.Dotenv, rec.JUnit = why, at, nil, nil
 	return s.putJSON(ctx, rec.path(), rec)
 }

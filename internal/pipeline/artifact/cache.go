@@ -181,7 +181,7 @@ func (s *Store) restoreCache(ctx context.Context, scope Scope, c pipeline.Cache,
 			t, err = s.tree(ctx, rec.Archive)
 		}
 		if err == nil {
-			err = s.extract(ctx, w, t)
+			err = s.extract(ctx, w, t, s.limits)
 		}
 		if err != nil {
 			w.warnf("Failed to extract cache %s: %v; nothing of it was extracted", k, err)

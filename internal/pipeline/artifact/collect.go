@@ -130,7 +130,15 @@ func (c *collector) path(ctx context.Context, p string) error {
 		return err
 	}
 	if strings.ContainsAny(pattern, `*?[{\`) {
-		err = doublestar.GlobWalk(c.root.FS(), pattern, take)
+		fsys := &walkFS{ctx: ctx, root: c.root, fsys: c.root.FS(), left: maxDirs, followed: map[string]bool{}}
+		err = doublestar.GlobWalk(fsys, pattern, take)
+		if err == nil && fsys.left < 0 {
+			c.work.warnf("%s: links to directories are not followed: there are more than %d", p, maxDirs)
+			err = doublestar.GlobWalk(c.root.FS(), pattern, take, doublestar.WithNoFollow())
+		}
+		if err == nil {
+			err = ctx.Err()
+		}
 	} else {
 		err = take(pattern, nil) // a link is meant itself, wherever it points
 	}
@@ -155,6 +163,45 @@ func (c *collector) path(ctx context.Context, p string) error {
 	}
 	c.work.warnf("%s: no matching files. Ensure that the artifact path is relative to the working directory (%s)", shown, c.work.Dir)
 	return nil
+}
+
+// maxDirs is how many directories a glob is looked for in with links followed.
+const maxDirs = 100_000
+
+// walkFS is a file system for globs. They follow links to directories, and those of workspaces (pnpm) lead in circles: the ways
+// through them are more than anybody can go. So a link is not followed within a directory that a link has led to, and there is
+// nothing any more when too many directories have been read, or nobody waits.
+type walkFS struct {
+	ctx      context.Context
+	root     *os.Root
+	fsys     fs.FS
+	left     int
+	followed map[string]bool // links to directories
+}
+
+func (w *walkFS) Open(name string) (fs.File, error) { return w.fsys.Open(name) }
+
+func (w *walkFS) Stat(name string) (fs.FileInfo, error) {
+	info, err := w.root.Lstat(name)
+	if err != nil || info.Mode().Type() != fs.ModeSymlink {
+		return info, err
+	}
+	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+		if w.followed[dir] {
+			return nil, fs.ErrNotExist
+		}
+	}
+	if info, err = w.root.Stat(name); err == nil && info.IsDir() {
+		w.followed[name] = true
+	}
+	return info, err
+}
+
+func (w *walkFS) ReadDir(name string) ([]fs.DirEntry, error) {
+	if w.left--; w.left < 0 || w.ctx.Err() != nil {
+		return nil, nil
+	}
+	return fs.ReadDir(w.fsys, name)
 }
 
 // leaves names the link in the literal beginning of a pattern that leads out of the project directory.

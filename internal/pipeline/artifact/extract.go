@@ -308,6 +308,13 @@ func (st *stage) isEmpty(at string) bool {
 	return errors.Is(err, io.EOF)
 }
 
+// times is for so many archives together.
+func (l Limits) times(n int) Limits {
+	l.Bytes *= int64(n)
+	l.Files *= n
+	return l
+}
+
 // overlay lays trees over each other: of two files with one name that of the later tree counts.
 func overlay(trees []*tree, l Limits) (*tree, error) {
 	if len(trees) == 1 {
@@ -329,12 +336,12 @@ func overlay(trees []*tree, l Limits) (*tree, error) {
 		}
 	}
 	sortEntries(all.Entries)
-	return &all, check(all.Entries, l, false)
+	return &all, check(all.Entries, l.times(len(trees)), false)
 }
 
 // extract writes a tree to the project directory, whole or not at all.
-func (s *Store) extract(ctx context.Context, w Work, t *tree) error {
-	if err := checkTree(t, s.limits); err != nil {
+func (s *Store) extract(ctx context.Context, w Work, t *tree, l Limits) error {
+	if err := checkTree(t, l); err != nil {
 		return err
 	}
 	entries := w.keep(t.Entries)

@@ -106,6 +106,9 @@ func (s *Store) save(ctx context.Context, root *os.Root, entries []entry) (Archi
 	if err != nil {
 		return Archive{}, err
 	}
+	if len(data) > maxTree {
+		return Archive{}, fmt.Errorf("the names of %d files have more than %s", len(t.Entries), sizeText(maxTree))
+	}
 	hash, _, err := s.put(ctx, data)
 	result.Tree, result.Bytes, result.Files = hash, int64(len(data)), len(t.Entries)
 	return result, err
