@@ -285,7 +285,8 @@ type compiled struct {
 	*ciPipeline
 	compile.Result
 	context *pipeline.Context
-	config  *pipeline.Config
+	config  *pipeline.Config // nil: it has errors
+	read    *pipeline.Config // what could be read of it, whatever its errors; nil: nothing
 }
 
 // compilePipeline opens, loads and compiles what the options describe. An error has been shown where there are problems.
@@ -327,6 +328,7 @@ func (c *compiled) build() {
 		cfg, problems = c.load(c.context)
 	}
 	problems = append(slices.Clone(c.problems), problems...)
+	c.read = cfg
 	if problems.Failed() || cfg == nil {
 		c.Problems = problems
 		return

@@ -109,9 +109,16 @@ func lintPipeline(ctx context.Context, g *global, opts ciOptions) (linted, error
 		return l, err
 	}
 	l.Problems = append(l.Problems, c.Problems...)
-	if cfg := c.config; cfg != nil {
+	switch cfg := c.read; {
+	case cfg == nil:
+	case c.config != nil:
 		l.Files, l.Jobs = cfg.Files, len(cfg.Jobs)
 		l.Problems = merge(l.Problems, compile.Lint(cfg))
+	default:
+		l.Files, l.Jobs = cfg.Files, len(cfg.Jobs)
+		if !cfg.Partial { // a mistake within a job hides none among the jobs
+			l.Problems = merge(l.Problems, compile.Check(cfg))
+		}
 	}
 	if !l.Problems.Failed() {
 		if err := p.lintEvents(ctx, &l); err != nil {

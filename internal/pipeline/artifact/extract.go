@@ -216,7 +216,8 @@ func (st *stage) settle(entries []entry) error {
 			break
 		}
 		// A job that runs in the same directory may have made it meanwhile.
-		if attempt == 3 || !(errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.EISDIR)) {
+		made := errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.EISDIR)
+		if attempt == 3 || !made {
 			return err
 		}
 	}

@@ -209,8 +209,8 @@ func (s *Store) stream(ctx context.Context, f *os.File, e entry) error {
 		err = errChanged
 	}
 	if err != nil {
-		cancel() // Close then throws away what was written
-		w.Close()
+		cancel()  // Close then throws away what was written
+		w.Close() //nolint:errcheck // there is an error already
 		return err
 	}
 	return w.Close()

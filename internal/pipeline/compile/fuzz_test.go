@@ -116,6 +116,9 @@ func coherent(t *testing.T, cfg *pipeline.Config, r Result) {
 	if !slices.Equal(names, told) {
 		t.Fatalf("the verdicts tell of %q, the graph has %q", told, names)
 	}
+	if len(r.Graph.Jobs) > 500 {
+		return
+	}
 	data, err := json.Marshal(r.Graph)
 	if err != nil {
 		t.Fatal(err)

@@ -40,7 +40,11 @@ func (l *linter) occasions() {
 
 // simulate decides what runs on an occasion; nil: there is no pipeline. It warns of needs of jobs that do not run then.
 func (l *linter) simulate(o occasion) []decision {
-	p := &compiler{jobs: l.jobs, ctx: &o.ctx, scope: newScope(l.cfg, &o.ctx)}
+	p := &compiler{jobs: l.jobs, ctx: &o.ctx, scope: newScope(l.cfg, &o.ctx), whole: true}
+	if !p.bounded() {
+		l.found = append(l.found, p.problems...)
+		return nil
+	}
 	workflow, matched := p.workflow()
 	if !workflow.Runs {
 		return nil

@@ -41,6 +41,15 @@ func (s *scope) enter(matched *pipeline.Rule) {
 // pipeline gives the variables of no job in particular: what workflow:rules and workflow:name see.
 func (s *scope) pipeline() pipeline.Variables { return workflowVariables(s.ctx, s.top) }
 
+// named gives the pipeline its name, which its jobs find and no condition does.
+func (s *scope) named(name string) {
+	for i := range s.all {
+		if s.all[i].Name == "CI_PIPELINE_NAME" {
+			s.all[i].Value = name
+		}
+	}
+}
+
 // pipelineName expands workflow:name.
 func (s *scope) pipelineName() string {
 	name := strings.TrimSpace(s.cfg.Workflow.Name.Value)
@@ -95,8 +104,12 @@ type jobValues struct {
 // of gives the variables of a job that runs. rules are those of the rule that matched.
 func (s *scope) of(in *instance, job *pipeline.Job, rules []pipeline.VariableSpec) jobValues {
 	var v jobValues
+	first := s.all
+	if in.spec.Environment != nil { // its name is known before there is a pipeline
+		first = s.start
+	}
 	n := len(s.all) + len(s.top) + len(in.spec.Vars) + len(in.matrix) + len(rules) + len(s.outside) + 24
-	v.list = s.list(make(pipeline.Variables, 0, n), s.all, in, job, nil, rules)
+	v.list = s.list(make(pipeline.Variables, 0, n), first, in, job, nil, rules)
 	if !s.sound || len(in.spec.Vars)+len(in.matrix)+len(rules) > 0 && mayCircle(v.list) {
 		_, v.err = v.list.Sorted()
 	}

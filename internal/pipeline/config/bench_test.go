@@ -9,7 +9,7 @@ import (
 // large is a file of 2,000 jobs as people write them: templates that are extended, references, an include, and their own keywords.
 func large() Options {
 	var b strings.Builder
-	b.WriteString("include: base.yml\nstages: [build, test, deploy]\nvariables: &vars {A: a, B: b}\n")
+	b.WriteString("include: base.yml\nstages: [build, test, deploy]\nvariables: {A: a, B: b}\n")
 	for i := range 2000 {
 		fmt.Fprintf(&b, `
 # The job number %[1]d.

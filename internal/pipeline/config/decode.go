@@ -25,11 +25,12 @@ func Load(o Options) (*pipeline.Config, pipeline.Problems) {
 		return nil, problems
 	}
 	c, more := Decode(d)
+	c.Partial = problems.Failed()
 	return c, sortProblems(append(problems, more...), d.Files)
 }
 
 // Decode gives a merged tree its types. It checks every keyword as GitLab does, finds all problems at once, and leaves out what is
-// wrong; the Config is never nil. What needs several jobs to be checked (undefined stages, needs and so on) is left to compile.
+// wrong; the Config is never nil, and a job that is none (it has no script) is in it all the same. What needs several jobs to be checked (undefined stages, needs and so on) is left to compile.
 func Decode(doc *Document) (*pipeline.Config, pipeline.Problems) {
 	d := newDecoder()
 	if doc == nil {
@@ -46,6 +47,8 @@ type decoder struct {
 	defaults *pipeline.JobSpec // what default and the deprecated globals say
 	job      string            // that is decoded now
 	inherits pipeline.Inherit  // what it takes of the defaults
+
+	badStages bool // the list of stages is wrong
 
 	regexps     map[string]string // that were checked: the fault, or ""
 	expressions map[string]error  // that were checked
@@ -214,13 +217,14 @@ func (d *decoder) jobs(v value) {
 			job.fail(codeLimit, "is one of more than %d jobs", maxJobs)
 			break
 		}
-		if kind := d.jobKind(job); kind != notAJob {
+		kind := d.jobKind(job)
+		broken = broken || kind == notAJob || kind == brokenJob
+		if kind != notAJob {
 			d.config.Jobs = append(d.config.Jobs, pipeline.JobSpec{})
 			d.decodeJob(job, kind, &d.config.Jobs[len(d.config.Jobs)-1])
-		} else {
-			broken = true
 		}
 	}
+	d.mendStages()
 	d.job = ""
 	switch {
 	case len(d.config.Jobs) == 0 && !broken:
@@ -233,11 +237,25 @@ func (d *decoder) jobs(v value) {
 	}
 }
 
+// mendStages adds the stages of jobs to a list of stages that is wrong, so that nobody says that they do not exist.
+func (d *decoder) mendStages() {
+	if !d.badStages {
+		return
+	}
+	for i := range d.config.Jobs {
+		if name, last := d.config.Jobs[i].Stage, len(d.config.Stages)-1; !slices.Contains(d.config.Stages, name) {
+			d.config.Stages = slices.Insert(d.config.Stages, last, name)
+		}
+	}
+}
+
 // stages decodes the list of stages.
 func (d *decoder) stages(v value) {
 	if !v.set() {
 		return
 	}
+	errorsBefore := len(d.problems)
+	defer func() { d.badStages = d.problems[errorsBefore:].Failed() }()
 	const should = "config should be an array of strings or a nested array of strings up to 10 levels deep"
 	if v.Kind != List {
 		v.wrong(should)

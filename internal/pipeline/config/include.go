@@ -45,18 +45,12 @@ func (r *reader) include(f *frame, content *Node) *Node {
 		}
 	}
 	own := &Node{Kind: Map, At: content.At, Via: content.Via, Pairs: slices.Delete(slices.Clone(content.Pairs), list, list+1)}
-	if len(own.Pairs) > manyPairs {
-		own.index = make(map[string]int, len(own.Pairs))
-		for i, p := range own.Pairs {
-			own.index[p.Key] = i
-		}
-	}
+	own.grown()
 	own.measure()
 	if below == nil {
 		return own
 	}
-	merged := merge(below, own)
-	return merged
+	return merge(below, own)
 }
 
 func entries(n *Node) []*Node {

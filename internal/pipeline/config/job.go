@@ -85,6 +85,7 @@ const (
 	notAJob kind = iota
 	scriptJob
 	triggerJob // starts another pipeline, or mirrors one
+	brokenJob  // nothing, but is meant as a job; others may refer to it
 )
 
 // jobKind tells what a job does, and says so if it does nothing.
@@ -112,10 +113,8 @@ func (d *decoder) jobKind(v value) kind {
 			hint = meant
 		}
 		v.hint(codeJob, hint, "config should implement the script:, run:, or trigger: keyword")
-		for i := range v.Pairs {
-			if _, ok := keywords[v.Pairs[i].Key]; !ok && !section {
-				v.unknownHint(v.Pairs[i], jobHint(v.Pairs[i].Key))
-			}
+		if !section {
+			return brokenJob
 		}
 	}
 	return notAJob
@@ -180,9 +179,10 @@ func (d *decoder) decodeJob(v value, kind kind, j *pipeline.JobSpec) {
 		names = []string{"interruptible"}
 	}
 	d.inherit(v, j, d.inherits, names)
-	if kind == triggerJob {
+	switch kind {
+	case triggerJob:
 		checkTriggerJob(v, j)
-	} else {
+	case scriptJob:
 		checkScriptJob(v, j)
 	}
 	checkConflicts(v, j)
@@ -337,6 +337,7 @@ func decodeStage(v value, j *pipeline.JobSpec) {
 		j.Stage = v.Items[0].Text
 	default:
 		v.wrong("config should be a string")
+		j.Stage = v.d.config.Stages[1] // one that there is
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 )
 
 // manyPairs is how many entries of a map are searched one by one.
-const manyPairs = 12
+const manyPairs = 24
 
 // merge puts over on top of under: maps merge, anything else takes the place of what is there, a null and a list too. Each entry of
 // the result tells the way that it came by.
@@ -15,18 +15,35 @@ func merge(under, over *Node) *Node {
 	if under == nil || under.Kind != Map || over.Kind != Map {
 		return over
 	}
-	b := newMap(&Node{Kind: Map, At: over.At}, len(under.Pairs)+len(over.Pairs))
+	n := &Node{Kind: Map, At: over.At, Pairs: make([]Pair, 0, len(under.Pairs)+len(over.Pairs))}
 	for i := range under.Pairs {
-		b.set(under.Pairs[i].moved(under.Via), false)
+		n.Pairs = append(n.Pairs, under.Pairs[i].moved(under.Via))
 	}
+	n.grown()
 	for i := range over.Pairs {
 		p := over.Pairs[i].moved(over.Via)
-		if at, found := b.node.find(p.Key); found {
-			p.Value = merge(b.node.Pairs[at].Value, p.Value)
+		if at, found := n.find(p.Key); found {
+			p.Value = merge(n.Pairs[at].Value, p.Value)
+			n.Pairs[at] = p
+			continue
 		}
-		b.set(p, true)
+		n.Pairs = append(n.Pairs, p)
+		n.grown()
 	}
-	return b.node.measure()
+	return n.measure()
+}
+
+// grown keeps the index of a map that has got entries.
+func (n *Node) grown() {
+	switch last := len(n.Pairs) - 1; {
+	case n.index != nil:
+		n.index[n.Pairs[last].Key] = last
+	case last >= manyPairs:
+		n.index = make(map[string]int, max(cap(n.Pairs), 2*last))
+		for i := range n.Pairs {
+			n.index[n.Pairs[i].Key] = i
+		}
+	}
 }
 
 // via gives the same value, one step further on its way.
@@ -90,30 +107,18 @@ type mapBuilder struct {
 
 func newMap(n *Node, pairs int) *mapBuilder {
 	n.Pairs = make([]Pair, 0, pairs)
-	if pairs > manyPairs {
-		n.index = make(map[string]int, pairs)
-	}
 	return &mapBuilder{node: n, own: make([]bool, 0, pairs)}
 }
 
 // set adds an entry, or gives a key another value in the old place. It gives what it replaced, if that was its own.
 func (b *mapBuilder) set(p Pair, own bool) (replaced Pair, wasOwn bool) {
 	n := b.node
-	i, found := n.find(p.Key)
-	if found {
+	if i, found := n.find(p.Key); found {
 		replaced, wasOwn = n.Pairs[i], b.own[i]
 		n.Pairs[i], b.own[i] = p, own
 		return replaced, wasOwn
 	}
 	n.Pairs, b.own = append(n.Pairs, p), append(b.own, own)
-	switch {
-	case n.index != nil:
-		n.index[p.Key] = len(n.Pairs) - 1
-	case len(n.Pairs) > manyPairs:
-		n.index = make(map[string]int, 2*len(n.Pairs))
-		for i, p := range n.Pairs {
-			n.index[p.Key] = i
-		}
-	}
+	n.grown()
 	return Pair{}, false
 }

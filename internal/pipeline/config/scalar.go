@@ -10,15 +10,11 @@ import (
 	"unicode/utf8"
 )
 
-// A plain date or time is met by an error: Psych makes an object of it, which GitLab does not let in.
-var (
-	errDate = errors.New("Tried to load unspecified class: Date")
-	errTime = errors.New("Tried to load unspecified class: Time")
-)
-
 // setScalar gives a plain scalar its kind and texts as Ruby's Psych 5 reads it and Ruby's to_s writes it. The order of the tests is
 // Psych's: YAML 1.1 with deviations, such as 12:30 being seconds (of hours and minutes), 1e3 and 0o17 being texts, and 1,000 a number.
-func (n *Node) setScalar(raw string) error {
+//
+// Of a date or a time Psych makes an object, which GitLab does not let in: class is then Date or Time, and the node a text.
+func (n *Node) setScalar(raw string) (class string) {
 	n.Raw, n.Kind, n.Text = raw, String, raw
 	switch {
 	case raw == "":
@@ -26,9 +22,9 @@ func (n *Node) setScalar(raw string) error {
 	case startsAsText(raw) || strings.Contains(raw, "\n"):
 		n.setWord(raw)
 	case isTime(raw):
-		return errTime
+		return "Time"
 	case isDate(raw):
-		return errDate
+		return "Date"
 	case strings.EqualFold(strings.TrimPrefix(raw, "+"), ".inf"):
 		n.setFloat(math.Inf(1))
 	case strings.EqualFold(raw, "-.inf"):
@@ -40,7 +36,7 @@ func (n *Node) setScalar(raw string) error {
 	default:
 		n.setNumber(raw)
 	}
-	return nil
+	return ""
 }
 
 // setWord knows null, yes and their like.
@@ -162,7 +158,8 @@ func parseFloat(s string) (float64, bool) {
 
 // parseInt takes 0b, 0x and octal integers with _ and , anywhere, decimal ones with single ones between digits.
 func parseInt(s string) (*big.Int, bool) {
-	base, text := 10, s
+	var text string
+	base := 10
 	switch {
 	case s[0] < '0' || s[0] > '9':
 		return nil, false

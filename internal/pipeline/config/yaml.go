@@ -303,8 +303,8 @@ func (c *converter) scalar(made *Node, n *yaml.Node) {
 }
 
 func (c *converter) resolve(made *Node, n *yaml.Node) {
-	if err := made.setScalar(n.Value); err != nil {
-		c.fail("yaml-date", c.at(n), fmt.Sprintf("quote it: %q", n.Value), "%v (to YAML `%s` is a date or a time)", err, n.Value)
+	if class := made.setScalar(n.Value); class != "" {
+		c.fail("yaml-date", c.at(n), fmt.Sprintf("quote it: %q", n.Value), "Tried to load unspecified class: %s (to YAML `%s` is a date or a time)", class, n.Value)
 	}
 }
 

@@ -25,6 +25,7 @@ type cage struct {
 	dir    string   // of the cgroup; empty: there is none
 	fd     *os.File // of dir in the unified hierarchy, into which the kernel starts processes
 	starts chan func()
+	closed atomic.Bool // fd cannot be used
 	limit  uint64
 }
 
@@ -82,12 +83,14 @@ func (c *cage) serve() {
 // start starts a process in the cage.
 func (c *cage) start(name string, args []string, attr *os.ProcAttr) (p *os.Process, err error) {
 	switch {
-	case c.fd != nil:
+	case c.fd != nil && !c.closed.Load():
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(c.fd.Fd())
 		if p, err = os.StartProcess(name, args, attr); err == nil || errors.Is(err, syscall.E2BIG) {
 			return p, err
 		}
-		attr.Sys.UseCgroupFD = false // not there: it has been removed, or may not be entered
+		// It may not be entered, or is gone. What is wrong with the process itself shows again.
+		attr.Sys.UseCgroupFD = false
+		c.closed.Store(true)
 		return os.StartProcess(name, args, attr)
 	case c.starts != nil:
 		done := make(chan struct{})
@@ -98,17 +101,22 @@ func (c *cage) start(name string, args []string, attr *os.ProcAttr) (p *os.Proce
 		<-done
 		return p, err
 	}
-	if p, err = os.StartProcess(name, args, attr); err == nil && c.limit > 0 && os.Getuid() != 0 {
-		// What the whole machine has now is no less than what the user has.
-		if now := tasks(); now > 0 {
-			bound := uint64(now) + c.limit
-			var old unix.Rlimit
-			if unix.Prlimit(p.Pid, unix.RLIMIT_NPROC, nil, &old) == nil && old.Max > bound {
-				_ = unix.Prlimit(p.Pid, unix.RLIMIT_NPROC, &unix.Rlimit{Cur: bound, Max: bound}, nil)
-			}
-		}
+	return os.StartProcess(name, args, attr)
+}
+
+// nproc is the RLIMIT_NPROC that scripts have to set for themselves, at once: what they start before somebody else does it has
+// none. 0: none. The kernel counts what the user has, which is no more than what the whole machine has.
+func (c *cage) nproc() uint64 {
+	now := tasks()
+	if c.dir != "" && !c.closed.Load() || c.limit == 0 || now == 0 || os.Getuid() == 0 {
+		return 0
 	}
-	return p, err
+	var own unix.Rlimit
+	bound := uint64(now) + c.limit
+	if unix.Getrlimit(unix.RLIMIT_NPROC, &own) != nil || own.Max <= bound {
+		return 0
+	}
+	return bound
 }
 
 // full tells whether a process could not be started for the limit's sake.
@@ -133,7 +141,7 @@ func (c *cage) close() {
 		return
 	}
 	// The kernel takes note of the end of a thread a little later.
-	for range 20 {
+	for range 200 {
 		if err := os.Remove(c.dir); err == nil || errors.Is(err, os.ErrNotExist) {
 			return
 		}

@@ -38,6 +38,8 @@ func (c *cage) start(name string, args []string, attr *os.ProcAttr) (*os.Process
 	return os.StartProcess(name, args, attr)
 }
 
+func (c *cage) nproc() uint64 { return 0 }
+
 func (c *cage) full() bool { return false }
 
 func (c *cage) close() {}
