@@ -91,8 +91,11 @@ func clearlyText(text string) bool {
 	case "", "y", "n", "yes", "no", "on", "off", "true", "false", "null":
 		return false
 	}
-	if first := text[0]; !(first >= 'a' && first <= 'z' || first >= 'A' && first <= 'Z' || first == '$' || first == '/' || first == '_') {
-		return len(text) > 1 && text[0] == '.' && text[1] >= 'a' && text[1] <= 'z' && clearlyText(text[1:])
+	if text[0] == '.' {
+		return len(text) > 1 && text[1] >= 'a' && text[1] <= 'z' && clearlyText(text[1:])
+	}
+	if !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ$/_", rune(text[0])) {
+		return false
 	}
 	return !strings.Contains(text, ": ") && !strings.Contains(text, " #") && !strings.HasSuffix(text, ":") && strings.TrimSpace(text) == text
 }
