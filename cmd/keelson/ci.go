@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -263,10 +264,19 @@ func (p *ciPipeline) context(ctx context.Context, e worktree.Event) (*pipeline.C
 		if c.Inputs == nil {
 			c.Inputs = map[string]pipeline.Input{}
 		}
-		c.Inputs[kv.Key] = pipeline.Input{Value: kv.Value, At: pipeline.Position{File: "--input"}}
+		c.Inputs[kv.Key] = pipeline.Input{Value: inputValue(kv.Value), At: pipeline.Position{File: "--input"}}
 	}
 	p.files.For(c)
 	return c, nil
+}
+
+// inputValue is a value for an input as a flag has it: a list is JSON, and what else a text stands for the input's type says.
+func inputValue(text string) any {
+	var list []any
+	if strings.HasPrefix(text, "[") && json.Unmarshal([]byte(text), &list) == nil {
+		return list
+	}
+	return text
 }
 
 // load reads the configuration for an event.

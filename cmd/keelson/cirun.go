@@ -89,7 +89,7 @@ func runCIRun(ctx context.Context, g *global, opts ciRunOptions, jobs []string) 
 	if err != nil {
 		return err
 	}
-	defer store.Close()
+	defer func() { _ = store.Close() }() // every write of it is whole by itself
 	x, err := shell.New(shell.Options{
 		Runner: executor.Runner{Version: version, Disposable: opts.isolate}, Env: opts.env, IgnoreServices: opts.withoutServices,
 	})
