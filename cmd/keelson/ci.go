@@ -139,6 +139,7 @@ type ciPipeline struct {
 	files    *worktree.Files
 	levels   worktree.Levels
 	first    config.Source
+	single   *pipeline.Config  // the configuration, where it depends on nothing but its one file
 	problems pipeline.Problems // of the variables file
 }
 
@@ -284,7 +285,8 @@ type compiled struct {
 	*ciPipeline
 	compile.Result
 	context *pipeline.Context
-	config  *pipeline.Config
+	config  *pipeline.Config // nil: it has errors
+	read    *pipeline.Config // what could be read of it, whatever its errors; nil: nothing
 }
 
 // compilePipeline opens, loads and compiles what the options describe. An error has been shown where there are problems.
@@ -319,13 +321,20 @@ func (p *ciPipeline) compile(ctx context.Context, e worktree.Event) (*compiled, 
 	return out, nil
 }
 
-// build loads and compiles for the context.
+// build loads and compiles for the context. A single file without inputs is the same for all events, and is loaded once.
 func (c *compiled) build() {
-	cfg, problems := c.load(c.context)
+	cfg, problems := c.single, pipeline.Problems(nil)
+	if cfg == nil {
+		cfg, problems = c.load(c.context)
+	}
 	problems = append(slices.Clone(c.problems), problems...)
+	c.read = cfg
 	if problems.Failed() || cfg == nil {
 		c.Problems = problems
 		return
+	}
+	if len(cfg.Files) == 1 && len(cfg.Spec) == 0 && len(problems) == 0 {
+		c.single = cfg
 	}
 	c.config = cfg
 	c.Result = compile.Compile(cfg, c.context)

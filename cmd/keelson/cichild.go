@@ -21,6 +21,7 @@ type downstream struct{ c *compiled }
 // Compile implements run.Downstream.
 func (d downstream) Compile(ctx context.Context, t run.Trigger) (*pipeline.Graph, error) {
 	p := *d.c.ciPipeline
+	p.single = nil
 	p.files = p.repo.Files(ctx, p.where)
 	defer p.files.Close()
 	inputs, err := p.firstOfChild(ctx, t)

@@ -104,17 +104,20 @@ func lintPipeline(ctx context.Context, g *global, opts ciOptions) (linted, error
 	}
 	defer p.files.Close()
 	l := linted{File: p.first.Name, Files: []pipeline.File{}, Problems: pipeline.Problems{}, texts: p.files.Text}
-	c, err := p.context(ctx, e)
+	c, err := p.compile(ctx, e)
 	if err != nil {
 		return l, err
 	}
-	cfg, problems := p.load(c)
-	l.Problems = append(append(l.Problems, p.problems...), problems...)
-	if cfg != nil {
+	l.Problems = append(l.Problems, c.Problems...)
+	switch cfg := c.read; {
+	case cfg == nil:
+	case c.config != nil:
 		l.Files, l.Jobs = cfg.Files, len(cfg.Jobs)
-		if !problems.Failed() {
-			l.Problems = merge(l.Problems, compile.Lint(cfg))
-			l.Problems = merge(l.Problems, compile.Compile(cfg, c).Problems)
+		l.Problems = merge(l.Problems, compile.Lint(cfg))
+	default:
+		l.Files, l.Jobs = cfg.Files, len(cfg.Jobs)
+		if !cfg.Partial { // a mistake within a job hides none among the jobs
+			l.Problems = merge(l.Problems, compile.Check(cfg))
 		}
 	}
 	if !l.Problems.Failed() {
@@ -123,6 +126,7 @@ func lintPipeline(ctx context.Context, g *global, opts ciOptions) (linted, error
 		}
 	}
 	l.Valid = !l.Problems.Failed()
+	l.Problems.Sort(l.Files)
 	return l, nil
 }
 

@@ -84,9 +84,12 @@ func runCIList(ctx context.Context, g *global, opts ciOptions) error {
 		if without.config == nil {
 			return p.refuse(g, without.Problems)
 		}
-		all := *without.context
-		all.Changes = nil
-		with := compile.Compile(without.config, &all)
+		with := without.Result
+		if without.context.Changes != nil && p.files.Mention("changes") {
+			all := *without.context
+			all.Changes = nil
+			with = compile.Compile(without.config, &all)
+		}
 		column := show.Event{Name: e.name, Jobs: cells(with, without.Result)}
 		switch {
 		case with.Problems.Failed():
@@ -208,12 +211,7 @@ func withoutSecrets(graph *pipeline.Graph) *pipeline.Graph {
 	out := *graph
 	out.Jobs = append([]pipeline.Job(nil), graph.Jobs...)
 	for i := range out.Jobs {
-		out.Jobs[i].Variables = append(pipeline.Variables(nil), out.Jobs[i].Variables...)
-		for k, v := range out.Jobs[i].Variables {
-			if v.Masked {
-				out.Jobs[i].Variables[k].Value = show.Masked
-			}
-		}
+		out.Jobs[i].Variables = show.WithoutSecrets(out.Jobs[i].Variables)
 	}
 	return &out
 }

@@ -27,6 +27,7 @@ type Config struct {
 	Jobs      []JobSpec      // as in the merged file; hidden ones are left out
 	Files     []File         // what it was made of, the first one first
 	Spec      []InputSpec    // the inputs that the first file takes
+	Partial   bool           // some of it could not be read, so that jobs may be missing
 }
 
 // File is a configuration file that was read.

@@ -9,7 +9,11 @@
 // The words are GitLab's. A graph is data: it is stored as JSON and taken up again by another process. The package is pure.
 package pipeline
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+	"slices"
+)
 
 // Position is a place in a file that a pipeline is made of. Line and Column count from 1; zero: not known.
 type Position struct {
@@ -76,4 +80,29 @@ func (ps Problems) Failed() bool {
 		}
 	}
 	return false
+}
+
+// Sort puts problems in the order of the files and their lines; those in other files come after them, and those without a place last.
+func (ps Problems) Sort(files []File) {
+	order := make(map[string]int, len(files))
+	for i, f := range files {
+		if _, twice := order[f.Name]; !twice {
+			order[f.Name] = i
+		}
+	}
+	file := func(p Problem) int {
+		if i, ok := order[p.At.File]; ok && p.At.Line != 0 {
+			return i
+		}
+		if p.At.Line != 0 {
+			return len(files)
+		}
+		return len(files) + 1
+	}
+	slices.SortStableFunc(ps, func(a, b Problem) int {
+		return cmp.Or(
+			cmp.Compare(file(a), file(b)), cmp.Compare(a.At.File, b.At.File),
+			cmp.Compare(a.At.Line, b.At.Line), cmp.Compare(a.At.Column, b.At.Column),
+		)
+	})
 }

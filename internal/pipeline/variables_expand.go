@@ -346,73 +346,40 @@ func (vs Variables) Redact(text string) string {
 	return strings.NewReplacer(pairs...).Replace(text)
 }
 
-// Started is what is known of a job only when it starts.
-type Started struct {
-	JobID int64
-	Token string // of the job, for the API and the registry; empty: there is none
-	At    time.Time
-	// Dotenv holds what the reports of needed jobs say.
-	Dotenv Variables
+// Started adds what there is once a job has started: CI_JOB_ID and what goes with it, weaker than all others.
+func (vs Variables) Started(id int64, at time.Time) Variables {
+	out := make(Variables, 0, len(vs)+3)
+	add := func(name, value string) {
+		out = append(out, Variable{Name: name, Value: value, Public: true, Origin: OriginPredefined})
+	}
+	number := strconv.FormatInt(id, 10)
+	add("CI_JOB_ID", number)
+	if project, _ := vs.Get("CI_PROJECT_URL"); project.Value != "" {
+		add("CI_JOB_URL", project.Value+"/-/jobs/"+number)
+	}
+	add("CI_JOB_STARTED_AT", at.UTC().Format(time.RFC3339))
+	return append(out, vs...)
 }
 
-// AtStart completes the variables of a job when it starts and expands them in each other ([Variables.Sorted]). Then the runner
-// adds its own, which are stronger, and expands once more ([Variables.Expanded]).
-func (vs Variables) AtStart(s Started) (Variables, error) {
-	add := func(out Variables, name, value string, public, masked bool) Variables {
-		return append(out, Variable{Name: name, Value: value, Public: public, Masked: masked, Origin: OriginPredefined})
+// WithDotenv adds what the reports of needed jobs say. It counts more than what the files say, and less than what the instance, the
+// group, the project and the pipeline set, and than what the environment of the job is.
+func (vs Variables) WithDotenv(reports Variables) Variables {
+	if len(reports) == 0 {
+		return vs
 	}
-	id := strconv.FormatInt(s.JobID, 10)
-	project, _ := vs.Get("CI_PROJECT_URL")
-	out := make(Variables, 0, len(vs)+len(s.Dotenv)+8)
-	out = add(out, "CI_JOB_ID", id, true, false)
-	out = add(out, "CI_JOB_URL", project.Value+"/-/jobs/"+id, true, false)
-	out = add(out, "CI_JOB_STARTED_AT", s.At.UTC().Format(time.RFC3339), true, false)
-	if s.Token != "" {
-		out = add(out, "CI_JOB_TOKEN", s.Token, false, true)
-		out = add(out, "CI_REGISTRY_USER", "gitlab-ci-token", true, false)
-		out = add(out, "CI_REGISTRY_PASSWORD", s.Token, false, true)
-	}
-	reports := vs.dotenvAt()
-	for i, v := range vs {
-		if i == reports {
-			out = append(out, s.dotenv()...)
-		}
-		if v.Name == "CI_REPOSITORY_URL" && v.Origin == OriginPredefined && s.Token != "" {
-			for _, scheme := range []string{"https://", "http://"} {
-				if rest, ok := strings.CutPrefix(v.Value, scheme); ok {
-					v.Value = scheme + "gitlab-ci-token:" + s.Token + "@" + rest
-				}
-			}
-		}
-		out = append(out, v)
-	}
-	if reports == len(vs) {
-		out = append(out, s.dotenv()...)
-	}
-	return out.Sorted()
-}
-
-// dotenv are the variables of reports; they are no secrets, but services do not see them.
-func (s Started) dotenv() Variables {
-	out := slices.Clone(s.Dotenv)
-	for i := range out {
-		out[i].Origin, out[i].Public = OriginDotenv, false
-	}
-	return out
-}
-
-// dotenvAt is where reports belong in the variables of a job: before those from outside of the files, and before the environment's
-// own at the end.
-func (vs Variables) dotenvAt() int {
-	for i, v := range vs {
+	at := slices.IndexFunc(vs, func(v Variable) bool {
 		switch v.Origin {
 		case OriginInstance, OriginGroup, OriginProject, OriginPipeline:
-			return i
-		case OriginPredefined:
-			if v.Name == "CI_ENVIRONMENT_SLUG" {
-				return i
-			}
+			return true
 		}
+		return v.Origin == OriginPredefined && v.Name == "CI_ENVIRONMENT_SLUG"
+	})
+	if at < 0 {
+		at = len(vs)
 	}
-	return len(vs)
+	reports = slices.Clone(reports)
+	for i := range reports {
+		reports[i].Origin, reports[i].Public = OriginDotenv, false
+	}
+	return slices.Concat(vs[:at], reports, vs[at:])
 }

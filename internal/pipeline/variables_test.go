@@ -319,45 +319,37 @@ func FuzzSorted(f *testing.F) {
 	})
 }
 
-func TestAtStart(t *testing.T) {
+func TestStarted(t *testing.T) {
 	vs := Variables{
 		{Name: "CI_PROJECT_URL", Value: "https://git.example/a/b", Public: true, Origin: OriginPredefined},
-		{Name: "CI_REPOSITORY_URL", Value: "https://git.example/a/b.git", Origin: OriginPredefined},
 		{Name: "IMAGE", Value: "app:$TAG", Public: true, Origin: OriginJob},
 		{Name: "TAG", Value: "from the file", Public: true, Origin: OriginTop},
 		{Name: "GITLAB_USER_LOGIN", Value: "ada", Public: true, Origin: OriginPredefined},
 		{Name: "KEY", Value: "from the project", Origin: OriginProject},
 		{Name: "CI_ENVIRONMENT_SLUG", Value: "x", Public: true, Origin: OriginPredefined},
 	}
-	started := Started{JobID: 7, Token: "t0k3n", At: time.Date(2026, 1, 2, 3, 4, 5, 0, time.FixedZone("", 3600)),
-		Dotenv: Variables{{Name: "TAG", Value: "from a report"}, {Name: "KEY", Value: "from a report"}}}
-	got, err := vs.AtStart(started)
+	reports := Variables{{Name: "TAG", Value: "from a report", Public: true}, {Name: "KEY", Value: "from a report"}}
+	got, err := vs.WithDotenv(reports).Started(7, time.Date(2026, 1, 2, 3, 4, 5, 0, time.FixedZone("", 3600))).Sorted()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{
-		"CI_JOB_ID": "7", "CI_JOB_URL": "https://git.example/a/b/-/jobs/7", "CI_JOB_STARTED_AT": "2026-01-02T02:04:05Z", "CI_JOB_TOKEN": "t0k3n", "CI_REGISTRY_PASSWORD": "t0k3n",
-		"CI_REPOSITORY_URL": "https://gitlab-ci-token:t0k3n@git.example/a/b.git", "IMAGE": "app:from a report", "TAG": "from a report", "KEY": "from the project",
+		"CI_JOB_ID": "7", "CI_JOB_URL": "https://git.example/a/b/-/jobs/7", "CI_JOB_STARTED_AT": "2026-01-02T02:04:05Z",
+		"IMAGE": "app:from a report", "TAG": "from a report", "KEY": "from the project",
 	} {
-		v, _ := got.Get(name)
-		if v.Value != want {
+		if v, _ := got.Get(name); v.Value != want {
 			t.Errorf("%s is %q, not %q", name, v.Value, want)
-		}
-		if strings.HasSuffix(name, "TOKEN") || strings.HasSuffix(name, "PASSWORD") {
-			if !v.Masked || v.Public {
-				t.Errorf("%s is shown: %+v", name, v)
-			}
 		}
 	}
 	if tag, _ := got.Get("TAG"); tag.Public || tag.Origin != OriginDotenv {
 		t.Errorf("a report's variable is %+v", tag)
 	}
-	got, _ = vs.AtStart(Started{})
-	if _, ok := got.Get("CI_JOB_TOKEN"); ok {
-		t.Error("there is a token that nobody gave")
+	if _, ok := vs[1:].Started(7, time.Time{}).Get("CI_JOB_URL"); ok {
+		t.Error("there is a URL of a job without one of the project")
 	}
 	// Without variables from outside, reports stand before those of the environment.
-	if at := (Variables{vs[0], vs[2], vs[6]}).dotenvAt(); at != 2 {
-		t.Errorf("reports stand at %d", at)
+	few := Variables{vs[0], vs[1], vs[5]}.WithDotenv(Variables{{Name: "A"}})
+	if few[2].Name != "A" || few[3].Name != "CI_ENVIRONMENT_SLUG" {
+		t.Errorf("%+v", few)
 	}
 }

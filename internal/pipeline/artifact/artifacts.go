@@ -69,7 +69,10 @@ func (e *MissingError) Error() string {
 func Reason(err error) pipeline.FailureReason {
 	var missing *MissingError
 	var dotenv *DotenvError
+	var policy *policyError
 	switch {
+	case errors.As(err, &policy):
+		return pipeline.ConfigurationError
 	case errors.As(err, &missing):
 		return pipeline.MissingDependency
 	case errors.As(err, &dotenv):
@@ -143,6 +146,7 @@ func (s *Store) Save(ctx context.Context, key Key, a *pipeline.Artifacts, w Work
 		return nil, err
 	}
 	defer unlock()
+	w = w.ready()
 	rec := &Record{Key: key, Saved: s.now().UTC().Round(0)}
 	var dotenv error
 	if a != nil {

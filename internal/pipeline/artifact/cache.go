@@ -75,6 +75,7 @@ const (
 // RestoreCaches writes the caches of a job into its project directory. That there is none, or that one cannot be extracted, is
 // no error: the log and the results tell. An error is a policy that does not exist.
 func (s *Store) RestoreCaches(ctx context.Context, scope Scope, caches []pipeline.Cache, w Work) ([]CacheResult, error) {
+	w = w.ready()
 	return s.eachCache(ctx, scope, caches, w, func(c pipeline.Cache, key string) (CacheResult, error) {
 		pull, _, err := policy(c, key, w)
 		if err != nil {
@@ -90,6 +91,7 @@ func (s *Store) RestoreCaches(ctx context.Context, scope Scope, caches []pipelin
 
 // SaveCaches keeps the caches of a job that has ended. A cache that cannot be saved does not fail the job.
 func (s *Store) SaveCaches(ctx context.Context, scope Scope, caches []pipeline.Cache, w Work, succeeded bool) ([]CacheResult, error) {
+	w = w.ready()
 	return s.eachCache(ctx, scope, caches, w, func(c pipeline.Cache, key string) (CacheResult, error) {
 		if !matches(c.When, succeeded) {
 			return CacheResult{Status: CacheSkipped}, nil
@@ -142,6 +144,13 @@ func (s *Store) eachCache(ctx context.Context, scope Scope, caches []pipeline.Ca
 	return results, ctx.Err()
 }
 
+// policyError is the error of a cache policy that does not exist.
+type policyError struct{ policy, key string }
+
+func (e *policyError) Error() string {
+	return fmt.Sprintf("unknown cache policy %s for %s: it is pull-push, pull or push", e.policy, e.key)
+}
+
 // policy tells whether a cache is restored and saved.
 func policy(c pipeline.Cache, key string, w Work) (pull, push bool, err error) {
 	switch p := w.Vars.Expand(c.Policy); p {
@@ -152,7 +161,7 @@ func policy(c pipeline.Cache, key string, w Work) (pull, push bool, err error) {
 	case "push":
 		return false, true, nil
 	default:
-		return false, false, fmt.Errorf("unknown cache policy %s for %s: it is pull-push, pull or push", p, key)
+		return false, false, &policyError{policy: p, key: key}
 	}
 }
 

@@ -102,7 +102,7 @@ func TestFallbacks(t *testing.T) {
 }
 
 func TestCaches(t *testing.T) {
-	s, now := open(t, Options{})
+	s, _ := open(t, Options{})
 	scope := Scope{Project: "g/p", Job: "build", Ref: "main"}
 	dir := t.TempDir()
 	fill(t, dir, map[string]string{"node_modules/a/index.js": "a", "node_modules/.bin/a": "-> ../a/index.js", "node_modules/b.js": "b"})
@@ -214,7 +214,7 @@ Successfully extracted cache default-non_protected: hit, 6 files, 2 B in TIME
 	}
 	bad := cache
 	bad.Policy = "sometimes"
-	if _, err := s.RestoreCaches(t.Context(), scope, []pipeline.Cache{bad}, Work{Dir: dir}); err == nil || !strings.Contains(err.Error(), "unknown cache policy sometimes") {
+	if _, err := s.RestoreCaches(t.Context(), scope, []pipeline.Cache{bad}, Work{Dir: dir}); err == nil || !strings.Contains(err.Error(), "unknown cache policy sometimes") || Reason(err) != pipeline.ConfigurationError {
 		t.Error(err)
 	}
 	if _, err := s.SaveCaches(t.Context(), scope, make([]pipeline.Cache, 5), Work{Dir: dir}, true); err == nil {
@@ -255,7 +255,6 @@ WARNING: Failed to extract cache default-non_protected: the store has lost it; n
 Checking cache for older-non_protected...
 Successfully extracted cache older-non_protected: hit, 7 files, 3 B in TIME
 `)
-	_ = now
 }
 
 func TestSweepCaches(t *testing.T) {
@@ -308,7 +307,7 @@ func TestSweepCaches(t *testing.T) {
 }
 
 func TestSweepBusyAndRubbish(t *testing.T) {
-	s, _ := open(t, Options{})
+	s, now := open(t, Options{})
 	unlock, err := s.lock(false)
 	if err != nil {
 		t.Fatal(err)
@@ -317,6 +316,18 @@ func TestSweepBusyAndRubbish(t *testing.T) {
 		t.Errorf("%+v, %v", swept, err)
 	}
 	unlock()
+	if swept, err := s.Sweep(t.Context(), SweepOptions{}); err != nil || swept.Busy {
+		t.Errorf("%+v, %v", swept, err)
+	}
+	fill(t, s.dir, map[string]string{"blobs/x": "rubbish"})
+	*now = now.Add(59 * time.Minute)
+	if swept, err := s.Sweep(t.Context(), SweepOptions{Every: time.Hour}); err != nil || swept.Blobs != 0 {
+		t.Errorf("it was not time: %+v, %v", swept, err)
+	}
+	*now = now.Add(time.Minute)
+	if swept, err := s.Sweep(t.Context(), SweepOptions{Every: time.Hour}); err != nil || swept.Blobs != 1 {
+		t.Errorf("it was time: %+v, %v", swept, err)
+	}
 	fill(t, s.dir, map[string]string{
 		"blobs/ab/abc.17f.tmp": "half", "blobs/ab/" + strings.Repeat("ab", 32): "unnamed", "blobs/x": "rubbish", "artifacts/x.json": "no JSON", "caches/a/b.json": `{"key":"k"}`, "used/a/b": "x",
 		"artifacts/p/1/j.json.17f.tmp": "half",
@@ -325,7 +336,7 @@ func TestSweepBusyAndRubbish(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name := range list(t, s.dir) {
-		if name, _, _ = strings.Cut(name, " "); !strings.HasSuffix(name, "/") && name != "lock" {
+		if name, _, _ = strings.Cut(name, " "); !strings.HasSuffix(name, "/") && name != "lock" && name != "swept" {
 			t.Errorf("%s is still there", name)
 		}
 	}

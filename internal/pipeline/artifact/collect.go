@@ -45,8 +45,6 @@ func (w Work) selection(paths, exclude []string, untracked bool) selection {
 	return sel
 }
 
-func (s selection) empty() bool { return len(s.Paths) == 0 && !s.Untracked }
-
 // collector finds the files of a selection as the runner does ([runner] commands/helpers/file_archiver.go): globs of
 // doublestar, directories with all that is in them, links as links.
 type collector struct {

@@ -9,11 +9,11 @@
 //	                                                           // … the script runs …
 //	store.SaveCaches(ctx, scope, job.Caches, work, succeeded)  // after after_script
 //	saved, err := store.Save(ctx, key, job.Artifacts, work, succeeded)
-//	store.Sweep(ctx, artifact.SweepOptions{})                  // now and then
+//	store.Sweep(ctx, artifact.SweepOptions{Every: time.Hour})  // at the end, when it is time
 //
 // # What is on disk
 //
-// The store is a bucket of gocloud.dev/blob; [Open] puts it into a directory. Files are kept once, by the SHA-256 of their
+// The store is a bucket of gocloud.dev/blob; [Open] puts it into a directory. Files are kept once, by the BLAKE3 hash of their
 // content: large ones alone, small ones many to a bundle. A bundle ends where the name of a file says so, thus a change makes
 // one bundle new and not all that follow.
 //
@@ -21,6 +21,7 @@
 //	artifacts/P/L/J.json      the record of a job's artifacts: its tree, when it expires, its reports
 //	caches/P/K.json           the record of a cache
 //	used/P/K                  when the cache was used last
+//	swept                     when the store was swept last
 //
 // Every write is a temporary file and a rename; a record is written after what it names. So a process that is killed leaves the
 // old state, and who reads sees all of a cache or nothing of it. Content is checked against its hash when it is read. Nothing in

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/zeebo/blake3"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -216,7 +216,8 @@ func (st *stage) settle(entries []entry) error {
 			break
 		}
 		// A job that runs in the same directory may have made it meanwhile.
-		if attempt == 3 || !(errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.EISDIR)) {
+		made := errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.EISDIR)
+		if attempt == 3 || !made {
 			return err
 		}
 	}
@@ -345,6 +346,11 @@ func (s *Store) extract(ctx context.Context, w Work, t *tree) error {
 		return err
 	}
 	defer root.Close()
+	if w.InPlace {
+		if entries = absent(root, entries); len(entries) == 0 {
+			return nil
+		}
+	}
 	st, err := newStage(root)
 	if err != nil {
 		return err
@@ -376,6 +382,31 @@ func (w Work) keep(entries []entry) []entry {
 		w.warnf(".git is left out: it belongs to the working tree that the job runs in")
 	}
 	return kept
+}
+
+// absent gives the entries that are not there yet just so.
+func absent(root *os.Root, entries []entry) []entry {
+	at := files{root: root}
+	defer at.close()
+	return slices.DeleteFunc(entries, func(e entry) bool {
+		dir, err := at.in(path.Dir(e.Path))
+		if err != nil {
+			return false
+		}
+		info, err := dir.Lstat(path.Base(e.Path))
+		if err != nil || info.Mode().Type() != e.Mode.Type() {
+			return false
+		}
+		switch e.Mode.Type() {
+		case fs.ModeSymlink:
+			target, err := dir.Readlink(path.Base(e.Path))
+			return err == nil && target == e.Link
+		case fs.ModeDir:
+			return info.Mode().Perm() == e.Mode.Perm()
+		default:
+			return info.Mode().Perm() == e.Mode.Perm() && info.Size() == e.Size && info.ModTime().Equal(e.modified())
+		}
+	})
 }
 
 // contents fills the files of a stage, bundle by bundle.
@@ -446,7 +477,7 @@ func (s *Store) copyOut(ctx context.Context, st *stage, e entry) error {
 	to := files{root: st.box}
 	defer to.close()
 	return st.file(&to, e, func(w io.Writer) error {
-		hash := sha256.New()
+		hash := blake3.New()
 		n, err := io.Copy(io.MultiWriter(w, hash), &bounded{ctx: ctx, r: r, left: e.Size + 1})
 		if err == nil && (n != e.Size || hex.EncodeToString(hash.Sum(nil)) != e.Blob) {
 			err = errCorrupt

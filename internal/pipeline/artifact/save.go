@@ -3,7 +3,6 @@ package artifact
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -15,6 +14,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/zeebo/blake3"
 	"gocloud.dev/blob"
 	"golang.org/x/sync/errgroup"
 )
@@ -179,7 +179,7 @@ func (s *Store) copyIn(ctx context.Context, root *os.Root, e *entry) (fresh bool
 		return false, err
 	}
 	defer f.Close()
-	hash := sha256.New()
+	hash := blake3.New()
 	size, err := io.Copy(hash, io.LimitReader(f, e.Size))
 	if err != nil {
 		return false, err
@@ -203,14 +203,14 @@ func (s *Store) stream(ctx context.Context, f *os.File, e entry) error {
 	if err != nil {
 		return err
 	}
-	hash := sha256.New()
+	hash := blake3.New()
 	n, err := io.Copy(io.MultiWriter(w, hash), io.LimitReader(f, e.Size))
 	if err == nil && (n != e.Size || hex.EncodeToString(hash.Sum(nil)) != e.Blob) {
 		err = errChanged
 	}
 	if err != nil {
-		cancel() // Close then throws away what was written
-		w.Close()
+		cancel()  // Close then throws away what was written
+		w.Close() //nolint:errcheck // there is an error already
 		return err
 	}
 	return w.Close()

@@ -16,6 +16,7 @@ import (
 type SweepOptions struct {
 	CacheBytes int64         // what all caches may have together; those that were not used for the longest go first; default 10 GiB
 	CacheAge   time.Duration // a cache goes that was not used for so long; default 30 days
+	Every      time.Duration // do nothing when the last sweep was not so long ago
 	// Keep holds back the artifacts that have expired; those of the last successful pipeline of a ref, for example.
 	Keep func(*Record) bool
 }
@@ -50,6 +51,11 @@ func (s *Store) Sweep(ctx context.Context, o SweepOptions) (Swept, error) {
 	}
 	defer unlock()
 	var swept Swept
+	if text, err := s.bucket.ReadAll(ctx, "swept"); err == nil {
+		if last, err := time.Parse(time.RFC3339, string(text)); err == nil && s.now().Sub(last) < o.Every {
+			return swept, nil
+		}
+	}
 	marked := map[string]bool{}
 	if err := s.sweepArtifacts(ctx, o, marked, &swept); err != nil {
 		return swept, err
@@ -57,7 +63,10 @@ func (s *Store) Sweep(ctx context.Context, o SweepOptions) (Swept, error) {
 	if err := s.sweepCaches(ctx, o, marked, &swept); err != nil {
 		return swept, err
 	}
-	return swept, s.sweepBlobs(ctx, marked, &swept)
+	if err := s.sweepBlobs(ctx, marked, &swept); err != nil {
+		return swept, err
+	}
+	return swept, s.write(ctx, "swept", []byte(s.now().UTC().Format(time.RFC3339)))
 }
 
 // each goes through the objects below a prefix. What a killed process has left half-written is removed.

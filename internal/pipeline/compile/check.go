@@ -258,6 +258,9 @@ func circleProblem(list []instance, circle []int, links func(int) []link) pipeli
 		names = append(names, list[at].name)
 	}
 	names = append(names, first.name)
+	if more := len(names) - 50; more > 0 {
+		names = append(names[:40:40], append([]string{fmt.Sprintf("… %d more …", more+1)}, names[len(names)-9:]...)...)
+	}
 	message := "The pipeline has circular dependencies: " + strings.Join(names, " needs ")
 	if len(circle) == 1 {
 		message = "The pipeline has circular dependencies: self-dependency: " + first.name

@@ -61,22 +61,25 @@ type compiler struct {
 	scope    scope
 	cache    rules.Cache
 	problems pipeline.Problems
+	whole    bool // every decision has its rules, also where those before it are the same
 }
 
-// bounded refuses what would fill the memory: each job has all variables of the pipeline.
+// bounded refuses what would fill the memory: each job has all variables of the pipeline, and each instance asks all its rules.
 func (p *compiler) bounded() bool {
-	n := 0
+	values, conditions := 0, 0
 	for i := range p.list {
 		spec := p.list[i].spec
-		n += len(p.scope.all) + len(p.scope.top) + len(spec.Vars) + len(p.scope.outside)
-		for r := range spec.Rules {
-			n += len(spec.Rules[r].Variables)
+		values += len(p.scope.all) + len(p.scope.top) + len(spec.Vars) + len(p.scope.outside)
+		conditions += len(spec.Rules)
+		what, keyword, bound := "variables", "variables", maxValues
+		if conditions > maxRules {
+			what, keyword, bound = "rules", "rules", maxRules
+		} else if values <= maxValues {
+			continue
 		}
-		if n > maxValues {
-			p.problems = append(p.problems, problemAt(spec, "variables", "pipeline-too-large",
-				fmt.Sprintf("the variables of all jobs are too many with those of `%s` (maximum is %d)", spec.Name, maxValues), ""))
-			return false
-		}
+		p.problems = append(p.problems, problemAt(spec, keyword, "pipeline-too-large",
+			fmt.Sprintf("the %s of all jobs are too many with those of `%s` (maximum is %d)", what, spec.Name, bound), ""))
+		return false
 	}
 	return true
 }
@@ -99,6 +102,9 @@ func (p *compiler) decideAll() []decision {
 			at := d.rules[len(d.rules)-1]
 			p.problems = append(p.problems, pipeline.Problem{Severity: pipeline.Error, Code: "rule-failed", Job: in.spec.Name,
 				At: at.At, Via: at.Via, Message: fmt.Sprintf("Failed to parse rule for %s: %v", in.spec.Name, d.err)})
+		}
+		if !p.whole && i > 0 && p.list[i-1].of == in.of && d.same(&ds[i-1]) {
+			d.rules = nil // a verdict shows them once
 		}
 		ds[i] = d
 	}
@@ -137,6 +143,7 @@ func (p *compiler) finish(ds []decision, matched *pipeline.Rule) *pipeline.Graph
 		Name: p.scope.pipelineName(), Source: p.ctx.Source, Ref: p.ctx.Ref, SHA: p.ctx.Commit.SHA,
 		AutoCancel: autoCancel(p.cfg.Workflow, matched),
 	}
+	p.scope.named(g.Name)
 	order := p.order(ds)
 	if !slices.ContainsFunc(order, func(at int) bool { return !isEdge(p.list[at].spec.Stage) }) {
 		return g

@@ -45,7 +45,9 @@ func (p *compiler) job(in *instance, rule int, ds []decision) pipeline.Job {
 	}
 	job.Environment, job.Variables = v.environment, v.list
 	p.checkEnvironment(in, job.Environment)
-	job.ResourceGroup = blank(v.list, job.ResourceGroup)
+	if strings.ContainsAny(job.ResourceGroup, "$%") { // it is known before there is a pipeline
+		job.ResourceGroup = blank(visible(v.list), job.ResourceGroup)
+	}
 	job.Tags = expandTags(job.Tags, v.list)
 	for i := range job.Needs {
 		if n := &job.Needs[i]; !n.Local() {

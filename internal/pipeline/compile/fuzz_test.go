@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/rogpeppe/go-internal/txtar"
 
@@ -30,6 +31,9 @@ func FuzzCompile(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, text []byte, ref string, tag, request bool) {
+		if !utf8.ValidString(ref) { // JSON has no other texts
+			return
+		}
 		files := tree{".gitlab-ci.yml": text}
 		c := benchmarkContext()
 		c.Ref, c.Tag, c.Tree = ref, tag, files
@@ -111,6 +115,9 @@ func coherent(t *testing.T, cfg *pipeline.Config, r Result) {
 	slices.Sort(told)
 	if !slices.Equal(names, told) {
 		t.Fatalf("the verdicts tell of %q, the graph has %q", told, names)
+	}
+	if len(r.Graph.Jobs) > 500 {
+		return
 	}
 	data, err := json.Marshal(r.Graph)
 	if err != nil {

@@ -29,7 +29,7 @@ var update = flag.Bool("update", false, "write what comes out into testdata")
 //	explain EVENT            the verdicts
 //
 // An event is words: ref=NAME, tag=NAME, source=NAME, mr=SOURCE:TARGET, changes=A,B (none: changes=), var.NAME=VALUE,
-// project.NAME=VALUE, message=TEXT_WITH_UNDERSCORES, depth=N, protected, kubernetes, vars (print all variables but predefined ones).
+// project.NAME=VALUE, since.REF=A,B, message=TEXT_WITH_UNDERSCORES, depth=N, protected, kubernetes, vars (print all variables but predefined ones).
 func TestGolden(t *testing.T) {
 	paths, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(paths) == 0 {
@@ -166,7 +166,15 @@ func event(t *testing.T, files tree, words []string) (c *pipeline.Context, all b
 		default:
 			name, ok := strings.CutPrefix(key, "var.")
 			project, ok2 := strings.CutPrefix(key, "project.")
+			since, ok3 := strings.CutPrefix(key, "since.")
 			switch {
+			case ok3:
+				c.ChangesSince = func(ref string) ([]string, error) {
+					if ref != since {
+						return nil, fs.ErrNotExist
+					}
+					return strings.Split(value, ","), nil
+				}
 			case ok:
 				c.Pipeline = append(c.Pipeline, pipeline.Variable{Name: name, Value: value, Origin: pipeline.OriginPipeline})
 			case ok2:

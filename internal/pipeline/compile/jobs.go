@@ -13,6 +13,7 @@ const (
 	maxJobs     = 10_000    // of a pipeline
 	maxNeeds    = 500_000   // of a pipeline
 	maxValues   = 3_000_000 // variables of all jobs of a pipeline
+	maxRules    = 500_000   // asked for all jobs of a pipeline
 	needsLimit  = 50        // of one job; GitLab's default, which an instance may raise
 )
 
@@ -48,6 +49,7 @@ type jobs struct {
 	stages   map[string]int
 	edges    int
 	problems pipeline.Problems
+	replaced pipeline.Problems // jobs that took the place of others of their name
 }
 
 // expand makes the instances and links their needs.
@@ -90,6 +92,8 @@ func (js *jobs) add(i int) bool {
 	for _, in := range made {
 		in.of = i
 		if at, twice := js.byName[in.name]; twice { // GitLab keeps jobs by their names: the later one counts
+			js.replaced = append(js.replaced, warned(problemAt(spec, "parallel", "duplicate-name",
+				fmt.Sprintf("%s job: it takes the place of another job with the name `%s`", spec.Name, in.name), "")))
 			js.list[at] = in
 			continue
 		}

@@ -11,11 +11,16 @@ import (
 	"keelson.dev/keelson/internal/pipeline/rules"
 )
 
+// Check finds what is wrong among jobs whatever the event. It is for configurations with errors within jobs too: as long as they
+// are not [pipeline.Config.Partial], what it says holds.
+func Check(cfg *pipeline.Config) pipeline.Problems { return expand(cfg).check() }
+
 // Lint finds what is wrong whatever the event (errors), and what works but is seldom meant (warnings). Each has a code of its own.
 func Lint(cfg *pipeline.Config) pipeline.Problems {
 	js := expand(cfg)
 	found := js.check()
-	l := linter{jobs: js, missing: map[*pipeline.NeedSpec]bool{}}
+	l := linter{jobs: js, missing: map[*pipeline.NeedSpec]bool{}, doubts: map[string][]doubt{}}
+	l.found = append(l.found, js.replaced...)
 	l.workflow()
 	for i := range cfg.Jobs {
 		spec := &cfg.Jobs[i]
@@ -44,6 +49,7 @@ type linter struct {
 	*jobs
 	found   pipeline.Problems
 	missing map[*pipeline.NeedSpec]bool // needs that have been reported
+	doubts  map[string][]doubt          // of the texts of conditions
 }
 
 func (l *linter) warn(p pipeline.Problem) { l.found = append(l.found, warned(p)) }
@@ -196,49 +202,75 @@ func (l *linter) conditions(spec *pipeline.JobSpec) {
 	}
 }
 
+// doubt is what is odd about the text of a condition.
+type doubt struct {
+	offset              int // in bytes
+	code, message, hint string
+}
+
 func (l *linter) condition(spec *pipeline.JobSpec, t *pipeline.Text) {
 	if t == nil {
 		return
 	}
-	e, err := rules.Parse(t.Value)
+	doubts, known := l.doubts[t.Value]
+	if !known {
+		doubts = doubtsAbout(t.Value)
+		l.doubts[t.Value] = doubts
+	}
+	for _, d := range doubts {
+		l.warn(textProblem(spec, t, d.offset, d.code, strings.TrimSpace(jobPrefix(spec)+" "+d.message), d.hint))
+	}
+}
+
+// doubtsAbout looks for what is read otherwise than it looks.
+func doubtsAbout(text string) []doubt {
+	e, err := rules.Parse(text)
 	if err != nil {
-		return
+		return nil
 	}
-	warn := func(offset int, code, message, hint string) {
-		l.warn(textProblem(spec, t, offset, code, strings.TrimSpace(jobPrefix(spec)+" "+message), hint))
-	}
-	for _, m := range sourceCompared().FindAllStringSubmatchIndex(t.Value, -1) {
-		for g := 2; g < len(m); g += 2 {
-			if m[g] < 0 {
-				continue
-			}
-			if source := t.Value[m[g]:m[g+1]]; !slices.Contains(sources, source) {
-				warn(m[g]-1, "unknown-source", fmt.Sprintf("CI_PIPELINE_SOURCE is never `%s`", source), suggestSource(source))
-			}
+	var list []doubt
+	for _, q := range quoted(sourceCompared(), text) {
+		if !slices.Contains(sources, q.text) {
+			list = append(list, doubt{q.offset, "unknown-source", fmt.Sprintf("CI_PIPELINE_SOURCE is never `%s`", q.text), suggestSource(q.text)})
 		}
 	}
-	for _, m := range stringPattern().FindAllStringSubmatchIndex(t.Value, -1) {
-		for g := 2; g < len(m); g += 2 {
-			if m[g] < 0 {
-				continue
-			}
-			if text := t.Value[m[g]:m[g+1]]; !strings.HasPrefix(text, "/") {
-				warn(m[g]-1, "text-as-pattern",
-					fmt.Sprintf("`%s` is no pattern: with a text on its right side the operator asks whether that text contains the left side", text),
-					"write /"+text+"/")
-			}
+	for _, q := range quoted(stringPattern(), text) {
+		if !strings.HasPrefix(q.text, "/") {
+			list = append(list, doubt{q.offset, "text-as-pattern",
+				fmt.Sprintf("`%s` is no pattern: with a text on its right side the operator asks whether that text contains the left side", q.text),
+				"write /" + q.text + "/"})
 		}
 	}
 	for _, name := range e.Variables() {
 		if persisted(name) {
-			warn(max(0, strings.Index(t.Value, "$"+name)), "variable-not-in-rules",
-				fmt.Sprintf("%s is not known before the pipeline is made; in conditions it is never set", name), "")
+			list = append(list, doubt{max(0, strings.Index(text, "$"+name)), "variable-not-in-rules",
+				fmt.Sprintf("%s is not known before the pipeline is made; in conditions it is never set", name), ""})
 		}
 	}
-	if at := onlyBranches().FindStringIndex(t.Value); at != nil && onlyRequests().MatchString(t.Value) && !strings.Contains(t.Value, "||") {
-		warn(at[0], "never-true", "the condition never holds: CI_COMMIT_BRANCH is not set in merge request pipelines",
-			"ask for CI_MERGE_REQUEST_SOURCE_BRANCH_NAME or CI_MERGE_REQUEST_TARGET_BRANCH_NAME")
+	if at := onlyBranches().FindStringIndex(text); at != nil && onlyRequests().MatchString(text) && !strings.Contains(text, "||") {
+		list = append(list, doubt{at[0], "never-true", "the condition never holds: CI_COMMIT_BRANCH is not set in merge request pipelines",
+			"ask for CI_MERGE_REQUEST_SOURCE_BRANCH_NAME or CI_MERGE_REQUEST_TARGET_BRANCH_NAME"})
 	}
+	return list
+}
+
+// quotation is a text in quotes, and where its quote stands.
+type quotation struct {
+	text   string
+	offset int
+}
+
+// quoted gives the groups of all matches; each is a text in quotes.
+func quoted(re *regexp.Regexp, text string) []quotation {
+	var list []quotation
+	for _, m := range re.FindAllStringSubmatchIndex(text, -1) {
+		for g := 2; g < len(m); g += 2 {
+			if m[g] >= 0 {
+				list = append(list, quotation{text[m[g]:m[g+1]], m[g] - 1})
+			}
+		}
+	}
+	return list
 }
 
 func suggestSource(source string) string {

@@ -19,10 +19,9 @@ func (l *linter) occasions() {
 	project := pipeline.Project{Path: "group/project", DefaultBranch: "main"}
 	const branch = "feature/x"
 	request := &pipeline.MergeRequest{ID: 1, IID: 1, SourceBranch: branch, TargetBranch: "main", SourceProject: project.Path}
-	open := pipeline.Variables{{Name: "CI_OPEN_MERGE_REQUESTS", Value: project.Path + "!1"}}
 	list := []occasion{
 		{"a push to the default branch", pipeline.Context{Source: pipeline.SourcePush, Ref: "main", Protected: true}},
-		{"a push to a branch with a merge request", pipeline.Context{Source: pipeline.SourcePush, Ref: branch, Pipeline: open}},
+		{"a push to a branch with a merge request", pipeline.Context{Source: pipeline.SourcePush, Ref: branch, OpenMergeRequests: []string{project.Path + "!1"}}},
 		{"a merge request", pipeline.Context{Source: pipeline.SourceMergeRequest, Ref: branch, MergeRequest: request}},
 		{"a push that changes none of the files", pipeline.Context{Source: pipeline.SourcePush, Ref: "main", Protected: true, Changes: []string{"\x00"}}},
 		{"a tag", pipeline.Context{Source: pipeline.SourcePush, Ref: "v1.0.0", Tag: true}},
@@ -30,7 +29,7 @@ func (l *linter) occasions() {
 	}
 	ran := make([][]decision, len(list))
 	for i := range list {
-		list[i].ctx.Project, list[i].ctx.Now = project, time.Unix(0, 0).UTC()
+		list[i].ctx.Project, list[i].ctx.Commit.SHA, list[i].ctx.Now = project, strings.Repeat("1", 40), time.Unix(0, 0).UTC()
 		ran[i] = l.simulate(list[i])
 	}
 	if l.cfg.Workflow.Rules == nil {
@@ -40,7 +39,11 @@ func (l *linter) occasions() {
 
 // simulate decides what runs on an occasion; nil: there is no pipeline. It warns of needs of jobs that do not run then.
 func (l *linter) simulate(o occasion) []decision {
-	p := &compiler{jobs: l.jobs, ctx: &o.ctx, scope: newScope(l.cfg, &o.ctx)}
+	p := &compiler{jobs: l.jobs, ctx: &o.ctx, scope: newScope(l.cfg, &o.ctx), whole: true}
+	if !p.bounded() {
+		l.found = append(l.found, p.problems...)
+		return nil
+	}
 	workflow, matched := p.workflow()
 	if !workflow.Runs {
 		return nil

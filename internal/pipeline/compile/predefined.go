@@ -20,7 +20,7 @@ import (
 //	once it is there     [persisted]: only scripts see them (CI_PIPELINE_ID, CI_ENVIRONMENT_SLUG, …)
 //
 // What only a runner knows (CI_PROJECT_DIR, CI_RUNNER_*, CI_JOB_STATUS, CI_JOB_IMAGE, …) it adds itself; what there is once a job
-// starts (CI_JOB_ID, CI_JOB_TOKEN, …) is added then, see [pipeline.Variables.AtStart]. Of a server without Pages, dependency
+// starts (CI_JOB_ID, CI_JOB_URL, …) is added then, see [pipeline.Variables.Started]. Of a server without Pages, dependency
 // proxy, deploy tokens, freeze periods and FIPS mode there are no such variables, as there are none with GitLab then.
 
 const (
@@ -70,12 +70,12 @@ func visible(vs pipeline.Variables) pipeline.Variables {
 // ConfigVariables are those that include and include:rules see: the predefined ones of the project and the pipeline, and those
 // from outside of the files.
 func ConfigVariables(c *pipeline.Context) pipeline.Variables {
-	return append(visible(predefined(c)), outside(c)...)
+	return append(visible(predefined(c)), forEnvironment(outside(c), "")...)
 }
 
 // outside are the variables that are stronger than those of the files: who started the pipeline, then what the instance, the
 // group, the project and the pipeline set. Protected ones are there on protected refs only, and never for a merge request.
-// Reports of dotenv belong between the first and the second, see [pipeline.Variables.AtStart].
+// Reports of dotenv belong between the first and the second, see [pipeline.Variables.WithDotenv].
 func outside(c *pipeline.Context) pipeline.Variables {
 	var user predefinedList
 	if c.User != (pipeline.User{}) {
@@ -186,7 +186,7 @@ func (l *predefinedList) project(c *pipeline.Context) {
 	l.add("CI_API_V4_URL", base+"/api/v4")
 	l.add("CI_API_GRAPHQL_URL", base+"/api/graphql")
 	l.add("CI_TEMPLATE_REGISTRY_HOST", "registry.gitlab.com")
-	if p.CloneURL != "" { // with its token from when a job starts
+	if p.CloneURL != "" { // whoever hands out jobs adds a token
 		*l = append(*l, pipeline.Variable{Name: "CI_REPOSITORY_URL", Value: p.CloneURL, Origin: pipeline.OriginPredefined})
 	}
 }
@@ -310,10 +310,7 @@ func (l *predefinedList) mergeRequest(c *pipeline.Context) {
 	}
 	l.add("CI_MERGE_REQUEST_SOURCE_BRANCH_SHA", source)
 	l.add("CI_MERGE_REQUEST_TARGET_BRANCH_SHA", target)
-	if mr.DiffBase != "" {
-		l.add("CI_MERGE_REQUEST_DIFF_ID", strconv.FormatInt(mr.ID, 10))
-		l.add("CI_MERGE_REQUEST_DIFF_BASE_SHA", mr.DiffBase)
-	}
+	l.addIf(mr.DiffBase != "", "CI_MERGE_REQUEST_DIFF_BASE_SHA", mr.DiffBase) // the versions of a diff have no numbers here
 	iid := strconv.FormatInt(mr.IID, 10)
 	l.add("CI_MERGE_REQUEST_ID", strconv.FormatInt(mr.ID, 10))
 	l.add("CI_MERGE_REQUEST_IID", iid)
@@ -396,7 +393,7 @@ func predefinedEnvironment(env *pipeline.Environment) pipeline.Variables {
 // workflowVariables are what workflow:rules and workflow:name see. top are the variables of the top level.
 func workflowVariables(c *pipeline.Context, top pipeline.Variables) pipeline.Variables {
 	vs := append(visible(predefined(c)), pipeline.Variable{Name: "CI_NODE_TOTAL", Value: "1", Public: true, Origin: pipeline.OriginPredefined})
-	return append(append(vs, top...), outside(c)...)
+	return append(append(vs, top...), forEnvironment(outside(c), "")...)
 }
 
 // ofMergeRequest tells whether the pipeline is one of a merge request, which has neither a branch nor a tag.

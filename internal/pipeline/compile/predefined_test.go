@@ -135,7 +135,7 @@ func TestMergeRequestVariables(t *testing.T) {
 		}
 	}
 	want := map[string]string{
-		"EVENT_TYPE": "detached", "SOURCE_BRANCH_SHA": "", "TARGET_BRANCH_SHA": "", "DIFF_ID": "77", "DIFF_BASE_SHA": "cc", "ID": "77", "IID": "12", "REF_PATH": "refs/merge-requests/12/head",
+		"EVENT_TYPE": "detached", "SOURCE_BRANCH_SHA": "", "TARGET_BRANCH_SHA": "", "DIFF_BASE_SHA": "cc", "ID": "77", "IID": "12", "REF_PATH": "refs/merge-requests/12/head",
 		"PROJECT_ID": "4", "PROJECT_PATH": "Fleet/sub/Keel_son", "PROJECT_URL": "https://git.example:8443/Fleet/sub/Keel_son", "TARGET_BRANCH_NAME": "main", "TARGET_BRANCH_PROTECTED": "true", "TITLE": "Draft: sail", "DRAFT": "true",
 		"DESCRIPTION": strings.Repeat("é", 2697) + "...", "DESCRIPTION_IS_TRUNCATED": "true", "ASSIGNEES": "ada, bob, and eve", "MILESTONE": "1.0", "LABELS": "Sail,wind", "SQUASH_ON_MERGE": "false", "APPROVED": "true",
 		"SOURCE_PROJECT_ID": "4", "SOURCE_PROJECT_PATH": "Fleet/sub/Keel_son", "SOURCE_PROJECT_URL": "https://git.example:8443/Fleet/sub/Keel_son", "SOURCE_BRANCH_NAME": "feat/A__b", "SOURCE_BRANCH_PROTECTED": "false",

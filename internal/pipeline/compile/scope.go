@@ -41,6 +41,15 @@ func (s *scope) enter(matched *pipeline.Rule) {
 // pipeline gives the variables of no job in particular: what workflow:rules and workflow:name see.
 func (s *scope) pipeline() pipeline.Variables { return workflowVariables(s.ctx, s.top) }
 
+// named gives the pipeline its name, which its jobs find and no condition does.
+func (s *scope) named(name string) {
+	for i := range s.all {
+		if s.all[i].Name == "CI_PIPELINE_NAME" {
+			s.all[i].Value = name
+		}
+	}
+}
+
 // pipelineName expands workflow:name.
 func (s *scope) pipelineName() string {
 	name := strings.TrimSpace(s.cfg.Workflow.Name.Value)
@@ -95,8 +104,12 @@ type jobValues struct {
 // of gives the variables of a job that runs. rules are those of the rule that matched.
 func (s *scope) of(in *instance, job *pipeline.Job, rules []pipeline.VariableSpec) jobValues {
 	var v jobValues
+	first := s.all
+	if in.spec.Environment != nil { // its name is known before there is a pipeline
+		first = s.start
+	}
 	n := len(s.all) + len(s.top) + len(in.spec.Vars) + len(in.matrix) + len(rules) + len(s.outside) + 24
-	v.list = s.list(make(pipeline.Variables, 0, n), s.all, in, job, nil, rules)
+	v.list = s.list(make(pipeline.Variables, 0, n), first, in, job, nil, rules)
 	if !s.sound || len(in.spec.Vars)+len(in.matrix)+len(rules) > 0 && mayCircle(v.list) {
 		_, v.err = v.list.Sorted()
 	}
@@ -145,36 +158,30 @@ func blank(list pipeline.Variables, text string) string {
 }
 
 // relevant picks the variables that a text refers to, and those that they refer to: few of many, which makes it fast to expand them.
+// Where they are not few it gives all.
 func relevant(list pipeline.Variables, text string) pipeline.Variables {
+	const few = 64
 	picked := make([]bool, len(list))
-	n := 0
-	for names := mentioned(text); len(names) > 0; names = names[1:] {
+	n, names := 0, pipeline.References(text)
+	for at := 0; at < len(names); at++ {
+		if len(names) > few {
+			return list
+		}
 		for i := range list {
-			if picked[i] || list[i].Name != names[0] {
-				continue
+			if v := &list[i]; !picked[i] && v.Name == names[at] {
+				picked[i] = true
+				n++
+				names = append(names, pipeline.References(v.Value)...)
 			}
-			picked[i] = true
-			n++
-			names = append(names, mentioned(list[i].Value)...)
 		}
 	}
 	out := make(pipeline.Variables, 0, n)
-	for i, v := range list {
+	for i := range list {
 		if picked[i] {
-			out = append(out, v)
+			out = append(out, list[i])
 		}
 	}
 	return out
-}
-
-// mentioned gives the words in a text that may be references to variables.
-func mentioned(text string) []string {
-	if !strings.ContainsAny(text, "$%") {
-		return nil
-	}
-	return strings.FieldsFunc(text, func(r rune) bool {
-		return r != '_' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
-	})
 }
 
 // list builds the variables of a job on a list.
@@ -209,7 +216,11 @@ func (s *scope) list(list, first pipeline.Variables, in *instance, job *pipeline
 		list = put(list, files, v)
 	}
 	list = fileVariables(list, files, rules, pipeline.OriginRules)
-	return append(list, s.outside...)
+	name := ""
+	if env != nil {
+		name = env.Name
+	}
+	return append(list, forEnvironment(s.outside, name)...)
 }
 
 // fileVariables puts variables of the files into a list, where those of the files begin at from.

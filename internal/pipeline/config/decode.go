@@ -1,7 +1,6 @@
 package config
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -25,24 +24,18 @@ func Load(o Options) (*pipeline.Config, pipeline.Problems) {
 		return nil, problems
 	}
 	c, more := Decode(d)
-	if d.Incomplete {
-		for i := range more {
-			if more[i].Code == codeJob {
-				more[i].Hint = hintIncomplete
-			}
-		}
-	}
+	c.Partial = problems.Failed()
 	return c, sortProblems(append(problems, more...), d.Files)
 }
 
 // Decode gives a merged tree its types. It checks every keyword as GitLab does, finds all problems at once, and leaves out what is
-// wrong; the Config is never nil. What needs several jobs to be checked (undefined stages, needs and so on) is left to compile.
+// wrong; the Config is never nil, and a job that is none (it has no script) is in it all the same. What needs several jobs to be checked (undefined stages, needs and so on) is left to compile.
 func Decode(doc *Document) (*pipeline.Config, pipeline.Problems) {
 	d := newDecoder()
 	if doc == nil {
 		doc = &Document{}
 	}
-	d.config.Files, d.config.Spec = doc.Files, doc.Spec
+	d.config.Files, d.config.Spec, d.incomplete = doc.Files, doc.Spec, doc.Incomplete
 	d.root(value{Node: doc.Root, d: d})
 	return d.config, sortProblems(d.finish(), doc.Files)
 }
@@ -53,6 +46,9 @@ type decoder struct {
 	defaults *pipeline.JobSpec // what default and the deprecated globals say
 	job      string            // that is decoded now
 	inherits pipeline.Inherit  // what it takes of the defaults
+
+	badStages  bool // the list of stages is wrong
+	incomplete bool // files are missing, and with them perhaps what jobs lack
 
 	regexps     map[string]string // that were checked: the fault, or ""
 	expressions map[string]error  // that were checked
@@ -137,26 +133,9 @@ func (d *decoder) finish() pipeline.Problems {
 	return d.problems
 }
 
-// sortProblems puts problems in the order of files and lines; those without a place are last.
+// sortProblems puts problems in the order of files and lines.
 func sortProblems(ps pipeline.Problems, files []pipeline.File) pipeline.Problems {
-	order := make(map[string]int, len(files))
-	for i, f := range files {
-		if _, ok := order[f.Name]; !ok {
-			order[f.Name] = i
-		}
-	}
-	file := func(p pipeline.Problem) int {
-		if i, ok := order[p.At.File]; ok && p.At.Line != 0 {
-			return i
-		}
-		if p.At.Line != 0 {
-			return len(files)
-		}
-		return len(files) + 1
-	}
-	slices.SortStableFunc(ps, func(a, b pipeline.Problem) int {
-		return cmp.Or(cmp.Compare(file(a), file(b)), cmp.Compare(a.At.File, b.At.File), cmp.Compare(a.At.Line, b.At.Line), cmp.Compare(a.At.Column, b.At.Column))
-	})
+	ps.Sort(files)
 	return ps
 }
 
@@ -221,15 +200,17 @@ func (d *decoder) jobs(v value) {
 			job.fail(codeLimit, "is one of more than %d jobs", maxJobs)
 			break
 		}
-		if kind := d.jobKind(job); kind != notAJob {
+		kind := d.jobKind(job)
+		broken = broken || kind == notAJob || kind == brokenJob
+		if kind != notAJob {
 			d.config.Jobs = append(d.config.Jobs, pipeline.JobSpec{})
 			d.decodeJob(job, kind, &d.config.Jobs[len(d.config.Jobs)-1])
-		} else {
-			broken = true
 		}
 	}
+	d.mendStages()
 	d.job = ""
 	switch {
+	case d.incomplete: // there may be more jobs
 	case len(d.config.Jobs) == 0 && !broken:
 		jobs.hint(codeJob, "a job has a name that does not begin with a dot, and a script", "config should contain at least one visible job")
 	case len(d.config.Jobs) > 0 && !broken && !slices.ContainsFunc(d.config.Jobs, func(j pipeline.JobSpec) bool {
@@ -240,11 +221,25 @@ func (d *decoder) jobs(v value) {
 	}
 }
 
+// mendStages adds the stages of jobs to a list of stages that is wrong, so that nobody says that they do not exist.
+func (d *decoder) mendStages() {
+	if !d.badStages {
+		return
+	}
+	for i := range d.config.Jobs {
+		if name, last := d.config.Jobs[i].Stage, len(d.config.Stages)-1; !slices.Contains(d.config.Stages, name) {
+			d.config.Stages = slices.Insert(d.config.Stages, last, name)
+		}
+	}
+}
+
 // stages decodes the list of stages.
 func (d *decoder) stages(v value) {
 	if !v.set() {
 		return
 	}
+	errorsBefore := len(d.problems)
+	defer func() { d.badStages = d.problems[errorsBefore:].Failed() }()
 	const should = "config should be an array of strings or a nested array of strings up to 10 levels deep"
 	if v.Kind != List {
 		v.wrong(should)

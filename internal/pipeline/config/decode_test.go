@@ -212,6 +212,25 @@ e: {script: x, image: [1]}
 	}
 }
 
+// TestDecodeBroken: what is wrong in one place is no reason to say that something is missing in another.
+func TestDecodeBroken(t *testing.T) {
+	c, problems := decodeText(`
+stages: [build, 5]
+a: {stage: build, scripts: x}
+b: {stage: "5", script: x, needs: [a]}
+c: {stage: {x: y}, script: x}
+varables: {A: b}
+`)
+	var jobs []string
+	for _, j := range c.Jobs {
+		jobs = append(jobs, j.Name+" "+j.Stage)
+	}
+	got := fmt.Sprint(len(problems), jobs, c.Stages)
+	if want := "5 [a build b 5 c build] [.pre build 5 .post]"; got != want {
+		t.Errorf("got %s, want %s\n%s", got, want, problemLines(problems))
+	}
+}
+
 // TestDecodeBounds: what is too much is one clear message.
 func TestDecodeBounds(t *testing.T) {
 	var jobs, problems, variables strings.Builder

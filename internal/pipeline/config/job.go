@@ -85,6 +85,7 @@ const (
 	notAJob kind = iota
 	scriptJob
 	triggerJob // starts another pipeline, or mirrors one
+	brokenJob  // nothing, but is meant as a job; others may refer to it
 )
 
 // jobKind tells what a job does, and says so if it does nothing.
@@ -102,6 +103,8 @@ func (d *decoder) jobKind(v value) kind {
 		return scriptJob
 	case has("trigger") || has("needs"):
 		return triggerJob
+	case d.incomplete: // its script may be in a file that is missing
+		return brokenJob
 	default:
 		hint, section := "a template that is not to run has a name with a dot before it: ."+v.key(), false
 		if hint2, ok := misplaced[v.key()]; ok {
@@ -112,10 +115,8 @@ func (d *decoder) jobKind(v value) kind {
 			hint = meant
 		}
 		v.hint(codeJob, hint, "config should implement the script:, run:, or trigger: keyword")
-		for i := range v.Pairs {
-			if _, ok := keywords[v.Pairs[i].Key]; !ok && !section {
-				v.unknownHint(v.Pairs[i], jobHint(v.Pairs[i].Key))
-			}
+		if !section {
+			return brokenJob
 		}
 	}
 	return notAJob
@@ -180,9 +181,10 @@ func (d *decoder) decodeJob(v value, kind kind, j *pipeline.JobSpec) {
 		names = []string{"interruptible"}
 	}
 	d.inherit(v, j, d.inherits, names)
-	if kind == triggerJob {
+	switch kind {
+	case triggerJob:
 		checkTriggerJob(v, j)
-	} else {
+	case scriptJob:
 		checkScriptJob(v, j)
 	}
 	checkConflicts(v, j)
@@ -278,6 +280,7 @@ func checkTriggerJob(v value, j *pipeline.JobSpec) {
 		}
 	}
 	switch {
+	case !v.field("trigger").set() && mirrors == 0 && v.d.incomplete:
 	case !v.field("trigger").set() && mirrors == 0:
 		hint := cmp.Or(v.misspelled("script", "trigger"), "add a `script` or a `trigger`")
 		v.hint(codeJob, hint, "config should contain either a trigger or a needs:pipeline")
@@ -337,6 +340,7 @@ func decodeStage(v value, j *pipeline.JobSpec) {
 		j.Stage = v.Items[0].Text
 	default:
 		v.wrong("config should be a string")
+		j.Stage = v.d.config.Stages[1] // one that there is
 	}
 }
 

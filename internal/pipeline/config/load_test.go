@@ -74,3 +74,16 @@ ci/base.yml:10:32: jobs:test:rules:rule:if invalid expression syntax: Unknown le
 		t.Error(diff)
 	}
 }
+
+// TestLoadIncomplete: what a missing file may have is not missed.
+func TestLoadIncomplete(t *testing.T) {
+	c, problems := Load(Options{Path: ".gitlab-ci.yml", Text: []byte(`include: missing.yml
+sast:
+  variables: {A: b}
+scan:
+  needs: [sast]
+`), Files: localFiles{}})
+	if len(problems) != 1 || problems[0].At.Line != 1 || !c.Partial || len(c.Jobs) != 2 {
+		t.Errorf("%v\n%+v", problems, c)
+	}
+}

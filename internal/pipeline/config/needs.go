@@ -21,10 +21,10 @@ const (
 // needs decodes a list of needs, or a single one in a map. It is nil only where there is no list.
 func (v value) needs(of needsOf) []pipeline.NeedSpec {
 	var items []value
-	switch {
-	case v.Kind == Map:
+	switch v.Kind {
+	case Map:
 		items = []value{v}
-	case v.Kind == List:
+	case List:
 		var ok bool
 		if items, ok = v.flat(); !ok {
 			v.fail(codeType, "config is more than %d levels deep", maxNesting)

@@ -39,7 +39,7 @@ func decodePublish(v value, _ *pipeline.JobSpec) {
 // `pages: false`.
 func finishPages(v value, j *pipeline.JobSpec) {
 	pages, publish := v.field("pages"), v.field("publish")
-	if j.Pages == nil && j.Name == "pages" && !(pages.set() && pages.Kind == Bool) {
+	if j.Pages == nil && j.Name == "pages" && (!pages.set() || pages.Kind != Bool) {
 		j.Pages = &pipeline.Pages{}
 	}
 	if j.Pages == nil {

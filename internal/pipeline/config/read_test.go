@@ -261,12 +261,3 @@ func TestTemplates(t *testing.T) {
 		}
 	}
 }
-
-// A job without a script may have it from an include that could not be read.
-func TestIncomplete(t *testing.T) {
-	_, problems := Load(Options{Text: []byte("include: none.yml\nsast: {variables: {A: b}}\n"), Files: repository{}})
-	if got, want := showProblems(problems), ".gitlab-ci.yml:1:10: error include-not-found: Local file `none.yml` does not exist!\n"+
-		".gitlab-ci.yml:2:1: error invalid-job: jobs:sast config should implement the script:, run:, or trigger: keyword (it may be in an include that could not be read)"; got != want {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
-	}
-}

@@ -427,7 +427,7 @@ func (v value) text() *pipeline.Text {
 
 // integer is a number within bounds, or one in quotes where GitLab takes that too.
 func (v value) integer(least, most int64) (int, bool) {
-	n := int64(0)
+	var n int64
 	switch {
 	case v.Node != nil && v.Kind == Int:
 		n = v.Int

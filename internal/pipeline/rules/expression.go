@@ -322,8 +322,8 @@ func toString(value any) string {
 		return ""
 	case string:
 		return v
-	case *pattern:
-		return v.text
+	case *pattern: // an object, of which nobody knows the address
+		return "#<Gitlab::UntrustedRegexp>"
 	default:
 		return fmt.Sprint(v)
 	}

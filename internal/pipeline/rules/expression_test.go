@@ -50,7 +50,7 @@ func TestEvaluate(t *testing.T) {
 		{`$NAME =~ /light$/`, true}, {`$NAME =~ /^light/`, false}, {`$NAME =~ /LIGHT/`, false}, {`$NAME =~ /LIGHT/i`, true}, {`$NAME !~ /LIGHT/i`, false}, {`$PATH =~ /docs\/ch/`, true}, {`$ABS =~ /^\/srv\//`, true},
 		{`$LINES =~ /^y/`, false}, {`$LINES =~ /^y/m`, true}, {`$LINES =~ /x.+y$/`, false}, {`$LINES =~ /x.+y$/s`, true}, {`$NAME =~ /H.*?T$/Ui`, true}, {`$EMPTY =~ /^$/`, true}, {`$NONE =~ /^$/`, true}, {`$NONE =~ /.+/`, false}, {`$NONE !~ /.+/`, true},
 		{`$NAME =~ /light/ && $PATH =~ /docs/`, true}, {`$NAME =~ /nothing/ || $PATH =~ /md$/`, true}, {`"a/b" =~ /a/b/`, nil},
-		{`"ab/" =~ /ab//`, true}, {`"a/" =~ /a\//`, true}, {`true =~ /^tr/`, true}, {`null =~ /ll/`, false},
+		{`"ab/" =~ /ab//`, true}, {`"a/" =~ /a\//`, true}, {`true =~ /^tr/`, true}, {`null =~ /ll/`, false}, {`/xy/ =~ /xy/`, false},
 		// patterns in variables and texts
 		{`$WORD =~ $PATTERN`, true}, {`$WORD =~ $OTHER`, false}, {`$WORD !~ $OTHER`, true}, {`$WORD =~ "/SAIL/i"`, true}, {`$WORD =~ $LINES`, true}, {`"axe" =~ $ONE`, true}, {`$NONE =~ $ALL`, true},
 		// no pattern: the right side is searched for the left one

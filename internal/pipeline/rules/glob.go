@@ -172,51 +172,48 @@ func part(path string) string {
 	return path
 }
 
-// matchPart matches one part of a path and gives the pattern from the slash on that ends it, or nothing at its end.
+// matchPart matches one part of a path and gives the pattern from the slash on that ends it, or nothing at its end. Of several *
+// only the last one is tried again.
 func matchPart(p, s string) (rest string, ok bool) {
-	star, tried := "", "" // the pattern behind the last *, and the text that was left when it was tried
+	again, from := "", "" // the pattern behind the last *, and the text that was left when it was tried
 	for starred := false; ; {
-		stepped, done := false, false
-		switch {
-		case strings.HasPrefix(p, "*"):
+		if strings.HasPrefix(p, "*") {
 			p = strings.TrimLeft(p, "*")
-			if rest := unescape(p); ends(rest) {
-				return rest, true
+			if end := unescape(p); ends(end) {
+				return end, true
 			}
-			if s == "" {
-				return "", false
-			}
-			star, tried, starred = p, s, true
-			continue
-		case s == "" && (strings.HasPrefix(p, "?") || strings.HasPrefix(p, "[")):
-			return "", false
-		case strings.HasPrefix(p, "?"):
-			p, s, stepped = p[1:], next(s), true
-		case strings.HasPrefix(p, "["):
-			if rest, ok := bracket(p[1:], s); ok {
-				p, s, stepped = rest, next(s), true
-			}
-		default:
-			p = unescape(p)
-			if s == "" {
-				return p, ends(p)
-			}
-			if done = ends(p); !done {
-				_, width := utf8.DecodeRuneInString(p)
-				if strings.HasPrefix(s, p[:width]) {
-					p, s, stepped = p[width:], s[width:], true
-				}
-			}
+			again, from, starred = p, s, true
 		}
-		if stepped {
+		if s == "" {
+			p = unescape(p)
+			return p, ends(p)
+		}
+		if behind, ok := matchOne(p, s); ok {
+			p, s = behind, next(s)
 			continue
 		}
 		if !starred {
 			return "", false
 		}
-		tried = next(tried) // the last * takes one more
-		p, s = star, tried
+		from = next(from) // the last * takes one more
+		p, s = again, from
 	}
+}
+
+// matchOne matches the first character of a text and gives the pattern behind it. A pattern that is at its end matches none.
+func matchOne(p, s string) (rest string, ok bool) {
+	switch {
+	case strings.HasPrefix(p, "?"):
+		return p[1:], true
+	case strings.HasPrefix(p, "["):
+		return bracket(p[1:], s)
+	}
+	p = unescape(p)
+	if ends(p) {
+		return "", false
+	}
+	_, width := utf8.DecodeRuneInString(p)
+	return p[width:], p[:width] == s[:len(s)-len(next(s))]
 }
 
 // unescape leaves out a backslash at the start, which takes the meaning of what follows; a slash keeps its own.

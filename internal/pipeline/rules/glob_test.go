@@ -81,6 +81,8 @@ func TestGlob(t *testing.T) {
 		// characters, not bytes
 		{"??", "éé", "é"},
 		{"*é", "é aé", "e"},
+		{"\xc3", "\xc3", "é \xc3\xa9"},
+		{"\xff?", "\xff\xfe \xffa", "\xff"},
 	} {
 		for _, list := range []struct {
 			paths string

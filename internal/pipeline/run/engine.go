@@ -144,6 +144,14 @@ func (e *engine) loop(ctx context.Context) {
 		e.settle()
 		due, waits := e.nextDue()
 		if e.active == 0 && !waits {
+			select {
+			case c, ok := <-commands: // it came before the end
+				if ok {
+					e.command(c)
+					continue
+				}
+			default:
+			}
 			return
 		}
 		var alarm <-chan time.Time

@@ -124,27 +124,17 @@ func failure(err error) error {
 	return &executor.Failure{Reason: artifact.Reason(err), Err: err}
 }
 
-// takeVariables adds the variables of dotenv reports. They count more than what the files of the pipeline say, and less than what
-// a project, a group or an instance says.
+// takeVariables adds those of dotenv reports and those of the job that has started, and puts in the values of those that refer to each other.
 func (w *work) takeVariables(ctx context.Context) error {
-	if len(w.keys) == 0 {
-		return nil
-	}
-	vars, err := w.o.Store.Dotenv(ctx, w.keys)
-	if err != nil || len(vars) == 0 {
-		return err
-	}
-	at := slices.IndexFunc(w.job.Variables, func(v pipeline.Variable) bool {
-		switch v.Origin {
-		case pipeline.OriginInstance, pipeline.OriginGroup, pipeline.OriginProject, pipeline.OriginPipeline:
-			return true
+	if len(w.keys) > 0 {
+		vars, err := w.o.Store.Dotenv(ctx, w.keys)
+		if err != nil {
+			return err
 		}
-		return false
-	})
-	if at < 0 {
-		at = len(w.job.Variables)
+		w.job.Variables = w.job.Variables.WithDotenv(vars)
 	}
-	w.job.Variables = slices.Concat(w.job.Variables[:at:at], vars, w.job.Variables[at:])
+	// Those that refer to each other in a circle stay as they are, as with GitLab.
+	w.job.Variables, _ = w.job.Variables.Started(w.job.ID, w.job.Started).Sorted()
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/redact"
 )
 
 // Verdict writes why a job runs for an event, or not: every rule that was looked at, every condition of it, and the values.
@@ -23,6 +24,9 @@ func Verdict(out io.Writer, v pipeline.Verdict, paint Paint) error {
 	}
 	if len(v.Names) > 1 || len(v.Names) == 1 && v.Names[0] != v.Job {
 		w.printf("  as %s\n", Plain(strings.Join(v.Names, ", ")))
+	}
+	if !v.Runs && len(v.Instances) > 0 {
+		w.printf("  this is about %s\n", Plain(strings.Join(v.Instances, ", ")))
 	}
 	for i, rule := range v.Rules {
 		verdict := paint.with(red, "does not match")
@@ -230,13 +234,10 @@ func Variables(out io.Writer, variables pipeline.Variables) error {
 // Masked stands for a value that is never shown.
 const Masked = "[MASKED]"
 
-// Final picks of each name the variable that counts, sorted by name, with masked values hidden.
+// Final picks of each name the variable that counts, sorted by name. Masked values are hidden, also within others.
 func Final(variables pipeline.Variables) pipeline.Variables {
 	last := map[string]pipeline.Variable{}
-	for _, v := range variables {
-		if v.Masked {
-			v.Value = Masked
-		}
+	for _, v := range WithoutSecrets(variables) {
 		last[v.Name] = v
 	}
 	vs := make(pipeline.Variables, 0, len(last))
@@ -245,4 +246,26 @@ func Final(variables pipeline.Variables) pipeline.Variables {
 	}
 	slices.SortFunc(vs, func(a, b pipeline.Variable) int { return strings.Compare(a.Name, b.Name) })
 	return vs
+}
+
+// WithoutSecrets hides masked values, also where other variables hold them.
+func WithoutSecrets(variables pipeline.Variables) pipeline.Variables {
+	var values []string
+	for _, v := range variables {
+		if v.Masked {
+			values = append(values, v.Value)
+		}
+	}
+	if len(values) == 0 {
+		return variables
+	}
+	secrets := redact.New(values...)
+	out := slices.Clone(variables)
+	for i := range out {
+		out[i].Value = secrets.Text(out[i].Value)
+		if out[i].Masked {
+			out[i].Value = Masked
+		}
+	}
+	return out
 }

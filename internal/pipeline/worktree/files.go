@@ -77,6 +77,16 @@ func (f *Files) Text(name string) ([]byte, bool) {
 	return text, ok
 }
 
+// Mention tells whether a file that was read holds a word.
+func (f *Files) Mention(word string) bool {
+	for _, text := range f.texts {
+		if bytes.Contains(text, []byte(word)) {
+			return true
+		}
+	}
+	return false
+}
+
 // Keep remembers a text that came in another way, as the first file does.
 func (f *Files) Keep(name string, text []byte) { f.texts[name] = text }
 

@@ -37,6 +37,10 @@ func Variables(root *config.Node) (Levels, pipeline.Problems) {
 			r.fail(p.KeyAt, fmt.Sprintf("%q is no name for a variable", p.Key), "it has letters, digits and _ only")
 			continue
 		}
+		if p.Key == "true" || p.Key == "false" {
+			r.fail(p.KeyAt, "the name of the variable is a truth to YAML: it has to be in quotes", `write "YES": …`)
+			continue
+		}
 		r.entry(p.Key, p.Value)
 	}
 	return r.levels, r.problems

@@ -25,6 +25,7 @@ type cage struct {
 	dir    string   // of the cgroup; empty: there is none
 	fd     *os.File // of dir in the unified hierarchy, into which the kernel starts processes
 	starts chan func()
+	closed atomic.Bool // fd cannot be used
 	limit  uint64
 }
 
@@ -73,6 +74,17 @@ func write(file string, n int) error {
 // serve starts processes from a thread that is in the cgroup, which they inherit from it.
 func (c *cage) serve() {
 	runtime.LockOSThread() // and never unlocked: the thread ends with this function, and nothing else runs in the cgroup
+	if unix.Gettid() == os.Getpid() {
+		// The first thread of a process does not end. As long as it is held here another one is taken.
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			c.serve()
+		}()
+		<-done
+		runtime.UnlockOSThread()
+		return
+	}
 	_ = write(filepath.Join(c.dir, "tasks"), unix.Gettid())
 	for start := range c.starts {
 		start()
@@ -82,12 +94,14 @@ func (c *cage) serve() {
 // start starts a process in the cage.
 func (c *cage) start(name string, args []string, attr *os.ProcAttr) (p *os.Process, err error) {
 	switch {
-	case c.fd != nil:
+	case c.fd != nil && !c.closed.Load():
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(c.fd.Fd())
 		if p, err = os.StartProcess(name, args, attr); err == nil || errors.Is(err, syscall.E2BIG) {
 			return p, err
 		}
-		attr.Sys.UseCgroupFD = false // not there: it has been removed, or may not be entered
+		// It may not be entered, or is gone. What is wrong with the process itself shows again.
+		attr.Sys.UseCgroupFD = false
+		c.closed.Store(true)
 		return os.StartProcess(name, args, attr)
 	case c.starts != nil:
 		done := make(chan struct{})
@@ -98,17 +112,22 @@ func (c *cage) start(name string, args []string, attr *os.ProcAttr) (p *os.Proce
 		<-done
 		return p, err
 	}
-	if p, err = os.StartProcess(name, args, attr); err == nil && c.limit > 0 && os.Getuid() != 0 {
-		// What the whole machine has now is no less than what the user has.
-		if now := tasks(); now > 0 {
-			bound := uint64(now) + c.limit
-			var old unix.Rlimit
-			if unix.Prlimit(p.Pid, unix.RLIMIT_NPROC, nil, &old) == nil && old.Max > bound {
-				_ = unix.Prlimit(p.Pid, unix.RLIMIT_NPROC, &unix.Rlimit{Cur: bound, Max: bound}, nil)
-			}
-		}
+	return os.StartProcess(name, args, attr)
+}
+
+// nproc is the RLIMIT_NPROC that scripts have to set for themselves, at once: what they start before somebody else does it has
+// none. 0: none. The kernel counts what the user has, which is no more than what the whole machine has.
+func (c *cage) nproc() uint64 {
+	now := tasks()
+	if c.dir != "" && !c.closed.Load() || c.limit == 0 || now == 0 || os.Getuid() == 0 {
+		return 0
 	}
-	return p, err
+	var own unix.Rlimit
+	bound := uint64(now) + c.limit
+	if unix.Getrlimit(unix.RLIMIT_NPROC, &own) != nil || own.Max <= bound {
+		return 0
+	}
+	return bound
 }
 
 // full tells whether a process could not be started for the limit's sake.
@@ -133,7 +152,7 @@ func (c *cage) close() {
 		return
 	}
 	// The kernel takes note of the end of a thread a little later.
-	for range 20 {
+	for range 200 {
 		if err := os.Remove(c.dir); err == nil || errors.Is(err, os.ErrNotExist) {
 			return
 		}
@@ -207,5 +226,9 @@ var hierarchies = sync.OnceValue(func() []hierarchy {
 // hurry lets the calling goroutine's thread come before the jobs, where that is allowed. The thread ends with the goroutine.
 func hurry() {
 	runtime.LockOSThread()
+	if unix.Gettid() == os.Getpid() {
+		runtime.UnlockOSThread() // the first thread would stay in a hurry
+		return
+	}
 	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), -20)
 }

@@ -16,9 +16,10 @@ const maxInline = 96 << 10
 // dialect is what the text of a script depends on.
 type dialect struct {
 	bash     bool
-	trace    bool // CI_DEBUG_TRACE: the shell tells each command
-	check    bool // FF_ENABLE_BASH_EXIT_CODE_CHECK: the code of each command is looked at
-	sections bool // FF_SCRIPT_SECTIONS: a command of several lines is a section with all of its text
+	nproc    uint64 // how many processes the user may have; 0: not bounded here
+	trace    bool   // CI_DEBUG_TRACE: the shell tells each command
+	check    bool   // FF_ENABLE_BASH_EXIT_CODE_CHECK: the code of each command is looked at
+	sections bool   // FF_SCRIPT_SECTIONS: a command of several lines is a section with all of its text
 }
 
 // writer writes the text of one script.
@@ -30,6 +31,12 @@ type writer struct {
 // newWriter begins a script as GitLab's runner does.
 func newWriter(d dialect) *writer {
 	w := &writer{dialect: d}
+	switch {
+	case d.nproc > 0 && d.bash:
+		fmt.Fprintf(w, "ulimit -u %d 2>/dev/null || :\n", d.nproc)
+	case d.nproc > 0:
+		fmt.Fprintf(w, "(ulimit -p %[1]d) 2>/dev/null && ulimit -p %[1]d || :\n", d.nproc)
+	}
 	w.WriteString("trap 'exit 1' TERM\n")
 	switch {
 	case d.bash:

@@ -367,6 +367,7 @@ func (j *job) stopped(ctx context.Context) executor.Result {
 func (j *job) dialect() dialect {
 	return dialect{
 		bash:     j.x.bash,
+		nproc:    j.x.cage.nproc(),
 		trace:    j.Is("CI_DEBUG_TRACE", false),
 		check:    j.Is("FF_ENABLE_BASH_EXIT_CODE_CHECK", false),
 		sections: j.Is("FF_SCRIPT_SECTIONS", false),

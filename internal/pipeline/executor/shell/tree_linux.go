@@ -201,17 +201,21 @@ func tasks() int {
 	return 0
 }
 
-// written is what processes have written, in bytes, with those of their children that have ended.
-func written(ms []member) int64 {
-	var sum int64
+// written is what processes have written, in bytes, with those of their children that have ended: to disks, and to anything,
+// pipes and file systems in memory as well.
+func written(ms []member) (disk, all int64) {
 	for _, m := range ms {
 		data, _ := os.ReadFile("/proc/" + strconv.Itoa(m.pid) + "/io")
 		for line := range strings.Lines(string(data)) {
-			if v, ok := strings.CutPrefix(line, "write_bytes: "); ok {
-				n, _ := strconv.ParseInt(strings.TrimSpace(v), 10, 64)
-				sum += n
+			name, v, _ := strings.Cut(line, ": ")
+			n, _ := strconv.ParseInt(strings.TrimSpace(v), 10, 64)
+			switch name {
+			case "write_bytes":
+				disk += n
+			case "wchar":
+				all += n
 			}
 		}
 	}
-	return sum
+	return disk, all
 }

@@ -27,7 +27,7 @@ func (s *scope) members() []member {
 
 func tasks() int { return 0 }
 
-func written([]member) int64 { return 0 }
+func written([]member) (disk, all int64) { return 0, 0 }
 
 // cage bounds nothing elsewhere.
 type cage struct{}
@@ -37,6 +37,8 @@ func newCage(int) *cage { return &cage{} }
 func (c *cage) start(name string, args []string, attr *os.ProcAttr) (*os.Process, error) {
 	return os.StartProcess(name, args, attr)
 }
+
+func (c *cage) nproc() uint64 { return 0 }
 
 func (c *cage) full() bool { return false }
 

@@ -22,19 +22,25 @@ type watch struct {
 	cage         *cage
 
 	mu      sync.Mutex
-	jobs    map[*job]context.CancelCauseFunc
+	jobs    map[*job]*watched
 	running bool
 	tasks   int // of the machine when the first of the jobs began
 }
 
+// watched is how a job is ended.
+type watched struct {
+	stop    context.CancelCauseFunc
+	stopped bool // that is under way; it is not to blame for what comes now
+}
+
 func newWatch(o Options) *watch {
-	return &watch{maxProcesses: o.MaxProcesses, reserve: o.Reserve, jobs: map[*job]context.CancelCauseFunc{}}
+	return &watch{maxProcesses: o.MaxProcesses, reserve: o.Reserve, jobs: map[*job]*watched{}}
 }
 
 func (w *watch) add(j *job) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.jobs[j] = j.stop
+	w.jobs[j] = &watched{stop: j.stop}
 	if !w.running {
 		w.running = true
 		w.tasks = 0
@@ -47,7 +53,7 @@ func (w *watch) redirect(j *job, stop context.CancelCauseFunc) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if _, ok := w.jobs[j]; ok {
-		w.jobs[j] = stop
+		w.jobs[j] = &watched{stop: stop}
 	}
 }
 
@@ -64,11 +70,13 @@ func (w *watch) run() {
 	defer t.Stop()
 	for n := 0; ; n++ {
 		w.mu.Lock()
-		jobs := make(map[*job]context.CancelCauseFunc, len(w.jobs))
-		for j, stop := range w.jobs {
-			jobs[j] = stop
+		jobs := make([]*job, 0, len(w.jobs))
+		for j, how := range w.jobs {
+			if !how.stopped {
+				jobs = append(jobs, j)
+			}
 		}
-		if len(jobs) == 0 {
+		if len(w.jobs) == 0 {
 			w.running = false
 			w.mu.Unlock()
 			return
@@ -83,9 +91,19 @@ func (w *watch) run() {
 	}
 }
 
+// stop ends a job that breaks a bound.
+func (w *watch) stop(j *job, format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if how, ok := w.jobs[j]; ok && !how.stopped {
+		how.stopped = true
+		how.stop(boundError(fmt.Sprintf(format, args...)))
+	}
+}
+
 // tidy reaps orphans that have ended while their job goes on.
-func tidy(jobs map[*job]context.CancelCauseFunc) {
-	for j := range jobs {
+func tidy(jobs []*job) {
+	for _, j := range jobs {
 		if !j.scope.anyLeft() {
 			continue
 		}
@@ -98,7 +116,7 @@ func tidy(jobs map[*job]context.CancelCauseFunc) {
 }
 
 // countProcesses stops jobs that have too many processes. They are only counted once the machine has many more than before.
-func (w *watch) countProcesses(jobs map[*job]context.CancelCauseFunc) {
+func (w *watch) countProcesses(jobs []*job) {
 	if w.maxProcesses < 0 {
 		return
 	}
@@ -112,46 +130,75 @@ func (w *watch) countProcesses(jobs map[*job]context.CancelCauseFunc) {
 	}
 	var most *job
 	count := 0
-	for j, stop := range jobs {
+	for _, j := range jobs {
 		n := len(j.scope.members())
 		if n > w.maxProcesses {
-			stop(boundError(fmt.Sprintf("the job had %d processes at a time, more than the %d that it may; it was killed", n, w.maxProcesses)))
-			delete(jobs, j)
+			w.stop(j, "the job had %d processes at a time, more than the %d that it may; it was killed", n, w.maxProcesses)
 			full = false
 		} else if n > count {
 			most, count = j, n
 		}
 	}
 	if full && most != nil {
-		jobs[most](boundError(fmt.Sprintf("the jobs that run had more than %d processes and threads together; this one, which had the most processes (%d), was killed", cageFactor*w.maxProcesses*9/10, count)))
-		delete(jobs, most)
+		w.stop(most, "the jobs that run had more than %d processes and threads together; this one, which had the most processes (%d), was killed", cageFactor*w.maxProcesses*9/10, count)
 	}
 }
 
 // measureDisks stops the job that has written most when a file system that jobs work on gets full.
-func (w *watch) measureDisks(jobs map[*job]context.CancelCauseFunc) {
+func (w *watch) measureDisks(jobs []*job) {
 	if w.reserve < 0 {
 		return
 	}
-	for j := range jobs {
+	for _, j := range jobs {
 		for _, d := range j.disks {
 			left, ok := free(d.path)
 			if !ok || left >= d.reserve {
 				continue
 			}
-			var most *job
-			var bytes int64 = -1
-			for k := range jobs {
-				if n := written(k.scope.members()); n > bytes {
-					most, bytes = k, n
-				}
-			}
-			jobs[most](boundError(fmt.Sprintf("%s has only %d MiB left, of which jobs leave %d MiB free; the job, which had written most of those that run (%d MiB), was killed",
-				d.path, left>>20, d.reserve>>20, bytes>>20)))
-			delete(jobs, most)
+			most, bytes := busiest(jobs)
+			w.stop(most, "%s has only %d MiB left, and jobs leave %d MiB free; this one, which had written most of those that run (%d MiB), was killed",
+				d.path, left>>20, d.reserve>>20, bytes>>20)
+			w.makeDo(d.device, left/2)
 			return
 		}
 	}
+}
+
+// makeDo has the jobs that run leave no more than this free: what one of them wrote stays, and the others shall not have to answer
+// for it. It is called by the watch alone, which alone reads what jobs leave free.
+func (w *watch) makeDo(device uint64, reserve int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for j := range w.jobs {
+		for i := range j.disks {
+			if d := &j.disks[i]; d.device == device {
+				d.reserve = min(d.reserve, reserve)
+			}
+		}
+	}
+}
+
+// minWritten are the bytes from which on what a job has written to disks tells who fills them; else the file system is in memory.
+const minWritten = 1 << 20
+
+// busiest is the job that has written most.
+func busiest(jobs []*job) (most *job, bytes int64) {
+	var busy *job
+	var busyBytes int64 = -1
+	bytes = -1
+	for _, j := range jobs {
+		disk, all := written(j.scope.members())
+		if disk > bytes {
+			most, bytes = j, disk
+		}
+		if all > busyBytes {
+			busy, busyBytes = j, all
+		}
+	}
+	if bytes < minWritten {
+		return busy, busyBytes
+	}
+	return most, bytes
 }
 
 // disk is a file system that a job works on.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/executor"
@@ -49,5 +50,41 @@ func TestDiskIsNotFilled(t *testing.T) {
 	}
 	if r := <-other; r.Status != pipeline.StatusSuccess {
 		t.Errorf("the other job: %+v", r)
+	}
+}
+
+func TestForkBombs(t *testing.T) {
+	for name, script := range map[string]string{
+		"in a group":   "b() { sleep 0.05; b & b & wait; }; b; sleep 60",
+		"that escapes": "printf 'while :; do setsid bash \"$0\" >/dev/null 2>&1 & sleep 0.2; done' > b.sh; bash b.sh; sleep 60",
+		"slow":         "for i in $(seq 1000); do sleep 60 & done; sleep 60",
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := newExecutor(t, shell.Options{MaxProcesses: 150})
+			if !x.Caged() {
+				t.Skip("nothing would hold it here if this failed")
+			}
+			other := make(chan executor.Result)
+			go func() {
+				j := job("sleep 1", "echo fine")
+				j.Dir = t.TempDir()
+				other <- x.Run(context.Background(), j, io.Discard)
+			}()
+			j := job(script)
+			j.AfterScript = []string{"echo after"}
+			r, log := run(t, x, j)
+			if r.Status != pipeline.StatusFailed || r.Reason != pipeline.ScriptFailure || !strings.Contains(r.Message, "more than the 150 that it may") {
+				t.Errorf("%+v", r)
+			}
+			if r.Duration > 30*time.Second {
+				t.Errorf("it took %s", r.Duration)
+			}
+			if !strings.Contains(log, "\nafter\n") {
+				t.Error("after_script did not run")
+			}
+			if r := <-other; r.Status != pipeline.StatusSuccess {
+				t.Errorf("the other job: %+v", r)
+			}
+		})
 	}
 }
