@@ -44,11 +44,7 @@ func (p *compiler) firstMatch(list []pipeline.Rule, f *facts) decision {
 	d := decision{rule: -1}
 	for i := range list {
 		rule := &list[i]
-		facts := rules.Facts{Raw: f.raw(), Context: p.ctx, Cache: &p.cache}
-		if rule.Changes != nil || rule.Exists != nil {
-			facts.Expanded = f.expanded()
-		}
-		holds, clauses, err := rules.Check(rule.Clauses, facts)
+		holds, clauses, err := rules.Check(rule.Clauses, rules.Facts{Raw: f.raw(), Expanded: f.expanded, Context: p.ctx, Cache: &p.cache})
 		d.rules = append(d.rules, pipeline.RuleVerdict{At: rule.At, Via: rule.Via, Matches: holds && err == nil, Clauses: clauses})
 		if err != nil {
 			d.err, d.reason = err, fmt.Sprintf("rule %d of %d cannot be evaluated: %v", i+1, len(list), err)

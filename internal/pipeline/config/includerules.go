@@ -22,7 +22,7 @@ func (r *reader) applies(f *frame, n *Node) bool {
 	if d.problems.Failed() {
 		return false
 	}
-	facts := rules.Facts{Raw: r.o.Variables, Expanded: r.expanded(), Context: r.o.Context}
+	facts := rules.Facts{Raw: r.o.Variables, Expanded: r.expanded, Context: r.o.Context}
 	if facts.Context == nil {
 		facts.Context = &pipeline.Context{}
 	}

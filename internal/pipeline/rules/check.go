@@ -25,9 +25,9 @@ const (
 type Facts struct {
 	// Raw are the variables as if finds them: their values are not expanded.
 	Raw pipeline.Variables
-	// Expanded are those that references in paths and refs take: [pipeline.Variables.Resolved] of Raw, which is also what nil
-	// stands for.
-	Expanded pipeline.Variables
+	// Expanded gives those that references in paths and refs take: [pipeline.Variables.Resolved] of Raw, which is also what nil
+	// stands for. It is asked only where there is a reference, and perhaps several times.
+	Expanded func() pipeline.Variables
 	Context  *pipeline.Context // what has changed, what is there; nil: neither is known
 	// Cache remembers what was parsed and matched. All that share one share the Context too. Nil: nothing is remembered.
 	Cache *Cache
@@ -235,8 +235,10 @@ func (f Facts) expander(v *pipeline.ClauseVerdict) func(string) string {
 		if len(names) == 0 {
 			return text
 		}
-		vars := f.Expanded
-		if vars == nil {
+		var vars pipeline.Variables
+		if f.Expanded != nil {
+			vars = f.Expanded()
+		} else {
 			vars, _ = f.Raw.Resolved()
 		}
 		for _, name := range names {
