@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/compile"
@@ -137,12 +139,28 @@ func (p *ciPipeline) lintEvents(ctx context.Context, l *linted) error {
 	if err != nil {
 		return err
 	}
-	for _, e := range events {
-		c, err := p.compile(ctx, e.Event)
-		if err != nil {
+	found := make([]pipeline.Problems, len(events))
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i, e := range events {
+		c := &compiled{ciPipeline: p}
+		if c.context, err = p.context(ctx, e.Event); err != nil {
 			return err
 		}
-		for _, found := range c.Problems {
+		build := func() error {
+			c.build()
+			found[i] = c.Problems // and the graph is let go
+			return nil
+		}
+		if p.single == nil || p.files.Mention("exists") { // files are not looked up by several at once
+			_ = build()
+		} else {
+			group.Go(build)
+		}
+	}
+	_ = group.Wait() // none of them fails
+	for i, e := range events {
+		for _, found := range found[i] {
 			if found.Severity != pipeline.Error {
 				continue
 			}
