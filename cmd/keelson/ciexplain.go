@@ -101,7 +101,7 @@ func (c *compiled) verdicts(name string) ([]pipeline.Verdict, error) {
 
 // suggestName says which name was probably meant, or which there are.
 func suggestName(name string, names []string) string {
-	if best := show.Nearest(name, names); best != "" {
+	if best := pipeline.Nearest(name, names); best != "" {
 		return fmt.Sprintf("did you mean %q?", best)
 	}
 	slices.Sort(names)

@@ -13,6 +13,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Position is a place in a file that a pipeline is made of. Line and Column count from 1; zero: not known.
@@ -105,4 +106,50 @@ func (ps Problems) Sort(files []File) {
 			cmp.Compare(a.At.Line, b.At.Line), cmp.Compare(a.At.Column, b.At.Column),
 		)
 	})
+}
+
+// Arrange sorts problems, leaves out those that are there twice, and makes one of those that several jobs have at one place, as
+// jobs do that extend the same template.
+func (ps Problems) Arrange(files []File) Problems {
+	ps.Sort(files)
+	type key struct {
+		code, message string
+		at            Position
+	}
+	seen := make(map[key]bool, len(ps))
+	first := make(map[key]int, len(ps)) // by code and place
+	others := map[int][]string{}
+	out := ps[:0]
+	for _, p := range ps {
+		if exact := (key{p.Code, p.Message, p.At}); !seen[exact] {
+			seen[exact] = true
+		} else {
+			continue
+		}
+		place := key{code: p.Code, at: p.At}
+		if i, ok := first[place]; ok && p.Job != "" && out[i].Job != "" && out[i].Job != p.Job && out[i].Severity == p.Severity && p.At.Line != 0 {
+			others[i] = append(others[i], p.Job)
+			continue
+		} else if !ok {
+			first[place] = len(out)
+		}
+		out = append(out, p)
+	}
+	for i, jobs := range others {
+		out[i].Hint = AlsoIn(out[i].Hint, jobs)
+	}
+	return out
+}
+
+// AlsoIn adds to a hint which other jobs have the problem too.
+func AlsoIn(hint string, jobs []string) string {
+	jobs = slices.Compact(jobs)
+	names := strings.Join(jobs[:min(len(jobs), 3)], ", ")
+	if len(jobs) > 3 {
+		names += fmt.Sprintf(" and %d more", len(jobs)-3)
+	}
+	if hint != "" {
+		hint += "; "
+	}
+	return hint + "also in the jobs " + names
 }

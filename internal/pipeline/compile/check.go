@@ -21,7 +21,7 @@ func (js *jobs) check() pipeline.Problems {
 		c.needs(i)
 	}
 	c.found = append(c.found, js.cycles(js.list, func(i int) []link { return js.list[i].links })...)
-	return arrange(js.cfg, c.found)
+	return c.found.Arrange(js.cfg.Files)
 }
 
 // checker collects what is wrong.
@@ -49,14 +49,14 @@ func (c *checker) near(name string) string {
 	for i := range c.cfg.Jobs {
 		names = append(names, c.cfg.Jobs[i].Name)
 	}
-	return suggest(name, names)
+	return pipeline.DidYouMean(name, names)
 }
 
 func (c *checker) stage(spec *pipeline.JobSpec) {
 	if _, ok := c.stages[spec.Stage]; ok {
 		return
 	}
-	hint := suggest(spec.Stage, c.cfg.Stages)
+	hint := pipeline.DidYouMean(spec.Stage, c.cfg.Stages)
 	if hint == "" {
 		hint = "add it to `stages`"
 	}

@@ -25,7 +25,7 @@ func Compile(cfg *pipeline.Config, c *pipeline.Context) Result {
 	p := &compiler{jobs: js, ctx: c, problems: js.check()}
 	p.scope = newScope(cfg, c)
 	if !p.bounded() {
-		return Result{Workflow: &pipeline.Verdict{Reason: "the configuration is too large"}, Problems: arrange(cfg, p.problems)}
+		return Result{Workflow: &pipeline.Verdict{Reason: "the configuration is too large"}, Problems: p.problems.Arrange(cfg.Files)}
 	}
 	p.depth()
 
@@ -47,7 +47,7 @@ func Compile(cfg *pipeline.Config, c *pipeline.Context) Result {
 	if !workflow.Runs {
 		withdraw(r.Verdicts)
 	}
-	r.Problems = arrange(cfg, p.problems)
+	r.Problems = p.problems.Arrange(cfg.Files)
 	if r.Problems.Failed() {
 		r.Graph = nil
 	}

@@ -300,7 +300,7 @@ func (js *jobs) interpolate(in *instance, n *pipeline.NeedSpec, text string) str
 		case !known:
 			js.problems = append(js.problems, needProblem(in.spec, n, "unknown-matrix-variable",
 				fmt.Sprintf("%s job: '%s' does not exist in matrix configuration", in.spec.Name, name),
-				suggest(name, matrixNames(in.matrix))))
+				pipeline.DidYouMean(name, matrixNames(in.matrix))))
 		}
 		b.WriteString(value)
 		rest = after

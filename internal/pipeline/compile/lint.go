@@ -41,7 +41,7 @@ func Lint(cfg *pipeline.Config) pipeline.Problems {
 	if !found.Failed() {
 		l.occasions()
 	}
-	return arrange(cfg, append(found, l.found...))
+	return append(found, l.found...).Arrange(cfg.Files)
 }
 
 // linter collects traps.
@@ -279,5 +279,5 @@ func suggestSource(source string) string {
 			return "did you mean `" + s + "`?"
 		}
 	}
-	return suggest(source, sources)
+	return pipeline.DidYouMean(source, sources)
 }

@@ -50,7 +50,7 @@ func (v value) cache() pipeline.Cache {
 	case "", "pull-push", "pull", "push":
 	default:
 		if !strings.HasPrefix(c.Policy, "$") {
-			v.field("policy").hint(codeValue, didYouMean(c.Policy, []string{"pull-push", "pull", "push"}),
+			v.field("policy").hint(codeValue, pipeline.DidYouMean(c.Policy, []string{"pull-push", "pull", "push"}),
 				"should be a variable or one of: pull-push, push, pull, found %s", quoted(c.Policy))
 			c.Policy = ""
 		}

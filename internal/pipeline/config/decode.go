@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"keelson.dev/keelson/internal/pipeline"
 )
@@ -114,16 +113,7 @@ func (d *decoder) full() bool {
 // finish tells of the other jobs that have a problem too.
 func (d *decoder) finish() pipeline.Problems {
 	for i, jobs := range d.others {
-		p := &d.problems[i]
-		jobs = slices.Compact(jobs)
-		names := strings.Join(jobs[:min(len(jobs), 3)], ", ")
-		if len(jobs) > 3 {
-			names += fmt.Sprintf(" and %d more", len(jobs)-3)
-		}
-		if p.Hint != "" {
-			p.Hint += "; "
-		}
-		p.Hint += "also in the jobs " + names
+		d.problems[i].Hint = pipeline.AlsoIn(d.problems[i].Hint, jobs)
 	}
 	if d.omitted > 0 {
 		d.problems = append(d.problems, pipeline.Problem{

@@ -24,7 +24,7 @@ func (d *decoder) decodeDefaults(root value) {
 		for i := range section.Pairs {
 			p := &section.Pairs[i]
 			if !slices.Contains(defaultKeywords, p.Key) {
-				hint := didYouMean(p.Key, defaultKeywords)
+				hint := pipeline.DidYouMean(p.Key, defaultKeywords)
 				if _, ok := keywords[p.Key]; ok {
 					hint = "`" + p.Key + "` has no default, only jobs have it"
 				}
@@ -132,7 +132,7 @@ func (v value) inheritance(words []string) pipeline.Inherit {
 		case item.Node == nil || item.Kind != String:
 			item.wrong("should be an array of strings")
 		case words != nil && !slices.Contains(words, item.Text):
-			item.hint(codeValue, didYouMean(item.Text, words), "contains unknown values: %s", clip(item.Text))
+			item.hint(codeValue, pipeline.DidYouMean(item.Text, words), "contains unknown values: %s", clip(item.Text))
 		default:
 			names = append(names, item.Text)
 		}

@@ -139,5 +139,5 @@ func (e *extender) suggest(name string) string {
 			names = append(names, p.Key)
 		}
 	}
-	return didYouMean(name, names)
+	return pipeline.DidYouMean(name, names)
 }

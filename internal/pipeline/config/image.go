@@ -54,7 +54,7 @@ func (v value) pullPolicy() []string {
 	}
 	for _, p := range v.stringsOrString() {
 		if !slices.Contains(policies, p) {
-			v.hint(codeValue, didYouMean(p, policies), "contains unknown values: %s", clip(p))
+			v.hint(codeValue, pipeline.DidYouMean(p, policies), "contains unknown values: %s", clip(p))
 			return nil
 		}
 	}

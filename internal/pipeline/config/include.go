@@ -103,7 +103,7 @@ func (r *reader) entry(f *frame, n *Node, kinds []string) []inclusion {
 	}
 	for _, p := range n.Pairs {
 		if !slices.Contains(includeKeys, p.Key) {
-			r.warn(f, p.KeyAt, "unknown-keyword", didYouMean(p.Key, includeKeys), "include config contains unknown keys: %s", p.Key)
+			r.warn(f, p.KeyAt, "unknown-keyword", pipeline.DidYouMean(p.Key, includeKeys), "include config contains unknown keys: %s", p.Key)
 		}
 	}
 	if !r.kind(f, n, &inc, kinds) || !r.applies(f, n) {

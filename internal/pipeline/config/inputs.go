@@ -63,7 +63,7 @@ func (r *specReader) fail(n *Node, code, hint, message string, args ...any) {
 func (r *specReader) allow(n *Node, where string, keys ...string) {
 	for _, p := range n.Pairs {
 		if !slices.Contains(keys, p.Key) {
-			r.report(pipeline.Problem{Severity: pipeline.Error, Code: "unknown-keyword", At: p.KeyAt, Via: p.Via, Hint: didYouMean(p.Key, keys),
+			r.report(pipeline.Problem{Severity: pipeline.Error, Code: "unknown-keyword", At: p.KeyAt, Via: p.Via, Hint: pipeline.DidYouMean(p.Key, keys),
 				Message: fmt.Sprintf("%s config contains unknown keys: %s", where, p.Key)})
 		}
 	}
@@ -103,7 +103,7 @@ func (r *specReader) component(n *Node) []string {
 	var asked []string
 	for _, item := range n.Items {
 		if item.Kind != String || !slices.Contains(known, item.Text) {
-			r.fail(item, "invalid-spec", didYouMean(item.Text, known), "header:spec:component config contains unknown values: %s", item.Text)
+			r.fail(item, "invalid-spec", pipeline.DidYouMean(item.Text, known), "header:spec:component config contains unknown values: %s", item.Text)
 			continue
 		}
 		asked = append(asked, item.Text)
@@ -175,7 +175,7 @@ func (r *specReader) input(p Pair, declared map[string]bool) *inputSpec {
 	r.allow(n, where, "default", "description", "options", "regex", "type", "rules")
 	if t := n.Get("type"); t != nil {
 		if !t.IsScalar() || !slices.Contains(inputTypes, t.Text) {
-			r.fail(t, "invalid-spec", didYouMean(t.Text, inputTypes), "%s input type unknown value: %s (valid types: %s)", where, t.Text, strings.Join(inputTypes, ", "))
+			r.fail(t, "invalid-spec", pipeline.DidYouMean(t.Text, inputTypes), "%s input type unknown value: %s (valid types: %s)", where, t.Text, strings.Join(inputTypes, ", "))
 			return nil
 		}
 		s.kind = t.Text
@@ -285,7 +285,7 @@ func (r *specReader) undeclared(s *inputSpec, condition *Node, declared map[stri
 	for _, m := range blockPattern().FindAllStringSubmatch(condition.Text, -1) {
 		name := strings.TrimPrefix(m[1], "inputs.")
 		if !declared[name] {
-			r.fail(condition, "invalid-spec", didYouMean(name, slices.Sorted(maps.Keys(declared))), "`%s` input: rule references undefined inputs: %s", s.name, name)
+			r.fail(condition, "invalid-spec", pipeline.DidYouMean(name, slices.Sorted(maps.Keys(declared))), "`%s` input: rule references undefined inputs: %s", s.name, name)
 		}
 		s.needs = append(s.needs, name)
 	}
@@ -310,7 +310,7 @@ func bind(specs []*inputSpec, g given, at pipeline.Position, report func(pipelin
 	}
 	for _, name := range g.names {
 		if !slices.Contains(known, name) {
-			fail(g.at[name], nil, didYouMean(name, known), "unknown input arguments: "+name)
+			fail(g.at[name], nil, pipeline.DidYouMean(name, known), "unknown input arguments: "+name)
 		}
 	}
 	bound, plain := make(map[string]*Node, len(specs)), make(map[string]any, len(specs))

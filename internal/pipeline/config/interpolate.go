@@ -188,7 +188,7 @@ func (ip *interpolator) access(path string) block {
 	switch segments[0] {
 	case "inputs":
 		if current = ip.inputs[name]; current == nil {
-			return unknown(name, didYouMean(name, names(ip.inputs)))
+			return unknown(name, pipeline.DidYouMean(name, names(ip.inputs)))
 		}
 	case "component":
 		value, known := ip.component[name]
@@ -252,7 +252,7 @@ func (ip *interpolator) function(call string, n *Node) block {
 	name, _, _ := strings.Cut(call, "(")
 	truncate, split := truncatePattern().FindStringSubmatch(call), splitPattern().FindStringSubmatch(call)
 	if truncate == nil && split == nil && call != "expand_vars" && call != "posix_escape" {
-		hint := didYouMean(name, blockFunctions)
+		hint := pipeline.DidYouMean(name, blockFunctions)
 		if name == "truncate" {
 			hint = "write truncate(0,8): from the first character, eight of them"
 		}

@@ -98,7 +98,7 @@ func (d *decoder) jobKind(v value) kind {
 			return notAJob
 		}
 		topLevel := append([]string{"include", "stages", "default", "workflow", "variables"}, globals...)
-		v.hint(codeJob, didYouMean(v.key(), topLevel), "config should implement the script:, run:, or trigger: keyword, found %s", v.described())
+		v.hint(codeJob, pipeline.DidYouMean(v.key(), topLevel), "config should implement the script:, run:, or trigger: keyword, found %s", v.described())
 	case has("script") || has("run"):
 		return scriptJob
 	case has("trigger") || has("needs"):
@@ -109,7 +109,7 @@ func (d *decoder) jobKind(v value) kind {
 		hint, section := "a template that is not to run has a name with a dot before it: ."+v.key(), false
 		if hint2, ok := misplaced[v.key()]; ok {
 			hint, section = hint2, true
-		} else if meant := didYouMean(v.key(), []string{"default", "workflow", "variables"}); meant != "" {
+		} else if meant := pipeline.DidYouMean(v.key(), []string{"default", "workflow", "variables"}); meant != "" {
 			hint, section = meant, true
 		} else if meant := v.misspelled("script", "trigger"); meant != "" {
 			hint = meant
@@ -125,7 +125,7 @@ func (d *decoder) jobKind(v value) kind {
 // misspelled says which of a job's keys was meant to be one of these.
 func (v value) misspelled(words ...string) string {
 	for i := range v.Pairs {
-		if s := closest(v.Pairs[i].Key, words); s != "" && s != v.Pairs[i].Key {
+		if s := pipeline.Nearest(v.Pairs[i].Key, words); s != "" && s != v.Pairs[i].Key {
 			return "did you mean `" + s + "` with `" + v.Pairs[i].Key + "`?"
 		}
 	}
@@ -148,7 +148,7 @@ func jobHint(key string) string {
 	case "include", "stages", "default", "workflow":
 		return "`" + key + "` stands at the top level, not in a job"
 	}
-	return didYouMean(key, jobWords())
+	return pipeline.DidYouMean(key, jobWords())
 }
 
 var jobWords = sync.OnceValue(func() []string { return slices.Sorted(maps.Keys(keywords)) })
@@ -385,7 +385,7 @@ func decodeInherit(v value, j *pipeline.JobSpec) {
 	j.InheritVariables = variables.inheritance(nil)
 	for _, item := range variables.items() {
 		if item.Node != nil && item.Kind == String && !v.d.hasVariable(item.Text) {
-			item.warn(codeNoEffect, didYouMean(item.Text, v.d.variableNames()), "the top level has no variable %s", quoted(item.Text))
+			item.warn(codeNoEffect, pipeline.DidYouMean(item.Text, v.d.variableNames()), "the top level has no variable %s", quoted(item.Text))
 		}
 	}
 }
@@ -447,7 +447,7 @@ func (v value) retry() pipeline.Retry {
 	when := v.field("when")
 	for _, reason := range when.stringsOrString() {
 		if !slices.Contains(retryReasons, reason) {
-			when.hint(codeValue, didYouMean(reason, retryReasons), "contains unknown values: %s", clip(reason))
+			when.hint(codeValue, pipeline.DidYouMean(reason, retryReasons), "contains unknown values: %s", clip(reason))
 			continue
 		}
 		r.When = append(r.When, reason)

@@ -143,7 +143,7 @@ func (r *resolver) find(names []string) (found *Node, hint string) {
 			if i > 0 {
 				where = fmt.Sprintf("`%s` has no `%s`", strings.Join(names[:i], "` → `"), name)
 			}
-			if hint := didYouMean(name, keys(at)); hint != "" {
+			if hint := pipeline.DidYouMean(name, keys(at)); hint != "" {
 				where += "; " + hint
 			}
 			return nil, where

@@ -67,7 +67,7 @@ func (v value) rule(set ruleSet) pipeline.Rule {
 		if when.Kind == String && slices.Contains(set.when, when.Text) {
 			r.When = pipeline.When(when.Text)
 		} else {
-			when.hint(codeValue, didYouMean(when.Text, set.when), "unknown value: %s, should be one of: %s", clip(cmp.Or(when.Text, when.described())), strings.Join(set.when, ", "))
+			when.hint(codeValue, pipeline.DidYouMean(when.Text, set.when), "unknown value: %s, should be one of: %s", clip(cmp.Or(when.Text, when.described())), strings.Join(set.when, ", "))
 		}
 	}
 	switch startIn := v.field("start_in"); {

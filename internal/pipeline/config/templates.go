@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"keelson.dev/keelson/internal/pipeline"
 )
 
 // templateFiles are the templates that every installation has. Those with the names of GitLab's mean the same.
@@ -42,7 +44,7 @@ func Templates() []string {
 
 // templateHint names the template that was likely meant, or says how to have one of GitLab's.
 func templateHint(name string) string {
-	if hint := didYouMean(name, Templates()); hint != "" {
+	if hint := pipeline.DidYouMean(name, Templates()); hint != "" {
 		return hint
 	}
 	return "it is not one of the " + strconv.Itoa(len(Templates())) + " that are here; one of GitLab's can be copied into the repository and included with `local`, or be included with " +

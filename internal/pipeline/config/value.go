@@ -287,7 +287,7 @@ func (v value) unknown(p Pair, allowed []string) {
 	if v.d.full() {
 		return
 	}
-	v.unknownHint(p, didYouMean(p.Key, allowed))
+	v.unknownHint(p, pipeline.DidYouMean(p.Key, allowed))
 }
 
 func (v value) unknownHint(p Pair, hint string) {
@@ -321,7 +321,7 @@ func (v value) boolean() bool {
 	}
 	if v.Kind != Bool {
 		hint := ""
-		if v.Kind == String && closest(strings.ToLower(v.Text), []string{"true", "false"}) != "" {
+		if v.Kind == String && pipeline.Nearest(strings.ToLower(v.Text), []string{"true", "false"}) != "" {
 			hint = "write true or false without quotes"
 		}
 		v.hint(codeType, hint, "should be a boolean value, found %s", v.described())
@@ -340,7 +340,7 @@ func (v value) oneOf(words ...string) string {
 	}
 	hint := v.quoteHint()
 	if v.Kind == String {
-		hint = didYouMean(v.Text, words)
+		hint = pipeline.DidYouMean(v.Text, words)
 	}
 	v.hint(codeValue, hint, "should be one of: %s, found %s", strings.Join(words, ", "), v.described())
 	return ""

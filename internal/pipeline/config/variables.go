@@ -65,7 +65,7 @@ func (v value) variable(keys variableKeys) (pipeline.VariableSpec, bool) {
 	}
 	for i := range v.Pairs {
 		if p := v.Pairs[i]; !slices.Contains(keys, p.Key) {
-			hint := didYouMean(p.Key, keys)
+			hint := pipeline.DidYouMean(p.Key, keys)
 			if slices.Contains(topVariables, p.Key) {
 				hint = "only variables of the top level have it"
 			}

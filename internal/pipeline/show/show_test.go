@@ -247,12 +247,3 @@ func TestLayout(t *testing.T) {
 		}
 	}
 }
-
-func TestNearest(t *testing.T) {
-	names := []string{"build", "test", "deploy:production", "deploy:staging"}
-	for name, want := range map[string]string{"tset": "test", "Build": "build", "deploy:prodution": "deploy:production", "deploy": "deploy:production", "xyz": "", "": ""} {
-		if got := Nearest(name, names); got != want {
-			t.Errorf("%q: %q, want %q", name, got, want)
-		}
-	}
-}

@@ -1,9 +1,9 @@
-package config
+package pipeline
 
 import "strings"
 
-// closest gives the word that was most likely meant, or "".
-func closest(got string, words []string) string {
+// Nearest gives the word that was most likely meant by whoever wrote another one; empty: none is near.
+func Nearest(got string, words []string) string {
 	if len(got) > 64 {
 		return ""
 	}
@@ -29,8 +29,9 @@ func underscored(word string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(word, "-", "_"), " ", "_")
 }
 
-func didYouMean(got string, words []string) string {
-	if s := closest(got, words); s != "" {
+// DidYouMean is a hint at the nearest word; empty: none is near.
+func DidYouMean(got string, words []string) string {
+	if s := Nearest(got, words); s != "" {
 		return "did you mean `" + s + "`?"
 	}
 	return ""
