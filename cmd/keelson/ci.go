@@ -63,6 +63,7 @@ type ciOptions struct {
 	variablesFile  string
 	inputs         []string // NAME=VALUE
 	projects       []string // group/name=FOLDER-OR-URL
+	ignoreSkip     bool     // [skip ci] in the commit's message keeps nobody who asks by hand
 }
 
 // bindFiles adds the flags that say what the pipeline is made of.
@@ -248,6 +249,7 @@ func (p *ciPipeline) context(ctx context.Context, e worktree.Event) (*pipeline.C
 	if err != nil {
 		return nil, err
 	}
+	c.IgnoreSkip = p.opts.ignoreSkip
 	c.Instance, c.Group, c.ProjectVars = p.levels.Instance, p.levels.Group, p.levels.Project
 	variables, err := pairs("variable", p.opts.variables)
 	if err != nil {

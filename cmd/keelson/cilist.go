@@ -60,6 +60,7 @@ func (p *ciPipeline) events(ctx context.Context) ([]ciEvent, error) {
 }
 
 func runCIList(ctx context.Context, g *global, opts ciOptions) error {
+	opts.ignoreSkip = true
 	p, err := openPipeline(ctx, g, opts)
 	if err != nil {
 		return err

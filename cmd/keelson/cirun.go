@@ -71,6 +71,7 @@ func runCIRun(ctx context.Context, g *global, opts ciRunOptions, jobs []string) 
 	case g.output != "" && g.output != "json":
 		return usagef("run prints text or, with -o json, JSON lines")
 	}
+	opts.ignoreSkip = true
 	c, err := compilePipeline(ctx, g, opts.ciOptions)
 	if err != nil {
 		return err
@@ -96,6 +97,7 @@ func runCIRun(ctx context.Context, g *global, opts ciRunOptions, jobs []string) 
 	if err != nil {
 		return err
 	}
+	defer x.Close()
 	sources := run.InPlace(c.repo.Root())
 	if opts.isolate {
 		base, err := os.MkdirTemp("", "keelson-ci-")
@@ -112,7 +114,7 @@ func runCIRun(ctx context.Context, g *global, opts ciRunOptions, jobs []string) 
 	if err != nil {
 		return err
 	}
-	sweep(ctx, store, filepath.Join(cmp.Or(opts.store, defaultStore()), "swept"))
+	_, _ = store.Sweep(ctx, artifact.SweepOptions{Every: 24 * time.Hour}) // what is left now the next run sweeps
 	if outcome.Status == pipeline.StatusFailed || outcome.Status == pipeline.StatusCanceled {
 		return withCode(exitFailure, errSilent)
 	}
@@ -187,14 +189,4 @@ func openStore(dir string) (*artifact.Store, error) {
 		return nil, hintf(err, "--store names another directory")
 	}
 	return store, nil
-}
-
-// sweep lets go of what has expired in the store, once a day.
-func sweep(ctx context.Context, store *artifact.Store, marker string) {
-	if info, err := os.Stat(marker); err == nil && time.Since(info.ModTime()) < 24*time.Hour {
-		return
-	}
-	if swept, err := store.Sweep(ctx, artifact.SweepOptions{}); err == nil && !swept.Busy {
-		_ = os.WriteFile(marker, nil, 0o600) // else the next run sweeps again
-	}
 }
