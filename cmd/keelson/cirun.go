@@ -97,7 +97,7 @@ func runCIRun(ctx context.Context, g *global, opts ciRunOptions, jobs []string) 
 	if err != nil {
 		return err
 	}
-	defer x.Close()
+	defer func() { _ = x.Close() }() // its group of processes is empty
 	sources := run.InPlace(c.repo.Root())
 	if opts.isolate {
 		base, err := os.MkdirTemp("", "keelson-ci-")

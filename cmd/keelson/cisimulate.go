@@ -85,12 +85,6 @@ func readSimulation(g *global, file string) ([]byte, error) {
 	return text, nil
 }
 
-// simulation is the file without its pipeline, which has rules of its own.
-type simulation struct {
-	Config any             `yaml:"config"`
-	Events []schedule.Step `yaml:"events"`
-}
-
 // readCase compiles the pipeline of a simulation for a push to the default branch, and reads its events.
 func readCase(g *global, file string, text []byte) (*pipeline.Graph, []schedule.Step, error) {
 	var root yaml.Node
