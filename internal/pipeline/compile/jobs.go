@@ -13,7 +13,7 @@ const (
 	maxJobs     = 10_000    // of a pipeline
 	maxNeeds    = 500_000   // of a pipeline
 	maxValues   = 3_000_000 // variables of all jobs of a pipeline
-	maxRules    = 500_000   // asked for all jobs of a pipeline
+	maxRules    = 100_000   // asked for all jobs of a pipeline
 	needsLimit  = 50        // of one job; GitLab's default, which an instance may raise
 )
 
