@@ -591,8 +591,49 @@ func TestUntrackedAndGit(t *testing.T) {
 	if after := git(t, dir, "status", "--porcelain"); after != before || !strings.Contains(log.String(), ".git is left out") {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}
-	if _, err := os.Stat(filepath.Join(dir, ".keelson")); err == nil {
+	if _, err := os.Stat(filepath.Join(dir, stageHere)); err == nil {
 		t.Error("a stage was left")
+	}
+}
+
+// Only stages are removed, and none of a person's folders, however old. The values of variables are kept out of the store.
+func TestStagesOnly(t *testing.T) {
+	for _, home := range []string{".keelson", stageHere, stageInGit} {
+		s, _ := open(t, Options{})
+		dir := t.TempDir()
+		if home == stageInGit {
+			git(t, dir, "init", "-q")
+		} else {
+			fill(t, dir, map[string]string{".git": "gitdir: /elsewhere\n"})
+		}
+		mine := []string{"envs", "stage-", "stage-prod", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "stage-abcdefghijklmnopqrstuvwxyz"}
+		for _, name := range append(mine, "stage-ABCDEFGHIJKLMNOPQRSTUVWXYZ") {
+			fill(t, dir, map[string]string{home + "/" + name + "/prod.yml": "1"})
+			if err := os.Chtimes(filepath.Join(dir, home, name), time.Time{}, time.Now().Add(-time.Hour)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fill(t, dir, map[string]string{"a": "1", secrets: "TOKEN: secret"})
+		key := Key{Job: "j"}
+		rec, err := s.Save(t.Context(), key, &pipeline.Artifacts{Paths: []string{"a", ".keelson"}}, Work{Dir: dir, InPlace: true}, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tr, _ := s.tree(t.Context(), *rec.Archive); slices.ContainsFunc(tr.Entries, func(e entry) bool { return e.Path == secrets }) {
+			t.Error("the variables are in the store")
+		}
+		os.Remove(filepath.Join(dir, "a"))
+		if err := s.Restore(t.Context(), []Key{key}, Work{Dir: dir, InPlace: true}); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range mine {
+			if _, err := os.Stat(filepath.Join(dir, home, name, "prod.yml")); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := os.Stat(filepath.Join(dir, home, "stage-ABCDEFGHIJKLMNOPQRSTUVWXYZ")); err == nil && home != ".keelson" {
+			t.Errorf("%s: the stage of a killed process is still there", home)
+		}
 	}
 }
 

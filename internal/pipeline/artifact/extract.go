@@ -20,11 +20,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Where files are staged: in .git, where neither globs nor git see them, or else in the project directory.
+// Where files are staged: in .git, where neither globs nor git see them, or else in the project directory. That is not .keelson:
+// what is in there is a person's.
 const (
 	stageInGit = ".git/keelson"
-	stageHere  = ".keelson"
+	stageHere  = ".keelson-stage"
 )
+
+// stageName begins the names of stages; rand.Text follows. Nothing with another name is ever removed.
+const stageName = "stage-"
+
+// ours tells whether a name is that of a stage.
+func ours(name string) bool {
+	text, ok := strings.CutPrefix(name, stageName)
+	return ok && len(text) == 26 && strings.Trim(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") == ""
+}
 
 // isStage tells whether a path belongs to what is being extracted just now.
 func isStage(at string) bool {
@@ -51,7 +61,7 @@ func newStage(root *os.Root) (*stage, error) {
 	if info, err := root.Lstat(home); err != nil || !info.IsDir() {
 		return nil, fmt.Errorf("stage the files: %s is not a directory", home)
 	}
-	st := &stage{root: root, at: path.Join(home, rand.Text())}
+	st := &stage{root: root, at: path.Join(home, stageName+rand.Text())}
 	if err := root.Mkdir(st.at, 0o777); err != nil {
 		return nil, fmt.Errorf("stage the files: %w", err)
 	}
@@ -91,7 +101,9 @@ func (st *stage) close() {
 	names, _ := dir.Readdirnames(-1) // what cannot be read is not removed
 	dir.Close()
 	for _, name := range names {
-		removeDead(st.root, path.Join(home, name))
+		if ours(name) {
+			removeDead(st.root, path.Join(home, name))
+		}
 	}
 	if home == stageHere {
 		st.root.Remove(home) //nolint:errcheck // others may be using it
