@@ -48,6 +48,7 @@ type stage struct {
 	box   *os.Root // the stage
 	lock  *os.File // held as long as its process lives
 	umask fs.FileMode
+	guard *guard // says what may be replaced; nil: everything
 }
 
 func newStage(root *os.Root) (*stage, error) {
@@ -204,7 +205,8 @@ func (st *stage) file(to *files, e entry, content func(io.Writer) error) error {
 // move is a step of putting a stage into place.
 type move struct {
 	at    string
-	empty bool // an empty directory is in the way
+	clear bool        // an empty directory, or a file that a directory replaces, is in the way
+	there fs.FileInfo // what is replaced; nil: nothing is there
 }
 
 // settle moves what is staged into the project directory. What is there is replaced, directories are merged; what cannot be
@@ -237,7 +239,7 @@ func (st *stage) settle(entries []entry) error {
 		if !e.Mode.IsDir() {
 			continue
 		}
-		if info, err := st.root.Stat(e.Path); err == nil && info.Mode().Perm() != e.Mode.Perm() {
+		if info, err := st.root.Stat(e.Path); err == nil && info.IsDir() && info.Mode().Perm() != e.Mode.Perm() {
 			if err := st.root.Chmod(e.Path, e.Mode.Perm()); err != nil {
 				return fmt.Errorf("%s: %w", e.Path, unwrapDisk(err))
 			}
@@ -248,7 +250,10 @@ func (st *stage) settle(entries []entry) error {
 
 func (st *stage) apply(moves []move) error {
 	for _, m := range moves {
-		if m.empty {
+		if st.guard != nil && !unchanged(st.root, m.at, m.there) {
+			return fmt.Errorf("move %s into place: %w", m.at, fs.ErrExist) // somebody has just written it
+		}
+		if m.clear {
 			st.root.Remove(m.at) //nolint:errcheck // the rename tells
 		}
 		if err := st.root.Rename(path.Join(st.at, m.at), m.at); err != nil {
@@ -287,8 +292,12 @@ func (st *stage) plan(at string, moves *[]move) error {
 			return fmt.Errorf("%s: %w", below, unwrapDisk(err))
 		}
 		if there.Mode().Type() == fs.ModeSymlink && s.IsDir() {
-			if there, err = st.root.Stat(below); err != nil {
+			target, err := st.root.Stat(below)
+			if err != nil {
 				return fmt.Errorf("%s is a link in the project directory that leads nowhere or outside of it: nothing is written through it", below)
+			}
+			if target.IsDir() {
+				there = target
 			}
 		}
 		switch {
@@ -296,13 +305,20 @@ func (st *stage) plan(at string, moves *[]move) error {
 			if err := st.plan(below, moves); err != nil {
 				return err
 			}
+		case there.IsDir() && st.isEmpty(below):
+			*moves = append(*moves, move{at: below, clear: true, there: there})
+		case st.guard != nil:
+			ok, err := st.guard.replaces(below, there)
+			if err != nil {
+				return err
+			}
+			if ok {
+				*moves = append(*moves, move{at: below, clear: s.IsDir(), there: there})
+			}
 		case s.IsDir():
 			return fmt.Errorf("%s is a directory in the archive and a file in the project directory", below)
 		case there.IsDir():
-			if !st.isEmpty(below) {
-				return fmt.Errorf("%s is a file in the archive and a directory with files in the project directory", below)
-			}
-			*moves = append(*moves, move{at: below, empty: true})
+			return fmt.Errorf("%s is a file in the archive and a directory with files in the project directory", below)
 		default:
 			*moves = append(*moves, move{at: below})
 		}
@@ -351,8 +367,8 @@ func overlay(trees []*tree, l Limits) (*tree, error) {
 	return &all, check(all.Entries, l.times(len(trees)), false)
 }
 
-// extract writes a tree to the project directory, whole or not at all.
-func (s *Store) extract(ctx context.Context, w Work, t *tree, l Limits) error {
+// extract writes a tree to the project directory, whole or not at all. With a guard what it keeps of the working tree stays.
+func (s *Store) extract(ctx context.Context, w Work, t *tree, l Limits, g *guard) error {
 	if err := checkTree(t, l); err != nil {
 		return err
 	}
@@ -365,9 +381,11 @@ func (s *Store) extract(ctx context.Context, w Work, t *tree, l Limits) error {
 		return err
 	}
 	defer root.Close()
-	if w.InPlace {
-		if entries = absent(root, entries); len(entries) == 0 {
-			return nil
+	if g != nil {
+		g.begin(ctx, root, t)
+		defer g.end()
+		if entries, err = g.missing(entries); len(entries) == 0 || err != nil {
+			return err
 		}
 	}
 	st, err := newStage(root)
@@ -375,6 +393,7 @@ func (s *Store) extract(ctx context.Context, w Work, t *tree, l Limits) error {
 		return err
 	}
 	defer st.close()
+	st.guard = g
 	if err := st.skeleton(entries); err != nil {
 		return err
 	}
@@ -401,31 +420,6 @@ func (w Work) keep(entries []entry) []entry {
 		w.warnf(".git is left out: it belongs to the working tree that the job runs in")
 	}
 	return kept
-}
-
-// absent gives the entries that are not there yet just so.
-func absent(root *os.Root, entries []entry) []entry {
-	at := files{root: root}
-	defer at.close()
-	return slices.DeleteFunc(entries, func(e entry) bool {
-		dir, err := at.in(path.Dir(e.Path))
-		if err != nil {
-			return false
-		}
-		info, err := dir.Lstat(path.Base(e.Path))
-		if err != nil || info.Mode().Type() != e.Mode.Type() {
-			return false
-		}
-		switch e.Mode.Type() {
-		case fs.ModeSymlink:
-			target, err := dir.Readlink(path.Base(e.Path))
-			return err == nil && target == e.Link
-		case fs.ModeDir:
-			return info.Mode().Perm() == e.Mode.Perm()
-		default:
-			return info.Mode().Perm() == e.Mode.Perm() && info.Size() == e.Size && info.ModTime().Equal(e.modified())
-		}
-	})
 }
 
 // contents fills the files of a stage, bundle by bundle.
