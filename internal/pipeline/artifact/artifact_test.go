@@ -513,6 +513,7 @@ func TestInPlaceIsLeftAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := list(t, dir)
+	want["out/changed"] = "x"
 	inode := func(name string) os.FileInfo {
 		info, err := os.Lstat(filepath.Join(dir, name))
 		if err != nil {
@@ -535,6 +536,83 @@ func TestInPlaceIsLeftAlone(t *testing.T) {
 	if !os.SameFile(same, inode("out/same")) || !os.SameFile(l, inode("out/l")) || os.SameFile(run, inode("out/run")) {
 		t.Error("what was the same was written, or what was not was not")
 	}
+}
+
+// The tree wins: of what a person has, only what the store knows is replaced.
+func TestTreeWins(t *testing.T) {
+	s, _ := open(t, Options{})
+	dir := t.TempDir()
+	restore := func(key Key, warning string) {
+		t.Helper()
+		var log bytes.Buffer
+		if err := s.Restore(t.Context(), []Key{key}, Work{Dir: dir, InPlace: true, Log: &log}); err != nil {
+			t.Fatal(err)
+		}
+		if got := kept(log.String()); got != warning {
+			t.Errorf("it says %q, want %q", got, warning)
+		}
+	}
+	first, second := Key{Pipeline: "1", Job: "first"}, Key{Pipeline: "1", Job: "second"}
+	large := strings.Repeat("large", bundleFile)
+	save := func(key Key) {
+		t.Helper()
+		if _, err := s.Save(t.Context(), key, &pipeline.Artifacts{Paths: []string{"."}}, Work{Dir: dir, InPlace: true}, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begin := map[string]string{"a": "11", "b": "1", "large": large, "l": "-> a", "dir/x": "1", "file": "1", "empty": ""}
+	fill(t, dir, begin)
+	os.Chmod(filepath.Join(dir, "dir"), 0o750)
+	save(first)
+	os.Chmod(filepath.Join(dir, "dir"), 0o700)
+	os.Remove(filepath.Join(dir, "l"))
+	fill(t, dir, map[string]string{"a": "22", "b": "22", "large": large[1:] + "2", "l": "-> b", "empty": "2"})
+	save(second)
+
+	// What another job has left is replaced, what nobody has is not.
+	fill(t, dir, map[string]string{"b": "mine"})
+	restore(first, "kept 1 files of the working tree that are not as in the cache or the artifacts: b")
+	want := map[string]string{"a": "11", "b": "mine", "large": large, "l": "-> a", "dir/ 700": "", "dir/x": "1", "file": "1", "empty": ""}
+	if diff := cmp.Diff(want, list(t, dir)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+
+	// A directory where a file was, a file where a directory was, other links: they stay.
+	os.Remove(filepath.Join(dir, "file"))
+	os.Remove(filepath.Join(dir, "l"))
+	os.RemoveAll(filepath.Join(dir, "dir"))
+	fill(t, dir, map[string]string{"file/y": "mine", "dir": "mine", "l": "-> mine", "large": large[2:] + "ab"})
+	restore(first, "kept 5 files of the working tree that are not as in the cache or the artifacts: b, dir, file, l, large")
+	want = map[string]string{"a": "11", "b": "mine", "large": large[2:] + "ab", "l": "-> mine", "dir": "mine", "file/": "", "file/y": "mine", "empty": ""}
+	if diff := cmp.Diff(want, list(t, dir)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+
+	// A known file makes way for a directory; the other pipeline's artifacts do not count.
+	os.Remove(filepath.Join(dir, "dir"))
+	fill(t, dir, map[string]string{"dir": "made"})
+	if _, err := s.Save(t.Context(), Key{Pipeline: "1", Job: "third"}, &pipeline.Artifacts{Paths: []string{"dir"}}, Work{Dir: dir}, true); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, dir, map[string]string{"b": "22"})
+	other := Key{Pipeline: "2", Job: "first"}
+	if _, err := s.Save(t.Context(), other, &pipeline.Artifacts{Paths: []string{"a"}}, Work{Dir: dir}, true); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, dir, map[string]string{"a": "22"})
+	restore(other, "kept 1 files of the working tree that are not as in the cache or the artifacts: a")
+	restore(first, "kept 3 files of the working tree that are not as in the cache or the artifacts: file, l, large")
+	want = map[string]string{"a": "11", "b": "1", "large": large[2:] + "ab", "l": "-> mine", "dir/ 750": "", "dir/x": "1", "file/": "", "file/y": "mine", "empty": ""}
+	if diff := cmp.Diff(want, list(t, dir)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// kept gives what a log says of files that were kept.
+func kept(log string) string {
+	_, text, _ := strings.Cut(log, "WARNING: ")
+	text, _, _ = strings.Cut(text, "\n")
+	return text
 }
 
 func git(t testing.TB, dir string, args ...string) string {
@@ -591,8 +669,49 @@ func TestUntrackedAndGit(t *testing.T) {
 	if after := git(t, dir, "status", "--porcelain"); after != before || !strings.Contains(log.String(), ".git is left out") {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}
-	if _, err := os.Stat(filepath.Join(dir, ".keelson")); err == nil {
+	if _, err := os.Stat(filepath.Join(dir, stageHere)); err == nil {
 		t.Error("a stage was left")
+	}
+}
+
+// Only stages are removed, and none of a person's folders, however old. The values of variables are kept out of the store.
+func TestStagesOnly(t *testing.T) {
+	for _, home := range []string{".keelson", stageHere, stageInGit} {
+		s, _ := open(t, Options{})
+		dir := t.TempDir()
+		if home == stageInGit {
+			git(t, dir, "init", "-q")
+		} else {
+			fill(t, dir, map[string]string{".git": "gitdir: /elsewhere\n"})
+		}
+		mine := []string{"envs", "stage-", "stage-prod", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "stage-abcdefghijklmnopqrstuvwxyz"}
+		for _, name := range append(mine, "stage-ABCDEFGHIJKLMNOPQRSTUVWXYZ") {
+			fill(t, dir, map[string]string{home + "/" + name + "/prod.yml": "1"})
+			if err := os.Chtimes(filepath.Join(dir, home, name), time.Time{}, time.Now().Add(-time.Hour)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fill(t, dir, map[string]string{"a": "1", secrets: "TOKEN: secret"})
+		key := Key{Job: "j"}
+		rec, err := s.Save(t.Context(), key, &pipeline.Artifacts{Paths: []string{"a", ".keelson"}}, Work{Dir: dir, InPlace: true}, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tr, _ := s.tree(t.Context(), *rec.Archive); slices.ContainsFunc(tr.Entries, func(e entry) bool { return e.Path == secrets }) {
+			t.Error("the variables are in the store")
+		}
+		os.Remove(filepath.Join(dir, "a"))
+		if err := s.Restore(t.Context(), []Key{key}, Work{Dir: dir, InPlace: true}); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range mine {
+			if _, err := os.Stat(filepath.Join(dir, home, name, "prod.yml")); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := os.Stat(filepath.Join(dir, home, "stage-ABCDEFGHIJKLMNOPQRSTUVWXYZ")); err == nil && home != ".keelson" {
+			t.Errorf("%s: the stage of a killed process is still there", home)
+		}
 	}
 }
 

@@ -23,8 +23,11 @@ type Key struct {
 	Job      string `json:"job"`      // the job's name in the graph; a retry replaces what the job has left before
 }
 
-func (k Key) path() string {
-	return "artifacts/" + element(k.Project) + "/" + element(k.Pipeline) + "/" + element(k.Job) + ".json"
+func (k Key) path() string { return k.prefix() + element(k.Job) + ".json" }
+
+// prefix is that of all jobs of the pipeline.
+func (k Key) prefix() string {
+	return "artifacts/" + element(k.Project) + "/" + element(k.Pipeline) + "/"
 }
 
 // Record is what is known of a job's artifacts. It stays when their files are gone.
@@ -387,7 +390,7 @@ func (s *Store) Restore(ctx context.Context, keys []Key, w Work) error {
 	}
 	all, err := overlay(trees, s.limits)
 	if err == nil {
-		err = s.extract(ctx, w, all, s.limits.times(len(trees)))
+		err = s.extract(ctx, w, all, s.limits.times(len(trees)), s.guard(w, keys[0].Project, keys[0].Pipeline))
 	}
 	if err != nil {
 		return s.missing(s.affected(ctx, recs, trees), fmt.Errorf("artifacts of %s: %w; nothing was extracted", jobNames(recs), err))

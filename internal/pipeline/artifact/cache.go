@@ -27,6 +27,7 @@ type Scope struct {
 	Project   string // its path: group/name
 	Job, Ref  string // make the key of a cache without one
 	Protected bool   // Ref is protected: such jobs share no cache with others, unless a cache says unprotect
+	Pipeline  string // its id: what its jobs have left in a person's working tree may be replaced
 	Index     int    // CI_PIPELINE's cache clear index: 0 until somebody clears the caches of the project
 }
 
@@ -180,8 +181,9 @@ func (s *Store) restoreCache(ctx context.Context, scope Scope, c pipeline.Cache,
 		if err == nil {
 			t, err = s.tree(ctx, rec.Archive)
 		}
+		g := s.guard(w, scope.Project, scope.Pipeline)
 		if err == nil {
-			err = s.extract(ctx, w, t, s.limits)
+			err = s.extract(ctx, w, t, s.limits, g)
 		}
 		if err != nil {
 			w.warnf("Failed to extract cache %s: %v; nothing of it was extracted", k, err)
@@ -189,7 +191,11 @@ func (s *Store) restoreCache(ctx context.Context, scope Scope, c pipeline.Cache,
 			continue
 		}
 		w.printf("Successfully extracted cache %s: hit, %d files, %s in %s", k, rec.Archive.Files, sizeText(rec.Archive.Size), tookText(time.Since(begin)))
-		if err := s.use(ctx, scope.Project, k); err != nil {
+		err = s.use(ctx, scope.Project, k)
+		if g != nil {
+			err = errors.Join(err, s.saw(ctx, w, scope.Project, k, rec.Archive, g.kept))
+		}
+		if err != nil {
 			w.warnf("%v", err)
 		}
 		return CacheResult{Used: k, Status: CacheHit, Files: rec.Archive.Files, Size: rec.Archive.Size}
@@ -233,7 +239,7 @@ func (s *Store) saveCache(ctx context.Context, scope Scope, c pipeline.Cache, ke
 	} else if err := s.putJSON(ctx, at, cacheRecord{Project: scope.Project, Key: key, Saved: s.now().UTC().Round(0), Archive: kept}); err != nil {
 		return CacheResult{}, err
 	}
-	if err := s.use(ctx, scope.Project, key); err != nil {
+	if err := errors.Join(s.use(ctx, scope.Project, key), s.saw(ctx, w, scope.Project, key, kept, nil)); err != nil {
 		return CacheResult{}, err
 	}
 	w.printf("Created cache %s: %d files, %s, %s of it new, in %s", key, kept.Files, sizeText(kept.Size), sizeText(kept.fresh), tookText(time.Since(begin)))

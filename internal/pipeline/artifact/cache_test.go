@@ -510,3 +510,67 @@ stack ]]></error></testcase>
 		t.Error(err, got.Failed, len(got.Failing))
 	}
 }
+
+// A cache replaces what a cache has left in a working tree, and nothing else.
+func TestCacheAndTree(t *testing.T) {
+	s, _ := open(t, Options{})
+	dir := t.TempDir()
+	caches := func(key string) []pipeline.Cache { return []pipeline.Cache{{Key: key, Paths: []string{"c"}}} }
+	save := func(key, dir string) {
+		t.Helper()
+		if _, err := s.SaveCaches(t.Context(), Scope{}, caches(key), Work{Dir: dir, InPlace: true}, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restore := func(key, content, warning string) {
+		t.Helper()
+		var log bytes.Buffer
+		results, err := s.RestoreCaches(t.Context(), Scope{}, caches(key), Work{Dir: dir, InPlace: true, Log: &log})
+		if err != nil || results[0].Status != CacheHit {
+			t.Fatalf("%+v, %v", results, err)
+		}
+		got, _ := os.ReadFile(filepath.Join(dir, "c/a"))
+		if string(got) != content || (kept(log.String()) != "") != (warning != "") {
+			t.Errorf("c/a has %q, want %q\n%s", got, content, log.String())
+		}
+	}
+	const warned = "kept"
+	elsewhere := t.TempDir()
+	fill(t, elsewhere, map[string]string{"c/a": "1"})
+	save("k", elsewhere)
+
+	fill(t, dir, map[string]string{"c/a": "mine"}) // before there was ever a cache here
+	restore("k", "mine", warned)
+	restore("k", "mine", warned)
+	save("k", dir)
+	restore("k", "mine", "")
+	fill(t, dir, map[string]string{"c/a": "edited"})
+	restore("k", "edited", warned)
+	save("k2", dir)
+
+	// Another branch, another key: each finds its own.
+	restore("k", "mine", "")
+	restore("k2", "edited", "")
+	fill(t, dir, map[string]string{"c/a": "mine"}) // as in k; but k2 was here last
+	restore("k2", "mine", warned)
+	restore("k", "mine", "")
+
+	// The store has it no more.
+	fill(t, elsewhere, map[string]string{"c/a": "2"})
+	save("k", elsewhere)
+	restore("k", "mine", warned)
+
+	if _, err := s.Sweep(t.Context(), SweepOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if ok, _ := s.bucket.Exists(t.Context(), seenPath("", dir)); !ok {
+		t.Error("what is known of the tree has gone")
+	}
+	os.RemoveAll(dir)
+	if _, err := s.Sweep(t.Context(), SweepOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if ok, _ := s.bucket.Exists(t.Context(), seenPath("", dir)); ok {
+		t.Error("what is known of a tree that is gone is still there")
+	}
+}

@@ -307,6 +307,10 @@ func (c *collector) add(at string, info fs.FileInfo) int {
 		}
 		c.once("git", "Part of .git directory is on the list of files to archive. This may introduce unexpected problems")
 	}
+	if c.work.InPlace && at == secrets {
+		c.once(secrets, secrets+" is left out: it has the values of the project's variables")
+		return 0
+	}
 	if !utf8.ValidString(at) {
 		c.work.warnf("File ignored: %q: the name is not valid UTF-8", at)
 		return 0
@@ -330,6 +334,9 @@ func (c *collector) add(at string, info fs.FileInfo) int {
 	c.found[at] = e
 	return 1
 }
+
+// secrets is the file of a working tree that is for nobody else: worktree.VariablesFile.
+const secrets = ".keelson/variables.yml"
 
 func (c *collector) once(what, warning string) {
 	if !c.warnedOf[what] {

@@ -21,6 +21,7 @@
 //	artifacts/P/L/J.json      the record of a job's artifacts: its tree, when it expires, its reports
 //	caches/P/K.json           the record of a cache
 //	used/P/K                  when the cache was used last
+//	seen/P/D.json             which caches were saved from a person's working tree or restored to it last
 //	swept                     when the store was swept last
 //
 // Every write is a temporary file and a rename; a record is written after what it names. So a process that is killed leaves the
@@ -30,7 +31,8 @@
 // # What leaves the store
 //
 // Files are written to a staging directory in the project directory and moved into place when all of them are there, so
-// nothing is ever half-extracted. Nothing is written through a link that leads out of the project directory. Names with `..`,
+// nothing is ever half-extracted. In a person's working tree a file is replaced only if the store knows what is in it; what else
+// differs stays, and the log says so. Nothing is written through a link that leads out of the project directory. Names with `..`,
 // absolute names, duplicates, devices, names below links and archives beyond the [Limits] are refused as a whole. Symbolic links
 // that a job made are kept as they were, as the runner does (a Python environment has links to /usr/bin); [Unzip], which takes
 // archives of strangers, refuses those that lead out of the directory.

@@ -20,11 +20,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Where files are staged: in .git, where neither globs nor git see them, or else in the project directory.
+// Where files are staged: in .git, where neither globs nor git see them, or else in the project directory. That is not .keelson:
+// what is in there is a person's.
 const (
 	stageInGit = ".git/keelson"
-	stageHere  = ".keelson"
+	stageHere  = ".keelson-stage"
 )
+
+// stageName begins the names of stages; rand.Text follows. Nothing with another name is ever removed.
+const stageName = "stage-"
+
+// ours tells whether a name is that of a stage.
+func ours(name string) bool {
+	text, ok := strings.CutPrefix(name, stageName)
+	return ok && len(text) == 26 && strings.Trim(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") == ""
+}
 
 // isStage tells whether a path belongs to what is being extracted just now.
 func isStage(at string) bool {
@@ -38,6 +48,7 @@ type stage struct {
 	box   *os.Root // the stage
 	lock  *os.File // held as long as its process lives
 	umask fs.FileMode
+	guard *guard // says what may be replaced; nil: everything
 }
 
 func newStage(root *os.Root) (*stage, error) {
@@ -51,7 +62,7 @@ func newStage(root *os.Root) (*stage, error) {
 	if info, err := root.Lstat(home); err != nil || !info.IsDir() {
 		return nil, fmt.Errorf("stage the files: %s is not a directory", home)
 	}
-	st := &stage{root: root, at: path.Join(home, rand.Text())}
+	st := &stage{root: root, at: path.Join(home, stageName+rand.Text())}
 	if err := root.Mkdir(st.at, 0o777); err != nil {
 		return nil, fmt.Errorf("stage the files: %w", err)
 	}
@@ -91,7 +102,9 @@ func (st *stage) close() {
 	names, _ := dir.Readdirnames(-1) // what cannot be read is not removed
 	dir.Close()
 	for _, name := range names {
-		removeDead(st.root, path.Join(home, name))
+		if ours(name) {
+			removeDead(st.root, path.Join(home, name))
+		}
 	}
 	if home == stageHere {
 		st.root.Remove(home) //nolint:errcheck // others may be using it
@@ -192,7 +205,8 @@ func (st *stage) file(to *files, e entry, content func(io.Writer) error) error {
 // move is a step of putting a stage into place.
 type move struct {
 	at    string
-	empty bool // an empty directory is in the way
+	clear bool        // an empty directory, or a file that a directory replaces, is in the way
+	there fs.FileInfo // what is replaced; nil: nothing is there
 }
 
 // settle moves what is staged into the project directory. What is there is replaced, directories are merged; what cannot be
@@ -225,7 +239,7 @@ func (st *stage) settle(entries []entry) error {
 		if !e.Mode.IsDir() {
 			continue
 		}
-		if info, err := st.root.Stat(e.Path); err == nil && info.Mode().Perm() != e.Mode.Perm() {
+		if info, err := st.root.Stat(e.Path); err == nil && info.IsDir() && info.Mode().Perm() != e.Mode.Perm() {
 			if err := st.root.Chmod(e.Path, e.Mode.Perm()); err != nil {
 				return fmt.Errorf("%s: %w", e.Path, unwrapDisk(err))
 			}
@@ -236,7 +250,10 @@ func (st *stage) settle(entries []entry) error {
 
 func (st *stage) apply(moves []move) error {
 	for _, m := range moves {
-		if m.empty {
+		if st.guard != nil && !unchanged(st.root, m.at, m.there) {
+			return fmt.Errorf("move %s into place: %w", m.at, fs.ErrExist) // somebody has just written it
+		}
+		if m.clear {
 			st.root.Remove(m.at) //nolint:errcheck // the rename tells
 		}
 		if err := st.root.Rename(path.Join(st.at, m.at), m.at); err != nil {
@@ -275,8 +292,12 @@ func (st *stage) plan(at string, moves *[]move) error {
 			return fmt.Errorf("%s: %w", below, unwrapDisk(err))
 		}
 		if there.Mode().Type() == fs.ModeSymlink && s.IsDir() {
-			if there, err = st.root.Stat(below); err != nil {
+			target, err := st.root.Stat(below)
+			if err != nil {
 				return fmt.Errorf("%s is a link in the project directory that leads nowhere or outside of it: nothing is written through it", below)
+			}
+			if target.IsDir() {
+				there = target
 			}
 		}
 		switch {
@@ -284,13 +305,20 @@ func (st *stage) plan(at string, moves *[]move) error {
 			if err := st.plan(below, moves); err != nil {
 				return err
 			}
+		case there.IsDir() && st.isEmpty(below):
+			*moves = append(*moves, move{at: below, clear: true, there: there})
+		case st.guard != nil:
+			ok, err := st.guard.replaces(below, there)
+			if err != nil {
+				return err
+			}
+			if ok {
+				*moves = append(*moves, move{at: below, clear: s.IsDir(), there: there})
+			}
 		case s.IsDir():
 			return fmt.Errorf("%s is a directory in the archive and a file in the project directory", below)
 		case there.IsDir():
-			if !st.isEmpty(below) {
-				return fmt.Errorf("%s is a file in the archive and a directory with files in the project directory", below)
-			}
-			*moves = append(*moves, move{at: below, empty: true})
+			return fmt.Errorf("%s is a file in the archive and a directory with files in the project directory", below)
 		default:
 			*moves = append(*moves, move{at: below})
 		}
@@ -339,8 +367,8 @@ func overlay(trees []*tree, l Limits) (*tree, error) {
 	return &all, check(all.Entries, l.times(len(trees)), false)
 }
 
-// extract writes a tree to the project directory, whole or not at all.
-func (s *Store) extract(ctx context.Context, w Work, t *tree, l Limits) error {
+// extract writes a tree to the project directory, whole or not at all. With a guard what it keeps of the working tree stays.
+func (s *Store) extract(ctx context.Context, w Work, t *tree, l Limits, g *guard) error {
 	if err := checkTree(t, l); err != nil {
 		return err
 	}
@@ -353,9 +381,11 @@ func (s *Store) extract(ctx context.Context, w Work, t *tree, l Limits) error {
 		return err
 	}
 	defer root.Close()
-	if w.InPlace {
-		if entries = absent(root, entries); len(entries) == 0 {
-			return nil
+	if g != nil {
+		g.begin(ctx, root, t)
+		defer g.end()
+		if entries, err = g.missing(entries); len(entries) == 0 || err != nil {
+			return err
 		}
 	}
 	st, err := newStage(root)
@@ -363,6 +393,7 @@ func (s *Store) extract(ctx context.Context, w Work, t *tree, l Limits) error {
 		return err
 	}
 	defer st.close()
+	st.guard = g
 	if err := st.skeleton(entries); err != nil {
 		return err
 	}
@@ -389,31 +420,6 @@ func (w Work) keep(entries []entry) []entry {
 		w.warnf(".git is left out: it belongs to the working tree that the job runs in")
 	}
 	return kept
-}
-
-// absent gives the entries that are not there yet just so.
-func absent(root *os.Root, entries []entry) []entry {
-	at := files{root: root}
-	defer at.close()
-	return slices.DeleteFunc(entries, func(e entry) bool {
-		dir, err := at.in(path.Dir(e.Path))
-		if err != nil {
-			return false
-		}
-		info, err := dir.Lstat(path.Base(e.Path))
-		if err != nil || info.Mode().Type() != e.Mode.Type() {
-			return false
-		}
-		switch e.Mode.Type() {
-		case fs.ModeSymlink:
-			target, err := dir.Readlink(path.Base(e.Path))
-			return err == nil && target == e.Link
-		case fs.ModeDir:
-			return info.Mode().Perm() == e.Mode.Perm()
-		default:
-			return info.Mode().Perm() == e.Mode.Perm() && info.Size() == e.Size && info.ModTime().Equal(e.modified())
-		}
-	})
 }
 
 // contents fills the files of a stage, bundle by bundle.

@@ -298,7 +298,7 @@ func FuzzExtract(f *testing.F) {
 			if json.Unmarshal(data, &tr) != nil {
 				return
 			}
-			err = s.extract(t.Context(), w, &tr, s.limits)
+			err = s.extract(t.Context(), w, &tr, s.limits, nil)
 		} else {
 			err = Unzip(t.Context(), bytes.NewReader(data), int64(len(data)), w, s.limits)
 		}

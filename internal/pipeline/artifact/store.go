@@ -69,6 +69,7 @@ type Store struct {
 	now    func() time.Time
 	slots  chan struct{} // how many bundles and large files are under way at once
 	flight singleflight.Group
+	seen   sync.Mutex // held while a record of the caches in a working tree is changed
 }
 
 // Open opens the store in a directory, which is made where it is not there, readable for its owner only.
@@ -108,7 +109,8 @@ type Work struct {
 	Vars pipeline.Variables // of the job, as they are before the runner expands them
 	Log  io.Writer          // the job's log, whole lines; nil: none
 	// InPlace says that Dir is a person's own working tree, and perhaps that of several jobs at once: what is in its .git is
-	// neither saved nor overwritten, and a file that is there with the same size, time and mode is not written again.
+	// neither saved nor overwritten, a file that is there with the same size, time and mode is not written again, and one that
+	// the store does not know stays.
 	InPlace bool
 }
 

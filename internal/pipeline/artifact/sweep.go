@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -69,8 +71,8 @@ func (s *Store) Sweep(ctx context.Context, o SweepOptions) (Swept, error) {
 	return swept, s.write(ctx, "swept", []byte(s.now().UTC().Format(time.RFC3339)))
 }
 
-// each goes through the objects below a prefix. What a killed process has left half-written is removed.
-func (s *Store) each(ctx context.Context, prefix string, do func(*blob.ListObject) error) error {
+// list goes through the objects below a prefix.
+func (s *Store) list(ctx context.Context, prefix string, do func(*blob.ListObject) error) error {
 	list := s.bucket.List(&blob.ListOptions{Prefix: prefix})
 	for {
 		o, err := list.Next(ctx)
@@ -80,15 +82,20 @@ func (s *Store) each(ctx context.Context, prefix string, do func(*blob.ListObjec
 		if err != nil {
 			return s.readError(err)
 		}
-		if strings.HasSuffix(o.Key, ".tmp") {
-			err = s.delete(ctx, o.Key)
-		} else {
-			err = do(o)
-		}
-		if err != nil {
+		if err := do(o); err != nil {
 			return err
 		}
 	}
+}
+
+// each is list for who has the store alone: what a killed process has left half-written is removed.
+func (s *Store) each(ctx context.Context, prefix string, do func(*blob.ListObject) error) error {
+	return s.list(ctx, prefix, func(o *blob.ListObject) error {
+		if strings.HasSuffix(o.Key, ".tmp") {
+			return s.delete(ctx, o.Key)
+		}
+		return do(o)
+	})
 }
 
 func (s *Store) sweepArtifacts(ctx context.Context, o SweepOptions, marked map[string]bool, swept *Swept) error {
@@ -180,6 +187,20 @@ func (s *Store) sweepCaches(ctx context.Context, o SweepOptions, marked map[stri
 		if err := errors.Join(s.delete(ctx, cachePath(c.Project, c.Key)), s.delete(ctx, usedPath(c.Project, c.Key))); err != nil {
 			return err
 		}
+	}
+	err = s.each(ctx, "seen/", func(object *blob.ListObject) error {
+		var rec seenRecord
+		ok, err := s.getJSON(ctx, object.Key, &rec)
+		if err != nil {
+			return err
+		}
+		if _, err := os.Lstat(rec.Dir); ok && !errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return s.delete(ctx, object.Key)
+	})
+	if err != nil {
+		return err
 	}
 	return s.each(ctx, "used/", func(object *blob.ListObject) error {
 		there, err := s.bucket.Exists(ctx, "caches/"+strings.TrimPrefix(object.Key, "used/")+".json")

@@ -37,6 +37,7 @@ func (e *engine) work(a attempt, slot int) *work {
 	w.job = executor.Job{Job: j, ID: w.ref.ID, Started: p.results[a.job].Started, Slot: slot, Abort: e.o.Abort}
 	protected, _ := j.Variables.Get("CI_COMMIT_REF_PROTECTED")
 	w.scope = artifact.Scope{Project: e.o.Project, Job: j.Name, Ref: p.graph.Ref, Protected: protected.Value == "true"}
+	w.scope.Pipeline = strconv.FormatInt(w.ref.Pipeline, 10)
 	for _, n := range j.Needs {
 		if n.Pipeline != "" && n.Job == "" { // the job shows how another pipeline does
 			w.foreign = append(w.foreign, n)
