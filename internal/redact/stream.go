@@ -116,6 +116,15 @@ func (s *Stream) Fresh(w io.Writer) *Stream {
 	return &Stream{w: w, tokens: s.tokens, values: s.values, skip: s.skip}
 }
 
+// Text gives a text as the stream would write it.
+func (s *Stream) Text(text string) string {
+	var b strings.Builder
+	fresh := s.Fresh(&b)
+	_, _ = io.WriteString(fresh, text) // a Builder takes everything
+	_ = fresh.Close()
+	return b.String()
+}
+
 // Write takes the next bytes. Its error is the first one of the writer below, after which everything is dropped.
 func (s *Stream) Write(p []byte) (int, error) {
 	n := len(p)
