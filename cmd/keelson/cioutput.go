@@ -102,7 +102,7 @@ func (p *playOutput) paint(code, text string) string {
 	return "\x1b[" + code + "m" + text + "\x1b[0m"
 }
 
-// line writes one line; nobody is left to tell where that fails.
+// line writes one line; the writer keeps its errors.
 func (p *playOutput) line(prefix, text string) {
 	var b bytes.Buffer
 	b.WriteString(prefix)

@@ -3,10 +3,13 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -17,6 +20,7 @@ import (
 	"keelson.dev/keelson/internal/pipeline/executor"
 	"keelson.dev/keelson/internal/pipeline/executor/shell"
 	"keelson.dev/keelson/internal/pipeline/run"
+	"keelson.dev/keelson/internal/pipeline/scratch"
 	"keelson.dev/keelson/internal/pipeline/show"
 )
 
@@ -42,7 +46,7 @@ What cannot be done here is named before anything runs.
 
 With JOB those jobs run, with all that they wait for; --only runs just them. Manual jobs are left unless --manual plays them. It ends
 with code 1 where the pipeline failed. The first interrupt cancels the pipeline, and jobs still run their after_script; the second ends
-everything at once. -o json prints what happens as JSON lines.`,
+everything at once. A closed terminal, and output that nobody reads any more (| head), count as the first. -o json prints what happens as JSON lines.`,
 		RunE: func(cmd *cobra.Command, a []string) error {
 			opts.given(cmd.Flags())
 			return runCIRun(cmd.Context(), g, opts, a)
@@ -72,6 +76,10 @@ func runCIRun(ctx context.Context, g *global, opts ciRunOptions, jobs []string) 
 		return usagef("run prints text or, with -o json, JSON lines")
 	}
 	opts.ignoreSkip = true
+	// A pipe that nobody reads any more is an error of the write, and no end of the program. Ignored it would be so for jobs too.
+	pipes := make(chan os.Signal, 1)
+	signal.Notify(pipes, syscall.SIGPIPE)
+	defer signal.Stop(pipes)
 	c, err := compilePipeline(ctx, g, opts.ciOptions)
 	if err != nil {
 		return err
@@ -98,14 +106,15 @@ func runCIRun(ctx context.Context, g *global, opts ciRunOptions, jobs []string) 
 		return err
 	}
 	defer func() { _ = x.Close() }() // its group of processes is empty
+	defer sweepScratch()()
 	sources := run.InPlace(c.repo.Root())
 	if opts.isolate {
-		base, err := os.MkdirTemp("", "keelson-ci-")
+		base, err := scratch.Make(os.TempDir(), scratch.Run)
 		if err != nil {
 			return err
 		}
-		defer os.RemoveAll(base)
-		sources = run.Isolated(c.repo.Root(), base)
+		defer func() { _ = base.Remove() }() // what cannot be removed now a later run tries again
+		sources = run.Isolated(c.repo.Root(), base.Path())
 	}
 	outcome, err := c.play(ctx, g, graph, run.Options{
 		Executor: x, Sources: sources, Store: store, Downstream: downstream{c}, Jobs: opts.jobs, Play: opts.manual,
@@ -142,37 +151,94 @@ func (c *compiled) play(ctx context.Context, g *global, graph *pipeline.Graph, o
 	}
 	abort := make(chan struct{})
 	o.Abort = abort
-	defer onSecondInterrupt(func() { close(abort) })()
+	defer onInterrupts(
+		func() {
+			fmt.Fprintln(g.err, "cancelling: jobs are told to end; interrupt again to end everything at once")
+		},
+		func() { close(abort) },
+	)()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w := &checkedWriter{w: g.out, unread: cancel}
 	if g.output == "json" {
-		o.Sink = run.JSON(g.out)
-		return run.Run(ctx, graph, o)
+		o.Sink = run.JSON(w)
+		outcome, err := run.Run(ctx, graph, o)
+		return outcome, errors.Join(err, w.failure())
 	}
-	out := newPlayOutput(g.out, graph, bool(paint(g.out)))
+	out := newPlayOutput(w, graph, bool(paint(g.out)))
 	o.Sink = out
-	fmt.Fprintln(g.out, show.Headline(graph))
+	fmt.Fprintln(w, show.Headline(graph))
 	outcome, err := run.Run(ctx, graph, o)
 	if err != nil {
 		return outcome, err
 	}
-	return outcome, printOutcome(g.out, outcome, paint(g.out))
+	_ = printOutcome(w, outcome, paint(g.out)) // w has kept the error
+	return outcome, w.failure()
 }
 
-// onSecondInterrupt calls do once, at the second interrupt: the first one has ended the context. What it gives ends the waiting.
-func onSecondInterrupt(do func()) (stop func()) {
+// checkedWriter keeps the first error of a writer, after which it drops what it is given.
+type checkedWriter struct {
+	w      io.Writer
+	unread func() // called when nobody reads any more
+
+	mu  sync.Mutex
+	err error
+}
+
+// Write takes more; its error is that of [checkedWriter.failure].
+func (c *checkedWriter) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		if _, c.err = c.w.Write(p); errors.Is(c.err, syscall.EPIPE) {
+			c.unread()
+		}
+	}
+	return len(p), c.err
+}
+
+// failure is the first error.
+func (c *checkedWriter) failure() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// onInterrupts calls first at the first interrupt, which has ended the context, and second at the second one. Of the end of the
+// terminal both the kernel and the shell tell: it is never the second one. What it gives ends the waiting.
+func onInterrupts(first, second func()) (stop func()) {
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(signals, endSignals()...)
 	done := make(chan struct{})
 	go func() {
-		for n := 0; n < 2; n++ {
+		told := false
+		for {
 			select {
-			case <-signals:
+			case s := <-signals:
+				switch {
+				case !told:
+					told = true
+					first()
+				case s != syscall.SIGHUP:
+					second()
+					return
+				}
 			case <-done:
 				return
 			}
 		}
-		do()
 	}()
 	return func() { signal.Stop(signals); close(done) }
+}
+
+// sweepScratch removes what runs have left that were killed, beside everything else. What it gives waits for that.
+func sweepScratch() (wait func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		scratch.Sweep(os.TempDir())
+	}()
+	return func() { <-done }
 }
 
 func defaultStore() string {

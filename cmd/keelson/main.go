@@ -17,8 +17,18 @@ func main() {
 	if strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe") == "kubectl" {
 		os.Exit(runKubectl())
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), endSignals()...)
 	code := execute(ctx, os.Args[1:], stdStreams())
 	stop()
 	os.Exit(code)
+}
+
+// endSignals are those that tell the program to end: an interrupt, a plain kill, and the end of the terminal, unless who started it
+// had that ignored (nohup).
+func endSignals() []os.Signal {
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	return signals
 }

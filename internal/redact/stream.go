@@ -116,6 +116,15 @@ func (s *Stream) Fresh(w io.Writer) *Stream {
 	return &Stream{w: w, tokens: s.tokens, values: s.values, skip: s.skip}
 }
 
+// Text gives a text as the stream would write it.
+func (s *Stream) Text(text string) string {
+	var b strings.Builder
+	fresh := s.Fresh(&b)
+	_, _ = io.WriteString(fresh, text) // a Builder takes everything
+	_ = fresh.Close()
+	return b.String()
+}
+
 // Write takes the next bytes. Its error is the first one of the writer below, after which everything is dropped.
 func (s *Stream) Write(p []byte) (int, error) {
 	n := len(p)
@@ -339,9 +348,11 @@ func encoded(text string) []string {
 
 // escaped are the forms of a text in URLs and in JSON.
 func escaped(text string) []string {
-	strict := percent(text)
-	forms := []string{url.QueryEscape(text), url.PathEscape(text), url.UserPassword("", text).String()[1:], strict}
-	for _, f := range forms[:4] {
+	forms := []string{url.QueryEscape(text), url.PathEscape(text), url.UserPassword("", text).String()[1:]}
+	for _, keep := range kept {
+		forms = append(forms, percent(text, keep))
+	}
+	for _, f := range slices.Clone(forms) {
 		forms = append(forms, lowerHex(f))
 	}
 	var b bytes.Buffer
@@ -357,13 +368,17 @@ func escaped(text string) []string {
 	return slices.DeleteFunc(forms, func(f string) bool { return f == text })
 }
 
-// percent escapes every byte that is not unreserved in RFC 3986.
-func percent(s string) string {
+// kept are the characters besides letters and digits that programs do not escape: those that RFC 3986 has unreserved, Python's
+// quote, and JavaScript's encodeURIComponent and encodeURI.
+var kept = []string{"-._~", "-._~/", "-._~!*'()", "-._~!*'();/?:@&=+$,#"}
+
+// percent escapes every byte that is no letter, no digit, and not to be kept.
+func percent(s, keep string) string {
 	const hex = "0123456789ABCDEF"
 	var b strings.Builder
 	for i := range len(s) {
 		c := s[i]
-		if c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || strings.IndexByte("-._~", c) >= 0 {
+		if c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || strings.IndexByte(keep, c) >= 0 {
 			b.WriteByte(c)
 			continue
 		}

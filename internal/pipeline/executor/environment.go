@@ -190,8 +190,8 @@ func (j Job) Is(name string, unset bool) bool {
 	return unset
 }
 
-// secrets are the values that the log must not show.
-func (j Job) secrets() []string {
+// MaskedValues are those that nobody may see: not in the log, nor anywhere else.
+func (j Job) MaskedValues() []string {
 	values := slices.Clone(j.Mask)
 	for _, v := range j.Variables {
 		if !v.Masked {

@@ -37,7 +37,7 @@ func NewTrace(w io.Writer, job Job) *Trace {
 	if job.LogLimit == 0 {
 		limit.limit = DefaultLogLimit
 	}
-	return &Trace{limit: limit, redactor: redact.NewStream(limit, job.secrets()...), now: time.Now}
+	return &Trace{limit: limit, redactor: redact.NewStream(limit, job.MaskedValues()...), now: time.Now}
 }
 
 // OpenTrace gives the trace that log is, or a new one around it; done closes what it has opened.
@@ -147,11 +147,7 @@ func (t *Trace) Close() error {
 
 // Redacted gives a text as the trace would write it.
 func (t *Trace) Redacted(s string) string {
-	var b strings.Builder
-	r := t.redactor.Fresh(&b)
-	_, _ = io.WriteString(r, s)
-	_ = r.Close()
-	return b.String()
+	return t.redactor.Text(s)
 }
 
 // limiter lets a number of bytes through and then says that it does not any more.

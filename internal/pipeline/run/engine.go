@@ -3,12 +3,14 @@ package run
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"time"
 
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/executor"
 	"keelson.dev/keelson/internal/pipeline/schedule"
+	"keelson.dev/keelson/internal/redact"
 )
 
 // engine is the goroutine that owns everything: the states of the pipelines, the queue, the resources. Others send it what to do.
@@ -41,6 +43,8 @@ type play struct {
 	parent   *attempt                   // the trigger job that started it; nil: the first pipeline
 	depth    int
 	told     bool // the parent knows how it ended
+
+	secrets *redact.Stream // hides the masked values of all its jobs; nil: there are none
 }
 
 // attempt is a job of a pipeline at one of its attempts.
@@ -87,8 +91,14 @@ func (e *engine) add(g *pipeline.Graph, id int64, s *schedule.State, parent *att
 		engine: e, id: id, graph: g, state: s, parent: parent, index: make(map[string]int, len(g.Jobs)), running: map[int]context.CancelFunc{},
 		results: make([]JobResult, len(g.Jobs)), attempts: make([]int, len(g.Jobs)), children: map[int]*play{},
 	}
+	var secrets []string
 	for i := range g.Jobs {
 		p.index[g.Jobs[i].Name] = i
+		secrets = append(secrets, executor.Job{Job: g.Jobs[i]}.MaskedValues()...)
+	}
+	if len(secrets) > 0 {
+		slices.Sort(secrets)
+		p.secrets = redact.NewStream(io.Discard, slices.Compact(secrets)...)
 	}
 	if s == nil {
 		p.state = schedule.New(g, e.o.Now())
@@ -111,6 +121,14 @@ func (e *engine) add(g *pipeline.Graph, id int64, s *schedule.State, parent *att
 		e.lost(p)
 	}
 	return p
+}
+
+// shown gives a text as anybody may see it: names of resource groups and of the pipeline may hold masked values.
+func (p *play) shown(text string) string {
+	if p.secrets == nil || text == "" {
+		return text
+	}
+	return p.secrets.Text(text)
 }
 
 // lost fails the jobs that another process ran.
@@ -254,7 +272,7 @@ func (e *engine) apply(p *play, event schedule.Event) error {
 func (e *engine) take(p *play, changes []schedule.Change) {
 	now := e.o.Now()
 	for _, c := range changes {
-		event := Event{Kind: KindPipeline, At: now, JobRef: JobRef{Pipeline: p.id}, From: c.From, To: c.To, Why: c.Why}
+		event := Event{Kind: KindPipeline, At: now, JobRef: JobRef{Pipeline: p.id}, From: c.From, To: c.To, Why: p.shown(c.Why)}
 		switch {
 		case c.Job != "":
 			e.job(p, p.index[c.Job], c, event)
@@ -298,7 +316,7 @@ func (e *engine) job(p *play, i int, c schedule.Change, event Event) {
 	event.Kind, event.JobRef, event.Stage = KindJob, a.ref(), j.Stage
 	if c.To.Completed() && c.To != pipeline.StatusSkipped {
 		r := p.results[i]
-		r.Name, r.Stage, r.Attempt, r.Status, r.Why = j.Name, j.Stage, a.number, c.To, c.Why
+		r.Name, r.Stage, r.Attempt, r.Status, r.Why = j.Name, j.Stage, a.number, c.To, event.Why
 		r.Allowed = p.state.Jobs[i].Allowed && c.To != pipeline.StatusSuccess
 		event.Result = &r
 	}

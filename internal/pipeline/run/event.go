@@ -103,7 +103,7 @@ func (s *jsonSink) Event(e Event) {
 	s.write(e)
 }
 
-// write leaves it to the process that reads to be there: nobody is left to tell.
+// write leaves errors to whose writer it is.
 func (s *jsonSink) write(e Event) { _ = s.enc.Encode(e) }
 
 func (s *jsonSink) Log(j JobRef, p []byte) {

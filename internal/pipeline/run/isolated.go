@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"keelson.dev/keelson/internal/pipeline/executor"
+	"keelson.dev/keelson/internal/pipeline/scratch"
 )
 
 // Isolated gives every job a copy of a working tree below base, which must be there, and removes it with the job. The copy has what
@@ -41,16 +42,7 @@ func (c *isolatedCopy) InPlace() bool { return false }
 
 // Close removes the copy, also what the job has made unwritable.
 func (c *isolatedCopy) Close() error {
-	if os.RemoveAll(c.top) == nil {
-		return nil
-	}
-	_ = filepath.WalkDir(c.top, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() || errors.Is(err, fs.ErrPermission) {
-			_ = os.Chmod(path, 0o700) //nolint:gosec // a directory that is about to be removed
-		}
-		return nil
-	})
-	if err := os.RemoveAll(c.top); err != nil {
+	if err := scratch.RemoveAll(c.top); err != nil {
 		return fmt.Errorf("remove the copy of the working tree: %w", err)
 	}
 	return nil

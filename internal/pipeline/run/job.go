@@ -82,6 +82,8 @@ func (w *work) run(ctx context.Context) (result executor.Result, more extras) {
 			log = io.MultiWriter(log, c)
 		}
 	}
+	var trace *executor.Trace
+	defer func() { result.Message = trace.Redacted(result.Message) }()
 	place, err := w.o.Sources.Open(w.ref)
 	if err == nil {
 		defer func() {
@@ -92,7 +94,7 @@ func (w *work) run(ctx context.Context) (result executor.Result, more extras) {
 		w.job.Dir = place.Dir()
 		err = w.takeVariables(ctx)
 	}
-	trace := executor.NewTrace(log, w.job)
+	trace = executor.NewTrace(log, w.job)
 	if err != nil {
 		trace.Errorf("Job failed: %s", err)
 		_ = trace.Close()
@@ -101,7 +103,7 @@ func (w *work) run(ctx context.Context) (result executor.Result, more extras) {
 	w.job.Prepare = func(ctx context.Context, trace *executor.Trace) error { return w.prepare(ctx, place, trace) }
 	w.job.Finish = func(ctx context.Context, trace *executor.Trace, r executor.Result) error {
 		tests, err := w.finish(ctx, place, trace, r)
-		more.tests = tests
+		more.tests = redacted(tests, trace)
 		return err
 	}
 	result = w.o.Executor.Run(ctx, w.job, trace)
@@ -114,6 +116,25 @@ func (w *work) run(ctx context.Context) (result executor.Result, more extras) {
 		}
 	}
 	return result, more
+}
+
+// redacted gives the tests of a job without its masked values: their names and messages are what it has written.
+func redacted(tests *artifact.JUnit, trace *executor.Trace) *artifact.JUnit {
+	if tests == nil {
+		return nil
+	}
+	out := *tests
+	out.Failing, out.Errors = slices.Clone(tests.Failing), slices.Clone(tests.Errors)
+	for i := range out.Failing {
+		c := &out.Failing[i]
+		for _, text := range []*string{&c.Suite, &c.Class, &c.Name, &c.File, &c.Message, &c.Output} {
+			*text = trace.Redacted(*text)
+		}
+	}
+	for i := range out.Errors {
+		out.Errors[i] = trace.Redacted(out.Errors[i])
+	}
+	return &out
 }
 
 // failure gives errors of the store the reason that GitLab has for them.

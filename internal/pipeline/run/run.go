@@ -132,7 +132,7 @@ func Run(ctx context.Context, g *pipeline.Graph, o Options) (Outcome, error) {
 // outcome sums up where a pipeline is.
 func (p *play) outcome() Outcome {
 	out := Outcome{
-		ID: p.id, Name: p.graph.Name, Status: p.state.Status, Started: p.state.CreatedAt, Finished: p.engine.o.Now(), State: p.state,
+		ID: p.id, Name: p.shown(p.graph.Name), Status: p.state.Status, Started: p.state.CreatedAt, Finished: p.engine.o.Now(), State: p.state,
 		Jobs: make([]JobResult, len(p.state.Jobs)),
 	}
 	for i := range p.state.Jobs {
@@ -156,7 +156,7 @@ func (p *play) outcome() Outcome {
 // result is what is known of a job now.
 func (p *play) result(i int) JobResult {
 	j, r := p.state.Jobs[i], p.results[i]
-	r.Name, r.Stage, r.Attempt, r.Status, r.Why = j.Name, p.graph.Jobs[i].Stage, j.Attempt, j.Status, j.Why
+	r.Name, r.Stage, r.Attempt, r.Status, r.Why = j.Name, p.graph.Jobs[i].Stage, j.Attempt, j.Status, p.shown(j.Why)
 	r.Allowed = j.Allowed && (j.Status == pipeline.StatusFailed || j.Status == pipeline.StatusCanceled)
 	r.Reason, r.ExitCode = j.Reason, j.ExitCode
 	return r

@@ -664,6 +664,44 @@ func TestMasked(t *testing.T) {
 	}
 }
 
+// TestMaskedEverywhere holds that no masked value reaches the sink beside logs: by the name of a resource group, a pipeline or a test.
+func TestMaskedEverywhere(t *testing.T) {
+	b := newBench(t)
+	var buf bytes.Buffer
+	b.o.Sink = Tee(b.sink, JSON(&buf))
+	masked := func(j *pipeline.Job) {
+		j.Variables = pipeline.Variables{{Name: "TOKEN", Value: "s3cr3t+value", Masked: true, Origin: pipeline.OriginProject}}
+		j.ResourceGroup = "rg-s3cr3t+value"
+	}
+	report := `<testsuites><testsuite name="s3cr3t%2Bvalue"><testcase name="of s3cr3t+value" classname="s3cr3t+value" file="s3cr3t+value">` +
+		`<failure message="not s3cr3t%2Bvalue">czNjcjN0K3ZhbHVl</failure></testcase></testsuite></testsuites>`
+	g := graph(
+		with(job("first", "build", "sleep 0.2", "echo '"+report+"' > r.xml"), func(j *pipeline.Job) {
+			masked(j)
+			j.Artifacts = &pipeline.Artifacts{Reports: map[string][]string{"junit": {"r.xml"}}}
+		}),
+		with(job("second", "build", "true"), masked),
+	)
+	g.Name = "deploy s3cr3t+value"
+	out := b.run(g)
+	b.want(out, "success: first=success second=success")
+	all, err := json.Marshal(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := buf.String() + string(all)
+	for _, secret := range []string{"s3cr3t", "czNjcjN0"} {
+		if i := strings.Index(text, secret); i >= 0 {
+			t.Errorf("%s", text[max(0, i-200):i+50])
+		}
+	}
+	for _, want := range []string{"waits for the resource group rg-[MASKED]", `"name":"of [MASKED]"`, `"name":"deploy [MASKED]"`} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%s is not in\n%s", want, text)
+		}
+	}
+}
+
 // TestJSON shows the stream of events.
 func TestJSON(t *testing.T) {
 	b := newBench(t)

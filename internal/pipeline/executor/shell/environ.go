@@ -11,6 +11,7 @@ import (
 
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/executor"
+	"keelson.dev/keelson/internal/pipeline/scratch"
 )
 
 // markName is the variable by which the processes of a job are found again.
@@ -102,10 +103,10 @@ func (j *job) wantsEnvFile() bool {
 
 // envFile is the file behind GITLAB_ENV if the job has written to it.
 func (j *job) envFile() string {
-	if j.dir == "" {
+	if j.dir == nil {
 		return ""
 	}
-	file := filepath.Join(j.dir, envFileName)
+	file := filepath.Join(j.dir.Path(), envFileName)
 	if info, err := os.Lstat(file); err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
 		return ""
 	}
@@ -114,23 +115,23 @@ func (j *job) envFile() string {
 
 // privateDir is a directory of the job's own that nobody else can read.
 func (j *job) privateDir() (string, error) {
-	if j.dir != "" {
-		return j.dir, nil
+	if j.dir != nil {
+		return j.dir.Path(), nil
 	}
 	base := j.x.o.TempDir
 	if base == "" {
 		base = os.TempDir()
 	}
-	dir, err := os.MkdirTemp(base, "keelson-job-")
+	dir, err := scratch.Make(base, scratch.Job)
 	if err != nil {
 		return "", errors.Join(errors.New("no private directory for the job"), err)
 	}
 	j.dir = dir
-	return dir, nil
+	return dir.Path(), nil
 }
 
 func (j *job) removeDir() {
-	if j.dir != "" {
-		os.RemoveAll(j.dir)
+	if j.dir != nil {
+		_ = j.dir.Remove() // what cannot be removed now a later run tries again
 	}
 }

@@ -35,6 +35,7 @@ import (
 
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/executor"
+	"keelson.dev/keelson/internal/pipeline/scratch"
 )
 
 // Bounds of a job where [Options] do not say otherwise.
@@ -136,7 +137,7 @@ type job struct {
 	ctx  context.Context // ended by the time limit, by a cancel and by a bound that the job breaks
 	stop context.CancelCauseFunc
 
-	dir string // the private directory; empty: not made
+	dir *scratch.Dir // the private directory; nil: not made
 }
 
 // errTimeout is the cause with which the context of a job ends that takes too long.
