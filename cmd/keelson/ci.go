@@ -234,6 +234,7 @@ func (p *ciPipeline) readVariables() error {
 	}
 	// The text is not kept: no problem shows a line of it.
 	doc, problems := config.Read(config.Options{Path: name, Text: text})
+	problems = slices.DeleteFunc(problems, func(p pipeline.Problem) bool { return p.Code == "empty-file" }) // there are no variables
 	if doc == nil || problems.Failed() {
 		p.problems = problems
 		return nil

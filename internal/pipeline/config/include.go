@@ -95,10 +95,10 @@ func (r *reader) entry(f *frame, n *Node, kinds []string) []inclusion {
 		inc.shown = r.o.Variables.Redact(inc.Local + inc.Remote)
 		return []inclusion{inc}
 	case n.Kind == Reference:
-		r.fail(f, n.At, "invalid-include", "", "`!reference` cannot be used in `include`: includes are resolved before references")
+		r.lose(f, n.At, "invalid-include", "", "`!reference` cannot be used in `include`: includes are resolved before references")
 		return nil
 	case n.Kind != Map:
-		r.fail(f, n.At, "invalid-include", "write a path, or `local:`, `project:` …", "include config should be a hash or a string")
+		r.lose(f, n.At, "invalid-include", "write a path, or `local:`, `project:` …", "include config should be a hash or a string")
 		return nil
 	}
 	for _, p := range n.Pairs {
@@ -126,7 +126,7 @@ func (r *reader) entry(f *frame, n *Node, kinds []string) []inclusion {
 			one.unset = append(one.unset[:len(one.unset):len(one.unset)], r.unset(file.Text)...)
 			one.shown = r.o.Variables.Redact(one.File)
 			if !file.IsScalar() || file.Kind == Null {
-				r.fail(f, file.At, "invalid-include", "", "Included file `%s` needs to be a string", inspect(file))
+				r.lose(f, file.At, "invalid-include", "", "Included file `%s` needs to be a string", inspect(file))
 				continue
 			}
 			all = append(all, one)
@@ -147,7 +147,7 @@ func (r *reader) kind(f *frame, n *Node, inc *inclusion, kinds []string) bool {
 			v = v.Items[0]
 		}
 		if !v.IsScalar() {
-			r.fail(f, v.At, "invalid-include", "", "Included file `%s` needs to be a string", inspect(v))
+			r.lose(f, v.At, "invalid-include", "", "Included file `%s` needs to be a string", inspect(v))
 			return false
 		}
 		text := r.expand(v.Text)
@@ -161,13 +161,13 @@ func (r *reader) kind(f *frame, n *Node, inc *inclusion, kinds []string) bool {
 	switch {
 	case len(found) == 1:
 	case len(found) > 1:
-		r.fail(f, n.At, "invalid-include", "make several entries of it", "Each include must use only one of: %s", valid)
+		r.lose(f, n.At, "invalid-include", "make several entries of it", "Each include must use only one of: %s", valid)
 		return false
 	case !n.Get("project").IsNull():
-		r.fail(f, n.At, "invalid-include", "add `file:`", "include config must specify the file where to fetch the config from")
+		r.lose(f, n.At, "invalid-include", "add `file:`", "include config must specify the file where to fetch the config from")
 		return false
 	default:
-		r.fail(f, n.At, "invalid-include", "", "`%s` does not have a valid subkey for include. Valid subkeys are: %s", r.o.Variables.Redact(inspect(n)), valid)
+		r.lose(f, n.At, "invalid-include", "", "`%s` does not have a valid subkey for include. Valid subkeys are: %s", r.o.Variables.Redact(inspect(n)), valid)
 		return false
 	}
 	if ref := n.Get("ref"); !ref.IsNull() {
@@ -261,7 +261,6 @@ func (r *reader) sources(f *frame, inc inclusion) []Source {
 		sources = slices.DeleteFunc(sources, func(s Source) bool { return r.locals[s.Project+"\x00"+s.SHA+"\x00"+s.Name] })
 	}
 	if err != nil || len(sources) == 0 && !wildcard {
-		r.incomplete = true
 		message, hint := r.missing(inc, err)
 		if len(inc.unset) > 0 {
 			verb := " is"
@@ -270,7 +269,7 @@ func (r *reader) sources(f *frame, inc inclusion) []Source {
 			}
 			hint = strings.Join(inc.unset, " and ") + verb + " not set; includes see the variables of the project and of the event, not those of files"
 		}
-		r.fail(f, inc.At, "include-not-found", hint, "%s", message)
+		r.lose(f, inc.At, "include-not-found", hint, "%s", message)
 		return nil
 	}
 	for i := range sources {
@@ -310,11 +309,11 @@ func (r *reader) missing(inc inclusion, err error) (message, hint string) {
 func (r *reader) valid(f *frame, inc inclusion) bool {
 	base := strings.ToLower(path.Base(inc.Local + inc.File + inc.Remote + inc.Template))
 	isYAML := strings.HasSuffix(base, ".yml") && base != ".yml" || strings.HasSuffix(base, ".yaml") && base != ".yaml"
-	fault := ""
+	fault, hint := "", ""
 	switch inc.kind {
 	case "component":
 	case "artifact":
-		r.fail(f, inc.At, "invalid-include", "use it in `trigger:include` of a job", "the artifact `%s` cannot be included: there is no job before the pipeline", inc.shown)
+		r.lose(f, inc.At, "invalid-include", "use it in `trigger:include` of a job", "the artifact `%s` cannot be included: there is no job before the pipeline", inc.shown)
 		return false
 	case "local":
 		if !isYAML && !strings.HasSuffix(inc.Local, "*") {
@@ -325,7 +324,7 @@ func (r *reader) valid(f *frame, inc inclusion) bool {
 		}
 	case "template":
 		if !strings.HasSuffix(inc.Template, templateSuffix) {
-			fault = "Template file `%s` is not a valid location!"
+			fault, hint = "Template file `%s` is not a valid location!", templateHint(inc.shown)
 		}
 	case "remote":
 		if !isURL(inc.Remote) {
@@ -339,7 +338,7 @@ func (r *reader) valid(f *frame, inc inclusion) bool {
 		}
 	}
 	if fault != "" {
-		r.fail(f, inc.At, "invalid-include", "", fault, inc.shown)
+		r.lose(f, inc.At, "invalid-include", hint, fault, inc.shown)
 	}
 	return fault == ""
 }
@@ -356,7 +355,7 @@ func (r *reader) included(f *frame, inc inclusion, source Source) *Node {
 	}
 	if inc.Integrity != "" {
 		if sum := sha256.Sum256(source.Text); "sha256-"+base64.StdEncoding.EncodeToString(sum[:]) != inc.Integrity {
-			r.fail(f, inc.At, "include-integrity", fmt.Sprintf("it is sha256-%s", base64.StdEncoding.EncodeToString(sum[:])), "Remote file `%s` failed integrity check!", inc.shown)
+			r.lose(f, inc.At, "include-integrity", fmt.Sprintf("it is sha256-%s", base64.StdEncoding.EncodeToString(sum[:])), "Remote file `%s` failed integrity check!", inc.shown)
 			return nil
 		}
 	}

@@ -87,3 +87,19 @@ scan:
 		t.Errorf("%v\n%+v", problems, c)
 	}
 }
+
+// TestLoadRefused: an include that is not read makes one problem, and not one more for the jobs that are not there.
+func TestLoadRefused(t *testing.T) {
+	for _, include := range []string{"{template: Keelson/Go}", "{template: Keelson/God.gitlab-ci.yml}", "{locl: a.yml}", "{local: a.txt}", "[[a]]", "!reference [a, b]", "list.yml"} {
+		_, problems := Load(Options{Path: ".gitlab-ci.yml", Text: []byte("include: [" + include + "]\n"), Files: localFiles{"list.yml": "[a]\n"}})
+		var errs []string
+		for _, p := range problems {
+			if p.Severity == pipeline.Error {
+				errs = append(errs, p.Error())
+			}
+		}
+		if len(errs) != 1 {
+			t.Errorf("%s: %q", include, errs)
+		}
+	}
+}

@@ -104,6 +104,12 @@ func (r *reader) fail(f *frame, at pipeline.Position, code, hint, message string
 	r.in(f)(pipeline.Problem{Severity: pipeline.Error, Code: code, Message: fmt.Sprintf(message, args...), Hint: hint, At: at})
 }
 
+// lose fails for an include that cannot be read, so that what is in it is missing.
+func (r *reader) lose(f *frame, at pipeline.Position, code, hint, message string, args ...any) {
+	r.incomplete = true
+	r.fail(f, at, code, hint, message, args...)
+}
+
 func (r *reader) warn(f *frame, at pipeline.Position, code, hint, message string, args ...any) {
 	r.in(f)(pipeline.Problem{Severity: pipeline.Warning, Code: code, Message: fmt.Sprintf(message, args...), Hint: hint, At: at})
 }
@@ -148,7 +154,7 @@ func (r *reader) file(f *frame, g given) *Node {
 		r.warn(f, docs[last+1].At, "ignored-document", hint, "document %d of the file is ignored", last+2)
 	}
 	if content.Kind != Map {
-		r.fail(f, content.At, "invalid-format", "write `name:` and below it the keywords of a job", "Invalid configuration format: the file is not a map")
+		r.lose(f, content.At, "invalid-format", "write `name:` and below it the keywords of a job", "Invalid configuration format: the file is not a map")
 		return nil
 	}
 	if n := content.Get("spec"); n.Get("inputs") != nil && n.Get("script") == nil {

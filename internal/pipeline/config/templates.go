@@ -44,9 +44,22 @@ func Templates() []string {
 
 // templateHint names the template that was likely meant, or says how to have one of GitLab's.
 func templateHint(name string) string {
-	if hint := pipeline.DidYouMean(name, Templates()); hint != "" {
-		return hint
+	stem := templateStem(name)
+	stems := Templates()
+	for i, known := range stems {
+		stems[i] = templateStem(known)
 	}
-	return "it is not one of the " + strconv.Itoa(len(Templates())) + " that are here; one of GitLab's can be copied into the repository and included with `local`, or be included with " +
-		"`remote: https://gitlab.com/gitlab-org/gitlab/-/raw/master/lib/gitlab/ci/templates/" + name + "`"
+	if near := pipeline.Nearest(stem, stems); near != "" {
+		return "did you mean `" + near + templateSuffix + "`?"
+	}
+	return "it is not one of the " + strconv.Itoa(len(stems)) + " that are here; one of GitLab's can be copied into the repository and included with `local`, or be included with " +
+		"`remote: https://gitlab.com/gitlab-org/gitlab/-/raw/master/lib/gitlab/ci/templates/" + stem + templateSuffix + "`"
+}
+
+// templateStem is the name of a template without the end that all of them have, or that somebody takes for it.
+func templateStem(name string) string {
+	if stem, ok := strings.CutSuffix(name, templateSuffix); ok {
+		return stem
+	}
+	return strings.TrimSuffix(strings.TrimSuffix(name, ".yml"), ".yaml")
 }

@@ -1,8 +1,10 @@
 package show
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -161,7 +163,33 @@ type drawing struct {
 	boxes         []*box
 	byName        map[string]*box
 	stages        []stageColumn
+	columns       []column
 	width, height float64
+}
+
+// column is a row of boxes one below the other, without gaps.
+type column struct {
+	x, width float64
+	rows     int
+}
+
+// blocks tells whether there is a box of it anywhere between two heights.
+func (c column) blocks(y1, y2 float64) bool {
+	first := math.Ceil((min(y1, y2) - headHeight - boxHeight) / rowHeight)
+	last := math.Floor((max(y1, y2) - headHeight) / rowHeight)
+	return max(0, first) <= min(float64(c.rows-1), last)
+}
+
+// pass is where a line that comes at y1 and goes on to y2 gets by: as it comes, or through the gap at the box in its way.
+func (c column) pass(y1, y2 float64) float64 {
+	if !c.blocks(y1, y1) {
+		return y1
+	}
+	row := math.Floor((y1 - headHeight) / rowHeight)
+	if y2 > y1 {
+		row++
+	}
+	return headHeight + row*rowHeight - (rowHeight-boxHeight)/2
 }
 
 type stageColumn struct {
@@ -196,6 +224,7 @@ func layout(g *pipeline.Graph) *drawing {
 				d.boxes = append(d.boxes, b)
 				d.byName[j.Name] = b
 			}
+			d.columns = append(d.columns, column{x, width, len(sub)})
 			tallest = max(tallest, len(sub))
 			col.width = x + width - col.x
 			x += width + columnGap
@@ -309,7 +338,7 @@ func SVG(out io.Writer, g *pipeline.Graph) error {
 		}
 		for _, n := range b.job.Needs {
 			if from := d.byName[n.Job]; from != nil && n.Local() {
-				w.curve("need", from.x+from.width, from.y+boxHeight/2, b.x, b.y+boxHeight/2, true)
+				w.line(d, "need", from.x+from.width, from.y+boxHeight/2, b.x, b.y+boxHeight/2, true)
 			}
 		}
 	}
@@ -336,10 +365,10 @@ func (w *writer) gates(d *drawing) {
 			switch {
 			case b.job.Stage == before.name:
 				span(y)
-				w.printf("<path class=\"gate\" d=\"M%s %sH%s\"/>\n", px(b.x+b.width), px(y), px(x))
+				w.line(d, "gate", b.x+b.width, y, x, y, false)
 			case b.job.Stage == s.name && !b.job.DAG:
 				span(y)
-				w.printf("<path class=\"gate\" d=\"M%s %sH%s\" marker-end=\"url(#to)\"/>\n", px(x), px(y), px(b.x))
+				w.line(d, "gate", x, y, b.x, y, true)
 			}
 		}
 		if top < bottom {
@@ -348,13 +377,34 @@ func (w *writer) gates(d *drawing) {
 	}
 }
 
-func (w *writer) curve(class string, x1, y1, x2, y2 float64, arrow bool) {
+// line draws a line to the right, around the boxes that are in its way.
+func (w *writer) line(d *drawing, class string, x1, y1, x2, y2 float64, arrow bool) {
 	marker := ""
 	if arrow {
 		marker = ` marker-end="url(#to)"`
 	}
+	from, _ := slices.BinarySearchFunc(d.columns, x1, func(c column, x float64) int { return cmp.Compare(c.x, x) })
+	to, _ := slices.BinarySearchFunc(d.columns, x2, func(c column, x float64) int { return cmp.Compare(c.x, x) })
+	between := d.columns[from:to]
+	if !slices.ContainsFunc(between, func(c column) bool { return c.blocks(y1, y2) }) {
+		between = nil
+	}
+	path := "M" + px(x1) + " " + px(y1)
+	for _, c := range between {
+		y := c.pass(y1, y2)
+		path += curve(x1, y1, c.x, y) + "H" + px(c.x+c.width)
+		x1, y1 = c.x+c.width, y
+	}
+	w.printf("<path class=\"%s\" d=\"%s\"%s/>\n", class, path+curve(x1, y1, x2, y2), marker)
+}
+
+// curve goes on with a path to the right.
+func curve(x1, y1, x2, y2 float64) string {
+	if y1 == y2 {
+		return "H" + px(x2)
+	}
 	bend := max(20, (x2-x1)/2)
-	w.printf("<path class=\"%s\" d=\"M%s %sC%s %s %s %s %s %s\"%s/>\n", class, px(x1), px(y1), px(x1+bend), px(y1), px(x2-bend), px(y2), px(x2), px(y2), marker)
+	return "C" + strings.Join([]string{px(x1 + bend), px(y1), px(x2 - bend), px(y2), px(x2), px(y2)}, " ")
 }
 
 func (w *writer) box(b *box) {

@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -246,4 +248,74 @@ func TestLayout(t *testing.T) {
 			}
 		}
 	}
+}
+
+// No line is drawn through a box, also where a need skips a stage and where jobs of a stage need each other.
+func TestLines(t *testing.T) {
+	g := &pipeline.Graph{Stages: []string{"s0", "s1", "s2", "s3"}}
+	for s, stage := range g.Stages {
+		for k := range 3 + s%2*2 {
+			j := pipeline.Job{Name: fmt.Sprintf("j%d-%d", s, k), Stage: stage, DAG: k%3 > 0}
+			for far := 1; far <= s && j.DAG; far++ {
+				j.Needs = append(j.Needs, pipeline.Need{Job: fmt.Sprintf("j%d-%d", s-far, (k*far)%3)})
+			}
+			if j.DAG && k > 1 {
+				j.Needs = append(j.Needs, pipeline.Need{Job: fmt.Sprintf("j%d-%d", s, k-1)})
+			}
+			g.Jobs = append(g.Jobs, j)
+		}
+	}
+	var svg bytes.Buffer
+	if err := SVG(&svg, g); err != nil {
+		t.Fatal(err)
+	}
+	checkXML(t, svg.Bytes())
+	paths := regexp.MustCompile(`class="(?:need|gate)" d="([^"]*)"`).FindAllStringSubmatch(svg.String(), -1)
+	if len(paths) < len(g.Jobs) {
+		t.Fatalf("%d lines", len(paths))
+	}
+	boxes := layout(g).boxes
+	for _, p := range paths {
+		for _, at := range points(t, p[1]) {
+			for _, b := range boxes {
+				if at[0] > b.x && at[0] < b.x+b.width && at[1] > b.y && at[1] < b.y+boxHeight {
+					t.Fatalf("%s goes through %s at %v", p[1], b.job.Name, at)
+				}
+			}
+		}
+	}
+}
+
+// points are some of a path.
+func points(t *testing.T, path string) [][2]float64 {
+	t.Helper()
+	var x, y float64
+	var out [][2]float64
+	for _, step := range regexp.MustCompile(`[MHVC][^MHVC]*`).FindAllString(path, -1) {
+		var n []float64
+		for _, f := range strings.Fields(step[1:]) {
+			v, err := strconv.ParseFloat(f, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n = append(n, v)
+		}
+		switch step[0] {
+		case 'M':
+			x, y = n[0], n[1]
+			continue
+		case 'H':
+			n = []float64{x, y, n[0], y, n[0], y}
+		case 'V':
+			n = []float64{x, y, x, n[0], x, n[0]}
+		}
+		for i := range 101 {
+			b := float64(i) / 100
+			a := 1 - b
+			bezier := func(p0, p1, p2, p3 float64) float64 { return a*a*a*p0 + 3*a*a*b*p1 + 3*a*b*b*p2 + b*b*b*p3 }
+			out = append(out, [2]float64{bezier(x, n[0], n[2], n[4]), bezier(y, n[1], n[3], n[5])})
+		}
+		x, y = n[4], n[5]
+	}
+	return out
 }
