@@ -188,8 +188,8 @@ func (f *Files) fetchProject(name, ref, where string) (*project, error) {
 			return p, nil
 		}
 	}
-	_, err = runGit(ctx, dir, "fetch", "--quiet", "--depth=1", "--no-tags", "--force", "--no-recurse-submodules", "--", where, "+"+cmp.Or(ref, "HEAD")+":"+keep)
-	sha, found := runGit(f.ctx, dir, "rev-parse", "--verify", "--quiet", keep+"^{commit}")
+	_, err = runBare(ctx, dir, "fetch", "--quiet", "--depth=1", "--no-tags", "--force", "--no-recurse-submodules", "--", where, "+"+cmp.Or(ref, "HEAD")+":"+keep)
+	sha, found := runBare(f.ctx, dir, "rev-parse", "--verify", "--quiet", keep+"^{commit}")
 	if err != nil {
 		err = fmt.Errorf("project %s at %s: fetch %s: %w", name, cmp.Or(ref, "its default branch"), redact.URL(where), err)
 		if found != nil || f.ctx.Err() != nil || !unreachable(err) {
