@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	gitcmd "keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/pipeline/executor"
 )
 
@@ -123,6 +124,7 @@ func (c *isolatedCopy) all() ([]string, error) {
 func runGit(ctx context.Context, dir string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "git", args...)
 	cmd.Dir = dir
+	cmd.Env = gitcmd.UserEnviron()
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

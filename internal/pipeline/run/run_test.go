@@ -824,3 +824,35 @@ func TestManyAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestIsolatedInHook copies a working tree while a hook of its repository runs: neither the copies nor the jobs work on that one.
+func TestIsolatedInHook(t *testing.T) {
+	b := newBench(t)
+	b.o.Sources = Isolated(b.dir, t.TempDir())
+	git(t, b.dir, "init", "-q", "-b", "main")
+	for _, name := range []string{"a.txt", "b.txt"} {
+		if err := os.WriteFile(filepath.Join(b.dir, name), []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		git(t, b.dir, "add", name)
+		if name == "a.txt" {
+			git(t, b.dir, "commit", "-q", "-m", "first")
+		}
+	}
+	index := filepath.Join(b.dir, ".git", "index")
+	before, err := os.ReadFile(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("GIT_DIR", filepath.Join(b.dir, ".git"))
+	t.Setenv("GIT_INDEX_FILE", index)
+	t.Setenv("GIT_PREFIX", "")
+	out := b.run(graph(job("one", "build", "if env | grep '^GIT_'; then exit 1; fi", "git status --porcelain", "git add b.txt", "git rm -q a.txt")))
+	b.want(out, "success: one=success")
+	if log := b.sink.log("one"); !strings.Contains(log, "?? b.txt") {
+		t.Errorf("the copy's index is not its commit's:\n%s", log)
+	}
+	if after, err := os.ReadFile(index); err != nil || !bytes.Equal(after, before) {
+		t.Errorf("the index was written to: %v", err)
+	}
+}
