@@ -94,7 +94,7 @@ func (c *isolatedCopy) files(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	// Without a template there are no hooks of this machine in it.
-	if _, err := runGit(ctx, c.top, "clone", "--quiet", "--shared", "--no-checkout", "--template=", "--", c.from, c.dir); err != nil {
+	if _, err := runGit(ctx, c.top, "clone", "--quiet", "--shared", "--origin=origin", "--no-checkout", "--template=", "--", c.from, c.dir); err != nil {
 		return nil, err
 	}
 	if _, err := runGit(ctx, c.dir, "rev-parse", "--quiet", "--verify", "HEAD"); err == nil { // else there is no commit yet
@@ -102,7 +102,39 @@ func (c *isolatedCopy) files(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 	}
-	return strings.FieldsFunc(list, func(r rune) bool { return r == 0 }), nil
+	return strings.FieldsFunc(list, func(r rune) bool { return r == 0 }), c.origin(ctx)
+}
+
+// origin gives the copy the remote that the working tree has, as it is written there: none where there is none, and never the
+// working tree itself.
+func (c *isolatedCopy) origin(ctx context.Context) error {
+	url := c.remote(ctx, "remote.origin.url")
+	if url == "" || url == c.from {
+		_, err := runGit(ctx, c.dir, "remote", "remove", "origin")
+		return err
+	}
+	if _, err := runGit(ctx, c.dir, "config", "remote.origin.url", url); err != nil {
+		return err
+	}
+	push := c.remote(ctx, "remote.origin.pushurl")
+	if push == "" {
+		return nil
+	}
+	_, err := runGit(ctx, c.dir, "config", "remote.origin.pushurl", push)
+	return err
+}
+
+// remote reads an address of the working tree's configuration; one that is relative is so to the working tree.
+func (c *isolatedCopy) remote(ctx context.Context, key string) string {
+	url, err := runGit(ctx, c.from, "config", "--get", key)
+	if err != nil {
+		return ""
+	}
+	url = strings.TrimSuffix(url, "\n")
+	if url == "." || strings.HasPrefix(url, "./") || strings.HasPrefix(url, "../") {
+		url = filepath.Join(c.from, url)
+	}
+	return url
 }
 
 func (c *isolatedCopy) all() ([]string, error) {

@@ -856,3 +856,31 @@ func TestIsolatedInHook(t *testing.T) {
 		t.Errorf("the index was written to: %v", err)
 	}
 }
+
+// TestIsolatedOrigin gives copies the remote of the working tree, which is never the working tree itself.
+func TestIsolatedOrigin(t *testing.T) {
+	b := newBench(t)
+	b.o.Sources = Isolated(b.dir, t.TempDir())
+	git(t, b.dir, "init", "-q", "-b", "main")
+	git(t, b.dir, "commit", "-q", "--allow-empty", "-m", "first")
+	push := []string{"git commit -q --allow-empty -m job", "if git push -q origin HEAD:pushed; then exit 1; fi", "echo origin: $(git remote get-url origin || echo none)"}
+	author := func(j *pipeline.Job) {
+		j.Variables = pipeline.Variables{{Name: "GIT_AUTHOR_NAME", Value: "a"}, {Name: "GIT_AUTHOR_EMAIL", Value: "a@b"}, {Name: "GIT_COMMITTER_NAME", Value: "a"}, {Name: "GIT_COMMITTER_EMAIL", Value: "a@b"}}
+	}
+	for _, c := range []struct{ origin, want string }{
+		{"", "none"},
+		{"https://user@127.0.0.1:1/group/app.git", "https://user@127.0.0.1:1/group/app.git"},
+		{"../app.git", filepath.Join(filepath.Dir(b.dir), "app.git")},
+	} {
+		if c.origin != "" {
+			git(t, b.dir, "config", "remote.origin.url", c.origin)
+		}
+		b.want(b.run(graph(with(job("one", "build", push...), author))), "success: one=success")
+		if log := b.sink.log("one"); !strings.Contains(log, "origin: "+c.want+"\n") {
+			t.Errorf("%q:\n%s", c.origin, log)
+		}
+		if branches := git(t, b.dir, "branch", "--list", "pushed"); branches != "" {
+			t.Errorf("%q: a job has pushed to the working tree", c.origin)
+		}
+	}
+}
