@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	gitcmd "keelson.dev/keelson/internal/git"
@@ -68,8 +69,11 @@ func (c *isolatedCopy) Prepare(ctx context.Context, job executor.Job, trace *exe
 	if err != nil {
 		return err
 	}
-	n := 0
+	n, linked := 0, map[string]bool{".": false}
 	for _, name := range files {
+		if c.belowLink(filepath.Dir(name), linked) {
+			continue // of a directory that has become a link: it is copied as one
+		}
 		copied, err := copyFile(filepath.Join(c.from, name), filepath.Join(c.dir, name))
 		switch {
 		case ctx.Err() != nil:
@@ -82,6 +86,17 @@ func (c *isolatedCopy) Prepare(ctx context.Context, job executor.Job, trace *exe
 	}
 	trace.Printf("Copied %d files of the working tree %s in %s", n, c.from, time.Since(begin).Round(time.Millisecond))
 	return nil
+}
+
+// belowLink tells whether a directory of the working tree is a link or below one.
+func (c *isolatedCopy) belowLink(dir string, known map[string]bool) bool {
+	is, ok := known[dir]
+	if !ok {
+		info, err := os.Lstat(filepath.Join(c.from, dir))
+		is = err == nil && info.Mode()&fs.ModeSymlink != 0 || c.belowLink(filepath.Dir(dir), known)
+		known[dir] = is
+	}
+	return is
 }
 
 // files lists what is copied, and makes the repository where there is one.
@@ -170,7 +185,7 @@ func runGit(ctx context.Context, dir string, args ...string) (string, error) {
 func copyFile(from, to string) (bool, error) {
 	info, err := os.Lstat(from)
 	switch {
-	case errors.Is(err, fs.ErrNotExist): // deleted, and not yet committed
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR): // deleted, and not yet committed
 		return false, nil
 	case err != nil:
 		return false, err

@@ -884,3 +884,42 @@ func TestIsolatedOrigin(t *testing.T) {
 		}
 	}
 }
+
+// TestIsolatedBecameLink copies a tree in which tracked directories have become a link and a file.
+func TestIsolatedBecameLink(t *testing.T) {
+	b := newBench(t)
+	b.o.Sources = Isolated(b.dir, t.TempDir())
+	outside := t.TempDir()
+	git(t, b.dir, "init", "-q", "-b", "main")
+	for _, name := range []string{"linked/deep/a.txt", "filed/a.txt", "kept/a.txt"} {
+		if err := os.MkdirAll(filepath.Join(b.dir, filepath.Dir(name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(b.dir, name), []byte("tracked"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	git(t, b.dir, "add", "-A")
+	git(t, b.dir, "commit", "-q", "-m", "first")
+	for _, name := range []string{"linked", "filed"} {
+		if err := os.RemoveAll(filepath.Join(b.dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(outside, "deep"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{filepath.Join(outside, "deep/a.txt"): "outside", filepath.Join(b.dir, "filed"): "file"} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(outside, filepath.Join(b.dir, "linked")); err != nil {
+		t.Fatal(err)
+	}
+	out := b.run(graph(job("one", "build", "test -L linked", "test -f filed", "cat kept/a.txt", "git status --porcelain")))
+	b.want(out, "success: one=success")
+	if log := b.sink.log("one"); !strings.Contains(log, " D linked/deep/a.txt") {
+		t.Errorf("%s", log)
+	}
+}
