@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -77,5 +79,26 @@ func TestTunnelCarriesMuch(t *testing.T) {
 	defer conn.Close()
 	if n, err := io.Copy(io.Discard, conn); n != 1<<20 || err != nil {
 		t.Errorf("%d bytes, %v", n, err)
+	}
+}
+
+// TestUserEnviron: all that this git names as a repository's own is left out, but for configuration.
+func TestUserEnviron(t *testing.T) {
+	out, err := exec.Command("git", "rev-parse", "--local-env-vars").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range append(strings.Fields(string(out)), "GIT_AUTHOR_NAME") {
+		t.Setenv(name, "x")
+	}
+	env := UserEnviron()
+	for _, name := range strings.Fields(string(out)) {
+		kept := name == "GIT_CONFIG_COUNT" || name == "GIT_CONFIG_PARAMETERS"
+		if slices.Contains(env, name+"=x") != kept {
+			t.Errorf("%s: kept %t", name, !kept)
+		}
+	}
+	if !slices.Contains(env, "GIT_AUTHOR_NAME=x") {
+		t.Error("the author is gone")
 	}
 }

@@ -18,6 +18,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/bmatcuk/doublestar/v4"
+
+	gitcmd "keelson.dev/keelson/internal/git"
 )
 
 // selection says which files of a project directory are taken. Its texts are expanded.
@@ -393,11 +395,7 @@ func (c *collector) untracked(ctx context.Context) error {
 }
 
 // gitEnv is the environment without what would make git look at another repository.
-func gitEnv() []string {
-	return slices.DeleteFunc(os.Environ(), func(kv string) bool {
-		return strings.HasPrefix(kv, "GIT_DIR=") || strings.HasPrefix(kv, "GIT_WORK_TREE=") || strings.HasPrefix(kv, "GIT_INDEX_FILE=")
-	})
-}
+func gitEnv() []string { return gitcmd.UserEnviron() }
 
 func firstLine(text string, err error) string {
 	if line, _, _ := strings.Cut(strings.TrimSpace(text), "\n"); line != "" {

@@ -12,8 +12,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
+	gitcmd "keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/pipeline/executor"
 	"keelson.dev/keelson/internal/pipeline/scratch"
 )
@@ -59,8 +61,11 @@ func (c *isolatedCopy) Prepare(ctx context.Context, job executor.Job, trace *exe
 	if err != nil {
 		return err
 	}
-	n := 0
+	n, linked := 0, map[string]bool{".": false}
 	for _, name := range files {
+		if c.belowLink(filepath.Dir(name), linked) {
+			continue // of a directory that has become a link: it is copied as one
+		}
 		copied, err := copyFile(filepath.Join(c.from, name), filepath.Join(c.dir, name))
 		switch {
 		case ctx.Err() != nil:
@@ -75,6 +80,17 @@ func (c *isolatedCopy) Prepare(ctx context.Context, job executor.Job, trace *exe
 	return nil
 }
 
+// belowLink tells whether a directory of the working tree is a link or below one.
+func (c *isolatedCopy) belowLink(dir string, known map[string]bool) bool {
+	is, ok := known[dir]
+	if !ok {
+		info, err := os.Lstat(filepath.Join(c.from, dir))
+		is = err == nil && info.Mode()&fs.ModeSymlink != 0 || c.belowLink(filepath.Dir(dir), known)
+		known[dir] = is
+	}
+	return is
+}
+
 // files lists what is copied, and makes the repository where there is one.
 func (c *isolatedCopy) files(ctx context.Context) ([]string, error) {
 	if _, err := os.Lstat(filepath.Join(c.from, ".git")); err != nil {
@@ -85,7 +101,7 @@ func (c *isolatedCopy) files(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	// Without a template there are no hooks of this machine in it.
-	if _, err := runGit(ctx, c.top, "clone", "--quiet", "--shared", "--no-checkout", "--template=", "--", c.from, c.dir); err != nil {
+	if _, err := runGit(ctx, c.top, "clone", "--quiet", "--shared", "--origin=origin", "--no-checkout", "--template=", "--", c.from, c.dir); err != nil {
 		return nil, err
 	}
 	if _, err := runGit(ctx, c.dir, "rev-parse", "--quiet", "--verify", "HEAD"); err == nil { // else there is no commit yet
@@ -93,7 +109,39 @@ func (c *isolatedCopy) files(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 	}
-	return strings.FieldsFunc(list, func(r rune) bool { return r == 0 }), nil
+	return strings.FieldsFunc(list, func(r rune) bool { return r == 0 }), c.origin(ctx)
+}
+
+// origin gives the copy the remote that the working tree has, as it is written there: none where there is none, and never the
+// working tree itself.
+func (c *isolatedCopy) origin(ctx context.Context) error {
+	url := c.remote(ctx, "remote.origin.url")
+	if url == "" || url == c.from {
+		_, err := runGit(ctx, c.dir, "remote", "remove", "origin")
+		return err
+	}
+	if _, err := runGit(ctx, c.dir, "config", "remote.origin.url", url); err != nil {
+		return err
+	}
+	push := c.remote(ctx, "remote.origin.pushurl")
+	if push == "" {
+		return nil
+	}
+	_, err := runGit(ctx, c.dir, "config", "remote.origin.pushurl", push)
+	return err
+}
+
+// remote reads an address of the working tree's configuration; one that is relative is so to the working tree.
+func (c *isolatedCopy) remote(ctx context.Context, key string) string {
+	url, err := runGit(ctx, c.from, "config", "--get", key)
+	if err != nil {
+		return ""
+	}
+	url = strings.TrimSuffix(url, "\n")
+	if url == "." || strings.HasPrefix(url, "./") || strings.HasPrefix(url, "../") {
+		url = filepath.Join(c.from, url)
+	}
+	return url
 }
 
 func (c *isolatedCopy) all() ([]string, error) {
@@ -115,6 +163,7 @@ func (c *isolatedCopy) all() ([]string, error) {
 func runGit(ctx context.Context, dir string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "git", args...)
 	cmd.Dir = dir
+	cmd.Env = gitcmd.UserEnviron()
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -128,7 +177,7 @@ func runGit(ctx context.Context, dir string, args ...string) (string, error) {
 func copyFile(from, to string) (bool, error) {
 	info, err := os.Lstat(from)
 	switch {
-	case errors.Is(err, fs.ErrNotExist): // deleted, and not yet committed
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR): // deleted, and not yet committed
 		return false, nil
 	case err != nil:
 		return false, err

@@ -862,3 +862,102 @@ func TestManyAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestIsolatedInHook copies a working tree while a hook of its repository runs: neither the copies nor the jobs work on that one.
+func TestIsolatedInHook(t *testing.T) {
+	b := newBench(t)
+	b.o.Sources = Isolated(b.dir, t.TempDir())
+	git(t, b.dir, "init", "-q", "-b", "main")
+	for _, name := range []string{"a.txt", "b.txt"} {
+		if err := os.WriteFile(filepath.Join(b.dir, name), []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		git(t, b.dir, "add", name)
+		if name == "a.txt" {
+			git(t, b.dir, "commit", "-q", "-m", "first")
+		}
+	}
+	index := filepath.Join(b.dir, ".git", "index")
+	before, err := os.ReadFile(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("GIT_DIR", filepath.Join(b.dir, ".git"))
+	t.Setenv("GIT_INDEX_FILE", index)
+	t.Setenv("GIT_PREFIX", "")
+	out := b.run(graph(job("one", "build", "if env | grep '^GIT_'; then exit 1; fi", "git status --porcelain", "git add b.txt", "git rm -q a.txt")))
+	b.want(out, "success: one=success")
+	if log := b.sink.log("one"); !strings.Contains(log, "?? b.txt") {
+		t.Errorf("the copy's index is not its commit's:\n%s", log)
+	}
+	if after, err := os.ReadFile(index); err != nil || !bytes.Equal(after, before) {
+		t.Errorf("the index was written to: %v", err)
+	}
+}
+
+// TestIsolatedOrigin gives copies the remote of the working tree, which is never the working tree itself.
+func TestIsolatedOrigin(t *testing.T) {
+	b := newBench(t)
+	b.o.Sources = Isolated(b.dir, t.TempDir())
+	git(t, b.dir, "init", "-q", "-b", "main")
+	git(t, b.dir, "commit", "-q", "--allow-empty", "-m", "first")
+	push := []string{"git commit -q --allow-empty -m job", "if git push -q origin HEAD:pushed; then exit 1; fi", "echo origin: $(git remote get-url origin || echo none)"}
+	author := func(j *pipeline.Job) {
+		j.Variables = pipeline.Variables{{Name: "GIT_AUTHOR_NAME", Value: "a"}, {Name: "GIT_AUTHOR_EMAIL", Value: "a@b"}, {Name: "GIT_COMMITTER_NAME", Value: "a"}, {Name: "GIT_COMMITTER_EMAIL", Value: "a@b"}}
+	}
+	for _, c := range []struct{ origin, want string }{
+		{"", "none"},
+		{"https://user@127.0.0.1:1/group/app.git", "https://user@127.0.0.1:1/group/app.git"},
+		{"../app.git", filepath.Join(filepath.Dir(b.dir), "app.git")},
+	} {
+		if c.origin != "" {
+			git(t, b.dir, "config", "remote.origin.url", c.origin)
+		}
+		b.want(b.run(graph(with(job("one", "build", push...), author))), "success: one=success")
+		if log := b.sink.log("one"); !strings.Contains(log, "origin: "+c.want+"\n") {
+			t.Errorf("%q:\n%s", c.origin, log)
+		}
+		if branches := git(t, b.dir, "branch", "--list", "pushed"); branches != "" {
+			t.Errorf("%q: a job has pushed to the working tree", c.origin)
+		}
+	}
+}
+
+// TestIsolatedBecameLink copies a tree in which tracked directories have become a link and a file.
+func TestIsolatedBecameLink(t *testing.T) {
+	b := newBench(t)
+	b.o.Sources = Isolated(b.dir, t.TempDir())
+	outside := t.TempDir()
+	git(t, b.dir, "init", "-q", "-b", "main")
+	for _, name := range []string{"linked/deep/a.txt", "filed/a.txt", "kept/a.txt"} {
+		if err := os.MkdirAll(filepath.Join(b.dir, filepath.Dir(name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(b.dir, name), []byte("tracked"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	git(t, b.dir, "add", "-A")
+	git(t, b.dir, "commit", "-q", "-m", "first")
+	for _, name := range []string{"linked", "filed"} {
+		if err := os.RemoveAll(filepath.Join(b.dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(outside, "deep"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{filepath.Join(outside, "deep/a.txt"): "outside", filepath.Join(b.dir, "filed"): "file"} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(outside, filepath.Join(b.dir, "linked")); err != nil {
+		t.Fatal(err)
+	}
+	out := b.run(graph(job("one", "build", "test -L linked", "test -f filed", "cat kept/a.txt", "git status --porcelain")))
+	b.want(out, "success: one=success")
+	if log := b.sink.log("one"); !strings.Contains(log, " D linked/deep/a.txt") {
+		t.Errorf("%s", log)
+	}
+}

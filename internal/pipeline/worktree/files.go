@@ -28,8 +28,9 @@ const (
 
 // FilesOptions says where what is outside of the working tree is found.
 type FilesOptions struct {
-	// Projects maps a project's path (group/name) to a folder, which counts as it is whatever the ref, or to a URL that git
-	// takes. Projects that are not named are on the host that the working tree was cloned from.
+	// Projects maps a project's path (group/name; host/group/name for one of another host) to a folder, which counts as it is
+	// whatever the ref, or to a URL that git takes. Projects that are not named are on the host that the working tree was
+	// cloned from.
 	Projects map[string]string
 	Cache    string // the directory that keeps what was fetched of them
 	// Note is told what a person should know: a copy was used because the host cannot be reached.
@@ -48,10 +49,9 @@ type Files struct {
 	event *pipeline.Context // of the reading
 	asked bool              // for its changes
 
-	open     map[string]*project // by path and ref
-	texts    map[string][]byte   // by the name of positions
-	web      map[string][]byte   // by address
-	projects map[string]string
+	open  map[string]*project // by name and ref
+	texts map[string][]byte   // by the name of positions
+	web   map[string][]byte   // by address
 }
 
 var (
@@ -61,7 +61,7 @@ var (
 
 // Files makes the port for one reading, which ends when ctx does.
 func (r *Repository) Files(ctx context.Context, opts FilesOptions) *Files {
-	return &Files{ctx: ctx, repo: r, opts: opts, open: map[string]*project{}, texts: map[string][]byte{}, web: map[string][]byte{}, projects: opts.Projects}
+	return &Files{ctx: ctx, repo: r, opts: opts, open: map[string]*project{}, texts: map[string][]byte{}, web: map[string][]byte{}}
 }
 
 // Close lets go of the repositories that were read.
@@ -203,7 +203,7 @@ func (f *Files) local(name string, from config.Source) ([]config.Source, error) 
 	list, read := f.repo.Paths, f.readLocal
 	var other *project
 	if from.Project != "" {
-		p, err := f.openProject(from.Project, from.SHA)
+		p, err := f.openNamed(from.Project, from.SHA)
 		if err != nil {
 			return nil, err
 		}

@@ -29,7 +29,7 @@ const fetchTimeout = 30 * time.Second
 
 // project is another project's tree: a folder as it is, or a commit in a repository.
 type project struct {
-	path   string // group/name
+	path   string // its name: group/name, or host:group/name of another host
 	sha    string // empty: a folder that is in no commit
 	folder string
 	repo   *git.Repository
@@ -89,13 +89,51 @@ func (f *Files) project(include pipeline.Include) ([]config.Source, error) {
 	return f.local(include.File, config.Source{Project: p.path, SHA: cmp.Or(include.Ref, p.sha)})
 }
 
-// openProject finds another project at a ref, each of them once.
+// openProject finds a project of the own host at a ref.
 func (f *Files) openProject(name, ref string) (*project, error) {
+	if strings.Contains(name, ":") {
+		return nil, fmt.Errorf("%q at %q is no project: it is group/name", name, ref)
+	}
+	return f.openNamed(name, ref)
+}
+
+// projectName is how a project of any host is called here; host "" is the own one. No path has a colon.
+func projectName(host, projectPath string) string {
+	if host == "" {
+		return projectPath
+	}
+	return host + ":" + projectPath
+}
+
+func splitName(name string) (host, projectPath string) {
+	if i := strings.LastIndex(name, ":"); i >= 0 {
+		return name[:i], name[i+1:]
+	}
+	return "", name
+}
+
+// where is the address of a project by its name, and whether somebody has said so; empty: it is not known.
+func (f *Files) where(name string) (where string, mapped bool) {
+	host, projectPath := splitName(name)
+	if host == "" {
+		if where, mapped = f.opts.Projects[name]; mapped {
+			return where, true
+		}
+		return f.repo.origin().url(name), false
+	}
+	if where, mapped = f.opts.Projects[host+"/"+projectPath]; mapped {
+		return where, true
+	}
+	return place{scheme: "https", host: host}.url(projectPath), false
+}
+
+// openNamed finds a project by its name at a ref, each of them once.
+func (f *Files) openNamed(name, ref string) (*project, error) {
 	name = strings.Trim(name, "/")
 	if p := f.open[name+"@"+ref]; p != nil {
 		return p, nil
 	}
-	if name == "" || slices.ContainsFunc(strings.Split(name, "/"), func(s string) bool { return s == "" || s == "." || s == ".." }) || strings.HasPrefix(ref, "-") {
+	if _, projectPath := splitName(name); projectPath == "" || slices.ContainsFunc(strings.Split(projectPath, "/"), func(s string) bool { return s == "" || s == "." || s == ".." }) || strings.HasPrefix(ref, "-") {
 		return nil, fmt.Errorf("%q at %q is no project: it is group/name", name, ref)
 	}
 	p, err := f.findProject(name, ref)
@@ -111,12 +149,9 @@ func (f *Files) openProject(name, ref string) (*project, error) {
 
 func (f *Files) findProject(name, ref string) (*project, error) {
 	from := f.repo.origin()
-	where, mapped := f.projects[name]
+	where, mapped := f.where(name)
 	if mapped && parsePlace(where).scheme == "" {
 		return folderProject(f.ctx, name, where)
-	}
-	if !mapped {
-		where = from.url(name)
 	}
 	if !mapped && name == from.path && from.path != "" && f.repo.hasGit {
 		if p, err := f.ownProject(name, ref); err == nil {
@@ -188,8 +223,8 @@ func (f *Files) fetchProject(name, ref, where string) (*project, error) {
 			return p, nil
 		}
 	}
-	_, err = runGit(ctx, dir, "fetch", "--quiet", "--depth=1", "--no-tags", "--force", "--no-recurse-submodules", "--", where, "+"+cmp.Or(ref, "HEAD")+":"+keep)
-	sha, found := runGit(f.ctx, dir, "rev-parse", "--verify", "--quiet", keep+"^{commit}")
+	_, err = runBare(ctx, dir, "fetch", "--quiet", "--depth=1", "--no-tags", "--force", "--no-recurse-submodules", "--", where, "+"+cmp.Or(ref, "HEAD")+":"+keep)
+	sha, found := runBare(f.ctx, dir, "rev-parse", "--verify", "--quiet", keep+"^{commit}")
 	if err != nil {
 		err = fmt.Errorf("project %s at %s: fetch %s: %w", name, cmp.Or(ref, "its default branch"), redact.URL(where), err)
 		if found != nil || f.ctx.Err() != nil || !unreachable(err) {
@@ -265,14 +300,18 @@ func (f *Files) component(reference string) ([]config.Source, error) {
 	host, full, ok2 := strings.Cut(address, "/")
 	name := path.Base(full)
 	projectPath := path.Dir(full)
-	if !ok || !ok2 || version == "" || projectPath == "." {
+	if !ok || !ok2 || version == "" || host == "" || projectPath == "." || strings.Contains(projectPath, ":") {
 		return nil, fmt.Errorf("component %q: it is host/group/project/name@version", reference)
 	}
-	ref, err := f.componentVersion(host, projectPath, version)
+	if f.isOwn(host, projectPath) {
+		host = ""
+	}
+	projectPath = projectName(host, projectPath)
+	ref, err := f.componentVersion(projectPath, version)
 	if err != nil {
 		return nil, err
 	}
-	p, err := f.openProject(projectPath, ref)
+	p, err := f.openNamed(projectPath, ref)
 	if err != nil {
 		return nil, fmt.Errorf("component %s: %w", reference, err)
 	}
@@ -291,22 +330,24 @@ func (f *Files) component(reference string) ([]config.Source, error) {
 	return nil, fmt.Errorf("component %s: project %s has neither templates/%s.yml nor templates/%s/template.yml: %w", reference, projectPath, name, name, fs.ErrNotExist)
 }
 
-// componentVersion finds the ref of a version: "~latest" and parts of a semantic version ("1", "1.2") are its newest tag.
-func (f *Files) componentVersion(host, projectPath, version string) (string, error) {
-	where, mapped := f.projects[projectPath]
-	if mapped && parsePlace(where).scheme == "" {
-		return version, nil // the folder as it is
-	}
+// isOwn tells whether a component's host is the one that the working tree was cloned from. Where there is none, what --project
+// names is on any host.
+func (f *Files) isOwn(host, projectPath string) bool {
 	from := f.repo.origin()
-	if !mapped {
-		if from.scheme == "" || host != from.host && host != strings.TrimPrefix(strings.TrimPrefix(from.web(), "https://"), "http://") {
-			from = place{scheme: "https", host: host} // a public component on another host than ours
+	_, web, _ := strings.Cut(from.web(), "://")
+	if from.scheme == "" {
+		if _, mapped := f.opts.Projects[projectPath]; mapped {
+			return true
 		}
-		where = from.url(projectPath)
-		if f.projects == nil {
-			f.projects = map[string]string{}
-		}
-		f.projects[projectPath] = where
+	}
+	return host == web || from.scheme != "" && host == from.host
+}
+
+// componentVersion finds the ref of a version: "~latest" and parts of a semantic version ("1", "1.2") are its newest tag.
+func (f *Files) componentVersion(name, version string) (string, error) {
+	where, mapped := f.where(name)
+	if where == "" || mapped && parsePlace(where).scheme == "" {
+		return version, nil // the folder as it is, or what cannot be opened
 	}
 	if version != "~latest" && !partialVersion().MatchString(version) {
 		return version, nil
@@ -315,7 +356,7 @@ func (f *Files) componentVersion(host, projectPath, version string) (string, err
 	defer cancel()
 	out, err := runGit(ctx, f.repo.root, "ls-remote", "--quiet", "--tags", "--refs", "--", where)
 	if err != nil {
-		return "", fmt.Errorf("versions of project %s: %w", projectPath, err)
+		return "", fmt.Errorf("versions of project %s: %w", name, err)
 	}
 	var tags []string
 	for line := range strings.Lines(out) {
@@ -325,7 +366,7 @@ func (f *Files) componentVersion(host, projectPath, version string) (string, err
 	}
 	tag := newest(tags, version)
 	if tag == "" && version == "~latest" {
-		return "", fmt.Errorf("project %s has no released version: %w", projectPath, fs.ErrNotExist)
+		return "", fmt.Errorf("project %s has no released version: %w", name, fs.ErrNotExist)
 	}
 	return cmp.Or(tag, version), nil // "1" may be a branch
 }

@@ -20,11 +20,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/redact"
 )
@@ -179,13 +181,23 @@ func (r *Repository) git(ctx context.Context, args ...string) (string, error) {
 	return runGit(ctx, r.root, args...)
 }
 
+// runGit runs git on the repository of a directory: none that the environment of a hook names.
 func runGit(ctx context.Context, dir string, args ...string) (string, error) {
+	return runGitWith(ctx, dir, nil, args...)
+}
+
+// runBare runs git on the bare repository that a directory is, and on none above it where it is none.
+func runBare(ctx context.Context, dir string, args ...string) (string, error) {
+	return runGitWith(ctx, dir, []string{"--git-dir=."}, args...)
+}
+
+func runGitWith(ctx context.Context, dir string, options []string, args ...string) (string, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// What a repository's configuration names as its file system monitor would be run by a mere look at it.
-	cmd := exec.CommandContext(ctx, "git", append([]string{"-c", "core.fsmonitor=false"}, args...)...)
+	cmd := exec.CommandContext(ctx, "git", slices.Concat([]string{"-c", "core.fsmonitor=false"}, options, args)...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "LC_ALL=C", "GIT_TERMINAL_PROMPT=0", "GIT_OPTIONAL_LOCKS=0", "GIT_PAGER=cat")
+	cmd.Env = append(git.UserEnviron(), "LC_ALL=C", "GIT_TERMINAL_PROMPT=0", "GIT_OPTIONAL_LOCKS=0", "GIT_PAGER=cat")
 	if os.Getenv("GIT_SSH_COMMAND") == "" {
 		cmd.Env = append(cmd.Env, "GIT_SSH_COMMAND=ssh -o BatchMode=yes")
 	}

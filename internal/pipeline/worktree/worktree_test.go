@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -366,5 +367,66 @@ func TestRemote(t *testing.T) {
 	}
 	if _, err := f.Read(pipeline.Include{Remote: "file:///etc/passwd"}, config.Source{}); err == nil {
 		t.Error("a file is read as a remote one")
+	}
+}
+
+// TestComponentHosts keeps projects of one path on two hosts apart, whichever is read first.
+func TestComponentHosts(t *testing.T) {
+	dir := t.TempDir()
+	for _, host := range []string{"own", "other"} {
+		sh(t, dir, `
+			git init -q -b main `+host+`/group/lib.git; cd `+host+`/group/lib.git; mkdir templates
+			echo `+host+` > ci.yml; echo "`+host+` x" > templates/x.yml; git add .; git commit -qm 1; git tag 1.0.0`)
+	}
+	sh(t, dir, `git init -q app; cd app; git remote add origin git@own.example:group/app.git`)
+	t.Setenv("GIT_CONFIG_COUNT", "3")
+	for i, from := range []string{"git@own.example:", "https://other.example/", "https://own.example/"} {
+		t.Setenv("GIT_CONFIG_VALUE_"+strconv.Itoa(i), from)
+		to := "own"
+		if i == 1 {
+			to = "other"
+		}
+		t.Setenv("GIT_CONFIG_KEY_"+strconv.Itoa(i), "url.file://"+dir+"/"+to+"/.insteadOf")
+	}
+	const component, own, project = "other.example/group/lib/x@1", "own.example/group/lib/x@1", "group/lib"
+	want := map[string]string{component: "other x", own: "own x", project: "own"}
+	for _, order := range [][]string{{component, own, project}, {project, component, own}, {own, component, project}} {
+		opts := FilesOptions{Cache: filepath.Join(dir, "cache"), Projects: map[string]string{}}
+		f := open(t, filepath.Join(dir, "app")).Files(t.Context(), opts)
+		for _, what := range order {
+			include := pipeline.Include{Component: what}
+			if what == project {
+				include = pipeline.Include{Project: project, File: "ci.yml"}
+			}
+			sources, err := f.Read(include, config.Source{})
+			if err != nil || strings.TrimSpace(string(sources[0].Text)) != want[what] {
+				t.Errorf("%s of %q: %+v, %v", what, order, sources, err)
+				continue
+			}
+			if got, err := f.Read(pipeline.Include{Local: "ci.yml"}, sources[0]); err != nil || strings.TrimSpace(string(got[0].Text)) != strings.Fields(want[what])[0] {
+				t.Errorf("a local include of %s of %q: %+v, %v", what, order, got, err)
+			}
+		}
+		if len(opts.Projects) != 0 {
+			t.Errorf("the caller's map was written to: %v", opts.Projects)
+		}
+		f.Close()
+	}
+	f := open(t, filepath.Join(dir, "app")).Files(t.Context(), FilesOptions{Cache: filepath.Join(dir, "cache")})
+	defer f.Close()
+	for _, bad := range []string{"other.example:group/lib", "https://other.example/group/lib"} {
+		if _, err := f.Read(pipeline.Include{Project: bad, File: "ci.yml"}, config.Source{}); err == nil || !strings.Contains(err.Error(), "is no project") {
+			t.Errorf("include:project %s: %v", bad, err)
+		}
+	}
+	// --project means the own host's, unless it names another one.
+	lib := filepath.Join(dir, "other", "group", "lib.git")
+	f = open(t, filepath.Join(dir, "app")).Files(t.Context(), FilesOptions{Cache: filepath.Join(dir, "cache"), Projects: map[string]string{"group/lib": "/nosuch", "other.example/group/lib": lib}})
+	defer f.Close()
+	if sources, err := f.Read(pipeline.Include{Component: component}, config.Source{}); err != nil || sources[0].Component["sha"] == "" || !strings.Contains(sources[0].Name, "lib:templates") {
+		t.Errorf("a folder for another host's project: %+v, %v", sources, err)
+	}
+	if _, err := f.Read(pipeline.Include{Component: own}, config.Source{}); err == nil || !strings.Contains(err.Error(), "/nosuch") {
+		t.Errorf("a folder for the own host's project: %v", err)
 	}
 }
