@@ -65,7 +65,11 @@ func (j *job) prepareEnvironment(now time.Time) error {
 	}
 	own := map[string]bool{"PWD": true}
 	env := make([]string, 0, len(vars)+len(j.x.passed)+2)
-	env = append(env, markName+"="+j.scope.mark, "PWD="+j.Dir)
+	mark := j.scope.mark
+	if outer := os.Getenv(markName); outer != "" { // this process is in a job itself, which takes what is left if it gets killed
+		mark = outer + ":" + mark
+	}
+	env = append(env, markName+"="+mark, "PWD="+j.Dir)
 	for _, v := range vars {
 		if len(v.Name)+1+len(v.Value) > maxVariable {
 			return &executor.Failure{Reason: pipeline.ConfigurationError, Err: fmt.Errorf(

@@ -25,9 +25,11 @@ type scope struct {
 	dir  string // where they work
 	pipe string // what their output is, as the kernel names it; empty: not known
 
-	mu     sync.Mutex
-	shells []int        // their process ids, which are those of their groups and sessions too
-	alive  map[int]bool // of shells
+	mu      sync.Mutex
+	shells  []int        // their process ids, which are those of their groups and sessions too
+	alive   map[int]bool // of shells
+	started uint64       // when the first of them was started, as the kernel counts
+	ending  bool         // all of them have ended
 }
 
 // scopes are those of the jobs that run, of all executors of this process: orphans are found by whose they are not.
@@ -57,6 +59,9 @@ func (s *scope) start(c *cage, name string, args []string, attr *os.ProcAttr) (*
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if len(s.shells) == 0 {
+		s.started = startTime(p.Pid) // it is there until it is waited for
+	}
 	s.shells = append(s.shells, p.Pid)
 	s.alive[p.Pid] = true
 	return p, nil
@@ -112,6 +117,9 @@ func (s *scope) freeze() {
 // little later.
 func (s *scope) end(trace *executor.Trace, grace time.Duration) {
 	defer s.close()
+	s.mu.Lock()
+	s.ending = true // before one looks: of several that end at once the last one takes what nobody knows
+	s.mu.Unlock()
 	if !s.anyLeft() {
 		return
 	}
@@ -126,10 +134,19 @@ func (s *scope) end(trace *executor.Trace, grace time.Duration) {
 	if left > 0 {
 		left = s.clear(syscall.SIGKILL, killBound)
 	}
-	trace.Printf("Ended what the job had left running: %s", names(found))
+	if list := names(found); list != "" {
+		trace.Printf("Ended what the job had left running: %s", list)
+	}
 	if left > 0 {
 		trace.Warningf("%d processes of the job cannot be ended", left)
 	}
+}
+
+// ends tells whether the job is over but for what it has left running.
+func (s *scope) ends() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ending
 }
 
 func (s *scope) close() {
@@ -140,9 +157,12 @@ func (s *scope) close() {
 
 // clear sends a signal to all members of the scope until none is left or the time is over. It tells how many are left.
 func (s *scope) clear(sig syscall.Signal, bound time.Duration) int {
-	told := map[int]bool{}
+	told := map[int]bool{} // whether it is adopted
 	for start := time.Now(); ; time.Sleep(killPause) {
 		members := s.members()
+		for pid := range told { // the dead do not tell whose they were
+			s.reap(member{pid: pid, adopted: told[pid]})
+		}
 		running := 0
 		for _, m := range members {
 			if m.zombie {
@@ -151,9 +171,9 @@ func (s *scope) clear(sig syscall.Signal, bound time.Duration) int {
 			}
 			running++
 			// New ones appear while their parents die. What was told to end is not told again.
-			if sig == syscall.SIGKILL || !told[m.pid] {
+			if _, before := told[m.pid]; sig == syscall.SIGKILL || !before {
 				_ = syscall.Kill(m.pid, sig)
-				told[m.pid] = true
+				told[m.pid] = m.adopted
 			}
 		}
 		if running == 0 || time.Since(start) > bound {

@@ -148,6 +148,9 @@ func (s *scope) owns(p process, others []*scope) bool {
 	if s.isShell(p.pid) {
 		return true
 	}
+	if !s.since(p) {
+		return false
+	}
 	for _, o := range others {
 		if o.isShell(p.pid) || slices.Contains(o.sessions(), p.session) {
 			return false
@@ -156,7 +159,7 @@ func (s *scope) owns(p process, others []*scope) bool {
 	base := "/proc/" + strconv.Itoa(p.pid)
 	environ, _ := os.ReadFile(base + "/environ")
 	if marked, ok := marks(environ); ok {
-		return marked == s.mark
+		return slices.Contains(strings.Split(marked, ":"), s.mark)
 	}
 	for _, fd := range []string{"/fd/1", "/fd/2"} {
 		if at, err := os.Readlink(base + fd); err == nil && at == s.pipe {
@@ -164,15 +167,35 @@ func (s *scope) owns(p process, others []*scope) bool {
 		}
 	}
 	// It has thrown away its environment and its output. That it left a session tells that it is a job's, and where it works
-	// maybe whose. The last job that ends ends what nobody knows.
+	// maybe whose. The last job that ends ends what nobody knows, and so does the last one of those in one directory.
 	if p.session == ownSession() {
 		return false
 	}
+	others = slices.DeleteFunc(slices.Clone(others), (*scope).ends)
+	if len(others) == 0 {
+		return true
+	}
 	at, err := os.Readlink(base + "/cwd")
-	return len(others) == 0 || err == nil && (at == s.dir || strings.HasPrefix(at, s.dir+"/"))
+	return err == nil && within(at, s.dir) && !slices.ContainsFunc(others, func(o *scope) bool { return within(o.dir, s.dir) || within(s.dir, o.dir) })
 }
 
-// marks gives the mark in the environment of a process.
+// since tells whether a process has started since the first shell of the job: what was there before is not the job's.
+func (s *scope) since(p process) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.shells) > 0 && p.started >= s.started
+}
+
+// startTime is when a process was started, in ticks since the machine's start.
+func startTime(pid int) uint64 {
+	p, _ := look(pid)
+	return p.started
+}
+
+// within tells whether a path is a directory or in it.
+func within(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
+
+// marks gives the mark in the environment of a process, with those of the jobs in which the one that made it runs: outer:inner.
 func marks(environ []byte) (mark string, ok bool) {
 	for kv := range bytes.SplitSeq(environ, []byte{0}) {
 		if v, ok := bytes.CutPrefix(kv, []byte(markName+"=")); ok {

@@ -13,6 +13,8 @@ func adoptOrphans() {}
 
 func pipeName(*os.File) string { return "" }
 
+func startTime(int) uint64 { return 0 }
+
 func (s *scope) anyLeft() bool { return len(s.members()) > 0 }
 
 func (s *scope) members() []member {
