@@ -19,7 +19,8 @@ func ciListCommand(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "Show which job runs on which event", Args: args(cobra.NoArgs),
 		Long: `List compiles the pipeline for a push to the default branch and to another one, a merge request, a tag, a schedule, and a person
-who starts it, and shows what each job does. "*" marks jobs that run only if certain paths have changed.`,
+who starts it, and shows what each job does. "*" marks jobs for which it matters
+which paths have changed.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runCIList(cmd.Context(), g, opts) },
 	}
 	opts.bindFiles(cmd.Flags())
@@ -85,21 +86,13 @@ func runCIList(ctx context.Context, g *global, opts ciOptions) error {
 		if without.config == nil {
 			return p.refuse(g, without.Problems)
 		}
-		with := without.Result
+		some := outcomeOf(without.Result)
 		if without.context.Changes != nil && p.files.Mention("changes") {
 			all := *without.context
 			all.Changes = nil
-			with = compile.Compile(without.config, &all)
+			some = outcomeOf(compile.Compile(without.config, &all))
 		}
-		column := show.Event{Name: e.name, Jobs: cells(with, without.Result)}
-		switch {
-		case with.Problems.Failed():
-			column.None = firstError(with.Problems)
-			column.Jobs = nil
-		case with.Workflow != nil && !with.Workflow.Runs:
-			column.None = with.Workflow.Reason
-		}
-		columns = append(columns, column)
+		columns = append(columns, column(e.name, some, outcomeOf(without.Result)))
 		for _, stage := range without.config.Stages {
 			for _, j := range without.config.Jobs {
 				if j.Stage == stage && !seen[j.Name] {
@@ -112,19 +105,41 @@ func runCIList(ctx context.Context, g *global, opts ciOptions) error {
 	return g.print(listOf(jobs, columns), func(w io.Writer) error { return show.Matrix(w, jobs, columns, paint(w)) })
 }
 
-// cells tells what each job does where all paths have changed, and whether it does so where none has.
-func cells(with, without compile.Result) map[string]show.Cell {
-	always := map[string]bool{}
-	for _, v := range without.Verdicts {
-		always[v.Job] = always[v.Job] || v.Runs
+// outcome is what is listed of a compiled pipeline.
+type outcome struct {
+	none string // why there is no pipeline; empty: there is one
+	when map[string]pipeline.When
+}
+
+func outcomeOf(r compile.Result) outcome {
+	switch {
+	case r.Problems.Failed():
+		return outcome{none: firstError(r.Problems)}
+	case r.Workflow != nil && !r.Workflow.Runs:
+		return outcome{none: r.Workflow.Reason}
 	}
-	out := map[string]show.Cell{}
-	for _, v := range with.Verdicts {
-		if _, there := out[v.Job]; v.Runs && !there {
-			out[v.Job] = show.Cell{When: v.When, IfChanged: !always[v.Job]}
+	o := outcome{when: map[string]pipeline.When{}}
+	for _, v := range r.Verdicts {
+		if _, there := o.when[v.Job]; v.Runs && !there {
+			o.when[v.Job] = v.When
 		}
 	}
-	return out
+	return o
+}
+
+// column tells what each job does where all paths have changed, or else where none has, and whether that is the same.
+func column(name string, all, none outcome) show.Event {
+	e := show.Event{Name: name, Jobs: map[string]show.Cell{}}
+	if none.none != "" {
+		e.None = all.none
+	}
+	for job, when := range none.when {
+		e.Jobs[job] = show.Cell{When: when, IfChanged: true}
+	}
+	for job, when := range all.when {
+		e.Jobs[job] = show.Cell{When: when, IfChanged: none.when[job] != when}
+	}
+	return e
 }
 
 func firstError(problems pipeline.Problems) string {

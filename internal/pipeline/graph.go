@@ -52,6 +52,7 @@ type InputSpec struct {
 type Workflow struct {
 	Name       Text
 	Rules      []Rule // nil: there are none, every event makes a pipeline
+	HasRules   bool   // the key is there, if only with null: jobs have no default only
 	AutoCancel AutoCancel
 }
 
@@ -86,6 +87,7 @@ type JobSpec struct {
 	Vars             []VariableSpec // the job's own
 	InheritVariables Inherit        // which of the top level's it takes
 	Rules            []Rule         // nil: it has none
+	HasRules         bool           // the key is there, if only with null: it has no default only
 	Only, Except     *Policy
 	Parallel         *Parallel
 	Inputs           []InputSpec // the job's own, with their defaults

@@ -18,7 +18,7 @@ func policies(cfg *pipeline.Config, spec *pipeline.JobSpec) (only, except *pipel
 		with := *only
 		with.Refs, only = defaultOnly, &with
 	}
-	if only == nil && spec.Rules == nil && cfg.Workflow.Rules == nil {
+	if only == nil && !spec.HasRules && !cfg.Workflow.HasRules {
 		only = &pipeline.Policy{Refs: defaultOnly}
 	}
 	return only, spec.Except

@@ -271,6 +271,7 @@ func (d *decoder) workflow(v value) {
 		w.Name = *name
 	}
 	w.AutoCancel = v.field("auto_cancel").autoCancel()
+	w.HasRules = v.Get("rules") != nil
 	if rules := v.field("rules"); rules.set() {
 		w.Rules = rules.rules(workflowRules)
 	}

@@ -210,6 +210,7 @@ func (d *decoder) jobName(v value) {
 
 // finishJob works out what follows from several keywords.
 func finishJob(v value, j *pipeline.JobSpec) {
+	j.HasRules = v.Get("rules") != nil
 	if j.OwnWhen != nil {
 		j.When = *j.OwnWhen
 	}

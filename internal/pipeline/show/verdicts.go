@@ -134,7 +134,7 @@ type Event struct {
 // Cell is how a job runs for an event.
 type Cell struct {
 	When      pipeline.When `json:"when"`
-	IfChanged bool          `json:"ifChanged,omitempty"` // it runs only if certain paths have changed
+	IfChanged bool          `json:"ifChanged,omitempty"` // which paths have changed decides whether it runs, or how
 }
 
 func (c Cell) String() string {
@@ -185,7 +185,7 @@ func Matrix(out io.Writer, jobs []pipeline.JobSpec, events []Event, paint Paint)
 		w.printf("%s\n", strings.TrimRight(line.String(), " "))
 	}
 	if changed {
-		w.printf("* only if one of its paths has changed\n")
+		w.printf("* depends on which paths have changed\n")
 	}
 	for _, e := range events {
 		if e.None != "" {
