@@ -615,6 +615,58 @@ func kept(log string) string {
 	return text
 }
 
+// What a pipeline has saved does not expire while it runs, whoever sweeps meanwhile.
+func TestHold(t *testing.T) {
+	s, now := open(t, Options{})
+	other, err := Open(s.dir, Options{Now: s.now}) // as another process would
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	dir := t.TempDir()
+	fill(t, dir, map[string]string{"a": "1"})
+	save := func(job string) Key {
+		t.Helper()
+		key := Key{Pipeline: "1", Job: job}
+		a := pipeline.Artifacts{Paths: []string{"a"}, ExpireIn: pipeline.Duration(time.Second)}
+		if _, err := s.Save(t.Context(), key, &a, Work{Dir: dir}, true); err != nil {
+			t.Fatal(err)
+		}
+		return key
+	}
+	restore := func(key Key) error { return s.Restore(t.Context(), []Key{key}, Work{Dir: t.TempDir()}) }
+	before := save("before")
+	*now = now.Add(time.Minute)
+	release, err := s.Hold()
+	if err != nil {
+		t.Fatal(err)
+	}
+	release2, err := s.Hold()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := save("j")
+	*now = now.Add(time.Minute)
+	release2()
+	if swept, err := other.Sweep(t.Context(), SweepOptions{}); err != nil || !swept.Busy {
+		t.Errorf("%+v, %v", swept, err)
+	}
+	if err := restore(key); err != nil {
+		t.Error(err)
+	}
+	var missing *MissingError
+	if err := restore(before); !errors.As(err, &missing) {
+		t.Errorf("of an earlier pipeline: %v", err)
+	}
+	release()
+	if err := restore(key); !errors.As(err, &missing) {
+		t.Errorf("afterwards: %v", err)
+	}
+	if swept, err := other.Sweep(t.Context(), SweepOptions{}); err != nil || swept.Expired != 2 {
+		t.Errorf("%+v, %v", swept, err)
+	}
+}
+
 func git(t testing.TB, dir string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command("git", append([]string{"-C", dir, "-c", "user.name=n", "-c", "user.email=e@x", "-c", "init.defaultBranch=main"}, args...)...)
