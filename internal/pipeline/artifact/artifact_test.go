@@ -608,6 +608,66 @@ func TestTreeWins(t *testing.T) {
 	}
 }
 
+// What is written between the look at a file and its replacement stays as well.
+func TestEditWhileRestoring(t *testing.T) {
+	s, _ := open(t, Options{})
+	dir := t.TempDir()
+	var recs []*Record
+	for _, content := range []string{"first", "second"} {
+		fill(t, dir, map[string]string{"a": content, "new": content})
+		rec, err := s.Save(t.Context(), Key{Job: content}, &pipeline.Artifacts{Paths: []string{"a", "new"}}, Work{Dir: dir}, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		recs = append(recs, rec)
+	}
+	os.Remove(filepath.Join(dir, "new"))
+	tr, err := s.tree(t.Context(), *recs[0].Archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	g := s.guard(Work{Dir: dir, InPlace: true}, "", "")
+	g.begin(t.Context(), root, tr)
+	defer g.end()
+	entries, err := g.missing(tr.Entries)
+	if err != nil || len(entries) != 2 {
+		t.Fatalf("%v, %v", entries, err)
+	}
+	st, err := newStage(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.close()
+	st.guard = g
+	if err := errors.Join(st.skeleton(entries), s.contents(t.Context(), st, entries, tr.Blobs)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a", "new"} {
+		var moves []move
+		if err := st.plan(".", &moves); err != nil {
+			t.Fatal(err)
+		}
+		moves = slices.DeleteFunc(moves, func(m move) bool { return m.at != name })
+		fill(t, dir, map[string]string{name: "mine"})
+		if err := st.apply(moves); len(moves) != 1 || !errors.Is(err, fs.ErrExist) {
+			t.Errorf("%v: %v", moves, err)
+		}
+	}
+	if err := st.settle(entries); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a", "new"} {
+		if got, _ := os.ReadFile(filepath.Join(dir, name)); string(got) != "mine" || !g.kept[name] {
+			t.Errorf("%s has %q, kept: %v", name, got, g.kept)
+		}
+	}
+}
+
 // kept gives what a log says of files that were kept.
 func kept(log string) string {
 	_, text, _ := strings.Cut(log, "WARNING: ")
