@@ -608,11 +608,123 @@ func TestTreeWins(t *testing.T) {
 	}
 }
 
+// What is written between the look at a file and its replacement stays as well.
+func TestEditWhileRestoring(t *testing.T) {
+	s, _ := open(t, Options{})
+	dir := t.TempDir()
+	var recs []*Record
+	for _, content := range []string{"first", "second"} {
+		fill(t, dir, map[string]string{"a": content, "new": content})
+		rec, err := s.Save(t.Context(), Key{Job: content}, &pipeline.Artifacts{Paths: []string{"a", "new"}}, Work{Dir: dir}, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		recs = append(recs, rec)
+	}
+	os.Remove(filepath.Join(dir, "new"))
+	tr, err := s.tree(t.Context(), *recs[0].Archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	g := s.guard(Work{Dir: dir, InPlace: true}, "", "")
+	g.begin(t.Context(), root, tr)
+	defer g.end()
+	entries, err := g.missing(tr.Entries)
+	if err != nil || len(entries) != 2 {
+		t.Fatalf("%v, %v", entries, err)
+	}
+	st, err := newStage(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.close()
+	st.guard = g
+	if err := errors.Join(st.skeleton(entries), s.contents(t.Context(), st, entries, tr.Blobs)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a", "new"} {
+		var moves []move
+		if err := st.plan(".", &moves); err != nil {
+			t.Fatal(err)
+		}
+		moves = slices.DeleteFunc(moves, func(m move) bool { return m.at != name })
+		fill(t, dir, map[string]string{name: "mine"})
+		if err := st.apply(moves); len(moves) != 1 || !errors.Is(err, fs.ErrExist) {
+			t.Errorf("%v: %v", moves, err)
+		}
+	}
+	if err := st.settle(entries); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a", "new"} {
+		if got, _ := os.ReadFile(filepath.Join(dir, name)); string(got) != "mine" || !g.kept[name] {
+			t.Errorf("%s has %q, kept: %v", name, got, g.kept)
+		}
+	}
+}
+
 // kept gives what a log says of files that were kept.
 func kept(log string) string {
 	_, text, _ := strings.Cut(log, "WARNING: ")
 	text, _, _ = strings.Cut(text, "\n")
 	return text
+}
+
+// What a pipeline has saved does not expire while it runs, whoever sweeps meanwhile.
+func TestHold(t *testing.T) {
+	s, now := open(t, Options{})
+	other, err := Open(s.dir, Options{Now: s.now}) // as another process would
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	dir := t.TempDir()
+	fill(t, dir, map[string]string{"a": "1"})
+	save := func(job string) Key {
+		t.Helper()
+		key := Key{Pipeline: "1", Job: job}
+		a := pipeline.Artifacts{Paths: []string{"a"}, ExpireIn: pipeline.Duration(time.Second)}
+		if _, err := s.Save(t.Context(), key, &a, Work{Dir: dir}, true); err != nil {
+			t.Fatal(err)
+		}
+		return key
+	}
+	restore := func(key Key) error { return s.Restore(t.Context(), []Key{key}, Work{Dir: t.TempDir()}) }
+	before := save("before")
+	*now = now.Add(time.Minute)
+	release, err := s.Hold()
+	if err != nil {
+		t.Fatal(err)
+	}
+	release2, err := s.Hold()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := save("j")
+	*now = now.Add(time.Minute)
+	release2()
+	if swept, err := other.Sweep(t.Context(), SweepOptions{}); err != nil || !swept.Busy {
+		t.Errorf("%+v, %v", swept, err)
+	}
+	if err := restore(key); err != nil {
+		t.Error(err)
+	}
+	var missing *MissingError
+	if err := restore(before); !errors.As(err, &missing) {
+		t.Errorf("of an earlier pipeline: %v", err)
+	}
+	release()
+	if err := restore(key); !errors.As(err, &missing) {
+		t.Errorf("afterwards: %v", err)
+	}
+	if swept, err := other.Sweep(t.Context(), SweepOptions{}); err != nil || swept.Expired != 2 {
+		t.Errorf("%+v, %v", swept, err)
+	}
 }
 
 func git(t testing.TB, dir string, args ...string) string {

@@ -333,7 +333,7 @@ func (s *Store) records(ctx context.Context, keys []Key) ([]*Record, error) {
 		if rec == nil {
 			continue
 		}
-		if why := rec.gone(s.now()); why != "" && rec.Archive != nil {
+		if why := rec.gone(s.now()); why != "" && rec.Archive != nil && !s.holdsBack(rec) {
 			missing.Jobs, missing.Why = append(missing.Jobs, key.Job), append(missing.Why, why)
 			continue
 		}

@@ -34,19 +34,19 @@ type guard struct {
 	known  []source               // nil: not read yet
 	may    map[string]fs.FileInfo // files that have been found to be known, as they were then
 	kept   map[string]bool
-	bundle struct { // the one that was read last
-		hash    string
-		content []byte
-	}
+	recent map[string][]byte // the bundles that were read last
 }
+
+// maxRecent is how many bundles are at hand while files are compared.
+const maxRecent = 8
 
 // source is where known files come from.
 type source struct {
 	entries map[string]entry
 	blobs   map[string]int64
 	last    bool            // what an older source has of the same files does not count
-	never   map[string]bool // files that were kept when it was restored; with a gone source: all
-	gone    bool            // it is not in the store any more
+	never   map[string]bool // files that were kept when it was restored
+	gone    bool            // the cache is another one now
 }
 
 func sourceOf(t *tree) source {
@@ -67,7 +67,7 @@ func (s *Store) guard(w Work, project, pipeline string) *guard {
 
 func (g *guard) begin(ctx context.Context, root *os.Root, t *tree) {
 	g.ctx, g.root, g.at, g.want = ctx, root, files{root: root}, sourceOf(t)
-	g.may, g.kept = map[string]fs.FileInfo{}, map[string]bool{}
+	g.may, g.kept, g.recent = map[string]fs.FileInfo{}, map[string]bool{}, map[string][]byte{}
 }
 
 func (g *guard) end() {
@@ -161,20 +161,12 @@ func (g *guard) replaces(at string, there fs.FileInfo) (bool, error) {
 				return false, err
 			}
 		}
-		ok := wanted && g.equal(g.want, want, there)
-		for _, src := range g.known {
-			if ok {
-				break
-			}
-			e, has := src.entries[at]
-			if !has {
-				continue
-			}
-			ok = !src.gone && !src.never[at] && (g.alike(e, there) || g.equal(src, e, there))
-			if src.last {
-				break
-			}
+		from := g.candidates(at)
+		ok := slices.ContainsFunc(from, func(src source) bool { return g.alike(src.entries[at], there) })
+		if wanted {
+			from = append(from, g.want)
 		}
+		ok = ok || slices.ContainsFunc(from, func(src source) bool { return g.equal(src, src.entries[at], there) })
 		if ok {
 			g.may[at] = there
 			delete(g.kept, at)
@@ -183,6 +175,23 @@ func (g *guard) replaces(at string, there fs.FileInfo) (bool, error) {
 	}
 	g.kept[at] = true
 	return false, g.ctx.Err()
+}
+
+// candidates gives the sources of what a file may be.
+func (g *guard) candidates(at string) []source {
+	var from []source
+	for _, src := range g.known {
+		if _, has := src.entries[at]; !has {
+			continue
+		}
+		if !src.gone && !src.never[at] {
+			from = append(from, src)
+		}
+		if src.last {
+			break
+		}
+	}
+	return from
 }
 
 // equal tells whether a file has the content of an entry. What cannot be read is not equal.
@@ -203,16 +212,28 @@ func (g *guard) equal(src source, e entry, there fs.FileInfo) bool {
 		hash := blake3.New()
 		n, err := io.Copy(hash, r)
 		return err == nil && n == e.Size && hex.EncodeToString(hash.Sum(nil)) == e.Blob
-	} else if g.bundle.hash != e.Blob {
-		var buf bytes.Buffer
-		if err := g.s.get(g.ctx, e.Blob, size, &buf); err != nil {
-			return false
-		}
-		g.bundle.hash, g.bundle.content = e.Blob, buf.Bytes()
+	}
+	bundle, err := g.read(e.Blob, src.blobs[e.Blob])
+	if err != nil || e.Offset+e.Size > int64(len(bundle)) {
+		return false
 	}
 	content, err := io.ReadAll(r)
-	end := e.Offset + e.Size
-	return err == nil && end <= int64(len(g.bundle.content)) && bytes.Equal(content, g.bundle.content[e.Offset:end])
+	return err == nil && bytes.Equal(content, bundle[e.Offset:e.Offset+e.Size])
+}
+
+func (g *guard) read(hash string, size int64) ([]byte, error) {
+	if bundle, ok := g.recent[hash]; ok {
+		return bundle, nil
+	}
+	var buf bytes.Buffer
+	if err := g.s.get(g.ctx, hash, size, &buf); err != nil {
+		return nil, err
+	}
+	if len(g.recent) >= maxRecent {
+		clear(g.recent)
+	}
+	g.recent[hash] = buf.Bytes()
+	return buf.Bytes(), nil
 }
 
 // learn reads what the store knows: the artifacts of the pipeline, then the caches of the working tree, the latest first.
@@ -278,7 +299,7 @@ type seenCache struct {
 }
 
 // maxSeen is how many caches of a working tree are remembered. The files of others stay where they differ.
-const maxSeen = 32
+const maxSeen = 16
 
 func seenPath(project, dir string) string {
 	return "seen/" + element(project) + "/" + element(filepath.Clean(dir)) + ".json"

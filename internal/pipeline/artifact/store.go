@@ -70,6 +70,10 @@ type Store struct {
 	slots  chan struct{} // how many bundles and large files are under way at once
 	flight singleflight.Group
 	seen   sync.Mutex // held while a record of the caches in a working tree is changed
+
+	holding sync.Mutex
+	holds   int       // how many have called Hold and are not done
+	held    time.Time // since when there are any
 }
 
 // Open opens the store in a directory, which is made where it is not there, readable for its owner only.
@@ -151,6 +155,33 @@ func (s *Store) lock(exclusive bool) (unlock func(), err error) {
 		return nil, fmt.Errorf("artifact store: lock: %w", err)
 	}
 	return func() { f.Close() }, nil
+}
+
+// Hold keeps what is saved from now on until release is called, whenever it expires: a pipeline finds its artifacts as long as it
+// runs. Nobody sweeps meanwhile.
+func (s *Store) Hold() (release func(), err error) {
+	unlock, err := s.lock(false)
+	if err != nil {
+		return nil, err
+	}
+	s.holding.Lock()
+	defer s.holding.Unlock()
+	if s.holds++; s.holds == 1 {
+		s.held = s.now()
+	}
+	return func() {
+		s.holding.Lock()
+		defer s.holding.Unlock()
+		s.holds--
+		unlock()
+	}, nil
+}
+
+// holdsBack tells whether a record is held.
+func (s *Store) holdsBack(rec *Record) bool {
+	s.holding.Lock()
+	defer s.holding.Unlock()
+	return s.holds > 0 && rec.Gone == "" && !rec.Saved.Before(s.held.Round(0))
 }
 
 // errCorrupt is the error of content that is not what its name says, or is not there.

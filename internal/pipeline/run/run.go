@@ -123,6 +123,13 @@ func Run(ctx context.Context, g *pipeline.Graph, o Options) (Outcome, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Store != nil {
+		release, err := o.Store.Hold()
+		if err != nil {
+			return Outcome{}, err
+		}
+		defer release()
+	}
 	e := newEngine(ctx, o)
 	root := e.add(g, o.ID, o.State, nil)
 	e.loop(ctx)
