@@ -340,6 +340,7 @@ func (c *compiled) build() {
 		cfg, problems = c.load(c.context)
 	}
 	problems = append(slices.Clone(c.problems), problems...)
+	problems = show.Redacted(problems, c.secrets())
 	c.read = cfg
 	if problems.Failed() || cfg == nil {
 		c.Problems = problems
@@ -350,7 +351,12 @@ func (c *compiled) build() {
 	}
 	c.config = cfg
 	c.Result = compile.Compile(cfg, c.context)
-	c.Problems = append(problems, c.Problems...)
+	c.Problems = append(problems, show.Redacted(c.Problems, c.secrets())...)
+}
+
+// secrets are the values of the variables file that are never shown.
+func (p *ciPipeline) secrets() []string {
+	return show.Secrets(slices.Concat(p.levels.Instance, p.levels.Group, p.levels.Project))
 }
 
 // refuse shows the errors of a configuration with which nothing else can be done.

@@ -146,7 +146,8 @@ func (c *compiled) pick(jobs []string, needs bool) (*pipeline.Graph, error) {
 
 // play runs a graph and shows how it goes.
 func (c *compiled) play(ctx context.Context, g *global, graph *pipeline.Graph, o run.Options) (run.Outcome, error) {
-	for _, text := range show.Local(graph) {
+	shown := show.WithoutSecrets(graph)
+	for _, text := range show.Local(shown) {
 		fmt.Fprintln(g.err, "note: "+text)
 	}
 	abort := make(chan struct{})
@@ -167,7 +168,7 @@ func (c *compiled) play(ctx context.Context, g *global, graph *pipeline.Graph, o
 	}
 	out := newPlayOutput(w, graph, bool(paint(g.out)))
 	o.Sink = out
-	fmt.Fprintln(w, show.Headline(graph))
+	fmt.Fprintln(w, show.Headline(shown))
 	outcome, err := run.Run(ctx, graph, o)
 	if err != nil {
 		return outcome, err
