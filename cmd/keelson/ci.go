@@ -147,7 +147,7 @@ type ciPipeline struct {
 
 // openPipeline finds the working tree, and reads the first file of its pipeline and its variables. The caller closes its files.
 func openPipeline(ctx context.Context, g *global, opts ciOptions) (*ciPipeline, error) {
-	repo, err := worktree.Open(ctx, ".")
+	repo, err := openWorktree(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -175,6 +175,15 @@ func openPipeline(ctx context.Context, g *global, opts ciOptions) (*ciPipeline, 
 		return nil, err
 	}
 	return p, nil
+}
+
+// openWorktree finds the working tree around the current folder.
+func openWorktree(ctx context.Context) (*worktree.Repository, error) {
+	repo, err := worktree.Open(ctx, ".")
+	if err != nil && repo != nil && strings.Contains(err.Error(), "dubious ownership") {
+		err = hintf(err, "git config --global --add safe.directory %s", repo.Root())
+	}
+	return repo, err
 }
 
 const defaultPipelineFile = ".gitlab-ci.yml"

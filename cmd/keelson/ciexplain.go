@@ -197,7 +197,7 @@ func runCIEval(ctx context.Context, g *global, opts ciOptions, text string) erro
 	if err != nil {
 		return err
 	}
-	repo, err := worktree.Open(ctx, ".")
+	repo, err := openWorktree(ctx)
 	if err != nil {
 		return err
 	}
