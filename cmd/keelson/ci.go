@@ -147,7 +147,7 @@ type ciPipeline struct {
 
 // openPipeline finds the working tree, and reads the first file of its pipeline and its variables. The caller closes its files.
 func openPipeline(ctx context.Context, g *global, opts ciOptions) (*ciPipeline, error) {
-	repo, err := worktree.Open(ctx, ".")
+	repo, err := openWorktree(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -175,6 +175,15 @@ func openPipeline(ctx context.Context, g *global, opts ciOptions) (*ciPipeline, 
 		return nil, err
 	}
 	return p, nil
+}
+
+// openWorktree finds the working tree around the current folder.
+func openWorktree(ctx context.Context) (*worktree.Repository, error) {
+	repo, err := worktree.Open(ctx, ".")
+	if err != nil && repo != nil && strings.Contains(err.Error(), "dubious ownership") {
+		err = hintf(err, "git config --global --add safe.directory %s", repo.Root())
+	}
+	return repo, err
 }
 
 const defaultPipelineFile = ".gitlab-ci.yml"
@@ -341,6 +350,7 @@ func (c *compiled) build() {
 		cfg, problems = c.load(c.context)
 	}
 	problems = append(slices.Clone(c.problems), problems...)
+	problems = show.Redacted(problems, c.secrets())
 	c.read = cfg
 	if problems.Failed() || cfg == nil {
 		c.Problems = problems
@@ -351,7 +361,12 @@ func (c *compiled) build() {
 	}
 	c.config = cfg
 	c.Result = compile.Compile(cfg, c.context)
-	c.Problems = append(problems, c.Problems...)
+	c.Problems = append(problems, show.Redacted(c.Problems, c.secrets())...)
+}
+
+// secrets are the values of the variables file that are never shown.
+func (p *ciPipeline) secrets() []string {
+	return show.Secrets(slices.Concat(p.levels.Instance, p.levels.Group, p.levels.Project))
 }
 
 // refuse shows the errors of a configuration with which nothing else can be done.

@@ -60,6 +60,7 @@ func runCIExplain(ctx context.Context, g *global, opts ciOptions, jobs []string)
 			out.Jobs = append(out.Jobs, vs...)
 		}
 	}
+	out = show.Redacted(out, c.secrets())
 	return g.print(out, func(w io.Writer) error {
 		fmt.Fprintln(w, "for "+out.Event)
 		if wf := out.Workflow; wf != nil && (!wf.Runs || len(wf.Rules) > 0) {
@@ -196,7 +197,7 @@ func runCIEval(ctx context.Context, g *global, opts ciOptions, text string) erro
 	if err != nil {
 		return err
 	}
-	repo, err := worktree.Open(ctx, ".")
+	repo, err := openWorktree(ctx)
 	if err != nil {
 		return err
 	}
@@ -213,12 +214,13 @@ func runCIEval(ctx context.Context, g *global, opts ciOptions, text string) erro
 	}
 	value, used := expression.Evaluate(compile.ConfigVariables(c))
 	out := evaluated{Result: rules.Truth(value), Value: value, Variables: append([]pipeline.UsedValue{}, used...)}
+	out = show.Redacted(out, p.secrets())
 	return g.print(out, func(w io.Writer) error {
-		b, err := json.Marshal(value)
+		b, err := json.Marshal(out.Value)
 		if err != nil {
 			return errors.New("the value cannot be shown")
 		}
 		fmt.Fprintf(w, "%t\n%s\n", out.Result, b)
-		return show.Values(w, used)
+		return show.Values(w, out.Variables)
 	})
 }

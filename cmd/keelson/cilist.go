@@ -102,6 +102,7 @@ func runCIList(ctx context.Context, g *global, opts ciOptions) error {
 			}
 		}
 	}
+	columns = show.Redacted(columns, p.secrets())
 	return g.print(listOf(jobs, columns), func(w io.Writer) error { return show.Matrix(w, jobs, columns, paint(w)) })
 }
 
@@ -198,13 +199,14 @@ func runCIGraph(ctx context.Context, g *global, opts ciOptions) error {
 	if err != nil {
 		return err
 	}
+	graph = show.WithoutSecrets(graph)
 	switch g.output {
 	case "dot":
 		return show.DOT(g.out, graph)
 	case "svg":
 		return show.SVG(g.out, graph)
 	case "json", "yaml":
-		return g.print(withoutSecrets(graph), nil)
+		return g.print(graph, nil)
 	}
 	fmt.Fprintln(g.out, show.Headline(graph))
 	return show.Graph(g.out, graph, paint(g.out))
@@ -220,14 +222,4 @@ func (c *compiled) graph() (*pipeline.Graph, error) {
 		why = c.Workflow.Reason
 	}
 	return nil, hintf(fmt.Errorf("there is no pipeline for %s: %s", describeEvent(c.context), why), "keelson ci explain tells why; --ref and --source name another event")
-}
-
-// withoutSecrets is a graph without the values that are never shown.
-func withoutSecrets(graph *pipeline.Graph) *pipeline.Graph {
-	out := *graph
-	out.Jobs = append([]pipeline.Job(nil), graph.Jobs...)
-	for i := range out.Jobs {
-		out.Jobs[i].Variables = show.WithoutSecrets(out.Jobs[i].Variables)
-	}
-	return &out
 }

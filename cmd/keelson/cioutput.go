@@ -22,6 +22,8 @@ type playOutput struct {
 	colours bool
 	width   int                  // of names
 	jobs    map[int64]*jobOutput // by the id of the attempt
+	most    map[string]int       // how many attempts a job of the first pipeline has
+	first   int64                // that pipeline
 }
 
 // jobOutput is what a job is saying.
@@ -36,8 +38,9 @@ const maxPrefix = 28
 var prefixColours = []string{"36", "35", "34", "32", "33"}
 
 func newPlayOutput(w io.Writer, g *pipeline.Graph, colours bool) *playOutput {
-	p := &playOutput{w: w, colours: colours, jobs: map[int64]*jobOutput{}}
+	p := &playOutput{w: w, colours: colours, jobs: map[int64]*jobOutput{}, most: map[string]int{}}
 	for _, j := range g.Jobs {
+		p.most[j.Name] = j.Retry.Max + 1
 		p.width = max(p.width, min(maxPrefix, len([]rune(j.Name))))
 	}
 	return p
@@ -47,8 +50,18 @@ func newPlayOutput(w io.Writer, g *pipeline.Graph, colours bool) *playOutput {
 func (p *playOutput) Event(e run.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.first == 0 { // it is told of before its children
+		p.first = e.Pipeline
+	}
 	if e.Kind != run.KindJob {
 		return
+	}
+	if e.To == pipeline.StatusRunning && e.Attempt > 1 {
+		text := fmt.Sprintf("attempt %d", e.Attempt)
+		if most := p.most[e.Job]; e.Pipeline == p.first && e.Attempt <= most {
+			text += fmt.Sprintf(" of %d", most)
+		}
+		p.line(p.prefix(e.JobRef), text)
 	}
 	if j := p.jobs[e.ID]; e.To.Completed() && j != nil { // its log has said how it ended
 		j.lines.Flush()
@@ -183,10 +196,24 @@ func summaryOf(o run.Outcome) show.Summed {
 	return out
 }
 
-// testsOf sums up the tests of a job.
+// testsOf sums up the tests of a job, with the names of the first ones that failed.
 func testsOf(t *artifact.JUnit) string {
-	if bad := t.Failed + t.Errored; bad > 0 {
-		return fmt.Sprintf("%d of %d tests failed", bad, t.Total)
+	bad := t.Failed + t.Errored
+	if bad == 0 {
+		return show.Count(t.Total, "test")
 	}
-	return show.Count(t.Total, "test")
+	const most = 3
+	var names []string
+	for _, c := range t.Failing[:min(most, len(t.Failing))] {
+		names = append(names, strings.TrimPrefix(c.Class+"."+c.Name, "."))
+	}
+	text := fmt.Sprintf("%d of %d tests failed", bad, t.Total)
+	switch rest := bad - len(names); {
+	case len(names) == 0:
+	case rest > 0:
+		text += fmt.Sprintf(": %s and %d more", strings.Join(names, ", "), rest)
+	default:
+		text += ": " + strings.Join(names, ", ")
+	}
+	return text
 }

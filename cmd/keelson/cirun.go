@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -49,6 +50,9 @@ with code 1 where the pipeline failed. The first interrupt cancels the pipeline,
 everything at once. A closed terminal, and output that nobody reads any more (| head), count as the first. -o json prints what happens as JSON lines.`,
 		RunE: func(cmd *cobra.Command, a []string) error {
 			opts.given(cmd.Flags())
+			if cmd.Flags().Changed("jobs") && opts.jobs < 1 {
+				return usagef("--jobs %d: it takes 1 or more", opts.jobs)
+			}
 			return runCIRun(cmd.Context(), g, opts, a)
 		},
 	}
@@ -68,8 +72,6 @@ everything at once. A closed terminal, and output that nobody reads any more (| 
 
 func runCIRun(ctx context.Context, g *global, opts ciRunOptions, jobs []string) error {
 	switch {
-	case opts.jobs < 0:
-		return usagef("--jobs %d: it takes 1 or more", opts.jobs)
 	case opts.only && len(jobs) == 0:
 		return usagef("--only wants to know which jobs")
 	case g.output != "" && g.output != "json":
@@ -90,7 +92,7 @@ func runCIRun(ctx context.Context, g *global, opts ciRunOptions, jobs []string) 
 		return err
 	}
 	for _, name := range opts.manual {
-		if _, err := c.job(name); err != nil {
+		if err := c.manual(g, graph, name); err != nil {
 			return err
 		}
 	}
@@ -144,9 +146,32 @@ func (c *compiled) pick(jobs []string, needs bool) (*pipeline.Graph, error) {
 	return run.Select(graph, jobs, needs)
 }
 
+// manual checks that there is a job to play, and says so where it is not in the graph that runs.
+func (c *compiled) manual(g *global, graph *pipeline.Graph, name string) error {
+	j, err := c.job(name)
+	if err != nil {
+		return err
+	}
+	named := func(j pipeline.Job) bool { return j.Name == name || j.Base == name }
+	switch {
+	case !slices.ContainsFunc(c.Graph.Jobs, func(j pipeline.Job) bool {
+		return named(j) && (j.When == pipeline.Manual || j.When == pipeline.Delayed)
+	}):
+		why := "it runs by itself"
+		if j.When == pipeline.OnFailure {
+			why = "it runs where a job before it fails"
+		}
+		return usagef("--manual %s: it is no manual job, %s", name, why)
+	case !slices.ContainsFunc(graph.Jobs, named):
+		fmt.Fprintf(g.err, "note: --manual %s: it is not among the jobs that run\n", show.Plain(name))
+	}
+	return nil
+}
+
 // play runs a graph and shows how it goes.
 func (c *compiled) play(ctx context.Context, g *global, graph *pipeline.Graph, o run.Options) (run.Outcome, error) {
-	for _, text := range show.Local(graph) {
+	shown := show.WithoutSecrets(graph)
+	for _, text := range show.Local(shown) {
 		fmt.Fprintln(g.err, "note: "+text)
 	}
 	abort := make(chan struct{})
@@ -167,7 +192,7 @@ func (c *compiled) play(ctx context.Context, g *global, graph *pipeline.Graph, o
 	}
 	out := newPlayOutput(w, graph, bool(paint(g.out)))
 	o.Sink = out
-	fmt.Fprintln(w, show.Headline(graph))
+	fmt.Fprintln(w, show.Headline(shown))
 	outcome, err := run.Run(ctx, graph, o)
 	if err != nil {
 		return outcome, err

@@ -87,7 +87,7 @@ var takes = map[Kind]set{
 func (s *State) check(e Event) ([]int, error) {
 	allowed, ok := takes[e.Kind]
 	if !ok {
-		return nil, fmt.Errorf("unknown event %q", e.Kind)
+		return nil, fmt.Errorf("unknown event %q: it is one of play, enqueue, run, success, drop, cancel, retry, due, unschedule", e.Kind)
 	}
 	if e.Kind == Cancel && e.Force {
 		allowed |= setOf(canceling)

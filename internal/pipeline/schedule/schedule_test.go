@@ -25,7 +25,7 @@ func graphOf(t testing.TB, text string) *pipeline.Graph {
 func TestRefused(t *testing.T) {
 	g := graphOf(t, "stages one two\ncompile one\ngate one manual\nlater one delayed\nship two")
 	for _, c := range []struct{ event, error string }{
-		{"explode compile", `unknown event "explode"`},
+		{"explode compile", `unknown event "explode": it is one of play, enqueue, run, success, drop, cancel, retry, due, unschedule`},
 		{"run", `run: no job is named`},
 		{"run nobody", `run: there is no job "nobody" in the pipeline`},
 		{"run compile,compile", `run: job "compile" is named twice`},

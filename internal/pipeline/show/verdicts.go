@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"keelson.dev/keelson/internal/pipeline"
-	"keelson.dev/keelson/internal/redact"
 )
 
 // Verdict writes why a job runs for an event, or not: every rule that was looked at, every condition of it, and the values.
@@ -237,7 +236,7 @@ const Masked = "[MASKED]"
 // Final picks of each name the variable that counts, sorted by name. Masked values are hidden, also within others.
 func Final(variables pipeline.Variables) pipeline.Variables {
 	last := map[string]pipeline.Variable{}
-	for _, v := range WithoutSecrets(variables) {
+	for _, v := range withoutSecrets(variables, Secrets(variables)) {
 		last[v.Name] = v
 	}
 	vs := make(pipeline.Variables, 0, len(last))
@@ -248,24 +247,37 @@ func Final(variables pipeline.Variables) pipeline.Variables {
 	return vs
 }
 
-// WithoutSecrets hides masked values, also where other variables hold them.
-func WithoutSecrets(variables pipeline.Variables) pipeline.Variables {
-	var values []string
-	for _, v := range variables {
-		if v.Masked {
-			values = append(values, v.Value)
-		}
+// WithoutSecrets is a graph without the values that are never shown.
+func WithoutSecrets(g *pipeline.Graph) *pipeline.Graph {
+	var secrets []string
+	for _, j := range g.Jobs {
+		secrets = append(secrets, Secrets(j.Variables)...)
 	}
-	if len(values) == 0 {
-		return variables
+	if len(secrets) == 0 {
+		return g
 	}
-	secrets := redact.New(values...)
-	out := slices.Clone(variables)
-	for i := range out {
-		out[i].Value = secrets.Text(out[i].Value)
-		if out[i].Masked {
-			out[i].Value = Masked
-		}
+	out := Redacted(g, secrets)
+	for i := range out.Jobs {
+		hideMasked(out.Jobs[i].Variables)
 	}
 	return out
+}
+
+// withoutSecrets are variables without these values.
+func withoutSecrets(variables pipeline.Variables, secrets []string) pipeline.Variables {
+	if len(secrets) == 0 {
+		return variables
+	}
+	out := Redacted(variables, secrets)
+	hideMasked(out)
+	return out
+}
+
+// hideMasked hides the values of masked variables whatever they are: also those that are too short to be looked for.
+func hideMasked(variables pipeline.Variables) {
+	for i := range variables {
+		if variables[i].Masked {
+			variables[i].Value = Masked
+		}
+	}
 }
