@@ -60,7 +60,7 @@ func (p *ciPipeline) events(ctx context.Context) ([]ciEvent, error) {
 }
 
 func runCIList(ctx context.Context, g *global, opts ciOptions) error {
-	opts.ignoreSkip = true
+	opts.ignoreSkip, opts.outline = true, true
 	p, err := openPipeline(ctx, g, opts)
 	if err != nil {
 		return err
@@ -89,7 +89,7 @@ func runCIList(ctx context.Context, g *global, opts ciOptions) error {
 		if without.context.Changes != nil && p.files.Mention("changes") {
 			all := *without.context
 			all.Changes = nil
-			with = compile.Compile(without.config, &all)
+			with = compile.Outline(without.config, &all)
 		}
 		column := show.Event{Name: e.name, Jobs: cells(with, without.Result)}
 		switch {
@@ -174,6 +174,7 @@ without, -o json is the compiled graph.`,
 }
 
 func runCIGraph(ctx context.Context, g *global, opts ciOptions) error {
+	opts.outline = g.output != "json" && g.output != "yaml"
 	c, err := compilePipeline(ctx, g, opts)
 	if err != nil {
 		return err
