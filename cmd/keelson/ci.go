@@ -63,6 +63,7 @@ type ciOptions struct {
 	variablesFile  string
 	inputs         []string // NAME=VALUE
 	projects       []string // group/name=FOLDER-OR-URL
+	outline        bool     // nobody asks for the variables of jobs
 	ignoreSkip     bool     // [skip ci] in the commit's message keeps nobody who asks by hand
 }
 
@@ -360,7 +361,11 @@ func (c *compiled) build() {
 		c.single = cfg
 	}
 	c.config = cfg
-	c.Result = compile.Compile(cfg, c.context)
+	if c.opts.outline {
+		c.Result = compile.Outline(cfg, c.context)
+	} else {
+		c.Result = compile.Compile(cfg, c.context)
+	}
 	c.Problems = append(problems, show.Redacted(c.Problems, c.secrets())...)
 }
 

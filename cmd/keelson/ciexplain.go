@@ -44,6 +44,7 @@ type explained struct {
 }
 
 func runCIExplain(ctx context.Context, g *global, opts ciOptions, jobs []string) error {
+	opts.outline = true
 	c, err := compilePipeline(ctx, g, opts)
 	if err != nil {
 		return err

@@ -100,7 +100,7 @@ func lintPipeline(ctx context.Context, g *global, opts ciOptions) (linted, error
 	if err != nil {
 		return linted{}, err
 	}
-	opts.ignoreSkip = true
+	opts.ignoreSkip, opts.outline = true, true
 	p, err := openPipeline(ctx, g, opts)
 	if err != nil {
 		return linted{}, err

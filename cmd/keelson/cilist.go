@@ -61,7 +61,7 @@ func (p *ciPipeline) events(ctx context.Context) ([]ciEvent, error) {
 }
 
 func runCIList(ctx context.Context, g *global, opts ciOptions) error {
-	opts.ignoreSkip = true
+	opts.ignoreSkip, opts.outline = true, true
 	p, err := openPipeline(ctx, g, opts)
 	if err != nil {
 		return err
@@ -90,7 +90,7 @@ func runCIList(ctx context.Context, g *global, opts ciOptions) error {
 		if without.context.Changes != nil && p.files.Mention("changes") {
 			all := *without.context
 			all.Changes = nil
-			some = outcomeOf(compile.Compile(without.config, &all))
+			some = outcomeOf(compile.Outline(without.config, &all))
 		}
 		columns = append(columns, column(e.name, some, outcomeOf(without.Result)))
 		for _, stage := range without.config.Stages {
@@ -190,6 +190,7 @@ without, -o json is the compiled graph.`,
 }
 
 func runCIGraph(ctx context.Context, g *global, opts ciOptions) error {
+	opts.outline = g.output != "json" && g.output != "yaml"
 	c, err := compilePipeline(ctx, g, opts)
 	if err != nil {
 		return err

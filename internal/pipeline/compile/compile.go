@@ -20,10 +20,16 @@ type Result struct {
 }
 
 // Compile makes the graph. A configuration with errors of [Lint] makes none; warnings are Lint's alone.
-func Compile(cfg *pipeline.Config, c *pipeline.Context) Result {
+func Compile(cfg *pipeline.Config, c *pipeline.Context) Result { return compile(cfg, c, false) }
+
+// Outline makes the graph without the variables of its jobs, which are most of it.
+func Outline(cfg *pipeline.Config, c *pipeline.Context) Result { return compile(cfg, c, true) }
+
+func compile(cfg *pipeline.Config, c *pipeline.Context, outline bool) Result {
 	js := expand(cfg)
 	p := &compiler{jobs: js, ctx: c, problems: js.check()}
 	p.scope = newScope(cfg, c)
+	p.scope.outline = outline
 	if !p.bounded() {
 		return Result{Workflow: &pipeline.Verdict{Reason: "the configuration is too large"}, Problems: p.problems.Arrange(cfg.Files)}
 	}

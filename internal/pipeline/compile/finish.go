@@ -59,6 +59,9 @@ func (p *compiler) job(in *instance, rule int, ds []decision) pipeline.Job {
 		expanded.Project, expanded.Branch = blank(v.list, t.Project), blank(v.list, t.Branch)
 		job.Trigger = &expanded
 	}
+	if p.scope.outline {
+		job.Variables = nil
+	}
 	return job
 }
 

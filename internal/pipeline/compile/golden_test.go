@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -111,6 +112,7 @@ func run(t *testing.T, files tree, command string) []byte {
 		problemsText(&out, append(problems, Lint(cfg)...))
 	case "compile":
 		r := Compile(cfg, c)
+		sameOutline(t, r, Outline(cfg, c))
 		problemsText(&out, r.Problems)
 		if r.Graph == nil {
 			if !r.Workflow.Runs {
@@ -125,6 +127,22 @@ func run(t *testing.T, files tree, command string) []byte {
 		explainText(&out, r)
 	}
 	return out.Bytes()
+}
+
+// sameOutline holds that an outline lacks nothing but the variables of jobs.
+func sameOutline(t *testing.T, whole, outline Result) {
+	t.Helper()
+	if whole.Graph != nil {
+		g := *whole.Graph
+		g.Jobs = slices.Clone(g.Jobs)
+		for i := range g.Jobs {
+			g.Jobs[i].Variables = nil
+		}
+		whole.Graph = &g
+	}
+	if !reflect.DeepEqual(whole, outline) {
+		t.Errorf("the outline differs: %+v, want %+v", outline, whole)
+	}
 }
 
 func event(t *testing.T, files tree, words []string) (c *pipeline.Context, all bool) {

@@ -26,9 +26,8 @@ type instance struct {
 	matrix []pipeline.KV
 	links  []link // its own needs
 
-	// What is worked out once: its predefined variables without an environment, for a when; and its environment, for a name.
-	predefined  pipeline.Variables
-	when        pipeline.When
+	// What is worked out once: what is made of its name; and its environment, for a name.
+	names       jobNames
 	environment *pipeline.Environment
 }
 

@@ -357,14 +357,19 @@ func sentence(names []string) string {
 	}
 }
 
-// predefinedJob gives the predefined variables of a job, as weak as those of [predefined]. The job's When is its own before its
+// jobNames are what is made of the name of a job.
+type jobNames struct{ slug, group string }
+
+func namesOf(job string) jobNames { return jobNames{pipeline.Slug(job), pipeline.GroupName(job)} }
+
+// predefinedJob adds the predefined variables of a job to a list, as weak as those of [predefined]. The job's When is its own before its
 // rules are asked, and then what they say. The environment's name is expanded; nil where the job has none, or its name is not
 // known yet. Its URL may still hold variables.
-func predefinedJob(_ *pipeline.Context, job *pipeline.Job, env *pipeline.Environment) pipeline.Variables {
-	l := make(predefinedList, 0, 12)
+func predefinedJob(list pipeline.Variables, job *pipeline.Job, names jobNames, env *pipeline.Environment) pipeline.Variables {
+	l := predefinedList(list)
 	l.add("CI_JOB_NAME", job.Name)
-	l.add("CI_JOB_NAME_SLUG", pipeline.Slug(job.Name))
-	l.add("CI_JOB_GROUP_NAME", pipeline.GroupName(job.Name))
+	l.add("CI_JOB_NAME_SLUG", names.slug)
+	l.add("CI_JOB_GROUP_NAME", names.group)
 	l.add("CI_JOB_STAGE", job.Stage)
 	l.addIf(job.When == pipeline.Manual, "CI_JOB_MANUAL", "true")
 	l.addIf(job.Node.Index > 0, "CI_NODE_INDEX", strconv.Itoa(job.Node.Index))

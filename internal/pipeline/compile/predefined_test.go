@@ -204,7 +204,7 @@ func TestPredefinedJob(t *testing.T) {
 				"CI_ENVIRONMENT_NAME": "review/x", "CI_ENVIRONMENT_ACTION": "stop", "CI_ENVIRONMENT_TIER": "testing", "CI_ENVIRONMENT_URL": "https://$CI_ENVIRONMENT_SLUG.example"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if diff := cmp.Diff(c.want, all(predefinedJob(branch(), &c.job, c.env))); diff != "" {
+			if diff := cmp.Diff(c.want, all(predefinedJob(nil, &c.job, namesOf(c.job.Name), c.env))); diff != "" {
 				t.Error(diff)
 			}
 		})

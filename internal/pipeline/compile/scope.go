@@ -18,7 +18,8 @@ type scope struct {
 	outside pipeline.Variables
 	scratch pipeline.Variables // of the job that is being decided on
 	// sound tells that top and outside have no circle, so that only what a job adds can make one.
-	sound bool
+	sound   bool
+	outline bool // the variables of jobs are not kept
 }
 
 func newScope(cfg *pipeline.Config, c *pipeline.Context) scope {
@@ -101,15 +102,22 @@ type jobValues struct {
 	err         error                 // variables that refer to each other in a circle
 }
 
-// of gives the variables of a job that runs. rules are those of the rule that matched.
+// of gives the variables of a job that runs; of an outline they are valid until the next call. rules are those of the rule that
+// matched.
 func (s *scope) of(in *instance, job *pipeline.Job, rules []pipeline.VariableSpec) jobValues {
 	var v jobValues
 	first := s.all
 	if in.spec.Environment != nil { // its name is known before there is a pipeline
 		first = s.start
 	}
-	n := len(s.all) + len(s.top) + len(in.spec.Vars) + len(in.matrix) + len(rules) + len(s.outside) + 24
-	v.list = s.list(make(pipeline.Variables, 0, n), first, in, job, nil, rules)
+	list := s.scratch[:0]
+	if n := len(s.all) + len(s.top) + len(in.spec.Vars) + len(in.matrix) + len(rules) + len(s.outside) + 24; !s.outline {
+		list = make(pipeline.Variables, 0, n)
+	}
+	v.list = s.list(list, first, in, job, nil, rules)
+	if s.outline {
+		s.scratch = v.list
+	}
 	if !s.sound || len(in.spec.Vars)+len(in.matrix)+len(rules) > 0 && mayCircle(v.list) {
 		_, v.err = v.list.Sorted()
 	}
@@ -187,14 +195,10 @@ func relevant(list pipeline.Variables, text string) pipeline.Variables {
 // list builds the variables of a job on a list.
 func (s *scope) list(list, first pipeline.Variables, in *instance, job *pipeline.Job, env *pipeline.Environment, rules []pipeline.VariableSpec) pipeline.Variables {
 	list = append(list, first...)
-	if env != nil {
-		list = append(list, predefinedJob(s.ctx, job, env)...)
-	} else {
-		if in.predefined == nil || in.when != job.When {
-			in.predefined, in.when = predefinedJob(s.ctx, job, nil), job.When
-		}
-		list = append(list, in.predefined...)
+	if in.names == (jobNames{}) {
+		in.names = namesOf(job.Name)
 	}
+	list = predefinedJob(list, job, in.names, env)
 	if env != nil && s.ctx.Deployment != nil {
 		list = append(list, s.ctx.Deployment(env.Name)...)
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,8 +22,9 @@ import (
 )
 
 // Isolated gives every job a copy of a working tree below base, which must be there, and removes it with the job. The copy has what
-// Git knows and what it does not ignore, as it is now, and a repository of its own that borrows the objects of the first one. A
-// directory that is no repository is copied as a whole.
+// Git knows and what it does not ignore, as it is now, and a repository of its own that borrows the objects of the first one. Of
+// submodules it has what GIT_SUBMODULE_STRATEGY says: by default an empty directory. A directory that is no repository is copied as a
+// whole.
 func Isolated(dir, base string) Sources { return isolated{dir, base} }
 
 type isolated struct{ dir, base string }
@@ -30,14 +32,18 @@ type isolated struct{ dir, base string }
 // Open names the copy; the working tree's own name is its last element, since tools show it.
 func (s isolated) Open(j JobRef) (Workspace, error) {
 	top := filepath.Join(s.base, strconv.FormatInt(j.Pipeline, 10)+"-"+strconv.FormatInt(j.ID, 10))
-	c := &isolatedCopy{s.dir, top, filepath.Join(top, filepath.Base(s.dir))}
+	c := &isolatedCopy{from: s.dir, top: top, dir: filepath.Join(top, filepath.Base(s.dir))}
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("copy the working tree: %w", err)
 	}
 	return c, nil
 }
 
-type isolatedCopy struct{ from, top, dir string }
+type isolatedCopy struct {
+	from, top, dir string
+	strategy       string   // GIT_SUBMODULE_STRATEGY
+	left           []string // repositories in the tree that are left out, each with the reason
+}
 
 func (c *isolatedCopy) Dir() string   { return c.dir }
 func (c *isolatedCopy) InPlace() bool { return false }
@@ -57,6 +63,10 @@ func (c *isolatedCopy) Prepare(ctx context.Context, job executor.Job, trace *exe
 		return nil
 	}
 	begin := time.Now()
+	c.strategy = "none"
+	if v, _ := job.Variables.Get("GIT_SUBMODULE_STRATEGY"); v.Value == "normal" || v.Value == "recursive" {
+		c.strategy = v.Value
+	}
 	files, err := c.files(ctx)
 	if err != nil {
 		return err
@@ -77,6 +87,10 @@ func (c *isolatedCopy) Prepare(ctx context.Context, job executor.Job, trace *exe
 		}
 	}
 	trace.Printf("Copied %d files of the working tree %s in %s", n, c.from, time.Since(begin).Round(time.Millisecond))
+	if len(c.left) > 0 {
+		slices.Sort(c.left)
+		trace.Printf("Not copied: %s; GIT_SUBMODULE_STRATEGY is %s", strings.Join(c.left, ", "), c.strategy)
+	}
 	return nil
 }
 
@@ -96,50 +110,85 @@ func (c *isolatedCopy) files(ctx context.Context) ([]string, error) {
 	if _, err := os.Lstat(filepath.Join(c.from, ".git")); err != nil {
 		return c.all()
 	}
-	list, err := runGit(ctx, c.from, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
+	return c.repository(ctx, "", 0)
+}
+
+// repository lists the files of the tree's repository, or of a submodule of it, and makes it in the copy.
+func (c *isolatedCopy) repository(ctx context.Context, within string, depth int) ([]string, error) {
+	from, to := filepath.Join(c.from, within), filepath.Join(c.dir, within)
+	list, err := runGit(ctx, from, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
 	if err != nil {
 		return nil, err
 	}
 	// Without a template there are no hooks of this machine in it.
-	if _, err := runGit(ctx, c.top, "clone", "--quiet", "--shared", "--origin=origin", "--no-checkout", "--template=", "--", c.from, c.dir); err != nil {
+	if _, err := runGit(ctx, c.top, "clone", "--quiet", "--shared", "--origin=origin", "--no-checkout", "--template=", "--", from, to); err != nil {
 		return nil, err
 	}
-	if _, err := runGit(ctx, c.dir, "rev-parse", "--quiet", "--verify", "HEAD"); err == nil { // else there is no commit yet
-		if _, err := runGit(ctx, c.dir, "read-tree", "HEAD"); err != nil {
+	if _, err := runGit(ctx, to, "rev-parse", "--quiet", "--verify", "HEAD"); err == nil { // else there is no commit yet
+		if _, err := runGit(ctx, to, "read-tree", "HEAD"); err != nil {
 			return nil, err
 		}
 	}
-	return strings.FieldsFunc(list, func(r rune) bool { return r == 0 }), c.origin(ctx)
+	if err := origin(ctx, from, to); err != nil {
+		return nil, err
+	}
+	var files []string
+	for _, name := range strings.FieldsFunc(list, func(r rune) bool { return r == 0 }) {
+		full := filepath.Join(within, name)
+		if info, err := os.Lstat(filepath.Join(c.from, full)); err != nil || !info.IsDir() {
+			files = append(files, full)
+			continue
+		}
+		if err := os.MkdirAll(filepath.Join(c.dir, full), 0o700); err != nil {
+			return nil, fmt.Errorf("copy the working tree: %w", err)
+		}
+		_, err := os.Lstat(filepath.Join(c.from, full, ".git"))
+		switch {
+		case strings.HasSuffix(name, "/"): // no commit has it
+			c.left = append(c.left, full+" (a repository of its own)")
+		case c.strategy == "none" || c.strategy == "normal" && depth > 0:
+			c.left = append(c.left, full+" (a submodule)")
+		case err != nil:
+			c.left = append(c.left, full+" (not checked out)")
+		default:
+			inner, err := c.repository(ctx, full, depth+1)
+			if err != nil {
+				return nil, err
+			}
+			files = append(files, inner...)
+		}
+	}
+	return files, nil
 }
 
-// origin gives the copy the remote that the working tree has, as it is written there: none where there is none, and never the
-// working tree itself.
-func (c *isolatedCopy) origin(ctx context.Context) error {
-	url := c.remote(ctx, "remote.origin.url")
-	if url == "" || url == c.from {
-		_, err := runGit(ctx, c.dir, "remote", "remove", "origin")
+// origin gives a copy the remote that its repository has, as it is written there: none where there is none, and never the
+// repository itself.
+func origin(ctx context.Context, from, to string) error {
+	url := remote(ctx, from, "remote.origin.url")
+	if url == "" || url == from {
+		_, err := runGit(ctx, to, "remote", "remove", "origin")
 		return err
 	}
-	if _, err := runGit(ctx, c.dir, "config", "remote.origin.url", url); err != nil {
+	if _, err := runGit(ctx, to, "config", "remote.origin.url", url); err != nil {
 		return err
 	}
-	push := c.remote(ctx, "remote.origin.pushurl")
+	push := remote(ctx, from, "remote.origin.pushurl")
 	if push == "" {
 		return nil
 	}
-	_, err := runGit(ctx, c.dir, "config", "remote.origin.pushurl", push)
+	_, err := runGit(ctx, to, "config", "remote.origin.pushurl", push)
 	return err
 }
 
 // remote reads an address of the working tree's configuration; one that is relative is so to the working tree.
-func (c *isolatedCopy) remote(ctx context.Context, key string) string {
-	url, err := runGit(ctx, c.from, "config", "--get", key)
+func remote(ctx context.Context, from, key string) string {
+	url, err := runGit(ctx, from, "config", "--get", key)
 	if err != nil {
 		return ""
 	}
 	url = strings.TrimSuffix(url, "\n")
 	if url == "." || strings.HasPrefix(url, "./") || strings.HasPrefix(url, "../") {
-		url = filepath.Join(c.from, url)
+		url = filepath.Join(from, url)
 	}
 	return url
 }

@@ -848,6 +848,66 @@ func TestIsolated(t *testing.T) {
 	}
 }
 
+// TestIsolatedSubmodules copies submodules as GIT_SUBMODULE_STRATEGY says, and tells what it leaves out.
+func TestIsolatedSubmodules(t *testing.T) {
+	b := newBench(t)
+	b.o.Sources = Isolated(b.dir, t.TempDir())
+	source := filepath.Join(t.TempDir(), "source")
+	write := func(dir, name, text string) {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	repository := func(dir string) {
+		write(dir, "file", "committed\n")
+		write(dir, ".gitignore", "ignored\n")
+		git(t, dir, "init", "-q", "-b", "main")
+		git(t, dir, "add", "-A")
+		git(t, dir, "commit", "-q", "-m", "of "+filepath.Base(dir))
+	}
+	repository(source)
+	repository(source + "2")
+	repository(b.dir)
+	git(t, source, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", source+"2", "deep")
+	git(t, source, "commit", "-q", "-m", "of source")
+	for _, name := range []string{"lib/sub", "empty"} {
+		git(t, b.dir, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", source, name)
+	}
+	git(t, b.dir, "-c", "protocol.file.allow=always", "submodule", "--quiet", "update", "--init", "--recursive", "lib/sub")
+	git(t, b.dir, "commit", "-q", "-m", "submodules")
+	git(t, b.dir, "submodule", "--quiet", "deinit", "-f", "empty")
+	sub := filepath.Join(b.dir, "lib", "sub")
+	write(sub, "file", "changed\n")
+	write(sub, "new", "")
+	write(sub, "ignored", "")
+	repository(filepath.Join(b.dir, "nested"))
+	strategy := func(name, value string, script ...string) pipeline.Job {
+		return with(job(name, "test", script...), func(j *pipeline.Job) {
+			j.Variables = pipeline.Variables{{Name: "GIT_SUBMODULE_STRATEGY", Value: value}}
+		})
+	}
+	b.want(b.run(graph(
+		job("plain", "test", "test -d lib/sub && test ! -e lib/sub/file && test -d empty && test -d nested && test ! -e nested/file", "cat file"),
+		strategy("normal", "normal", "cd lib/sub", "cat file", "test -e new && test ! -e ignored && test -d deep && test ! -e deep/file", "git status --porcelain", "git log --format=%s"),
+		strategy("recursive", "recursive", "cat lib/sub/file lib/sub/deep/file"),
+	)), "success: plain=success normal=success recursive=success")
+	for name, want := range map[string]string{
+		"plain":     "Not copied: empty (a submodule), lib/sub (a submodule), nested (a repository of its own); GIT_SUBMODULE_STRATEGY is none\n",
+		"normal":    "Not copied: empty (not checked out), lib/sub/deep (a submodule), nested (a repository of its own); GIT_SUBMODULE_STRATEGY is normal\n",
+		"recursive": "Not copied: empty (not checked out), nested (a repository of its own); GIT_SUBMODULE_STRATEGY is recursive\n",
+	} {
+		if log := b.sink.log(name); !strings.Contains(log, want) {
+			t.Errorf("%s: %q is not in the log:\n%s", name, want, log)
+		}
+	}
+	if log := b.sink.log("normal"); !strings.Contains(log, " M file\n?? new\n") {
+		t.Errorf("the submodule is no repository:\n%s", log)
+	}
+}
+
 // TestManyAtOnce ends no job with another one that works in the same directory.
 func TestManyAtOnce(t *testing.T) {
 	b := newBench(t)
