@@ -468,3 +468,33 @@ func TestFetchesTogether(t *testing.T) {
 		t.Errorf("a project: %v", err)
 	}
 }
+
+// TestScope: what a pipeline keeps belongs to the repository where a path alone says too little.
+func TestScope(t *testing.T) {
+	dir := t.TempDir()
+	sh(t, dir, `
+		for d in one two three; do git init -q $d/app; done; mkdir -p four/app/sub; git -C one/app commit -q --allow-empty -m 1; git -C one/app worktree add -q ../../linked
+		git -C three/app remote add origin ../up
+		git clone -q one/app gitlab; git -C gitlab remote set-url origin git@gitlab.com:group/app.git
+		git clone -q one/app again; git -C again remote set-url origin https://token@gitlab.com/group/app
+		git clone -q one/app example; git -C example remote set-url origin https://example.com/group/app.git`)
+	scope := func(name string) string { return open(t, filepath.Join(dir, name)).Scope() }
+	seen := map[string]string{}
+	for _, name := range []string{"one/app", "two/app", "three/app", "four/app", "gitlab", "example"} {
+		if other := seen[scope(name)]; other != "" {
+			t.Errorf("%s and %s are both %s", name, other, scope(name))
+		}
+		seen[scope(name)] = name
+	}
+	for name, same := range map[string]string{"linked": "one/app", "again": "gitlab"} {
+		if scope(name) != scope(same) {
+			t.Errorf("%s is %s, %s is %s", name, scope(name), same, scope(same))
+		}
+	}
+	if got := scope("again"); got != "gitlab.com/group/app" {
+		t.Errorf("%s", got)
+	}
+	if got := scope("two/app"); !strings.HasPrefix(got, "local/app") {
+		t.Errorf("%s", got)
+	}
+}
