@@ -361,7 +361,7 @@ func (c *compiled) build() {
 		c.single = cfg
 	}
 	c.config = cfg
-	if c.opts.outline {
+	if c.opts.outline && len(c.secrets()) == 0 { // what a job's variables hide is known by them
 		c.Result = compile.Outline(cfg, c.context)
 	} else {
 		c.Result = compile.Compile(cfg, c.context)

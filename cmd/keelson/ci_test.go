@@ -181,3 +181,40 @@ func TestCodes(t *testing.T) {
 		}
 	}
 }
+
+// Repositories without a remote have no caches in common, even if their folders have one name.
+func TestRunScope(t *testing.T) {
+	chdir(t, "main")
+	store := t.TempDir()
+	play := func(script string) string {
+		t.Helper()
+		for _, a := range [][]string{{"init", "-q"}, {"commit", "-q", "--allow-empty", "-m", "First"}} {
+			if out, err := exec.Command("git", a...).CombinedOutput(); err != nil {
+				t.Fatalf("git %v: %v\n%s", a, err, out)
+			}
+		}
+		text := "job:\n  cache: {key: k, paths: [.env]}\n  script:\n    - " + script + "\n"
+		if err := os.WriteFile(".gitlab-ci.yml", []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		var out, complaint bytes.Buffer
+		if code := execute(context.Background(), []string{"ci", "run", "--store", store}, streams{strings.NewReader(""), &out, &complaint}); code != 0 {
+			t.Fatalf("%d: %s%s", code, out.String(), complaint.String())
+		}
+		return out.String()
+	}
+	for i, script := range []string{"echo SECRET=1 > .env", "test ! -e .env"} {
+		dir := filepath.Join(t.TempDir(), "same")
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Chdir(dir)
+		play(script)
+		if i == 0 {
+			if err := os.Remove(".env"); err != nil {
+				t.Fatal(err)
+			}
+			play("test -e .env && echo CI_PROJECT_PATH=$CI_PROJECT_PATH | grep =local/same$") // its own
+		}
+	}
+}

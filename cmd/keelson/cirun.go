@@ -120,7 +120,7 @@ func runCIRun(ctx context.Context, g *global, opts ciRunOptions, jobs []string) 
 	}
 	outcome, err := c.play(ctx, g, graph, run.Options{
 		Executor: x, Sources: sources, Store: store, Downstream: downstream{c}, Jobs: opts.jobs, Play: opts.manual,
-		Project: c.context.Project.Path, ID: c.context.PipelineID,
+		Project: c.repo.Scope(), ID: c.context.PipelineID,
 	})
 	if err != nil {
 		return err

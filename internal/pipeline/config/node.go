@@ -114,6 +114,12 @@ type Files interface {
 	Read(include pipeline.Include, from Source) ([]Source, error)
 }
 
+// What reads files need not give more than this for one include.
+const (
+	MaxIncludes  = maxIncludes
+	MaxTotalSize = maxTotalSize // bytes of their texts
+)
+
 // Source is a file that was read, and where its own local includes are looked up.
 type Source struct {
 	Name    string // for positions

@@ -40,7 +40,7 @@ type Options struct {
 	// graph or in the file.
 	Play []string
 
-	Project string // its path: whose artifacts and caches they are
+	Project string // whose artifacts and caches they are: its path, or what else tells it from others
 	// ID numbers the pipeline (CI_PIPELINE_ID); jobs and child pipelines get the numbers of NextID. Nil: those after ID.
 	ID     int64
 	NextID func() int64

@@ -14,17 +14,14 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/config"
 )
 
-const (
-	// maxFile bounds one configuration file, wherever it comes from.
-	maxFile = 8 << 20
-	// maxMatches bounds what a wildcard may include.
-	maxMatches = 1000
-)
+// maxFile bounds one configuration file, wherever it comes from.
+const maxFile = 8 << 20
 
 // FilesOptions says where what is outside of the working tree is found.
 type FilesOptions struct {
@@ -52,6 +49,8 @@ type Files struct {
 	open  map[string]*project // by name and ref
 	texts map[string][]byte   // by the name of positions
 	web   map[string][]byte   // by address
+
+	fetched time.Duration // what all fetches have taken
 }
 
 var (
@@ -220,10 +219,14 @@ func (f *Files) local(name string, from config.Source) ([]config.Source, error) 
 		}
 	}
 	var sources []config.Source
+	size := 0
 	for _, name := range names {
 		text, err := read(name)
 		if err != nil {
 			return nil, err
+		}
+		if size += len(text); size > config.MaxTotalSize {
+			return nil, fmt.Errorf("%s names files of more than %d MiB together", clean, config.MaxTotalSize>>20)
 		}
 		s := config.Source{Name: name, Text: text}
 		if other != nil {
@@ -251,8 +254,8 @@ func wildcard(pattern string, paths []string) ([]string, error) {
 		}
 	}
 	slices.Sort(names)
-	if len(names) > maxMatches {
-		return nil, fmt.Errorf("%s names %d files, more than %d", pattern, len(names), maxMatches)
+	if len(names) > config.MaxIncludes {
+		return nil, fmt.Errorf("%s names %d files, and there may be no more than %d includes", pattern, len(names), config.MaxIncludes)
 	}
 	return names, nil
 }

@@ -1,6 +1,8 @@
 package worktree
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"net/url"
 	"path"
 	"path/filepath"
@@ -72,6 +74,21 @@ func (r *Repository) origin() place {
 		return parsePlace(r.config["remote."+name+".url"])
 	}
 	return place{}
+}
+
+// Scope says whose artifacts and caches those of its pipelines are: the project's path on its host. Without a host it is the
+// repository of this machine, which all its working trees share, or the folder where there is none.
+func (r *Repository) Scope() string {
+	from := r.origin()
+	if _, host, _ := strings.Cut(from.web(), "://"); from.scheme != "" {
+		return host + "/" + from.path
+	}
+	dir := r.root
+	if r.hasGit {
+		dir = r.common
+	}
+	sum := sha256.Sum256([]byte(dir))
+	return "local/" + filepath.Base(strings.TrimSuffix(dir, "/.git")) + "-" + hex.EncodeToString(sum[:8])
 }
 
 // project says what the remote's address tells about the project, and the base URL of its server.

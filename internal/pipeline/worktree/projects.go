@@ -24,8 +24,26 @@ import (
 	"keelson.dev/keelson/internal/redact"
 )
 
-// fetchTimeout bounds one fetch of another project, as GitLab bounds what includes fetch.
-const fetchTimeout = 30 * time.Second
+const (
+	// fetchTimeout bounds one fetch, be it of another project or of a remote file.
+	fetchTimeout = 30 * time.Second
+	// fetchesTimeout bounds all of them together. GitLab has 30 seconds for that, next to its own repositories.
+	fetchesTimeout = 2 * time.Minute
+)
+
+// fetching begins a fetch within its bounds; end takes note of how long it was.
+func (f *Files) fetching() (ctx context.Context, end func()) {
+	limit, cause := fetchTimeout, fmt.Errorf("it took longer than %s", fetchTimeout)
+	if left := fetchesTimeout - f.fetched; left < limit {
+		limit, cause = left, fmt.Errorf("all fetches together took longer than %s", fetchesTimeout)
+	}
+	begin := time.Now()
+	ctx, cancel := context.WithTimeoutCause(f.ctx, limit, cause)
+	return ctx, func() {
+		cancel()
+		f.fetched += time.Since(begin)
+	}
+}
 
 // project is another project's tree: a folder as it is, or a commit in a repository.
 type project struct {
@@ -211,8 +229,8 @@ func openCommit(name, dir, sha string) (*project, error) {
 func (f *Files) fetchProject(name, ref, where string) (*project, error) {
 	dir := filepath.Join(f.opts.Cache, "projects", cacheName(where))
 	keep := "refs/keelson/" + hex.EncodeToString([]byte(cmp.Or(ref, "HEAD")))
-	ctx, cancel := context.WithTimeoutCause(f.ctx, fetchTimeout, fmt.Errorf("it took longer than %s", fetchTimeout))
-	defer cancel()
+	ctx, end := f.fetching()
+	defer end()
 	unlock, err := lockRepository(ctx, dir)
 	if err != nil {
 		return nil, fmt.Errorf("keep a copy of project %s: %w", name, err)
@@ -352,8 +370,8 @@ func (f *Files) componentVersion(name, version string) (string, error) {
 	if version != "~latest" && !partialVersion().MatchString(version) {
 		return version, nil
 	}
-	ctx, cancel := context.WithTimeoutCause(f.ctx, fetchTimeout, fmt.Errorf("it took longer than %s", fetchTimeout))
-	defer cancel()
+	ctx, end := f.fetching()
+	defer end()
 	out, err := runGit(ctx, f.repo.root, "ls-remote", "--quiet", "--tags", "--refs", "--", where)
 	if err != nil {
 		return "", fmt.Errorf("versions of project %s: %w", name, err)

@@ -10,17 +10,13 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
 
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/config"
 	"keelson.dev/keelson/internal/redact"
 )
 
-const (
-	remoteTimeout = 30 * time.Second
-	maxRedirects  = 5
-)
+const maxRedirects = 5
 
 // remote reads include:remote, a file on the web.
 func (f *Files) remote(include pipeline.Include) ([]config.Source, error) {
@@ -29,11 +25,12 @@ func (f *Files) remote(include pipeline.Include) ([]config.Source, error) {
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, fmt.Errorf("remote file %s: it is no http or https address", name)
 	}
-	ctx, cancel := context.WithTimeoutCause(f.ctx, remoteTimeout, fmt.Errorf("it took longer than %s", remoteTimeout))
-	defer cancel()
 	text, ok := f.web[include.Remote]
 	if !ok {
-		if text, err = fetchURL(ctx, u); err != nil {
+		ctx, end := f.fetching()
+		text, err = fetchURL(ctx, u)
+		end()
+		if err != nil {
 			return nil, fmt.Errorf("remote file %s: %w", name, err)
 		}
 		f.web[include.Remote] = text

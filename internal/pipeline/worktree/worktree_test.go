@@ -430,3 +430,71 @@ func TestComponentHosts(t *testing.T) {
 		t.Errorf("a folder for the own host's project: %v", err)
 	}
 }
+
+// TestWildcardBounds ends the reading of a wildcard where nothing could be made of it any more.
+func TestWildcardBounds(t *testing.T) {
+	dir := t.TempDir()
+	sh(t, dir, `
+		mkdir many large; for i in $(seq 151); do : > many/$i.yml; done
+		truncate -s 8M large/1.yml; for i in 2 3 4 5 6 7 8 9 10; do ln -s 1.yml large/$i.yml; done`)
+	f := open(t, dir).Files(t.Context(), FilesOptions{})
+	for pattern, want := range map[string]string{"many/*.yml": "150", "large/*.yml": "64 MiB"} {
+		if _, err := f.Read(pipeline.Include{Local: pattern}, config.Source{}); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), pattern) {
+			t.Errorf("%s: %v", pattern, err)
+		}
+	}
+	if sources, err := f.Read(pipeline.Include{Local: "large/[1].yml"}, config.Source{}); err == nil {
+		t.Errorf("%d files of a pattern that is none", len(sources))
+	}
+}
+
+// TestFetchesTogether bounds the time of all fetches.
+func TestFetchesTogether(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { time.Sleep(20 * time.Millisecond) }))
+	defer server.Close()
+	f := open(t, t.TempDir()).Files(t.Context(), FilesOptions{Cache: t.TempDir()})
+	if _, err := f.Read(pipeline.Include{Remote: server.URL + "/a.yml"}, config.Source{}); err != nil {
+		t.Fatal(err)
+	}
+	if f.fetched < 20*time.Millisecond {
+		t.Errorf("%s are counted", f.fetched)
+	}
+	f.fetched = fetchesTimeout
+	_, err := f.Read(pipeline.Include{Remote: server.URL + "/b.yml"}, config.Source{})
+	if err == nil || !strings.Contains(err.Error(), "all fetches together took longer than 2m0s") {
+		t.Errorf("a remote file: %v", err)
+	}
+	if _, err = f.fetchProject("group/lib", "main", "file:///nosuch"); err == nil || !strings.Contains(err.Error(), "all fetches together took longer than 2m0s") {
+		t.Errorf("a project: %v", err)
+	}
+}
+
+// TestScope: what a pipeline keeps belongs to the repository where a path alone says too little.
+func TestScope(t *testing.T) {
+	dir := t.TempDir()
+	sh(t, dir, `
+		for d in one two three; do git init -q $d/app; done; mkdir -p four/app/sub; git -C one/app commit -q --allow-empty -m 1; git -C one/app worktree add -q ../../linked
+		git -C three/app remote add origin ../up
+		git clone -q one/app gitlab; git -C gitlab remote set-url origin git@gitlab.com:group/app.git
+		git clone -q one/app again; git -C again remote set-url origin https://token@gitlab.com/group/app
+		git clone -q one/app example; git -C example remote set-url origin https://example.com/group/app.git`)
+	scope := func(name string) string { return open(t, filepath.Join(dir, name)).Scope() }
+	seen := map[string]string{}
+	for _, name := range []string{"one/app", "two/app", "three/app", "four/app", "gitlab", "example"} {
+		if other := seen[scope(name)]; other != "" {
+			t.Errorf("%s and %s are both %s", name, other, scope(name))
+		}
+		seen[scope(name)] = name
+	}
+	for name, same := range map[string]string{"linked": "one/app", "again": "gitlab"} {
+		if scope(name) != scope(same) {
+			t.Errorf("%s is %s, %s is %s", name, scope(name), same, scope(same))
+		}
+	}
+	if got := scope("again"); got != "gitlab.com/group/app" {
+		t.Errorf("%s", got)
+	}
+	if got := scope("two/app"); !strings.HasPrefix(got, "local/app") {
+		t.Errorf("%s", got)
+	}
+}
