@@ -42,7 +42,7 @@ func Redacted[T any](v T, secrets []string) T {
 	stream := redact.NewStream(nil, slices.Compact(secrets)...)
 	out := reflect.New(reflect.TypeFor[T]()).Elem()
 	out.Set(redacted(reflect.ValueOf(&v).Elem(), stream))
-	return out.Interface().(T) //nolint:errcheck,forcetypeassert // it was made so
+	return out.Interface().(T) //nolint:forcetypeassert // it was made so
 }
 
 func redacted(v reflect.Value, secrets *redact.Stream) reflect.Value {
