@@ -143,18 +143,19 @@ func (c *compiled) play(ctx context.Context, g *global, graph *pipeline.Graph, o
 	abort := make(chan struct{})
 	o.Abort = abort
 	defer onSecondInterrupt(func() { close(abort) })()
+	out := newReader(g.out, abort)
+	defer out.close() // before one stops to listen to interrupts
 	if g.output == "json" {
-		o.Sink = run.JSON(g.out)
+		o.Sink = newPacedSink(run.JSON(out), out)
 		return run.Run(ctx, graph, o)
 	}
-	out := newPlayOutput(g.out, graph, bool(paint(g.out)))
-	o.Sink = out
-	fmt.Fprintln(g.out, show.Headline(graph))
+	o.Sink = newPacedSink(newPlayOutput(out, graph, bool(paint(g.out))), out)
+	fmt.Fprintln(out, show.Headline(graph))
 	outcome, err := run.Run(ctx, graph, o)
 	if err != nil {
 		return outcome, err
 	}
-	return outcome, printOutcome(g.out, outcome, paint(g.out))
+	return outcome, printOutcome(out, outcome, paint(g.out))
 }
 
 // onSecondInterrupt calls do once, at the second interrupt: the first one has ended the context. What it gives ends the waiting.

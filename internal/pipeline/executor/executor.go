@@ -42,6 +42,10 @@ type Log interface {
 	io.Writer
 }
 
+// Hasty is a [Log] whose Write may wait for somebody who reads it. From Hurry on, which an executor calls when a job has to end,
+// Write waits no more, also where it was waiting, and drops what it has no room for.
+type Hasty interface{ Hurry() }
+
 // Job is a job of a graph with what is known only when it starts.
 type Job struct {
 	// Job's Variables are the final ones: the graph's, and the dotenv reports of its needs. [Job.Environment] adds those of

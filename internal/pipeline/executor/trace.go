@@ -27,6 +27,7 @@ type Trace struct {
 	redactor *redact.Stream
 	limit    *limiter
 	now      func() time.Time
+	below    io.Writer
 	mid      bool // the last byte was no line feed
 }
 
@@ -37,7 +38,7 @@ func NewTrace(w io.Writer, job Job) *Trace {
 	if job.LogLimit == 0 {
 		limit.limit = DefaultLogLimit
 	}
-	return &Trace{limit: limit, redactor: redact.NewStream(limit, job.secrets()...), now: time.Now}
+	return &Trace{limit: limit, redactor: redact.NewStream(limit, job.secrets()...), now: time.Now, below: w}
 }
 
 // OpenTrace gives the trace that log is, or a new one around it; done closes what it has opened.
@@ -47,6 +48,13 @@ func OpenTrace(log Log, job Job) (trace *Trace, done func()) {
 	}
 	t := NewTrace(log, job)
 	return t, func() { _ = t.Close() }
+}
+
+// Hurry tells the writer below that the job ends, if that is [Hasty]. Others may be writing, and waiting for it.
+func (t *Trace) Hurry() {
+	if h, ok := t.below.(Hasty); ok {
+		h.Hurry()
+	}
 }
 
 // Write takes output of the job. It never fails: a job does not end because its log is lost, for which Close gives the error.

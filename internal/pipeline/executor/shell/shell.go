@@ -170,6 +170,7 @@ func (x *Executor) Run(ctx context.Context, work executor.Job, log executor.Log)
 	defer j.stop(nil)
 	timer := time.AfterFunc(work.Limit(), func() { j.stop(errTimeout) })
 	defer timer.Stop()
+	defer context.AfterFunc(j.ctx, trace.Hurry)()
 	j.scope = newScope(work.Dir, out)
 	defer j.removeDir()
 	if err := j.prepareEnvironment(start); err != nil {
