@@ -68,7 +68,8 @@ type Job struct {
 	Prepare func(ctx context.Context, trace *Trace) error
 	// Finish keeps what the job leaves behind: caches, artifacts, reports. It is called after after_script with the result so
 	// far, also of a job that failed or was canceled, but not of one that was aborted. An error fails a job that had
-	// succeeded. Its ctx is not ended by the job's timeout.
+	// succeeded. Its ctx is not ended by the job's timeout or a cancel,
+	// but by Abort.
 	Finish func(ctx context.Context, trace *Trace, result Result) error
 	// Abort ends the job at once when it is closed: no grace, no after_script, no Finish. Nil: never.
 	Abort <-chan struct{}
