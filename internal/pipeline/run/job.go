@@ -211,6 +211,12 @@ func (w *work) warn(trace *executor.Trace) {
 	if w.job.Release != nil {
 		trace.Warningf("no release is made here (release)")
 	}
+	if w.job.Identity != "" {
+		trace.Warningf("nobody here signs the job in to a cloud (identity: %s)", w.job.Identity)
+	}
+	if env := w.job.Job.Environment; env != nil && len(env.Kubernetes) > 0 {
+		trace.Warningf("nothing is shown of a cluster here (environment:kubernetes)")
+	}
 }
 
 // finish keeps what the job leaves behind.
