@@ -185,23 +185,23 @@ func (c *compiled) play(ctx context.Context, g *global, graph *pipeline.Graph, o
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	w := &checkedWriter{w: g.out, unread: cancel}
+	out := newReader(w, abort)
 	if g.output == "json" {
-		o.Sink = run.JSON(w)
-		outcome, err := run.Run(ctx, graph, o)
-		return outcome, errors.Join(err, w.failure())
+		o.Sink = newPacedSink(run.JSON(out), out)
+	} else {
+		o.Sink = newPacedSink(newPlayOutput(out, graph, bool(paint(g.out))), out)
+		fmt.Fprintln(out, show.Headline(shown))
 	}
-	out := newPlayOutput(w, graph, bool(paint(g.out)))
-	o.Sink = out
-	fmt.Fprintln(w, show.Headline(shown))
 	outcome, err := run.Run(ctx, graph, o)
-	if err != nil {
-		return outcome, err
+	if err == nil && g.output == "" {
+		_ = printOutcome(out, outcome, paint(g.out)) // w keeps the error
 	}
-	_ = printOutcome(w, outcome, paint(g.out)) // w has kept the error
-	return outcome, w.failure()
+	out.close() // before one stops to listen to interrupts
+	return outcome, errors.Join(err, w.failure())
 }
 
-// checkedWriter keeps the first error of a writer, after which it drops what it is given.
+// checkedWriter keeps the first error of a writer, after which it drops what it is given. One goroutine writes; failure does not wait
+// for it.
 type checkedWriter struct {
 	w      io.Writer
 	unread func() // called when nobody reads any more
@@ -212,14 +212,17 @@ type checkedWriter struct {
 
 // Write takes more; its error is that of [checkedWriter.failure].
 func (c *checkedWriter) Write(p []byte) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err == nil {
-		if _, c.err = c.w.Write(p); errors.Is(c.err, syscall.EPIPE) {
-			c.unread()
-		}
+	if err := c.failure(); err != nil {
+		return len(p), err
 	}
-	return len(p), c.err
+	_, err := c.w.Write(p)
+	c.mu.Lock()
+	c.err = err
+	c.mu.Unlock()
+	if errors.Is(err, syscall.EPIPE) {
+		c.unread()
+	}
+	return len(p), err
 }
 
 // failure is the first error.

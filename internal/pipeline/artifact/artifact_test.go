@@ -658,7 +658,7 @@ func TestEditWhileRestoring(t *testing.T) {
 			t.Errorf("%v: %v", moves, err)
 		}
 	}
-	if err := st.settle(entries); err != nil {
+	if err := st.settle(t.Context(), entries); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"a", "new"} {
@@ -697,11 +697,11 @@ func TestHold(t *testing.T) {
 	restore := func(key Key) error { return s.Restore(t.Context(), []Key{key}, Work{Dir: t.TempDir()}) }
 	before := save("before")
 	*now = now.Add(time.Minute)
-	release, err := s.Hold()
+	release, err := s.Hold(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	release2, err := s.Hold()
+	release2, err := s.Hold(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

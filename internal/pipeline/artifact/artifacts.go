@@ -144,7 +144,7 @@ func matches(when pipeline.When, succeeded bool) bool {
 // Save keeps the artifacts and reports of a job that has ended, and forgets what an earlier run of it has left. Nil artifacts
 // leave nothing. A [*DotenvError] comes with the record: what else the job left has been kept.
 func (s *Store) Save(ctx context.Context, key Key, a *pipeline.Artifacts, w Work, succeeded bool) (*Record, error) {
-	unlock, err := s.lock(false)
+	unlock, err := s.lock(ctx, false)
 	if err != nil {
 		return nil, err
 	}
@@ -375,7 +375,7 @@ func (s *Store) Restore(ctx context.Context, keys []Key, w Work) error {
 	if len(recs) == 0 {
 		return nil
 	}
-	unlock, err := s.lock(false)
+	unlock, err := s.lock(ctx, false)
 	if err != nil {
 		return err
 	}
@@ -461,7 +461,7 @@ func (s *Store) tree(ctx context.Context, at Archive) (*tree, error) {
 
 // Erase lets go of a job's artifacts. Jobs that depend on them fail from now on.
 func (s *Store) Erase(ctx context.Context, key Key) error {
-	unlock, err := s.lock(false)
+	unlock, err := s.lock(ctx, false)
 	if err != nil {
 		return err
 	}

@@ -123,7 +123,7 @@ func (s *Store) eachCache(ctx context.Context, scope Scope, caches []pipeline.Ca
 	if len(caches) == 0 {
 		return nil, nil
 	}
-	unlock, err := s.lock(false)
+	unlock, err := s.lock(ctx, false)
 	if err != nil {
 		return nil, err
 	}

@@ -308,7 +308,7 @@ func TestSweepCaches(t *testing.T) {
 
 func TestSweepBusyAndRubbish(t *testing.T) {
 	s, now := open(t, Options{})
-	unlock, err := s.lock(false)
+	unlock, err := s.lock(t.Context(), false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,7 @@
 //
 //	store, err := artifact.Open(dir, artifact.Options{})
 //
-//	release, err := store.Hold()                               // as long as the pipeline runs nothing of it expires
+//	release, err := store.Hold(ctx)                            // as long as the pipeline runs nothing of it expires
 //	sources := artifact.Sources(graph, job)                    // PURE: whose artifacts a job takes
 //	vars, err := store.Dotenv(ctx, keys)                       // their dotenv variables, for the job's own variables
 //	store.RestoreCaches(ctx, scope, job.Caches, work)          // before the script; a miss is no error

@@ -18,6 +18,8 @@ import (
 	"github.com/zeebo/blake3"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"keelson.dev/keelson/internal/pipeline/flock"
 )
 
 // Where files are staged: in .git, where neither globs nor git see them, or else in the project directory. That is not .keelson:
@@ -211,13 +213,13 @@ type move struct {
 
 // settle moves what is staged into the project directory. What is there is replaced, directories are merged; what cannot be
 // replaced is found before anything is moved. Of several who settle in one directory each waits for the one before.
-func (st *stage) settle(entries []entry) error {
+func (st *stage) settle(ctx context.Context, entries []entry) error {
 	home, err := st.root.Open(path.Dir(st.at))
 	if err != nil {
 		return err
 	}
 	defer home.Close()
-	if err := unix.Flock(int(home.Fd()), unix.LOCK_EX); err != nil {
+	if err := flock.Lock(ctx, home, true); err != nil {
 		return fmt.Errorf("lock %s: %w", path.Dir(st.at), err)
 	}
 	for attempt := 0; ; attempt++ {
@@ -400,7 +402,7 @@ func (s *Store) extract(ctx context.Context, w Work, t *tree, l Limits, g *guard
 	if err := s.contents(ctx, st, entries, t.Blobs); err != nil {
 		return err
 	}
-	return st.settle(entries)
+	return st.settle(ctx, entries)
 }
 
 // keep leaves out what a job must not overwrite.

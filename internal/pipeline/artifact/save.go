@@ -183,7 +183,7 @@ func (s *Store) copyIn(ctx context.Context, root *os.Root, e *entry) (fresh bool
 	}
 	defer f.Close()
 	hash := blake3.New()
-	size, err := io.Copy(hash, io.LimitReader(f, e.Size))
+	size, err := io.Copy(hash, &bounded{ctx: ctx, r: f, left: e.Size})
 	if err != nil {
 		return false, err
 	}
@@ -207,7 +207,7 @@ func (s *Store) stream(ctx context.Context, f *os.File, e entry) error {
 		return err
 	}
 	hash := blake3.New()
-	n, err := io.Copy(io.MultiWriter(w, hash), io.LimitReader(f, e.Size))
+	n, err := io.Copy(io.MultiWriter(w, hash), &bounded{ctx: ctx, r: f, left: e.Size})
 	if err == nil && (n != e.Size || hex.EncodeToString(hash.Sum(nil)) != e.Blob) {
 		err = errChanged
 	}

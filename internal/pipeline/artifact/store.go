@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/pipeline/flock"
 )
 
 // Limits bound what is saved and what is restored. Zero fields take the defaults.
@@ -133,22 +134,17 @@ func (w Work) ready() Work {
 
 func (w Work) warnf(format string, args ...any) { w.printf("WARNING: "+format, args...) }
 
-// lock keeps Sweep from deleting content (shared) or everybody from adding some (exclusive, which does not wait). A process
-// that dies lets go of it.
-func (s *Store) lock(exclusive bool) (unlock func(), err error) {
+// lock keeps Sweep from deleting content (shared, for which it waits until ctx ends) or everybody from adding some (exclusive, which
+// does not wait). A process that dies lets go of it.
+func (s *Store) lock(ctx context.Context, exclusive bool) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("artifact store: %w", err)
 	}
-	how := unix.LOCK_SH
 	if exclusive {
-		how = unix.LOCK_EX | unix.LOCK_NB
-	}
-	for {
-		err = unix.Flock(int(f.Fd()), how)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	} else {
+		err = flock.Lock(ctx, f, false)
 	}
 	if err != nil {
 		f.Close()
@@ -158,9 +154,9 @@ func (s *Store) lock(exclusive bool) (unlock func(), err error) {
 }
 
 // Hold keeps what is saved from now on until release is called, whenever it expires: a pipeline finds its artifacts as long as it
-// runs. Nobody sweeps meanwhile.
-func (s *Store) Hold() (release func(), err error) {
-	unlock, err := s.lock(false)
+// runs. Nobody sweeps meanwhile; while somebody sweeps it waits until ctx ends.
+func (s *Store) Hold(ctx context.Context) (release func(), err error) {
+	unlock, err := s.lock(ctx, false)
 	if err != nil {
 		return nil, err
 	}

@@ -44,7 +44,7 @@ func (s *Store) Sweep(ctx context.Context, o SweepOptions) (Swept, error) {
 	if o.CacheAge == 0 {
 		o.CacheAge = 30 * 24 * time.Hour
 	}
-	unlock, err := s.lock(true)
+	unlock, err := s.lock(ctx, true)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return Swept{Busy: true}, nil
 	}

@@ -62,7 +62,7 @@ func Unzip(ctx context.Context, r io.ReaderAt, size int64, w Work, l Limits) err
 			return fail(err)
 		}
 	}
-	if err := st.settle(entries); err != nil {
+	if err := st.settle(ctx, entries); err != nil {
 		return fail(err)
 	}
 	return nil
@@ -137,7 +137,7 @@ func (s *Store) Zip(ctx context.Context, key Key, out io.Writer) error {
 	if len(recs) == 0 || recs[0].Archive == nil {
 		return fmt.Errorf("%s has no artifacts", key.Job)
 	}
-	unlock, err := s.lock(false)
+	unlock, err := s.lock(ctx, false)
 	if err != nil {
 		return err
 	}

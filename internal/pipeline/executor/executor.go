@@ -42,6 +42,10 @@ type Log interface {
 	io.Writer
 }
 
+// Hasty is a [Log] whose Write may wait for somebody who reads it. From Hurry on, which an executor calls when a job has to end,
+// Write waits no more, also where it was waiting, and drops what it has no room for.
+type Hasty interface{ Hurry() }
+
 // Job is a job of a graph with what is known only when it starts.
 type Job struct {
 	// Job's Variables are the final ones: the graph's, and the dotenv reports of its needs. [Job.Environment] adds those of
@@ -64,7 +68,8 @@ type Job struct {
 	Prepare func(ctx context.Context, trace *Trace) error
 	// Finish keeps what the job leaves behind: caches, artifacts, reports. It is called after after_script with the result so
 	// far, also of a job that failed or was canceled, but not of one that was aborted. An error fails a job that had
-	// succeeded. Its ctx is not ended by the job's timeout.
+	// succeeded. Its ctx is not ended by the job's timeout or a cancel,
+	// but by Abort.
 	Finish func(ctx context.Context, trace *Trace, result Result) error
 	// Abort ends the job at once when it is closed: no grace, no after_script, no Finish. Nil: never.
 	Abort <-chan struct{}

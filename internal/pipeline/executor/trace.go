@@ -3,6 +3,7 @@ package executor
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,19 +26,22 @@ const (
 type Trace struct {
 	mu       sync.Mutex
 	redactor *redact.Stream
+	secrets  []string // what it hides
 	limit    *limiter
 	now      func() time.Time
+	below    io.Writer
 	mid      bool // the last byte was no line feed
 }
 
 // NewTrace makes the trace of a job that writes to w. Masked are the job's masked variables, with the base64 and URL-encoded
-// forms of their values, and its Mask.
+// forms of their values, and its Mask. Values that refer to what only the executor knows it adds with [Trace.Mask].
 func NewTrace(w io.Writer, job Job) *Trace {
 	limit := &limiter{w: w, limit: job.LogLimit}
 	if job.LogLimit == 0 {
 		limit.limit = DefaultLogLimit
 	}
-	return &Trace{limit: limit, redactor: redact.NewStream(limit, job.MaskedValues()...), now: time.Now}
+	secrets := job.MaskedValues()
+	return &Trace{limit: limit, secrets: secrets, redactor: redact.NewStream(limit, secrets...), now: time.Now, below: w}
 }
 
 // OpenTrace gives the trace that log is, or a new one around it; done closes what it has opened.
@@ -47,6 +51,28 @@ func OpenTrace(log Log, job Job) (trace *Trace, done func()) {
 	}
 	t := NewTrace(log, job)
 	return t, func() { _ = t.Close() }
+}
+
+// Mask hides more values from now on.
+func (t *Trace) Mask(values ...string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	values = slices.DeleteFunc(slices.Clone(values), func(v string) bool { return slices.Contains(t.secrets, v) })
+	if len(values) == 0 {
+		return
+	}
+	if !t.limit.cut {
+		_ = t.redactor.Close() // the limiter remembers
+	}
+	t.secrets = slices.Concat(t.secrets, values)
+	t.redactor = redact.NewStream(t.limit, t.secrets...)
+}
+
+// Hurry tells the writer below that the job ends, if that is [Hasty]. Others may be writing, and waiting for it.
+func (t *Trace) Hurry() {
+	if h, ok := t.below.(Hasty); ok {
+		h.Hurry()
+	}
 }
 
 // Write takes output of the job. It never fails: a job does not end because its log is lost, for which Close gives the error.

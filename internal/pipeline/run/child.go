@@ -42,7 +42,8 @@ func (e *engine) trigger(a attempt) {
 	ctx := e.run(a)
 	p, j := a.play, &a.play.graph.Jobs[a.job]
 	w := e.work(a, 0)
-	trace := executor.NewTrace(sinkLog{e.o.Sink, w.ref}, w.job)
+	trace := executor.NewTrace(sinkLog{sink: e.o.Sink, ref: w.ref}, w.job)
+	trace.Hurry() // the engine waits for nobody
 	over := func(r executor.Result) {
 		if r.Status == pipeline.StatusFailed {
 			r.Message = trace.Redacted(r.Message)

@@ -20,6 +20,13 @@ type Sink interface {
 	Log(j JobRef, p []byte)
 }
 
+// HastySink is a sink whose Log may wait for somebody who reads. From Hurry on, when the job has to end, the logs of that attempt
+// wait no more, as with [executor.Hasty].
+type HastySink interface {
+	Sink
+	Hurry(j JobRef)
+}
+
 // JobRef names an attempt of a job.
 type JobRef struct {
 	Pipeline int64  `json:"pipeline"`
@@ -72,6 +79,14 @@ type tee []Sink
 func (t tee) Event(e Event) {
 	for _, s := range t {
 		s.Event(e)
+	}
+}
+
+func (t tee) Hurry(j JobRef) {
+	for _, s := range t {
+		if h, ok := s.(HastySink); ok {
+			h.Hurry(j)
+		}
 	}
 }
 

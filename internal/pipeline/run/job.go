@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 
@@ -62,24 +61,32 @@ func (p *play) key(job string) artifact.Key {
 
 // sinkLog is a job's log on its way to the sink.
 type sinkLog struct {
-	sink Sink
-	ref  JobRef
+	sink     Sink
+	ref      JobRef
+	coverage *artifact.Coverage // nil: nobody looks for it
 }
 
 func (l sinkLog) Write(p []byte) (int, error) {
+	if l.coverage != nil {
+		_, _ = l.coverage.Write(p) // never fails
+	}
 	l.sink.Log(l.ref, p)
 	return len(p), nil
 }
 
+// Hurry implements [executor.Hasty].
+func (l sinkLog) Hurry() {
+	if h, ok := l.sink.(HastySink); ok {
+		h.Hurry(l.ref)
+	}
+}
+
 // run runs the job to its end.
 func (w *work) run(ctx context.Context) (result executor.Result, more extras) {
-	var log io.Writer = sinkLog{w.o.Sink, w.ref}
-	var coverage *artifact.Coverage
+	log := sinkLog{sink: w.o.Sink, ref: w.ref}
 	if w.job.Coverage != "" {
-		c, err := artifact.NewCoverage(w.job.Coverage)
-		if err == nil {
-			coverage = c
-			log = io.MultiWriter(log, c)
+		if c, err := artifact.NewCoverage(w.job.Coverage); err == nil {
+			log.coverage = c
 		}
 	}
 	var trace *executor.Trace
@@ -110,8 +117,8 @@ func (w *work) run(ctx context.Context) (result executor.Result, more extras) {
 	if err := trace.Close(); err != nil && result.Status == pipeline.StatusSuccess {
 		result = executor.FailedWith(fmt.Errorf("write the log: %w", err))
 	}
-	if coverage != nil {
-		if v, ok := coverage.Value(); ok {
+	if log.coverage != nil {
+		if v, ok := log.coverage.Value(); ok {
 			more.coverage = &v
 		}
 	}
@@ -225,6 +232,12 @@ func (w *work) warn(trace *executor.Trace) {
 	}
 	if w.job.Release != nil {
 		trace.Warningf("no release is made here (release)")
+	}
+	if w.job.Identity != "" {
+		trace.Warningf("nobody here signs the job in to a cloud (identity: %s)", w.job.Identity)
+	}
+	if env := w.job.Job.Environment; env != nil && len(env.Kubernetes) > 0 {
+		trace.Warningf("nothing is shown of a cluster here (environment:kubernetes)")
 	}
 }
 

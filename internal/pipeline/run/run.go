@@ -124,7 +124,7 @@ func Run(ctx context.Context, g *pipeline.Graph, o Options) (Outcome, error) {
 		o.Now = time.Now
 	}
 	if o.Store != nil {
-		release, err := o.Store.Hold()
+		release, err := o.Store.Hold(ctx)
 		if err != nil {
 			return Outcome{}, err
 		}

@@ -1021,3 +1021,17 @@ func TestIsolatedBecameLink(t *testing.T) {
 		t.Errorf("%s", log)
 	}
 }
+
+// What nobody does here is said in the job's log.
+func TestNobodyDoesIt(t *testing.T) {
+	b := newBench(t)
+	b.run(&pipeline.Graph{Stages: []string{"test"}, Jobs: []pipeline.Job{{
+		Name: "job", Stage: "test", Script: []string{"true"}, Identity: "google_cloud",
+		Environment: &pipeline.Environment{Name: "production", Kubernetes: map[string]any{"agent": "group/project:agent"}},
+	}}})
+	for _, want := range []string{"(identity: google_cloud)", "(environment:kubernetes)"} {
+		if log := b.sink.log("job"); !strings.Contains(log, want) {
+			t.Errorf("no %s in\n%s", want, log)
+		}
+	}
+}

@@ -21,6 +21,7 @@ import (
 	"keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/config"
+	"keelson.dev/keelson/internal/pipeline/flock"
 	"keelson.dev/keelson/internal/redact"
 )
 
@@ -287,21 +288,9 @@ func lockRepository(ctx context.Context, dir string) (unlock func(), err error) 
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			lock.Close()
-			return nil, err
-		}
-		select {
-		case <-ctx.Done():
-			lock.Close()
-			return nil, fmt.Errorf("wait for another process: %w", context.Cause(ctx))
-		case <-time.After(20 * time.Millisecond):
-		}
+	if err := flock.Lock(ctx, lock, true); err != nil {
+		lock.Close()
+		return nil, err
 	}
 	if _, err := os.Stat(filepath.Join(dir, "HEAD")); err != nil {
 		if _, err := runGit(ctx, filepath.Dir(dir), "init", "--quiet", "--bare", "--object-format=sha1", "--template=", "--", dir); err != nil {

@@ -108,7 +108,10 @@ func (r *variablesReader) full(name string, n *config.Node) {
 		r.fail(n.At, fmt.Sprintf("variable %s has no value", name), "")
 		return
 	}
-	if v.Masked && (len(v.Value) < 8 || strings.ContainsAny(v.Value, " \t\r\n")) {
+	if v.Masked && len(v.Value) < 4 {
+		r.problems = append(r.problems, pipeline.Problem{Severity: pipeline.Warning, Code: "unmaskable-variable", At: v.At,
+			Message: fmt.Sprintf("variable %s is not masked: its value has fewer than 4 characters, which would hide half of every log; GitLab wants 8", name)})
+	} else if v.Masked && (len(v.Value) < 8 || strings.ContainsAny(v.Value, " \t\r\n")) {
 		r.problems = append(r.problems, pipeline.Problem{Severity: pipeline.Warning, Code: "unmaskable-variable", At: v.At,
 			Message: fmt.Sprintf("variable %s: GitLab masks values of 8 characters and more on one line and without spaces only; here it is masked all the same", name)})
 	}

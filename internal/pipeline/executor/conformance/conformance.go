@@ -35,6 +35,7 @@ func Test(t *testing.T, setup Setup) {
 		"cancel":                        cancel,
 		"cancel before the start":       cancelBefore,
 		"abort":                         abort,
+		"abort while it finishes":       abortFinish,
 		"nothing is left running":       nothingLeft,
 		"files are gone afterwards":     filesGone,
 		"environment of the executor":   environmentStays,

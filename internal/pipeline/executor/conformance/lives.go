@@ -166,6 +166,24 @@ func abort(t *testing.T, setup Setup) {
 	}
 }
 
+// abortFinish aborts a job that has done its work and is keeping what it leaves.
+func abortFinish(t *testing.T, setup Setup) {
+	x, dir := setup(t)
+	gone := make(chan struct{})
+	job := script("true")
+	job.Dir, job.Abort = dir, gone
+	job.Finish = func(ctx context.Context, _ *executor.Trace, _ executor.Result) error {
+		close(gone)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(patience):
+			return errors.New("an abort does not end it")
+		}
+	}
+	play(t, x, t.Context(), job).is(t, pipeline.StatusCanceled, "", executor.NoExitCode)
+}
+
 // nothingLeft starts what does not want to end with its job, and looks from another job whether it is still at work.
 func nothingLeft(t *testing.T, setup Setup) {
 	for name, start := range map[string]string{

@@ -47,6 +47,7 @@ func (j *job) prepareEnvironment(now time.Time) error {
 	if err != nil {
 		return err
 	}
+	j.hide(vars, files)
 	for _, f := range files {
 		if err := os.WriteFile(f.Path, []byte(f.Content), 0o600); err != nil {
 			return fmt.Errorf("file variable %s: %w", filepath.Base(f.Path), err)
@@ -85,6 +86,24 @@ func (j *job) prepareEnvironment(now time.Time) error {
 	}
 	j.env = env
 	return nil
+}
+
+// hide masks values as the job sees them: some refer to its directory and to other variables of the runner's.
+func (j *job) hide(vars pipeline.Variables, files []executor.FileVariable) {
+	var values []string
+	for _, v := range vars {
+		if !v.Masked {
+			continue
+		}
+		value := v.Value
+		for _, f := range files {
+			if f.Path == v.Value {
+				value = f.Content
+			}
+		}
+		values = append(values, value)
+	}
+	j.trace.Mask(values...)
 }
 
 // envFileName is the file whose lines NAME=VALUE after_script finds as variables.

@@ -45,6 +45,7 @@ func (j *job) execute(ctx context.Context, script string, more []string) executo
 	case err != nil:
 		return executor.FailedWith(fmt.Errorf("start the shell: %w", err))
 	}
+	defer context.AfterFunc(ctx, j.trace.Hurry)()
 	j.out.flow()
 	exited := make(chan *os.ProcessState, 1)
 	go func() {
@@ -100,6 +101,7 @@ func (j *job) await(ctx context.Context, pid int, exited <-chan *os.ProcessState
 		case <-j.Abort:
 		}
 	}
+	j.trace.Hurry()
 	j.scope.kill()
 	return <-exited, true
 }

@@ -167,10 +167,13 @@ func (x *Executor) Run(ctx context.Context, work executor.Job, log executor.Log)
 	}
 	defer out.close()
 	j := &job{x: x, Job: work, trace: trace, out: out}
+	ctx, ended := untilAbort(ctx, work.Abort)
+	defer ended()
 	j.ctx, j.stop = context.WithCancelCause(ctx)
 	defer j.stop(nil)
 	timer := time.AfterFunc(work.Limit(), func() { j.stop(errTimeout) })
 	defer timer.Stop()
+	defer context.AfterFunc(j.ctx, trace.Hurry)()
 	j.scope = newScope(work.Dir, out)
 	defer j.removeDir()
 	if err := j.prepareEnvironment(start); err != nil {
@@ -245,7 +248,12 @@ func (j *job) play() executor.Result {
 	if j.Finish == nil || j.aborted() {
 		return result
 	}
-	if err := j.Finish(context.WithoutCancel(j.ctx), j.trace, result); err != nil {
+	ctx, done := untilAbort(context.WithoutCancel(j.ctx), j.Abort)
+	defer done()
+	if err := j.Finish(ctx, j.trace, result); err != nil {
+		if j.aborted() && result.Status == pipeline.StatusSuccess {
+			return executor.Canceled()
+		}
 		if result.Status == pipeline.StatusSuccess {
 			return executor.FailedWith(err)
 		}
@@ -336,6 +344,21 @@ func (j *job) afterScript(result executor.Result) executor.Result {
 		j.trace.Warningf("after_script failed, but job will continue unaffected: %s", after.Message)
 	}
 	return result
+}
+
+// untilAbort gives a context that ends with an abort too.
+func untilAbort(ctx context.Context, abort <-chan struct{}) (context.Context, context.CancelFunc) {
+	ctx, stop := context.WithCancel(ctx)
+	if abort != nil {
+		go func() {
+			select {
+			case <-abort:
+				stop()
+			case <-ctx.Done():
+			}
+		}()
+	}
+	return ctx, stop
 }
 
 func (j *job) aborted() bool {

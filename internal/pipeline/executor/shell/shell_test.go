@@ -229,3 +229,17 @@ func BenchmarkJob(b *testing.B) {
 		}
 	})
 }
+
+// A masked value is hidden as the job sees it, with what only the executor knows in it.
+func TestMaskedWithRunnersVariables(t *testing.T) {
+	j := job(`echo "$S"`, `cat "$F"`, `echo "$R"`)
+	j.Variables = pipeline.Variables{
+		{Name: "S", Value: "zz$CI_PROJECT_DIR-tail", Masked: true},
+		{Name: "F", Value: "file in $CI_RUNNER_DESCRIPTION", Masked: true, File: true},
+		{Name: "R", Value: "raw $CI_PROJECT_DIR", Masked: true, Raw: true},
+	}
+	x := newExecutor(t, shell.Options{Runner: executor.Runner{Description: "here"}})
+	if _, log := run(t, x, j); strings.Contains(log, "-tail") || strings.Contains(log, "file in") || strings.Contains(log, "raw ") || strings.Count(log, "[MASKED]") != 3 {
+		t.Error(log)
+	}
+}
