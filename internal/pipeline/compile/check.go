@@ -43,7 +43,15 @@ func (c *checker) near(name string) string {
 		return "jobs whose names begin with a dot are templates and never run"
 	}
 	if all := c.parallel[strings.TrimRight(name, "0123456789/ ")]; len(all) > 0 {
-		return fmt.Sprintf("the job runs in parallel; the first of its jobs is `%s`", c.list[all[0]].name)
+		const few = 3
+		names := make([]string, 0, few)
+		for _, at := range all[:min(few, len(all))] {
+			names = append(names, "`"+c.list[at].name+"`")
+		}
+		if more := len(all) - few; more > 0 {
+			names = append(names, fmt.Sprintf("%d more", more))
+		}
+		return "the job runs in parallel as " + strings.Join(names, ", ")
 	}
 	names := make([]string, 0, len(c.cfg.Jobs))
 	for i := range c.cfg.Jobs {
@@ -164,16 +172,11 @@ func (c *checker) needs(i int) {
 			c.links(spec, c.list[at].links)
 		}
 	}
-	if len(c.ofSpec[i]) == 0 {
-		return
-	}
-	before := len(c.problems)
 	for r := range spec.Rules {
 		if needs := spec.Rules[r].Needs; len(needs) > 0 {
-			c.links(spec, c.jobs.links(&c.list[c.ofSpec[i][0]], needs))
+			c.links(spec, c.ruleLinks(needs))
 		}
 	}
-	c.found = append(c.found, c.problems[before:]...)
 }
 
 func (c *checker) links(spec *pipeline.JobSpec, links []link) {
@@ -205,7 +208,7 @@ func (c *checker) links(spec *pipeline.JobSpec, links []link) {
 
 // nearInstance suggests what was meant by a need, which may be a wrong instance of the right job.
 func (c *checker) nearInstance(l link) string {
-	if all := c.parallel[l.spec.Job]; l.spec.Matrix != nil && len(all) > 0 {
+	if all := c.parallel[l.spec.Job]; l.spec.Matrix != nil && len(all) > 0 && l.Job != l.spec.Job {
 		return fmt.Sprintf("the matrix of `%s` makes `%s` and others", l.spec.Job, c.list[all[0]].name)
 	}
 	return c.near(l.Job)
