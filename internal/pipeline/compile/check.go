@@ -92,25 +92,25 @@ func jobPrefix(spec *pipeline.JobSpec) string {
 
 func (c *checker) dependencies(spec *pipeline.JobSpec) {
 	for _, name := range spec.Dependencies {
-		c.dependency(spec, name, "dependency", problemAt(spec, "dependencies", "", "", ""))
+		c.dependency(spec, name, c.parallel[name], problemAt(spec, "dependencies", "", "", ""))
 	}
 }
 
-// dependency checks that a job which another one names is there and not later; at has the place.
-func (c *checker) dependency(spec *pipeline.JobSpec, name, kind string, at pipeline.Problem) {
-	targets := c.parallel[name]
+// dependency checks that a job which another one names is there and not later. targets are its instances if it has several, and at
+// has the place.
+func (c *checker) dependency(spec *pipeline.JobSpec, name string, targets []int, at pipeline.Problem) {
 	if len(targets) == 0 {
 		if to, ok := c.byName[name]; ok {
 			targets = []int{to}
 		}
 	}
 	if len(targets) == 0 {
-		at.Code, at.Message, at.Hint = "undefined-"+kind, fmt.Sprintf("%s job: undefined %s: %s", spec.Name, kind, name), c.near(name)
+		at.Code, at.Message, at.Hint = "undefined-dependency", fmt.Sprintf("%s job: undefined dependency: %s", spec.Name, name), c.near(name)
 		c.report(at)
 		return
 	}
 	if c.later(spec, &c.list[targets[0]]) {
-		at.Code, at.Message = kind+"-in-later-stage", fmt.Sprintf("%s job: %s %s is not defined in current or prior stages", spec.Name, kind, name)
+		at.Code, at.Message = "dependency-in-later-stage", fmt.Sprintf("%s job: dependency %s is not defined in current or prior stages", spec.Name, name)
 		at.Hint = fmt.Sprintf("`%s` is in stage %s, `%s` in %s", name, c.list[targets[0]].spec.Stage, spec.Name, spec.Stage)
 		c.report(at)
 	}
@@ -135,7 +135,7 @@ func (c *checker) trigger(spec *pipeline.JobSpec) {
 		if include.At != (pipeline.Position{}) {
 			at.At = include.At
 		}
-		c.dependency(spec, include.Job, "dependency", at)
+		c.dependency(spec, include.Job, nil, at) // GitLab expands no parallel here
 	}
 }
 
