@@ -338,7 +338,8 @@ func decodeStage(v value, j *pipeline.JobSpec) {
 	switch {
 	case v.Kind == String:
 		j.Stage = v.Text
-	case v.Kind == List && len(v.Items) == 1 && v.Items[0] != nil && v.Items[0].Kind == String: // as !reference in a list leaves it
+	case v.Kind == List && len(v.Items) == 1 && v.Items[0] != nil && v.Items[0].Kind == String:
+		v.hint(codeType, "remove the brackets", "config should be a string, found %s", v.described())
 		j.Stage = v.Items[0].Text
 	default:
 		v.wrong("config should be a string")
