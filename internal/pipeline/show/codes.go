@@ -22,7 +22,7 @@ var descriptions = map[string]string{
 	"yaml-date":                   "A value is a date to YAML.",
 	"duplicate-key":               "A key is there twice; the last one counts.",
 	"duplicate-name":              "Two jobs get the same name, as instances of `parallel` do that have the same values; the last one counts.",
-	"merge-overrides":             "`<<` stands below keys that it does not replace.",
+	"merge-overrides":             "`<<` stands below keys that it replaces.",
 	"changed-scalar":              "A value without quotes is something else to GitLab: `yes` is `true`, `012` is `10`.",
 	"invalid-include":             "An include is not written as it has to be.",
 	"include-not-found":           "An included file is not there, or cannot be fetched.",
