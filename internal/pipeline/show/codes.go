@@ -88,6 +88,7 @@ var descriptions = map[string]string{
 	"variable-not-in-rules":       "A rule looks at a variable that is set only once the job runs.",
 	"text-as-pattern":             "`=~` with a text looks for the left side in it, which is seldom meant.",
 	"stop-not-manual":             "The job that stops an environment runs in the pipeline that starts it.",
+	"tag-without-rules":           "A tag has a variable that `rules:variables` sets, which tags do not see.",
 	"service-port":                "Two services listen on one port; on Kubernetes they share an address.",
 	"service-alias":               "Two services have one alias.",
 	"secret-in-variable":          "A value looks like a credential, and is in the repository.",
