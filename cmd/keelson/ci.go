@@ -64,6 +64,7 @@ type ciOptions struct {
 	inputs         []string // NAME=VALUE
 	projects       []string // group/name=FOLDER-OR-URL
 	outline        bool     // nobody asks for the variables of jobs
+	eventGiven     bool     // some flag says what happened
 	ignoreSkip     bool     // [skip ci] in the commit's message keeps nobody who asks by hand
 }
 
@@ -91,6 +92,7 @@ func (o *ciOptions) bindEvent(f *pflag.FlagSet) {
 // given notes which flags were set, where that means something.
 func (o *ciOptions) given(f *pflag.FlagSet) {
 	o.protectedGiven = f.Changed("protected")
+	o.eventGiven = slices.ContainsFunc([]string{"ref", "tag", "source", "target-branch", "changed", "protected", "schedule"}, f.Changed)
 	if f.Changed("changed") {
 		o.changed = slices.DeleteFunc(append([]string{}, o.changed...), func(p string) bool { return p == "" })
 	} else {

@@ -33,7 +33,8 @@ func ciLintCommand(g *global) *cobra.Command {
 		Short: "Show all that is wrong with a pipeline, and what is seldom meant",
 		Long: `Lint reads a pipeline with everything that it includes, and shows every error and every trap at once: where it is, how it came
 there (include, extends, !reference, default), and what to do. What would fail only for some events (a need that is not there in merge
-requests) is tried for each kind of event. It ends with code 1 where there are errors, and with --strict where there are warnings.
+requests) is tried for each kind of event, and is a warning unless flags say which event is meant. It ends with code 1 where there are
+errors, and with --strict where there are warnings.
 
 -o json is for programs, -o sarif for code hosts and editors. --merged prints the configuration with all of it resolved.`,
 		Annotations: map[string]string{formatsOf: "sarif"},
@@ -111,7 +112,14 @@ func lintPipeline(ctx context.Context, g *global, opts ciOptions) (linted, error
 	if err != nil {
 		return l, err
 	}
-	l.Problems = append(l.Problems, c.Problems...)
+	here := pipeline.Problems{} // what fails for an event that nobody has asked about
+	for _, found := range c.Problems {
+		if !opts.eventGiven && ofEvent(found) {
+			here = append(here, found)
+		} else {
+			l.Problems = append(l.Problems, found)
+		}
+	}
 	switch cfg := c.read; {
 	case cfg == nil:
 	case c.config != nil:
@@ -124,6 +132,11 @@ func lintPipeline(ctx context.Context, g *global, opts ciOptions) (linted, error
 		}
 	}
 	if !l.Problems.Failed() {
+		words := "for a push to " + c.context.Ref
+		if c.context.Tag {
+			words = "for a push of tag " + c.context.Ref
+		}
+		l.warn(words, here)
 		if err := p.lintEvents(ctx, &l); err != nil {
 			return l, err
 		}
@@ -161,19 +174,29 @@ func (p *ciPipeline) lintEvents(ctx context.Context, l *linted) error {
 	}
 	_ = group.Wait() // none of them fails
 	for i, e := range events {
-		for _, found := range found[i] {
-			if found.Severity != pipeline.Error {
-				continue
-			}
-			if slices.ContainsFunc(l.Problems, func(p pipeline.Problem) bool { return p.Code == "need-may-be-missing" && p.At == found.At }) {
-				continue // that says it of all events
-			}
-			found.Severity = pipeline.Warning
-			found.Message = e.words + ": " + found.Message
-			l.Problems = merge(l.Problems, pipeline.Problems{found})
-		}
+		l.warn(e.words, found[i])
 	}
 	return nil
+}
+
+// ofEvent tells whether a problem depends on which jobs an event makes run.
+func ofEvent(p pipeline.Problem) bool {
+	return p.Code == "need-missing" || p.Code == "rule-failed" || p.Code == "needs-cycle"
+}
+
+// warn adds what fails for an event as warnings.
+func (l *linted) warn(words string, problems pipeline.Problems) {
+	for _, found := range problems {
+		if found.Severity != pipeline.Error {
+			continue
+		}
+		if slices.ContainsFunc(l.Problems, func(p pipeline.Problem) bool { return p.Code == "need-may-be-missing" && p.At == found.At }) {
+			continue // that says it of all events
+		}
+		found.Severity = pipeline.Warning
+		found.Message = words + ": " + found.Message
+		l.Problems = merge(l.Problems, pipeline.Problems{found})
+	}
 }
 
 // merge adds problems that are not there yet. One that is there for another event is not said again.

@@ -43,7 +43,15 @@ func (c *checker) near(name string) string {
 		return "jobs whose names begin with a dot are templates and never run"
 	}
 	if all := c.parallel[strings.TrimRight(name, "0123456789/ ")]; len(all) > 0 {
-		return fmt.Sprintf("the job runs in parallel; the first of its jobs is `%s`", c.list[all[0]].name)
+		const few = 3
+		names := make([]string, 0, few)
+		for _, at := range all[:min(few, len(all))] {
+			names = append(names, "`"+c.list[at].name+"`")
+		}
+		if more := len(all) - few; more > 0 {
+			names = append(names, fmt.Sprintf("%d more", more))
+		}
+		return "the job runs in parallel as " + strings.Join(names, ", ")
 	}
 	names := make([]string, 0, len(c.cfg.Jobs))
 	for i := range c.cfg.Jobs {
@@ -84,25 +92,25 @@ func jobPrefix(spec *pipeline.JobSpec) string {
 
 func (c *checker) dependencies(spec *pipeline.JobSpec) {
 	for _, name := range spec.Dependencies {
-		c.dependency(spec, name, "dependency", problemAt(spec, "dependencies", "", "", ""))
+		c.dependency(spec, name, c.parallel[name], problemAt(spec, "dependencies", "", "", ""))
 	}
 }
 
-// dependency checks that a job which another one names is there and not later; at has the place.
-func (c *checker) dependency(spec *pipeline.JobSpec, name, kind string, at pipeline.Problem) {
-	targets := c.parallel[name]
+// dependency checks that a job which another one names is there and not later. targets are its instances if it has several, and at
+// has the place.
+func (c *checker) dependency(spec *pipeline.JobSpec, name string, targets []int, at pipeline.Problem) {
 	if len(targets) == 0 {
 		if to, ok := c.byName[name]; ok {
 			targets = []int{to}
 		}
 	}
 	if len(targets) == 0 {
-		at.Code, at.Message, at.Hint = "undefined-"+kind, fmt.Sprintf("%s job: undefined %s: %s", spec.Name, kind, name), c.near(name)
+		at.Code, at.Message, at.Hint = "undefined-dependency", fmt.Sprintf("%s job: undefined dependency: %s", spec.Name, name), c.near(name)
 		c.report(at)
 		return
 	}
 	if c.later(spec, &c.list[targets[0]]) {
-		at.Code, at.Message = kind+"-in-later-stage", fmt.Sprintf("%s job: %s %s is not defined in current or prior stages", spec.Name, kind, name)
+		at.Code, at.Message = "dependency-in-later-stage", fmt.Sprintf("%s job: dependency %s is not defined in current or prior stages", spec.Name, name)
 		at.Hint = fmt.Sprintf("`%s` is in stage %s, `%s` in %s", name, c.list[targets[0]].spec.Stage, spec.Name, spec.Stage)
 		c.report(at)
 	}
@@ -127,7 +135,7 @@ func (c *checker) trigger(spec *pipeline.JobSpec) {
 		if include.At != (pipeline.Position{}) {
 			at.At = include.At
 		}
-		c.dependency(spec, include.Job, "dependency", at)
+		c.dependency(spec, include.Job, nil, at) // GitLab expands no parallel here
 	}
 }
 
@@ -164,16 +172,11 @@ func (c *checker) needs(i int) {
 			c.links(spec, c.list[at].links)
 		}
 	}
-	if len(c.ofSpec[i]) == 0 {
-		return
-	}
-	before := len(c.problems)
 	for r := range spec.Rules {
 		if needs := spec.Rules[r].Needs; len(needs) > 0 {
-			c.links(spec, c.jobs.links(&c.list[c.ofSpec[i][0]], needs))
+			c.links(spec, c.ruleLinks(needs))
 		}
 	}
-	c.found = append(c.found, c.problems[before:]...)
 }
 
 func (c *checker) links(spec *pipeline.JobSpec, links []link) {
@@ -205,7 +208,7 @@ func (c *checker) links(spec *pipeline.JobSpec, links []link) {
 
 // nearInstance suggests what was meant by a need, which may be a wrong instance of the right job.
 func (c *checker) nearInstance(l link) string {
-	if all := c.parallel[l.spec.Job]; l.spec.Matrix != nil && len(all) > 0 {
+	if all := c.parallel[l.spec.Job]; l.spec.Matrix != nil && len(all) > 0 && l.Job != l.spec.Job {
 		return fmt.Sprintf("the matrix of `%s` makes `%s` and others", l.spec.Job, c.list[all[0]].name)
 	}
 	return c.near(l.Job)

@@ -48,7 +48,12 @@ func (p *compiler) job(in *instance, rule int, ds []decision) pipeline.Job {
 	if strings.ContainsAny(job.ResourceGroup, "$%") { // it is known before there is a pipeline
 		job.ResourceGroup = blank(visible(v.list), job.ResourceGroup)
 	}
-	job.Tags = expandTags(job.Tags, v.list)
+	if tagged := v.list; strings.ContainsAny(strings.Join(job.Tags, ""), "$%") {
+		if len(rules) > 0 { // GitLab does not let tags see them (gitlab-org/gitlab#469521)
+			tagged = p.scope.of(in, &job, nil).list
+		}
+		job.Tags = expandTags(job.Tags, tagged)
+	}
 	for i := range job.Needs {
 		if n := &job.Needs[i]; !n.Local() {
 			n.Job, n.Project, n.Ref, n.Pipeline = blank(v.list, n.Job), blank(v.list, n.Project), blank(v.list, n.Ref), blank(v.list, n.Pipeline)

@@ -200,15 +200,28 @@ func (js *jobs) links(in *instance, needs []pipeline.NeedSpec) []link {
 			continue
 		}
 		for _, name := range js.targets(in, spec) {
-			l := link{Need: spec.Need, spec: spec, to: -1}
-			l.Job = name
-			if to, ok := js.byName[name]; ok {
-				l.to = to
-			}
-			links = append(links, l)
+			links = append(links, js.linkTo(spec, name))
 		}
 	}
 	return links
+}
+
+// ruleLinks gives what needs of a rule name: single jobs of the graph. GitLab expands parallel only in a job's own needs.
+func (js *jobs) ruleLinks(needs []pipeline.NeedSpec) []link {
+	links := make([]link, len(needs))
+	for i := range needs {
+		links[i] = js.linkTo(&needs[i], needs[i].Job)
+	}
+	return links
+}
+
+func (js *jobs) linkTo(spec *pipeline.NeedSpec, name string) link {
+	l := link{Need: spec.Need, spec: spec, to: -1}
+	l.Job = name
+	if to, ok := js.byName[name]; ok && spec.Local() {
+		l.to = to
+	}
+	return l
 }
 
 // targets gives the names in the graph that a local need stands for; none where they cannot be told, which is reported.

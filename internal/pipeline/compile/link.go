@@ -16,9 +16,7 @@ func (p *compiler) link(ds []decision) {
 			continue
 		}
 		if d.rule >= 0 && in.spec.Rules[d.rule].Needs != nil {
-			before := len(p.jobs.problems)
-			in.links, replaced = p.links(in, in.spec.Rules[d.rule].Needs), true
-			p.problems = append(p.problems, p.jobs.problems[before:]...)
+			in.links, replaced = p.ruleLinks(in.spec.Rules[d.rule].Needs), true
 		}
 		in.links = p.present(in, ds)
 	}

@@ -27,6 +27,7 @@ func Lint(cfg *pipeline.Config) pipeline.Problems {
 		l.rules(spec)
 		l.conditions(spec)
 		l.services(spec)
+		l.tags(spec)
 		l.secrets(spec, spec.Vars)
 		for r := range spec.Rules {
 			l.secrets(spec, spec.Rules[r].Variables)

@@ -35,6 +35,21 @@ var ports = map[string]string{
 	"mariadb": "mysql", "percona": "mysql", "valkey": "redis", "keydb": "redis", "redis-stack-server": "redis", "opensearch": "elasticsearch",
 }
 
+// tags finds those with a variable that rules set.
+func (l *linter) tags(spec *pipeline.JobSpec) {
+	for _, tag := range spec.Tags {
+		for _, name := range pipeline.References(tag) {
+			if slices.ContainsFunc(spec.Rules, func(r pipeline.Rule) bool {
+				return slices.ContainsFunc(r.Variables, func(v pipeline.VariableSpec) bool { return v.Name == name })
+			}) {
+				l.warn(problemAt(spec, "tags", "tag-without-rules", fmt.Sprintf(
+					"%s job: the tag `%s` does not see what rules set for %s: tags are expanded without the variables of rules", spec.Name, tag, name),
+					"set it in the job's `variables`, or make a job for each tag"))
+			}
+		}
+	}
+}
+
 // services finds two that cannot live beside each other.
 func (l *linter) services(spec *pipeline.JobSpec) {
 	byPort, byAlias := map[string]*pipeline.Service{}, map[string]bool{}

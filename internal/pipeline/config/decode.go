@@ -34,7 +34,7 @@ func Decode(doc *Document) (*pipeline.Config, pipeline.Problems) {
 	if doc == nil {
 		doc = &Document{}
 	}
-	d.config.Files, d.config.Spec, d.incomplete = doc.Files, doc.Spec, doc.Incomplete
+	d.config.Files, d.config.Spec, d.incomplete, d.lacking = doc.Files, doc.Spec, doc.Incomplete, doc.lacking
 	d.root(value{Node: doc.Root, d: d})
 	return d.config, sortProblems(d.finish(), doc.Files)
 }
@@ -46,8 +46,9 @@ type decoder struct {
 	job      string            // that is decoded now
 	inherits pipeline.Inherit  // what it takes of the defaults
 
-	badStages  bool // the list of stages is wrong
-	incomplete bool // files are missing, and with them perhaps what jobs lack
+	badStages  bool            // the list of stages is wrong
+	incomplete bool            // files are missing, and with them perhaps what jobs lack
+	lacking    map[string]bool // jobs without some of what they extend
 
 	regexps     map[string]string // that were checked: the fault, or ""
 	expressions map[string]error  // that were checked

@@ -26,29 +26,38 @@ type extender struct {
 type extended struct {
 	value  *Node // nil: it is being made
 	height int   // the longest chain of extends that it begins
+	lacks  bool  // some of what it extends could not be had
 }
 
 // extend resolves extends, in the order of the top level: the parents are merged from left to right, then the entry itself on top.
-func extend(root *Node, report func(pipeline.Problem)) *Node {
+// Its second result are the entries that lack some of what they extend, which is reported.
+func extend(root *Node, report func(pipeline.Problem)) (*Node, map[string]bool) {
 	e := &extender{root: root, report: report, extended: make(map[string]*extended, len(root.Pairs)), size: root.size}
 	var changed *Node
+	var lacking map[string]bool
 	for i := range root.Pairs {
 		p := &root.Pairs[i]
 		if p.Value.Kind != Map || p.Value.Get("extends") == nil {
 			continue
 		}
-		value := e.entry(i).value
+		own := e.entry(i)
+		if own.lacks {
+			if lacking == nil {
+				lacking = map[string]bool{}
+			}
+			lacking[p.Key] = true
+		}
 		if changed == nil {
 			copied := *root
 			copied.Pairs = append([]Pair(nil), root.Pairs...)
 			changed = &copied
 		}
-		changed.Pairs[i].Value = value
+		changed.Pairs[i].Value = own.value
 	}
 	if changed == nil {
-		return root
+		return root, nil
 	}
-	return changed.measure()
+	return changed.measure(), lacking
 }
 
 func (e *extender) entry(i int) *extended {
@@ -73,7 +82,9 @@ func (e *extender) entry(i int) *extended {
 	}
 	var merged *Node
 	for _, name := range names {
-		if parent := e.parent(p, extends, name); parent != nil && parent.value != nil {
+		parent := e.parent(p, extends, name)
+		own.lacks = own.lacks || parent == nil || parent.lacks
+		if parent != nil && parent.value != nil {
 			own.height = max(own.height, parent.height+1)
 			from := parent.value.via(pipeline.Via{How: "extends", Name: name.Text, At: name.At})
 			if merged == nil {
@@ -88,7 +99,7 @@ func (e *extender) entry(i int) *extended {
 		e.fail(p, extends, "extends-too-deep", fmt.Sprintf("more than %d jobs extend each other", maxExtends), "nesting too deep in `extends`")
 	}
 	if merged == nil || own.height > maxExtends {
-		own.value = p.Value
+		own.value, own.lacks = p.Value, own.lacks || merged != nil
 		return own
 	}
 	own.value = merge(merged, p.Value)
@@ -96,7 +107,7 @@ func (e *extender) entry(i int) *extended {
 		if e.size-own.value.size <= maxExpanded {
 			e.fail(p, extends, "yaml-too-large", "", fmt.Sprintf("with what is extended there are more than %d values", maxExpanded))
 		}
-		own.value = p.Value
+		own.value, own.lacks = p.Value, true
 	}
 	return own
 }

@@ -101,10 +101,12 @@ func (d *decoder) jobKind(v value) kind {
 		v.hint(codeJob, pipeline.DidYouMean(v.key(), topLevel), "config should implement the script:, run:, or trigger: keyword, found %s", v.described())
 	case has("script") || has("run"):
 		return scriptJob
-	case has("trigger") || has("needs"):
+	case has("trigger"):
 		return triggerJob
-	case d.incomplete: // its script may be in a file that is missing
+	case d.incomplete || d.lacking[v.key()]: // its script may be in what is missing
 		return brokenJob
+	case has("needs"):
+		return triggerJob
 	default:
 		hint, section := "a template that is not to run has a name with a dot before it: ."+v.key(), false
 		if hint2, ok := misplaced[v.key()]; ok {
@@ -281,7 +283,6 @@ func checkTriggerJob(v value, j *pipeline.JobSpec) {
 		}
 	}
 	switch {
-	case !v.field("trigger").set() && mirrors == 0 && v.d.incomplete:
 	case !v.field("trigger").set() && mirrors == 0:
 		hint := cmp.Or(v.misspelled("script", "trigger"), "add a `script` or a `trigger`")
 		v.hint(codeJob, hint, "config should contain either a trigger or a needs:pipeline")
@@ -337,7 +338,8 @@ func decodeStage(v value, j *pipeline.JobSpec) {
 	switch {
 	case v.Kind == String:
 		j.Stage = v.Text
-	case v.Kind == List && len(v.Items) == 1 && v.Items[0] != nil && v.Items[0].Kind == String: // as !reference in a list leaves it
+	case v.Kind == List && len(v.Items) == 1 && v.Items[0] != nil && v.Items[0].Kind == String:
+		v.hint(codeType, "remove the brackets", "config should be a string, found %s", v.described())
 		j.Stage = v.Items[0].Text
 	default:
 		v.wrong("config should be a string")

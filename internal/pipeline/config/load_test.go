@@ -103,3 +103,25 @@ func TestLoadRefused(t *testing.T) {
 		}
 	}
 }
+
+// A job that cannot be extended may lack just what was meant to come so: that it cannot be is all that is said.
+func TestLoadUnextended(t *testing.T) {
+	c, problems := Load(Options{Path: ".gitlab-ci.yml", Text: []byte(`.base: {script: x}
+.between: {extends: .bsae}
+job: {extends: .bsae, needs: [other], image: alpine, tags: [a], artifacts: {paths: [p]}}
+next: {extends: .between, needs: [other], image: alpine}
+circle: {extends: circle, image: alpine}
+other: {script: x}
+`)})
+	var got strings.Builder
+	for _, p := range problems {
+		got.WriteString(p.Error() + "\n")
+	}
+	want := `.gitlab-ci.yml:2:21: .between: unknown keys in ` + "`extends`" + ` (.bsae)
+.gitlab-ci.yml:3:16: job: unknown keys in ` + "`extends`" + ` (.bsae)
+.gitlab-ci.yml:5:19: circle: circular dependency detected in ` + "`extends`" + `
+`
+	if diff := cmp.Diff(want, got.String()); diff != "" || len(c.Jobs) != 4 {
+		t.Errorf("%d jobs\n%s", len(c.Jobs), diff)
+	}
+}

@@ -167,7 +167,8 @@ func TestModel(t *testing.T) {
 
 		var problems []string
 		report := func(p pipeline.Problem) { problems = append(problems, p.Message) }
-		got := resolve(extend(modelNode(root), report), report)
+		whole, _ := extend(modelNode(root), report)
+		got := resolve(whole, report)
 		if diff := cmp.Diff(want, plainValue(got)); diff != "" || len(problems) > 0 {
 			t.Fatalf("seed %d: %s\n%s", seed, strings.Join(problems, "\n"), diff)
 		}

@@ -105,6 +105,7 @@ type Document struct {
 	Spec  []pipeline.InputSpec
 	// Incomplete tells that an include could not be read: jobs and keywords that are missing may be in it.
 	Incomplete bool
+	lacking    map[string]bool // entries of the top level without some of what they extend
 }
 
 // Files gives the texts that a configuration is made of. A missing file is an error that wraps [io/fs.ErrNotExist].

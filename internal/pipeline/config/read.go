@@ -32,9 +32,9 @@ func Read(o Options) (*Document, pipeline.Problems) {
 			r.report(p)
 		}
 	}
-	root = extend(root, report)
+	root, lacking := extend(root, report)
 	root = resolve(root, report)
-	return &Document{Root: root, Files: r.files, Spec: r.spec, Incomplete: r.incomplete}, sortProblems(r.problems, r.files)
+	return &Document{Root: root, Files: r.files, Spec: r.spec, Incomplete: r.incomplete, lacking: lacking}, sortProblems(r.problems, r.files)
 }
 
 // hintIncomplete is for what is missing while an include is missing.

@@ -25,6 +25,7 @@ type watch struct {
 	jobs    map[*job]*watched
 	running bool
 	tasks   int // of the machine when the first of the jobs began
+	full    int // looks at which the cage was full, one after the other
 }
 
 // watched is how a job is ended.
@@ -125,6 +126,9 @@ func (w *watch) countProcesses(jobs []*job) {
 		w.tasks = now
 	}
 	full := w.cage.full()
+	if w.full++; !full {
+		w.full = 0
+	}
 	if now != 0 && now-w.tasks < w.maxProcesses/2 && !full {
 		return
 	}
@@ -139,9 +143,26 @@ func (w *watch) countProcesses(jobs []*job) {
 			most, count = j, n
 		}
 	}
-	if full && most != nil {
+	if full && most != nil && w.blame(count, len(jobs)) {
 		w.stop(most, "the jobs that run had more than %d processes and threads together; this one, which had the most processes (%d), was killed", cageFactor*w.maxProcesses*9/10, count)
 	}
+}
+
+// patience is how many looks at a full cage it takes until the job with the most processes is to blame, however few these are.
+const patience = 10
+
+// blame tells whether the job with the most processes, of so many jobs, may be ended for a full cage. While another one is being
+// ended the processes may be its, and those of one that has ended count for a moment longer.
+func (w *watch) blame(count, jobs int) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, how := range w.jobs {
+		if how.stopped {
+			return false
+		}
+	}
+	share := int(w.cage.limit) / jobs / 2
+	return count >= share || w.full > patience
 }
 
 // measureDisks stops the job that has written most when a file system that jobs work on gets full.
