@@ -372,6 +372,13 @@ func TestWatchOfOneVersionEnds(t *testing.T) {
 	old := now.GroupKind().WithVersion("v1beta1")
 	w.ensure(a, old)
 	sent, _ := w.ours(a, "apiVersion: live.example.com/v1beta1\nkind: Pulley\nmetadata: {name: p}\nspec: {ropes: 2}\n")
+	w.eventually("a watch of the old version", func() error {
+		w.ensure(a, old) // a server that did not offer it yet has made the other one do
+		if w.watch(old) == nil {
+			return errors.New("the new version serves it")
+		}
+		return nil
+	})
 	w.ensure(b, now)
 	if rec, ok := w.live.Get(delivery.RefOf(sent)); !ok || rec.Version != "v1beta1" {
 		t.Fatalf("there %v, in version %q", ok, rec.Version)
