@@ -315,7 +315,7 @@ func bind(specs []*inputSpec, g given, at pipeline.Position, report func(pipelin
 	}
 	bound, plain := make(map[string]*Node, len(specs)), make(map[string]any, len(specs))
 	for name, n := range g.values {
-		plain[name] = plainValue(n)
+		plain[name] = goValue(n)
 	}
 	for _, s := range specs {
 		value, options, listed := s.value, s.options, s.listed
@@ -361,7 +361,7 @@ func bind(specs []*inputSpec, g given, at pipeline.Position, report func(pipelin
 			}
 			fail(from.At, from.Via, hint, fmt.Sprintf("`%s` input: %s", s.name, message))
 		}
-		bound[s.name], plain[s.name] = coerced, plainValue(coerced)
+		bound[s.name], plain[s.name] = coerced, goValue(coerced)
 	}
 	return bound
 }
@@ -430,34 +430,6 @@ func (s *inputSpec) check(n *Node, options []*Node, listed bool, whose string) s
 	return ""
 }
 
-// plainValue is a node as a Go value: nil, string, bool, int64, float64, []any, map[string]any.
-func plainValue(n *Node) any {
-	switch n.Kind {
-	case String:
-		return n.Text
-	case Bool:
-		return n.Bool
-	case Int:
-		return n.Int
-	case Float:
-		return n.Float
-	case List, Reference:
-		list := make([]any, len(n.Items))
-		for i, item := range n.Items {
-			list[i] = plainValue(item)
-		}
-		return list
-	case Map:
-		m := make(map[string]any, len(n.Pairs))
-		for _, p := range n.Pairs {
-			m[p.Key] = plainValue(p.Value)
-		}
-		return m
-	default:
-		return nil
-	}
-}
-
 // fromPlain is a Go value as a node.
 func fromPlain(v any, at pipeline.Position) *Node {
 	n := &Node{At: at, size: 1}
@@ -515,10 +487,10 @@ func names(m map[string]*Node) []string { return slices.Sorted(maps.Keys(m)) }
 func (s *inputSpec) published() pipeline.InputSpec {
 	p := pipeline.InputSpec{Name: s.name, Type: s.kind, Description: s.about, At: s.at}
 	if s.value != nil {
-		p.Default = &pipeline.Input{Value: plainValue(s.value), At: s.value.At}
+		p.Default = &pipeline.Input{Value: goValue(s.value), At: s.value.At}
 	}
 	for _, o := range s.options {
-		p.Options = append(p.Options, plainValue(o))
+		p.Options = append(p.Options, goValue(o))
 	}
 	if s.regex != nil {
 		p.Regex = s.regex.Text

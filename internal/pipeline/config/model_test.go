@@ -169,7 +169,7 @@ func TestModel(t *testing.T) {
 		report := func(p pipeline.Problem) { problems = append(problems, p.Message) }
 		whole, _ := extend(modelNode(root), report)
 		got := resolve(whole, report)
-		if diff := cmp.Diff(want, plainValue(got)); diff != "" || len(problems) > 0 {
+		if diff := cmp.Diff(want, goValue(got)); diff != "" || len(problems) > 0 {
 			t.Fatalf("seed %d: %s\n%s", seed, strings.Join(problems, "\n"), diff)
 		}
 		walk(t, got, 0)

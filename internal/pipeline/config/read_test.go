@@ -101,7 +101,7 @@ func options(files map[string]string) Options {
 	for _, d := range docs {
 		o.Inputs = map[string]pipeline.Input{}
 		for _, p := range d.Pairs {
-			o.Inputs[p.Key] = pipeline.Input{Value: plainValue(p.Value), At: pipeline.Position{File: "--input"}}
+			o.Inputs[p.Key] = pipeline.Input{Value: goValue(p.Value), At: pipeline.Position{File: "--input"}}
 		}
 	}
 	return o
