@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
@@ -241,4 +242,26 @@ func (w *world) define(text string) {
 		}
 		return fmt.Errorf("conditions %v", conditions)
 	})
+	// Discovery offers the versions a moment later, each for itself.
+	var definition struct {
+		Spec struct {
+			Group    string
+			Names    struct{ Kind string }
+			Versions []struct {
+				Name   string
+				Served bool
+			}
+		}
+	}
+	w.must(runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &definition))
+	for _, v := range definition.Spec.Versions {
+		gvk := schema.GroupVersionKind{Group: definition.Spec.Group, Version: v.Name, Kind: definition.Spec.Names.Kind}
+		if !v.Served {
+			continue
+		}
+		w.eventually("discovery of "+gvk.String(), func() error {
+			_, err := w.cluster.Self().Resource(gvk, w.ns)
+			return err
+		})
+	}
 }
