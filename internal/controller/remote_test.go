@@ -323,7 +323,7 @@ spec: {interval: 1h, path: %s, prune: true, kubeConfig: {secretRef: {name: far}}
 		t.Errorf("an app of this cluster was delivered after %s", took)
 	}
 	w.condition("app7", metav1.ConditionFalse, "ReconciliationFailed", front.url, "cannot be reached", "no answer")
-	if took := time.Since(pushed); took > 25*time.Second {
+	if took := time.Since(pushed); took > 50*time.Second { // half of it on a machine with nothing else to do
 		t.Errorf("that the cluster hangs is said after %s", took)
 	}
 	front.hangs.Store(false)
