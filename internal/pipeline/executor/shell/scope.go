@@ -189,6 +189,7 @@ type member struct {
 	zombie  bool
 	halted  bool
 	adopted bool // our child
+	guessed bool // as far as one knows
 }
 
 // reap takes note of the end of an orphan. The shells have their own waiters.

@@ -105,6 +105,15 @@ func openScopes(s *scope) []*scope {
 	return slices.DeleteFunc(slices.Clone(scopes.open), func(o *scope) bool { return o == s })
 }
 
+// claim is how sure it is that a process is a job's.
+type claim int
+
+const (
+	foreign claim = iota
+	guessed       // nobody else's, as far as one knows: enough to end it with the job, not to end the job for it
+	certain
+)
+
 // members finds all processes of the job: those of the sessions of its shells, the orphans that are the job's, and what descends
 // from either.
 func (s *scope) members() []member {
@@ -114,12 +123,12 @@ func (s *scope) members() []member {
 	sessions := s.sessions()
 	others := openScopes(s)
 	self := os.Getpid()
-	in := map[int]bool{}
+	in := map[int]claim{}
 	for _, p := range all {
 		switch {
 		case p.pid == self:
 		case slices.Contains(sessions, p.session):
-			in[p.pid] = true
+			in[p.pid] = certain
 		case p.parent == self:
 			in[p.pid] = s.owns(p, others)
 		}
@@ -128,55 +137,70 @@ func (s *scope) members() []member {
 	for grown := true; grown; {
 		grown = false
 		for _, p := range all {
-			if !in[p.pid] && in[p.parent] {
-				in[p.pid], grown = true, true
+			if in[p.pid] == foreign && in[p.parent] != foreign {
+				in[p.pid], grown = in[p.parent], true
 			}
 		}
 	}
 	var ms []member
 	for _, p := range all {
-		if in[p.pid] {
-			ms = append(ms, member{pid: p.pid, name: p.name, zombie: p.state == 'Z' || p.state == 'X', halted: p.state == 'T' || p.state == 't', adopted: p.parent == self})
+		if in[p.pid] != foreign {
+			ms = append(ms, member{
+				pid: p.pid, name: p.name, adopted: p.parent == self, guessed: in[p.pid] == guessed,
+				zombie: p.dead(), halted: p.state == 'T' || p.state == 't',
+			})
 		}
 	}
 	return ms
 }
 
+// dead tells whether a process has ended: of one that has, /proc tells neither environment nor output nor directory.
+func (p process) dead() bool { return p.state == 'Z' || p.state == 'X' }
+
 // owns tells whether a child of this process is an orphan of the job. It may be a child that other code has started, or an
 // orphan of another job.
-func (s *scope) owns(p process, others []*scope) bool {
+func (s *scope) owns(p process, others []*scope) claim {
 	if s.isShell(p.pid) {
-		return true
+		return certain
 	}
 	if !s.since(p) {
-		return false
+		return foreign
 	}
 	for _, o := range others {
 		if o.isShell(p.pid) || slices.Contains(o.sessions(), p.session) {
-			return false
+			return foreign
 		}
 	}
 	base := "/proc/" + strconv.Itoa(p.pid)
 	environ, _ := os.ReadFile(base + "/environ")
 	if marked, ok := marks(environ); ok {
-		return slices.Contains(strings.Split(marked, ":"), s.mark)
+		if slices.Contains(strings.Split(marked, ":"), s.mark) {
+			return certain
+		}
+		return foreign
 	}
 	for _, fd := range []string{"/fd/1", "/fd/2"} {
 		if at, err := os.Readlink(base + fd); err == nil && at == s.pipe {
-			return true
+			return certain
 		}
 	}
-	// It has thrown away its environment and its output. That it left a session tells that it is a job's, and where it works
+	// It ends, or it has thrown away its environment and its output. That it left a session tells that it is a job's, and where it works
 	// maybe whose. The last job that ends ends what nobody knows, and so does the last one of those in one directory.
 	if p.session == ownSession() {
-		return false
+		return foreign
+	}
+	if len(others) == 0 && !p.dead() {
+		return certain
 	}
 	others = slices.DeleteFunc(slices.Clone(others), (*scope).ends)
 	if len(others) == 0 {
-		return true
+		return guessed
 	}
 	at, err := os.Readlink(base + "/cwd")
-	return err == nil && within(at, s.dir) && !slices.ContainsFunc(others, func(o *scope) bool { return within(o.dir, s.dir) || within(s.dir, o.dir) })
+	if err == nil && within(at, s.dir) && !slices.ContainsFunc(others, func(o *scope) bool { return within(o.dir, s.dir) || within(s.dir, o.dir) }) {
+		return guessed
+	}
+	return foreign
 }
 
 // since tells whether a process has started since the first shell of the job: what was there before is not the job's.

@@ -135,7 +135,12 @@ func (w *watch) countProcesses(jobs []*job) {
 	var most *job
 	count := 0
 	for _, j := range jobs {
-		n := len(j.scope.members())
+		n := 0
+		for _, m := range j.scope.members() {
+			if !m.guessed {
+				n++
+			}
+		}
 		if n > w.maxProcesses {
 			w.stop(j, "the job had %d processes at a time, more than the %d that it may; it was killed", n, w.maxProcesses)
 			full = false
