@@ -40,6 +40,8 @@ type Engine struct {
 	Label func(app delivery.ID, obj delivery.Object)
 	// OwnerOf reads what Label wrote; the zero ID: nobody's.
 	OwnerOf func(labels map[string]string) delivery.ID
+	// Read fills in what an object says about its delivery, in the dialect of the engine's apps: Asks, Wave and Hook; nil: as Flux.
+	Read func(obj *delivery.Object)
 	// Elsewhere tells whether an app that Claims knows nothing of, since another process delivers it, owns an object; nil: there are
 	// no such apps.
 	Elsewhere func(ctx context.Context, app delivery.ID, ref delivery.Ref) (bool, error)
@@ -51,6 +53,8 @@ type Request struct {
 	Snapshot delivery.Snapshot
 	Vars     Variables
 	Now      time.Time
+
+	Operation *delivery.Operation // under way; nil: there is none, and an app that has operations is only compared
 }
 
 // State is what Observe saw.
@@ -61,7 +65,14 @@ type State struct {
 	Waiting string          // not empty: what has to be known before anything can be decided; the app is woken then
 	Retry   time.Time       // when a delayed repair, or an object that was refused, is due; zero: none
 	Refused *delivery.Fault // not nil: why the server refused what the plan pauses
-	origin  origin
+
+	// Of an app with operations (delivery.App.Sync).
+	Compared []delivery.Comparison // every object of the app, in the order of the inventory; hooks too
+	Hooks    []delivery.Object
+	InSync   bool // nothing of Compared that counts differs
+	Drift    bool // … and, if not, all that differs was as Git wants it when it was sent last
+
+	origin origin
 }
 
 // Glance is the part of Observe that neither renders nor asks: it tells from memory whether the app is made of what it was

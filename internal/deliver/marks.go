@@ -10,7 +10,7 @@ import (
 // The other marks are read where they matter ([delivery.MarksOf]).
 func marks(objects []delivery.Object) (holds []delivery.Hold, ignored []string) {
 	for _, obj := range objects {
-		if obj.Marks().Has(delivery.MarkLeave) {
+		if obj.Asks.Has(delivery.MarkLeave) {
 			holds = append(holds, delivery.Hold{Ref: obj.Ref(), Owner: "whoever manages it", Reason: "it is marked so in Git"})
 		}
 		if policy := obj.UnknownPolicy(); policy != "" {
@@ -26,7 +26,7 @@ func (e *Engine) present(ctx context.Context, objects []delivery.Object) (map[de
 	found := map[delivery.Ref]bool{}
 	for _, obj := range objects {
 		ref := obj.Ref()
-		if !obj.Marks().Has(delivery.MarkIfNotPresent) {
+		if !obj.Asks.Has(delivery.MarkIfNotPresent) {
 			continue
 		}
 		if _, ours := e.Live.Get(ref); ours {

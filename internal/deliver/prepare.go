@@ -18,7 +18,9 @@ import (
 func (e *Engine) prepare(app delivery.App, objects []delivery.Object) (unknown map[schema.GroupKind]bool, err error) {
 	unknown = map[schema.GroupKind]bool{}
 	scopes := definedScopes(objects)
-	for _, obj := range objects {
+	for i := range objects {
+		e.read(&objects[i])
+		obj := objects[i]
 		gvk := obj.GroupVersionKind()
 		namespaced, known := scopes[gvk.GroupKind()]
 		m, err := e.Cluster.Mapper().RESTMapping(gvk.GroupKind(), gvk.Version)
@@ -44,6 +46,15 @@ func (e *Engine) prepare(app delivery.App, objects []delivery.Object) (unknown m
 		}
 	}
 	return unknown, nil
+}
+
+// read reads how an object wants to be delivered.
+func (e *Engine) read(obj *delivery.Object) {
+	if e.Read != nil {
+		e.Read(obj)
+		return
+	}
+	obj.Asks = delivery.MarksOf(obj.Unstructured)
 }
 
 // addMetadata sets labels and annotations over those that an object has.

@@ -13,6 +13,7 @@ package delivery
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"fmt"
 	"io/fs"
 	"strings"
@@ -23,10 +24,21 @@ import (
 )
 
 // Revision names one commit as the field writes it: "main@sha1:<hex>" for a ref,
-// "sha1:<hex>" for a bare commit (Flux RFC-0005).
+// "sha1:<hex>" for a bare commit (Flux RFC-0005). What is no commit but an archive (a chart, an OCI artifact) is named by the
+// SHA-256 digest of its content: "1.2.3@sha256:<hex>".
 type Revision struct {
-	Name   string // the ref's short name ("main", "v1.2.0", "refs/pull/7/head"); empty for a bare commit
-	Commit string // the full commit id in lower-case hex
+	Name   string // the ref's short name ("main", "v1.2.0", "refs/pull/7/head"), or a chart's version; empty for a bare commit
+	Commit string // the full commit id, or digest, in lower-case hex
+}
+
+// Archive tells whether the revision is that of an archive.
+func (r Revision) Archive() bool { return len(r.Commit) == sha256.Size*2 }
+
+func (r Revision) algorithm() string {
+	if r.Archive() {
+		return "sha256:"
+	}
+	return "sha1:"
 }
 
 // String formats the revision; the zero Revision is the empty string.
@@ -35,30 +47,31 @@ func (r Revision) String() string {
 	case r.Commit == "":
 		return ""
 	case r.Name == "":
-		return "sha1:" + r.Commit
+		return r.algorithm() + r.Commit
 	default:
-		return r.Name + "@sha1:" + r.Commit
+		return r.Name + "@" + r.algorithm() + r.Commit
 	}
 }
 
 // ParseRevision reads what [Revision.String] wrote. Anything else gives the zero Revision.
 func ParseRevision(s string) Revision {
-	name, id, ok := strings.Cut(s, "@sha1:")
-	if ok {
-		return Revision{Name: name, Commit: id}
-	}
-	if id, ok := strings.CutPrefix(s, "sha1:"); ok {
-		return Revision{Commit: id}
+	for _, algorithm := range []string{"sha1:", "sha256:"} {
+		if name, id, ok := strings.Cut(s, "@"+algorithm); ok {
+			return Revision{Name: name, Commit: id}
+		}
+		if id, ok := strings.CutPrefix(s, algorithm); ok {
+			return Revision{Commit: id}
+		}
 	}
 	return Revision{}
 }
 
 // Short is the revision with a seven-digit commit id, for people.
 func (r Revision) Short() string {
-	if len(r.Commit) > 7 {
-		r.Commit = r.Commit[:7]
+	if len(r.Commit) <= 7 {
+		return r.String()
 	}
-	return r.String()
+	return strings.TrimSuffix(r.String(), r.Commit[7:])
 }
 
 // ID names a source or an app: the cluster object that declares it.
@@ -128,6 +141,8 @@ type SecretRefs struct {
 type Source struct {
 	ID          ID
 	URL         string
+	Chart       string // not empty: URL is a Helm repository, of HTTP or "oci://", and Ref.SemVer a version or a range of the chart
+	OCI         bool   // URL is an OCI artifact with manifests, and Ref.Tag, Ref.SemVer or Ref.Commit (a digest) which of its versions
 	Ref         GitRef
 	Secrets     SecretRefs
 	GitHub      bool // the credentials are those of a GitHub App
@@ -170,6 +185,7 @@ type Build struct {
 	Components              []string // folders relative to Path
 	IgnoreMissingComponents bool
 	BuildMetadata           []string // kustomize's options of that name, as "originAnnotations"; they replace those of the kustomization file
+	Parts                   []Part   // not empty: what is rendered, one after the other, instead of Path; of the fields above none counts (Argo CD)
 	Substitute              bool     // run variable substitution
 	Strict                  bool     // a variable that is neither given nor has a default value is an error
 }
@@ -222,6 +238,7 @@ type App struct {
 	UID            string // of the declaration: one that is made anew under the same name is another app
 	Generation     int64
 	Source         ID
+	Mounts         []Mount // of an app with several sources: what its snapshot is composed of; Source is not set then
 	Build          Build
 	Common         Metadata          // set on every object after the build, over what it has itself
 	Vars           map[string]string // inline variables; they win over VarsFrom
@@ -241,6 +258,8 @@ type App struct {
 	HealthChecks   []HealthCheck // without Wait: Ready only once these objects are healthy
 	HealthExprs    []HealthExpr  // CEL: how objects of some kinds tell how they are doing
 	Suspend        bool
+	Limits         *Limits     // nil: none
+	Sync           *SyncPolicy // not nil: changes are carried out by operations (Argo CD); nil: at once, as Git wants it
 	Interval       time.Duration
 	RetryInterval  time.Duration // after a failure; zero: Interval
 	Timeout        time.Duration // bound of one attempt and of waiting for health
@@ -312,6 +331,9 @@ func (r Ref) Compare(o Ref) int {
 type Object struct {
 	*unstructured.Unstructured
 	Origin string // "apps/base/deployment.yaml" where known; for error messages
+	Asks   Marks  // how it wants to be treated; the engine reads it in the app's dialect
+	Wave   int    // in an operation, objects of lower waves come first (Argo CD: sync waves)
+	Hook   *Hook  // not nil: it is run at a moment of an operation, and not kept
 }
 
 // Ref identifies the object.

@@ -8,7 +8,7 @@ import (
 
 // Marks are what an object itself asks for by labels or annotations, in Git or in the cluster (Flux: Kustomization API,
 // "Controlling the apply behavior of resources"). A label counts as much as an annotation, and case does not matter.
-type Marks uint8
+type Marks uint16
 
 // The marks.
 const (
@@ -19,6 +19,17 @@ const (
 	// the default) an apply takes over what kubectl has written, so that it goes where Git does not have it.
 	MarkMerge
 	MarkForce // …/force: enabled: it is deleted and made anew where a change to it is one that the server never allows
+
+	// Those below are Argo CD's (sync options of an object).
+
+	MarkConfirm       // Prune=confirm: it is pruned only once a person has said so
+	MarkPruneLast     // PruneLast=true: it is pruned after everything else
+	MarkReplace       // Replace=true: it is replaced as a whole, not merged
+	MarkKeepOnDelete  // Delete=false, or Helm's resource policy keep: it stays where the app is deleted
+	MarkConfirmDelete // Delete=confirm: the app is deleted only once a person has said so
+	MarkKindMayCome   // SkipDryRunOnMissingResource=true: that its kind is not known is no reason not to begin
+	MarkExtraneous    // compare-options IgnoreExtraneous: that it is not in Git does not make the app differ from Git
+	MarkNoHealth      // ignore-healthcheck: true: how it is doing does not count
 )
 
 // markGroup is the prefix of the marks' keys.
@@ -59,9 +70,6 @@ func MarksOf(u *unstructured.Unstructured) Marks {
 
 // Has tells whether any of the given marks is set.
 func (m Marks) Has(any Marks) bool { return m&any != 0 }
-
-// Marks reads the object's marks.
-func (o Object) Marks() Marks { return MarksOf(o.Unstructured) }
 
 // UnknownPolicy gives the value of the object's [SSAMark] if it is none of Flux's; empty: it is one, or there is none.
 func (o Object) UnknownPolicy() string {

@@ -38,7 +38,7 @@ func TestMarks(t *testing.T) {
 			t.Fatalf("%s: %v", text, err)
 		}
 		obj := delivery.Object{Unstructured: &unstructured.Unstructured{Object: map[string]any{"metadata": metadata}}}
-		if got := obj.Marks(); got != tt.want {
+		if got := delivery.MarksOf(obj.Unstructured); got != tt.want {
 			t.Errorf("%s: marks %b, want %b", text, got, tt.want)
 		}
 		if got := obj.UnknownPolicy(); got != tt.unknown {

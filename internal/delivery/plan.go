@@ -67,11 +67,14 @@ type Change struct {
 	Object  *Object // what to send (create, update, repair); nil otherwise
 	Desired Hash    // hash of Object
 	// Autoscaled says that spec.replicas is left to an autoscaler.
-	Autoscaled bool
-	Ignored    []Pointer // fields that are left to others where the object is there
-	UID        string    // of the live object to delete
-	Left       LeftBy    // not empty: it is not to be touched
-	Forced     bool      // it may be replaced if the server refuses the change for good
+	Autoscaled  bool
+	Ignored     []Pointer // fields that are left to others where the object is there
+	UID         string    // of the live object to delete
+	Left        LeftBy    // not empty: it is not to be touched
+	Forced      bool      // it may be replaced if the server refuses the change for good
+	Whole       bool      // it is replaced as a whole, not merged
+	Propagation string    // of a deletion: foreground, background or orphan; empty: background
+	Moment      Moment    // not empty: it is about a hook, which runs then
 }
 
 // LeftToOthers are the fields of the object that others decide: those to ignore, and the number of replicas under an autoscaler.

@@ -37,6 +37,8 @@ type Options struct {
 	Key      delivery.Key                               // of the hashes in the records
 	Selector string                                     // label selector of the objects to watch
 	OwnerOf  func(labels map[string]string) delivery.ID // the app that an object's labels name
+	// MarksOf reads what an object in the cluster asks for, in the dialect of the apps; nil: as Flux.
+	MarksOf func(u *unstructured.Unstructured) delivery.Marks
 	// Notify is called after the record of an object changed in a way that matters (there or not, drifted, health,
 	// autoscaled), and with a zero Ref when a watch that the app waits for has caught up, a kind that it needs may be
 	// back, or an object of its [Live.Version] has changed. It must not block.
@@ -75,6 +77,9 @@ var AutoscalerKind = schema.GroupVersionKind{Group: "autoscaling", Version: "v2"
 
 // New starts without any watch; ctx ends those that come.
 func New(ctx context.Context, cluster *kube.Cluster, opts Options) *Live {
+	if opts.MarksOf == nil {
+		opts.MarksOf = delivery.MarksOf
+	}
 	if opts.Grace == 0 {
 		opts.Grace = time.Minute
 	}

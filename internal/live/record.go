@@ -58,7 +58,7 @@ func (l *Live) record(u *unstructured.Unstructured) (*record, error) {
 		shared: unique.Make(own.shared),
 		owner:  unique.Make(owner), uid: string(u.GetUID()), resourceVersion: u.GetResourceVersion(),
 		health: l.health(owner, u), fleeting: health.Fleeting(u), done: health.Done(u), replicas: replicas, owned: own.hash, ownsReplicas: own.replicas,
-		deleting: u.GetDeletionTimestamp() != nil, marks: delivery.MarksOf(u),
+		deleting: u.GetDeletionTimestamp() != nil, marks: l.opts.MarksOf(u),
 	}
 	if fixed := plan.Fixed(u); len(fixed) > 0 {
 		b, err := json.Marshal(fixed)

@@ -21,10 +21,10 @@ var holders = map[schema.GroupKind]bool{
 // or the object itself, in Git or in the cluster. For what holds data, or is marked to survive pruning, only the object's own word
 // counts.
 func Forced(app delivery.App, obj delivery.Object, live delivery.Marks) bool {
-	if obj.Marks().Has(delivery.MarkForce) || live.Has(delivery.MarkForce) {
+	if obj.Asks.Has(delivery.MarkForce) || live.Has(delivery.MarkForce) {
 		return true
 	}
-	return app.Force && !holders[obj.Ref().GroupKind()] && !live.Has(delivery.MarkKeep) && !obj.Marks().Has(delivery.MarkKeep)
+	return app.Force && !holders[obj.Ref().GroupKind()] && !live.Has(delivery.MarkKeep) && !obj.Asks.Has(delivery.MarkKeep)
 }
 
 // replaceHint tells how a change that the server never allows is made all the same.

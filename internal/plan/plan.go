@@ -177,7 +177,7 @@ func leftAlone(in Input, obj delivery.Object) (delivery.Change, bool) {
 		c.Reason = h.Describe()
 	case there && live.Marks.Has(delivery.MarkLeave):
 		c.Left, c.Reason = delivery.LeftByCluster, "it is marked in the cluster to be left alone"
-	case (there && !live.Deleting || in.Present[ref]) && obj.Marks().Has(delivery.MarkIfNotPresent):
+	case (there && !live.Deleting || in.Present[ref]) && obj.Asks.Has(delivery.MarkIfNotPresent):
 		c.Reason = "it is there already, and only made where it is not (" + delivery.SSAMark + ": IfNotPresent)"
 	default:
 		return c, false

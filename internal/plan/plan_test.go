@@ -117,6 +117,7 @@ func input(t *testing.T, raw []byte) plan.Input {
 	refs := map[string]delivery.Ref{}
 	for _, m := range s.Desired {
 		obj := delivery.Object{Unstructured: &unstructured.Unstructured{Object: canonical(t, m)}}
+		obj.Asks = delivery.MarksOf(obj.Unstructured)
 		in.Desired = append(in.Desired, obj)
 		refs[obj.Ref().String()] = obj.Ref()
 	}
