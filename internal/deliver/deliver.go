@@ -160,8 +160,11 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if err != nil {
 		return state, err
 	}
-	in := plan.Input{Live: seen, Claims: elsewhere, Desired: desired, Unknown: unknown, Holds: holds, Present: there, Ignored: ignored}
+	in := plan.Input{Live: seen, Claims: elsewhere, Desired: desired, Hooks: state.Hooks, Unknown: unknown, Holds: holds, Present: there, Ignored: ignored}
 	state.Plan = e.plan(ctx, req, in, mem)
+	if err := e.addNamespace(ctx, req, &state.Plan, want); err != nil {
+		return state, err
+	}
 	if len(state.Plan.Blocks) == 0 && (req.App.Sync == nil || req.Operation != nil) {
 		if err := e.authorize(ctx, req.App, state.Plan); err != nil {
 			return state, err
@@ -372,7 +375,7 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 			delete(mem.applied, ref)
 			e.Live.Deleted(ref, r.Change.UID)
 			mem.countRepair(r.Change, req.Now)
-		case r.Err == nil && r.Change.DryRun:
+		case r.Err == nil && (r.Change.DryRun || r.Change.First):
 		case r.Err == nil && r.Change.Moment != "":
 			_, r.Err = e.Live.Observe(r.Object)
 		case r.Err == nil:
