@@ -92,6 +92,13 @@ type GitRef struct {
 	SemVer string // a range ("~1.2", ">=1.0.0 <2.0.0-0"): the highest tag in it
 	Commit string // full id; Branch, if set as well, is where to look for it
 	Name   string // full reference name, "refs/heads/main"
+	// Any, if set, wins over all of the others. It is a name as people write it, and what it names is found out by asking the
+	// remote, in this order (Argo CD: targetRevision): a range of versions ("1.2.*"), if a tag is in it; "HEAD", the branch that is
+	// the remote's own; a branch or a tag, short, or a full reference name; a commit, abbreviated to at least seven digits.
+	Any string
+	// TagPrefix limits ranges of versions to tags that begin with it; their versions are what follows ("web/" of "web/1.2.0").
+	// With Any, an exact version names the tag with the prefix before it.
+	TagPrefix string
 }
 
 // Credentials authenticate to a remote repository, and say how it is reached. They are never logged, stored or compared
@@ -106,6 +113,10 @@ type Credentials struct {
 	Identity, Passphrase, KnownHosts string
 	Proxy                            string // URL with userinfo; empty: what the environment says
 	App                              GitHubApp
+
+	// Only where the user says so: whoever answers is trusted, whatever certificate or host key it shows; an OCI registry is spoken
+	// to without TLS; user name and password of a Helm repository also go to other hosts that its index names.
+	Insecure, PlainHTTP, PassAll bool
 }
 
 // GitHubApp is an app's installation at GitHub: a token for it stands for user name and password. The zero one is none.
@@ -141,8 +152,8 @@ type SecretRefs struct {
 type Source struct {
 	ID          ID
 	URL         string
-	Chart       string // not empty: URL is a Helm repository, of HTTP or "oci://", and Ref.SemVer a version or a range of the chart
-	OCI         bool   // URL is an OCI artifact with manifests, and Ref.Tag, Ref.SemVer or Ref.Commit (a digest) which of its versions
+	Chart       string // not empty: URL is a Helm repository, of HTTP or "oci://", and Ref.SemVer or Ref.Any a version or a range of the chart
+	OCI         bool   // URL is an OCI artifact with manifests, and Ref.Tag, Ref.SemVer or Ref.Commit (a digest), or Ref.Any, which of its versions
 	Ref         GitRef
 	Secrets     SecretRefs
 	GitHub      bool // the credentials are those of a GitHub App
@@ -150,6 +161,7 @@ type Source struct {
 	Verify      Verification
 	Sparse      []string // only these folders and files, clean; none: everything
 	Submodules  bool     // with the submodules' content
+	Whole       bool     // nothing is left out: neither ignore files nor default rules count (Argo CD)
 	Include     []Include
 	Ignore      string        // exclusion rules in .gitignore syntax
 	HasIgnore   bool          // Ignore was given; any rule in it turns the default rules off, an empty one does not (as upstream)
