@@ -92,12 +92,12 @@ type GitRef struct {
 	SemVer string // a range ("~1.2", ">=1.0.0 <2.0.0-0"): the highest tag in it
 	Commit string // full id; Branch, if set as well, is where to look for it
 	Name   string // full reference name, "refs/heads/main"
-
-	// Any is as Argo CD's targetRevision: HEAD (also where it is empty, and HasAny is set), a commit id of seven digits or more,
-	// a range of versions over the tags, or the name, short or full, of a branch, a tag or any other ref. With HasAny it
-	// alone counts, and TagPrefix: of the tags only those that begin so are versions, without it.
-	Any       string
-	HasAny    bool
+	// Any, if set, wins over all of the others. It is a name as people write it, and what it names is found out by asking the
+	// remote, in this order (Argo CD: targetRevision): a range of versions ("1.2.*"), if a tag is in it; "HEAD", the branch that is
+	// the remote's own; a branch or a tag, short, or a full reference name; a commit, abbreviated to at least seven digits.
+	Any string
+	// TagPrefix limits ranges of versions to tags that begin with it; their versions are what follows ("web/" of "web/1.2.0").
+	// With Any, an exact version names the tag with the prefix before it.
 	TagPrefix string
 }
 
