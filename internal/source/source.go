@@ -250,7 +250,7 @@ func (f *Fetcher) Resolve(ctx context.Context, src delivery.Source) (_ delivery.
 	if err != nil {
 		return delivery.Revision{}, err
 	}
-	if src.Ref.HasAny {
+	if src.Ref.Any != "" {
 		return f.resolveAny(ctx, t, src)
 	}
 	if src.Ref.Commit == "" && src.Ref.Name == "" && src.Ref.Tag == "" && src.Ref.SemVer != "" {
@@ -418,7 +418,7 @@ type words struct {
 
 // wordsOf are Argo CD's for what only Argo CD has, else Flux's.
 func wordsOf(src delivery.Source) words {
-	if src.Ref.HasAny || src.Chart != "" || src.OCI {
+	if src.Ref.Any != "" || src.Chart != "" || src.OCI {
 		const secret = "the Secret of the repository, which has the label argocd.argoproj.io/secret-type"
 		return words{
 			url: "repoURL", ref: "targetRevision", commit: "targetRevision", secret: secret, password: "username and password, or bearerToken", key: "sshPrivateKey, and the known hosts",

@@ -21,12 +21,9 @@ var (
 
 // resolveAny finds what a name stands for as Argo CD does (user-guide/tracking_strategies): a full commit id is itself; a range
 // of versions is the highest tag in it, if there is one; else it is a ref by its full or its short name, a branch before a tag;
-// else seven digits or more are the beginning of a commit id. The empty name is HEAD.
+// else seven digits or more are the beginning of a commit id.
 func (f *Fetcher) resolveAny(ctx context.Context, t target, src delivery.Source) (delivery.Revision, error) {
 	want := src.Ref.Any
-	if want == "" {
-		want = "HEAD"
-	}
 	if fullID.MatchString(want) {
 		rev := delivery.Revision{Commit: strings.ToLower(want)}
 		if t.local != "" {

@@ -28,7 +28,6 @@ func TestTargetRevision(t *testing.T) {
 	w.git("r", "tag", "both", second)
 	w.git("r", "branch", "1.2.3", first)
 	tests := []struct{ any, prefix, want string }{
-		{"", "", "HEAD@sha1:" + second},
 		{"HEAD", "", "HEAD@sha1:" + second},
 		{"main", "", "main@sha1:" + second},
 		{"feature/x", "", "feature/x@sha1:" + first},
@@ -49,7 +48,7 @@ func TestTargetRevision(t *testing.T) {
 		{">=2.0.0-0", "", "2.0.0-rc.1@sha1:" + second},
 		{"1.x", "web-", "web-1.5.0@sha1:" + second},
 		{"1.4.0", "web-", "web-1.4.0@sha1:" + first},
-		{"", "web-", "HEAD@sha1:" + second},
+		{"HEAD", "web-", "HEAD@sha1:" + second},
 
 		{"9.x", "", "unknown ref: 9.x"},
 		{"none", "", "a branch there is: 1.0.x, 1.2.3, both, feature/x, main"},
@@ -67,7 +66,7 @@ func TestTargetRevision(t *testing.T) {
 		for _, tt := range tests {
 			t.Run(fmt.Sprintf("%s/%.20q %s", how, tt.any, tt.prefix), func(t *testing.T) {
 				src := w.source("r")
-				src.Ref = delivery.GitRef{Any: tt.any, HasAny: true, TagPrefix: tt.prefix}
+				src.Ref = delivery.GitRef{Any: tt.any, TagPrefix: tt.prefix}
 				rev, err := f.Resolve(t.Context(), src)
 				if err == nil {
 					_, err = f.Fetch(t.Context(), src, rev)
@@ -98,7 +97,7 @@ func TestAbbreviatedID(t *testing.T) {
 		byStart[id[:7]]++
 	}
 	src := w.source("r")
-	src.Ref = delivery.GitRef{Any: ids[3][:9], HasAny: true}
+	src.Ref = delivery.GitRef{Any: ids[3][:9]}
 	for range 3 {
 		snap := snapshot(t, w.remote, src)
 		if snap.Revision.Commit != ids[3] || content(t, snap, "a.txt") != "3" {
@@ -133,7 +132,7 @@ func TestAmbiguousID(t *testing.T) {
 	}
 	for how, f := range w.both() {
 		src := w.source("r")
-		src.Ref = delivery.GitRef{Any: begin, HasAny: true}
+		src.Ref = delivery.GitRef{Any: begin}
 		if rev, err := f.Resolve(t.Context(), src); err == nil || !strings.Contains(err.Error(), "2 commits begin with '"+begin+"'") {
 			t.Errorf("%s: %v, %v", how, rev, err)
 		}
