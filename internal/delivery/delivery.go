@@ -114,7 +114,10 @@ type Credentials struct {
 	Proxy                            string // URL with userinfo; empty: what the environment says
 	NoProxy                          string // hosts that Proxy is not for, as in the environment variable NO_PROXY
 	App                              GitHubApp
-	Insecure                         bool // neither the server's certificate nor its host key is checked
+
+	// Only where the user says so: whoever answers is trusted, whatever certificate or host key it shows; an OCI registry is spoken
+	// to without TLS; user name and password of a Helm repository also go to other hosts that its index names.
+	Insecure, PlainHTTP, PassAll bool
 }
 
 // GitHubApp is an app's installation at GitHub: a token for it stands for user name and password. The zero one is none.
@@ -150,8 +153,8 @@ type SecretRefs struct {
 type Source struct {
 	ID          ID
 	URL         string
-	Chart       string // not empty: URL is a Helm repository, of HTTP or "oci://", and Ref.SemVer a version or a range of the chart
-	OCI         bool   // URL is an OCI artifact with manifests, and Ref.Tag, Ref.SemVer or Ref.Commit (a digest) which of its versions
+	Chart       string // not empty: URL is a Helm repository, of HTTP or "oci://", and Ref.SemVer or Ref.Any a version or a range of the chart
+	OCI         bool   // URL is an OCI artifact with manifests, and Ref.Tag, Ref.SemVer or Ref.Commit (a digest), or Ref.Any, which of its versions
 	Ref         GitRef
 	Secrets     SecretRefs
 	GitHub      bool // the credentials are those of a GitHub App
@@ -159,6 +162,7 @@ type Source struct {
 	Verify      Verification
 	Sparse      []string // only these folders and files, clean; none: everything
 	Submodules  bool     // with the submodules' content
+	Whole       bool     // nothing is left out: neither ignore files nor default rules count (Argo CD)
 	Include     []Include
 	Ignore      string        // exclusion rules in .gitignore syntax
 	HasIgnore   bool          // Ignore was given; any rule in it turns the default rules off, an empty one does not (as upstream)
