@@ -306,7 +306,7 @@ func (e *Engine) watch(app delivery.ID, inventories ...delivery.Inventory) (bool
 // authorize asks, for an app with a service account, whether that account may make every change of the plan:
 // a plan that would be refused half-way is not begun.
 func (e *Engine) authorize(ctx context.Context, app delivery.App, p delivery.Plan) error {
-	user, err := e.Cluster.As(app.ID.Namespace, app.ServiceAccount)
+	user, err := e.Cluster.As(app.Account())
 	if err != nil || app.ServiceAccount == "" {
 		return err
 	}
@@ -344,7 +344,7 @@ type Result struct {
 // Act carries out one stage of the plan as the app's service account and remembers what was sent.
 // The caller must have written the widened inventory (see [Intent]) before.
 func (e *Engine) Act(ctx context.Context, req Request, state State, stage delivery.Stage, mem *Memory) (Result, error) {
-	user, err := e.Cluster.As(req.App.ID.Namespace, req.App.ServiceAccount)
+	user, err := e.Cluster.As(req.App.Account())
 	if err != nil {
 		return Result{}, err
 	}
@@ -470,7 +470,7 @@ func (e *Engine) Uninstall(ctx context.Context, app delivery.App, mem *Memory, n
 	}
 	app.Prune, app.Guard = true, delivery.Guard{AllowEmpty: true, MaxPrunePercent: 100}
 	p := e.plan(ctx, Request{App: app, Now: now}, plan.Input{}, mem)
-	user, err := e.Cluster.As(app.ID.Namespace, app.ServiceAccount)
+	user, err := e.Cluster.As(app.Account())
 	if err != nil {
 		return nil, false, err
 	}
