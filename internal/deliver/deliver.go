@@ -148,11 +148,11 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if err != nil {
 		return state, err
 	}
-	ignored, err := plan.Ignored(req.App.Ignore, desired)
+	ignored, err := e.ignored(req, desired, mem)
 	if err != nil {
 		return state, err
 	}
-	seen, err := e.forgive(ctx, ignored, mem)
+	seen, err := e.forgive(ctx, mem.ignoring, mem)
 	if err != nil {
 		return state, err
 	}
@@ -182,6 +182,30 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 		e.compare(req, &state, desired, mem)
 	}
 	return state, nil
+}
+
+// ignored finds what does not count of the objects, and gives the fields of them that are left alone.
+func (e *Engine) ignored(req Request, desired []delivery.Object, mem *Memory) (map[delivery.Ref][]delivery.Pointer, error) {
+	mem.ignoring = nil
+	if req.App.Sync == nil {
+		ignored, err := plan.Ignored(req.App.Ignore, desired)
+		mem.ignoring = make(map[delivery.Ref]ignoring, len(ignored))
+		for ref, pointers := range ignored {
+			mem.ignoring[ref] = ignoring{pointers: pointers, respect: true}
+		}
+		return ignored, err
+	}
+	var err error
+	if mem.ignoring, err = ignoringOf(req, desired); err != nil {
+		return nil, err
+	}
+	ignored := map[delivery.Ref][]delivery.Pointer{}
+	for ref, ig := range mem.ignoring {
+		if ig.respect && len(ig.pointers) > 0 {
+			ignored[ref] = ig.pointers
+		}
+	}
+	return ignored, nil
 }
 
 // lookElsewhere is how often it is looked whether an app of another process has let go of an object.
@@ -348,7 +372,7 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 	if err != nil {
 		return Result{}, err
 	}
-	if stage, err = e.leaveFields(ctx, stage); err != nil {
+	if stage, err = e.leaveFields(ctx, stage, mem.ignoring); err != nil {
 		return Result{}, err
 	}
 	if mem.applied == nil {
@@ -380,7 +404,7 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 			_, r.Err = e.Live.Observe(r.Object)
 		case r.Err == nil:
 			res.Changes[i].NoOp = before[ref] == r.Object.GetResourceVersion()
-			r.Err = e.sent(r, mem)
+			r.Err = e.sent(ctx, r, mem)
 			if r.Err == nil && !res.Changes[i].NoOp {
 				mem.countRepair(r.Change, req.Now)
 			}
@@ -430,10 +454,15 @@ func answer(err error, noOp bool) string {
 }
 
 // sent remembers what one apply has left behind.
-func (e *Engine) sent(r apply.Result, mem *Memory) error {
+func (e *Engine) sent(ctx context.Context, r apply.Result, mem *Memory) error {
 	rec, err := e.Live.Observe(r.Object)
 	if err != nil {
 		return err
+	}
+	if ig, ok := mem.ignoring[r.Change.Ref]; ok {
+		if r.Change.Ignored, err = ig.fields(ctx, r.Object); err != nil {
+			return err
+		}
 	}
 	left := delivery.Applied{
 		Desired: r.Change.Desired, Owned: rec.Owned, Replicas: sentReplicas(r), Autoscaled: r.Change.Autoscaled,

@@ -35,7 +35,8 @@ type Memory struct {
 	repairs   map[delivery.Ref]repairs
 	refused   map[delivery.Ref]refusal
 	waves     map[delivery.Ref]int // of an app with operations: those of desired and of what left Git
-	looked    looked               // … how it compared when it was looked at last
+	ignoring  map[delivery.Ref]ignoring
+	looked    looked // … how it compared when it was looked at last
 }
 
 // origin is everything that decides what a render gives. Where none of it has changed the result is the same.
