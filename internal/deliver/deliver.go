@@ -45,6 +45,9 @@ type Engine struct {
 	// Elsewhere tells whether an app that Claims knows nothing of, since another process delivers it, owns an object; nil: there are
 	// no such apps.
 	Elsewhere func(ctx context.Context, app delivery.ID, ref delivery.Ref) (bool, error)
+	// Tracks tells of an object that Label has not marked whether it is the app's by another mark (Argo CD's tracking id); nil: there is
+	// none such. Such an object is deleted where it left Git, if it is in the app's inventory.
+	Tracks func(app delivery.ID, u *unstructured.Unstructured) bool
 }
 
 // Request is everything one step needs.
@@ -161,6 +164,9 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 		return state, err
 	}
 	in := plan.Input{Live: seen, Claims: elsewhere, Desired: desired, Hooks: state.Hooks, Unknown: unknown, Holds: holds, Present: there, Ignored: ignored}
+	if err := e.strangers(ctx, req, want, &in, mem); err != nil {
+		return state, err
+	}
 	state.Plan = e.plan(ctx, req, in, mem)
 	if err := e.addNamespace(ctx, req, &state.Plan, want); err != nil {
 		return state, err
@@ -179,6 +185,9 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	}
 	state.Health = e.health(req.App, state.Plan.Inventory.Common(want), leftBy(state.Plan), mem)
 	if req.App.Sync != nil {
+		if err := e.verify(ctx, req, &state, mem); err != nil {
+			return state, err
+		}
 		e.compare(req, &state, desired, mem)
 	}
 	return state, nil
@@ -464,10 +473,7 @@ func (e *Engine) sent(ctx context.Context, r apply.Result, mem *Memory) error {
 			return err
 		}
 	}
-	left := delivery.Applied{
-		Desired: r.Change.Desired, Owned: rec.Owned, Replicas: sentReplicas(r), Autoscaled: r.Change.Autoscaled,
-		Fleeting: health.Fleeting(r.Change.Object.Unstructured),
-	}
+	left := e.left(r, rec)
 	if len(r.Change.Ignored) > 0 {
 		if left.Kept, err = e.Live.Kept(r.Object, r.Change.Ignored); err != nil {
 			return err
@@ -476,6 +482,14 @@ func (e *Engine) sent(ctx context.Context, r apply.Result, mem *Memory) error {
 	mem.unsaved = mem.unsaved || mem.applied[r.Change.Ref] != left
 	mem.applied[r.Change.Ref] = left
 	return nil
+}
+
+// left is what an apply leaves behind, but for the fields that are left to others.
+func (e *Engine) left(r apply.Result, rec delivery.Live) delivery.Applied {
+	return delivery.Applied{
+		Desired: r.Change.Desired, Owned: rec.Owned, Replicas: sentReplicas(r), Autoscaled: r.Change.Autoscaled,
+		Fleeting: health.Fleeting(r.Change.Object.Unstructured),
+	}
 }
 
 // sentReplicas is the spec.replicas of what was sent and is to be kept; -1: none was, or it is left to others.
