@@ -160,8 +160,11 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if err != nil {
 		return state, err
 	}
-	in := plan.Input{Live: seen, Claims: elsewhere, Desired: desired, Unknown: unknown, Holds: holds, Present: there, Ignored: ignored}
+	in := plan.Input{Live: seen, Claims: elsewhere, Desired: desired, Hooks: state.Hooks, Unknown: unknown, Holds: holds, Present: there, Ignored: ignored}
 	state.Plan = e.plan(ctx, req, in, mem)
+	if err := e.addNamespace(ctx, req, &state.Plan, want); err != nil {
+		return state, err
+	}
 	if len(state.Plan.Blocks) == 0 && (req.App.Sync == nil || req.Operation != nil) {
 		if err := e.authorize(ctx, req.App, state.Plan); err != nil {
 			return state, err
@@ -303,7 +306,7 @@ func (e *Engine) watch(app delivery.ID, inventories ...delivery.Inventory) (bool
 // authorize asks, for an app with a service account, whether that account may make every change of the plan:
 // a plan that would be refused half-way is not begun.
 func (e *Engine) authorize(ctx context.Context, app delivery.App, p delivery.Plan) error {
-	user, err := e.Cluster.As(app.ID.Namespace, app.ServiceAccount)
+	user, err := e.Cluster.As(app.Account())
 	if err != nil || app.ServiceAccount == "" {
 		return err
 	}
@@ -341,7 +344,7 @@ type Result struct {
 // Act carries out one stage of the plan as the app's service account and remembers what was sent.
 // The caller must have written the widened inventory (see [Intent]) before.
 func (e *Engine) Act(ctx context.Context, req Request, state State, stage delivery.Stage, mem *Memory) (Result, error) {
-	user, err := e.Cluster.As(req.App.ID.Namespace, req.App.ServiceAccount)
+	user, err := e.Cluster.As(req.App.Account())
 	if err != nil {
 		return Result{}, err
 	}
@@ -372,7 +375,7 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 			delete(mem.applied, ref)
 			e.Live.Deleted(ref, r.Change.UID)
 			mem.countRepair(r.Change, req.Now)
-		case r.Err == nil && r.Change.DryRun:
+		case r.Err == nil && (r.Change.DryRun || r.Change.First):
 		case r.Err == nil && r.Change.Moment != "":
 			_, r.Err = e.Live.Observe(r.Object)
 		case r.Err == nil:
@@ -467,7 +470,7 @@ func (e *Engine) Uninstall(ctx context.Context, app delivery.App, mem *Memory, n
 	}
 	app.Prune, app.Guard = true, delivery.Guard{AllowEmpty: true, MaxPrunePercent: 100}
 	p := e.plan(ctx, Request{App: app, Now: now}, plan.Input{}, mem)
-	user, err := e.Cluster.As(app.ID.Namespace, app.ServiceAccount)
+	user, err := e.Cluster.As(app.Account())
 	if err != nil {
 		return nil, false, err
 	}

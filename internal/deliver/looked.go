@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"maps"
+	"slices"
 
 	"keelson.dev/keelson/internal/delivery"
 )
@@ -50,7 +51,7 @@ func (e *Engine) lookedAt(state *State, want delivery.Inventory, mem *Memory) lo
 			l.seen[ref] = e.sightOf(ref)
 		}
 	}
-	l.blocked = len(state.Plan.Blocks) > 0 || len(state.Plan.Awaits) > 0 || state.Refused != nil || !state.Retry.IsZero()
+	l.blocked = slices.ContainsFunc(state.Plan.Blocks, lifts) || len(state.Plan.Awaits) > 0 || state.Refused != nil || !state.Retry.IsZero()
 	mem.unsaved = mem.unsaved || mem.pass.digest != "" && !maps.Equal(mem.desired, want)
 	mem.made, mem.desired = state.origin, want
 	mem.leave(state.Plan)
@@ -61,6 +62,11 @@ func (e *Engine) lookedAt(state *State, want delivery.Inventory, mem *Memory) lo
 		}
 	}
 	return l
+}
+
+// lifts tells whether a block may go without anything that wakes the app.
+func lifts(b delivery.Block) bool {
+	return b.Fault.Reason == "KindNotFound" || b.Fault.Reason == "OwnershipConflict"
 }
 
 // glanced is [Engine.Glance] for an app with operations.

@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -95,6 +96,11 @@ func operating(in *plan.Input, req Request, mem *Memory) {
 			r.Until = time.Time{}
 			in.Refused[ref] = r
 		}
+		sync := *in.App.Sync
+		sync.Options.Replace = sync.Options.Replace || op.Request.Options.Replace
+		sync.Options.SkipDryRunOnMissingResource = sync.Options.SkipDryRunOnMissingResource || op.Request.Options.SkipDryRunOnMissingResource
+		sync.Options.Propagation = cmp.Or(op.Request.Options.Propagation, sync.Options.Propagation, "foreground")
+		in.App.Sync = &sync
 		in.App.Force = op.Request.Force || op.Request.Options.Force || in.App.Sync.Options.Force
 		if op.Request.Prune && !op.Request.Automated {
 			in.App.Guard = delivery.Guard{AllowEmpty: true, MaxPrunePercent: 100} // a person's word
