@@ -112,6 +112,7 @@ type Credentials struct {
 	// For ssh: the private key, its passphrase, and the host keys that are trusted, as in OpenSSH's known_hosts.
 	Identity, Passphrase, KnownHosts string
 	Proxy                            string // URL with userinfo; empty: what the environment says
+	NoProxy                          string // hosts that Proxy is not for, as in the environment variable NO_PROXY
 	App                              GitHubApp
 
 	// Only where the user says so: whoever answers is trusted, whatever certificate or host key it shows; an OCI registry is spoken
@@ -260,26 +261,37 @@ type App struct {
 	ReadyExprs     map[ID]string // CEL: how those of DependsOn that are here tell that they are ready
 	Namespace      string        // of namespaced objects that name none; empty: there must be none such
 	KubeConfig     KubeConfig    // of the cluster to deliver to; the zero one: the cluster that the app is declared in
-	ServiceAccount string        // in the app's namespace, of the cluster to deliver to; empty: as Keelson, or the kubeconfig's user
-	Ignore         []IgnoreRule  // fields that are left to others
-	Prune          bool
-	KeepOnDelete   bool          // deleting the app leaves its objects
-	AwaitGone      bool          // the app stays until its objects are gone, for Timeout at most
-	Force          bool          // objects are deleted and made anew for a change that the server never allows
-	Wait           bool          // Ready only once every object is healthy
-	HealthChecks   []HealthCheck // without Wait: Ready only once these objects are healthy
-	HealthExprs    []HealthExpr  // CEL: how objects of some kinds tell how they are doing
-	Suspend        bool
-	Limits         *Limits     // nil: none
-	Sync           *SyncPolicy // not nil: changes are carried out by operations (Argo CD); nil: at once, as Git wants it
-	Interval       time.Duration
-	RetryInterval  time.Duration // after a failure; zero: Interval
-	Timeout        time.Duration // bound of one attempt and of waiting for health
-	Guard          Guard
-	Requested      string   // a person's request for a reconciliation: any value not seen before starts one
-	Denied         string   // not empty: why a reference of the app must not be followed; nothing is applied
-	Refused        []string // fields whose being ignored could do harm, as "spec.decryption": nothing is applied
-	Ignored        []string // fields that have no effect yet, as "spec.force": said, not fatal
+	ServiceAccount string        // of the cluster to deliver to; empty: as Keelson, or the kubeconfig's user
+	// ServiceAccountNamespace is that of ServiceAccount; empty: the app's own. See [App.Account].
+	ServiceAccountNamespace string
+	Ignore                  []IgnoreRule // fields that are left to others
+	Prune                   bool
+	KeepOnDelete            bool          // deleting the app leaves its objects
+	AwaitGone               bool          // the app stays until its objects are gone, for Timeout at most
+	Propagation             string        // of deletions where the app is deleted: foreground or background; empty: background
+	Force                   bool          // objects are deleted and made anew for a change that the server never allows
+	Wait                    bool          // Ready only once every object is healthy
+	HealthChecks            []HealthCheck // without Wait: Ready only once these objects are healthy
+	HealthExprs             []HealthExpr  // CEL: how objects of some kinds tell how they are doing
+	Suspend                 bool
+	Limits                  *Limits     // nil: none
+	Sync                    *SyncPolicy // not nil: changes are carried out by operations (Argo CD); nil: at once, as Git wants it
+	Interval                time.Duration
+	RetryInterval           time.Duration // after a failure; zero: Interval
+	Timeout                 time.Duration // bound of one attempt and of waiting for health
+	Guard                   Guard
+	Requested               string   // a person's request for a reconciliation: any value not seen before starts one
+	Denied                  string   // not empty: why a reference of the app must not be followed; nothing is applied
+	Refused                 []string // fields whose being ignored could do harm, as "spec.decryption": nothing is applied
+	Ignored                 []string // fields that have no effect yet, as "spec.force": said, not fatal
+}
+
+// Account is the service account that the app is delivered as; an empty name: none.
+func (a App) Account() (namespace, name string) {
+	if a.ServiceAccountNamespace != "" {
+		return a.ServiceAccountNamespace, a.ServiceAccount
+	}
+	return a.ID.Namespace, a.ServiceAccount
 }
 
 // WaitsForHealth tells whether the app gets ready only once some objects are healthy.
