@@ -24,13 +24,12 @@ const (
 
 // News is what a step leaves to say about a set.
 type News struct {
-	Err        error // what went wrong; a *delivery.Fault gives the reason
-	Generated  bool  // the Applications are known
-	Rollout    *Rollout
-	Live       []argocdv1.Application // of the set; nil with Err: what was said of them stays
-	Unknown    []string               // fields of the set that have no effect
-	ErrOf      error                  // of the first Application that is refused
-	MoreErrors int                    // that are refused besides
+	Err       error // what went wrong; a *delivery.Fault gives the reason
+	Generated bool  // the Applications are known
+	Rollout   *Rollout
+	Live      []argocdv1.Application // of the set; nil with Err: what was said of them stays
+	Unknown   []string               // fields of the set that have no effect
+	Refused   []Invalid
 }
 
 // maxResources bounds the Applications that a status names (Argo CD: the same).
@@ -75,11 +74,12 @@ func conditions(old []argocdv1.ApplicationSetCondition, news News, now time.Time
 		out = append(out, argocdv1.ApplicationSetCondition{Type: typ, Status: status, Reason: reason, Message: message, LastTransitionTime: &at})
 	}
 	err := news.Err
-	if err == nil && news.ErrOf != nil {
-		err = &delivery.Fault{Reason: ReasonValidation, Retry: delivery.OnChange, Err: news.ErrOf}
-		if news.MoreErrors > 0 {
-			err = &delivery.Fault{Reason: ReasonValidation, Retry: delivery.OnChange, Err: fmt.Errorf("%w (and %d more)", news.ErrOf, news.MoreErrors)}
+	if err == nil && len(news.Refused) > 0 {
+		first := news.Refused[0].Err
+		if more := len(news.Refused) - 1; more > 0 {
+			first = fmt.Errorf("%w (and %d more)", first, more)
 		}
+		err = &delivery.Fault{Reason: ReasonValidation, Retry: delivery.OnChange, Err: first}
 	}
 	const fine = "All applications have been generated successfully"
 	if err != nil {
@@ -117,12 +117,4 @@ func conditions(old []argocdv1.ApplicationSetCondition, news News, now time.Time
 		}
 	}
 	return out
-}
-
-// Failed gives the errors of refused Applications as [News] wants them.
-func Failed(refused []Invalid) (first error, more int) {
-	if len(refused) == 0 {
-		return nil, 0
-	}
-	return refused[0].Err, len(refused) - 1
 }
