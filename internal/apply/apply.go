@@ -53,6 +53,12 @@ func Stage(ctx context.Context, user *kube.User, stage delivery.Stage) []Result 
 		wg.Go(func() {
 			defer func() { <-slots }()
 			r := &results[i]
+			if r.Change.DryRun {
+				if !r.Change.Verb.Deletes() {
+					r.Object, r.Err = Send(ctx, user, *r.Change.Object, true)
+				}
+				return
+			}
 			if r.Change.Verb.Deletes() {
 				r.Err = remove(ctx, user, r.Change)
 				return

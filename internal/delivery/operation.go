@@ -124,6 +124,8 @@ type Operation struct {
 	Finished  time.Time // zero: not yet
 	Retries   int
 	Results   []OperationResult // in the order in which they came
+	// Terminated says that somebody ended it: it is not tried again.
+	Terminated bool
 }
 
 // OperationResult is what an operation has done to one object, or with one hook at one moment.
@@ -134,6 +136,7 @@ type OperationResult struct {
 	Message string
 	Moment  Moment
 	Hook    OperationPhase // of a hook; empty: it is none
+	Passed  bool           // of an object: it was healthy, or nothing waits for it
 }
 
 // Comparison is how one object of an app compares to Git.

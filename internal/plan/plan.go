@@ -47,7 +47,9 @@ type Input struct {
 	Refused map[delivery.Ref]Refusal
 	// Undone are objects that go by themselves once they have done their work, and went before that.
 	Undone map[delivery.Ref]bool
-	Now    time.Time
+	// Waves are those of what left Git, as they were while it was there.
+	Waves map[delivery.Ref]int
+	Now   time.Time
 }
 
 // Refusal says what was sent in vain, and when it makes sense to send it again; something else may be sent at once.
@@ -169,7 +171,9 @@ func definedKinds(objects []delivery.Object) map[schema.GroupKind]bool {
 // is not there, and is.
 func leftAlone(in Input, obj delivery.Object) (delivery.Change, bool) {
 	ref := obj.Ref()
-	c := delivery.Change{Ref: ref, Version: obj.GroupVersionKind().Version, Verb: delivery.Delegated, Left: delivery.LeftByGit}
+	c := delivery.Change{
+		Ref: ref, Version: obj.GroupVersionKind().Version, Verb: delivery.Delegated, Left: delivery.LeftByGit, Wave: obj.Wave, Asks: obj.Asks,
+	}
 	live, there := in.Live[ref]
 	h, held := holdOn(in.Holds, ref, in.Now)
 	switch {
@@ -188,7 +192,7 @@ func leftAlone(in Input, obj delivery.Object) (delivery.Change, bool) {
 // changeOf decides about one desired object that nothing blocks.
 func changeOf(in Input, obj delivery.Object) delivery.Change {
 	ref := obj.Ref()
-	c := delivery.Change{Ref: ref, Version: obj.GroupVersionKind().Version, Ignored: in.Ignored[ref]}
+	c := delivery.Change{Ref: ref, Version: obj.GroupVersionKind().Version, Ignored: in.Ignored[ref], Wave: obj.Wave, Asks: obj.Asks}
 	live, there := in.Live[ref]
 	scaler, scaled := in.Scaled[ref]
 	if scaled {
@@ -281,6 +285,7 @@ func pruneChanges(in Input, gone delivery.Inventory) []delivery.Change {
 	for _, ref := range gone.Refs() {
 		c := delivery.Change{Ref: ref, Version: gone[ref], Verb: delivery.Release}
 		live, there := in.Live[ref]
+		c.Wave, c.Asks = in.Waves[ref], live.Marks
 		hold, held := holdOn(in.Holds, ref, in.Now)
 		switch {
 		case !in.App.Prune:
@@ -297,6 +302,9 @@ func pruneChanges(in Input, gone delivery.Inventory) []delivery.Change {
 			c.Reason = "left Git, but what Keelson delivers is declared in it"
 		case live.Marks.Has(delivery.MarkKeep | delivery.MarkLeave):
 			c.Reason = "left Git, but is marked to survive pruning"
+			if in.App.Sync != nil { // it is told of as long as it is there
+				c.Verb = delivery.Delegated
+			}
 		case held:
 			c.Verb, c.Reason = delivery.Delegated, hold.Describe()
 		case live.Deleting:

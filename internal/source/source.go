@@ -27,6 +27,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/url"
@@ -178,7 +179,7 @@ func (f *Fetcher) target(ctx context.Context, src delivery.Source) (target, erro
 	if src.Credentials.App != (delivery.GitHubApp{}) {
 		ctx, cancel := withTimeout(ctx, src)
 		defer cancel()
-		token, err := f.tokens.get(ctx, src.Credentials.App, git.Auth{CA: t.auth.CA, ClientCert: t.auth.ClientCert, ClientKey: t.auth.ClientKey, Proxy: t.auth.Proxy})
+		token, err := f.tokens.get(ctx, src.Credentials.App, git.Auth{CA: t.auth.CA, ClientCert: t.auth.ClientCert, ClientKey: t.auth.ClientKey, Proxy: t.auth.Proxy, Insecure: t.auth.Insecure})
 		if err != nil {
 			return t, fault(t, "get a token of the GitHub App", "check the data of the GitHub App in the Secret that spec.secretRef names", err)
 		}
@@ -198,7 +199,7 @@ func authOf(inURL git.Auth, c delivery.Credentials) git.Auth {
 	a := git.Auth{
 		Username: c.Username, Password: c.Password, BearerToken: c.BearerToken,
 		CA: c.CA, ClientCert: c.ClientCert, ClientKey: c.ClientKey, Proxy: c.Proxy,
-		Identity: c.Identity, Passphrase: c.Passphrase, KnownHosts: c.KnownHosts,
+		Identity: c.Identity, Passphrase: c.Passphrase, KnownHosts: c.KnownHosts, Insecure: c.Insecure,
 	}
 	if c.Username == "" && c.Password == "" && c.BearerToken == "" {
 		a.Username, a.Password = inURL.Username, inURL.Password
@@ -368,12 +369,18 @@ func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.R
 	if tree, err = include(ctx, tree, t, src, included); err != nil {
 		return delivery.Snapshot{}, err
 	}
-	v := newView(tree, r.known, src)
-	rules, err := v.identity(src)
-	if err != nil {
+	snap := delivery.Snapshot{Revision: rev, Verified: verified}
+	if err := newView(tree, r.known, src).show(&snap); err != nil {
 		return delivery.Snapshot{}, fault(t, "read ignore files of "+rev.Short(), "", err)
 	}
-	return delivery.Snapshot{Revision: rev, Digest: digest(tree.ID(), src), Rules: rules, Verified: verified, FS: v}, nil
+	return snap, nil
+}
+
+// show makes the view what a snapshot shows.
+func (v *view) show(snap *delivery.Snapshot) error {
+	rules, err := v.identity()
+	snap.Digest, snap.Rules, snap.FS = digest(v.tree.ID(), v.src), rules, v
+	return err
 }
 
 // digest identifies the visible content: the tree and the rules of what is left out.
@@ -382,6 +389,9 @@ func digest(tree git.ObjectID, src delivery.Source) string {
 	fmt.Fprintf(h, "%s\n%t\n%s", tree, src.HasIgnore, src.Ignore)
 	for _, path := range src.Sparse {
 		fmt.Fprintf(h, "\n%q", path)
+	}
+	if src.Whole {
+		io.WriteString(h, "\nwhole")
 	}
 	return "sha256:" + hex.EncodeToString(h.Sum(nil))
 }
