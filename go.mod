@@ -54,6 +54,8 @@ require (
 	sigs.k8s.io/yaml v1.6.0
 )
 
+require github.com/yuin/gopher-lua v1.1.2
+
 require (
 	github.com/Masterminds/goutils v1.1.1 // indirect
 	github.com/huandu/xstrings v1.5.0 // indirect
