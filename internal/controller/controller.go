@@ -61,6 +61,8 @@ type Options struct {
 
 	Webhooks       bool // somebody calls Receive; otherwise Receivers say that they are not served
 	LeaveReceivers bool // another controller works on Receivers: they are not touched
+	// LeaveApplications: Argo CD works on Applications and ApplicationSets. They are not touched, nor anything of theirs.
+	LeaveApplications bool
 }
 
 // Controller runs the reconcilers against one cluster.
