@@ -119,7 +119,7 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 	sharded := opts.Shard != nil && !opts.Shard.Empty()
 	reg.additive = opts.Policy.AdditiveReadyExpr
 	c := &Controller{mgr: mgr}
-	apps := &shell[*kustomizev1.Kustomization]{
+	declared := &shell[*kustomizev1.Kustomization]{
 		client: mgr.GetClient(), recorder: rec, finalizer: kustomizev1.KustomizationFinalizer, log: opts.Log,
 		written: map[types.NamespacedName]*kustomizev1.Kustomization{},
 	}
@@ -141,27 +141,29 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 			if sharded && !reg.knows(app) {
 				return // an app of another shard, whose objects have the same labels
 			}
-			apps.enqueue(app)
+			declared.enqueue(app)
 		},
 	}
 	engine := &deliver.Engine{
-		Key: opts.Records.Key(), Cluster: opts.Cluster, Live: live.New(ctx, opts.Cluster, watched), Claims: deliver.NewClaims(),
+		Key: opts.Records.Key(), Cluster: opts.Cluster, Live: live.New(ctx, opts.Cluster, watched),
 		Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner,
 	}
-	c.targets = newTargets(ctx, engine, watched, kube.Policy{InsecureTLS: opts.Policy.InsecureKubeConfigTLS}, apps.enqueue)
-	ks := &kustomizations{
+	c.targets = newTargets(ctx, engine, watched, kube.Policy{InsecureTLS: opts.Policy.InsecureKubeConfigTLS}, newLedger(), declared.enqueue)
+	ks := &kustomizations{apps: apps{
 		reg: reg, targets: c.targets, records: opts.Records, policy: opts.Policy, now: opts.Now,
 		cache: mgr.GetClient(), reader: mgr.GetAPIReader(),
-		wake: apps.enqueue, later: newTrickle(apps.enqueue), places: kube.NewPlaces(appsAtOnce, appTurn), log: opts.Log,
-	}
+		wake: declared.enqueue, later: newTrickle(declared.enqueue), places: kube.NewPlaces(appsAtOnce, appTurn), log: opts.Log,
+	}}
 	if sharded {
 		engine.Elsewhere = ks.ownedElsewhere
 	}
-	apps.kind, apps.seen = ks, ks.seen
+	declared.kind, declared.seen = ks, ks.seen
 	c.git = &gitRepositories{
-		reg: reg, sources: opts.Sources, cache: mgr.GetClient(), reader: mgr.GetAPIReader(), now: opts.Now, life: ctx, log: opts.Log,
-		slots: newLanes(fetches, fetchesPerHost), wake: sources.enqueue,
-		changed: ks.news,
+		follower: follower{
+			reg: reg, sources: opts.Sources, now: opts.Now, life: ctx, log: opts.Log, slots: newLanes(fetches, fetchesPerHost),
+			wake: sources.enqueue, changed: ks.news,
+		},
+		cache: mgr.GetClient(), reader: mgr.GetAPIReader(),
 	}
 	sources.kind = c.git
 	if err := setup(mgr, "gitrepository", sources, sourceWorkers, nil); err != nil {
@@ -171,7 +173,7 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 		return nil, err
 	}
 	claim := func(ctx context.Context) error { return ks.loadClaims(ctx) }
-	return c, setup(mgr, "kustomization", apps, appWorkers, claim)
+	return c, setup(mgr, "kustomization", declared, appWorkers, claim)
 }
 
 func newManager(opts Options, scheme *k8sruntime.Scheme) (manager.Manager, error) {
@@ -240,12 +242,20 @@ func specChanged[T client.Object](s *shell[T]) predicate.TypedPredicate[T] {
 		UpdateFunc: func(e ctrlevent.TypedUpdateEvent[T]) bool {
 			s.cached(e.ObjectNew)
 			seen(e.ObjectOld, e.ObjectNew)
+			if k, ok := s.kind.(changing[T]); ok && k.changed(e.ObjectOld, e.ObjectNew) {
+				return true
+			}
 			return e.ObjectOld.GetUID() != e.ObjectNew.GetUID() || // deleted and made anew while the watch was down
-				e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
+				!s.plain && e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
 				!e.ObjectNew.GetDeletionTimestamp().Equal(e.ObjectOld.GetDeletionTimestamp()) ||
 				!maps.Equal(foreign(e.ObjectOld.GetAnnotations()), foreign(e.ObjectNew.GetAnnotations()))
 		},
 	}
+}
+
+// changing is a kind whose generation does not tell of what a person changes.
+type changing[T client.Object] interface {
+	changed(before, now T) bool
 }
 
 // foreign gives annotations without those that we write ourselves.

@@ -118,21 +118,8 @@ func (r *registry) arriving(id delivery.ID) (rev delivery.Revision, news bool) {
 	return st.snapshot.Revision, false
 }
 
-// spanned makes a span of a part of a fetch that began at a time, if its commit is news or it has failed: a repository that is
-// asked in vain is nothing to tell of.
-func (g *gitRepositories) spanned(ctx context.Context, name string, id delivery.ID, rev delivery.Revision, began time.Time, err error) {
-	if !telemetry.Tracing() {
-		return
-	}
-	if snap, _ := g.reg.snapshot(id); err == nil && snap.Revision == rev {
-		return
-	}
-	ctx = telemetry.Commit(telemetry.With(ctx, telemetry.Source(id.String())), rev.Commit, rev.Name, true)
-	telemetry.Past(ctx, name, began, err)
-}
-
 // delivered notes how long a commit took to get live in an app, when the app has just got ready at it.
-func (k *kustomizations) delivered(p *pass, out delivery.Outcome) {
+func (k *kustomizations) delivered(p *kustomizationPass, out delivery.Outcome) {
 	if out.Phase != delivery.Ready || k.reg.standOf(p.app.ID).applied == out.Applied {
 		return
 	}

@@ -68,9 +68,12 @@ type State struct {
 
 	// Of an app with operations (delivery.App.Sync).
 	Compared []delivery.Comparison // every object of the app, in the order of the inventory; hooks too
-	Hooks    []delivery.Object
-	InSync   bool // nothing of Compared that counts differs
-	Drift    bool // … and, if not, all that differs was as Git wants it when it was sent last
+	Hooks    []delivery.Object     // with their labels of ownership; their names may still have to be made ([operation.Named])
+	InSync   bool                  // nothing of Compared that counts differs
+	Drifted  []delivery.Ref        // what differs, and may be repaired or deleted now
+	// Owned is what the app owns as long as no operation makes it more: what it owned and still wants or has, and what is labelled
+	// as its own. Plan.Inventory is what it owns once an operation has carried out the plan.
+	Owned delivery.Inventory
 
 	origin origin
 }
@@ -80,7 +83,7 @@ type State struct {
 func (e *Engine) Glance(req Request, mem *Memory) (State, bool, error) {
 	state := State{origin: mem.made}
 	same, err := mem.made.same(req)
-	if err != nil || !same {
+	if err != nil || !same || req.Operation != nil {
 		return state, false, err
 	}
 	synced, err := e.watch(req.App.ID, mem.desired, mem.Inventory)
@@ -90,6 +93,8 @@ func (e *Engine) Glance(req Request, mem *Memory) (State, bool, error) {
 	case !synced:
 		state.Waiting = firstList
 		return state, true, nil
+	case req.App.Sync != nil:
+		return e.glanced(req, mem, state)
 	case !e.inSync(req.App.ID, mem):
 		return state, false, nil
 	}
@@ -115,6 +120,7 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if err != nil {
 		return state, err
 	}
+	desired, state.Hooks = withoutHooks(desired)
 	var holds []delivery.Hold
 	holds, mem.Ignored = marks(desired)
 	toolkit, skipped, err := e.toolkit(ctx, req.App, desired)
@@ -129,7 +135,7 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 			state.Going = obj.Ref().String()
 		}
 	}
-	synced, err := e.watch(req.App.ID, want, mem.Inventory)
+	synced, err := e.watch(req.App.ID, want, mem.Inventory, hookKinds(state.Hooks))
 	if err != nil {
 		return state, err
 	}
@@ -154,9 +160,12 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if err != nil {
 		return state, err
 	}
-	in := plan.Input{Live: seen, Claims: elsewhere, Desired: desired, Unknown: unknown, Holds: holds, Present: there, Ignored: ignored}
+	in := plan.Input{Live: seen, Claims: elsewhere, Desired: desired, Hooks: state.Hooks, Unknown: unknown, Holds: holds, Present: there, Ignored: ignored}
 	state.Plan = e.plan(ctx, req, in, mem)
-	if len(state.Plan.Blocks) == 0 {
+	if err := e.addNamespace(ctx, req, &state.Plan, want); err != nil {
+		return state, err
+	}
+	if len(state.Plan.Blocks) == 0 && (req.App.Sync == nil || req.Operation != nil) {
 		if err := e.authorize(ctx, req.App, state.Plan); err != nil {
 			return state, err
 		}
@@ -169,6 +178,9 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 		state.Retry = again // nobody tells when they let go
 	}
 	state.Health = e.health(req.App, state.Plan.Inventory.Common(want), leftBy(state.Plan), mem)
+	if req.App.Sync != nil {
+		e.compare(req, &state, desired, mem)
+	}
 	return state, nil
 }
 
@@ -206,6 +218,9 @@ func (e *Engine) plan(ctx context.Context, req Request, in plan.Input, mem *Memo
 	defer end(nil)
 	in.Key, in.App, in.Revision, in.Now = e.Key, req.App, req.Snapshot.Revision, req.Now
 	in.Applied, in.Inventory, in.NotBefore, in.Refused = mem.applied, mem.Inventory, mem.notBefore(), mem.refusals()
+	if req.App.Sync != nil {
+		operating(&in, req, mem)
+	}
 	if in.Live == nil {
 		in.Live = map[delivery.Ref]delivery.Live{}
 	}
@@ -339,7 +354,7 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 	if mem.applied == nil {
 		mem.applied = map[delivery.Ref]delivery.Applied{}
 	}
-	if Begins(stage) {
+	if Begins(stage) && req.App.Sync == nil {
 		mem.made = origin{} // from here to the end of the plan the cluster is made of neither the one nor the other
 	}
 	before := map[delivery.Ref]string{} // resource versions
@@ -355,10 +370,14 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 	for i, r := range res.Changes {
 		ref := r.Change.Ref
 		switch {
+		case r.Err == nil && r.Change.Verb.Deletes() && r.Change.DryRun:
 		case r.Err == nil && r.Change.Verb.Deletes():
 			delete(mem.applied, ref)
 			e.Live.Deleted(ref, r.Change.UID)
 			mem.countRepair(r.Change, req.Now)
+		case r.Err == nil && (r.Change.DryRun || r.Change.First):
+		case r.Err == nil && r.Change.Moment != "":
+			_, r.Err = e.Live.Observe(r.Object)
 		case r.Err == nil:
 			res.Changes[i].NoOp = before[ref] == r.Object.GetResourceVersion()
 			r.Err = e.sent(r, mem)
@@ -377,7 +396,7 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 		if !definite(r.Err) {
 			delete(mem.applied, ref) // it may have been taken all the same
 		}
-		if r.Change.Verb != delivery.Delete && ctx.Err() == nil { // else the answer is not the server's
+		if r.Change.Verb != delivery.Delete && r.Change.Moment == "" && !r.Change.DryRun && ctx.Err() == nil { // else the answer is not the server's
 			mem.refuse(r, fault, req.App, req.Now)
 		}
 	}

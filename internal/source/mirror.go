@@ -146,7 +146,7 @@ func fetch(ctx context.Context, repo *git.Repository, t target, src delivery.Sou
 			git.FetchOptions{Refspecs: []string{"+" + ref + to}, Depth: 1},
 			git.FetchOptions{Refspecs: []string{"+" + ref + to}})
 	} else {
-		attempts = append(attempts, git.FetchOptions{Refspecs: []string{"+refs/heads/*:refs/mirror/heads/*", "+refs/tags/*:refs/mirror/tags/*"}, Prune: true})
+		attempts = append(attempts, everything())
 	}
 	var err error
 	for _, a := range attempts {
