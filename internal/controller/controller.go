@@ -69,7 +69,8 @@ type Controller struct {
 	git     *gitRepositories
 	targets *targets
 
-	receivers *receivers // nil: the cluster does not have the kind
+	receivers *receivers       // nil: the cluster does not have the kind
+	sets      *applicationSets // nil: the same
 }
 
 const (

@@ -1,0 +1,30 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/itchyny/gojq"
+)
+
+// runJQ runs a jq program over a document, for a second at most. It knows no environment and no files.
+func runJQ(program string, document any) (any, error) {
+	query, err := gojq.Parse(program)
+	if err != nil {
+		return nil, fmt.Errorf("parse: %w", err)
+	}
+	code, err := gojq.Compile(query)
+	if err != nil {
+		return nil, fmt.Errorf("compile: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), jqTime)
+	defer cancel()
+	out, ok := code.RunWithContext(ctx, document).Next()
+	if !ok {
+		return nil, fmt.Errorf("it gives nothing")
+	}
+	if err, ok := out.(error); ok {
+		return nil, err
+	}
+	return out, nil
+}
