@@ -13,6 +13,7 @@ type SyncPolicy struct {
 	Retry             RetryPolicy
 	NamespaceMetadata *Metadata // not nil: of the namespace that CreateNamespace makes
 	Held              *Hold     // not nil: no automated one begins
+	Approved          bool      // a person has approved of the deletions that need it, since the operation began
 	Windows           Window    // what the project's sync windows say now
 	HistoryLimit      int       // deployments to remember
 }
@@ -136,7 +137,7 @@ type OperationResult struct {
 	Message string
 	Moment  Moment
 	Hook    OperationPhase // of a hook; empty: it is none
-	Passed  bool           // of an object: it was healthy, or nothing waits for it
+	Passed  bool           // of an object: it was healthy, so that what comes after it need not wait for it any more; of a hook: it was deleted
 }
 
 // Comparison is how one object of an app compares to Git.

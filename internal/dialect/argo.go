@@ -384,9 +384,6 @@ func (r *argoReader) helm(field string, h *argocdv1.ApplicationSourceHelm) *deli
 	if h.Version != "" && h.Version != "v3" {
 		r.refuse(field+".version "+h.Version, "charts are rendered as Helm 3 and later do")
 	}
-	if h.PassCredentials {
-		r.ignored = append(r.ignored, field+".passCredentials")
-	}
 	out := &delivery.Helm{
 		ReleaseName: orElse(h.ReleaseName, r.a.Name), Namespace: orElse(h.Namespace, r.spec.Destination.Namespace),
 		ValueFiles: h.ValueFiles, Values: h.Values, IgnoreMissingValueFiles: h.IgnoreMissingValueFiles,

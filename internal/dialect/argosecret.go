@@ -28,7 +28,6 @@ type ArgoRepository struct {
 	Project     string
 	Template    bool // of type repo-creds
 	OCI         bool // enableOCI: a Helm repository
-	PlainHTTP   bool // insecureOCIForceHttp
 	Credentials delivery.Credentials
 	Refused     []string // fields that are not supported, and without which it may not be read as it should be
 	Ignored     []string // fields that have no effect
@@ -40,13 +39,13 @@ func ReadArgoRepository(name string, template bool, data map[string][]byte) Argo
 	set := func(key string) bool { return strings.EqualFold(get(key), "true") }
 	r := ArgoRepository{
 		Secret: name, URL: get("url"), Name: get("name"), Type: strings.ToLower(orElse(get("type"), "git")), Project: get("project"),
-		Template: template, OCI: set("enableOCI"), PlainHTTP: set("insecureOCIForceHttp"),
+		Template: template, OCI: set("enableOCI"),
 		Credentials: delivery.Credentials{
 			Username: get(keyUsername), Password: string(data[keyPassword]), BearerToken: get(keyBearer),
 			ClientCert: string(data["tlsClientCertData"]), ClientKey: string(data["tlsClientCertKey"]),
 			Identity: string(data["sshPrivateKey"]),
-			Insecure: set("insecure") || set("insecureIgnoreHostKey"),
-			Proxy:    get("proxy"), NoProxy: get("noProxy"),
+			Insecure: set("insecure") || set("insecureIgnoreHostKey"), PlainHTTP: set("insecureOCIForceHttp"),
+			Proxy: get("proxy"), NoProxy: get("noProxy"),
 			App: delivery.GitHubApp{
 				ID: get(keyAppID), InstallationID: get("githubAppInstallationID"), PrivateKey: string(data["githubAppPrivateKey"]),
 				BaseURL: get("githubAppEnterpriseBaseUrl"),
@@ -108,7 +107,7 @@ func (r *argoReader) repository(rawURL string) ArgoRepository {
 	found := template
 	found.Secret = exact.Secret + "+" + template.Secret
 	found.OCI = exact.OCI || template.OCI
-	found.Credentials.Insecure = exact.Credentials.Insecure
+	found.Credentials.Insecure, found.Credentials.PlainHTTP = exact.Credentials.Insecure, exact.Credentials.PlainHTTP
 	found.Credentials.Proxy, found.Credentials.NoProxy = orElse(exact.Credentials.Proxy, template.Credentials.Proxy), orElse(exact.Credentials.NoProxy, template.Credentials.NoProxy)
 	found.Refused = slices.Concat(exact.Refused, template.Refused)
 	return found

@@ -3,11 +3,10 @@ package dialect
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"net/url"
 	"regexp"
 	"strings"
-
-	"github.com/Masterminds/semver/v3"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/delivery"
@@ -26,21 +25,20 @@ func (r *argoReader) source(field string, s *argocdv1.ApplicationSource) (delive
 	src := delivery.Source{
 		URL: s.RepoURL, Credentials: cred.Credentials, GitHub: cred.Credentials.App.ID != "",
 		Interval: argoInterval, Timeout: argoTimeout, Requested: r.a.Annotations[argocdv1.RefreshAnnotation],
-		Submodules: true, // as Argo CD unless told otherwise
-		HasIgnore:  true, // nothing is left out
+		Ref: delivery.GitRef{Any: orElse(s.TargetRevision, "HEAD")}, Whole: true,
 	}
 	switch {
 	case s.Chart != "":
-		src.Chart, src.Ref.SemVer, src.Submodules = s.Chart, s.TargetRevision, false
+		src.Chart = s.Chart
+		src.Credentials.PassAll = s.Helm != nil && s.Helm.PassCredentials
 		if cred.OCI && !isOCI(s.RepoURL) {
 			src.URL = ociScheme + s.RepoURL
 		}
 	case isOCI(s.RepoURL):
-		src.OCI, src.Submodules = true, false
-		src.Ref = ociRef(s.TargetRevision)
+		src.OCI, src.Ref.Any = true, orElse(s.TargetRevision, "latest")
 	default:
 		src.URL = gitURL(s.RepoURL)
-		src.Ref = gitRef(s)
+		src.Ref.TagPrefix, src.Submodules = s.TagPrefix, true
 	}
 	r.verification(field, s, &src)
 	r.trust(&src)
@@ -56,27 +54,6 @@ var (
 	fullCommit = regexp.MustCompile(`^[0-9a-fA-F]{40}$`)
 	scpLike    = regexp.MustCompile(`^([^/:@]+@)([^/:]+):([^/].*)$`)
 )
-
-// gitRef reads what an Application calls a target revision.
-func gitRef(s *argocdv1.ApplicationSource) delivery.GitRef {
-	if fullCommit.MatchString(s.TargetRevision) {
-		return delivery.GitRef{Commit: strings.ToLower(s.TargetRevision)}
-	}
-	return delivery.GitRef{Any: orElse(s.TargetRevision, "HEAD"), TagPrefix: s.TagPrefix}
-}
-
-// ociRef reads the target revision of an OCI artifact: a digest, a range of versions, or a tag.
-func ociRef(revision string) delivery.GitRef {
-	if digest, ok := strings.CutPrefix(revision, "sha256:"); ok {
-		return delivery.GitRef{Commit: digest}
-	}
-	if _, err := semver.NewVersion(revision); err != nil {
-		if _, err := semver.NewConstraint(revision); err == nil {
-			return delivery.GitRef{SemVer: revision}
-		}
-	}
-	return delivery.GitRef{Tag: orElse(revision, "latest")}
-}
 
 // gitURL gives a repository's address as a URL, where it is written as scp does: "git@example.com:team/app.git".
 func gitURL(raw string) string {
@@ -108,13 +85,9 @@ func (r *argoReader) trust(src *delivery.Source) {
 func sourceName(src delivery.Source, cred ArgoRepository) string {
 	h := sha256.New()
 	for _, part := range []string{
-		src.URL, src.Chart, src.Ref.Any, src.Ref.TagPrefix, src.Ref.Commit, src.Ref.SemVer, src.Ref.Tag, cred.Secret,
-		strings.Join(src.Verify.PGP, "\n"),
+		src.URL, src.Chart, src.Ref.Any, src.Ref.TagPrefix, cred.Secret, strings.Join(src.Verify.PGP, "\n"), fmt.Sprint(src.OCI, src.Credentials.PassAll),
 	} {
 		h.Write([]byte(part + "\x00"))
-	}
-	if src.OCI {
-		h.Write([]byte("oci"))
 	}
 	return hex.EncodeToString(h.Sum(nil)[:10])
 }

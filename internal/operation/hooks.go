@@ -86,6 +86,7 @@ func (r *run) followHooks() {
 
 func (r *run) followHook(h delivery.Object, moment delivery.Moment) {
 	ref := h.Ref()
+	r.adopt(h, moment)
 	res, done := r.result(ref, moment)
 	if !done {
 		return
@@ -114,6 +115,29 @@ func (r *run) followHook(h delivery.Object, moment delivery.Moment) {
 		res.Message = health.Message
 	}
 }
+
+// adopt takes in a hook that this operation has made before the controller was started anew, when nothing of it was known: one that is
+// younger than the operation. One that may be of an earlier operation, which began in the same second, is run once more.
+func (r *run) adopt(h delivery.Object, moment delivery.Moment) {
+	ref := h.Ref()
+	live, there := r.v.Live(ref)
+	if !there || live.Deleting || !live.Created.After(r.op.Started) || r.op.Request.DryRun {
+		return
+	}
+	if slices.ContainsFunc(r.op.Results, func(res delivery.OperationResult) bool { return res.Ref == ref }) {
+		return
+	}
+	if before := h.Hook.Moments; len(before) > 1 && moment != slices.MinFunc(before, func(a, b delivery.Moment) int { return order[a] - order[b] }) {
+		return
+	}
+	r.note(delivery.OperationResult{
+		Ref: ref, Version: h.GroupVersionKind().Version, Status: Synced, Moment: moment, Hook: delivery.OperationRunning,
+		Message: strings.ToLower(ref.Kind) + "/" + ref.Name + " created",
+	})
+}
+
+// order of the moments.
+var order = map[delivery.Moment]int{delivery.PreSync: 1, delivery.DuringSync: 2, delivery.PostSync: 3, delivery.SyncFail: 4}
 
 // left is the time until a hook's deadline; zero: it has none.
 func (r *run) left(ref delivery.Ref) time.Duration {
@@ -169,7 +193,7 @@ func (r *run) cleanUp() (delivery.Stage, bool) {
 			ref := named.Ref()
 			res, done := r.result(ref, moment)
 			live, there := r.v.Live(ref)
-			if !done || !there || live.Deleting || seen[ref] || !r.over(named, moment, res.Hook) {
+			if !done || res.Passed || !there || live.Deleting || seen[ref] || !r.over(named, moment, res.Hook) {
 				continue
 			}
 			seen[ref] = true

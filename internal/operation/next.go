@@ -42,6 +42,9 @@ func Next(v View) Step {
 	if r.op.Request.DryRun {
 		return r.dryRun()
 	}
+	if waiting := r.unconfirmed(); waiting != "" {
+		return r.wait(waiting, 0)
+	}
 	return r.forward()
 }
 
@@ -58,6 +61,28 @@ func (r *run) allowed(w delivery.Window) bool {
 
 // began tells whether the operation has done something.
 func (r *run) began() bool { return len(r.op.Results) > 0 }
+
+// unconfirmed names what is to be pruned once a person has confirmed that: nothing is done before (Argo CD: Prune=confirm).
+func (r *run) unconfirmed() string {
+	if !r.prunes() || r.v.Policy.Approved {
+		return ""
+	}
+	var refs []string
+	for _, s := range r.steps() {
+		for _, c := range s.changes {
+			if s.prune && c.Verb == delivery.Delete && (r.op.Request.Options.ConfirmPrune || c.Asks.Has(delivery.MarkConfirm)) {
+				refs = append(refs, c.Ref.String())
+			}
+		}
+	}
+	if len(refs) == 0 {
+		return ""
+	}
+	if more := len(refs) - maxReasons; more > 0 {
+		refs = append(refs[:maxReasons], fmt.Sprintf("%d more", more))
+	}
+	return "pruning confirmation of " + strings.Join(refs, ", ")
+}
 
 // forward takes the first step that is not done.
 func (r *run) forward() Step {
@@ -257,6 +282,17 @@ func record(op *delivery.Operation, d Done) {
 	}
 	name := strings.ToLower(c.Ref.Kind) + "/" + c.Ref.Name
 	switch {
+	case c.Verb == delivery.Delete && c.Moment != "" && !c.DryRun: // tried once
+		res.Passed = true
+		if d.Fault != nil {
+			res.Message = "failed to delete resource: " + d.Fault.Error()
+		}
+		if res.Hook == delivery.OperationRunning { // terminated
+			res.Hook = delivery.OperationFailed
+			if d.Fault == nil {
+				res.Message = "Deleted"
+			}
+		}
 	case d.Fault != nil:
 		res.Status, res.Message = SyncFailed, d.Fault.Error()
 		if c.Moment != "" {
@@ -271,10 +307,6 @@ func record(op *delivery.Operation, d Done) {
 		}
 	case c.Verb == delivery.Replace: // it is made once it is gone
 		return
-	case c.Verb == delivery.Delete && c.Moment != "":
-		if res.Hook == delivery.OperationRunning { // terminated
-			res.Hook, res.Message = delivery.OperationFailed, "Deleted"
-		}
 	case c.Verb == delivery.Delete:
 		res.Status, res.Message = Pruned, "pruned"
 	default:

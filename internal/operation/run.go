@@ -242,7 +242,7 @@ func (r *run) deleting(ref delivery.Ref) bool {
 
 // mayPrune tells whether the operation deletes what left Git.
 func (r *run) mayPrune(c delivery.Change) bool {
-	return r.prunes() && !c.Asks.Has(delivery.MarkKeep|delivery.MarkConfirm)
+	return r.prunes() && !c.Asks.Has(delivery.MarkKeep)
 }
 
 // skipPrune notes that something that left Git stays, and why (in Argo CD's words).
@@ -252,8 +252,6 @@ func (r *run) skipPrune(c delivery.Change) {
 	case !r.op.Request.Prune:
 	case r.op.Request.Options.NoPrune || c.Asks.Has(delivery.MarkKeep):
 		message = "ignored (no prune)"
-	case c.Asks.Has(delivery.MarkConfirm):
-		message = "ignored (requires confirmation)"
 	case c.Reason != "":
 		message = "ignored (" + c.Reason + ")"
 	}
