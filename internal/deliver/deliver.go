@@ -45,6 +45,9 @@ type Engine struct {
 	// Elsewhere tells whether an app that Claims knows nothing of, since another process delivers it, owns an object; nil: there are
 	// no such apps.
 	Elsewhere func(ctx context.Context, app delivery.ID, ref delivery.Ref) (bool, error)
+	// Tracks tells of an object that Label has not marked whether it is the app's by another mark (Argo CD's tracking id); nil: there is
+	// none such. Such an object is deleted where it left Git, if it is in the app's inventory.
+	Tracks func(app delivery.ID, u *unstructured.Unstructured) bool
 }
 
 // Request is everything one step needs.
@@ -148,11 +151,11 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if err != nil {
 		return state, err
 	}
-	ignored, err := plan.Ignored(req.App.Ignore, desired)
+	ignored, err := e.ignored(req, desired, mem)
 	if err != nil {
 		return state, err
 	}
-	seen, err := e.forgive(ctx, ignored, mem)
+	seen, err := e.forgive(ctx, mem.ignoring, mem)
 	if err != nil {
 		return state, err
 	}
@@ -161,6 +164,9 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 		return state, err
 	}
 	in := plan.Input{Live: seen, Claims: elsewhere, Desired: desired, Hooks: state.Hooks, Unknown: unknown, Holds: holds, Present: there, Ignored: ignored}
+	if err := e.strangers(ctx, req, want, &in, mem); err != nil {
+		return state, err
+	}
 	state.Plan = e.plan(ctx, req, in, mem)
 	if err := e.addNamespace(ctx, req, &state.Plan, want); err != nil {
 		return state, err
@@ -179,9 +185,36 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	}
 	state.Health = e.health(req.App, state.Plan.Inventory.Common(want), leftBy(state.Plan), mem)
 	if req.App.Sync != nil {
+		if err := e.verify(ctx, req, &state, mem); err != nil {
+			return state, err
+		}
 		e.compare(req, &state, desired, mem)
 	}
 	return state, nil
+}
+
+// ignored finds what does not count of the objects, and gives the fields of them that are left alone.
+func (e *Engine) ignored(req Request, desired []delivery.Object, mem *Memory) (map[delivery.Ref][]delivery.Pointer, error) {
+	mem.ignoring = nil
+	if req.App.Sync == nil {
+		ignored, err := plan.Ignored(req.App.Ignore, desired)
+		mem.ignoring = make(map[delivery.Ref]ignoring, len(ignored))
+		for ref, pointers := range ignored {
+			mem.ignoring[ref] = ignoring{pointers: pointers, respect: true}
+		}
+		return ignored, err
+	}
+	var err error
+	if mem.ignoring, err = ignoringOf(req, desired); err != nil {
+		return nil, err
+	}
+	ignored := map[delivery.Ref][]delivery.Pointer{}
+	for ref, ig := range mem.ignoring {
+		if ig.respect && len(ig.pointers) > 0 {
+			ignored[ref] = ig.pointers
+		}
+	}
+	return ignored, nil
 }
 
 // lookElsewhere is how often it is looked whether an app of another process has let go of an object.
@@ -348,7 +381,7 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 	if err != nil {
 		return Result{}, err
 	}
-	if stage, err = e.leaveFields(ctx, stage); err != nil {
+	if stage, err = e.leaveFields(ctx, stage, mem.ignoring); err != nil {
 		return Result{}, err
 	}
 	if mem.applied == nil {
@@ -380,7 +413,7 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 			_, r.Err = e.Live.Observe(r.Object)
 		case r.Err == nil:
 			res.Changes[i].NoOp = before[ref] == r.Object.GetResourceVersion()
-			r.Err = e.sent(r, mem)
+			r.Err = e.sent(ctx, r, mem)
 			if r.Err == nil && !res.Changes[i].NoOp {
 				mem.countRepair(r.Change, req.Now)
 			}
@@ -430,15 +463,17 @@ func answer(err error, noOp bool) string {
 }
 
 // sent remembers what one apply has left behind.
-func (e *Engine) sent(r apply.Result, mem *Memory) error {
+func (e *Engine) sent(ctx context.Context, r apply.Result, mem *Memory) error {
 	rec, err := e.Live.Observe(r.Object)
 	if err != nil {
 		return err
 	}
-	left := delivery.Applied{
-		Desired: r.Change.Desired, Owned: rec.Owned, Replicas: sentReplicas(r), Autoscaled: r.Change.Autoscaled,
-		Fleeting: health.Fleeting(r.Change.Object.Unstructured),
+	if ig, ok := mem.ignoring[r.Change.Ref]; ok {
+		if r.Change.Ignored, err = ig.fields(ctx, r.Object); err != nil {
+			return err
+		}
 	}
+	left := e.left(r, rec)
 	if len(r.Change.Ignored) > 0 {
 		if left.Kept, err = e.Live.Kept(r.Object, r.Change.Ignored); err != nil {
 			return err
@@ -447,6 +482,14 @@ func (e *Engine) sent(r apply.Result, mem *Memory) error {
 	mem.unsaved = mem.unsaved || mem.applied[r.Change.Ref] != left
 	mem.applied[r.Change.Ref] = left
 	return nil
+}
+
+// left is what an apply leaves behind, but for the fields that are left to others.
+func (e *Engine) left(r apply.Result, rec delivery.Live) delivery.Applied {
+	return delivery.Applied{
+		Desired: r.Change.Desired, Owned: rec.Owned, Replicas: sentReplicas(r), Autoscaled: r.Change.Autoscaled,
+		Fleeting: health.Fleeting(r.Change.Object.Unstructured),
+	}
 }
 
 // sentReplicas is the spec.replicas of what was sent and is to be kept; -1: none was, or it is left to others.

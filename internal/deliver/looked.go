@@ -3,6 +3,7 @@ package deliver
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"keelson.dev/keelson/internal/delivery"
 )
@@ -15,7 +16,8 @@ type looked struct {
 	drifted  []delivery.Ref
 	owned    delivery.Inventory
 	insync   bool
-	blocked  bool
+	blocked  bool      // it may compare otherwise without any sight of that
+	retry    time.Time // from then on it does; zero: never
 }
 
 // sight is what of an object decides how it compares.
@@ -51,7 +53,8 @@ func (e *Engine) lookedAt(state *State, want delivery.Inventory, mem *Memory) lo
 			l.seen[ref] = e.sightOf(ref)
 		}
 	}
-	l.blocked = slices.ContainsFunc(state.Plan.Blocks, lifts) || len(state.Plan.Awaits) > 0 || state.Refused != nil || !state.Retry.IsZero()
+	l.blocked = slices.ContainsFunc(state.Plan.Blocks, lifts) || len(state.Plan.Awaits) > 0 || state.Refused != nil || state.Going != ""
+	l.retry = state.Retry
 	mem.unsaved = mem.unsaved || mem.pass.digest != "" && !maps.Equal(mem.desired, want)
 	mem.made, mem.desired = state.origin, want
 	mem.leave(state.Plan)
@@ -72,7 +75,7 @@ func lifts(b delivery.Block) bool {
 // glanced is [Engine.Glance] for an app with operations.
 func (e *Engine) glanced(req Request, mem *Memory, state State) (State, bool, error) {
 	l := mem.looked
-	if l.seen == nil || l.blocked {
+	if l.seen == nil || l.blocked || !l.retry.IsZero() && !req.Now.Before(l.retry) {
 		return state, false, nil
 	}
 	for ref, was := range l.seen {
@@ -83,13 +86,13 @@ func (e *Engine) glanced(req Request, mem *Memory, state State) (State, bool, er
 	mem.remember(req.Snapshot)
 	state.Compared = make([]delivery.Comparison, len(l.compared))
 	for i, c := range l.compared {
-		if c.Health != (delivery.Health{}) {
-			c.Health = e.healthOf(c.Ref, mem)
+		if _, stranger := mem.verdicts[c.Ref]; !stranger {
+			c.Health = e.comparedHealth(c.Ref, mem)
 		}
 		state.Compared[i] = c
 	}
 	state.Drifted, state.Owned, state.InSync = l.drifted, l.owned, l.insync
-	state.Plan.Inventory = mem.desired
-	state.Health = e.health(req.App, mem.desired.Common(l.owned), mem.left, mem)
+	state.Plan.Inventory, state.Retry = mem.desired, l.retry
+	state.Health = healthOfAll(state.Compared)
 	return state, true, nil
 }

@@ -140,7 +140,7 @@ func (e *Engine) compare(req Request, state *State, desired []delivery.Object, m
 		if why, ok := blocked[obj.Ref()]; ok {
 			state.add(delivery.Comparison{
 				Ref: obj.Ref(), Version: obj.GroupVersionKind().Version, Differs: true, Counts: true, Wave: obj.Wave,
-				Health: e.healthOf(obj.Ref(), mem), Reason: why,
+				Health: e.comparedHealth(obj.Ref(), mem), Reason: why,
 			}, false)
 		}
 	}
@@ -150,9 +150,23 @@ func (e *Engine) compare(req Request, state *State, desired []delivery.Object, m
 		}
 	}
 	slices.SortFunc(state.Compared, func(a, b delivery.Comparison) int { return a.Ref.Compare(b.Ref) })
+	state.Health = healthOfAll(state.Compared)
 	state.InSync = !slices.ContainsFunc(state.Compared, func(c delivery.Comparison) bool { return c.Differs && c.Counts })
 	state.Owned = e.owned(req.App.ID, want, state.Hooks, mem)
 	mem.looked = e.lookedAt(state, want, mem)
+}
+
+// healthOfAll is how an app is doing, by its objects as they were compared: hooks do not count, nor does what is missing of a kind that has
+// no health.
+func healthOfAll(compared []delivery.Comparison) delivery.Health {
+	parts := make([]health.Part, 0, len(compared))
+	for _, c := range compared {
+		if c.Hook || c.Health.Status == "" || c.Health.Status == delivery.Missing && !health.Judged(c.Ref.GroupKind()) {
+			continue
+		}
+		parts = append(parts, health.Part{Ref: c.Ref, Health: c.Health})
+	}
+	return health.Aggregate(parts)
 }
 
 func (s *State) add(c delivery.Comparison, due bool) {
@@ -171,10 +185,16 @@ func (e *Engine) deleting(ref delivery.Ref) bool {
 func (e *Engine) comparison(c delivery.Change, wanted bool, mem *Memory) (delivery.Comparison, bool) {
 	rec, there := e.Live.Get(c.Ref)
 	out := delivery.Comparison{
-		Ref: c.Ref, Version: c.Version, Wave: c.Wave, Counts: true, Reason: c.Reason, Health: e.healthOf(c.Ref, mem),
+		Ref: c.Ref, Version: c.Version, Wave: c.Wave, Counts: true, Reason: c.Reason, Health: e.comparedHealth(c.Ref, mem),
 		Differs: c.Verb.Touches() || c.Verb == delivery.Paused || c.Verb == delivery.Delegated && c.Left == "",
 	}
 	marks := c.Asks | rec.Marks
+	if v, ok := mem.verdicts[c.Ref]; ok && v.resourceVersion != "" {
+		if !there {
+			out.Health, out.Reason = v.health, "not as Git wants it, as the API server says"
+		}
+		out.Differs = out.Differs && !v.equal
+	}
 	if !wanted {
 		if !there || c.Verb == delivery.Release {
 			return out, false
@@ -185,13 +205,18 @@ func (e *Engine) comparison(c delivery.Change, wanted bool, mem *Memory) (delive
 	if marks.Has(delivery.MarkExtraneous) && !wanted {
 		out.Counts = false
 	}
-	if marks.Has(delivery.MarkNoHealth) {
-		out.Health = delivery.Health{}
-	}
 	if !out.Differs {
 		out.Reason = ""
 	}
 	return out, true
+}
+
+// comparedHealth is how an object is doing, unless it says that this does not count.
+func (e *Engine) comparedHealth(ref delivery.Ref, mem *Memory) delivery.Health {
+	if rec, there := e.Live.Get(ref); there && rec.Marks.Has(delivery.MarkNoHealth) {
+		return delivery.Health{}
+	}
+	return e.healthOf(ref, mem)
 }
 
 // owned is what an app owns now.
