@@ -35,6 +35,8 @@ type Memory struct {
 	repairs   map[delivery.Ref]repairs
 	refused   map[delivery.Ref]refusal
 	waves     map[delivery.Ref]int // of an app with operations: those of desired and of what left Git
+	removal   *delivery.Operation  // how far its deletion has come
+	hooks     delivery.Inventory   // … its hooks
 	ignoring  map[delivery.Ref]ignoring
 	verdicts  map[delivery.Ref]verdict
 	looked    looked // … how it compared when it was looked at last
