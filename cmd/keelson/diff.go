@@ -113,10 +113,14 @@ func previewApp(ctx context.Context, g *global, arg string, policy delivery.Poli
 	if err != nil {
 		return preview{}, err
 	}
-	k, err := findApp(ctx, c, g.namespace, arg)
+	found, err := findApp(ctx, c, g.namespace, arg)
 	if err != nil {
 		return preview{}, err
 	}
+	if found.argo != nil {
+		return previewApplication(ctx, engine, c, found.argo, policy)
+	}
+	k := found.flux
 	app, err := dialect.Kustomization(k)
 	if err != nil {
 		return preview{}, err
@@ -162,16 +166,14 @@ func maskPreview(secrets *redact.Redactor, p deliver.Preview) {
 
 // claimAll takes in which app owns which object, from the inventories in the cluster.
 func claimAll(ctx context.Context, c client.Client, claims *deliver.Claims) error {
-	var list kustomizev1.KustomizationList
-	if err := c.List(ctx, &list); err != nil {
+	apps, err := allApps(ctx, c)
+	if err != nil {
 		return explainAPI(fmt.Errorf("read inventories: %w", err))
 	}
-	for i := range list.Items {
-		k := &list.Items[i]
-		if k.Spec.KubeConfig != nil {
-			continue // its objects are in another cluster
+	for _, app := range apps {
+		if !app.elsewhere() { // else its objects are in another cluster
+			claims.Set(app.id(), app.owned())
 		}
-		claims.Set(delivery.ID{Kind: kustomizev1.KustomizationKind, Namespace: k.Namespace, Name: k.Name}, dialect.KustomizationOwned(k))
 	}
 	return nil
 }

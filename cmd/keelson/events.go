@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/redact"
 )
 
@@ -94,12 +95,13 @@ func eventFilter(ctx context.Context, c client.Client, namespace, app string) ([
 	if app == "" {
 		return []client.ListOption{client.InNamespace(namespace)}, nil
 	}
-	k, err := findApp(ctx, c, namespace, app)
+	found, err := findApp(ctx, c, namespace, app)
 	if err != nil {
 		return nil, err
 	}
-	return []client.ListOption{client.InNamespace(k.Namespace),
-		client.MatchingFields{"involvedObject.name": k.Name, "involvedObject.kind": kustomizev1.KustomizationKind}}, nil
+	id := found.id()
+	return []client.ListOption{client.InNamespace(id.Namespace),
+		client.MatchingFields{"involvedObject.name": id.Name, "involvedObject.kind": id.Kind}}, nil
 }
 
 // watchEvents prints the events so far and then every new one: lines, or one JSON object per line.
@@ -144,7 +146,7 @@ func (v resourceVersion) ApplyToList(o *client.ListOptions) {
 
 func isOurs(e *corev1.Event) bool {
 	group, _, _ := strings.Cut(e.InvolvedObject.APIVersion, "/")
-	return group == kustomizev1.GroupVersion.Group || group == sourcev1.GroupVersion.Group
+	return group == kustomizev1.GroupVersion.Group || group == sourcev1.GroupVersion.Group || group == argocdv1.GroupVersion.Group
 }
 
 func happeningOf(e *corev1.Event) happening {

@@ -28,10 +28,12 @@ func listAll(ctx context.Context, c client.Client, list client.ObjectList, opts 
 			objects = append(objects, obj)
 		}
 	}
-	slices.SortFunc(objects, func(a, b client.Object) int {
-		return cmp.Or(cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
-	})
+	slices.SortFunc(objects, byObjectName)
 	return objects, resourceVersion(list.GetResourceVersion()), nil
+}
+
+func byObjectName(a, b client.Object) int {
+	return cmp.Or(cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
 }
 
 // watchPause is the pause before a watch that has ended is begun anew.

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"sync"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
@@ -13,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/web"
 )
@@ -20,41 +24,55 @@ import (
 func getCommand(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "get",
-		Short: "List apps or sources and how they are doing",
+		Short: "List apps, sources or ApplicationSets and how they are doing",
 		Args:  args(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
-			return withCode(exitUsage, hintf(fmt.Errorf("get what?"), "keelson get apps, or keelson get sources"))
+			return withCode(exitUsage, hintf(fmt.Errorf("get what?"), "keelson get apps, keelson get sources, or keelson get appsets"))
 		},
 	}
-	for _, l := range []listing{appListing, sourceListing} {
+	for _, l := range []listing{appListing, sourceListing, appSetListing} {
 		cmd.AddCommand(l.command(g))
 	}
 	return cmd
 }
 
-// listing is one of the kinds that keelson get lists.
+// listing is one of the things that keelson get lists.
 type listing struct {
 	use, short string
 	aliases    []string
 	key        string   // of the list in JSON
 	headings   []string // of the table
-	list       func() client.ObjectList
+	kinds      []listedKind
 	// of gives an object as it is printed: what all have in common, the value for JSON and YAML, the cells of the table.
 	of func(obj client.Object) (status web.Status, value func(web.Status) any, cells func(s web.Status, whole bool) []string)
 }
 
+// listedKind is one of the kinds of a listing.
+type listedKind struct {
+	names []string // aliases of the command that list this kind only
+	list  func() client.ObjectList
+	other bool // a cluster may do without it
+}
+
 var appListing = listing{
-	use: "apps", short: "List the apps", aliases: []string{"app", "kustomizations", "ks"}, key: "apps",
-	headings: []string{"NAMESPACE", "NAME", "STATE", "REVISION", "AGE", "MESSAGE", "|", "SOURCE", "PATH", "OBJECTS"},
-	list:     func() client.ObjectList { return &kustomizev1.KustomizationList{} },
+	use: "apps", short: "List the apps", aliases: []string{"app", "kustomizations", "ks", "applications"}, key: "apps",
+	headings: []string{"NAMESPACE", "NAME", "STATE", "REVISION", "AGE", "MESSAGE", "|", "KIND", "SOURCE", "PATH", "OBJECTS", "SYNC", "HEALTH"},
+	kinds: []listedKind{
+		{names: []string{"kustomizations", "ks"}, list: func() client.ObjectList { return &kustomizev1.KustomizationList{} }},
+		{names: []string{"applications"}, list: func() client.ObjectList { return &argocdv1.ApplicationList{} }, other: true},
+	},
 	of: func(obj client.Object) (web.Status, func(web.Status) any, func(web.Status, bool) []string) {
-		k, ok := obj.(*kustomizev1.Kustomization)
-		if !ok {
+		var a web.App
+		switch obj := obj.(type) {
+		case *kustomizev1.Kustomization:
+			a = appOf(obj)
+		case *argocdv1.Application:
+			a = appOfArgo(obj)
+		default:
 			return web.Status{}, nil, nil
 		}
-		a := appOf(k)
 		return a.Status, func(s web.Status) any { a.Status = s; return a }, func(s web.Status, whole bool) []string {
-			return append(cellsOf(s, whole), a.Source, a.Path, fmt.Sprint(a.Objects))
+			return append(cellsOf(s, whole), a.Kind, a.Source, a.Path, fmt.Sprint(a.Objects), cmp.Or(a.Sync, "-"), cmp.Or(a.Health, "-"))
 		}
 	},
 }
@@ -62,7 +80,7 @@ var appListing = listing{
 var sourceListing = listing{
 	use: "sources", short: "List the sources", aliases: []string{"source", "gitrepositories"}, key: "sources",
 	headings: []string{"NAMESPACE", "NAME", "STATE", "REVISION", "AGE", "MESSAGE", "|", "URL", "REF"},
-	list:     func() client.ObjectList { return &sourcev1.GitRepositoryList{} },
+	kinds:    []listedKind{{list: func() client.ObjectList { return &sourcev1.GitRepositoryList{} }}},
 	of: func(obj client.Object) (web.Status, func(web.Status) any, func(web.Status, bool) []string) {
 		r, ok := obj.(*sourcev1.GitRepository)
 		if !ok {
@@ -83,10 +101,36 @@ func (l listing) command(g *global) *cobra.Command {
 	var watching bool
 	cmd := &cobra.Command{
 		Use: l.use, Aliases: l.aliases, Short: l.short, Args: args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runGet(cmd.Context(), g, l, watching) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runGet(cmd.Context(), g, l.only(cmd.CalledAs()), watching)
+		},
 	}
 	cmd.Flags().BoolVarP(&watching, "watch", "w", false, "go on, and print what changes as it changes")
 	return cmd
+}
+
+// only gives the listing as it was called: by a name of one of its kinds, it lists that one.
+func (l listing) only(name string) listing {
+	for _, k := range l.kinds {
+		if slices.Contains(k.names, name) {
+			l.kinds = []listedKind{k}
+		}
+	}
+	return l
+}
+
+// all lists the objects of every kind, sorted.
+func (l listing) all(ctx context.Context, c client.Client, opts ...client.ListOption) ([]client.Object, error) {
+	var all []client.Object
+	for _, k := range l.kinds {
+		objects, _, err := listAll(ctx, c, k.list(), opts...)
+		if err != nil && (!k.other || !isMissingKind(err)) {
+			return nil, explainAPI(fmt.Errorf("list %s: %w", l.use, err))
+		}
+		all = append(all, objects...)
+	}
+	slices.SortStableFunc(all, byObjectName)
+	return all, nil
 }
 
 func runGet(ctx context.Context, g *global, l listing, watching bool) error {
@@ -97,9 +141,9 @@ func runGet(ctx context.Context, g *global, l listing, watching bool) error {
 	if watching {
 		return runGetWatch(ctx, g, c, l)
 	}
-	objects, _, err := listAll(ctx, c, l.list(), client.InNamespace(g.namespace))
+	objects, err := l.all(ctx, c, client.InNamespace(g.namespace))
 	if err != nil {
-		return explainAPI(fmt.Errorf("list %s: %w", l.use, err))
+		return err
 	}
 	values := []any{}
 	for _, obj := range objects {
@@ -128,7 +172,8 @@ func runGetWatch(ctx context.Context, g *global, c client.WithWatch, l listing) 
 	if g.output == "" || g.output == "wide" {
 		t = newTable(g.out, g.output == "wide", l.headings...)
 	}
-	last := map[client.ObjectKey]string{}
+	var mu sync.Mutex // the kinds are followed at once
+	last := map[string]string{}
 	show := func(obj client.Object, gone bool) error {
 		status, value, cells := l.of(obj)
 		if gone {
@@ -139,7 +184,9 @@ func runGetWatch(ctx context.Context, g *global, c client.WithWatch, l listing) 
 		if err != nil {
 			return fmt.Errorf("print %s/%s: %w", status.Namespace, status.Name, err)
 		}
-		key := client.ObjectKeyFromObject(obj)
+		mu.Lock()
+		defer mu.Unlock()
+		key := status.Kind + "/" + client.ObjectKeyFromObject(obj).String()
 		if last[key] == string(text) {
 			return nil
 		}
@@ -150,16 +197,29 @@ func runGetWatch(ctx context.Context, g *global, c client.WithWatch, l listing) 
 		return g.printRow(t, v, func(whole bool) []string { return cells(status, whole) })
 	}
 	flush := func() error {
+		mu.Lock()
+		defer mu.Unlock()
 		if t == nil {
 			return nil
 		}
 		return t.flush()
 	}
-	err := followKind(ctx, c, l.list, []client.ListOption{client.InNamespace(g.namespace)}, follower{show: show, flush: flush})
+	following, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var all sync.WaitGroup
+	for _, k := range l.kinds {
+		all.Go(func() {
+			err := followKind(following, c, k.list, []client.ListOption{client.InNamespace(g.namespace)}, follower{show: show, flush: flush})
+			if !k.other || !isMissingKind(err) {
+				stop(err)
+			}
+		})
+	}
+	all.Wait()
 	if ctx.Err() != nil {
 		return nil // that is how a watch ends
 	}
-	return explainAPI(err)
+	return explainAPI(context.Cause(following))
 }
 
 // printRow prints one value of a series: a line of the table, or JSON on a line of its own, or a YAML document.
@@ -185,7 +245,13 @@ func shortRevision(s string) string {
 	if s == "" {
 		return "-"
 	}
-	return s
+	parts := strings.Split(s, ", ") // an Application may have several
+	for i, part := range parts {
+		if len(part) == 40 && isCommit(part) {
+			parts[i] = part[:7]
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 // message is what the Ready condition says, with the warnings; on one line, cut unless all of it was asked for.

@@ -43,7 +43,7 @@ func (d *Daemon) waitHealthy(ctx context.Context, c client.Reader) error {
 		for _, s := range all {
 			id := s.Kind + "/" + s.Namespace + "/" + s.Name
 			switch {
-			case s.State == web.Suspended:
+			case s.State == web.Suspended, s.State == web.OutOfSync: // nobody but a person changes that
 			case s.State != web.Ready:
 				pending = append(pending, strings.TrimSpace(id+" is "+string(s.State)+": "+message(s, true)))
 			case !told[id]:

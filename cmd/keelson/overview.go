@@ -17,6 +17,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/web"
 )
@@ -230,6 +232,9 @@ func (o *overview) sort(t trouble) {
 			t.Hint = fmt.Sprintf("keelson resume %s -n %s", t.Name, t.Namespace)
 		}
 		o.Suspended = append(o.Suspended, t)
+	case t.State == web.OutOfSync:
+		t.Hint = fmt.Sprintf("keelson sync %s -n %s", t.Name, t.Namespace)
+		o.Confirm = append(o.Confirm, t)
 	case t.State == web.Failing && t.Reason == "ConfirmationRequired":
 		o.Confirm = append(o.Confirm, t)
 	case t.State == web.Failing:
@@ -267,7 +272,7 @@ func (t trouble) advice() string {
 		return ""
 	case t.What == "Source":
 		return "check its URL, its ref and its credentials: keelson get sources -o wide"
-	case t.Reason == fluxmeta.HealthCheckFailedReason:
+	case t.Reason == fluxmeta.HealthCheckFailedReason || t.Reason == string(delivery.Degraded) || t.Reason == string(delivery.Missing):
 		return "keelson tree " + name + " shows what is not healthy"
 	case t.Reason == fluxmeta.DependencyNotReadyReason || t.Reason == fluxmeta.ArtifactFailedReason:
 		return "" // it goes on by itself
@@ -317,7 +322,7 @@ func (s controllerState) describe(now time.Time) string {
 // counts is "5 ready, 1 failing", good news first.
 func counts(states map[web.State]int) string {
 	var parts []string
-	for _, s := range []web.State{web.Ready, web.Working, web.Failing, web.Suspended, web.Unknown} {
+	for _, s := range []web.State{web.Ready, web.Working, web.OutOfSync, web.Failing, web.Suspended, web.Unknown} {
 		if n := states[s]; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", n, strings.ToLower(string(s))))
 		}
@@ -351,7 +356,7 @@ func (t trouble) write(b *strings.Builder, now time.Time) {
 		b.WriteString(": no controller has looked at it yet")
 	}
 	b.WriteString("\n")
-	if t.State == web.Failing || t.State == web.Working {
+	if t.State == web.Failing || t.State == web.Working || t.State == web.OutOfSync || t.Kind == argocdv1.ApplicationKind && t.State == web.Suspended {
 		fmt.Fprintf(b, "    %s\n", strings.Trim(t.Reason+": "+strings.Join(strings.Fields(t.Message), " "), ": "))
 	}
 	if t.Hint != "" {

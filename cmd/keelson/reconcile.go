@@ -14,6 +14,7 @@ import (
 
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 
+	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/web"
 )
 
@@ -46,27 +47,15 @@ func runReconcile(ctx context.Context, g *global, opts reconcileOptions) error {
 	if err != nil {
 		return err
 	}
-	k, err := findApp(ctx, c, g.namespace, opts.app)
+	app, err := findApp(ctx, c, g.namespace, opts.app)
 	if err != nil {
 		return err
 	}
-	if k.Spec.Suspend {
-		return hintf(fmt.Errorf("app %s/%s is suspended", k.Namespace, k.Name), "keelson resume %s", opts.app)
-	}
 	ctx, cancel := context.WithTimeout(ctx, opts.timeout)
 	defer cancel()
-	if opts.withSource {
-		src, err := sourceOfApp(ctx, c, k)
-		if err != nil {
-			return err
-		}
-		if _, err := requestAndWait(ctx, c, src, &sourcev1.GitRepositoryList{}, sourceResult); err != nil {
-			return fmt.Errorf("reconcile source %s/%s: %w", src.Namespace, src.Name, err)
-		}
-	}
-	status, err := requestAndWait(ctx, c, k, &kustomizev1.KustomizationList{}, appResult)
+	status, err := reconcileApp(ctx, c, app, opts)
 	if err != nil {
-		return fmt.Errorf("reconcile app %s/%s: %w", k.Namespace, k.Name, err)
+		return err
 	}
 	if err := g.print(status, printf("%s/%s is %s at %s: %s", status.Namespace, status.Name, status.State, shortRevision(status.Revision), message(status, true))); err != nil {
 		return err
@@ -77,32 +66,80 @@ func runReconcile(ctx context.Context, g *global, opts reconcileOptions) error {
 	return nil
 }
 
-func appResult(obj client.Object) (handled string, status web.Status) {
-	k, ok := obj.(*kustomizev1.Kustomization)
-	if !ok {
-		return "", web.Status{}
+// reconcileApp asks for a reconciliation of an app and waits for what comes of it.
+func reconcileApp(ctx context.Context, c client.WithWatch, app foundApp, opts reconcileOptions) (web.Status, error) {
+	if app.argo != nil {
+		kind := "normal"
+		if opts.withSource {
+			kind = "hard"
+		}
+		status, err := requestAndWait(ctx, c, app.argo, &argocdv1.ApplicationList{}, request{argocdv1.RefreshAnnotation, kind, refreshed})
+		if err != nil {
+			return status, fmt.Errorf("reconcile app %s: %w", app, err)
+		}
+		return status, nil
 	}
-	return k.Status.LastHandledReconcileAt, appOf(k).Status
+	k := app.flux
+	if k.Spec.Suspend {
+		return web.Status{}, hintf(fmt.Errorf("app %s is suspended", app), "keelson resume %s", opts.app)
+	}
+	now := time.Now().Format(time.RFC3339Nano)
+	if opts.withSource {
+		src, err := sourceOfApp(ctx, c, k)
+		if err != nil {
+			return web.Status{}, err
+		}
+		if _, err := requestAndWait(ctx, c, src, &sourcev1.GitRepositoryList{}, request{fluxmeta.ReconcileRequestAnnotation, now, sourceResult}); err != nil {
+			return web.Status{}, fmt.Errorf("reconcile source %s/%s: %w", src.Namespace, src.Name, err)
+		}
+	}
+	status, err := requestAndWait(ctx, c, k, &kustomizev1.KustomizationList{}, request{fluxmeta.ReconcileRequestAnnotation, now, appResult})
+	if err != nil {
+		return status, fmt.Errorf("reconcile app %s: %w", app, err)
+	}
+	return status, nil
 }
 
-func sourceResult(obj client.Object) (handled string, status web.Status) {
+// request is an annotation that asks for a reconciliation.
+type request struct {
+	annotation, value string
+	// result tells from an object whether the request was handled, and how the object is doing.
+	result func(obj client.Object, value string) (handled bool, status web.Status)
+}
+
+func appResult(obj client.Object, value string) (handled bool, status web.Status) {
+	k, ok := obj.(*kustomizev1.Kustomization)
+	if !ok {
+		return false, web.Status{}
+	}
+	return k.Status.LastHandledReconcileAt == value, appOf(k).Status
+}
+
+func sourceResult(obj client.Object, value string) (handled bool, status web.Status) {
 	s, ok := obj.(*sourcev1.GitRepository)
 	if !ok {
-		return "", web.Status{}
+		return false, web.Status{}
 	}
-	return s.Status.LastHandledReconcileAt, sourceOf(s).Status
+	return s.Status.LastHandledReconcileAt == value, sourceOf(s).Status
+}
+
+// refreshed: whoever refreshes an Application takes the annotation away (Argo CD: user-guide/annotations-and-labels).
+func refreshed(obj client.Object, _ string) (handled bool, status web.Status) {
+	a, ok := obj.(*argocdv1.Application)
+	if !ok {
+		return false, web.Status{}
+	}
+	return a.Annotations[argocdv1.RefreshAnnotation] == "", appOfArgo(a).Status
 }
 
 // requestAndWait requests a reconciliation of obj and watches until that request was handled and the result is known.
-func requestAndWait(ctx context.Context, c client.WithWatch, obj client.Object, list client.ObjectList,
-	result func(client.Object) (string, web.Status)) (web.Status, error) {
+func requestAndWait(ctx context.Context, c client.WithWatch, obj client.Object, list client.ObjectList, r request) (web.Status, error) {
 	w, err := c.Watch(ctx, list, client.InNamespace(obj.GetNamespace()), client.MatchingFields{"metadata.name": obj.GetName()})
 	if err != nil {
 		return web.Status{}, explainAPI(err)
 	}
 	defer w.Stop()
-	request := time.Now().Format(time.RFC3339Nano)
-	if err := annotate(ctx, c, obj, fluxmeta.ReconcileRequestAnnotation, request); err != nil {
+	if err := annotate(ctx, c, obj, r.annotation, r.value); err != nil {
 		return web.Status{}, explainAPI(err)
 	}
 	var last web.Status
@@ -124,9 +161,12 @@ func requestAndWait(ctx context.Context, c client.WithWatch, obj client.Object, 
 			if !ok {
 				continue
 			}
-			handled, status := result(o)
+			if older(o, obj) {
+				continue // as it was before the request
+			}
+			handled, status := r.result(o, r.value)
 			last = status
-			if handled == request && status.State != web.Working {
+			if handled && status.State != web.Working {
 				return status, nil
 			}
 		}

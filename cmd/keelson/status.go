@@ -28,15 +28,15 @@ type clusterLister struct {
 
 // Apps implements web.Lister.
 func (l clusterLister) Apps(ctx context.Context) ([]web.App, error) {
-	var list kustomizev1.KustomizationList
-	if err := l.client.List(ctx, &list, client.InNamespace(l.namespace)); err != nil {
+	all, err := allApps(ctx, l.client, client.InNamespace(l.namespace))
+	if err != nil {
 		return nil, err
 	}
-	apps := make([]web.App, len(list.Items))
-	for i := range list.Items {
-		apps[i] = appOf(&list.Items[i])
+	apps := make([]web.App, len(all))
+	for i, app := range all {
+		apps[i] = app.shown()
 	}
-	slices.SortFunc(apps, func(a, b web.App) int { return byName(a.Status, b.Status) })
+	slices.SortStableFunc(apps, func(a, b web.App) int { return byName(a.Status, b.Status) })
 	return apps, nil
 }
 

@@ -2,32 +2,41 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+	"keelson.dev/keelson/internal/dialect"
 )
 
 func suspendCommand(g *global) *cobra.Command {
 	return &cobra.Command{
-		Use: "suspend APP", Short: "Leave an app as it is until it is resumed", Args: args(cobra.ExactArgs(1)),
+		Use: "suspend APP", Short: "Leave an app as it is until it is resumed",
+		Long: `Suspend leaves an app as it is until it is resumed. A Kustomization is neither compared nor repaired meanwhile. An Application
+gets a hold, the annotation ` + argocdv1.HoldAnnotation + `: it is compared, but not synced unless somebody asks for that.`,
+		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error { return runSuspend(cmd.Context(), g, a[0], true) },
 	}
 }
 
 func resumeCommand(g *global) *cobra.Command {
 	return &cobra.Command{
-		Use: "resume APP", Short: "Reconcile a suspended app again", Args: args(cobra.ExactArgs(1)),
+		Use: "resume APP", Short: "Reconcile a suspended app again, or lift the hold that a rollback has left",
+		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error { return runSuspend(cmd.Context(), g, a[0], false) },
 	}
 }
 
-func runSuspend(ctx context.Context, g *global, app string, suspend bool) error {
+func runSuspend(ctx context.Context, g *global, arg string, suspend bool) error {
 	c, err := g.client()
 	if err != nil {
 		return err
 	}
-	k, err := findApp(ctx, c, g.namespace, app)
+	app, err := findApp(ctx, c, g.namespace, arg)
 	if err != nil {
 		return err
 	}
@@ -35,13 +44,44 @@ func runSuspend(ctx context.Context, g *global, app string, suspend bool) error 
 	if suspend {
 		verb, result = "suspend", "suspended"
 	}
-	if k.Spec.Suspend == suspend {
-		return g.print(appOf(k).Status, printf("%s/%s is %s already", k.Namespace, k.Name, result))
+	already := false
+	if app.argo != nil {
+		already = (app.argo.Annotations[argocdv1.HoldAnnotation] != "") == suspend
+	} else {
+		already = app.flux.Spec.Suspend == suspend
 	}
-	before := k.DeepCopy()
-	k.Spec.Suspend = suspend
-	if err := c.Patch(ctx, k, client.MergeFrom(before)); err != nil {
-		return explainAPI(fmt.Errorf("%s app %s/%s: %w", verb, k.Namespace, k.Name, err))
+	if already {
+		return g.print(app.shown().Status, printf("%s is %s already", app, result))
 	}
-	return g.print(appOf(k).Status, printf("%s/%s %s", k.Namespace, k.Name, result))
+	if app.argo != nil {
+		err = holdApplication(ctx, c, app.argo, suspend)
+	} else {
+		before := app.flux.DeepCopy()
+		app.flux.Spec.Suspend = suspend
+		err = c.Patch(ctx, app.flux, client.MergeFrom(before))
+	}
+	if err != nil {
+		return explainAPI(fmt.Errorf("%s app %s: %w", verb, app, err))
+	}
+	return g.print(app.shown().Status, printf("%s %s", app, result))
+}
+
+// holdApplication sets a hold as it stands, or takes it away.
+func holdApplication(ctx context.Context, c client.Client, a *argocdv1.Application, hold bool) error {
+	if !hold {
+		return annotate(ctx, c, a, argocdv1.HoldAnnotation, "")
+	}
+	text, err := encodeHold(dialect.ArgoHold{By: callerOf(ctx, c), Reason: "suspended", At: time.Now().UTC().Truncate(time.Second)})
+	if err != nil {
+		return err
+	}
+	return annotate(ctx, c, a, argocdv1.HoldAnnotation, text)
+}
+
+func encodeHold(hold dialect.ArgoHold) (string, error) {
+	b, err := json.Marshal(hold)
+	if err != nil {
+		return "", fmt.Errorf("encode hold: %w", err)
+	}
+	return string(b), nil
 }

@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/restmapper"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/git"
@@ -56,6 +57,7 @@ type traced struct {
 	Writers []string              `json:"writers,omitempty"` // field managers, of an object that no app manages
 	App     *tracedApp            `json:"app,omitempty"`
 	Source  *tracedSource         `json:"source,omitempty"`
+	Sources []tracedSource        `json:"sources,omitempty"` // where there are several
 	Commit  *tracedCommit         `json:"commit,omitempty"`
 	Notes   []string              `json:"notes,omitempty"`
 }
@@ -185,10 +187,7 @@ func traceObject(ctx context.Context, g *global, c client.Client, cluster *kube.
 
 // appThatOwns reads from its labels which app manages an object.
 func appThatOwns(u *unstructured.Unstructured) delivery.ID {
-	if id := dialect.FluxOwner(u.GetLabels()); id != (delivery.ID{}) {
-		return id
-	}
-	return dialect.LocalOwner(u.GetLabels())
+	return cmp.Or(dialect.FluxOwner(u.GetLabels()), dialect.ArgoOwner(u.GetLabels()), dialect.LocalOwner(u.GetLabels()))
 }
 
 // follow goes from an object to its app, source and commit.
@@ -205,8 +204,7 @@ func (t *traced) follow(ctx context.Context, g *global, c client.Client, u *unst
 	case dialect.LocalKind:
 		return t.local(ctx, c, id, u)
 	}
-	var k kustomizev1.Kustomization
-	err := c.Get(ctx, client.ObjectKey{Namespace: id.Namespace, Name: id.Name}, &k)
+	app, err := readApp(ctx, c, refOfApp(id))
 	if apierrors.IsNotFound(err) {
 		t.Notes = append(t.Notes, "its labels name "+id.String()+", which does not exist (any more)")
 		return nil
@@ -214,23 +212,29 @@ func (t *traced) follow(ctx context.Context, g *global, c client.Client, u *unst
 	if err != nil {
 		return fmt.Errorf("read %s: %w", id, err)
 	}
-	status := appOf(&k)
+	status := app.shown()
 	t.Managed = true
 	t.App = &tracedApp{Name: id.String(), State: string(status.State), Path: status.Path, Revision: status.Revision}
-	if above := dialect.FluxOwner(k.Labels); above != (delivery.ID{}) && above != id {
+	labels := app.object().GetLabels()
+	if above := cmp.Or(dialect.FluxOwner(labels), dialect.ArgoOwner(labels)); above != (delivery.ID{}) && above != id {
 		t.App.DeclaredBy = above.String()
 	}
-	if _, ok := dialect.KustomizationOwned(&k)[delivery.RefOf(u)]; k.Spec.KubeConfig != nil {
+	if _, ok := app.owned()[delivery.RefOf(u)]; app.elsewhere() {
 		t.Managed = false
 		t.Notes = append(t.Notes, "the app delivers to another cluster: this object only has its labels")
 	} else if !ok {
 		t.Notes = append(t.Notes, "the app's inventory does not list it: it was let go of, or copied with its labels")
 	}
+	if app.argo != nil {
+		t.sourcesOf(g, app.argo)
+		return nil
+	}
+	k := app.flux
 	if k.Spec.SourceRef.Kind != sourcev1.GitRepositoryKind {
 		t.Source = &tracedSource{Name: status.Source}
 		return nil
 	}
-	src, err := sourceOfApp(ctx, c, &k)
+	src, err := sourceOfApp(ctx, c, k)
 	if err != nil {
 		t.Notes = append(t.Notes, err.Error())
 		return nil //nolint:nilerr // what is known is told all the same
@@ -239,6 +243,40 @@ func (t *traced) follow(ctx context.Context, g *global, c client.Client, u *unst
 	t.Source = &tracedSource{Name: status.Source, URL: s.URL, Ref: s.Ref, Revision: s.Revision}
 	t.commit(g, src.Namespace, src.Spec.URL, delivery.ParseRevision(status.Revision).Commit)
 	return nil
+}
+
+// sourcesOf tells where an Application's manifests come from: those of its last deployment.
+func (t *traced) sourcesOf(g *global, a *argocdv1.Application) {
+	sources, revisions := sourcesOf(&a.Spec), []string{}
+	if n := len(a.Status.History); n > 0 {
+		last := a.Status.History[n-1]
+		sources = sourcesOf(&argocdv1.ApplicationSpec{Source: last.Source, Sources: last.Sources})
+		if revisions = last.Revisions; len(revisions) == 0 {
+			revisions = []string{last.Revision}
+		}
+	}
+	for i, s := range sources {
+		from := tracedSource{Name: cmp.Or(s.Name, s.Ref, s.Chart, s.Path), URL: redact.URL(s.RepoURL), Ref: s.TargetRevision}
+		if i < len(revisions) {
+			from.Revision = revisions[i]
+		}
+		t.Sources = append(t.Sources, from)
+		if commit := cmp.Or(delivery.ParseRevision(from.Revision).Commit, from.Revision); s.Chart == "" && t.Commit == nil && isCommit(commit) {
+			t.commit(g, a.Namespace, s.RepoURL, commit)
+		}
+	}
+	if len(t.Sources) == 1 {
+		t.Source, t.Sources = &t.Sources[0], nil
+	}
+}
+
+// refOfApp is the object that declares an app.
+func refOfApp(id delivery.ID) delivery.Ref {
+	group := kustomizev1.GroupVersion.Group
+	if id.Kind == argocdv1.ApplicationKind {
+		group = argocdv1.GroupVersion.Group
+	}
+	return delivery.Ref{Group: group, Kind: id.Kind, Namespace: id.Namespace, Name: id.Name}
 }
 
 // local tells about an object that keelson apply has applied.
@@ -331,7 +369,11 @@ func (t *traced) write(w io.Writer) error {
 			line("Written by", "%s", strings.Join(t.Writers, ", "))
 		}
 	}
-	if s := t.Source; s != nil {
+	sources := t.Sources
+	if t.Source != nil {
+		sources = append(sources, *t.Source)
+	}
+	for _, s := range sources {
 		line("Source", "%s  %s", s.Name, strings.TrimSpace(s.URL+" "+s.Ref))
 	}
 	if t.App != nil && t.App.Revision != "" {

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 
-	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -20,7 +19,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"keelson.dev/keelson/internal/delivery"
-	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/health"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/redact"
@@ -58,7 +56,7 @@ func runTree(ctx context.Context, g *global, arg string) error {
 	if err != nil {
 		return err
 	}
-	k, err := findApp(ctx, c, g.namespace, arg)
+	app, err := findApp(ctx, c, g.namespace, arg)
 	if err != nil {
 		return err
 	}
@@ -67,10 +65,10 @@ func runTree(ctx context.Context, g *global, arg string) error {
 		return err
 	}
 	f := &forest{
-		client: c, cluster: cluster, all: g.output == "wide", seen: map[client.ObjectKey]bool{},
+		client: c, cluster: cluster, all: g.output == "wide", seen: map[delivery.ID]bool{},
 		owned: map[types.UID][]*unstructured.Unstructured{}, listed: map[string]bool{}, events: map[string]map[types.UID]string{},
 	}
-	root, err := f.app(ctx, k)
+	root, err := f.app(ctx, app)
 	if err != nil {
 		return explainAPI(err)
 	}
@@ -90,30 +88,32 @@ type forest struct {
 	client  client.Client
 	cluster *kube.Cluster
 	all     bool // ReplicaSets without Pods too
-	seen    map[client.ObjectKey]bool
+	seen    map[delivery.ID]bool
 	listed  map[string]bool // namespaces
 	owned   map[types.UID][]*unstructured.Unstructured
 	events  map[string]map[types.UID]string // the last warning about an object, by namespace
 }
 
 // app gives an app and all below it. One that was shown already, above or elsewhere, is only named.
-func (f *forest) app(ctx context.Context, k *kustomizev1.Kustomization) (*node, error) {
-	status := appOf(k).Status
-	n := &node{
-		Object: kustomizev1.KustomizationKind + "/" + k.Namespace + "/" + k.Name, Health: healthOf(status), Revision: shortRevision(status.Revision),
-	}
+func (f *forest) app(ctx context.Context, app foundApp) (*node, error) {
+	status := app.shown().Status
+	n := &node{Object: app.id().String(), Health: healthOf(status), Revision: shortRevision(status.Revision)}
 	if n.Health != delivery.Healthy {
 		n.Message = message(status, true)
 	}
-	key := client.ObjectKeyFromObject(k)
-	if f.seen[key] {
+	if f.seen[app.id()] {
 		return n, nil
 	}
-	f.seen[key] = true
-	inv := dialect.KustomizationOwned(k)
-	if k.Spec.KubeConfig != nil {
+	f.seen[app.id()] = true
+	inv := app.owned()
+	if app.elsewhere() {
+		known := app.told()
 		for _, ref := range inv.Refs() {
-			n.Children = append(n.Children, &node{Object: ref.String(), Health: delivery.UnknownHealth, Message: "in another cluster"})
+			child := &node{Object: ref.String(), Health: delivery.UnknownHealth, Message: "in another cluster"}
+			if h := known[ref]; h.Status != "" {
+				child.Health, child.Message = h.Status, strings.Trim(child.Message+": "+redact.Text(h.Message), ": ")
+			}
+			n.Children = append(n.Children, child)
 		}
 		return n, nil
 	}
@@ -139,7 +139,7 @@ func healthOf(s web.Status) delivery.HealthStatus {
 		return delivery.Degraded
 	case web.Suspended:
 		return delivery.Suspended
-	case web.Working:
+	case web.Working, web.OutOfSync:
 		return delivery.Progressing
 	default:
 		return delivery.UnknownHealth
@@ -151,15 +151,12 @@ func (f *forest) object(ctx context.Context, ref delivery.Ref, u *unstructured.U
 	if u == nil {
 		return &node{Object: ref.String(), Health: delivery.Missing, Message: "it is not in the cluster"}, nil
 	}
-	if ref.Kind == kustomizev1.KustomizationKind && ref.Group == kustomizev1.GroupVersion.Group {
-		var k kustomizev1.Kustomization
-		err := f.client.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, &k)
-		if err == nil {
-			return f.app(ctx, &k)
-		}
-		if !apierrors.IsNotFound(err) {
-			return nil, fmt.Errorf("read %s: %w", ref, err)
-		}
+	app, err := readApp(ctx, f.client, ref)
+	if err == nil {
+		return f.app(ctx, app)
+	}
+	if !apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("read %s: %w", ref, err)
 	}
 	if ref.Namespace != "" {
 		if err := f.list(ctx, ref.Namespace); err != nil {

@@ -53,11 +53,25 @@ func Stage(ctx context.Context, user *kube.User, stage delivery.Stage) []Result 
 		wg.Go(func() {
 			defer func() { <-slots }()
 			r := &results[i]
+			if r.Change.DryRun {
+				if !r.Change.Verb.Deletes() {
+					r.Object, r.Err = send(ctx, user, *r.Change.Object, manager(r.Change), true)
+				}
+				return
+			}
 			if r.Change.Verb.Deletes() {
 				r.Err = remove(ctx, user, r.Change)
 				return
 			}
-			r.Object, r.Err = Send(ctx, user, *r.Change.Object, false)
+			if r.Change.Whole {
+				r.Err = replace(ctx, user, *r.Change.Object)
+			}
+			if r.Err == nil {
+				r.Object, r.Err = send(ctx, user, *r.Change.Object, manager(r.Change), false)
+			}
+			if r.Err == nil && r.Change.First {
+				return
+			}
 			if r.Err == nil {
 				r.Object, r.From, r.Err = takeOver(ctx, user, r.Change, r.Object)
 				return
@@ -71,6 +85,19 @@ func Stage(ctx context.Context, user *kube.User, stage delivery.Stage) []Result 
 
 // Send makes one server-side apply and returns the object as the server now has it. With dryRun nothing is kept.
 func Send(ctx context.Context, user *kube.User, obj delivery.Object, dryRun bool) (*unstructured.Unstructured, error) {
+	return send(ctx, user, obj, kube.FieldManager, dryRun)
+}
+
+// manager is the field manager of a change. A namespace that is made for the rest may be another app's in Git: what that one says of
+// it stays.
+func manager(c delivery.Change) string {
+	if c.First {
+		return kube.FieldManager + "-namespace"
+	}
+	return kube.FieldManager
+}
+
+func send(ctx context.Context, user *kube.User, obj delivery.Object, manager string, dryRun bool) (*unstructured.Unstructured, error) {
 	resource, err := user.Resource(obj.GroupVersionKind(), obj.GetNamespace())
 	if err != nil {
 		return nil, Explain(err, obj)
@@ -82,7 +109,7 @@ func Send(ctx context.Context, user *kube.User, obj delivery.Object, dryRun bool
 	force := true
 	// A server-side apply refuses unknown fields by its schema, and a body that we encoded repeats none. Asking for field
 	// validation on top has the server parse the whole body once more.
-	opts := metav1.PatchOptions{FieldManager: kube.FieldManager, Force: &force, FieldValidation: metav1.FieldValidationIgnore}
+	opts := metav1.PatchOptions{FieldManager: manager, Force: &force, FieldValidation: metav1.FieldValidationIgnore}
 	if dryRun {
 		opts.DryRun = []string{metav1.DryRunAll}
 	}
@@ -91,6 +118,27 @@ func Send(ctx context.Context, user *kube.User, obj delivery.Object, dryRun bool
 		return nil, Explain(err, obj)
 	}
 	return out, nil
+}
+
+// replace puts an object in the place of the one that is there: what Git does not name of it goes. A server-side apply comes after it,
+// from which it is known what is ours.
+func replace(ctx context.Context, user *kube.User, obj delivery.Object) error {
+	have, err := reread(ctx, user, obj)
+	if err != nil {
+		return err
+	}
+	resource, err := user.Resource(obj.GroupVersionKind(), obj.GetNamespace())
+	if err != nil {
+		return Explain(err, obj)
+	}
+	whole := obj.DeepCopy()
+	whole.SetResourceVersion(have.GetResourceVersion())
+	whole.SetFinalizers(have.GetFinalizers()) // nobody's deletion is cut short
+	whole.SetOwnerReferences(have.GetOwnerReferences())
+	if _, err := resource.Update(ctx, whole, metav1.UpdateOptions{FieldManager: kube.FieldManager}); err != nil {
+		return Explain(err, obj)
+	}
+	return nil
 }
 
 // remove deletes exactly the object that the plan saw: one of the same name made since is left alone.
@@ -102,8 +150,7 @@ func remove(ctx context.Context, user *kube.User, c delivery.Change) error {
 	if err != nil {
 		return err
 	}
-	background := metav1.DeletePropagationBackground
-	opts := metav1.DeleteOptions{PropagationPolicy: &background}
+	opts := metav1.DeleteOptions{PropagationPolicy: propagation(c)}
 	if c.UID != "" {
 		uid := types.UID(c.UID)
 		opts.Preconditions = &metav1.Preconditions{UID: &uid}
@@ -123,6 +170,18 @@ func remove(ctx context.Context, user *kube.User, c delivery.Change) error {
 		return f
 	}
 	return nil
+}
+
+// propagation says what becomes of what an object owns.
+func propagation(c delivery.Change) *metav1.DeletionPropagation {
+	policy := metav1.DeletePropagationBackground
+	switch c.Propagation {
+	case "foreground":
+		policy = metav1.DeletePropagationForeground
+	case "orphan":
+		policy = metav1.DeletePropagationOrphan
+	}
+	return &policy
 }
 
 // Explain turns an API error into one for people. It never shows the values of a Secret.

@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"runtime/debug"
-	"slices"
+	"maps"
 	"strings"
-	"time"
 
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -17,24 +14,17 @@ import (
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
-	"keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/redact"
-	"keelson.dev/keelson/internal/source"
 )
 
 // gitRepositories follows repositories. A step never talks to one: it starts a fetch aside and takes in its result when
 // the fetch asks for the next step, so an unreachable repository delays nobody.
 type gitRepositories struct {
-	reg     *registry
-	sources *source.Fetcher
-	cache   client.Reader
-	reader  client.Reader // uncached: Secrets are not kept in memory
-	now     func() time.Time
-	slots   *lanes          // bounds the fetches under way
-	life    context.Context //nolint:containedctx // fetches outlive the step that starts them; this is the controller's life
-	log     *slog.Logger
-	wake    func(delivery.ID)
-	changed func(source delivery.ID) // a new snapshot is there
+	follower
+	cache  client.Reader
+	reader client.Reader // uncached: Secrets are not kept in memory
+	// others gives the URLs of sources that are no GitRepositories, and whether these are all; nil: there are none.
+	others func() (urls map[delivery.ID]string, all bool)
 }
 
 func gitRepositoryID(name types.NamespacedName) delivery.ID {
@@ -47,14 +37,16 @@ func (g *gitRepositories) forget(name types.NamespacedName) {
 	id := gitRepositoryID(name)
 	g.reg.dropSource(id)
 	g.news(id)
-	go func() {
-		if err := g.dropMirrors(); err != nil && g.life.Err() == nil {
-			g.log.Warn("remove unused mirrors", "error", err)
-		}
-	}()
+	go g.tidy()
 }
 
-// dropMirrors removes the mirrors of repositories that no source names.
+// tidy removes the mirrors of repositories that no source names.
+func (g *gitRepositories) tidy() {
+	if err := g.dropMirrors(); err != nil && g.life.Err() == nil {
+		g.log.Warn("remove unused mirrors", "error", err)
+	}
+}
+
 func (g *gitRepositories) dropMirrors() error {
 	var list sourcev1.GitRepositoryList
 	if err := g.cache.List(g.life, &list); err != nil {
@@ -63,6 +55,13 @@ func (g *gitRepositories) dropMirrors() error {
 	urls := make(map[delivery.ID]string, len(list.Items))
 	for i := range list.Items {
 		urls[gitRepositoryID(client.ObjectKeyFromObject(&list.Items[i]))] = list.Items[i].Spec.URL
+	}
+	if g.others != nil {
+		others, all := g.others()
+		if !all {
+			return nil // they go with the next one
+		}
+		maps.Copy(urls, others)
 	}
 	return g.sources.Retain(g.life, urls)
 }
@@ -169,13 +168,7 @@ func (g *gitRepositories) suspended(ctx context.Context, st *sourceState, src de
 // distrust takes a snapshot back whose signatures nobody has looked at, where the source wants them by now; and with it the
 // snapshots of the sources that include it.
 func (g *gitRepositories) distrust(st *sourceState, src delivery.Source) {
-	news := false
-	g.reg.with(func() {
-		if src.Verify.Wanted() && st.snapshot.Revision.Commit != "" && st.snapshot.Verified == "" {
-			st.snapshot, news = delivery.Snapshot{}, true
-		}
-	})
-	if !news {
+	if !g.distrusts(st, src) {
 		return
 	}
 	holders := g.reg.withdraw(src.ID)
@@ -185,129 +178,11 @@ func (g *gitRepositories) distrust(st *sourceState, src delivery.Source) {
 	}
 }
 
-// unusable notes why a source gives nothing, and lets the apps made from it say so.
-func (g *gitRepositories) unusable(st *sourceState, id delivery.ID, why error) {
-	news := false
-	g.reg.with(func() {
-		news = st.err == nil
-		st.err = why
-	})
-	if news {
-		g.news(id)
-	}
-}
-
-// sameSource tells whether a result still answers what is declared.
-func sameSource(a, b delivery.Source) bool {
-	return a.URL == b.URL && a.Ref == b.Ref && a.Ignore == b.Ignore && a.HasIgnore == b.HasIgnore &&
-		a.Verify.Head == b.Verify.Head && a.Verify.Tag == b.Verify.Tag && a.Secrets == b.Secrets &&
-		slices.Equal(a.Sparse, b.Sparse) && a.Submodules == b.Submodules && slices.Equal(a.Include, b.Include)
-}
-
-// due gives how long to wait until the repository is to be asked again; zero: now.
-func (g *gitRepositories) due(st *sourceState, src delivery.Source, generation int64) time.Duration {
-	var again bool
-	g.reg.with(func() { again, st.again = st.again, false })
-	if again || st.asked.IsZero() || st.gen != generation || (src.Requested != "" && src.Requested != st.handled) {
-		return 0
-	}
-	wait := g.sources.PollAfter(src, max(src.Interval, poll))
-	if st.failures > 0 {
-		wait = deliver.Backoff(st.failures, src.Interval)
-	}
-	return max(st.asked.Add(wait).Sub(g.now()), 0)
-}
-
-// asked notes what is being answered, and since when.
-func (g *gitRepositories) asked(st *sourceState, src delivery.Source, generation int64) {
-	st.asked, st.gen, st.handled = g.now(), generation, src.Requested
-}
-
-// fallback bounds the look for the last known commit; poll is the shortest pause between two looks at a repository.
-const fallback, poll = 10 * time.Second, time.Second
-
-// fetch asks the repository aside. Its result is taken in by the next step. After a start, a repository that cannot be
-// reached still gives the last known commit if its mirror holds it: drift is repaired without the remote. A suspended one
-// is not asked for anything newer.
-func (g *gitRepositories) fetch(st *sourceState, src delivery.Source, generation int64, last delivery.Revision, inc included) {
-	first := st.snapshot.Revision.Commit == ""
-	g.reg.with(func() { st.fetching = true })
-	if !src.Suspend {
-		g.asked(st, src, generation)
-	}
-	go func() {
-		defer g.slots.enter(lane{source.Host(src.URL), src.ID.Namespace})()
-		res := &fetchResult{source: src, included: inc.artifacts}
-		g.bring(res, last, inc, first)
-		if g.life.Err() != nil {
-			return // the controller is ending: that is no fault of the repository
-		}
-		res.source.Credentials = delivery.Credentials{}
-		g.reg.ended(st, inc.epoch, res)
-		g.wake(src.ID)
-	}()
-}
-
-// bring asks the repository, and fetches what is new. A panic over what it holds is a fault of this source alone.
-func (g *gitRepositories) bring(res *fetchResult, last delivery.Revision, inc included, first bool) {
-	src := res.source
-	defer func() {
-		if p := recover(); p != nil {
-			g.log.Error("panic in a fetch", "source", src.ID.String(), "stack", redact.Text(string(debug.Stack())))
-			res.snapshot = delivery.Snapshot{}
-			res.err = &delivery.Fault{Reason: sourcev1.GitOperationFailedReason, Where: src.ID.String(), Err: fmt.Errorf("internal error: %v", p), Hint: "please report it"}
-		}
-	}()
-	ctx, cancel := context.WithTimeout(g.life, src.Timeout)
-	defer cancel()
-	rev := last
-	if !src.Suspend {
-		began := g.now()
-		rev, res.err = g.sources.Resolve(ctx, src)
-		g.spanned(ctx, "source.resolve", src.ID, rev, began, res.err)
-	}
-	res.since = g.now()
-	if res.err == nil {
-		res.snapshot, res.err = g.sources.Fetch(ctx, src, rev, inc.snapshots...)
-		g.spanned(ctx, "source.fetch", src.ID, rev, res.since, res.err)
-	}
-	if first && givesLast(last, res.err) {
-		again, cancel := context.WithTimeout(g.life, fallback) // the first one's time may be over
-		defer cancel()
-		if snap, err := g.sources.Fetch(again, src, last, inc.snapshots...); err == nil {
-			res.snapshot = snap
-		}
-	}
-}
-
-// givesLast tells whether a source gives its last known commit although it could not be asked. Not where the remote answered:
-// one that refuses us no longer wants us to have it.
-func givesLast(last delivery.Revision, err error) bool {
-	return last.Commit != "" && errors.Is(err, git.ErrUnreachable)
-}
-
 // takeIn makes the result of a fetch known: to the apps first, then in the status.
 func (g *gitRepositories) takeIn(obj *sourcev1.GitRepository, st *sourceState, src delivery.Source, res *fetchResult) next {
+	news := g.took(st, src.ID, res)
 	if res.err != nil {
-		st.failures++
-		if res.snapshot.Revision.Commit != "" {
-			g.reg.with(func() { st.snapshot = res.snapshot })
-			g.news(src.ID)
-		}
 		return g.fail(obj, st, src, res.err)
-	}
-	st.failures = 0
-	news := false
-	g.reg.with(func() {
-		st.err = nil
-		news = st.snapshot.Revision != res.snapshot.Revision || st.snapshot.Digest != res.snapshot.Digest
-		st.snapshot = res.snapshot
-		if news {
-			st.since = res.since
-		}
-	})
-	if news {
-		g.news(src.ID)
 	}
 	rev := res.snapshot.Revision
 	out := delivery.Outcome{
@@ -344,13 +219,4 @@ func (g *gitRepositories) finish(obj *sourcev1.GitRepository, st *sourceState, s
 	art := dialect.Artifact{Digest: st.snapshot.Digest, URL: redact.URL(src.URL), Verified: st.snapshot.Verified, Included: st.included}
 	obj.Status = dialect.GitRepositoryStatus(obj.Status, obj, out, art, g.now())
 	return n
-}
-
-// pushed asks for a fetch of every source whose URL matches: the repository behind it has just changed.
-func (g *gitRepositories) pushed(match func(url string) bool) {
-	for _, id := range g.reg.sourcesWhere(match) {
-		st := g.reg.source(id)
-		g.reg.with(func() { st.again = true })
-		g.wake(id)
-	}
 }

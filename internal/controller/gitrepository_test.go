@@ -39,7 +39,7 @@ func repoID(name string) delivery.ID {
 // TestDistrustReachesIncluding: what nobody has verified is taken back from all sources that hold it, also from fetches under way.
 func TestDistrustReachesIncluding(t *testing.T) {
 	told := map[string]bool{}
-	g := &gitRepositories{reg: newRegistry(), changed: func(id delivery.ID) { told[id.Name] = true }, wake: func(delivery.ID) {}}
+	g := &gitRepositories{follower: follower{reg: newRegistry(), changed: func(id delivery.ID) { told[id.Name] = true }, wake: func(delivery.ID) {}}}
 	for name, include := range map[string]string{"lib": "", "app": "lib", "top": "app", "other": ""} {
 		st := g.reg.source(repoID(name))
 		st.snapshot = delivery.Snapshot{Revision: delivery.Revision{Commit: "1"}}
@@ -69,7 +69,7 @@ func TestDistrustReachesIncluding(t *testing.T) {
 
 // TestSuspendedTakesNoOtherResult: a result of what was declared before is none, whether or not the source is suspended by now.
 func TestSuspendedTakesNoOtherResult(t *testing.T) {
-	g := &gitRepositories{reg: newRegistry(), changed: func(delivery.ID) {}, wake: func(delivery.ID) {}}
+	g := &gitRepositories{follower: follower{reg: newRegistry(), changed: func(delivery.ID) {}, wake: func(delivery.ID) {}}}
 	src := delivery.Source{ID: repoID("r"), Suspend: true}
 	st := g.reg.source(src.ID)
 	st.result = &fetchResult{source: src, snapshot: delivery.Snapshot{Revision: delivery.Revision{Commit: "1"}}}
@@ -82,7 +82,7 @@ func TestSuspendedTakesNoOtherResult(t *testing.T) {
 
 // TestFetchPanics: a panic in a fetch is a fault of its source, not the end of the process.
 func TestFetchPanics(t *testing.T) {
-	g := &gitRepositories{life: t.Context(), now: time.Now, log: slog.New(slog.DiscardHandler)} // no Fetcher at all
+	g := &gitRepositories{follower: follower{life: t.Context(), now: time.Now, log: slog.New(slog.DiscardHandler)}} // no Fetcher at all
 	res := &fetchResult{source: delivery.Source{ID: repoID("r"), URL: "https://example.com/r.git", Timeout: time.Second}}
 	g.bring(res, delivery.Revision{}, included{}, true)
 	if f := (*delivery.Fault)(nil); !errors.As(res.err, &f) || f.Reason != sourcev1.GitOperationFailedReason {

@@ -51,7 +51,7 @@ func compile(app delivery.App, of string) expressions {
 }
 
 // expressions compiles the CEL of a declaration, once. An expression that cannot be used ends the pass for good.
-func (k *kustomizations) expressions(_ context.Context, p *pass) error {
+func (k *kustomizations) expressions(_ context.Context, p *kustomizationPass) error {
 	if of := fmt.Sprintf("%s/%d", p.app.UID, p.app.Generation); p.st.exprs.of != of {
 		p.st.exprs = compile(p.app, of)
 	}
@@ -59,7 +59,7 @@ func (k *kustomizations) expressions(_ context.Context, p *pass) error {
 }
 
 // rules has the app's own rules of health be known where its objects are watched.
-func (k *kustomizations) rules(_ context.Context, p *pass) error {
+func (k *kustomizations) rules(_ context.Context, p *kustomizationPass) error {
 	p.st.target.engine.Live.Judge(p.app.ID, p.st.exprs.rules)
 	return nil
 }
@@ -80,7 +80,7 @@ func (k *kustomizations) loadRules(obj *kustomizev1.Kustomization) {
 
 // readyExprs asks the dependencies that say in CEL when they are ready, as they are in the cluster. What is not true yet, or
 // cannot be evaluated yet, is waited for quietly, unless the dependency has failed.
-func (k *kustomizations) readyExprs(ctx context.Context, p *pass) error {
+func (k *kustomizations) readyExprs(ctx context.Context, p *kustomizationPass) error {
 	if len(p.st.exprs.ready) == 0 {
 		return nil
 	}
@@ -135,7 +135,7 @@ func (k *kustomizations) seen(before, now *kustomizev1.Kustomization) {
 }
 
 // mayLook is [deliver.Engine.MayLook] once for each revision and declaration.
-func (k *kustomizations) mayLook(ctx context.Context, p *pass) error {
+func (k *kustomizations) mayLook(ctx context.Context, p *kustomizationPass) error {
 	about := fmt.Sprintf("%s/%d/%s", p.app.UID, p.app.Generation, p.req.Snapshot.Revision)
 	if p.st.looked == about {
 		return nil

@@ -77,14 +77,6 @@ func (g *gitRepositories) without(obj *sourcev1.GitRepository, st *sourceState, 
 	return n
 }
 
-// news tells the apps made from a source, and the sources that include it, that it has changed.
-func (g *gitRepositories) news(id delivery.ID) {
-	g.changed(id)
-	for _, other := range g.reg.including(id) {
-		g.wake(other)
-	}
-}
-
 // including lists the sources that include one, and has them look at it anew.
 func (r *registry) including(id delivery.ID) []delivery.ID {
 	r.mu.Lock()

@@ -5,45 +5,27 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/acl"
 	"github.com/fluxcd/pkg/apis/meta"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
-	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/redact"
 )
 
 // kustomizations delivers apps that are declared as Flux Kustomizations.
-type kustomizations struct {
-	reg     *registry
-	targets *targets
-	records *deliver.Records // nil: nothing is remembered beyond this process
-	policy  delivery.Policy
-	cache   client.Reader
-	reader  client.Reader // uncached: ConfigMaps and Secrets are not kept in memory
-	now     func() time.Time
-	wake    func(delivery.ID)
-	later   *trickle
-	places  *kube.Places // of the apps that are being delivered
-	kept    atomic.Int32 // apps that keep what they have rendered
-	log     *slog.Logger
-}
+type kustomizations struct{ apps }
 
 func kustomizationID(name types.NamespacedName) delivery.ID {
 	return delivery.ID{Kind: kustomizev1.KustomizationKind, Namespace: name.Namespace, Name: name.Name}
@@ -51,78 +33,32 @@ func kustomizationID(name types.NamespacedName) delivery.ID {
 
 func (k *kustomizations) empty() *kustomizev1.Kustomization { return &kustomizev1.Kustomization{} }
 
-func (k *kustomizations) forget(name types.NamespacedName) {
-	id := kustomizationID(name)
-	dependents := k.reg.dependents(id)
-	if st := k.reg.dropApp(id); st != nil {
-		k.release(st, false)
-	}
-	if err := k.records.Drop(id); err != nil {
-		k.log.Warn("forget an app", "app", id, "error", err)
-	}
-	k.wakeAll(dependents)
-	k.released(k.targets.forget(id))
-}
+func (k *kustomizations) forget(name types.NamespacedName) { k.drop(kustomizationID(name)) }
 
-// news takes in that a source has something new to say: the apps that it changes something for look at it now, the others
-// are at its revision from now on and say so when there is time.
-func (k *kustomizations) news(source delivery.ID) {
-	snap, _ := k.reg.snapshot(source)
-	if snap.Revision.Commit == "" {
-		k.wakeAll(k.reg.madeFrom(source))
-		return
-	}
-	untouched, touched := k.reg.advance(source, snap)
-	k.wakeAll(touched)
-	k.later.add(untouched)
-}
-
-func (k *kustomizations) wakeAll(ids []delivery.ID) {
-	for _, id := range ids {
-		k.wake(id)
-	}
-}
-
-// released wakes the apps that wait for an object of another's, after some app let go of objects.
-func (k *kustomizations) released(refs []delivery.Ref) {
-	if len(refs) > 0 {
-		k.wakeAll(k.reg.conflicted())
-	}
-}
-
-// pass is one step for one app: everything that its phases have read.
-type pass struct {
-	obj     *kustomizev1.Kustomization
-	app     delivery.App
-	st      *appState
-	pen     pen
-	req     deliver.Request  // set by source and variables
-	secrets *redact.Redactor // masks the values that were substituted from Secrets
-	loaded  bool             // they were read in this pass
-	events  []event
-	after   time.Duration
-	paced   bool // after says when it makes sense to try again
-	digest  string
+// kustomizationPass is one step for one Kustomization.
+type kustomizationPass struct {
+	pass
+	obj *kustomizev1.Kustomization
 }
 
 func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomization, pen pen) next {
 	app, err := dialect.Kustomization(obj)
 	app = k.policy.Govern(app)
-	st := k.stateOf(app, obj)
+	st := k.stateOf(app, func(st *appState) { k.load(st, obj) })
 	if app.Suspend {
 		k.release(st, false)
 		st.since, st.began = k.now(), time.Time{}
 		was := k.reg.standOf(app.ID) // when it was suspended
 		was.busy = false
-		if k.reg.settle(app.ID, was) {
-			k.wakeAll(k.reg.dependents(app.ID))
-		}
+		k.stands(app.ID, was)
 		return next{}
 	}
 	if st.began.IsZero() {
 		st.began = k.now()
 	}
-	p := &pass{obj: obj, app: app, st: st, pen: pen, secrets: redact.New(), req: deliver.Request{App: app, Now: k.now()}}
+	p := &kustomizationPass{obj: obj, pass: pass{
+		app: app, st: st, pen: pen, secrets: redact.New(), req: deliver.Request{App: app, Now: k.now()},
+	}}
 	var out delivery.Outcome
 	if err == nil {
 		out, err = k.run(ctx, p)
@@ -150,11 +86,9 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 		return next{after: min(rest, cmp.Or(p.after, rest)), events: p.events}
 	}
 	k.delivered(p, out)
-	if k.reg.settle(app.ID, stand{
+	k.stands(app.ID, stand{
 		busy: out.Phase == delivery.Working, ready: out.Phase == delivery.Ready, applied: out.Applied, inputs: st.mem.Inputs(),
-	}) {
-		k.wakeAll(k.reg.dependents(app.ID))
-	}
+	})
 	if out.Phase == delivery.Working && st.toldWorking(obj, seen) {
 		return next{after: p.after, events: p.progress(out.Message)}
 	}
@@ -176,41 +110,6 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 	return next{after: p.after, events: p.events}
 }
 
-// maxKept bounds the apps that keep what they have rendered while they wait for the first look at what is there.
-const maxKept = 64
-
-// release frees what a pass has rendered. An app that comes back in a moment may keep it, so as not to render it twice.
-func (k *kustomizations) release(st *appState, early bool) {
-	switch {
-	case early && st.keeps:
-		return
-	case early && !st.mem.Rendered():
-		return
-	case early && k.kept.Add(1) <= maxKept:
-		st.keeps = true
-		return
-	case early || st.keeps:
-		k.kept.Add(-1)
-	}
-	st.keeps = false
-	st.mem.Release()
-}
-
-// haste is how long an app may be under way before its status says so.
-const haste = time.Second
-
-// patience says how long a status that only tells of work under way is still kept back; zero: it is written.
-func (st *appState) patience(phase delivery.Phase, now time.Time) time.Duration {
-	if phase != delivery.Working {
-		st.working, st.progress = time.Time{}, ""
-		return 0
-	}
-	if st.working.IsZero() {
-		st.working = now
-	}
-	return max(st.working.Add(haste).Sub(now), 0)
-}
-
 // toldWorking tells whether the status says already that the app is under way to a revision: it is written once for that.
 func (st *appState) toldWorking(obj *kustomizev1.Kustomization, to delivery.Revision) bool {
 	c := apimeta.FindStatusCondition(obj.Status.Conditions, meta.ReadyCondition)
@@ -219,7 +118,7 @@ func (st *appState) toldWorking(obj *kustomizev1.Kustomization, to delivery.Revi
 }
 
 // progress gives the events of a pass whose status stays as it is: one more where something else is waited for now.
-func (p *pass) progress(message string) []event {
+func (p *kustomizationPass) progress(message string) []event {
 	c := apimeta.FindStatusCondition(p.obj.Status.Conditions, meta.ReadyCondition)
 	if message == p.st.progress || p.st.progress == "" && message == c.Message {
 		return p.events
@@ -228,22 +127,8 @@ func (p *pass) progress(message string) []event {
 	return append(p.events, event{reason: meta.ProgressingReason, message: message, revision: p.req.Snapshot.Revision})
 }
 
-// stateOf gives what is known of an app.
-func (k *kustomizations) stateOf(app delivery.App, obj *kustomizev1.Kustomization) *appState {
-	if was := k.reg.uid(app.ID); was != "" && was != app.UID {
-		k.forget(client.ObjectKeyFromObject(obj)) // another one of the same name: what is known is not about it
-	}
-	st := k.reg.app(app)
-	k.load(st, obj)
-	return st
-}
-
 // load takes in what a controller before this one left in the status and on disk.
 func (k *kustomizations) load(st *appState, obj *kustomizev1.Kustomization) {
-	if st.loaded {
-		return
-	}
-	st.loaded, st.since = true, k.now()
 	st.mem.Inventory = dialect.KustomizationOwned(obj)
 	k.records.Load(st.app, &st.mem)
 	st.handled = obj.Status.LastHandledReconcileAt
@@ -253,8 +138,8 @@ func (k *kustomizations) load(st *appState, obj *kustomizev1.Kustomization) {
 }
 
 // run is the straight line of one app; an error ends it.
-func (k *kustomizations) run(ctx context.Context, p *pass) (delivery.Outcome, error) {
-	for _, phase := range []func(context.Context, *pass) error{
+func (k *kustomizations) run(ctx context.Context, p *kustomizationPass) (delivery.Outcome, error) {
+	for _, phase := range []func(context.Context, *kustomizationPass) error{
 		k.supported,    // nothing is applied from a declaration that we would misread
 		k.expressions,  // or that has CEL in it that cannot be used
 		k.target,       // to which cluster
@@ -268,10 +153,10 @@ func (k *kustomizations) run(ctx context.Context, p *pass) (delivery.Outcome, er
 		}
 	}
 	out, err := k.deliver(ctx, p)
-	return out, p.st.explain(p.app, err)
+	return out, p.st.explain(err)
 }
 
-func (k *kustomizations) supported(_ context.Context, p *pass) error {
+func (k *kustomizations) supported(_ context.Context, p *kustomizationPass) error {
 	if p.app.Denied != "" {
 		return &delivery.Fault{
 			Reason: acl.AccessDeniedReason, Retry: delivery.OnEvent, Err: errors.New(p.app.Denied),
@@ -291,11 +176,7 @@ func (k *kustomizations) supported(_ context.Context, p *pass) error {
 	}
 }
 
-// errNotYet ends a pass that came too early: what it needs is about to be known and wakes it then.
-// The status stays as it is.
-var errNotYet = errors.New("not known yet")
-
-func (k *kustomizations) source(ctx context.Context, p *pass) error {
+func (k *kustomizations) source(ctx context.Context, p *kustomizationPass) error {
 	id := p.app.Source
 	snap, err := k.reg.snapshot(id)
 	switch {
@@ -318,7 +199,7 @@ func (k *kustomizations) source(ctx context.Context, p *pass) error {
 	}
 }
 
-func (k *kustomizations) dependencies(ctx context.Context, p *pass) error {
+func (k *kustomizations) dependencies(ctx context.Context, p *kustomizationPass) error {
 	dep, why, stands := k.reg.unready(p.app, p.req.Snapshot.Revision)
 	switch stands {
 	case standsReady:
@@ -338,23 +219,9 @@ func (k *kustomizations) dependencies(ctx context.Context, p *pass) error {
 	}
 }
 
-// waitsFor ends a pass that came too early and is worth being told of if it lasts: what it waits for is under way.
-type waitsFor struct{ reason, what string }
-
-func (w *waitsFor) Error() string { return "waiting for " + w.what }
-
-// exists looks an object up in the cache.
-func (k *kustomizations) exists(ctx context.Context, obj client.Object, id delivery.ID) (bool, error) {
-	err := k.cache.Get(ctx, types.NamespacedName{Namespace: id.Namespace, Name: id.Name}, obj)
-	if apierrors.IsNotFound(err) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
 // variables looks at the ConfigMaps and Secrets of substituteFrom: in which version they are, from their watches. They are
 // read only when something has to be rendered. Inline variables are part of the declaration.
-func (k *kustomizations) variables(_ context.Context, p *pass) error {
+func (k *kustomizations) variables(_ context.Context, p *kustomizationPass) error {
 	namespace, live := p.app.ID.Namespace, k.targets.home.engine.Live
 	live.References(p.app.ID, references(p.app))
 	versions := make([]string, len(p.app.VarsFrom))
@@ -388,21 +255,15 @@ func (k *kustomizations) variables(_ context.Context, p *pass) error {
 	return nil
 }
 
-// recheck is when to look again at what should come with an event, in case the event came too early to be of use.
-const recheck, maxRecheck = 2 * time.Second, 5 * time.Minute
-
-// maxSteps bounds the stages carried out in one pass; a plan has five.
-const maxSteps = 10
-
 // deliver steps through the plan until nothing is left to do or something has to happen first.
-func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome, error) {
+func (k *kustomizations) deliver(ctx context.Context, p *kustomizationPass) (delivery.Outcome, error) {
 	mem, engine := &p.st.mem, p.st.target.engine
 	done, ok := k.targets.enter(p.st.target, p.app.ID)
 	if !ok {
 		return delivery.Outcome{}, errNotYet
 	}
 	defer done()
-	k.arrive(p)
+	k.arrive(&p.pass)
 	if p.app.Requested != "" && p.app.Requested != p.st.handled {
 		mem.Resend() // a person asked: believe nothing that is only remembered
 		p.st.handled = p.app.Requested
@@ -463,7 +324,7 @@ func (k *kustomizations) deliver(ctx context.Context, p *pass) (delivery.Outcome
 }
 
 // conclude ends a pass whose next action is none that changes the cluster.
-func (k *kustomizations) conclude(ctx context.Context, p *pass, state deliver.State, action deliver.Action) (delivery.Outcome, error) {
+func (k *kustomizations) conclude(ctx context.Context, p *kustomizationPass, state deliver.State, action deliver.Action) (delivery.Outcome, error) {
 	switch {
 	case action.Kind == deliver.None:
 		return k.settle(ctx, p, state)
@@ -485,7 +346,7 @@ func (k *kustomizations) conclude(ctx context.Context, p *pass, state deliver.St
 }
 
 // intend widens the inventory in the cluster before anything new is applied: whatever happens next, we know what may be ours.
-func (k *kustomizations) intend(p *pass, plan delivery.Plan) error {
+func (k *kustomizations) intend(p *kustomizationPass, plan delivery.Plan) error {
 	mem := &p.st.mem
 	if mem.Inventory.Covers(plan.Inventory) {
 		return nil
@@ -516,11 +377,8 @@ func (k *kustomizations) intend(p *pass, plan delivery.Plan) error {
 	return nil
 }
 
-// again is when to look again after somebody else wrote to an object at the same moment.
-const again = 100 * time.Millisecond
-
 // claim writes what must be in the cluster before anything else is.
-func (k *kustomizations) claim(p *pass, annotations map[string]string) error {
+func (k *kustomizations) claim(p *kustomizationPass, annotations map[string]string) error {
 	err := p.pen.claim(annotations)
 	switch {
 	case apierrors.IsConflict(err):
@@ -534,7 +392,7 @@ func (k *kustomizations) claim(p *pass, annotations map[string]string) error {
 
 // waiting is the outcome while something has to happen that is watched. Its message does not follow every change of
 // health: a status is written for news, not for progress.
-func (k *kustomizations) waiting(p *pass, what string) delivery.Outcome {
+func (k *kustomizations) waiting(p *kustomizationPass, what string) delivery.Outcome {
 	out := delivery.Outcome{
 		Phase: delivery.Working, Reason: meta.ProgressingReason,
 		Message: "delivering " + p.req.Snapshot.Revision.String(),
@@ -546,7 +404,7 @@ func (k *kustomizations) waiting(p *pass, what string) delivery.Outcome {
 }
 
 // settle closes a plan that is carried out: the inventory shrinks to what is wanted, and health decides the rest.
-func (k *kustomizations) settle(ctx context.Context, p *pass, state deliver.State) (delivery.Outcome, error) {
+func (k *kustomizations) settle(ctx context.Context, p *kustomizationPass, state deliver.State) (delivery.Outcome, error) {
 	mem := &p.st.mem
 	if len(state.Plan.Inventory) > 0 {
 		if err := k.claim(p, nil); err != nil {
@@ -601,7 +459,7 @@ func (k *kustomizations) settle(ctx context.Context, p *pass, state deliver.Stat
 }
 
 // ready is the outcome of an app that is as Git wants it.
-func (k *kustomizations) ready(p *pass, health delivery.Health) delivery.Outcome {
+func (k *kustomizations) ready(p *kustomizationPass, health delivery.Health) delivery.Outcome {
 	rev := p.req.Snapshot.Revision
 	return delivery.Outcome{
 		Phase: delivery.Ready, Reason: meta.ReconciliationSucceededReason,
@@ -611,7 +469,7 @@ func (k *kustomizations) ready(p *pass, health delivery.Health) delivery.Outcome
 
 // untold gives an error that may be told. A health message may repeat a value that came from a Secret: where this pass has not
 // read the Secrets it does now, and what cannot be checked is left out.
-func (k *kustomizations) untold(ctx context.Context, p *pass, err error) error {
+func (k *kustomizations) untold(ctx context.Context, p *kustomizationPass, err error) error {
 	f := delivery.FaultOf(err, meta.ReconciliationFailedReason)
 	if f.Reason != meta.HealthCheckFailedReason || p.loaded || !slices.ContainsFunc(p.app.VarsFrom, delivery.VarsRef.Secret) {
 		return err
@@ -625,7 +483,7 @@ func (k *kustomizations) untold(ctx context.Context, p *pass, err error) error {
 }
 
 // failed is the outcome of an error: its condition, its event (once), its retry.
-func (k *kustomizations) failed(p *pass, err error) delivery.Outcome {
+func (k *kustomizations) failed(p *kustomizationPass, err error) delivery.Outcome {
 	f := delivery.FaultOf(err, meta.ReconciliationFailedReason)
 	out := delivery.Outcome{Phase: delivery.Failing, Reason: f.Reason, Message: p.secrets.Text(f.Error())}
 	if rev := p.req.Snapshot.Revision; rev.Commit != "" {
@@ -671,11 +529,11 @@ func told(list []metav1.Condition, out delivery.Outcome) bool {
 func (k *kustomizations) remove(ctx context.Context, obj *kustomizev1.Kustomization) (r removal, err error) {
 	app, _ := dialect.Kustomization(obj) // its error is about the guard, which does not matter any more
 	app = k.policy.Govern(app)
-	st := k.stateOf(app, obj)
+	st := k.stateOf(app, func(st *appState) { k.load(st, obj) })
 	if app.Suspend || app.KeepOnDelete || len(st.mem.Inventory) == 0 {
 		return removal{done: true}, nil
 	}
-	p := &pass{obj: obj, app: app, st: st}
+	p := &kustomizationPass{obj: obj, pass: pass{app: app, st: st}}
 	defer func() { r.events = append(p.events, r.events...) }()
 	going, waiting, err := k.uninstall(ctx, p)
 	if f := delivery.FaultOf(err, ""); err != nil && f.Reason == "PruneFailed" && apierrors.IsForbidden(f.Err) && accountGone(ctx, app, st.target) {
@@ -694,46 +552,12 @@ func (k *kustomizations) remove(ctx context.Context, obj *kustomizev1.Kustomizat
 	return removal{done: true}, nil
 }
 
-// maxNamed bounds how many objects an event names.
-const maxNamed = 5
-
-// awaitGone keeps an app until its objects are gone, of which its watches tell, or until its timeout is over.
-func (k *kustomizations) awaitGone(app delivery.App, st *appState, going []delivery.Ref) removal {
-	if st.leaving.IsZero() {
-		st.leaving = k.now()
-	}
-	if left := app.Timeout - k.now().Sub(st.leaving); left > 0 {
-		return removal{after: left}
-	}
-	names := make([]string, 0, maxNamed)
-	for _, ref := range going[:min(len(going), maxNamed)] {
-		names = append(names, ref.String())
-	}
-	return removal{done: true, events: []event{{warning: true, reason: "TerminationTimeout", message: fmt.Sprintf(
-		"%d objects of the app are still there %s after they were deleted: %s; look at their finalizers", len(going), app.Timeout, strings.Join(names, ", "))}}}
-}
-
 // uninstall deletes what the app owns in the cluster that it is delivered to. going are the objects that are not yet gone.
-func (k *kustomizations) uninstall(ctx context.Context, p *pass) (going []delivery.Ref, waiting bool, err error) {
+func (k *kustomizations) uninstall(ctx context.Context, p *kustomizationPass) (going []delivery.Ref, waiting bool, err error) {
 	if err := k.target(ctx, p); err != nil {
 		return nil, errors.Is(err, errNotYet), ignoreNotYet(err)
 	}
-	done, ok := k.targets.enter(p.st.target, p.app.ID)
-	if !ok {
-		return nil, true, nil
-	}
-	defer done()
-	k.arrive(p)
-	going, waiting, err = p.st.target.engine.Uninstall(ctx, p.app, &p.st.mem, k.now())
-	err = p.st.explain(p.app, err)
-	return going, waiting || errors.Is(err, errNotYet), ignoreNotYet(err)
-}
-
-func ignoreNotYet(err error) error {
-	if errors.Is(err, errNotYet) {
-		return nil
-	}
-	return err
+	return k.apps.uninstall(ctx, &p.pass)
 }
 
 // ownedElsewhere tells whether an app of another shard has an object in its inventory.
@@ -751,17 +575,4 @@ func (k *kustomizations) ownedElsewhere(ctx context.Context, app delivery.ID, re
 	}
 	_, owned := dialect.KustomizationOwned(&other)[ref]
 	return owned, nil
-}
-
-// accountGone tells whether an app's service account does not exist (any more).
-func accountGone(ctx context.Context, app delivery.App, t *target) bool {
-	if app.ServiceAccount == "" {
-		return false
-	}
-	accounts, err := t.engine.Cluster.Self().Resource(corev1.SchemeGroupVersion.WithKind("ServiceAccount"), app.ID.Namespace)
-	if err != nil {
-		return false
-	}
-	_, err = accounts.Get(ctx, app.ServiceAccount, metav1.GetOptions{})
-	return apierrors.IsNotFound(err)
 }

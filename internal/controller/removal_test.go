@@ -15,7 +15,7 @@ import (
 // TestAwaitGone: an app waits for its objects to be gone for its timeout, counted from when they were deleted.
 func TestAwaitGone(t *testing.T) {
 	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
-	k := &kustomizations{now: func() time.Time { return now }}
+	k := &kustomizations{apps: apps{now: func() time.Time { return now }}}
 	app := delivery.App{AwaitGone: true, Timeout: time.Minute}
 	going := make([]delivery.Ref, 7)
 	for i := range going {
@@ -45,11 +45,11 @@ func TestAwaitGone(t *testing.T) {
 // TestRemoveAfterAMove: of an app that is deleted before it was delivered to the cluster it was aimed at last, the objects in the
 // one before stay, and that is said once.
 func TestRemoveAfterAMove(t *testing.T) {
-	k := &kustomizations{reg: newRegistry(), targets: unreachableTargets(t, func(delivery.ID) {}), now: time.Now}
+	k := &kustomizations{apps: apps{reg: newRegistry(), targets: unreachableTargets(t, func(delivery.ID) {}), now: time.Now}}
 	obj := &kustomizev1.Kustomization{ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "app", UID: "1"}}
 	obj.Spec.Prune, obj.Spec.DeletionPolicy = true, "Delete"
 	app, _ := dialect.Kustomization(obj)
-	st := k.stateOf(app, obj)
+	st := k.stateOf(app, func(st *appState) { k.load(st, obj) })
 	st.mem.Move("https://far.example 1")
 	st.mem.Inventory = delivery.Inventory{{Kind: "ConfigMap", Namespace: "team", Name: "a"}: "v1"}
 	r, _ := k.remove(t.Context(), obj) // nobody is at home

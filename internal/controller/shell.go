@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -71,7 +72,9 @@ type shell[T client.Object] struct {
 	kind      kind[T]
 	client    client.Client
 	recorder  *recorder
-	finalizer string
+	finalizer string                 // that claims add
+	ours      func(name string) bool // finalizers that a removal ends; nil: finalizer
+	plain     bool                   // the kind has no status subresource: one patch writes whatever has changed
 	log       *slog.Logger
 	seen      func(before, now T) // every object that the cache takes in or drops, and what it was, if it was; nil: nobody cares
 
@@ -191,17 +194,41 @@ func (s *shell[T]) save(ctx context.Context, before *T, obj T) error {
 	if string(data) == "{}" {
 		return nil
 	}
-	out := s.copy(obj)
 	ctx, end := telemetry.Span(ctx, "status")
-	err = s.client.Status().Patch(ctx, out, client.RawPatch(patch.Type(), data))
+	out, err := s.patch(ctx, *before, obj, patch, data)
 	end(&err)
 	telemetry.StatusWrites.WithLabelValues(s.kindOf(obj), telemetry.Result(err)).Inc()
 	if err != nil {
 		return err
 	}
+	if s.plain {
+		obj.SetResourceVersion(out.GetResourceVersion())
+	}
 	s.wrote(ctx, out)
 	*before = s.copy(obj)
 	return nil
+}
+
+// guarded is a kind of which some writes must not be made over what somebody else has written meanwhile.
+type guarded[T client.Object] interface {
+	guard(before, now T) bool
+}
+
+// patch sends what differs and gives what the server made of it.
+func (s *shell[T]) patch(ctx context.Context, before, obj T, patch client.Patch, data []byte) (out T, err error) {
+	if !s.plain {
+		out = s.copy(obj)
+		return out, s.client.Status().Patch(ctx, out, client.RawPatch(patch.Type(), data))
+	}
+	if k, ok := s.kind.(guarded[T]); ok && k.guard(before, obj) {
+		if data, err = client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}).Data(obj); err != nil {
+			return out, fmt.Errorf("compare: %w", err)
+		}
+	}
+	out = s.kind.empty() // what is decoded over something else may keep parts of that
+	out.SetNamespace(obj.GetNamespace())
+	out.SetName(obj.GetName())
+	return out, s.client.Patch(ctx, out, client.RawPatch(patch.Type(), data))
 }
 
 // claim writes annotations and the finalizer where something of it is missing. A list is replaced as a whole, so the
@@ -233,8 +260,15 @@ func (s *shell[T]) claim(ctx context.Context, before *T, obj T, annotations map[
 	return nil
 }
 
+func (s *shell[T]) isOurs(finalizer string) bool {
+	if s.ours != nil {
+		return s.ours(finalizer)
+	}
+	return finalizer == s.finalizer
+}
+
 func (s *shell[T]) finalize(ctx context.Context, obj T) (ctrl.Result, error) {
-	if !controllerutil.ContainsFinalizer(obj, s.finalizer) {
+	if !slices.ContainsFunc(obj.GetFinalizers(), s.isOurs) {
 		return ctrl.Result{}, nil
 	}
 	was := s.copy(obj)
@@ -253,7 +287,7 @@ func (s *shell[T]) finalize(ctx context.Context, obj T) (ctrl.Result, error) {
 		return ctrl.Result{RequeueAfter: r.after}, nil
 	}
 	before := s.copy(obj)
-	controllerutil.RemoveFinalizer(obj, s.finalizer)
+	obj.SetFinalizers(slices.DeleteFunc(slices.Clone(obj.GetFinalizers()), s.isOurs))
 	err = s.client.Patch(ctx, obj, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
 	if client.IgnoreNotFound(err) != nil {
 		return ctrl.Result{}, err

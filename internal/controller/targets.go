@@ -59,21 +59,68 @@ type targets struct {
 	wake   func(delivery.ID)
 	life   context.Context //nolint:containedctx // the connections outlive the steps that make them
 
-	mu      sync.Mutex
-	open    map[string]*target // other clusters, by connection
-	of      map[delivery.ID]*target
-	claims  map[string]*deliver.Claims // by cluster
-	claimed map[delivery.ID]string     // in which cluster an app has its claims
-	steps   int                        // going on elsewhere
+	claims *ledger // of all apps, whoever delivers them
+
+	mu    sync.Mutex
+	open  map[string]*target // other clusters, by connection
+	of    map[delivery.ID]*target
+	steps int // going on elsewhere
 }
 
-// newTargets begins with home alone.
-func newTargets(ctx context.Context, home *deliver.Engine, opts live.Options, policy kube.Policy, wake func(delivery.ID)) *targets {
+// ledger has the claims on objects of every cluster, so that no two apps own one of them, in whatever way they are declared. It is
+// safe for concurrent use.
+type ledger struct {
+	mu sync.Mutex
+	in map[string]*deliver.Claims // by cluster
+	of map[delivery.ID]string     // in which cluster an app has its claims
+}
+
+func newLedger() *ledger {
+	return &ledger{in: map[string]*deliver.Claims{}, of: map[delivery.ID]string{}}
+}
+
+// claims gives those on objects of a cluster.
+func (l *ledger) claims(cluster string) *deliver.Claims {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.in[cluster] == nil {
+		l.in[cluster] = deliver.NewClaims()
+	}
+	return l.in[cluster]
+}
+
+// move has an app's claims be in one cluster. released are objects of another one that it no longer claims.
+func (l *ledger) move(app delivery.ID, cluster string) (released []delivery.Ref) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if was := l.of[app]; was != "" && was != cluster {
+		released = l.in[was].Drop(app)
+	}
+	l.of[app] = cluster
+	if l.in[cluster] == nil {
+		l.in[cluster] = deliver.NewClaims()
+	}
+	return released
+}
+
+// drop forgets an app.
+func (l *ledger) drop(app delivery.ID) (released []delivery.Ref) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if claims := l.in[l.of[app]]; claims != nil {
+		released = claims.Drop(app)
+	}
+	delete(l.of, app)
+	return released
+}
+
+// newTargets begins with home alone, whose engine gets its claims from the ledger.
+func newTargets(ctx context.Context, home *deliver.Engine, opts live.Options, policy kube.Policy, claims *ledger, wake func(delivery.ID)) *targets {
+	home.Claims = claims.claims(homeCluster)
 	return &targets{
 		home: &target{cluster: homeCluster, connection: homeCluster, engine: home, users: map[delivery.ID]bool{}}, base: *home,
 		live: opts, policy: policy, wake: wake, life: ctx,
-		open: map[string]*target{}, of: map[delivery.ID]*target{},
-		claims: map[string]*deliver.Claims{homeCluster: home.Claims}, claimed: map[delivery.ID]string{},
+		open: map[string]*target{}, of: map[delivery.ID]*target{}, claims: claims,
 	}
 }
 
@@ -94,7 +141,7 @@ func (ts *targets) aim(app delivery.ID, r kube.Remote) (t *target, released []de
 		ts.left(app, old)
 	}
 	ts.of[app] = t
-	return t, ts.claim(app, t.cluster), nil
+	return t, ts.claims.move(app, t.cluster), nil
 }
 
 // aimHome makes an app one that is delivered to the cluster that it is declared in.
@@ -104,7 +151,7 @@ func (ts *targets) aimHome(app delivery.ID) (*target, []delivery.Ref) {
 	if old := ts.of[app]; old != nil {
 		ts.left(app, old)
 	}
-	return ts.home, ts.claim(app, homeCluster)
+	return ts.home, ts.claims.move(app, homeCluster)
 }
 
 // leave ends an app's use of another cluster, but not its claims there: why it cannot be used may pass.
@@ -120,13 +167,7 @@ func (ts *targets) leave(app delivery.ID) {
 func (ts *targets) forget(app delivery.ID) (released []delivery.Ref) {
 	ts.leave(app)
 	ts.home.engine.Live.Forget(app)
-	ts.mu.Lock()
-	defer ts.mu.Unlock()
-	if claims := ts.claims[ts.claimed[app]]; claims != nil {
-		released = claims.Drop(app)
-	}
-	delete(ts.claimed, app)
-	return released
+	return ts.claims.drop(app)
 }
 
 // left takes an app off another cluster, which is closed if it was the last one. The caller holds the lock.
@@ -141,33 +182,13 @@ func (ts *targets) left(app delivery.ID, t *target) {
 	delete(ts.open, t.connection)
 }
 
-// claim has an app's claims be in one cluster. The caller holds the lock.
-func (ts *targets) claim(app delivery.ID, cluster string) (released []delivery.Ref) {
-	if was := ts.claimed[app]; was != "" && was != cluster {
-		released = ts.claims[was].Drop(app)
-	}
-	ts.claimed[app] = cluster
-	ts.claimsIn(cluster)
-	return released
-}
-
-// claimsIn gives the claims on objects of a cluster. The caller holds the lock.
-func (ts *targets) claimsIn(cluster string) *deliver.Claims {
-	if ts.claims[cluster] == nil {
-		ts.claims[cluster] = deliver.NewClaims()
-	}
-	return ts.claims[cluster]
-}
-
 // claimsOf gives the claims in the cluster that an app is delivered to, before its first step; nil: that is not known.
 func (ts *targets) claimsOf(app delivery.ID, cluster string) *deliver.Claims {
 	if cluster == "" {
 		return nil
 	}
-	ts.mu.Lock()
-	defer ts.mu.Unlock()
-	ts.claimed[app] = cluster
-	return ts.claimsIn(cluster)
+	ts.claims.move(app, cluster)
+	return ts.claims.claims(cluster)
 }
 
 // connect opens a connection. The caller holds the lock.
@@ -186,7 +207,7 @@ func (ts *targets) connect(r kube.Remote) (*target, error) {
 		}
 	}
 	engine := ts.base
-	engine.Cluster, engine.Claims = cluster, ts.claimsIn(t.cluster)
+	engine.Cluster, engine.Claims = cluster, ts.claims.claims(t.cluster)
 	engine.Live = live.New(kube.Patient(ctx), cluster, opts)
 	t.engine = &engine
 	return t, nil
@@ -244,16 +265,19 @@ func (ts *targets) ended(t *target) {
 	}
 }
 
-// watched is [live.Live.Watched] of all clusters together.
-func (ts *targets) watched() []telemetry.Watch {
-	ts.mu.Lock()
-	all := []*live.Live{ts.home.engine.Live}
-	for _, t := range ts.open {
-		all = append(all, t.engine.Live)
+// watchedBy is [live.Live.Watched] of all clusters together.
+func watchedBy(all ...*targets) []telemetry.Watch {
+	var lives []*live.Live
+	for _, ts := range all {
+		ts.mu.Lock()
+		lives = append(lives, ts.home.engine.Live)
+		for _, t := range ts.open {
+			lives = append(lives, t.engine.Live)
+		}
+		ts.mu.Unlock()
 	}
-	ts.mu.Unlock()
 	sum := map[[2]string]telemetry.Watch{}
-	for _, l := range all {
+	for _, l := range lives {
 		for _, w := range l.Watched() {
 			key := [2]string{w.Group, w.Kind}
 			w.Open, w.Objects = w.Open+sum[key].Open, w.Objects+sum[key].Objects
@@ -272,13 +296,13 @@ func references(app delivery.App) []delivery.VarsRef {
 }
 
 // target finds the cluster that the app is delivered to, and sees to it that it can be reached.
-func (k *kustomizations) target(ctx context.Context, p *pass) error {
+func (k *kustomizations) target(ctx context.Context, p *kustomizationPass) error {
 	st, id, was := p.st, p.app.ID, p.st.target
 	if p.app.KubeConfig == (delivery.KubeConfig{}) {
 		if was == nil || !was.home() {
 			t, released := k.targets.aimHome(id)
 			k.released(released)
-			k.aimed(p, t, "")
+			k.aimed(&p.pass, t, "")
 		}
 		return nil
 	}
@@ -306,11 +330,12 @@ func (k *kustomizations) target(ctx context.Context, p *pass) error {
 				return err
 			}
 		}
-		k.aimed(p, t, named)
+		k.aimed(&p.pass, t, named)
 	}
+	st.way = p.app.KubeConfig.String()
 	switch up, err := st.target.engine.Cluster.Reached(); {
 	case err != nil:
-		return unreachable(st.target, err)
+		return unreachable(st, err)
 	case !up:
 		return errNotYet
 	}
@@ -334,38 +359,28 @@ func (k *kustomizations) follow(app delivery.App) (string, error) {
 }
 
 // aimed takes in which cluster the app is delivered to.
-func (k *kustomizations) aimed(p *pass, t *target, named string) {
+func (a *apps) aimed(p *pass, t *target, named string) {
 	p.st.target, p.st.aimed = t, named
 	if len(p.st.mem.Inventory) > 0 { // whose objects they are is settled where it is another's already
 		_, released := t.engine.Claims.Set(p.app.ID, p.st.mem.Inventory)
-		k.released(released)
+		a.released(released)
 	}
 }
 
 // arrive takes note that what happens to the app from now on happens in the cluster that it is aimed at; what stays behind in
 // another one is said.
-func (k *kustomizations) arrive(p *pass) {
+func (a *apps) arrive(p *pass) {
 	mem := &p.st.mem
 	if from, gone := mem.Move(p.st.target.cluster); gone && len(mem.Inventory) > 0 {
 		p.events = append(p.events, moved(from, p.st.target, len(mem.Inventory), p.req.Snapshot.Revision))
 	}
 }
 
-// lost lets go of a cluster that the app may no longer use.
-func (k *kustomizations) lost(st *appState, app delivery.App) {
-	k.targets.leave(app.ID)
-	if st.target != nil && st.target.home() {
-		st.target.engine.Live.Forget(app.ID)
-		_, _ = k.follow(app) // what it refers to was forgotten as well, and wakes it; what is wrong with that is known
-	}
-	st.target, st.aimed = nil, ""
-}
-
 // unreachable is the fault of a cluster that cannot be reached. Its connection tells when it can.
-func unreachable(t *target, err error) error {
+func unreachable(st *appState, err error) error {
 	return &delivery.Fault{
-		Reason: meta.ReconciliationFailedReason, Where: host(t.cluster), Retry: delivery.OnEvent,
-		Hint: "it is tried again until it answers; correct what spec.kubeConfig names if the address is another one",
+		Reason: meta.ReconciliationFailedReason, Where: host(st.target.cluster), Retry: delivery.OnEvent,
+		Hint: "it is tried again until it answers; correct " + st.way + " if the address is another one",
 		Err:  fmt.Errorf("the cluster cannot be reached: %w", err),
 	}
 }
@@ -374,7 +389,7 @@ func unreachable(t *target, err error) error {
 const maxDoubts = 2
 
 // explain says of an error that came from another cluster which one it was.
-func (st *appState) explain(app delivery.App, err error) error {
+func (st *appState) explain(err error) error {
 	var waits *waitsFor
 	t := st.target
 	if err == nil {
@@ -386,7 +401,7 @@ func (st *appState) explain(app delivery.App, err error) error {
 	up, why := t.engine.Cluster.Reached()
 	switch {
 	case why != nil:
-		return unreachable(t, why)
+		return unreachable(st, why)
 	case errors.Is(err, kube.ErrInDoubt) || !up && st.doubts < maxDoubts:
 		st.doubts++
 		return errNotYet // it wakes the app when that is known
@@ -396,7 +411,7 @@ func (st *appState) explain(app delivery.App, err error) error {
 	}
 	f := &delivery.Fault{Reason: meta.ReconciliationFailedReason, Where: host(t.cluster), Retry: delivery.Backoff, Err: err}
 	if apierrors.IsUnauthorized(err) {
-		f.Hint = "renew the credentials in " + app.KubeConfig.String()
+		f.Hint = "renew the credentials in " + st.way
 	}
 	return f
 }
@@ -407,9 +422,27 @@ func moved(from string, to *target, left int, revision delivery.Revision) event 
 		"delivered to %s from now on: up to %d objects in %s are left as they are", host(to.cluster), left, host(from))}
 }
 
+// abandon lets go of a cluster that the app may no longer use.
+func (a *apps) abandon(st *appState, app delivery.App) {
+	a.targets.leave(app.ID)
+	if st.target != nil && st.target.home() {
+		st.target.engine.Live.Forget(app.ID)
+	}
+	st.target, st.aimed = nil, ""
+}
+
+// lost lets go of a cluster that the app may no longer use.
+func (k *kustomizations) lost(st *appState, app delivery.App) {
+	home := st.target != nil && st.target.home()
+	k.abandon(st, app)
+	if home {
+		_, _ = k.follow(app) // what it refers to was forgotten as well, and wakes it; what is wrong with that is known
+	}
+}
+
 // blocked says what keeps an app of another cluster from being deleted: it waits for that cluster, as Flux's does, and the status
 // tells so.
-func (k *kustomizations) blocked(p *pass, err error) removal {
+func (k *kustomizations) blocked(p *kustomizationPass, err error) removal {
 	f := *delivery.FaultOf(err, meta.ReconciliationFailedReason)
 	f.Hint = fmt.Sprintf("or set spec.deletionPolicy to Orphan to give up the app's objects there, %d at most", len(p.st.mem.Inventory))
 	p.st.failures++

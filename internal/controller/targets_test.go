@@ -21,7 +21,7 @@ func unreachableTargets(t *testing.T, wake func(delivery.ID)) *targets {
 		t.Fatal(err)
 	}
 	home := &deliver.Engine{Cluster: cluster, Live: live.New(t.Context(), cluster, live.Options{OwnerOf: dialect.FluxOwner}), Claims: deliver.NewClaims()}
-	return newTargets(t.Context(), home, live.Options{}, kube.Policy{}, wake)
+	return newTargets(t.Context(), home, live.Options{}, kube.Policy{}, newLedger(), wake)
 }
 
 func appNamed(name string) delivery.ID {
@@ -112,7 +112,7 @@ func TestStepsElsewhereAreBounded(t *testing.T) {
 
 // TestLostForgetsHome: an app whose other cluster is not known yet needs no more of what it had at home.
 func TestLostForgetsHome(t *testing.T) {
-	k := &kustomizations{targets: unreachableTargets(t, func(delivery.ID) {})}
+	k := &kustomizations{apps: apps{targets: unreachableTargets(t, func(delivery.ID) {})}}
 	home := k.targets.home
 	app := delivery.App{ID: appNamed("a"), KubeConfig: delivery.KubeConfig{Kind: "Secret", Name: "far"}}
 	u := &unstructured.Unstructured{}

@@ -45,6 +45,9 @@ type Engine struct {
 	// Elsewhere tells whether an app that Claims knows nothing of, since another process delivers it, owns an object; nil: there are
 	// no such apps.
 	Elsewhere func(ctx context.Context, app delivery.ID, ref delivery.Ref) (bool, error)
+	// Tracks tells of an object that Label has not marked whether it is the app's by another mark (Argo CD's tracking id); nil: there is
+	// none such. Such an object is deleted where it left Git, if it is in the app's inventory.
+	Tracks func(app delivery.ID, u *unstructured.Unstructured) bool
 }
 
 // Request is everything one step needs.
@@ -68,9 +71,12 @@ type State struct {
 
 	// Of an app with operations (delivery.App.Sync).
 	Compared []delivery.Comparison // every object of the app, in the order of the inventory; hooks too
-	Hooks    []delivery.Object
-	InSync   bool // nothing of Compared that counts differs
-	Drift    bool // … and, if not, all that differs was as Git wants it when it was sent last
+	Hooks    []delivery.Object     // with their labels of ownership; their names may still have to be made ([operation.Named])
+	InSync   bool                  // nothing of Compared that counts differs
+	Drifted  []delivery.Ref        // what differs, and may be repaired or deleted now
+	// Owned is what the app owns as long as no operation makes it more: what it owned and still wants or has, and what is labelled
+	// as its own. Plan.Inventory is what it owns once an operation has carried out the plan.
+	Owned delivery.Inventory
 
 	origin origin
 }
@@ -80,7 +86,7 @@ type State struct {
 func (e *Engine) Glance(req Request, mem *Memory) (State, bool, error) {
 	state := State{origin: mem.made}
 	same, err := mem.made.same(req)
-	if err != nil || !same {
+	if err != nil || !same || req.Operation != nil {
 		return state, false, err
 	}
 	synced, err := e.watch(req.App.ID, mem.desired, mem.Inventory)
@@ -90,6 +96,8 @@ func (e *Engine) Glance(req Request, mem *Memory) (State, bool, error) {
 	case !synced:
 		state.Waiting = firstList
 		return state, true, nil
+	case req.App.Sync != nil:
+		return e.glanced(req, mem, state)
 	case !e.inSync(req.App.ID, mem):
 		return state, false, nil
 	}
@@ -115,6 +123,7 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if err != nil {
 		return state, err
 	}
+	desired, state.Hooks = withoutHooks(desired)
 	var holds []delivery.Hold
 	holds, mem.Ignored = marks(desired)
 	toolkit, skipped, err := e.toolkit(ctx, req.App, desired)
@@ -129,7 +138,7 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 			state.Going = obj.Ref().String()
 		}
 	}
-	synced, err := e.watch(req.App.ID, want, mem.Inventory)
+	synced, err := e.watch(req.App.ID, want, mem.Inventory, hookKinds(state.Hooks))
 	if err != nil {
 		return state, err
 	}
@@ -142,11 +151,11 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if err != nil {
 		return state, err
 	}
-	ignored, err := plan.Ignored(req.App.Ignore, desired)
+	ignored, err := e.ignored(req, desired, mem)
 	if err != nil {
 		return state, err
 	}
-	seen, err := e.forgive(ctx, ignored, mem)
+	seen, err := e.forgive(ctx, mem.ignoring, mem)
 	if err != nil {
 		return state, err
 	}
@@ -154,9 +163,15 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if err != nil {
 		return state, err
 	}
-	in := plan.Input{Live: seen, Claims: elsewhere, Desired: desired, Unknown: unknown, Holds: holds, Present: there, Ignored: ignored}
+	in := plan.Input{Live: seen, Claims: elsewhere, Desired: desired, Hooks: state.Hooks, Unknown: unknown, Holds: holds, Present: there, Ignored: ignored}
+	if err := e.strangers(ctx, req, want, &in, mem); err != nil {
+		return state, err
+	}
 	state.Plan = e.plan(ctx, req, in, mem)
-	if len(state.Plan.Blocks) == 0 {
+	if err := e.addNamespace(ctx, req, &state.Plan, want); err != nil {
+		return state, err
+	}
+	if len(state.Plan.Blocks) == 0 && (req.App.Sync == nil || req.Operation != nil) {
 		if err := e.authorize(ctx, req.App, state.Plan); err != nil {
 			return state, err
 		}
@@ -169,7 +184,37 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 		state.Retry = again // nobody tells when they let go
 	}
 	state.Health = e.health(req.App, state.Plan.Inventory.Common(want), leftBy(state.Plan), mem)
+	if req.App.Sync != nil {
+		if err := e.verify(ctx, req, &state, mem); err != nil {
+			return state, err
+		}
+		e.compare(req, &state, desired, mem)
+	}
 	return state, nil
+}
+
+// ignored finds what does not count of the objects, and gives the fields of them that are left alone.
+func (e *Engine) ignored(req Request, desired []delivery.Object, mem *Memory) (map[delivery.Ref][]delivery.Pointer, error) {
+	mem.ignoring = nil
+	if req.App.Sync == nil {
+		ignored, err := plan.Ignored(req.App.Ignore, desired)
+		mem.ignoring = make(map[delivery.Ref]ignoring, len(ignored))
+		for ref, pointers := range ignored {
+			mem.ignoring[ref] = ignoring{pointers: pointers, respect: true}
+		}
+		return ignored, err
+	}
+	var err error
+	if mem.ignoring, err = ignoringOf(req, desired); err != nil {
+		return nil, err
+	}
+	ignored := map[delivery.Ref][]delivery.Pointer{}
+	for ref, ig := range mem.ignoring {
+		if ig.respect && len(ig.pointers) > 0 {
+			ignored[ref] = ig.pointers
+		}
+	}
+	return ignored, nil
 }
 
 // lookElsewhere is how often it is looked whether an app of another process has let go of an object.
@@ -206,6 +251,9 @@ func (e *Engine) plan(ctx context.Context, req Request, in plan.Input, mem *Memo
 	defer end(nil)
 	in.Key, in.App, in.Revision, in.Now = e.Key, req.App, req.Snapshot.Revision, req.Now
 	in.Applied, in.Inventory, in.NotBefore, in.Refused = mem.applied, mem.Inventory, mem.notBefore(), mem.refusals()
+	if req.App.Sync != nil {
+		operating(&in, req, mem)
+	}
 	if in.Live == nil {
 		in.Live = map[delivery.Ref]delivery.Live{}
 	}
@@ -291,7 +339,7 @@ func (e *Engine) watch(app delivery.ID, inventories ...delivery.Inventory) (bool
 // authorize asks, for an app with a service account, whether that account may make every change of the plan:
 // a plan that would be refused half-way is not begun.
 func (e *Engine) authorize(ctx context.Context, app delivery.App, p delivery.Plan) error {
-	user, err := e.Cluster.As(app.ID.Namespace, app.ServiceAccount)
+	user, err := e.Cluster.As(app.Account())
 	if err != nil || app.ServiceAccount == "" {
 		return err
 	}
@@ -329,17 +377,17 @@ type Result struct {
 // Act carries out one stage of the plan as the app's service account and remembers what was sent.
 // The caller must have written the widened inventory (see [Intent]) before.
 func (e *Engine) Act(ctx context.Context, req Request, state State, stage delivery.Stage, mem *Memory) (Result, error) {
-	user, err := e.Cluster.As(req.App.ID.Namespace, req.App.ServiceAccount)
+	user, err := e.Cluster.As(req.App.Account())
 	if err != nil {
 		return Result{}, err
 	}
-	if stage, err = e.leaveFields(ctx, stage); err != nil {
+	if stage, err = e.leaveFields(ctx, stage, mem.ignoring); err != nil {
 		return Result{}, err
 	}
 	if mem.applied == nil {
 		mem.applied = map[delivery.Ref]delivery.Applied{}
 	}
-	if Begins(stage) {
+	if Begins(stage) && req.App.Sync == nil {
 		mem.made = origin{} // from here to the end of the plan the cluster is made of neither the one nor the other
 	}
 	before := map[delivery.Ref]string{} // resource versions
@@ -355,13 +403,17 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 	for i, r := range res.Changes {
 		ref := r.Change.Ref
 		switch {
+		case r.Err == nil && r.Change.Verb.Deletes() && r.Change.DryRun:
 		case r.Err == nil && r.Change.Verb.Deletes():
 			delete(mem.applied, ref)
 			e.Live.Deleted(ref, r.Change.UID)
 			mem.countRepair(r.Change, req.Now)
+		case r.Err == nil && (r.Change.DryRun || r.Change.First):
+		case r.Err == nil && r.Change.Moment != "":
+			_, r.Err = e.Live.Observe(r.Object)
 		case r.Err == nil:
 			res.Changes[i].NoOp = before[ref] == r.Object.GetResourceVersion()
-			r.Err = e.sent(r, mem)
+			r.Err = e.sent(ctx, r, mem)
 			if r.Err == nil && !res.Changes[i].NoOp {
 				mem.countRepair(r.Change, req.Now)
 			}
@@ -377,7 +429,7 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 		if !definite(r.Err) {
 			delete(mem.applied, ref) // it may have been taken all the same
 		}
-		if r.Change.Verb != delivery.Delete && ctx.Err() == nil { // else the answer is not the server's
+		if r.Change.Verb != delivery.Delete && r.Change.Moment == "" && !r.Change.DryRun && ctx.Err() == nil { // else the answer is not the server's
 			mem.refuse(r, fault, req.App, req.Now)
 		}
 	}
@@ -411,15 +463,17 @@ func answer(err error, noOp bool) string {
 }
 
 // sent remembers what one apply has left behind.
-func (e *Engine) sent(r apply.Result, mem *Memory) error {
+func (e *Engine) sent(ctx context.Context, r apply.Result, mem *Memory) error {
 	rec, err := e.Live.Observe(r.Object)
 	if err != nil {
 		return err
 	}
-	left := delivery.Applied{
-		Desired: r.Change.Desired, Owned: rec.Owned, Replicas: sentReplicas(r), Autoscaled: r.Change.Autoscaled,
-		Fleeting: health.Fleeting(r.Change.Object.Unstructured),
+	if ig, ok := mem.ignoring[r.Change.Ref]; ok {
+		if r.Change.Ignored, err = ig.fields(ctx, r.Object); err != nil {
+			return err
+		}
 	}
+	left := e.left(r, rec)
 	if len(r.Change.Ignored) > 0 {
 		if left.Kept, err = e.Live.Kept(r.Object, r.Change.Ignored); err != nil {
 			return err
@@ -428,6 +482,14 @@ func (e *Engine) sent(r apply.Result, mem *Memory) error {
 	mem.unsaved = mem.unsaved || mem.applied[r.Change.Ref] != left
 	mem.applied[r.Change.Ref] = left
 	return nil
+}
+
+// left is what an apply leaves behind, but for the fields that are left to others.
+func (e *Engine) left(r apply.Result, rec delivery.Live) delivery.Applied {
+	return delivery.Applied{
+		Desired: r.Change.Desired, Owned: rec.Owned, Replicas: sentReplicas(r), Autoscaled: r.Change.Autoscaled,
+		Fleeting: health.Fleeting(r.Change.Object.Unstructured),
+	}
 }
 
 // sentReplicas is the spec.replicas of what was sent and is to be kept; -1: none was, or it is left to others.
@@ -451,7 +513,7 @@ func (e *Engine) Uninstall(ctx context.Context, app delivery.App, mem *Memory, n
 	}
 	app.Prune, app.Guard = true, delivery.Guard{AllowEmpty: true, MaxPrunePercent: 100}
 	p := e.plan(ctx, Request{App: app, Now: now}, plan.Input{}, mem)
-	user, err := e.Cluster.As(app.ID.Namespace, app.ServiceAccount)
+	user, err := e.Cluster.As(app.Account())
 	if err != nil {
 		return nil, false, err
 	}

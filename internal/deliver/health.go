@@ -87,7 +87,7 @@ func (e *Engine) MayLook(ctx context.Context, app delivery.App, mem *Memory) err
 	if app.ServiceAccount == "" || app.Wait {
 		return nil
 	}
-	user, err := e.Cluster.As(app.ID.Namespace, app.ServiceAccount)
+	user, err := e.Cluster.As(app.Account())
 	if err != nil {
 		return err
 	}

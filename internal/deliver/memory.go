@@ -34,6 +34,10 @@ type Memory struct {
 	unsaved   bool                  // made, desired or applied changed since the record was written
 	repairs   map[delivery.Ref]repairs
 	refused   map[delivery.Ref]refusal
+	waves     map[delivery.Ref]int // of an app with operations: those of desired and of what left Git
+	ignoring  map[delivery.Ref]ignoring
+	verdicts  map[delivery.Ref]verdict
+	looked    looked // … how it compared when it was looked at last
 }
 
 // origin is everything that decides what a render gives. Where none of it has changed the result is the same.
@@ -151,17 +155,18 @@ func (mem *Memory) Move(cluster string) (from string, moved bool) {
 	from, moved = mem.cluster, mem.cluster != "" && mem.cluster != cluster
 	if mem.cluster != cluster {
 		mem.made, mem.desired, mem.left, mem.applied, mem.repairs, mem.refused = origin{}, nil, nil, nil, nil, nil
+		mem.looked, mem.verdicts, mem.waves = looked{}, nil, nil
 		mem.cluster = cluster
 	}
 	return from, moved
 }
 
 // Release frees the rendered objects of a pass. The caller calls it when it stops stepping, for now or for good.
-func (mem *Memory) Release() { mem.pass = rendered{} }
+func (mem *Memory) Release() { mem.pass, mem.ignoring = rendered{}, nil }
 
 // Resend drops what was remembered of render and objects, so that the next step renders anew and sends every object.
 func (mem *Memory) Resend() {
-	mem.made, mem.broken, mem.applied, mem.refused = origin{}, origin{}, nil, nil
+	mem.made, mem.broken, mem.applied, mem.refused, mem.looked, mem.verdicts = origin{}, origin{}, nil, nil, looked{}, nil
 }
 
 // remember notes that a snapshot changes nothing for the app.

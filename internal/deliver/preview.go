@@ -36,7 +36,7 @@ type Preview struct {
 // and asks the server what it would make of every apply (a dry run, as the app's service account). It changes nothing and
 // starts no watch. Where the applied revision is the one that is previewed, what differs is drift.
 func (e *Engine) Preview(ctx context.Context, req PreviewRequest) (Preview, error) {
-	user, err := e.Cluster.As(req.App.ID.Namespace, req.App.ServiceAccount)
+	user, err := e.Cluster.As(req.App.Account())
 	if err != nil {
 		return Preview{}, err
 	}

@@ -92,6 +92,13 @@ type GitRef struct {
 	SemVer string // a range ("~1.2", ">=1.0.0 <2.0.0-0"): the highest tag in it
 	Commit string // full id; Branch, if set as well, is where to look for it
 	Name   string // full reference name, "refs/heads/main"
+	// Any, if set, wins over all of the others. It is a name as people write it, and what it names is found out by asking the
+	// remote, in this order (Argo CD: targetRevision): a range of versions ("1.2.*"), if a tag is in it; "HEAD", the branch that is
+	// the remote's own; a branch or a tag, short, or a full reference name; a commit, abbreviated to at least seven digits.
+	Any string
+	// TagPrefix limits ranges of versions to tags that begin with it; their versions are what follows ("web/" of "web/1.2.0").
+	// With Any, an exact version names the tag with the prefix before it.
+	TagPrefix string
 }
 
 // Credentials authenticate to a remote repository, and say how it is reached. They are never logged, stored or compared
@@ -105,7 +112,12 @@ type Credentials struct {
 	// For ssh: the private key, its passphrase, and the host keys that are trusted, as in OpenSSH's known_hosts.
 	Identity, Passphrase, KnownHosts string
 	Proxy                            string // URL with userinfo; empty: what the environment says
+	NoProxy                          string // hosts that Proxy is not for, as in the environment variable NO_PROXY
 	App                              GitHubApp
+
+	// Only where the user says so: whoever answers is trusted, whatever certificate or host key it shows; an OCI registry is spoken
+	// to without TLS; user name and password of a Helm repository also go to other hosts that its index names.
+	Insecure, PlainHTTP, PassAll bool
 }
 
 // GitHubApp is an app's installation at GitHub: a token for it stands for user name and password. The zero one is none.
@@ -141,8 +153,8 @@ type SecretRefs struct {
 type Source struct {
 	ID          ID
 	URL         string
-	Chart       string // not empty: URL is a Helm repository, of HTTP or "oci://", and Ref.SemVer a version or a range of the chart
-	OCI         bool   // URL is an OCI artifact with manifests, and Ref.Tag, Ref.SemVer or Ref.Commit (a digest) which of its versions
+	Chart       string // not empty: URL is a Helm repository, of HTTP or "oci://", and Ref.SemVer or Ref.Any a version or a range of the chart
+	OCI         bool   // URL is an OCI artifact with manifests, and Ref.Tag, Ref.SemVer or Ref.Commit (a digest), or Ref.Any, which of its versions
 	Ref         GitRef
 	Secrets     SecretRefs
 	GitHub      bool // the credentials are those of a GitHub App
@@ -150,6 +162,7 @@ type Source struct {
 	Verify      Verification
 	Sparse      []string // only these folders and files, clean; none: everything
 	Submodules  bool     // with the submodules' content
+	Whole       bool     // nothing is left out: neither ignore files nor default rules count (Argo CD)
 	Include     []Include
 	Ignore      string        // exclusion rules in .gitignore syntax
 	HasIgnore   bool          // Ignore was given; any rule in it turns the default rules off, an empty one does not (as upstream)
@@ -248,26 +261,37 @@ type App struct {
 	ReadyExprs     map[ID]string // CEL: how those of DependsOn that are here tell that they are ready
 	Namespace      string        // of namespaced objects that name none; empty: there must be none such
 	KubeConfig     KubeConfig    // of the cluster to deliver to; the zero one: the cluster that the app is declared in
-	ServiceAccount string        // in the app's namespace, of the cluster to deliver to; empty: as Keelson, or the kubeconfig's user
-	Ignore         []IgnoreRule  // fields that are left to others
-	Prune          bool
-	KeepOnDelete   bool          // deleting the app leaves its objects
-	AwaitGone      bool          // the app stays until its objects are gone, for Timeout at most
-	Force          bool          // objects are deleted and made anew for a change that the server never allows
-	Wait           bool          // Ready only once every object is healthy
-	HealthChecks   []HealthCheck // without Wait: Ready only once these objects are healthy
-	HealthExprs    []HealthExpr  // CEL: how objects of some kinds tell how they are doing
-	Suspend        bool
-	Limits         *Limits     // nil: none
-	Sync           *SyncPolicy // not nil: changes are carried out by operations (Argo CD); nil: at once, as Git wants it
-	Interval       time.Duration
-	RetryInterval  time.Duration // after a failure; zero: Interval
-	Timeout        time.Duration // bound of one attempt and of waiting for health
-	Guard          Guard
-	Requested      string   // a person's request for a reconciliation: any value not seen before starts one
-	Denied         string   // not empty: why a reference of the app must not be followed; nothing is applied
-	Refused        []string // fields whose being ignored could do harm, as "spec.decryption": nothing is applied
-	Ignored        []string // fields that have no effect yet, as "spec.force": said, not fatal
+	ServiceAccount string        // of the cluster to deliver to; empty: as Keelson, or the kubeconfig's user
+	// ServiceAccountNamespace is that of ServiceAccount; empty: the app's own. See [App.Account].
+	ServiceAccountNamespace string
+	Ignore                  []IgnoreRule // fields that are left to others
+	Prune                   bool
+	KeepOnDelete            bool          // deleting the app leaves its objects
+	AwaitGone               bool          // the app stays until its objects are gone, for Timeout at most
+	Propagation             string        // of deletions where the app is deleted: foreground or background; empty: background
+	Force                   bool          // objects are deleted and made anew for a change that the server never allows
+	Wait                    bool          // Ready only once every object is healthy
+	HealthChecks            []HealthCheck // without Wait: Ready only once these objects are healthy
+	HealthExprs             []HealthExpr  // CEL: how objects of some kinds tell how they are doing
+	Suspend                 bool
+	Limits                  *Limits     // nil: none
+	Sync                    *SyncPolicy // not nil: changes are carried out by operations (Argo CD); nil: at once, as Git wants it
+	Interval                time.Duration
+	RetryInterval           time.Duration // after a failure; zero: Interval
+	Timeout                 time.Duration // bound of one attempt and of waiting for health
+	Guard                   Guard
+	Requested               string   // a person's request for a reconciliation: any value not seen before starts one
+	Denied                  string   // not empty: why a reference of the app must not be followed; nothing is applied
+	Refused                 []string // fields whose being ignored could do harm, as "spec.decryption": nothing is applied
+	Ignored                 []string // fields that have no effect yet, as "spec.force": said, not fatal
+}
+
+// Account is the service account that the app is delivered as; an empty name: none.
+func (a App) Account() (namespace, name string) {
+	if a.ServiceAccountNamespace != "" {
+		return a.ServiceAccountNamespace, a.ServiceAccount
+	}
+	return a.ID.Namespace, a.ServiceAccount
 }
 
 // WaitsForHealth tells whether the app gets ready only once some objects are healthy.

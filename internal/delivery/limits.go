@@ -1,9 +1,17 @@
 package delivery
 
+import (
+	"fmt"
+	"path"
+	"strings"
+)
+
 // Limits are what a project lets an app deliver (Argo CD: AppProject). The zero Limits allow nothing.
 type Limits struct {
-	Project                         string   // for messages
-	Namespaces                      []string // globs of namespaces that objects may be in, "!" before one forbids; in the app's cluster
+	Project string // for messages
+	// Namespaces are globs of namespaces that objects may be in, in the app's cluster. "!" before one forbids what it matches, "!!"
+	// what it does not match; what is forbidden is so whatever the others say.
+	Namespaces                      []string
 	ClusterAllow                    []KindRule
 	ClusterDeny                     []KindRule
 	AllowAll                        bool // of namespaced kinds: NamespacedAllow does not count
@@ -15,5 +23,87 @@ type KindRule struct {
 	Group, Kind, Name string
 }
 
+// String names the rule, as it is written in a project: "group 'apps', kind '*'".
+func (k KindRule) String() string {
+	text := fmt.Sprintf("group '%s', kind '%s'", k.Group, k.Kind)
+	if k.Name != "" {
+		text += fmt.Sprintf(", name '%s'", k.Name)
+	}
+	return text
+}
+
 // Deny tells by which rule an object must not be delivered; empty: it may be.
-func (l *Limits) Deny(ref Ref, namespaced bool) string { return "" }
+func (l *Limits) Deny(ref Ref, namespaced bool) string {
+	if l == nil {
+		return ""
+	}
+	if why := l.denyKind(ref, namespaced); why != "" || !namespaced {
+		return why
+	}
+	return l.DenyNamespace(ref.Namespace)
+}
+
+// denyKind goes by the lists of kinds.
+func (l *Limits) denyKind(ref Ref, namespaced bool) string {
+	scope, field := "cluster-wide", "spec.clusterResource"
+	allow, deny, all := l.ClusterAllow, l.ClusterDeny, false
+	if namespaced {
+		scope, field = "namespaced", "spec.namespaceResource"
+		allow, deny, all = l.NamespacedAllow, l.NamespacedDeny, l.AllowAll
+	}
+	kind := ref.Kind
+	if ref.Group != "" {
+		kind = ref.Group + "/" + ref.Kind
+	}
+	for _, rule := range deny {
+		if rule.matches(ref) {
+			return fmt.Sprintf("project '%s' forbids %s objects of kind %s: %sBlacklist has %s", l.Project, scope, kind, field, rule)
+		}
+	}
+	if all {
+		return ""
+	}
+	for _, rule := range allow {
+		if rule.matches(ref) {
+			return ""
+		}
+	}
+	return fmt.Sprintf("project '%s' does not allow %s objects of kind %s: no entry of %sWhitelist matches it", l.Project, scope, kind, field)
+}
+
+// DenyNamespace tells by which rule no object may be in a namespace; empty: they may.
+func (l *Limits) DenyNamespace(namespace string) string {
+	allowed := false
+	for _, glob := range l.Namespaces {
+		forbidden, not := strings.CutPrefix(glob, "!")
+		if !not {
+			allowed = allowed || MatchGlob(glob, namespace, "")
+			continue
+		}
+		want := true
+		if other, twice := strings.CutPrefix(forbidden, "!"); twice {
+			forbidden, want = other, false
+		}
+		if MatchGlob(forbidden, namespace, "") == want {
+			return fmt.Sprintf("project '%s' forbids namespace '%s': spec.destinations denies '%s' in this cluster", l.Project, namespace, glob)
+		}
+	}
+	if allowed {
+		return ""
+	}
+	return fmt.Sprintf("project '%s' does not allow namespace '%s': no entry of spec.destinations matches it in this cluster", l.Project, namespace)
+}
+
+// matches tells whether a rule is about an object. Its globs are those of [path.Match], as in Argo CD.
+func (k KindRule) matches(ref Ref) bool {
+	for _, f := range [][2]string{{k.Kind, ref.Kind}, {k.Group, ref.Group}} {
+		if ok, err := path.Match(f[0], f[1]); !ok || err != nil {
+			return false
+		}
+	}
+	if k.Name == "" {
+		return true
+	}
+	ok, err := path.Match(k.Name, ref.Name)
+	return ok && err == nil
+}

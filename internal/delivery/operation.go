@@ -13,6 +13,7 @@ type SyncPolicy struct {
 	Retry             RetryPolicy
 	NamespaceMetadata *Metadata // not nil: of the namespace that CreateNamespace makes
 	Held              *Hold     // not nil: no automated one begins
+	Approved          bool      // a person has approved of the deletions that need it, since the operation began
 	Windows           Window    // what the project's sync windows say now
 	HistoryLimit      int       // deployments to remember
 }
@@ -124,6 +125,8 @@ type Operation struct {
 	Finished  time.Time // zero: not yet
 	Retries   int
 	Results   []OperationResult // in the order in which they came
+	// Terminated says that somebody ended it: it is not tried again.
+	Terminated bool
 }
 
 // OperationResult is what an operation has done to one object, or with one hook at one moment.
@@ -134,6 +137,7 @@ type OperationResult struct {
 	Message string
 	Moment  Moment
 	Hook    OperationPhase // of a hook; empty: it is none
+	Passed  bool           // of an object: it was healthy, so that what comes after it need not wait for it any more; of a hook: it was deleted
 }
 
 // Comparison is how one object of an app compares to Git.

@@ -18,7 +18,8 @@ type Part struct {
 	Kustomize *Kustomize
 	Directory *Directory
 
-	Namespace string            // of the app's destination
+	Release   string            // name of the release, where there is a chart and Helm is nil
+	Namespace string            // of the app's destination; of the release, where Helm is nil
 	Refs      map[string]string // "$name" of another source -> the folder of the snapshot that is its root
 	Env       map[string]string // what "$NAME" or "${NAME}" stands for in values of Helm and in Kustomize's annotations (Argo CD: build environment)
 }

@@ -1,6 +1,9 @@
 package delivery
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // Live is what is known of one object in the cluster, kept from its last watch event.
 // It holds hashes of the fields that we own, never the object itself.
@@ -9,10 +12,11 @@ type Live struct {
 	Version         string // the API version it is watched in ("v1")
 	UID             string
 	ResourceVersion string
-	Owner           ID    // the app named by its labels; zero: none
-	Owned           Hash  // hash of the fields our field manager owns, spec.replicas left out; zero: it owns none
-	OwnsReplicas    bool  // our field manager owns spec.replicas
-	Replicas        int64 // live spec.replicas; -1 where there is none
+	Created         time.Time // to the second
+	Owner           ID        // the app named by its labels; zero: none
+	Owned           Hash      // hash of the fields our field manager owns, spec.replicas left out; zero: it owns none
+	OwnsReplicas    bool      // our field manager owns spec.replicas
+	Replicas        int64     // live spec.replicas; -1 where there is none
 	Health          Health
 	Deleting        bool           // it has a deletion timestamp
 	Marks           Marks          // what it asks for itself, as it is in the cluster
@@ -75,6 +79,10 @@ type Change struct {
 	Whole       bool      // it is replaced as a whole, not merged
 	Propagation string    // of a deletion: foreground, background or orphan; empty: background
 	Moment      Moment    // not empty: it is about a hook, which runs then
+	Wave        int       // in an operation, changes of lower waves come first
+	Asks        Marks     // what the object asks for: in Git, or, where it left Git, in the cluster
+	First       bool      // in an operation it comes before all else: the namespace that the rest is in
+	DryRun      bool      // the server is only asked whether it would take it
 }
 
 // LeftToOthers are the fields of the object that others decide: those to ignore, and the number of replicas under an autoscaler.

@@ -6,10 +6,15 @@ import (
 	"strings"
 )
 
-// IgnoreRule leaves fields of objects to whoever else writes them.
+// IgnoreRule leaves fields of objects to whoever else writes them. Which fields is said in up to three ways that add up.
 type IgnoreRule struct {
-	Paths  []string  // JSON pointers (RFC 6901), "/spec/replicas"
-	Target *Selector // nil: every object
+	Paths    []string  // JSON pointers (RFC 6901), "/spec/replicas"
+	JQ       []string  // jq expressions that give paths, ".spec.template.spec.initContainers[] | select(.name == \"x\")"
+	Managers []string  // field managers: what they own in the cluster
+	Target   *Selector // nil: every object
+	// Respect leaves the fields alone in an operation too. Without it an app with operations (App.Sync) only does not count
+	// them when it is compared, and sends them as Git has them. Apps without operations always respect them.
+	Respect bool
 }
 
 // Pointer is a JSON pointer (RFC 6901): field names and list indices from the outside in.

@@ -2,8 +2,10 @@ package git
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,6 +38,29 @@ func (c CommitInfo) Subject() string {
 func (r *Repository) HasCommit(id string) bool {
 	_, err := r.Info(id)
 	return err == nil
+}
+
+// Commits gives the ids, in order, of all commits that are here and whose ids begin with some hex digits, at least four.
+func (r *Repository) Commits(ctx context.Context, begin string) ([]string, error) {
+	if len(begin) < 4 || strings.Trim(begin, "0123456789abcdef") != "" {
+		return nil, fmt.Errorf("%w: %q is not the beginning of a commit id", ErrUnknownRef, truncate(begin, 60))
+	}
+	out, err := run(ctx, command{dir: r.dir, args: []string{"rev-parse", "--disambiguate=" + begin}})
+	if err != nil {
+		return nil, fmt.Errorf("look for commits: %w", err)
+	}
+	out, err = run(ctx, command{dir: r.dir, args: []string{"cat-file", "--batch-check"}, stdin: bytes.NewReader(out)})
+	if err != nil {
+		return nil, fmt.Errorf("look for commits: %w", err)
+	}
+	var ids []string
+	for line := range strings.Lines(string(out)) {
+		if f := strings.Fields(line); len(f) > 1 && f[1] == "commit" { // "<id> <kind> <size>"
+			ids = append(ids, f[0])
+		}
+	}
+	slices.Sort(ids)
+	return ids, nil
 }
 
 // Info reads a commit. An id that the repository does not have fails with [ErrUnknownRef].

@@ -85,7 +85,7 @@ func system() []byte {
 // TLS is the configuration for a connection to the remote that is made by this process. What is wrong with a
 // certificate wraps [ErrAuth].
 func (a Auth) TLS() (*tls.Config, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	c := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: a.Insecure} //nolint:gosec // only where the user says so
 	if a.CA != "" {
 		roots, err := x509.SystemCertPool()
 		if err != nil {

@@ -214,6 +214,7 @@ func TestSSHFailures(t *testing.T) {
 		"wrong host key": {func(r *git.Remote) {
 			r.Auth.KnownHosts = knownhosts.Line([]string{s.addr}, foreign.PublicKey())
 		}, git.ErrAuth, "is not the one in known_hosts"},
+		"insecure":        {func(r *git.Remote) { r.Auth.KnownHosts, r.Auth.Insecure = "", true }, nil, ""},
 		"bad known_hosts": {func(r *git.Remote) { r.Auth.KnownHosts = "what is this" }, git.ErrAuth, "known_hosts: "},
 		"foreign key":     {func(r *git.Remote) { r.Auth.Identity = foreignKey }, git.ErrAuth, "does not accept the key in identity for the user git"},
 		"other user":      {func(r *git.Remote) { r.Auth.Username = "root" }, git.ErrAuth, "for the user root"},
@@ -348,6 +349,8 @@ func TestTLS(t *testing.T) {
 	}{
 		"authority":                {plain, git.Auth{CA: ca.pem}, nil},
 		"no authority":             {plain, git.Auth{}, git.ErrUnreachable},
+		"insecure":                 {plain, git.Auth{Insecure: true}, nil},
+		"insecure and redirected":  {mutual + "/old", git.Auth{Insecure: true, ClientCert: clientCert, ClientKey: clientKey}, nil},
 		"another authority":        {plain, git.Auth{CA: foreignCert}, git.ErrUnreachable},
 		"client certificate":       {mutual, git.Auth{CA: ca.pem, ClientCert: clientCert, ClientKey: clientKey}, nil},
 		"no client certificate":    {mutual, git.Auth{CA: ca.pem}, git.ErrUnreachable},

@@ -31,13 +31,14 @@ type entry struct {
 	// Where to read it, in a tree that is made of several repositories' ([Compose]); nil: where the folder is read that
 	// holds it.
 	repo *Repository
-	made *tree // its entries, of a folder that is in no repository
+	made *tree // its entries or data, of what is in no repository
 }
 
 // tree is a parsed tree, its entries sorted by name.
 type tree struct {
 	id      ObjectID
 	entries []entry
+	data    []byte // of a file that is in no repository ([TreeOf])
 }
 
 func (t *tree) find(name string) (entry, bool) {
@@ -292,6 +293,14 @@ func (t *Tree) of(e entry) *Repository {
 	return t.repo
 }
 
+// maxFile is the size in bytes up to which a file is read.
+func (t *Tree) maxFile(e entry) int64 {
+	if e.made != nil {
+		return math.MaxInt64
+	}
+	return t.of(e).maxFile
+}
+
 func (t *Tree) target(e entry) (string, error) {
 	b, err := t.blob(e, maxLinkTarget)
 	return string(b), err
@@ -299,6 +308,9 @@ func (t *Tree) target(e entry) (string, error) {
 
 // blob reads a file's content; a missing one means that the repository is damaged.
 func (t *Tree) blob(e entry, limit int64) ([]byte, error) {
+	if e.made != nil {
+		return e.content(limit)
+	}
 	repo := t.of(e)
 	_, data, err := repo.read(blobKind, e.id, limit)
 	if errors.Is(err, errMissing) {
@@ -316,7 +328,7 @@ func (t *Tree) Open(name string) (fs.File, error) {
 	if e.mode.IsDir() {
 		return &openDir{tree: t, name: name, e: e}, nil
 	}
-	data, err := t.blob(e, t.of(e).maxFile)
+	data, err := t.blob(e, t.maxFile(e))
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
@@ -335,7 +347,7 @@ func (t *Tree) ReadAtMost(name string, limit int64) ([]byte, error) {
 	if e.mode.IsDir() {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: syscall.EISDIR}
 	}
-	data, err := t.blob(e, min(limit, t.of(e).maxFile))
+	data, err := t.blob(e, min(limit, t.maxFile(e)))
 	if err != nil {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: err}
 	}
@@ -411,6 +423,10 @@ func (t *Tree) ReadLink(name string) (string, error) {
 func (t *Tree) info(e entry, base string) (fs.FileInfo, error) {
 	i := info{entry: e, base: base, when: t.when}
 	if e.mode.IsDir() {
+		return i, nil
+	}
+	if e.made != nil {
+		i.size = int64(len(e.made.data))
 		return i, nil
 	}
 	repo := t.of(e)

@@ -29,10 +29,12 @@ func invalid(where string, err error) error {
 	}
 }
 
-// Rules are what an app says about the health of some kinds, compiled. The nil Rules say nothing: kstatus decides.
+// Rules are what an app says about the health of some kinds, compiled, or those of Argo CD ([NewArgo]). The nil Rules say nothing:
+// kstatus decides.
 type Rules struct {
 	exprs []delivery.HealthExpr
 	kinds map[schema.GroupKind]rule
+	argo  *argo // not nil: these alone
 }
 
 // rule is one [delivery.HealthExpr]: its expressions in the order in which they are asked.
@@ -88,7 +90,15 @@ func Compile(exprs []delivery.HealthExpr) (*Rules, error) {
 // Kind tells whether the rules are about a kind.
 func (r *Rules) Kind(gk schema.GroupKind) bool {
 	_, ok := r.rule(gk)
-	return ok
+	return ok || r != nil && r.argo != nil
+}
+
+// Alike tells whether both judge a kind alike, as far as can be told.
+func (r *Rules) Alike(o *Rules, gk schema.GroupKind) bool {
+	if r != nil && o != nil && r.argo != nil && o.argo != nil {
+		return r.argo.alike(o.argo, gk)
+	}
+	return !r.Kind(gk) && !o.Kind(gk)
 }
 
 func (r *Rules) rule(gk schema.GroupKind) (rule, bool) {
@@ -107,6 +117,9 @@ func (r *Rules) Same(o *Rules) bool {
 	if r == nil || o == nil {
 		return r == o
 	}
+	if r.argo != nil || o.argo != nil {
+		return r == o || r.argo != nil && o.argo != nil && slices.Equal(r.argo.scripts, o.argo.scripts)
+	}
 	return slices.Equal(r.exprs, o.exprs)
 }
 
@@ -119,8 +132,28 @@ func (r *Rules) Kinds() []schema.GroupKind {
 }
 
 // Of tells how an object is doing: by the rules where they are about its kind, else by kstatus. An expression that cannot be
-// evaluated says that the object is in progress: mostly it asks for a field that is not there yet (as in Flux).
-func (r *Rules) Of(u *unstructured.Unstructured) delivery.Health {
+// evaluated says that the object is in progress: mostly it asks for a field that is not there yet (as in Flux). A script is waited
+// for.
+func (r *Rules) Of(u *unstructured.Unstructured) delivery.Health { return r.Ask(u).Health }
+
+// Quick tells how an object is doing; false: a script has to be asked, which takes its time ([Rules.Ask]).
+func (r *Rules) Quick(u *unstructured.Unstructured) (delivery.Health, bool) {
+	if r == nil || r.argo == nil {
+		return r.expressed(u), true
+	}
+	h, script := r.argo.quick(u)
+	return h, script == nil
+}
+
+// Ask is [Rules.Of], and tells whether a script was stopped.
+func (r *Rules) Ask(u *unstructured.Unstructured) delivery.HealthVerdict {
+	if r == nil || r.argo == nil {
+		return delivery.HealthVerdict{Health: r.expressed(u)}
+	}
+	return r.argo.of(u)
+}
+
+func (r *Rules) expressed(u *unstructured.Unstructured) delivery.Health {
 	gk := u.GroupVersionKind().GroupKind()
 	rule, ok := r.rule(gk)
 	if !ok {

@@ -48,6 +48,10 @@ func (l *Live) Judge(app delivery.ID, rules *health.Rules) {
 	}
 }
 
+// JudgeKind says by which rules the objects of all apps of a kind ("Application") are judged that have none of their own; nil: by
+// kstatus. It is to be said before the first of these apps is there: what is known already is read once more, as by [Live.Judge].
+func (l *Live) JudgeKind(kind string, rules *health.Rules) {}
+
 // health is how an object is doing by the rules of the app that owns it.
 func (l *Live) health(owner delivery.ID, u *unstructured.Unstructured) delivery.Health {
 	l.mu.RLock()

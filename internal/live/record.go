@@ -3,6 +3,7 @@ package live
 import (
 	"encoding/json"
 	"fmt"
+	"time"
 	"unique"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -38,8 +39,9 @@ type record struct {
 	ownsReplicas    bool
 	deleting        bool
 	marks           delivery.Marks
-	fleeting        bool // it goes by itself once it is done
-	done            bool // a Job that has completed
+	fleeting        bool  // it goes by itself once it is done
+	done            bool  // a Job that has completed
+	created         int64 // Unix time
 }
 
 // record reduces an object to what is kept of it.
@@ -58,7 +60,7 @@ func (l *Live) record(u *unstructured.Unstructured) (*record, error) {
 		shared: unique.Make(own.shared),
 		owner:  unique.Make(owner), uid: string(u.GetUID()), resourceVersion: u.GetResourceVersion(),
 		health: l.health(owner, u), fleeting: health.Fleeting(u), done: health.Done(u), replicas: replicas, owned: own.hash, ownsReplicas: own.replicas,
-		deleting: u.GetDeletionTimestamp() != nil, marks: l.opts.MarksOf(u),
+		deleting: u.GetDeletionTimestamp() != nil, marks: l.opts.MarksOf(u), created: created(u),
 	}
 	if fixed := plan.Fixed(u); len(fixed) > 0 {
 		b, err := json.Marshal(fixed)
@@ -70,10 +72,13 @@ func (l *Live) record(u *unstructured.Unstructured) (*record, error) {
 	return rec, nil
 }
 
+// created is when an object was made, as Unix time.
+func created(u *unstructured.Unstructured) int64 { return u.GetCreationTimestamp().Unix() }
+
 // live is the record in full.
 func (r *record) live(ref delivery.Ref) delivery.Live {
 	return delivery.Live{
-		Ref: ref, Version: r.version.Value(), UID: r.uid, ResourceVersion: r.resourceVersion, Owner: r.owner.Value(),
+		Ref: ref, Version: r.version.Value(), UID: r.uid, Created: time.Unix(r.created, 0), ResourceVersion: r.resourceVersion, Owner: r.owner.Value(),
 		Owned: r.owned, OwnsReplicas: r.ownsReplicas, Replicas: r.replicas, Health: r.health, Deleting: r.deleting, Done: r.done,
 		Marks: r.marks, Fixed: r.fixedFields(), Rival: r.rival.Value(), Shared: r.shared.Value(),
 	}

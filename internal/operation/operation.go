@@ -1,9 +1,12 @@
 // Package operation decides about an app's operations, which Argo CD calls syncs: when one begins, what it does next, and how it
 // ends. It is pure: the policy, what was compared, what is there and the time go in; a decision comes out.
 //
-// An operation goes through moments: PreSync hooks, then objects and Sync hooks, then PostSync hooks; SyncFail hooks where it fails.
-// In each, lower waves come first, and a wave begins once all of the one before is healthy (hooks: done). Nothing here waits for a
-// time: what an operation waits for is something that happens (Argo CD: user-guide/sync-waves).
+// An operation goes through moments: PreSync hooks, then objects and Sync hooks, then what is to be deleted, then PostSync hooks;
+// SyncFail hooks where it fails. In each, lower waves come first (of what is to be deleted, higher ones), and a wave begins once all
+// of the one before is healthy (hooks: done). Nothing here waits for a time: what an operation waits for is something that happens
+// (Argo CD: user-guide/sync-waves).
+//
+// All that an operation knows of itself is in its results and in the cluster: it goes on after a restart of the controller.
 package operation
 
 import (
@@ -18,8 +21,10 @@ type Standing struct {
 	Asked     *delivery.OperationRequest // by somebody; nil: by nobody
 	Last      *delivery.Operation        // nil: there was none
 	Revisions []string                   // that Git has now, one for each source
+	Changed   bool                       // the app's sources are declared otherwise than when the last operation began
 	InSync    bool                       // the cluster is as they want it
-	Drift     bool                       // … and, if not, all that differs was as they want it before
+	Compared  []delivery.Comparison
+	Drifted   []delivery.Ref // what may be repaired now, of that which differs
 	Now       time.Time
 }
 
@@ -29,6 +34,8 @@ type Decision struct {
 	Retry bool                       // … the last one once more
 	After time.Duration              // nothing begins now, but may after this long; zero: not by itself
 	Why   string                     // why nothing begins although the app is not in sync, for people
+	// Fault says that Why is something to be mended: Argo CD's condition SyncError.
+	Fault bool
 }
 
 // View is what an operation under way looks at.
@@ -39,8 +46,7 @@ type View struct {
 	Hooks     []delivery.Object // with their labels of ownership set
 	Live      func(delivery.Ref) (delivery.Live, bool)
 	Health    func(delivery.Ref) delivery.Health   // by the app's own rules; of what is not there: Missing
-	Refused   func(delivery.Ref) *delivery.Fault   // why the server did not take an object in this operation; nil: it did, or was not asked
-	Deadline  func(delivery.Ref) (time.Time, bool) // of a hook, where it has one
+	Deadline  func(delivery.Ref) (time.Time, bool) // of a hook, where it has one; nil: none has
 	Now       time.Time
 }
 
@@ -58,15 +64,3 @@ type Done struct {
 	Change delivery.Change
 	Fault  *delivery.Fault // nil: it was made
 }
-
-// Decide tells whether an operation begins now.
-func Decide(s Standing) Decision { return Decision{} }
-
-// Start gives the operation that a decision begins.
-func Start(d Decision, s Standing) delivery.Operation { return delivery.Operation{} }
-
-// Next tells what an operation under way does now.
-func Next(v View) Step { return Step{Operation: v.Operation} }
-
-// Record takes in what became of a stage.
-func Record(op delivery.Operation, done []Done, now time.Time) delivery.Operation { return op }

@@ -47,7 +47,11 @@ type Input struct {
 	Refused map[delivery.Ref]Refusal
 	// Undone are objects that go by themselves once they have done their work, and went before that.
 	Undone map[delivery.Ref]bool
-	Now    time.Time
+	// Hooks are objects of operations: they are no part of the plan, but may forbid it.
+	Hooks []delivery.Object
+	// Waves are those of what left Git, as they were while it was there.
+	Waves map[delivery.Ref]int
+	Now   time.Time
 }
 
 // Refusal says what was sent in vain, and when it makes sense to send it again; something else may be sent at once.
@@ -88,6 +92,11 @@ func Compute(in Input) delivery.Plan {
 		i := stageOf(ref)
 		stages[i].Changes = append(stages[i].Changes, changeOf(in, obj))
 	}
+	for _, hook := range in.Hooks {
+		if block, ok := denied(in.App, hook); ok {
+			p.Blocks = append(p.Blocks, block)
+		}
+	}
 	gone := in.Inventory.Minus(p.Inventory)
 	prune := pruneChanges(in, gone)
 	for _, c := range prune {
@@ -112,7 +121,10 @@ func Compute(in Input) delivery.Plan {
 // blockOf finds what forbids sending obj at all.
 func blockOf(in Input, obj delivery.Object, coming map[schema.GroupKind]bool) (delivery.Block, bool) {
 	ref := obj.Ref()
-	if gk := ref.GroupKind(); in.Unknown[gk] && !coming[gk] {
+	if block, ok := denied(in.App, obj); ok {
+		return block, true
+	}
+	if gk := ref.GroupKind(); in.Unknown[gk] && !coming[gk] && !mayCome(in.App, obj) {
 		return delivery.Block{Ref: ref, Fault: &delivery.Fault{
 			Reason: "KindNotFound", Where: obj.Where(), Retry: delivery.Backoff,
 			Hint: "install its CustomResourceDefinition, or let this app depend on the one that brings it",
@@ -139,6 +151,27 @@ func blockOf(in Input, obj delivery.Object, coming map[schema.GroupKind]bool) (d
 		}}, true
 	}
 	return delivery.Block{}, false
+}
+
+// denied tells whether the app's project forbids an object.
+func denied(app delivery.App, obj delivery.Object) (delivery.Block, bool) {
+	if app.Limits == nil {
+		return delivery.Block{}, false
+	}
+	rule := app.Limits.Deny(obj.Ref(), obj.GetNamespace() != "")
+	if rule == "" {
+		return delivery.Block{}, false
+	}
+	return delivery.Block{Ref: obj.Ref(), Fault: &delivery.Fault{
+		Reason: "NotPermitted", Where: obj.Where(), Retry: delivery.OnChange,
+		Hint: fmt.Sprintf("take it out of Git, or allow it in the project %s", app.Limits.Project),
+		Err:  fmt.Errorf("%s of %s is not permitted in project %s: %s", obj.GetKind(), obj.GetAPIVersion(), app.Limits.Project, rule),
+	}}, true
+}
+
+// mayCome tells whether an object is sent although its kind is not known (Argo CD: SkipDryRunOnMissingResource).
+func mayCome(app delivery.App, obj delivery.Object) bool {
+	return app.Sync != nil && (app.Sync.Options.SkipDryRunOnMissingResource || obj.Asks.Has(delivery.MarkKindMayCome))
 }
 
 // taken tells whether the server has taken an object as Git wants it. What differs from that in a field that cannot be changed was
@@ -169,7 +202,9 @@ func definedKinds(objects []delivery.Object) map[schema.GroupKind]bool {
 // is not there, and is.
 func leftAlone(in Input, obj delivery.Object) (delivery.Change, bool) {
 	ref := obj.Ref()
-	c := delivery.Change{Ref: ref, Version: obj.GroupVersionKind().Version, Verb: delivery.Delegated, Left: delivery.LeftByGit}
+	c := delivery.Change{
+		Ref: ref, Version: obj.GroupVersionKind().Version, Verb: delivery.Delegated, Left: delivery.LeftByGit, Wave: obj.Wave, Asks: obj.Asks,
+	}
 	live, there := in.Live[ref]
 	h, held := holdOn(in.Holds, ref, in.Now)
 	switch {
@@ -188,7 +223,7 @@ func leftAlone(in Input, obj delivery.Object) (delivery.Change, bool) {
 // changeOf decides about one desired object that nothing blocks.
 func changeOf(in Input, obj delivery.Object) delivery.Change {
 	ref := obj.Ref()
-	c := delivery.Change{Ref: ref, Version: obj.GroupVersionKind().Version, Ignored: in.Ignored[ref]}
+	c := delivery.Change{Ref: ref, Version: obj.GroupVersionKind().Version, Ignored: in.Ignored[ref], Wave: obj.Wave, Asks: obj.Asks}
 	live, there := in.Live[ref]
 	scaler, scaled := in.Scaled[ref]
 	if scaled {
@@ -205,6 +240,14 @@ func changeOf(in Input, obj delivery.Object) delivery.Change {
 	}
 	last, sent := in.Applied[ref]
 	c.Verb, c.Reason = verdict(last, sent, live, there, c)
+	if there && in.App.Sync != nil && c.Verb.Touches() && (in.App.Sync.Options.Replace || obj.Asks.Has(delivery.MarkReplace)) {
+		if c.Forced && !holders[ref.GroupKind()] {
+			c.Verb, c.Object, c.UID = delivery.Replace, nil, live.UID
+			c.Version, c.Reason = cmp.Or(live.Version, c.Version), c.Reason+"; deleted and made anew, as Replace and Force are set"
+			return c
+		}
+		c.Whole = true
+	}
 	if c.Verb == delivery.Repair && !there && last.Fleeting && !in.Undone[ref] {
 		c.Verb, c.Reason = delivery.Unchanged, "it has done its work and went by itself"
 	}
@@ -281,6 +324,10 @@ func pruneChanges(in Input, gone delivery.Inventory) []delivery.Change {
 	for _, ref := range gone.Refs() {
 		c := delivery.Change{Ref: ref, Version: gone[ref], Verb: delivery.Release}
 		live, there := in.Live[ref]
+		c.Wave, c.Asks = in.Waves[ref], live.Marks
+		if in.App.Sync != nil {
+			c.Propagation = in.App.Sync.Options.Propagation
+		}
 		hold, held := holdOn(in.Holds, ref, in.Now)
 		switch {
 		case !in.App.Prune:
@@ -295,8 +342,13 @@ func pruneChanges(in Input, gone delivery.Inventory) []delivery.Change {
 			c.Reason = "left Git under this name, but is the same object as " + kept[live.UID].String()
 		case holdsUsUp(in, ref):
 			c.Reason = "left Git, but what Keelson delivers is declared in it"
+		case in.App.Limits != nil && in.App.Limits.Deny(ref, ref.Namespace != "") != "":
+			c.Verb, c.Reason = delivery.Delegated, "left Git, but the project does not permit it: "+in.App.Limits.Deny(ref, ref.Namespace != "")
 		case live.Marks.Has(delivery.MarkKeep | delivery.MarkLeave):
 			c.Reason = "left Git, but is marked to survive pruning"
+			if in.App.Sync != nil { // it is told of as long as it is there
+				c.Verb = delivery.Delegated
+			}
 		case held:
 			c.Verb, c.Reason = delivery.Delegated, hold.Describe()
 		case live.Deleting:

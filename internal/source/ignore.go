@@ -6,12 +6,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"path"
 	"strings"
 	"sync"
-	"syscall"
 
 	"github.com/go-git/go-git/v5/plumbing/format/gitignore"
 
@@ -156,6 +154,7 @@ func (x *ignoreIndex) add(id git.ObjectID, sum ruleSum) {
 // are asked for. It is safe for concurrent use.
 type view struct {
 	tree  *git.Tree
+	src   delivery.Source // whose it is, without credentials
 	known *ignoreIndex
 	spec  []rule
 	only  []string // a sparse checkout: nothing but these paths; none: everything
@@ -174,7 +173,8 @@ var (
 )
 
 func newView(tree *git.Tree, known *ignoreIndex, src delivery.Source) *view {
-	v := &view{tree: tree, known: known, only: shownPaths(src), rules: map[string][]rule{}, shown: map[string]bool{}}
+	src.Credentials = delivery.Credentials{}
+	v := &view{tree: tree, src: src, known: known, only: shownPaths(src), rules: map[string][]rule{}, shown: map[string]bool{}}
 	if src.HasIgnore {
 		v.spec = parseRules(src.Ignore, nil)
 	}
@@ -318,7 +318,11 @@ func (w *ruleWalk) own(dir string) (sum ruleSum, fixed bool, err error) {
 }
 
 // identity stands for all that decides what is left out: equal values mean that trees with the same id look the same.
-func (v *view) identity(src delivery.Source) (string, error) {
+func (v *view) identity() (string, error) {
+	src := v.src
+	if src.Whole && len(src.Sparse) == 0 {
+		return "", nil
+	}
 	below, err := v.rulesBelow(".")
 	if err != nil {
 		return "", err
@@ -326,6 +330,9 @@ func (v *view) identity(src delivery.Source) (string, error) {
 	parts := [][]byte{[]byte(fmt.Sprint(src.HasIgnore)), []byte(src.Ignore), below[:]}
 	for _, name := range src.Sparse {
 		parts = append(parts, []byte(name))
+	}
+	if src.Whole {
+		parts = append(parts, nil)
 	}
 	sum := sumOf(parts...)
 	return hex.EncodeToString(sum[:]), nil
@@ -339,6 +346,9 @@ func (v *view) excluded(name string, isDir bool) (bool, error) {
 	}
 	if !v.checkedOut(name) {
 		return true, nil
+	}
+	if v.src.Whole {
+		return false, nil
 	}
 	if m := verdict(v.spec, parts, isDir); m != gitignore.NoMatch {
 		return m == gitignore.Exclude, nil
@@ -369,8 +379,8 @@ func (v *view) visible(name string, isDir bool) (bool, error) {
 	v.mu.Lock()
 	shown, ok := v.shown[name]
 	v.mu.Unlock()
-	if ok {
-		return shown, nil
+	if ok || v.src.Whole && len(v.only) == 0 {
+		return shown || !ok, nil
 	}
 	out, err := v.excluded(name, isDir)
 	shown = !out
@@ -509,7 +519,7 @@ func (v *view) Open(name string) (fs.File, error) {
 		return nil, err
 	}
 	if info, err := f.Stat(); err == nil && info.IsDir() {
-		return &folder{File: f, view: v, name: name}, nil
+		return &folder{File: f, list: v.ReadDir, name: name}, nil
 	}
 	return f, nil
 }
@@ -581,36 +591,4 @@ func (v *view) ReadDir(name string) ([]fs.DirEntry, error) {
 		}
 	}
 	return shown, nil
-}
-
-// folder is an open folder that lists what is visible.
-type folder struct {
-	fs.File
-	view *view
-	name string
-	list []fs.DirEntry
-	read bool
-}
-
-func (f *folder) Read([]byte) (int, error) {
-	return 0, &fs.PathError{Op: "read", Path: f.name, Err: syscall.EISDIR}
-}
-
-func (f *folder) ReadDir(n int) ([]fs.DirEntry, error) {
-	if !f.read {
-		list, err := f.view.ReadDir(f.name)
-		if err != nil {
-			return nil, err
-		}
-		f.list, f.read = list, true
-	}
-	if n <= 0 {
-		n = len(f.list)
-	} else if len(f.list) == 0 {
-		return nil, io.EOF
-	}
-	n = min(n, len(f.list))
-	list := f.list[:n]
-	f.list = f.list[n:]
-	return list, nil
 }

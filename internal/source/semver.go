@@ -18,6 +18,9 @@ const tagPrefix = "refs/tags/"
 
 // refOf is the ref to fetch where a commit cannot be asked for by its id; empty: there is none.
 func refOf(ref delivery.GitRef, rev delivery.Revision) string {
+	if ref.Any != "" {
+		return "" // it is one of several, or none
+	}
 	if name := refName(ref); name != "" || ref.Commit != "" {
 		return name
 	}

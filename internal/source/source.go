@@ -23,10 +23,12 @@ package source
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/url"
@@ -36,6 +38,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"weak"
+
+	"golang.org/x/sync/singleflight"
 
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/git"
@@ -78,6 +83,11 @@ type Fetcher struct {
 	subs map[asker]map[string]bool // mirrors of submodules, by the source that has them
 
 	tokens tokens
+
+	indexes map[string]*index // of Helm repositories, by who asks and how
+	trees   map[treeKey]weak.Pointer[git.Tree]
+	flights singleflight.Group
+	secret  []byte // of this process: what is told apart by credentials is so by a keyed hash
 }
 
 // repository is a mirror, or a repository of the built-in host.
@@ -94,7 +104,15 @@ type target struct {
 	id    delivery.ID // of the source
 	auth  git.Auth
 	local string // folder of a built-in repository; empty: it is remote
-	salt  string // who shares the mirror: the namespace; of a submodule the source alone, for nobody asks the remote who may read it
+	words words
+
+	// Of charts and OCI artifacts.
+	oci     bool   // url is "oci://host/path"
+	query   string // of the URL; it may hold credentials
+	plain   bool   // without TLS
+	passAll bool   // other hosts see user name and password too
+
+	salt string // who shares the mirror: the namespace; of a submodule the source alone, for nobody asks the remote who may read it
 }
 
 // New makes a Fetcher and clears away what a killed process has left behind.
@@ -102,7 +120,7 @@ func New(opts Options) (*Fetcher, error) {
 	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make mirror folder: %w", err)
 	}
-	for _, prefix := range []string{newPrefix, oldPrefix} {
+	for _, prefix := range []string{newPrefix, oldPrefix, indexPrefix} {
 		left, err := filepath.Glob(filepath.Join(opts.Dir, prefix+"*"))
 		if err != nil {
 			return nil, fmt.Errorf("clear mirror folder: %w", err)
@@ -113,7 +131,12 @@ func New(opts Options) (*Fetcher, error) {
 			}
 		}
 	}
-	return &Fetcher{opts: opts, repos: map[string]*repository{}, desks: map[deskKey]*desk{}, took: map[asker]time.Duration{}, subs: map[asker]map[string]bool{}}, nil
+	f := &Fetcher{
+		opts: opts, repos: map[string]*repository{}, desks: map[deskKey]*desk{}, took: map[asker]time.Duration{}, subs: map[asker]map[string]bool{},
+		indexes: map[string]*index{}, trees: map[treeKey]weak.Pointer[git.Tree]{}, secret: make([]byte, 32),
+	}
+	_, err := rand.Read(f.secret)
+	return f, err
 }
 
 // CheckURL says what is wrong with a source's URL: nil, or a Fault with the reason URLInvalid.
@@ -128,7 +151,7 @@ func parseURL(raw string) (string, git.Auth, error) {
 	invalid := func(hint, format string, args ...any) (string, git.Auth, error) {
 		return "", git.Auth{}, &delivery.Fault{Reason: ReasonURL, Where: shown, Hint: hint, Retry: delivery.OnChange, Err: fmt.Errorf(format, args...)}
 	}
-	if host, _, ok := strings.Cut(raw, ":"); ok && !strings.Contains(raw, "://") && !strings.Contains(host, "/") {
+	if isSCP(raw) {
 		return invalid("write it as ssh://git@host/path.git", "the scp form of an ssh address is not supported, as in Flux") // "git@host:path"
 	}
 	u, err := url.Parse(raw)
@@ -169,18 +192,28 @@ func parseURL(raw string) (string, git.Auth, error) {
 	return u.String(), auth, nil
 }
 
+// isSCP tells whether an address is in the form of scp: "git@host:path". A port is no path.
+func isSCP(raw string) bool {
+	host, rest, ok := strings.Cut(raw, ":")
+	if !ok || strings.Contains(raw, "://") || strings.Contains(host, "/") {
+		return false
+	}
+	port, _, _ := strings.Cut(rest, "/")
+	return strings.Contains(host, "@") || port == "" || strings.Trim(port, "0123456789") != ""
+}
+
 func (f *Fetcher) target(ctx context.Context, src delivery.Source) (target, error) {
 	u, auth, err := parseURL(src.URL)
 	if err != nil {
 		return target{}, err
 	}
-	t := target{url: u, id: src.ID, auth: authOf(auth, src.Credentials), salt: src.ID.Namespace}
+	t := target{url: u, id: src.ID, auth: authOf(auth, src.Credentials), words: wordsOf(src), salt: src.ID.Namespace}
 	if src.Credentials.App != (delivery.GitHubApp{}) {
 		ctx, cancel := withTimeout(ctx, src)
 		defer cancel()
-		token, err := f.tokens.get(ctx, src.Credentials.App, git.Auth{CA: t.auth.CA, ClientCert: t.auth.ClientCert, ClientKey: t.auth.ClientKey, Proxy: t.auth.Proxy})
+		token, err := f.tokens.get(ctx, src.Credentials.App, git.Auth{CA: t.auth.CA, ClientCert: t.auth.ClientCert, ClientKey: t.auth.ClientKey, Proxy: t.auth.Proxy, Insecure: t.auth.Insecure})
 		if err != nil {
-			return t, fault(t, "get a token of the GitHub App", "check the data of the GitHub App in the Secret that spec.secretRef names", err)
+			return t, fault(t, "get a token of the GitHub App", "check the data of the GitHub App in "+t.words.secret, err)
 		}
 		t.auth.Username, t.auth.Password = "x-access-token", token
 	}
@@ -198,7 +231,7 @@ func authOf(inURL git.Auth, c delivery.Credentials) git.Auth {
 	a := git.Auth{
 		Username: c.Username, Password: c.Password, BearerToken: c.BearerToken,
 		CA: c.CA, ClientCert: c.ClientCert, ClientKey: c.ClientKey, Proxy: c.Proxy,
-		Identity: c.Identity, Passphrase: c.Passphrase, KnownHosts: c.KnownHosts,
+		Identity: c.Identity, Passphrase: c.Passphrase, KnownHosts: c.KnownHosts, Insecure: c.Insecure,
 	}
 	if c.Username == "" && c.Password == "" && c.BearerToken == "" {
 		a.Username, a.Password = inURL.Username, inURL.Password
@@ -244,9 +277,18 @@ func shortName(ref string) string {
 // be read; whether the commit exists turns out in Fetch.
 func (f *Fetcher) Resolve(ctx context.Context, src delivery.Source) (_ delivery.Revision, err error) {
 	defer telemetry.Timer(telemetry.SourceRequests, "resolve")(&err)
+	switch {
+	case src.Chart != "":
+		return f.resolveChart(ctx, src)
+	case src.OCI:
+		return f.resolveArtifact(ctx, src)
+	}
 	t, err := f.target(ctx, src)
 	if err != nil {
 		return delivery.Revision{}, err
+	}
+	if src.Ref.Any != "" {
+		return f.resolveAny(ctx, t, src)
 	}
 	if src.Ref.Commit == "" && src.Ref.Name == "" && src.Ref.Tag == "" && src.Ref.SemVer != "" {
 		return f.resolveRange(ctx, t, timeoutOf(src), src.Ref.SemVer)
@@ -278,7 +320,7 @@ func (f *Fetcher) resolveLocal(t target, ref string, rev delivery.Revision) (del
 	}
 	if rev.Commit != "" {
 		if _, err := r.repo.Info(rev.Commit); err != nil {
-			return delivery.Revision{}, fault(t, "resolve commit", "correct spec.ref.commit", err)
+			return delivery.Revision{}, fault(t, "resolve commit", "correct "+t.words.commit, err)
 		}
 		return rev, nil
 	}
@@ -329,6 +371,9 @@ func (f *Fetcher) resolveRemote(ctx context.Context, t target, timeout time.Dura
 // they must be of a Fetcher too.
 func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.Revision, included ...delivery.Snapshot) (_ delivery.Snapshot, err error) {
 	defer telemetry.Timer(telemetry.SourceRequests, "fetch")(&err)
+	if src.Chart != "" || src.OCI {
+		return f.fetchArchive(ctx, src, rev)
+	}
 	t, err := f.target(ctx, src)
 	if err != nil {
 		return delivery.Snapshot{}, err
@@ -368,12 +413,18 @@ func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.R
 	if tree, err = include(ctx, tree, t, src, included); err != nil {
 		return delivery.Snapshot{}, err
 	}
-	v := newView(tree, r.known, src)
-	rules, err := v.identity(src)
-	if err != nil {
+	snap := delivery.Snapshot{Revision: rev, Verified: verified}
+	if err := newView(tree, r.known, src).show(&snap); err != nil {
 		return delivery.Snapshot{}, fault(t, "read ignore files of "+rev.Short(), "", err)
 	}
-	return delivery.Snapshot{Revision: rev, Digest: digest(tree.ID(), src), Rules: rules, Verified: verified, FS: v}, nil
+	return snap, nil
+}
+
+// show makes the view what a snapshot shows.
+func (v *view) show(snap *delivery.Snapshot) error {
+	rules, err := v.identity()
+	snap.Digest, snap.Rules, snap.FS = digest(v.tree.ID(), v.src), rules, v
+	return err
 }
 
 // digest identifies the visible content: the tree and the rules of what is left out.
@@ -382,6 +433,9 @@ func digest(tree git.ObjectID, src delivery.Source) string {
 	fmt.Fprintf(h, "%s\n%t\n%s", tree, src.HasIgnore, src.Ignore)
 	for _, path := range src.Sparse {
 		fmt.Fprintf(h, "\n%q", path)
+	}
+	if src.Whole {
+		io.WriteString(h, "\nwhole")
 	}
 	return "sha256:" + hex.EncodeToString(h.Sum(nil))
 }
@@ -397,6 +451,28 @@ func timeoutOf(src delivery.Source) time.Duration {
 	return DefaultTimeout
 }
 
+// words are what the fields are called that say where a source is.
+type words struct {
+	url, ref, commit, secret, noSecret, password, key, certificates string
+}
+
+// wordsOf are Argo CD's for what only Argo CD has, else Flux's.
+func wordsOf(src delivery.Source) words {
+	if src.Ref.Any != "" || src.Chart != "" || src.OCI {
+		const secret = "the Secret of the repository, which has the label argocd.argoproj.io/secret-type"
+		return words{
+			url: "repoURL", ref: "targetRevision", commit: "targetRevision", secret: secret, password: "username and password, or bearerToken", key: "sshPrivateKey, and the known hosts",
+			noSecret:     "make a Secret with the label argocd.argoproj.io/secret-type: repository, url and %s",
+			certificates: "tlsClientCertData and tlsClientCertKey in " + secret + ", and the certificates in argocd-tls-certs-cm",
+		}
+	}
+	return words{
+		url: "spec.url", ref: "spec.ref", commit: "spec.ref.commit", secret: "the Secret that spec.secretRef names", password: "username and password, or bearerToken",
+		key: "identity, known_hosts and, for an encrypted key, password", noSecret: "name a Secret with %s in spec.secretRef",
+		certificates: "ca.crt (and, where the server wants them, tls.crt and tls.key) in the Secret that spec.secretRef names",
+	}
+}
+
 // fault tells people what failed, with the reason and, where no better hint is given, what to do about it.
 func fault(t target, what, hint string, err error) error {
 	if f := (*delivery.Fault)(nil); errors.As(err, &f) {
@@ -407,23 +483,23 @@ func fault(t target, what, hint string, err error) error {
 	switch {
 	case errors.Is(err, git.ErrAuth):
 		f.Reason = ReasonAuth
-		what := "username and password, or bearerToken"
+		what := t.words.password
 		if strings.HasPrefix(t.url, "ssh:") {
-			what = "identity, known_hosts and, for an encrypted key, password"
+			what = t.words.key
 		}
-		standard = "check the Secret that spec.secretRef names: " + what
+		standard = "check " + t.words.secret + ": " + what
 		if t.auth == (git.Auth{}) {
-			standard = "name a Secret with " + what + " in spec.secretRef"
+			standard = fmt.Sprintf(t.words.noSecret, what)
 		}
 	case errors.Is(err, git.ErrRepoNotFound):
-		standard = "check spec.url; a private repository is often not found without credentials"
+		standard = "check " + t.words.url + "; a private repository is often not found without credentials"
 	case errors.Is(err, git.ErrUnreachable) && strings.Contains(err.Error(), "certificate"):
-		standard = "check ca.crt (and, where the server wants them, tls.crt and tls.key) in the Secret that spec.secretRef names"
+		standard = "check " + t.words.certificates
 	case errors.Is(err, git.ErrUnreachable):
 		standard = "check that the host can be reached from here; it is tried again"
 	case errors.Is(err, git.ErrUnknownRef):
 		f.Retry = delivery.OnChange
-		standard = "check spec.ref"
+		standard = "check " + t.words.ref
 	}
 	if f.Hint == "" {
 		f.Hint = standard
@@ -445,14 +521,14 @@ func unknownRef(t target, ref string, refs map[string]string) error {
 	}
 	hint := "the repository is empty: push a commit"
 	if len(refs) > 0 {
-		hint = fmt.Sprintf("it has no %s at all; check spec.ref", kind)
+		hint = fmt.Sprintf("it has no %s at all; check %s", kind, t.words.ref)
 	}
 	if len(names) > 0 {
 		more := ""
 		if len(names) > 8 {
 			names, more = names[:8], ", …"
 		}
-		hint = fmt.Sprintf("correct spec.ref, or push it; a %s there is: %s%s", kind, strings.Join(names, ", "), more)
+		hint = fmt.Sprintf("correct %s, or push it; a %s there is: %s%s", t.words.ref, kind, strings.Join(names, ", "), more)
 	}
 	return fault(t, "resolve ref", hint, fmt.Errorf("%w: %s", git.ErrUnknownRef, ref))
 }

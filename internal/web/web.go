@@ -37,7 +37,8 @@ const (
 	Working   State = "Working" // on its way, or waiting for something that is watched
 	Failing   State = "Failing"
 	Suspended State = "Suspended"
-	Unknown   State = "Unknown" // nobody has looked at it yet
+	OutOfSync State = "OutOfSync" // it differs from Git, and stays so until somebody asks for a sync
+	Unknown   State = "Unknown"   // nobody has looked at it yet
 )
 
 // Status is what apps and sources have in common.
@@ -57,9 +58,11 @@ type Status struct {
 // App is one app.
 type App struct {
 	Status
-	Source  string `json:"source"` // "GitRepository/flux-system/sample"
-	Path    string `json:"path"`
-	Objects int    `json:"objects"` // in the inventory
+	Source  string `json:"source"`           // "GitRepository/flux-system/sample", or URLs
+	Path    string `json:"path"`             // or the name of a chart
+	Objects int    `json:"objects"`          // in the inventory
+	Sync    string `json:"sync,omitempty"`   // of an Application: Synced, OutOfSync or Unknown
+	Health  string `json:"health,omitempty"` // of an Application
 }
 
 // Source is one source.
@@ -205,7 +208,7 @@ func (s *server) index(w http.ResponseWriter, r *http.Request) {
 
 func counts(apps []App) []count {
 	var list []count
-	for _, state := range []State{Failing, Working, Unknown, Suspended, Ready} {
+	for _, state := range []State{Failing, OutOfSync, Working, Unknown, Suspended, Ready} {
 		n := 0
 		for _, a := range apps {
 			if a.State == state {

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/redact"
+)
+
+type rollbackOptions struct {
+	app     string
+	to      string // an id of the history, or a revision; empty: the deployment before the last one
+	prune   bool
+	noWait  bool
+	timeout time.Duration
+}
+
+func rollbackCommand(g *global) *cobra.Command {
+	var opts rollbackOptions
+	cmd := &cobra.Command{
+		Use:   "rollback APP [ID|REVISION]",
+		Short: "Deploy an earlier revision of an Application again, and hold it there",
+		Long: `Rollback deploys what an Application had before: the deployment before the last one, or the one with an id of keelson history, or
+a revision. As Argo CD does, it runs no hooks then. Unlike there, it may be done while the app is synced by itself: the app is
+held at that revision, by the annotation ` + argocdv1.HoldAnnotation + `, until keelson resume. What is not in the earlier
+revision is deleted where the app's policy prunes, or with --prune.`,
+		Args: args(cobra.RangeArgs(1, 2)),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			if opts.app = a[0]; len(a) > 1 {
+				opts.to = a[1]
+			}
+			return runRollback(cmd.Context(), g, opts)
+		},
+	}
+	cmd.Flags().BoolVar(&opts.prune, "prune", false, "delete what is not in that revision, whatever the app's policy says")
+	cmd.Flags().BoolVar(&opts.noWait, "no-wait", false, "do not wait for it")
+	cmd.Flags().DurationVar(&opts.timeout, "timeout", 5*time.Minute, "how long to wait; the rollback itself goes on")
+	return cmd
+}
+
+func runRollback(ctx context.Context, g *global, opts rollbackOptions) error {
+	c, err := g.client()
+	if err != nil {
+		return err
+	}
+	a, err := findApplication(ctx, c, g.namespace, opts.app, "roll a Kustomization back in Git: git revert, and push")
+	if err != nil {
+		return err
+	}
+	to, err := deploymentOf(a, opts.to)
+	if err != nil {
+		return err
+	}
+	by := callerOf(ctx, c)
+	revisions := to.Revisions
+	if len(revisions) == 0 {
+		revisions = []string{to.Revision}
+	}
+	hold, err := encodeHold(dialect.ArgoHold{
+		Revisions: revisions, HistoryID: max(to.ID, 0), By: by, At: time.Now().UTC().Truncate(time.Second),
+		Reason: "rolled back to " + shortRevision(strings.Join(revisions, ", ")),
+	})
+	if err != nil {
+		return err
+	}
+	prune := opts.prune
+	if auto := automatedOf(a); auto != nil {
+		prune = prune || isTrue(auto.Prune)
+	}
+	sync := &argocdv1.SyncOperation{
+		Revision: to.Revision, Revisions: to.Revisions, Source: to.Source, Sources: to.Sources, Prune: prune,
+		SyncStrategy: &argocdv1.SyncStrategy{Apply: &argocdv1.SyncStrategyApply{}},
+	}
+	return begin(ctx, g, c, a, operationOf(a, sync, by), beginning{hold: hold, noWait: opts.noWait, timeout: opts.timeout})
+}
+
+// deploymentOf finds what to go back to: nothing said, the deployment before the last one; else one of the history by its id or
+// (the beginning of) its revision; else the revision itself, from the app's only source.
+func deploymentOf(a *argocdv1.Application, to string) (argocdv1.RevisionHistory, error) {
+	history := a.Status.History
+	if to == "" {
+		if len(history) < 2 {
+			return argocdv1.RevisionHistory{}, hintf(fmt.Errorf("app %s/%s has %d deployments in its history: there is none to go back to", a.Namespace, a.Name, len(history)),
+				"name a revision: keelson rollback %s REVISION", a.Name)
+		}
+		return history[len(history)-2], nil
+	}
+	if id, err := strconv.ParseInt(to, 10, 64); err == nil {
+		if i := slices.IndexFunc(history, func(h argocdv1.RevisionHistory) bool { return h.ID == id }); i >= 0 {
+			return history[i], nil
+		}
+		if !isCommit(to) {
+			return argocdv1.RevisionHistory{}, hintf(fmt.Errorf("the history of app %s/%s has no id %d", a.Namespace, a.Name, id), "keelson history %s lists it", a.Name)
+		}
+	}
+	for i := range slices.Backward(history) {
+		if named(history[i], to) {
+			return history[i], nil
+		}
+	}
+	sources := sourcesOf(&a.Spec)
+	if len(sources) != 1 {
+		return argocdv1.RevisionHistory{}, hintf(fmt.Errorf("the history of app %s/%s has no revision %s", a.Namespace, a.Name, to),
+			"it has %d sources: go back to an id of keelson history %s", len(sources), a.Name)
+	}
+	source := sources[0]
+	h := argocdv1.RevisionHistory{ID: -1, Revision: to, Source: &source}
+	if len(a.Spec.Sources) > 0 {
+		h = argocdv1.RevisionHistory{ID: -1, Revisions: []string{to}, Sources: sources}
+	}
+	return h, nil
+}
+
+// named tells whether a deployment is that of a revision: one of its own, or the beginning of a commit id.
+func named(h argocdv1.RevisionHistory, revision string) bool {
+	return slices.ContainsFunc(append(slices.Clone(h.Revisions), h.Revision), func(r string) bool {
+		return r != "" && (r == revision || isCommit(revision) && strings.HasPrefix(r, revision))
+	})
+}
+
+func historyCommand(g *global) *cobra.Command {
+	return &cobra.Command{
+		Use:   "history APP",
+		Short: "List the deployments of an Application that its status remembers, the newest last",
+		Args:  args(cobra.ExactArgs(1)),
+		RunE:  func(cmd *cobra.Command, a []string) error { return runHistory(cmd.Context(), g, a[0]) },
+	}
+}
+
+// deployment is one line of a history, as JSON.
+type deployment struct {
+	ID       int64     `json:"id"`
+	Deployed time.Time `json:"deployed"`
+	Revision string    `json:"revision"`
+	By       string    `json:"by"`
+	Sources  []string  `json:"sources"`
+}
+
+func runHistory(ctx context.Context, g *global, arg string) error {
+	c, err := g.client()
+	if err != nil {
+		return err
+	}
+	a, err := findApplication(ctx, c, g.namespace, arg, "keelson events "+arg+" tells what was done")
+	if err != nil {
+		return err
+	}
+	list := []deployment{}
+	for _, h := range a.Status.History {
+		d := deployment{ID: h.ID, Deployed: h.DeployedAt.UTC(), Revision: joinRevisions(h.Revision, h.Revisions), By: h.InitiatedBy.Username}
+		if h.InitiatedBy.Automated {
+			d.By = "automated"
+		}
+		for _, s := range sourcesOf(&argocdv1.ApplicationSpec{Source: h.Source, Sources: h.Sources}) {
+			d.Sources = append(d.Sources, strings.Trim(redact.URL(s.RepoURL)+" "+cmp.Or(s.Chart, s.Path), " "))
+		}
+		list = append(list, d)
+	}
+	if len(list) == 0 && g.output == "" {
+		return printf("no deployments of %s/%s are remembered", a.Namespace, a.Name)(g.out)
+	}
+	return g.print(map[string]any{"history": list}, func(w io.Writer) error {
+		t := newTable(w, g.output == "wide", "ID", "DEPLOYED", "REVISION", "BY", "|", "SOURCES")
+		for _, d := range list {
+			t.row(fmt.Sprint(d.ID), d.Deployed.Local().Format(time.DateTime), shortRevision(d.Revision), cmp.Or(d.By, "-"), strings.Join(d.Sources, ", "))
+		}
+		return t.flush()
+	})
+}

@@ -1,0 +1,98 @@
+package deliver
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"keelson.dev/keelson/internal/delivery"
+)
+
+// looked is what an app with operations was told by when it was compared last. As long as nothing of it has changed but health, the app
+// is not rendered to be compared again.
+type looked struct {
+	compared []delivery.Comparison
+	seen     map[delivery.Ref]sight
+	drifted  []delivery.Ref
+	owned    delivery.Inventory
+	insync   bool
+	blocked  bool      // it may compare otherwise without any sight of that
+	retry    time.Time // from then on it does; zero: never
+}
+
+// sight is what of an object decides how it compares.
+type sight struct {
+	uid, shared, rival     string
+	owned                  delivery.Hash
+	replicas               int64
+	owns, deleting, scaled bool
+	marks                  delivery.Marks
+	owner                  delivery.ID
+}
+
+func (e *Engine) sightOf(ref delivery.Ref) sight {
+	rec, ok := e.Live.Get(ref)
+	if !ok {
+		return sight{}
+	}
+	_, scaled := e.Live.Scaler(ref)
+	return sight{
+		uid: rec.UID, shared: rec.Shared, owned: rec.Owned, replicas: rec.Replicas, owns: rec.OwnsReplicas, deleting: rec.Deleting,
+		scaled: scaled, marks: rec.Marks, owner: rec.Owner,
+	}
+}
+
+// lookedAt remembers a comparison.
+func (e *Engine) lookedAt(state *State, want delivery.Inventory, mem *Memory) looked {
+	l := looked{
+		compared: state.Compared, drifted: state.Drifted, owned: state.Owned, insync: state.InSync,
+		seen: make(map[delivery.Ref]sight, len(want)),
+	}
+	for _, inv := range []delivery.Inventory{want, mem.Inventory, state.Owned} {
+		for ref := range inv {
+			l.seen[ref] = e.sightOf(ref)
+		}
+	}
+	l.blocked = slices.ContainsFunc(state.Plan.Blocks, lifts) || len(state.Plan.Awaits) > 0 || state.Refused != nil || state.Going != ""
+	l.retry = state.Retry
+	mem.unsaved = mem.unsaved || mem.pass.digest != "" && !maps.Equal(mem.desired, want)
+	mem.made, mem.desired = state.origin, want
+	mem.leave(state.Plan)
+	for ref := range mem.applied {
+		if _, ok := want[ref]; !ok {
+			delete(mem.applied, ref)
+			delete(mem.repairs, ref)
+		}
+	}
+	return l
+}
+
+// lifts tells whether a block may go without anything that wakes the app.
+func lifts(b delivery.Block) bool {
+	return b.Fault.Reason == "KindNotFound" || b.Fault.Reason == "OwnershipConflict"
+}
+
+// glanced is [Engine.Glance] for an app with operations.
+func (e *Engine) glanced(req Request, mem *Memory, state State) (State, bool, error) {
+	l := mem.looked
+	if l.seen == nil || l.blocked || !l.retry.IsZero() && !req.Now.Before(l.retry) {
+		return state, false, nil
+	}
+	for ref, was := range l.seen {
+		if e.sightOf(ref) != was {
+			return state, false, nil
+		}
+	}
+	mem.remember(req.Snapshot)
+	state.Compared = make([]delivery.Comparison, len(l.compared))
+	for i, c := range l.compared {
+		if _, stranger := mem.verdicts[c.Ref]; !stranger {
+			c.Health = e.comparedHealth(c.Ref, mem)
+		}
+		state.Compared[i] = c
+	}
+	state.Drifted, state.Owned, state.InSync = l.drifted, l.owned, l.insync
+	state.Plan.Inventory, state.Retry = mem.desired, l.retry
+	state.Health = healthOfAll(state.Compared)
+	return state, true, nil
+}

@@ -1,0 +1,256 @@
+package dialect
+
+import (
+	"encoding/json"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+	"keelson.dev/keelson/internal/delivery"
+)
+
+// Entries of ours in an operation's info, which is for people and tools: what Argo CD has no field for.
+const (
+	infoRevisions = "keelson.dev/revisions" // JSON: the revisions with their digests, where one is that of an archive
+	infoHealing   = "keelson.dev/healing"   // "true": the operation is for drift, although it counts no attempts
+)
+
+// ArgoRequest reads an Application's operation, in the light of its policy. nil: there is none.
+func ArgoRequest(a *argocdv1.Application) *delivery.OperationRequest {
+	if a.Operation == nil || a.Operation.Sync == nil {
+		return nil
+	}
+	op := a.Operation.DeepCopy()
+	p := a.Spec.SyncPolicy
+	if op.Sync.SyncOptions == nil && p != nil { // as Argo CD's API server fills them in
+		op.Sync.SyncOptions = slices.Clone(p.SyncOptions)
+	}
+	r := readRequest(*op)
+	return &r
+}
+
+// readRequest reads what an operation is to do.
+func readRequest(op argocdv1.Operation) delivery.OperationRequest {
+	s := op.Sync
+	if s == nil {
+		s = &argocdv1.SyncOperation{}
+	}
+	r := delivery.OperationRequest{
+		By: op.InitiatedBy.Username, Automated: op.InitiatedBy.Automated,
+		Attempts: int(s.SelfHealAttemptsCount), Healing: s.SelfHealAttemptsCount > 0 || info(op, infoHealing) == "true",
+		Prune: s.Prune, DryRun: s.DryRun,
+	}
+	r.Options, _ = readSyncOptions(s.SyncOptions)
+	r.Retry, _ = retryPolicy(op.Retry)
+	switch {
+	case len(s.Revisions) > 0:
+		r.Revisions = slices.Clone(s.Revisions)
+	case s.Revision != "":
+		r.Revisions = []string{s.Revision}
+	}
+	if st := s.SyncStrategy; st != nil {
+		r.NoHooks = st.Apply != nil && st.Hook == nil
+		r.Force = st.Apply != nil && st.Apply.Force || st.Hook != nil && st.Hook.Force
+	}
+	for _, o := range s.Resources {
+		r.Only = append(r.Only, delivery.Ref{Group: o.Group, Kind: o.Kind, Namespace: o.Namespace, Name: o.Name})
+	}
+	return r
+}
+
+// writeRequest is the inverse of [readRequest]. override is what the request overrides of the Application's sources, if it does.
+func writeRequest(r delivery.OperationRequest, override *argocdv1.SyncOperation) argocdv1.Operation {
+	s := &argocdv1.SyncOperation{
+		Prune: r.Prune, DryRun: r.DryRun, SyncOptions: writeSyncOptions(r.Options), SelfHealAttemptsCount: int64(r.Attempts),
+	}
+	if override != nil {
+		s.Source, s.Sources = override.Source.DeepCopy(), slices.Clone(override.Sources)
+	}
+	if len(r.Revisions) == 1 {
+		s.Revision = r.Revisions[0]
+	} else {
+		s.Revisions = slices.Clone(r.Revisions)
+	}
+	switch {
+	case r.NoHooks:
+		s.SyncStrategy = &argocdv1.SyncStrategy{Apply: &argocdv1.SyncStrategyApply{Force: r.Force}}
+	case r.Force:
+		s.SyncStrategy = &argocdv1.SyncStrategy{Hook: &argocdv1.SyncStrategyApply{Force: true}}
+	}
+	for _, o := range r.Only {
+		s.Resources = append(s.Resources, argocdv1.SyncOperationResource{Group: o.Group, Kind: o.Kind, Namespace: o.Namespace, Name: o.Name})
+	}
+	op := argocdv1.Operation{Sync: s, InitiatedBy: argocdv1.OperationInitiator{Username: r.By, Automated: r.Automated}, Retry: writeRetry(r.Retry)}
+	if r.Healing && r.Attempts == 0 {
+		op.Info = append(op.Info, argocdv1.Info{Name: infoHealing, Value: "true"})
+	}
+	return op
+}
+
+func info(op argocdv1.Operation, name string) string {
+	for _, i := range op.Info {
+		if i.Name == name {
+			return i.Value
+		}
+	}
+	return ""
+}
+
+// ArgoOperation reads how the last operation has come; nil: there was none.
+func ArgoOperation(a *argocdv1.Application) *delivery.Operation {
+	s := a.Status.OperationState
+	if s == nil {
+		return nil
+	}
+	op := &delivery.Operation{
+		Request: readRequest(s.Operation), Phase: delivery.OperationPhase(s.Phase), Message: s.Message,
+		Started: s.StartedAt.Time, Retries: int(s.RetryCount),
+	}
+	if s.FinishedAt != nil {
+		op.Finished = s.FinishedAt.Time
+	}
+	if r := s.SyncResult; r != nil {
+		op.Revisions = slices.Clone(r.Revisions)
+		if r.Revision != "" && len(r.Revisions) == 0 {
+			op.Revisions = []string{r.Revision}
+		}
+		for _, o := range r.Resources {
+			op.Results = append(op.Results, readResult(o))
+		}
+	}
+	if text := info(s.Operation, infoRevisions); text != "" {
+		var full []string
+		if json.Unmarshal([]byte(text), &full) == nil && len(full) == len(op.Revisions) {
+			op.Revisions = full
+		}
+	}
+	return op
+}
+
+func readResult(r argocdv1.ResourceResult) delivery.OperationResult {
+	out := delivery.OperationResult{
+		Ref:     delivery.Ref{Group: r.Group, Kind: r.Kind, Namespace: r.Namespace, Name: r.Name},
+		Version: r.Version, Status: r.Status, Message: r.Message, Moment: delivery.Moment(orElse(r.SyncPhase, r.HookType)),
+	}
+	if r.HookType != "" {
+		out.Hook = delivery.OperationPhase(r.HookPhase)
+	}
+	return out
+}
+
+func writeResult(r delivery.OperationResult) argocdv1.ResourceResult {
+	out := argocdv1.ResourceResult{
+		Group: r.Ref.Group, Version: r.Version, Kind: r.Ref.Kind, Namespace: r.Ref.Namespace, Name: r.Ref.Name,
+		Status: r.Status, Message: r.Message, SyncPhase: string(r.Moment), HookPhase: string(r.Hook),
+	}
+	if r.Hook != "" {
+		out.HookType = string(r.Moment)
+		return out
+	}
+	switch r.Status { // upstream has the phase of what is no hook too
+	case argocdv1.ResultSynced:
+		out.HookPhase = argocdv1.OperationRunning
+	case argocdv1.ResultSyncFailed:
+		out.HookPhase = argocdv1.OperationFailed
+	case argocdv1.ResultPruned, argocdv1.ResultPruneSkipped:
+		out.HookPhase = argocdv1.OperationSucceeded
+	}
+	return out
+}
+
+// ArgoSourcesChanged tells whether an Application's sources are declared otherwise than those of its last operation.
+func ArgoSourcesChanged(a *argocdv1.Application) bool {
+	s := a.Status.OperationState
+	if s == nil || s.SyncResult == nil {
+		return true
+	}
+	if len(a.Spec.Sources) > 0 || len(s.SyncResult.Sources) > 0 {
+		return !equality.Semantic.DeepEqual(a.Spec.Sources, s.SyncResult.Sources)
+	}
+	return !equality.Semantic.DeepEqual(a.Spec.Source, s.SyncResult.Source)
+}
+
+// ArgoBegun gives the operationState of an Application whose operation begins. It is written at once with the Application's
+// operation taken away, and with the intent ([ArgoIntent]).
+func ArgoBegun(a *argocdv1.Application, op delivery.Operation) *argocdv1.OperationState {
+	var override *argocdv1.SyncOperation
+	if a.Operation != nil {
+		override = a.Operation.Sync
+	}
+	return operationState(nil, a, op, override)
+}
+
+// operationState writes an operation.
+func operationState(old *argocdv1.OperationState, a *argocdv1.Application, op delivery.Operation, override *argocdv1.SyncOperation) *argocdv1.OperationState {
+	started := metav1.NewTime(op.Started.UTC().Truncate(time.Second))
+	same := old != nil && old.StartedAt.Equal(&started)
+	if override == nil && same {
+		override = old.Operation.Sync
+	}
+	spec := overridden(a, override)
+	s := &argocdv1.OperationState{
+		Operation: writeRequest(op.Request, override), Phase: string(op.Phase), Message: op.Message,
+		StartedAt: started, RetryCount: int64(op.Retries),
+		SyncResult: &argocdv1.SyncOperationResult{},
+	}
+	if same { // what people and tools have said of it stays
+		for _, i := range old.Operation.Info {
+			if i.Name != infoRevisions && i.Name != infoHealing {
+				s.Operation.Info = append(s.Operation.Info, i)
+			}
+		}
+	} else if a.Operation != nil {
+		s.Operation.Info = append(slices.Clone(a.Operation.Info), s.Operation.Info...)
+	}
+	if !op.Finished.IsZero() {
+		finished := metav1.NewTime(op.Finished.UTC().Truncate(time.Second))
+		s.FinishedAt = &finished
+	}
+	r := s.SyncResult
+	r.Revision, r.Revisions = statusRevisions(spec, op.Revisions)
+	if len(spec.Sources) > 0 {
+		r.Sources = spec.Sources
+	} else {
+		r.Source = spec.Source
+	}
+	if p := spec.SyncPolicy; p != nil {
+		r.ManagedNamespaceMetadata = p.ManagedNamespaceMetadata
+	}
+	for _, o := range op.Results {
+		r.Resources = append(r.Resources, writeResult(o))
+	}
+	if slices.ContainsFunc(op.Revisions, func(t string) bool { return delivery.ParseRevision(t).Commit != "" }) {
+		if b, err := json.Marshal(op.Revisions); err == nil {
+			s.Operation.Info = append(s.Operation.Info, argocdv1.Info{Name: infoRevisions, Value: string(b)})
+		}
+	}
+	return s
+}
+
+// history gains an entry where an operation has just succeeded that was about the whole app.
+func history(old argocdv1.ApplicationStatus, state *argocdv1.OperationState, a *argocdv1.Application, op delivery.Operation) []argocdv1.RevisionHistory {
+	list := slices.Clone(old.History)
+	before := old.OperationState
+	told := before != nil && before.StartedAt.Equal(&state.StartedAt) && before.Phase == argocdv1.OperationSucceeded
+	if told || op.Phase != delivery.OperationSucceeded || op.Request.DryRun || len(op.Request.Only) > 0 || state.FinishedAt == nil {
+		return list
+	}
+	limit := argoHistory
+	if n := a.Spec.RevisionHistoryLimit; n != nil {
+		limit = int(max(0, *n))
+	}
+	next := int64(0)
+	if len(list) > 0 {
+		next = list[len(list)-1].ID + 1
+	}
+	started := state.StartedAt
+	list = append(list, argocdv1.RevisionHistory{
+		ID: next, Revision: state.SyncResult.Revision, Revisions: state.SyncResult.Revisions,
+		Source: state.SyncResult.Source, Sources: state.SyncResult.Sources,
+		DeployedAt: *state.FinishedAt, DeployStartedAt: &started, InitiatedBy: state.Operation.InitiatedBy,
+	})
+	return list[max(0, len(list)-limit):]
+}

@@ -1,0 +1,129 @@
+package dialect
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/url"
+	"regexp"
+	"strings"
+
+	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+	"keelson.dev/keelson/internal/delivery"
+)
+
+// source reads the repository that one source of an Application names.
+func (r *argoReader) source(field string, s *argocdv1.ApplicationSource) (delivery.Source, bool) {
+	if s.Chart != "" && s.TargetRevision == "" {
+		r.invalid("%s.targetRevision is required if the manifest source is a helm chart", field)
+		return delivery.Source{}, false
+	}
+	cred := r.repository(s.RepoURL)
+	for _, name := range cred.Refused {
+		r.refuse("Secret "+r.in.Namespace+"/"+cred.Secret+": "+name, "give a user name and password, a token, a key or a GitHub App")
+	}
+	src := delivery.Source{
+		URL: s.RepoURL, Credentials: cred.Credentials, GitHub: cred.Credentials.App.ID != "",
+		Interval: argoInterval, Timeout: argoExchange, Requested: r.a.Annotations[argocdv1.RefreshAnnotation],
+		Ref: delivery.GitRef{Any: orElse(s.TargetRevision, "HEAD")}, Whole: true,
+	}
+	switch {
+	case s.Chart != "":
+		src.Chart = s.Chart
+		src.Credentials.PassAll = s.Helm != nil && s.Helm.PassCredentials
+		if cred.OCI && !isOCI(s.RepoURL) {
+			src.URL = ociScheme + s.RepoURL
+		}
+	case isOCI(s.RepoURL):
+		src.OCI, src.Ref.Any = true, orElse(s.TargetRevision, "latest")
+	default:
+		src.URL = gitURL(s.RepoURL)
+		src.Ref.TagPrefix, src.Submodules = s.TagPrefix, true
+	}
+	r.verification(field, s, &src)
+	r.trust(&src)
+	src.ID = delivery.ID{Kind: RepositoryKind, Namespace: r.a.Namespace, Name: sourceName(src, cred)}
+	return src, true
+}
+
+const ociScheme = "oci://"
+
+func isOCI(rawURL string) bool { return strings.HasPrefix(strings.ToLower(rawURL), ociScheme) }
+
+var (
+	fullCommit = regexp.MustCompile(`^[0-9a-fA-F]{40}$`)
+	scpLike    = regexp.MustCompile(`^([^/:@]+@)([^/:@]+):/*(.*)$`)
+)
+
+// gitURL gives a repository's address as a URL, where it is written as scp does: "git@example.com:team/app.git".
+func gitURL(raw string) string {
+	raw = strings.TrimSpace(raw)
+	if m := scpLike.FindStringSubmatch(raw); m != nil && !strings.Contains(raw, "://") {
+		return "ssh://" + m[1] + m[2] + "/" + m[3]
+	}
+	return raw
+}
+
+// trust adds what Argo CD's ConfigMaps say about servers to credentials that say nothing of them.
+func (r *argoReader) trust(src *delivery.Source) {
+	if OverSSH(src.URL) {
+		if src.Credentials.KnownHosts == "" {
+			src.Credentials.KnownHosts = r.in.KnownHosts
+		}
+		return
+	}
+	u, err := url.Parse(src.URL)
+	if err == nil && src.Credentials.CA == "" {
+		src.Credentials.CA = r.in.Certificates[u.Hostname()]
+		if pem, ok := r.in.Certificates[u.Host]; ok {
+			src.Credentials.CA = pem
+		}
+	}
+}
+
+// sourceName is made of everything that tells one repository to follow from another.
+func sourceName(src delivery.Source, cred ArgoRepository) string {
+	h := sha256.New()
+	for _, part := range []string{
+		src.URL, src.Chart, src.Ref.Any, src.Ref.TagPrefix, cred.Secret, strings.Join(src.Verify.PGP, "\n"), fmt.Sprint(src.OCI, src.Credentials.PassAll),
+	} {
+		h.Write([]byte(part + "\x00"))
+	}
+	return hex.EncodeToString(h.Sum(nil)[:10])
+}
+
+// verification: commits have to be signed where the project says so.
+func (r *argoReader) verification(field string, s *argocdv1.ApplicationSource, src *delivery.Source) {
+	p := r.in.Project
+	if p == nil || len(p.Spec.SignatureKeys) == 0 {
+		return
+	}
+	if src.OCI || src.Chart != "" {
+		r.invalid("%s: project '%s' wants signed commits (spec.signatureKeys), and %s is no Git repository", field, p.Name, s.RepoURL)
+		return
+	}
+	src.Verify.Head = true
+	for _, key := range p.Spec.SignatureKeys {
+		id := strings.ToUpper(key.KeyID)
+		armored, ok := r.publicKey(id)
+		if !ok {
+			r.invalid("project '%s': the key %s of spec.signatureKeys is not in the ConfigMap %s/argocd-gpg-keys-cm", p.Name, key.KeyID, r.in.Namespace)
+			continue
+		}
+		src.Verify.PGP = append(src.Verify.PGP, armored)
+	}
+}
+
+// keyID is the length of a PGP key's id: the last digits of its fingerprint.
+const keyID = 16
+
+// publicKey finds a key by its id, or by its fingerprint.
+func (r *argoReader) publicKey(id string) (string, bool) {
+	for name, armored := range r.in.Keys {
+		name = strings.ToUpper(name)
+		if len(name) >= keyID && len(id) >= keyID && (strings.HasSuffix(id, name) || strings.HasSuffix(name, id)) {
+			return armored, true
+		}
+	}
+	return "", false
+}

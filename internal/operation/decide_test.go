@@ -1,0 +1,138 @@
+package operation_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/operation"
+)
+
+func TestDecide(t *testing.T) {
+	web := delivery.Ref{Kind: "ConfigMap", Namespace: "shop", Name: "web"}
+	differs := delivery.Comparison{Ref: web, Differs: true, Counts: true}
+	extra := delivery.Comparison{Ref: delivery.Ref{Kind: "ConfigMap", Name: "old"}, Differs: true, Counts: true, RequiresPruning: true}
+	open := delivery.Window{Automated: true, Manual: true}
+	auto := delivery.SyncPolicy{Automated: true, Windows: open}
+	heal := delivery.SyncPolicy{Automated: true, SelfHeal: true, Windows: open}
+	at := func(phase delivery.OperationPhase, revision string, change ...func(*delivery.Operation)) *delivery.Operation {
+		op := &delivery.Operation{
+			Phase: phase, Revisions: []string{revision}, Message: "why", Finished: start,
+			Request: delivery.OperationRequest{Automated: true},
+		}
+		for _, c := range change {
+			c(op)
+		}
+		return op
+	}
+	retries := func(limit, tried int) func(*delivery.Operation) {
+		return func(op *delivery.Operation) { op.Request.Retry.Limit, op.Retries = limit, tried }
+	}
+	byPerson := func(op *delivery.Operation) { op.Request.Automated, op.Request.By = false, "kim" }
+	const ok, failed, running = delivery.OperationSucceeded, delivery.OperationFailed, delivery.OperationRunning
+	asked := &delivery.OperationRequest{By: "kim"}
+	tests := []struct {
+		name   string
+		s      operation.Standing
+		begins string // "", "asked", "automated", "healing", "retry"
+		after  time.Duration
+		why    string
+	}{
+		{"in sync", operation.Standing{Policy: auto, InSync: true}, "", 0, ""},
+		{"manual", operation.Standing{Policy: delivery.SyncPolicy{Windows: open}}, "", 0, ""},
+		{"asked", operation.Standing{Asked: asked, InSync: true}, "asked", 0, ""},
+		{"asked while one is under way", operation.Standing{Asked: asked, Last: at(running, "a")}, "", 0, ""},
+		{"the first commit", operation.Standing{Policy: auto}, "automated", 0, ""},
+		{"a new commit", operation.Standing{Policy: auto, Last: at(ok, "z")}, "automated", 0, ""},
+		{"a new commit after a failure", operation.Standing{Policy: auto, Last: at(failed, "z", retries(5, 2))}, "automated", 0, ""},
+		{"other parameters after a failure", operation.Standing{Policy: auto, Changed: true, Last: at(failed, "a")}, "automated", 0, ""},
+		{"after a failure", operation.Standing{Policy: heal, Last: at(failed, "a")}, "", 0, "Failed last sync attempt to a: why"},
+		{"after a success", operation.Standing{Policy: auto, Last: at(ok, "a")}, "", 0, "it differs from Git although it was synced to a, and selfHeal is off"},
+		{"drift", operation.Standing{Policy: heal, Last: at(ok, "a"), Drifted: []delivery.Ref{web}}, "healing", 0, ""},
+		{"drift that is to be repaired later", operation.Standing{Policy: heal, Last: at(ok, "a")}, "", 0, "what differs cannot be repaired now"},
+		{"drift after somebody synced", operation.Standing{Policy: heal, Last: at(ok, "a", byPerson), Drifted: []delivery.Ref{web}}, "healing", 0, ""},
+		{
+			"on hold",
+			operation.Standing{Policy: delivery.SyncPolicy{Automated: true, Windows: open, Held: &delivery.Hold{Owner: "kim", Reason: "rolled back"}}},
+			"", 0, "auto-sync is on hold: it is left to kim: rolled back",
+		},
+		{
+			"a window", operation.Standing{Policy: delivery.SyncPolicy{Automated: true, Windows: delivery.Window{Manual: true, Why: "deny", Next: start.Add(2 * time.Hour)}}},
+			"", time.Hour, "Sync operation blocked by sync window: deny",
+		},
+		{"nothing but pruning", operation.Standing{Policy: auto, Compared: []delivery.Comparison{extra, {Ref: web}}}, "", 0, "what differs would have to be pruned, and automated pruning is off"},
+		{
+			"all to be pruned",
+			operation.Standing{Policy: delivery.SyncPolicy{Automated: true, Prune: true, Windows: open}, Compared: []delivery.Comparison{extra}},
+			"", 0, "Skipping sync attempt to a: auto-sync will wipe out all resources",
+		},
+		{
+			"all to be pruned, and that is meant",
+			operation.Standing{Policy: delivery.SyncPolicy{Automated: true, Prune: true, AllowEmpty: true, Windows: open}, Compared: []delivery.Comparison{extra}},
+			"automated", 0, "",
+		},
+		{"a retry is due", operation.Standing{Policy: auto, Last: at(failed, "a", retries(1, 0))}, "retry", 0, ""},
+		{"no more retries", operation.Standing{Policy: auto, Last: at(failed, "a", retries(2, 2))}, "", 0, "Failed last sync attempt to a: why"},
+		{"retries without end", operation.Standing{Policy: auto, Last: at(failed, "a", retries(-1, 20), func(op *delivery.Operation) { op.Request.Retry.Max = time.Minute })}, "retry", 0, ""},
+		{"a retry to come", operation.Standing{Policy: auto, Now: start.Add(time.Second), Last: at(failed, "a", retries(5, 1))}, "", 9 * time.Second, "Failed last sync attempt to a: why. Retrying attempt #2 at 2026-11-21T12:00:10Z"},
+		{"a person's retry", operation.Standing{Policy: delivery.SyncPolicy{}, Last: at(failed, "z", byPerson, retries(5, 0))}, "retry", 0, ""},
+		{"terminated", operation.Standing{Last: at(failed, "a", byPerson, retries(5, 0), func(op *delivery.Operation) { op.Terminated = true })}, "", 0, ""},
+		{"after a dry run", operation.Standing{Policy: auto, Last: at(ok, "a", byPerson, func(op *delivery.Operation) { op.Request.DryRun = true })}, "automated", 0, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := tt.s
+			if s.Revisions == nil {
+				s.Revisions = []string{"a"}
+			}
+			if s.Compared == nil {
+				s.Compared = []delivery.Comparison{differs, {Ref: delivery.Ref{Kind: "ConfigMap", Name: "same"}}}
+			}
+			if s.Now.IsZero() {
+				s.Now = start.Add(time.Hour)
+			}
+			d := operation.Decide(s)
+			begins := ""
+			switch {
+			case d.Begin == nil:
+			case d.Retry:
+				begins = "retry"
+			case d.Begin == asked:
+				begins = "asked"
+			case d.Begin.Healing:
+				begins = "healing"
+				if diff := cmp.Diff([]delivery.Ref{web}, d.Begin.Only); diff != "" {
+					t.Errorf("what is healed (-want +got):\n%s", diff)
+				}
+			default:
+				begins = "automated"
+			}
+			if begins != tt.begins || d.After != tt.after || d.Why != tt.why {
+				t.Errorf("begins %q after %s: %q\nwant %q after %s: %q", begins, d.After, d.Why, tt.begins, tt.after, tt.why)
+			}
+			if d.Begin == nil {
+				return
+			}
+			op := operation.Start(d, s)
+			if op.Phase != running || !op.Started.Equal(s.Now) || !op.Finished.IsZero() || len(op.Results) != 0 || d.Retry && op.Retries != s.Last.Retries+1 {
+				t.Errorf("it starts as %+v", op)
+			}
+		})
+	}
+}
+
+func TestPause(t *testing.T) {
+	var got []time.Duration
+	for n := range 8 {
+		got = append(got, operation.Pause(delivery.RetryPolicy{}, n))
+	}
+	const s = time.Second
+	if diff := cmp.Diff([]time.Duration{5 * s, 10 * s, 20 * s, 40 * s, 80 * s, 160 * s, 180 * s, 180 * s}, got); diff != "" {
+		t.Errorf("pauses (-want +got):\n%s", diff)
+	}
+	if p := operation.Pause(delivery.RetryPolicy{Duration: s, Factor: 3, Max: time.Hour}, 1000); p != time.Hour {
+		t.Errorf("the pause after 1000 attempts is %s", p)
+	}
+}

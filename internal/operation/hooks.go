@@ -1,0 +1,227 @@
+package operation
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"keelson.dev/keelson/internal/delivery"
+)
+
+// hookSteps gives the hooks of a moment by waves, named.
+func (r *run) hookSteps(moment delivery.Moment) []step {
+	waves := map[int]*step{}
+	for _, h := range r.v.Hooks {
+		if h.Hook == nil || !slices.Contains(h.Hook.Moments, moment) || slices.Contains(h.Hook.Moments, delivery.SkipHook) {
+			continue
+		}
+		if waves[h.Wave] == nil {
+			waves[h.Wave] = &step{moment: moment, wave: h.Wave, gated: true}
+		}
+		waves[h.Wave].hooks = append(waves[h.Wave].hooks, Named(h, moment, r.op))
+	}
+	var steps []step
+	for _, n := range slices.Sorted(maps.Keys(waves)) {
+		steps = append(steps, *waves[n])
+	}
+	return steps
+}
+
+// Named gives a hook with the name that it has at a moment of an operation: its own, or, where it only says how its name begins
+// (generateName), one made of the revision, the moment and when the operation began (as Argo CD does).
+func Named(h delivery.Object, moment delivery.Moment, op delivery.Operation) delivery.Object {
+	prefix := h.GetGenerateName()
+	if h.GetName() != "" || prefix == "" {
+		return h
+	}
+	revision := ""
+	if len(op.Revisions) > 0 {
+		revision = op.Revisions[0]
+		if parsed := delivery.ParseRevision(revision); parsed.Commit != "" {
+			revision = parsed.Commit
+		}
+	}
+	if len(revision) >= 8 {
+		revision = revision[:7]
+	}
+	h.Unstructured = h.DeepCopy()
+	h.SetGenerateName("")
+	h.SetName(prefix + strings.ToLower(fmt.Sprintf("%s-%s-%d", revision, moment, op.Started.UTC().Unix())))
+	return h
+}
+
+// makeHook is the change that makes a hook, or that deletes the one before it.
+func (r *run) makeHook(h delivery.Object, s step) delivery.Change {
+	c := delivery.Change{
+		Ref: h.Ref(), Version: h.GroupVersionKind().Version, Verb: delivery.Create, Object: &h, Moment: s.moment, Wave: s.wave, Asks: h.Asks,
+		Reason: string(s.moment) + " hook",
+	}
+	live, there := r.v.Live(c.Ref)
+	switch {
+	case there && deletes(h, delivery.BeforeHookCreation):
+		c.Verb, c.UID, c.Object, c.Reason = delivery.Replace, live.UID, nil, "the hook of an earlier time, deleted before it is made anew"
+	case there:
+		c.Verb = delivery.Update
+	}
+	return c
+}
+
+// followHooks brings the results of hooks up to how they are doing, and takes in those that were made by this operation before a
+// restart of the controller.
+func (r *run) followHooks() {
+	if r.noHooks() {
+		return
+	}
+	for _, h := range r.v.Hooks {
+		if h.Hook == nil {
+			continue
+		}
+		for _, moment := range h.Hook.Moments {
+			r.followHook(Named(h, moment, r.op), moment)
+		}
+	}
+}
+
+func (r *run) followHook(h delivery.Object, moment delivery.Moment) {
+	ref := h.Ref()
+	r.adopt(h, moment)
+	res, done := r.result(ref, moment)
+	if !done {
+		return
+	}
+	if res.Hook != delivery.OperationRunning {
+		return
+	}
+	live, there := r.v.Live(ref)
+	health := r.v.Health(ref)
+	switch {
+	case there && live.Deleting && !live.Done:
+		return // how it ended is not known yet
+	case health.Status == delivery.Missing:
+		res.Hook, res.Message = delivery.OperationFailed, "it was deleted before it had ended"
+	case health.Status == delivery.Healthy, health.Status == "":
+		res.Hook = delivery.OperationSucceeded
+	case health.Status == delivery.Degraded, health.Status == delivery.UnknownHealth:
+		res.Hook = delivery.OperationFailed
+	default:
+		if r.expired(ref) {
+			res.Hook, res.Message = delivery.OperationFailed, "it has not ended within its deadline"
+			return
+		}
+	}
+	if health.Message != "" && health.Status != delivery.Missing {
+		res.Message = health.Message
+	}
+}
+
+// adopt takes in a hook that this operation has made before the controller was started anew, when nothing of it was known: one that is
+// younger than the operation. One that may be of an earlier operation, which began in the same second, is run once more.
+func (r *run) adopt(h delivery.Object, moment delivery.Moment) {
+	ref := h.Ref()
+	live, there := r.v.Live(ref)
+	if !there || live.Deleting || !live.Created.After(r.op.Started) || r.op.Request.DryRun {
+		return
+	}
+	if slices.ContainsFunc(r.op.Results, func(res delivery.OperationResult) bool { return res.Ref == ref }) {
+		return
+	}
+	if before := h.Hook.Moments; len(before) > 1 && moment != slices.MinFunc(before, func(a, b delivery.Moment) int { return order[a] - order[b] }) {
+		return
+	}
+	r.note(delivery.OperationResult{
+		Ref: ref, Version: h.GroupVersionKind().Version, Status: Synced, Moment: moment, Hook: delivery.OperationRunning,
+		Message: strings.ToLower(ref.Kind) + "/" + ref.Name + " created",
+	})
+}
+
+// order of the moments.
+var order = map[delivery.Moment]int{delivery.PreSync: 1, delivery.DuringSync: 2, delivery.PostSync: 3, delivery.SyncFail: 4}
+
+// left is the time until a hook's deadline; zero: it has none.
+func (r *run) left(ref delivery.Ref) time.Duration {
+	if r.v.Deadline == nil {
+		return 0
+	}
+	due, ok := r.v.Deadline(ref)
+	if !ok {
+		return 0
+	}
+	return max(due.Sub(r.v.Now), time.Millisecond)
+}
+
+func (r *run) expired(ref delivery.Ref) bool {
+	if r.v.Deadline == nil {
+		return false
+	}
+	due, ok := r.v.Deadline(ref)
+	return ok && !r.v.Now.Before(due)
+}
+
+// runningHook names a hook that has not ended.
+func (r *run) runningHook() (waiting string, after time.Duration) {
+	for _, res := range r.op.Results {
+		if res.Hook != delivery.OperationRunning || res.Moment == delivery.SyncFail {
+			continue
+		}
+		if waiting == "" {
+			waiting = "completion of hook " + res.Ref.String()
+		}
+		after = shorter(after, r.left(res.Ref))
+	}
+	return waiting, after
+}
+
+// failedAt tells whether a hook of a moment has failed.
+func (r *run) failedAt(moment delivery.Moment) bool {
+	return slices.ContainsFunc(r.op.Results, func(res delivery.OperationResult) bool {
+		return res.Moment == moment && (res.Hook == delivery.OperationFailed || res.Hook == delivery.OperationError)
+	})
+}
+
+// cleanUp gives the deletion of the hooks that are to go once they have ended.
+func (r *run) cleanUp() (delivery.Stage, bool) {
+	stage := delivery.Stage{Name: "Delete hooks"}
+	seen := map[delivery.Ref]bool{}
+	for _, h := range r.v.Hooks {
+		if h.Hook == nil || r.noHooks() {
+			continue
+		}
+		for _, moment := range h.Hook.Moments {
+			named := Named(h, moment, r.op)
+			ref := named.Ref()
+			res, done := r.result(ref, moment)
+			live, there := r.v.Live(ref)
+			if !done || res.Passed || !there || live.Deleting || seen[ref] || !r.over(named, moment, res.Hook) {
+				continue
+			}
+			seen[ref] = true
+			stage.Changes = append(stage.Changes, delivery.Change{
+				Ref: ref, Version: live.Version, Verb: delivery.Delete, UID: live.UID, Moment: moment, Reason: "the hook has ended",
+			})
+		}
+	}
+	return stage, len(stage.Changes) > 0
+}
+
+// over tells whether a hook that has ended is to be deleted.
+func (r *run) over(h delivery.Object, moment delivery.Moment, phase delivery.OperationPhase) bool {
+	switch {
+	case !phase.Over():
+		return false
+	case r.failed && moment != delivery.SyncFail:
+		return deletes(h, delivery.HookFailed)
+	case phase == delivery.OperationSucceeded:
+		return deletes(h, delivery.HookSucceeded)
+	}
+	return deletes(h, delivery.HookFailed)
+}
+
+// deletes tells whether a hook is deleted at a time.
+func deletes(h delivery.Object, when delivery.HookDeletion) bool {
+	if len(h.Hook.Delete) == 0 {
+		return when == delivery.BeforeHookCreation
+	}
+	return slices.Contains(h.Hook.Delete, when)
+}
