@@ -112,7 +112,7 @@ func (f *Fetcher) resolveChart(ctx context.Context, src delivery.Source) (delive
 		// The index does not say what the archive is: it is looked at, once.
 		dir, name := f.archivesDir(t), link(t.url, src.Chart, v.Version, v.URLs[0])
 		_, err := f.once(ctx, dir+" "+name, timeoutOf(src), func(ctx context.Context) ([]byte, error) {
-			if f.linked(dir, name) != "" {
+			if isDigest(linked(dir, name)) {
 				return nil, nil
 			}
 			data, err := f.download(ctx, t, v)
@@ -125,7 +125,7 @@ func (f *Fetcher) resolveChart(ctx context.Context, src delivery.Source) (delive
 		if err != nil {
 			return delivery.Revision{}, chartFault(t, fmt.Sprintf("fetch chart %s %s", src.Chart, v.Version), "", err)
 		}
-		rev.Commit = f.linked(dir, name)
+		rev.Commit = linked(dir, name)
 	}
 	return rev, nil
 }
