@@ -89,7 +89,7 @@ func (e *Engine) Glance(req Request, mem *Memory) (State, bool, error) {
 	if err != nil || !same || req.Operation != nil {
 		return state, false, err
 	}
-	synced, err := e.watch(req.App.ID, mem.desired, mem.Inventory)
+	synced, err := e.watch(req.App.ID, mem.desired, mem.Inventory, mem.hooks)
 	switch {
 	case err != nil:
 		return state, false, err
@@ -168,6 +168,9 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 		return state, err
 	}
 	state.Plan = e.plan(ctx, req, in, mem)
+	if req.Operation != nil {
+		state.Plan.Inventory = state.Plan.Inventory.Union(keptHooks(mem.Inventory, state.Hooks)).Union(hookInventory(state.Hooks, *req.Operation))
+	}
 	if err := e.addNamespace(ctx, req, &state.Plan, want); err != nil {
 		return state, err
 	}
@@ -304,9 +307,11 @@ func (e *Engine) addUnknown(unknown map[schema.GroupKind]bool, inv delivery.Inve
 
 // inSync tells from memory alone that nothing has to be done.
 func (e *Engine) inSync(app delivery.ID, mem *Memory) bool {
-	if !mem.Inventory.Equal(mem.desired) {
-		return false
-	}
+	return mem.Inventory.Equal(mem.desired) && e.unchanged(app, mem)
+}
+
+// unchanged tells from memory alone that all that Git wants is there as it was sent.
+func (e *Engine) unchanged(app delivery.ID, mem *Memory) bool {
 	for ref := range mem.desired {
 		rec, ok := e.Live.Get(ref)
 		if ok && rec.Owner == app && !rec.Deleting && (mem.left[ref] || rec.Marks.Has(delivery.MarkLeave)) {
@@ -391,9 +396,15 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 		mem.made = origin{} // from here to the end of the plan the cluster is made of neither the one nor the other
 	}
 	before := map[delivery.Ref]string{} // resource versions
-	for _, c := range stage.Changes {
+	for i, c := range stage.Changes {
 		rec, _ := e.Live.Get(c.Ref)
 		before[c.Ref] = rec.ResourceVersion
+		if c.Moment != "" && c.Object != nil { // it has its name only now
+			obj := *c.Object
+			obj.Unstructured = obj.DeepCopy()
+			e.Label(req.App.ID, obj)
+			stage.Changes[i].Object = &obj
+		}
 	}
 	ctx, end := telemetry.Span(ctx, "apply", telemetry.Stage(stage.Name), telemetry.Count("changes", stage.Pending()))
 	var failed error

@@ -3,6 +3,7 @@ package deliver
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -32,14 +33,19 @@ func (e *Engine) Operate(req Request, state State, mem *Memory) operation.Step {
 	deadlines := deadlinesOf(state.Hooks, *req.Operation)
 	return operation.Next(operation.View{
 		Operation: *req.Operation, Policy: *req.App.Sync, Plan: state.Plan, Hooks: state.Hooks, Now: req.Now,
-		Live:   e.Live.Get,
-		Health: func(ref delivery.Ref) delivery.Health { return e.hookHealth(ref, state.Hooks, mem) },
-		Deadline: func(ref delivery.Ref) (time.Time, bool) {
-			rec, there := e.Live.Get(ref)
-			d, ok := deadlines[ref]
-			return rec.Created.Add(d), there && ok && !rec.Created.IsZero()
-		},
+		Live:     e.Live.Get,
+		Health:   func(ref delivery.Ref) delivery.Health { return e.hookHealth(ref, state.Hooks, mem) },
+		Deadline: e.deadline(deadlines),
 	})
+}
+
+// deadline tells by when hooks that are there have to have ended.
+func (e *Engine) deadline(of map[delivery.Ref]time.Duration) func(delivery.Ref) (time.Time, bool) {
+	return func(ref delivery.Ref) (time.Time, bool) {
+		rec, there := e.Live.Get(ref)
+		d, ok := of[ref]
+		return rec.Created.Add(d), there && ok && !rec.Created.IsZero()
+	}
 }
 
 // Standing completes what [operation.Decide] looks at by what was observed. Policy, Asked, Last, Revisions and Changed are the caller's.
@@ -90,6 +96,7 @@ func hookKinds(hooks []delivery.Object) delivery.Inventory {
 func operating(in *plan.Input, req Request, mem *Memory) {
 	in.App.Prune = true // what needs pruning is told of; the operation decides whether it is deleted
 	in.Waves = mem.waves
+	in.Inventory = in.Inventory.Minus(keptHooks(in.Inventory, in.Hooks))
 	if op := req.Operation; op != nil {
 		in.NotBefore = nil
 		for ref, r := range in.Refused {
@@ -99,13 +106,40 @@ func operating(in *plan.Input, req Request, mem *Memory) {
 		sync := *in.App.Sync
 		sync.Options.Replace = sync.Options.Replace || op.Request.Options.Replace
 		sync.Options.SkipDryRunOnMissingResource = sync.Options.SkipDryRunOnMissingResource || op.Request.Options.SkipDryRunOnMissingResource
-		sync.Options.Propagation = cmp.Or(op.Request.Options.Propagation, sync.Options.Propagation, "foreground")
+		sync.Options.Propagation = cmp.Or(op.Request.Options.Propagation, sync.Options.Propagation)
 		in.App.Sync = &sync
 		in.App.Force = op.Request.Force || op.Request.Options.Force || in.App.Sync.Options.Force
 		if op.Request.Prune && !op.Request.Automated {
 			in.App.Guard = delivery.Guard{AllowEmpty: true, MaxPrunePercent: 100} // a person's word
 		}
 	}
+}
+
+// keptHooks gives what of an inventory was made of hooks that are in Git: what they have left is deleted when they say so.
+func keptHooks(inv delivery.Inventory, hooks []delivery.Object) delivery.Inventory {
+	kept := delivery.Inventory{}
+	for ref, version := range inv {
+		for _, h := range hooks {
+			named := h.Ref()
+			prefix := h.GetGenerateName()
+			if ref == named || named.Name == "" && prefix != "" && ref.GroupKind() == named.GroupKind() && ref.Namespace == named.Namespace && strings.HasPrefix(ref.Name, prefix) {
+				kept[ref] = version
+			}
+		}
+	}
+	return kept
+}
+
+// hookInventory gives the hooks of an operation, with the names that they have in it.
+func hookInventory(hooks []delivery.Object, op delivery.Operation) delivery.Inventory {
+	out := delivery.Inventory{}
+	for _, h := range hooks {
+		for _, moment := range h.Hook.Moments {
+			named := operation.Named(h, moment, op)
+			out[named.Ref()] = named.GroupVersionKind().Version
+		}
+	}
+	return out
 }
 
 // compare fills in what an app with operations is told by: how every object compares to Git. It makes what was rendered what is
@@ -116,6 +150,9 @@ func (e *Engine) compare(req Request, state *State, desired []delivery.Object, m
 	for _, obj := range desired {
 		waves[obj.Ref()], want[obj.Ref()] = obj.Wave, obj.GroupVersionKind().Version
 	}
+	for _, h := range state.Hooks {
+		waves[h.Ref()] = h.Wave
+	}
 	for ref, wave := range mem.waves { // what left Git keeps its own
 		if _, owned := mem.Inventory[ref]; owned {
 			if _, there := waves[ref]; !there {
@@ -123,7 +160,7 @@ func (e *Engine) compare(req Request, state *State, desired []delivery.Object, m
 			}
 		}
 	}
-	mem.waves = waves
+	mem.waves, mem.hooks = waves, hookKinds(state.Hooks)
 	blocked := map[delivery.Ref]string{}
 	for _, b := range state.Plan.Blocks {
 		blocked[b.Ref] = b.Fault.Error()
@@ -144,9 +181,9 @@ func (e *Engine) compare(req Request, state *State, desired []delivery.Object, m
 			}, false)
 		}
 	}
-	for _, h := range state.Hooks {
-		if rec, there := e.Live.Get(h.Ref()); there && h.GetName() != "" {
-			state.Compared = append(state.Compared, delivery.Comparison{Ref: h.Ref(), Version: rec.Version, Hook: true, Wave: h.Wave, Health: rec.Health})
+	for ref, version := range keptHooks(mem.Inventory.Union(hookKinds(state.Hooks)), state.Hooks) {
+		if rec, there := e.Live.Get(ref); there && rec.Owner == req.App.ID {
+			state.Compared = append(state.Compared, delivery.Comparison{Ref: ref, Version: version, Hook: true, Wave: waves[ref], Health: rec.Health})
 		}
 	}
 	slices.SortFunc(state.Compared, func(a, b delivery.Comparison) int { return a.Ref.Compare(b.Ref) })
@@ -194,6 +231,10 @@ func (e *Engine) comparison(c delivery.Change, wanted bool, mem *Memory) (delive
 			out.Health, out.Reason = v.health, "not as Git wants it, as the API server says"
 		}
 		out.Differs = out.Differs && !v.equal
+	}
+	if !wanted && marks.Has(delivery.MarkHook) && there {
+		out.Hook, out.Differs, out.Counts, out.Reason = true, false, false, ""
+		return out, true
 	}
 	if !wanted {
 		if !there || c.Verb == delivery.Release {
