@@ -78,7 +78,8 @@ type refusal struct {
 type Variables struct {
 	// Key identifies them without telling them.
 	Key string
-	// Load reads them, and knows which values must not be told. It is called only where something has to be rendered.
+	// Load reads them, and knows which values must not be told. It is called only where something has to be rendered; nil: there are
+	// none.
 	Load func(context.Context) (map[string]string, *redact.Redactor, error)
 }
 
@@ -192,9 +193,12 @@ func (mem *Memory) render(ctx context.Context, req Request) ([]delivery.Object, 
 			return nil, origin{}, errors.Join(err, mem.fault)
 		}
 	}
-	vars, secrets, err := req.Vars.Load(ctx)
-	if err != nil {
-		return nil, origin{}, err
+	vars, secrets := map[string]string(nil), redact.New()
+	if req.Vars.Load != nil {
+		var err error
+		if vars, secrets, err = req.Vars.Load(ctx); err != nil {
+			return nil, origin{}, err
+		}
 	}
 	build := req.App.Build
 	build.Substitute = req.App.VarsAlways || len(vars) > 0

@@ -74,8 +74,8 @@ func parseAddress(raw string) (string, git.Auth, error) {
 	if !isOCI(raw) || isSCP(raw) {
 		return parseURL(raw)
 	}
-	if _, rest, ok := strings.Cut(raw, "://"); ok {
-		raw = rest
+	for _, rest, ok := strings.Cut(raw, "://"); ok; _, rest, ok = strings.Cut(raw, "://") {
+		raw = rest // "oci://https://…" too: who says enableOCI may have written either
 	}
 	address, auth, err := parseURL("https://" + raw)
 	return "oci://" + strings.TrimPrefix(address, "https://"), auth, err
@@ -95,7 +95,13 @@ func (f *Fetcher) resolveChart(ctx context.Context, src delivery.Source) (delive
 		want = ""
 	}
 	if t.oci {
-		return f.resolveOCI(ctx, t.at(src.Chart), timeoutOf(src), want)
+		began := time.Now()
+		rev, err := f.resolveOCI(ctx, t.at(src.Chart), timeoutOf(src), want, true)
+		if err != nil {
+			return delivery.Revision{}, chartFault(t.at(src.Chart), "find chart "+src.Chart, "", err)
+		}
+		f.noteTook(t, began)
+		return rev, nil
 	}
 	v, err := f.findVersion(ctx, t, timeoutOf(src), src.Chart, want)
 	if err != nil {
@@ -171,29 +177,15 @@ func (f *Fetcher) fetchArchive(ctx context.Context, src delivery.Source, rev del
 
 // fetchChart gives the files of a chart of an HTTP repository.
 func (f *Fetcher) fetchChart(ctx context.Context, t target, dir, chart string, rev delivery.Revision) (*git.Tree, error) {
-	data := f.stored(dir, rev.Commit)
-	if data == nil {
-		var err error
-		data, err = f.once(ctx, dir+" "+rev.Commit, remaining(ctx), func(ctx context.Context) ([]byte, error) {
-			if data := f.stored(dir, rev.Commit); data != nil {
-				return data, nil
-			}
-			v, err := f.findVersion(ctx, t, remaining(ctx), chart, rev.Name)
-			if err != nil {
-				return nil, err
-			}
-			data, err := f.download(ctx, t, v)
-			if err != nil {
-				return nil, err
-			}
-			if got := digestOf(data); got != rev.Commit {
-				return nil, fmt.Errorf("%w: its digest is sha256:%s, not sha256:%s", errArchive, got, rev.Commit)
-			}
-			return data, f.keep(dir, rev.Commit, data)
-		})
+	data, err := f.content(ctx, dir, rev.Commit, func(ctx context.Context) ([]byte, error) {
+		v, err := f.findVersion(ctx, t, remaining(ctx), chart, rev.Name)
 		if err != nil {
 			return nil, err
 		}
+		return f.download(ctx, t, v)
+	})
+	if err != nil {
+		return nil, err
 	}
 	return f.unpacked(treeKey{rev.Commit, true}, data)
 }
@@ -525,6 +517,9 @@ func chartFault(t target, what, hint string, err error) error {
 	errors.As(err, &f)
 	if f.Reason == ReasonGit {
 		f.Reason = ReasonChart
+		if t.oci {
+			f.Reason = ReasonOCI
+		}
 	}
 	switch {
 	case errors.Is(err, errNoVersion):
