@@ -128,6 +128,6 @@ func (e *Engine) glanced(req Request, mem *Memory, state State) (State, bool, er
 	}
 	state.Drifted, state.Owned, state.InSync = l.drifted, l.owned, l.insync
 	state.Plan.Inventory, state.Retry = mem.desired, l.retry
-	state.Health = healthOfAll(state.Compared)
+	state.Health = healthOfAll(req.App, state.Compared)
 	return state, true, nil
 }

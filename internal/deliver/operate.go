@@ -188,21 +188,35 @@ func (e *Engine) compare(req Request, state *State, desired []delivery.Object, m
 		}
 	}
 	slices.SortFunc(state.Compared, func(a, b delivery.Comparison) int { return a.Ref.Compare(b.Ref) })
-	state.Health = healthOfAll(state.Compared)
+	state.Health = healthOfAll(req.App, state.Compared)
 	state.InSync = !slices.ContainsFunc(state.Compared, func(c delivery.Comparison) bool { return c.Differs && c.Counts })
 	state.Owned = e.owned(req.App.ID, want, state.Hooks, mem)
 	mem.looked = e.lookedAt(state, want, mem, req.Now)
 }
 
-// healthOfAll is how an app is doing, by its objects as they were compared: hooks do not count, nor does what is missing of a kind that has
-// no health.
-func healthOfAll(compared []delivery.Comparison) delivery.Health {
+// healthOfAll is how an app is doing, by its objects as they were compared: hooks do not count, nor does the app itself, nor an app of
+// which nothing is known yet, nor what is missing, since it differs from Git anyhow; unless nothing is there at all (Argo CD 3:
+// controller/health.go).
+func healthOfAll(app delivery.App, compared []delivery.Comparison) delivery.Health {
 	parts := make([]health.Part, 0, len(compared))
+	wanted, there := false, false
 	for _, c := range compared {
-		if c.Hook || c.Health.Status == "" || c.Health.Status == delivery.Missing && !health.Judged(c.Ref.GroupKind()) {
+		if c.Hook {
+			continue
+		}
+		wanted = true
+		if c.Health.Status == delivery.Missing {
+			continue
+		}
+		there = true
+		inner := c.Ref.Kind == app.ID.Kind && c.Health.Status == delivery.UnknownHealth
+		if c.Health.Status == "" || inner || isSelf(app, c.Ref) {
 			continue
 		}
 		parts = append(parts, health.Part{Ref: c.Ref, Health: c.Health})
+	}
+	if wanted && !there {
+		return delivery.Health{Status: delivery.Missing, Message: "nothing of it is there"}
 	}
 	return health.Aggregate(parts)
 }
