@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -92,7 +91,6 @@ func (a *applications) step(ctx context.Context, obj *argocdv1.Application, pen 
 	}
 	p := a.begin(obj, pen)
 	err := a.run(ctx, p)
-	fmt.Fprintf(os.Stderr, "DBG %s err=%v known=%v op=%v asked=%v target=%v after=%v\n", p.app.ID, err, p.news.Known, p.op, p.asked, p.st.target != nil, p.after)
 	if s := p.st.mem.Secrets(); s != nil {
 		p.secrets, p.loaded = s, true
 	}

@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"reflect"
 	"slices"
@@ -204,7 +203,7 @@ func (r *repositories) Start(ctx context.Context) error {
 // step takes in what a fetch has brought and begins another where one is due.
 func (r *repositories) step(id delivery.ID) {
 	r.mu.Lock()
-	w := r.wanted[id]; println("DBG step", id.String(), w != nil)
+	w := r.wanted[id]
 	if w == nil {
 		r.mu.Unlock()
 		return
@@ -238,7 +237,6 @@ func (r *repositories) step(id delivery.ID) {
 
 // takeIn makes the result of a fetch known to those that want the source.
 func (r *repositories) takeIn(st *sourceState, src delivery.Source, res *fetchResult) {
-	println("DBG takeIn", src.ID.String(), res.snapshot.Revision.String(), fmt.Sprint(res.err))
 	r.took(st, src.ID, res)
 	if res.err == nil {
 		if r.fails(src.ID, false) {
@@ -286,7 +284,7 @@ func (r *repositories) inform(id delivery.ID) {
 	for _, app := range r.reg.madeFrom(id) {
 		made[app] = true
 	}
-	println("DBG inform", len(made)); r.tell(id); println("DBG told", len(r.usersOf(id)))
+	r.tell(id)
 	for _, user := range r.usersOf(id) {
 		if !made[user] {
 			r.wake(user)
