@@ -26,8 +26,9 @@ type ArgoRepository struct {
 	Name        string
 	Type        string // git (default), helm or oci
 	Project     string
-	Template    bool // of type repo-creds
-	OCI         bool // enableOCI: a Helm repository
+	Template    bool   // of type repo-creds
+	OCI         bool   // enableOCI: a Helm repository
+	NoProxy     string // hosts, as in the environment variable NO_PROXY, that the proxy is not for
 	Credentials delivery.Credentials
 	Refused     []string // fields that are not supported, and without which it may not be read as it should be
 	Ignored     []string // fields that have no effect
@@ -39,13 +40,13 @@ func ReadArgoRepository(name string, template bool, data map[string][]byte) Argo
 	set := func(key string) bool { return strings.EqualFold(get(key), "true") }
 	r := ArgoRepository{
 		Secret: name, URL: get("url"), Name: get("name"), Type: strings.ToLower(orElse(get("type"), "git")), Project: get("project"),
-		Template: template, OCI: set("enableOCI"),
+		Template: template, OCI: set("enableOCI"), NoProxy: get("noProxy"),
 		Credentials: delivery.Credentials{
 			Username: get(keyUsername), Password: string(data[keyPassword]), BearerToken: get(keyBearer),
 			ClientCert: string(data["tlsClientCertData"]), ClientKey: string(data["tlsClientCertKey"]),
 			Identity: string(data["sshPrivateKey"]),
 			Insecure: set("insecure") || set("insecureIgnoreHostKey"), PlainHTTP: set("insecureOCIForceHttp"),
-			Proxy: get("proxy"), NoProxy: get("noProxy"),
+			Proxy: get("proxy"),
 			App: delivery.GitHubApp{
 				ID: get(keyAppID), InstallationID: get("githubAppInstallationID"), PrivateKey: string(data["githubAppPrivateKey"]),
 				BaseURL: get("githubAppEnterpriseBaseUrl"),
@@ -108,8 +109,9 @@ func (r *argoReader) repository(rawURL string) ArgoRepository {
 	found.Secret = exact.Secret + "+" + template.Secret
 	found.OCI = exact.OCI || template.OCI
 	found.Credentials.Insecure, found.Credentials.PlainHTTP = exact.Credentials.Insecure, exact.Credentials.PlainHTTP
-	found.Credentials.Proxy, found.Credentials.NoProxy = orElse(exact.Credentials.Proxy, template.Credentials.Proxy), orElse(exact.Credentials.NoProxy, template.Credentials.NoProxy)
+	found.Credentials.Proxy, found.NoProxy = orElse(exact.Credentials.Proxy, template.Credentials.Proxy), orElse(exact.NoProxy, template.NoProxy)
 	found.Refused = slices.Concat(exact.Refused, template.Refused)
+	found.Ignored = slices.Concat(exact.Ignored, template.Ignored)
 	return found
 }
 

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 
+	"golang.org/x/net/http/httpproxy"
+
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/delivery"
 )
@@ -21,6 +23,9 @@ func (r *argoReader) source(field string, s *argocdv1.ApplicationSource) (delive
 	cred := r.repository(s.RepoURL)
 	for _, name := range cred.Refused {
 		r.refuse("Secret "+r.in.Namespace+"/"+cred.Secret+": "+name, "give a user name and password, a token, a key or a GitHub App")
+	}
+	for _, name := range cred.Ignored {
+		r.ignored = append(r.ignored, "Secret "+r.in.Namespace+"/"+cred.Secret+": "+name)
 	}
 	src := delivery.Source{
 		URL: s.RepoURL, Credentials: cred.Credentials, GitHub: cred.Credentials.App.ID != "",
@@ -41,7 +46,13 @@ func (r *argoReader) source(field string, s *argocdv1.ApplicationSource) (delive
 		src.Ref.TagPrefix, src.Submodules = s.TagPrefix, true
 	}
 	r.verification(field, s, &src)
+	if app := &src.Credentials.App; app.ID != "" && app.InstallationID == "" {
+		app.Owner = firstFolder(src.URL) // whose installation it is, is found out
+	}
 	r.trust(&src)
+	if direct(src.URL, cred) {
+		src.Credentials.Proxy = ""
+	}
 	src.ID = delivery.ID{Kind: RepositoryKind, Namespace: r.a.Namespace, Name: sourceName(src, cred)}
 	return src, true
 }
@@ -62,6 +73,28 @@ func gitURL(raw string) string {
 		return "ssh://" + m[1] + m[2] + "/" + m[3]
 	}
 	return raw
+}
+
+// firstFolder gives the first part of a URL's path: whom a repository belongs to.
+func firstFolder(rawURL string) string {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return ""
+	}
+	first, _, _ := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
+	return first
+}
+
+// direct tells whether a repository is reached without the proxy that its Secret names.
+func direct(rawURL string, cred ArgoRepository) bool {
+	u, err := url.Parse(rawURL)
+	if err != nil || cred.NoProxy == "" || cred.Credentials.Proxy == "" {
+		return false
+	}
+	u.Scheme = "https" // the rules are about hosts
+	config := httpproxy.Config{HTTPSProxy: "http://proxy", NoProxy: cred.NoProxy}
+	proxy, err := config.ProxyFunc()(u)
+	return err == nil && proxy == nil
 }
 
 // trust adds what Argo CD's ConfigMaps say about servers to credentials that say nothing of them.
