@@ -244,7 +244,7 @@ func (a *applications) run(ctx context.Context, p *applicationPass) error {
 	}
 	defer done()
 	a.arrive(&p.pass)
-	p.st.target.engine.Live.Judge(p.app.ID, p.held.rules)
+	p.st.target.engine.Live.JudgeKind(argocdv1.ApplicationKind, p.held.rules)
 	err := a.operate(ctx, p)
 	if err == nil {
 		err = a.compare(ctx, p)

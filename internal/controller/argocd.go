@@ -133,6 +133,7 @@ func (g *argo) loadClaims(ctx context.Context) ([]delivery.ID, error) {
 	if err := g.apps.cache.List(ctx, &list); err != nil {
 		return nil, fmt.Errorf("list Applications: %w", err)
 	}
+	g.apps.targets.home.engine.Live.JudgeKind(argocdv1.ApplicationKind, g.estate.holds().rules)
 	held, ids := g.estate.holds(), make([]delivery.ID, len(list.Items))
 	for i := range list.Items {
 		item := &list.Items[i]
