@@ -168,6 +168,12 @@ spec:
   destination: {server: https://kubernetes.default.svc, namespace: %[3]s}
   syncPolicy: {automated: {}}
 `, w.name("web"), w.url(), w.ns))
+	w.until("web", func(a *argocdv1.Application) error {
+		if a.Status.Sync.Status != argocdv1.Synced {
+			return errors.New("want it to be synced")
+		}
+		return nil
+	})
 	w.value("a", "prod")
 	w.value("b", "1")
 	w.push(map[string]string{"values/prod.yaml": "v: more\n"})
@@ -292,7 +298,7 @@ func TestApplicationCosts(t *testing.T) {
 	all, from := requests(t, from)
 	count := map[string]int{}
 	for _, r := range all {
-		if r.ObjectRef.Namespace == w.ns || strings.HasPrefix(r.ObjectRef.Name, w.ns) && r.ObjectRef.Resource != "events" {
+		if r.ObjectRef.Resource == "configmaps" && r.ObjectRef.Namespace == w.ns || r.ObjectRef.Resource == "applications" && strings.HasPrefix(r.ObjectRef.Name, w.ns) {
 			count[r.Verb+" "+r.ObjectRef.Resource+"/"+strings.TrimPrefix(r.ObjectRef.Name, w.ns+"-")]++
 		}
 	}

@@ -234,7 +234,7 @@ type world struct {
 }
 
 // limit bounds every wait.
-const limit = 60 * time.Second
+const limit = 12 * time.Second
 
 // newWorld makes a namespace with a repository of its own and a GitRepository "repo" that follows its main branch.
 func newWorld(t *testing.T) *world {
