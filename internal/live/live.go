@@ -163,8 +163,8 @@ func (l *Live) Look(u *unstructured.Unstructured) (delivery.Live, error) {
 
 // Judged is how an object is doing by the rules of an app, whether it is labelled as the app's or not.
 func (l *Live) Judged(app delivery.ID, u *unstructured.Unstructured) delivery.Health {
-	h, _ := l.health(app, u) // a script that is still being asked is not waited for
-	return h
+	doing, _ := l.health(app, u)
+	return doing
 }
 
 // Deleted notes that we have just deleted an object: it is on its way out, whatever the watch still says.

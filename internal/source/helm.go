@@ -112,7 +112,7 @@ func (f *Fetcher) resolveChart(ctx context.Context, src delivery.Source) (delive
 		// The index does not say what the archive is: it is looked at, once.
 		dir, name := f.archivesDir(t), link(t.url, src.Chart, v.Version, v.URLs[0])
 		_, err := f.once(ctx, dir+" "+name, timeoutOf(src), func(ctx context.Context) ([]byte, error) {
-			if f.linked(dir, name) != "" {
+			if isDigest(linked(dir, name)) {
 				return nil, nil
 			}
 			data, err := f.download(ctx, t, v)
@@ -125,7 +125,7 @@ func (f *Fetcher) resolveChart(ctx context.Context, src delivery.Source) (delive
 		if err != nil {
 			return delivery.Revision{}, chartFault(t, fmt.Sprintf("fetch chart %s %s", src.Chart, v.Version), "", err)
 		}
-		rev.Commit = f.linked(dir, name)
+		rev.Commit = linked(dir, name)
 	}
 	return rev, nil
 }
@@ -166,13 +166,39 @@ func (f *Fetcher) fetchArchive(ctx context.Context, src delivery.Source, rev del
 			return delivery.Snapshot{}, chartFault(t, what, "", err)
 		}
 		snap.Origin = origin
-		return snap, newView(tree, &ignoreIndex{}, src).show(&snap)
+		return snap, errors.Join(newView(tree, &ignoreIndex{}, src).show(&snap), f.remember(dir, src, rev))
 	}
 	tree, err := f.fetchChart(ctx, t, dir, src.Chart, rev)
 	if err != nil {
 		return delivery.Snapshot{}, chartFault(t, what, "", err)
 	}
-	return snap, newView(tree, &ignoreIndex{}, src).show(&snap)
+	return snap, errors.Join(newView(tree, &ignoreIndex{}, src).show(&snap), f.remember(dir, src, rev))
+}
+
+// lastName is under which name the last revision of a source is kept.
+func lastName(src delivery.Source) string {
+	return link("last", src.Chart, fmt.Sprintf("%t %+v", src.OCI, src.Ref))
+}
+
+// remember keeps the last revision that was fetched.
+func (f *Fetcher) remember(dir string, src delivery.Source, rev delivery.Revision) error {
+	if name := lastName(src); linked(dir, name) != rev.String() {
+		return f.keep(dir, name, []byte(rev.String()))
+	}
+	return nil
+}
+
+// Last is the revision of a chart or an OCI artifact that was fetched last, by this process or one before it: [Fetcher.Fetch] gives
+// it without asking anybody, if it is still here. The zero Revision: none was, or the source is a Git repository.
+func (f *Fetcher) Last(src delivery.Source) delivery.Revision {
+	if src.Chart == "" && !src.OCI {
+		return delivery.Revision{}
+	}
+	t, err := f.archiveTarget(src)
+	if err != nil {
+		return delivery.Revision{}
+	}
+	return delivery.ParseRevision(linked(f.archivesDir(t), lastName(src)))
 }
 
 // fetchChart gives the files of a chart of an HTTP repository.
