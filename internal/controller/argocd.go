@@ -91,7 +91,10 @@ func (c *Controller) serveApplications(ctx context.Context, opts Options, scheme
 	if err := c.mgr.Add(repos); err != nil {
 		return fmt.Errorf("add the follower of repositories: %w", err)
 	}
-	return setup(c.mgr, "application", s, appWorkers, c.prepare)
+	if err := setup(c.mgr, "application", s, appWorkers, c.prepare); err != nil {
+		return err
+	}
+	return c.serveApplicationSets(ctx, opts, rec, estate, repos)
 }
 
 // wakeAll has every Application be looked at: something that concerns all has changed.
