@@ -308,6 +308,9 @@ type seen struct {
 // sources gives the snapshot that an app as it was read is made from: that of its source, or one that is composed of several. The
 // request is about that app from now on.
 func (a *applications) sources(p *applicationPass, of dialect.ArgoApp) error {
+	if why := of.Invalid(); why != "" { // an operation may want sources that the project forbids
+		return &delivery.Fault{Reason: argocdv1.ConditionInvalidSpecError, Retry: delivery.OnEvent, Err: errors.New(why)}
+	}
 	snaps := make(map[delivery.ID]delivery.Snapshot, len(of.Sources))
 	revisions := make([]delivery.Revision, len(of.Sources))
 	for i, src := range of.Sources {
@@ -459,7 +462,8 @@ func (a *applications) start(ctx context.Context, p *applicationPass, d operatio
 // widen puts what a plan may make into the annotation that says what may be the app's, for the next write.
 func (a *applications) widen(p *applicationPass, plan delivery.Plan) error {
 	mem := &p.st.mem
-	if mem.Inventory.Covers(plan.Inventory) {
+	// What is in memory may belong to the intent of an operation before this one, which counts no more.
+	if mem.Inventory.Covers(plan.Inventory) && dialect.ArgoInventory(p.obj).Covers(plan.Inventory) {
 		return nil
 	}
 	claims := p.st.target.engine.Claims
