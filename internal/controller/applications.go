@@ -32,6 +32,7 @@ type applications struct {
 	apps
 	repos  *repositories
 	estate *estate
+	charts charts
 }
 
 // applicationPass is one step for one Application.
@@ -60,6 +61,7 @@ func (a *applications) empty() *argocdv1.Application { return &argocdv1.Applicat
 func (a *applications) forget(name types.NamespacedName) {
 	id := applicationID(name)
 	a.repos.want(id, nil)
+	a.charts.forget(id)
 	a.drop(id)
 }
 
@@ -150,12 +152,17 @@ func operationOf(obj *argocdv1.Application, running bool) *argocdv1.SyncOperatio
 
 // read translates an Application.
 func (a *applications) read(obj *argocdv1.Application, held *holdings, sync *argocdv1.SyncOperation) dialect.ArgoApp {
-	return dialect.Application(obj, dialect.Argo{
+	return dialect.Application(obj, a.argo(obj, held, sync))
+}
+
+// argo is what the meaning of an Application depends on besides itself.
+func (a *applications) argo(obj *argocdv1.Application, held *holdings, sync *argocdv1.SyncOperation) dialect.Argo {
+	return dialect.Argo{
 		Namespace: a.estate.namespace, Project: held.project(projectOf(obj)), Repositories: held.repositories, Clusters: held.clusters,
 		KnownHosts: held.settings[argoKnownHosts]["ssh_known_hosts"], Certificates: held.settings[argoTLSCerts], Keys: held.settings[argoKeys],
 		Impersonate: held.settings[argoSettings]["application.sync.impersonation.enabled"] == "true",
 		Sync:        sync, Now: a.now(),
-	})
+	}
 }
 
 // projectOf names an Application's project.
@@ -334,15 +341,17 @@ func (a *applications) sources(p *applicationPass, of dialect.ArgoApp) error {
 	}
 	if len(app.Mounts) == 0 {
 		p.req.Snapshot = snaps[app.Source]
-		return nil
+		return a.complete(p)
 	}
 	mounted := make([]source.Mounted, len(app.Mounts))
 	for i, m := range app.Mounts {
 		mounted[i] = source.Mounted{At: m.At, Snapshot: snaps[m.Source]}
 	}
 	var err error
-	p.req.Snapshot, err = source.Compose(mounted)
-	return err
+	if p.req.Snapshot, err = source.Compose(mounted); err != nil {
+		return err
+	}
+	return a.complete(p)
 }
 
 // warn adds a condition to what is said of the app.
