@@ -168,6 +168,9 @@ func argoMarks(annotations map[string]string) (all delivery.Marks) {
 	if annotations[ignoreHealth] == "true" {
 		all |= delivery.MarkNoHealth
 	}
+	if hookOf(annotations) != nil {
+		all |= delivery.MarkHook
+	}
 	return all
 }
 

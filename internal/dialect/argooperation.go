@@ -190,7 +190,10 @@ func operationState(old *argocdv1.OperationState, a *argocdv1.Application, op de
 	if override == nil && same {
 		override = old.Operation.Sync
 	}
-	spec := overridden(a, override)
+	spec := *a.Spec.DeepCopy()
+	if override != nil { // of what it overrides, the sources: the revisions are said beside them
+		spec = overridden(a, &argocdv1.SyncOperation{Source: override.Source, Sources: override.Sources})
+	}
 	s := &argocdv1.OperationState{
 		Operation: writeRequest(op.Request, override), Phase: string(op.Phase), Message: op.Message,
 		StartedAt: started, RetryCount: int64(op.Retries),
