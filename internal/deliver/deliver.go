@@ -89,7 +89,7 @@ func (e *Engine) Glance(req Request, mem *Memory) (State, bool, error) {
 	if err != nil || !same || req.Operation != nil {
 		return state, false, err
 	}
-	synced, err := e.watch(req.App.ID, mem.desired, mem.Inventory)
+	synced, err := e.watch(req.App.ID, mem.desired, mem.Inventory, mem.hooks)
 	switch {
 	case err != nil:
 		return state, false, err
@@ -164,10 +164,15 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 		return state, err
 	}
 	in := plan.Input{Live: seen, Claims: elsewhere, Desired: desired, Hooks: state.Hooks, Unknown: unknown, Holds: holds, Present: there, Ignored: ignored}
-	if err := e.strangers(ctx, req, want, &in, mem); err != nil {
-		return state, err
+	if req.App.Sync != nil {
+		if err := e.strangers(ctx, req.App.ID, want, &in, mem); err != nil {
+			return state, err
+		}
 	}
 	state.Plan = e.plan(ctx, req, in, mem)
+	if req.Operation != nil && !req.Operation.Request.DryRun {
+		state.Plan.Inventory = state.Plan.Inventory.Union(keptHooks(mem.Inventory, state.Hooks)).Union(hookInventory(state.Hooks, *req.Operation))
+	}
 	if err := e.addNamespace(ctx, req, &state.Plan, want); err != nil {
 		return state, err
 	}
@@ -304,9 +309,11 @@ func (e *Engine) addUnknown(unknown map[schema.GroupKind]bool, inv delivery.Inve
 
 // inSync tells from memory alone that nothing has to be done.
 func (e *Engine) inSync(app delivery.ID, mem *Memory) bool {
-	if !mem.Inventory.Equal(mem.desired) {
-		return false
-	}
+	return mem.Inventory.Equal(mem.desired) && e.unchanged(app, mem)
+}
+
+// unchanged tells from memory alone that all that Git wants is there as it was sent.
+func (e *Engine) unchanged(app delivery.ID, mem *Memory) bool {
 	for ref := range mem.desired {
 		rec, ok := e.Live.Get(ref)
 		if ok && rec.Owner == app && !rec.Deleting && (mem.left[ref] || rec.Marks.Has(delivery.MarkLeave)) {
@@ -391,9 +398,15 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 		mem.made = origin{} // from here to the end of the plan the cluster is made of neither the one nor the other
 	}
 	before := map[delivery.Ref]string{} // resource versions
-	for _, c := range stage.Changes {
+	for i, c := range stage.Changes {
 		rec, _ := e.Live.Get(c.Ref)
 		before[c.Ref] = rec.ResourceVersion
+		if c.Moment != "" && c.Object != nil { // it has its name only now
+			obj := *c.Object
+			obj.Unstructured = obj.DeepCopy()
+			e.Label(req.App.ID, obj)
+			stage.Changes[i].Object = &obj
+		}
 	}
 	ctx, end := telemetry.Span(ctx, "apply", telemetry.Stage(stage.Name), telemetry.Count("changes", stage.Pending()))
 	var failed error
@@ -406,6 +419,7 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 		case r.Err == nil && r.Change.Verb.Deletes() && r.Change.DryRun:
 		case r.Err == nil && r.Change.Verb.Deletes():
 			delete(mem.applied, ref)
+			delete(mem.strangers, ref)
 			e.Live.Deleted(ref, r.Change.UID)
 			mem.countRepair(r.Change, req.Now)
 		case r.Err == nil && (r.Change.DryRun || r.Change.First):
