@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/apply"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
@@ -38,10 +39,10 @@ func handbackCommand(g *global) *cobra.Command {
 	var dryRun bool
 	cmd := &cobra.Command{
 		Use:   "handback",
-		Short: "Leave a cluster such that Flux goes on where Keelson stops",
-		Long: `Handback gives what Keelson owns of the objects of every app back to Flux: their fields become those of kustomize-controller,
-what only Keelson understands is taken out of the apps and sources, and Flux's controllers that --take-over has scaled down start
-again. No object is changed otherwise. Stop Keelson first. It can be run again where it was interrupted.`,
+		Short: "Leave a cluster such that Flux and Argo CD go on where Keelson stops",
+		Long: `Handback gives what Keelson owns of the objects of every app back to Flux, or to Argo CD: their fields become those of
+kustomize-controller or argocd-controller, what only Keelson understands is taken out of the apps and sources, and controllers that
+--take-over has scaled down start again. No object is changed otherwise. Stop Keelson first. It can be run again where it was interrupted.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runHandback(cmd.Context(), g, dryRun) },
 	}
@@ -125,36 +126,54 @@ func (h *handback) note(app, object, result string) {
 
 // apps hands back the objects of every app, then the app.
 func (h *handback) apps(ctx context.Context) error {
-	var list kustomizev1.KustomizationList
-	if err := h.client.List(ctx, &list); err != nil {
+	apps, err := allApps(ctx, h.client)
+	if err != nil {
 		return fmt.Errorf("list apps: %w", err)
 	}
-	for i := range list.Items {
-		k := &list.Items[i]
-		if k.Spec.KubeConfig != nil {
-			h.done = append(h.done, handedBack{
-				App: k.Namespace + "/" + k.Name, Object: "its objects in another cluster", Result: "are left as they are",
-			})
+	for _, app := range apps {
+		if app.elsewhere() {
+			h.done = append(h.done, handedBack{App: app.String(), Object: "its objects in another cluster", Result: "are left as they are"})
 			continue
 		}
-		id := delivery.ID{Kind: kustomizev1.KustomizationKind, Namespace: k.Namespace, Name: k.Name}
-		inv := dialect.KustomizationOwned(k)
+		inv := app.owned()
 		for _, ref := range inv.Refs() {
-			if err := h.object(ctx, id, ref, inv[ref]); err != nil {
+			if err := h.object(ctx, app.id(), ref, inv[ref]); err != nil {
 				return err
 			}
 		}
-		if err := h.app(ctx, k); err != nil {
+		if app.argo != nil {
+			err = h.application(ctx, app.argo)
+		} else {
+			err = h.app(ctx, app.flux)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// application takes out of an Application what only Keelson understands.
+func (h *handback) application(ctx context.Context, a *argocdv1.Application) error {
+	name := a.Namespace + "/" + a.Name
+	switch {
+	case !dialect.ArgoHandBack(a):
+		return nil
+	case h.dryRun:
+		h.note(name, "the app", "would be handed back")
+		return nil
+	}
+	if err := h.client.Update(ctx, a, client.FieldOwner(kube.FieldManager)); err != nil {
+		return fmt.Errorf("hand back app %s: %w", name, err)
+	}
+	h.note(name, "the app", "handed back")
+	return nil
+}
+
 // handbackAttempts bounds how often an object is read anew because somebody wrote to it in between.
 const handbackAttempts = 5
 
-// object makes what we own of an object Flux's. It runs as whoever calls: the object's values are not touched.
+// object makes what we own of an object Flux's, or Argo CD's. It runs as whoever calls: the object's values are not touched.
 func (h *handback) object(ctx context.Context, app delivery.ID, ref delivery.Ref, version string) error {
 	user := h.cluster.Self()
 	resource, err := user.ResourceOf(ref, version)
@@ -172,10 +191,14 @@ func (h *handback) object(ctx context.Context, app delivery.ID, ref delivery.Ref
 		if getErr != nil {
 			return fmt.Errorf("read %s: %w", ref, getErr)
 		}
-		if dialect.FluxOwner(have.GetLabels()) != app {
+		if appThatOwns(have) != app {
 			return nil
 		}
-		fields, ok, backErr := plan.HandBack(have, ourManager, fluxManager)
+		manager := fluxManager
+		if app.Kind == argocdv1.ApplicationKind {
+			manager = dialect.ArgoManager
+		}
+		fields, ok, backErr := plan.HandBack(have, ourManager, manager)
 		if backErr != nil || !ok {
 			return backErr
 		}
@@ -241,21 +264,28 @@ func (h *handback) sources(ctx context.Context) error {
 
 // controllers starts again what --take-over has scaled down.
 func (h *handback) controllers(ctx context.Context) error {
-	all, err := fluxControllers(ctx, h.cluster)
+	others, err := otherTools(ctx, h.cluster)
 	if err != nil {
 		return err
 	}
+	var all []workload
+	for _, c := range others.flux {
+		all = append(all, fluxWorkload(c))
+	}
+	for _, c := range others.argo {
+		all = append(all, argoWorkload(c))
+	}
 	for _, o := range all {
-		have, err := h.deployment(ctx, o)
+		have, err := h.replicas(ctx, o)
 		if err != nil {
 			return err
 		}
 		replicas, err := strconv.Atoi(have)
-		if err != nil || replicas < 1 || o.Replicas > 0 {
+		if err != nil || replicas < 1 || o.replicas > 0 {
 			continue
 		}
 		if h.dryRun {
-			h.note("", "Deployment "+o.String(), fmt.Sprintf("would be scaled to %d", replicas))
+			h.note("", o.String(), fmt.Sprintf("would be scaled to %d", replicas))
 			continue
 		}
 		patch, err := json.Marshal(map[string]any{
@@ -265,23 +295,23 @@ func (h *handback) controllers(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("encode: %w", err)
 		}
-		if _, err := patchDeployment(ctx, h.cluster, o, string(patch)); err != nil {
-			return fmt.Errorf("scale Deployment %s: %w", o, err)
+		if _, err := patchWorkload(ctx, h.cluster, o, string(patch)); err != nil {
+			return fmt.Errorf("scale %s: %w", o, err)
 		}
-		h.note("", "Deployment "+o.String(), fmt.Sprintf("scaled to %d", replicas))
+		h.note("", o.String(), fmt.Sprintf("scaled to %d", replicas))
 	}
 	return nil
 }
 
-// deployment gives the replicas that a Deployment had before it was scaled down; empty: it was not.
-func (h *handback) deployment(ctx context.Context, o dialect.FluxController) (string, error) {
-	resource, err := h.cluster.Self().Resource(deploymentKind, o.Namespace)
+// replicas gives the replicas that a workload had before it was scaled down; empty: it was not.
+func (h *handback) replicas(ctx context.Context, o workload) (string, error) {
+	resource, err := h.cluster.Self().Resource(workloadKinds[o.kind], o.namespace)
 	if err != nil {
 		return "", err
 	}
-	d, err := resource.Get(ctx, o.Name, metav1.GetOptions{})
+	d, err := resource.Get(ctx, o.name, metav1.GetOptions{})
 	if err != nil {
-		return "", fmt.Errorf("read Deployment %s: %w", o, err)
+		return "", fmt.Errorf("read %s: %w", o, err)
 	}
 	return d.GetAnnotations()[replicasAnnotation], nil
 }

@@ -74,6 +74,7 @@ type controllerState struct {
 	Running bool      `json:"running"`
 	Holder  string    `json:"holder,omitempty"` // who has the lease, or had it last
 	Renewed time.Time `json:"renewed,omitzero"`
+	Argo    string    `json:"argo,omitempty"` // what runs Argo CD's controllers, to which Applications are left
 }
 
 // trouble is one app or source that is not ready, and what to do about it.
@@ -174,8 +175,27 @@ func readOverview(ctx context.Context, g *global, c client.Client, cluster *kube
 	if err != nil {
 		return o, explainAPI(fmt.Errorf("list apps: %w", err))
 	}
+	if o.Controllers.Argo, err = argoBeside(ctx, cluster, apps); err != nil {
+		return o, explainAPI(err)
+	}
 	o.take(sources, apps)
 	return o, nil
+}
+
+// argoBeside names what runs Argo CD's controllers in a cluster that has Applications. Who may not look is told nothing.
+func argoBeside(ctx context.Context, cluster *kube.Cluster, apps []web.App) (string, error) {
+	if !slices.ContainsFunc(apps, func(a web.App) bool { return a.Kind == argocdv1.ApplicationKind }) {
+		return "", nil
+	}
+	others, err := otherTools(ctx, cluster)
+	if err != nil && !apierrors.IsForbidden(err) {
+		return "", err
+	}
+	var names []string
+	for _, c := range argoOwners(others.argo) {
+		names = append(names, argoWorkload(c).String())
+	}
+	return strings.Join(names, ", "), nil
 }
 
 func readyNodes(nodes []corev1.Node) int {
@@ -294,6 +314,9 @@ func (o overview) write(w io.Writer, now time.Time) error {
 		fmt.Fprintf(&b, ", %d of %d nodes ready", o.Cluster.Ready, o.Cluster.Nodes)
 	}
 	fmt.Fprintf(&b, "\nControllers   %s\n", o.Controllers.describe(now))
+	if o.Controllers.Argo != "" {
+		fmt.Fprintf(&b, "              Applications are left to Argo CD: %s\n", o.Controllers.Argo)
+	}
 	fmt.Fprintf(&b, "Sources       %s\nApps          %s\n", counts(o.Sources), counts(o.Apps))
 	section(&b, "Failing", o.Failing, now)
 	section(&b, "Waiting for your word", o.Confirm, now)

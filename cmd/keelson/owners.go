@@ -24,37 +24,118 @@ import (
 	"keelson.dev/keelson/internal/kube"
 )
 
-// replicasAnnotation on a Deployment that was scaled down says how many replicas it had: keelson handback gives them back.
+// replicasAnnotation on a workload that was scaled down says how many replicas it had: keelson handback gives them back.
 const replicasAnnotation = "keelson.dev/replicas"
 
-var deploymentKind = appsv1.SchemeGroupVersion.WithKind("Deployment")
+// workloadKinds are the kinds of what runs other tools' controllers.
+var workloadKinds = map[string]schema.GroupVersionKind{
+	"Deployment": appsv1.SchemeGroupVersion.WithKind("Deployment"), "StatefulSet": appsv1.SchemeGroupVersion.WithKind("StatefulSet"),
+}
 
-// fluxControllers finds Flux's controllers among the cluster's Deployments, those that do not run as well.
-func fluxControllers(ctx context.Context, cluster *kube.Cluster) ([]dialect.FluxController, error) {
-	resource, err := cluster.Self().Resource(deploymentKind, "")
+// tools are the controllers of other tools that a cluster has, those that do not run as well.
+type tools struct {
+	flux []dialect.FluxController
+	argo []dialect.ArgoController
+}
+
+// workload is what runs a controller of another tool.
+type workload struct {
+	kind, namespace, name string
+	program               string
+	replicas              int32
+}
+
+// String is "Deployment flux-system/source-controller".
+func (w workload) String() string { return w.kind + " " + w.namespace + "/" + w.name }
+
+func fluxWorkload(c dialect.FluxController) workload {
+	return workload{"Deployment", c.Namespace, c.Name, c.Program, c.Replicas}
+}
+
+func argoWorkload(c dialect.ArgoController) workload {
+	return workload{c.Kind, c.Namespace, c.Name, c.Program, c.Replicas}
+}
+
+// otherTools finds the controllers of Flux and Argo CD among the cluster's workloads.
+func otherTools(ctx context.Context, cluster *kube.Cluster) (tools, error) {
+	var found tools
+	err := eachWorkload(ctx, cluster, "Deployment", func(u *unstructured.Unstructured) error {
+		var d appsv1.Deployment
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &d); err != nil {
+			return err
+		}
+		if c, ok := dialect.FluxControllerOf(&d); ok {
+			found.flux = append(found.flux, c)
+		}
+		if c, ok := dialect.ArgoControllerOf("Deployment", d.ObjectMeta, d.Spec.Replicas, d.Spec.Template.Spec); ok {
+			found.argo = append(found.argo, c)
+		}
+		return nil
+	})
 	if err != nil {
-		return nil, fmt.Errorf("look up Deployments: %w", err)
+		return tools{}, err
 	}
-	var found []dialect.FluxController
+	return found, eachWorkload(ctx, cluster, "StatefulSet", func(u *unstructured.Unstructured) error {
+		var s appsv1.StatefulSet
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &s); err != nil {
+			return err
+		}
+		if c, ok := dialect.ArgoControllerOf("StatefulSet", s.ObjectMeta, s.Spec.Replicas, s.Spec.Template.Spec); ok {
+			found.argo = append(found.argo, c)
+		}
+		return nil
+	})
+}
+
+// eachWorkload reads all workloads of a kind.
+func eachWorkload(ctx context.Context, cluster *kube.Cluster, kind string, take func(*unstructured.Unstructured) error) error {
+	resource, err := cluster.Self().Resource(workloadKinds[kind], "")
+	if err != nil {
+		return fmt.Errorf("look up %ss: %w", kind, err)
+	}
 	opts := metav1.ListOptions{Limit: 500}
 	for {
 		list, err := resource.List(ctx, opts)
 		if err != nil {
-			return nil, fmt.Errorf("look for running Flux controllers: %w", err)
+			return fmt.Errorf("look for running controllers of Flux and Argo CD: %w", err)
 		}
 		for i := range list.Items {
-			var d appsv1.Deployment
-			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(list.Items[i].Object, &d); err != nil {
-				return nil, fmt.Errorf("read Deployment %s/%s: %w", list.Items[i].GetNamespace(), list.Items[i].GetName(), err)
-			}
-			if c, ok := dialect.FluxControllerOf(&d); ok {
-				found = append(found, c)
+			if err := take(&list.Items[i]); err != nil {
+				return fmt.Errorf("read %s %s/%s: %w", kind, list.Items[i].GetNamespace(), list.Items[i].GetName(), err)
 			}
 		}
 		if opts.Continue = list.GetContinue(); opts.Continue == "" {
-			return found, nil
+			return nil
 		}
 	}
+}
+
+// argoOwners are the controllers of Argo CD that run and deliver Applications. They know no shards by label.
+func argoOwners(all []dialect.ArgoController) []dialect.ArgoController {
+	return slices.DeleteFunc(slices.Clone(all), func(c dialect.ArgoController) bool { return c.Program == dialect.ArgoOperator || c.Replicas == 0 })
+}
+
+// claimApplications tells whether Applications are to be left to Argo CD, whose controllers run; with takeOver these are scaled
+// down instead. It stops only what both would do: the apps of Flux's kinds are nothing to Argo CD.
+func claimApplications(ctx context.Context, cluster *kube.Cluster, all []dialect.ArgoController, takeOver bool, log *slog.Logger) (leave string, err error) {
+	owners := argoOwners(all)
+	if len(owners) == 0 {
+		return "", nil
+	}
+	stop := make([]workload, len(owners))
+	names := make([]string, len(owners))
+	for i, o := range owners {
+		stop[i] = argoWorkload(o)
+		names[i] = stop[i].String()
+	}
+	if !takeOver {
+		return strings.Join(names, ", "), nil
+	}
+	if i := slices.IndexFunc(all, func(c dialect.ArgoController) bool { return c.Program == dialect.ArgoOperator && c.Replicas > 0 }); i >= 0 {
+		return "", hintf(fmt.Errorf("%s (%s) would start Argo CD's controllers again", argoWorkload(all[i]), dialect.ArgoOperator),
+			"scale it down first: kubectl -n %s scale %s/%s --replicas=0", all[i].Namespace, strings.ToLower(all[i].Kind), all[i].Name)
+	}
+	return "", scaleDown(ctx, cluster, stop, log)
 }
 
 // activeOwners are the Flux controllers that run and deliver objects which this process would deliver.
@@ -104,7 +185,11 @@ func claimKinds(ctx context.Context, cluster *kube.Cluster, all []dialect.FluxCo
 		return hintf(fmt.Errorf("source-controller cannot be scaled down: it is still needed for %s", strings.Join(used, ", ")),
 			"share the work by a label instead: --watch-label-selector sharding.fluxcd.io/key=keelson")
 	}
-	return scaleDown(ctx, cluster, owners, log)
+	stop := make([]workload, len(owners))
+	for i, o := range owners {
+		stop[i] = fluxWorkload(o)
+	}
+	return scaleDown(ctx, cluster, stop, log)
 }
 
 // onlyFlux counts the objects of kinds that need Flux: "3 helmreleases.helm.toolkit.fluxcd.io".
@@ -142,23 +227,23 @@ const scaleDownTimeout = 2 * time.Minute
 
 // scaleDown stops controllers and waits until none of their Pods is left: two must never work on one object. It notes how many
 // replicas each had.
-func scaleDown(ctx context.Context, cluster *kube.Cluster, owners []dialect.FluxController, log *slog.Logger) error {
+func scaleDown(ctx context.Context, cluster *kube.Cluster, owners []workload, log *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(ctx, scaleDownTimeout)
 	defer cancel()
 	for _, o := range owners {
-		patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}},"spec":{"replicas":0}}`, replicasAnnotation, strconv.Itoa(int(o.Replicas)))
-		if _, err := patchDeployment(ctx, cluster, o, patch); err != nil {
-			return fmt.Errorf("scale down Deployment %s: %w", o, err)
+		patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}},"spec":{"replicas":0}}`, replicasAnnotation, strconv.Itoa(int(o.replicas)))
+		if _, err := patchWorkload(ctx, cluster, o, patch); err != nil {
+			return fmt.Errorf("scale down %s: %w", o, err)
 		}
-		log.Info("scaled down", "deployment", o.String(), "replicas", o.Replicas)
+		log.Info("scaled down", "workload", o.String(), "replicas", o.replicas)
 	}
 	for _, o := range owners {
 		err := poll(ctx, 200*time.Millisecond, func(ctx context.Context) (bool, error) {
-			resource, err := cluster.Self().Resource(deploymentKind, o.Namespace)
+			resource, err := cluster.Self().Resource(workloadKinds[o.kind], o.namespace)
 			if err != nil {
 				return false, err
 			}
-			d, err := resource.Get(ctx, o.Name, metav1.GetOptions{})
+			d, err := resource.Get(ctx, o.name, metav1.GetOptions{})
 			if apierrors.IsNotFound(err) {
 				return true, nil
 			}
@@ -171,19 +256,19 @@ func scaleDown(ctx context.Context, cluster *kube.Cluster, owners []dialect.Flux
 			return observed >= d.GetGeneration() && left+ending == 0, nil
 		})
 		if errors.Is(err, context.DeadlineExceeded) {
-			return fmt.Errorf("the Deployment %s still has Pods %s after it was scaled down", o, scaleDownTimeout)
+			return fmt.Errorf("the %s still has Pods %s after it was scaled down", o, scaleDownTimeout)
 		}
 		if err != nil {
-			return fmt.Errorf("wait for Deployment %s to end: %w", o, err)
+			return fmt.Errorf("wait for %s to end: %w", o, err)
 		}
 	}
 	return nil
 }
 
-func patchDeployment(ctx context.Context, cluster *kube.Cluster, o dialect.FluxController, patch string) (*unstructured.Unstructured, error) {
-	resource, err := cluster.Self().Resource(deploymentKind, o.Namespace)
+func patchWorkload(ctx context.Context, cluster *kube.Cluster, o workload, patch string) (*unstructured.Unstructured, error) {
+	resource, err := cluster.Self().Resource(workloadKinds[o.kind], o.namespace)
 	if err != nil {
 		return nil, err
 	}
-	return resource.Patch(ctx, o.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{FieldManager: kube.FieldManager})
+	return resource.Patch(ctx, o.name, types.MergePatchType, []byte(patch), metav1.PatchOptions{FieldManager: kube.FieldManager})
 }

@@ -58,11 +58,14 @@ type serverOptions struct {
 type share struct {
 	selector string // label selector of sources and apps; empty: all
 	takeOver bool   // scale down whoever else works on them
+	argo     string // the namespace of Argo CD's projects, credentials and clusters, whose Applications are worked on
 }
 
 func (s *share) flags(f *pflag.FlagSet) {
 	f.StringVar(&s.selector, "watch-label-selector", "", "work only on sources and apps with these `labels`, as sharding.fluxcd.io/key=keelson")
-	f.BoolVar(&s.takeOver, "take-over", false, "scale down Flux's controllers where they work on the same sources and apps")
+	f.StringVar(&s.argo, "argocd-namespace", dialect.ArgoNamespace,
+		"the `namespace` with Argo CD's projects, credentials and clusters: Applications of other namespaces need a project that lists them")
+	f.BoolVar(&s.takeOver, "take-over", false, "scale down controllers of Flux and Argo CD that work on the same sources and apps")
 }
 
 // gcPercent trades memory for time: what is kept is little, and what a render leaves behind is much.
@@ -101,14 +104,21 @@ func runServer(ctx context.Context, opts serverOptions) error {
 	if err != nil {
 		return withCode(exitUsage, err)
 	}
-	flux, err := fluxControllers(ctx, cluster)
+	others, err := otherTools(ctx, cluster)
 	if err != nil {
 		return explainAPI(err)
 	}
-	if err := claimKinds(ctx, cluster, flux, shard, opts.Share.takeOver, opts.Logger); err != nil {
+	if err := claimKinds(ctx, cluster, others.flux, shard, opts.Share.takeOver, opts.Logger); err != nil {
 		return explainAPI(err)
 	}
-	other, leaveReceivers := receiverOwner(flux, shard)
+	leaveApplications, err := claimApplications(ctx, cluster, others.argo, opts.Share.takeOver, opts.Logger)
+	if err != nil {
+		return explainAPI(err)
+	}
+	if leaveApplications != "" {
+		opts.Logger.Warn("Applications and ApplicationSets are left alone: Argo CD's controllers work on them; --take-over scales these down", "controllers", leaveApplications)
+	}
+	other, leaveReceivers := receiverOwner(others.flux, shard)
 	if leaveReceivers && opts.Hooks != nil {
 		opts.Logger.Warn("webhooks are not served here: Flux's notification-controller works on the Receivers", "deployment", other.String())
 	}
@@ -138,7 +148,8 @@ func runServer(ctx context.Context, opts serverOptions) error {
 	}
 	c, err := controller.New(ctx, controller.Options{
 		Cluster: cluster, Sources: sources, Records: records, Lock: lease, Policy: opts.Policy, Shard: shard, Log: opts.Logger,
-		Webhooks: opts.Hooks != nil, LeaveReceivers: leaveReceivers,
+		Webhooks: opts.Hooks != nil, LeaveReceivers: leaveReceivers, LeaveApplications: leaveApplications != "",
+		ArgoNamespace: opts.Share.argo,
 	})
 	if err != nil {
 		return explainAPI(err)
@@ -281,7 +292,7 @@ func serverCommand(g *global) *cobra.Command {
 host nor the embedded cluster, only the resource definitions: kubectl apply -f config/crd. A lease in ` + leaseNamespace + ` guards against
 two of them on one cluster: the second waits. With --listen it serves the read-only dashboard and /healthz there.
 It refuses to start while Flux's controllers work on the same objects: --take-over scales them down, and a label selector
-splits the work. keelson takeover --plan shows what the first start would do. With --webhooks it serves
+splits the work. While Argo CD's controllers run, Applications are left to them; --take-over scales these down too. keelson takeover --plan shows what the first start would do. With --webhooks it serves
 the webhooks of Receivers, and nothing else, on an address that forges can be pointed to. With --metrics it serves numbers for Prometheus, with --pprof profiles of itself: on 127.0.0.1, unless the address names another
 host. Spans go to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names.`,
 		Args: args(cobra.NoArgs),

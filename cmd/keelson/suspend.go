@@ -44,7 +44,7 @@ func runSuspend(ctx context.Context, g *global, arg string, suspend bool) error 
 	if suspend {
 		verb, result = "suspend", "suspended"
 	}
-	already := false
+	var already bool
 	if app.argo != nil {
 		already = (app.argo.Annotations[argocdv1.HoldAnnotation] != "") == suspend
 	} else {

@@ -59,9 +59,10 @@ type takeoverPlan struct {
 	Apps        []takeoverApp        `json:"apps"`
 }
 
-// takeoverController is a running controller of Flux.
+// takeoverController is a controller of Flux or Argo CD.
 type takeoverController struct {
 	Deployment string `json:"deployment"`
+	Kind       string `json:"kind,omitempty"` // of what runs it, where that is of Argo CD
 	Program    string `json:"program"`
 	Active     bool   `json:"active"` // it runs and works on the same objects
 }
@@ -91,10 +92,11 @@ func runTakeoverPlan(ctx context.Context, g *global, shard labels.Selector, poli
 	if err != nil {
 		return err
 	}
-	all, err := fluxControllers(ctx, engine.Cluster)
+	others, err := otherTools(ctx, engine.Cluster)
 	if err != nil {
 		return explainAPI(err)
 	}
+	all := others.flux
 	out := takeoverPlan{Controllers: []takeoverController{}, Apps: []takeoverApp{}}
 	active := map[string]bool{}
 	for _, o := range activeOwners(all, shard) {
@@ -105,6 +107,10 @@ func runTakeoverPlan(ctx context.Context, g *global, shard labels.Selector, poli
 	}
 	for _, o := range all {
 		out.Controllers = append(out.Controllers, takeoverController{Deployment: o.String(), Program: o.Program, Active: active[o.String()]})
+	}
+	for _, o := range others.argo {
+		out.Controllers = append(out.Controllers, takeoverController{Deployment: o.String(), Kind: o.Kind, Program: o.Program,
+			Active: o.Replicas > 0 && o.Program != dialect.ArgoOperator})
 	}
 	if out.NeedFlux, err = onlyFlux(ctx, engine.Cluster); err != nil {
 		return err
@@ -203,6 +209,8 @@ func (p takeoverPlan) text(w io.Writer) error {
 		switch {
 		case c.Active && c.Program == dialect.NotificationController:
 			state = "active: it stays, and Receivers are left to it"
+		case c.Active && c.Kind != "":
+			state = "active: Applications are left to it, --take-over scales it down"
 		case c.Active:
 			state = "active: keelson server refuses to start beside it, --take-over scales it down"
 		}

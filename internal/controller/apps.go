@@ -208,7 +208,7 @@ func (a *apps) uninstall(ctx context.Context, p *pass) (going []delivery.Ref, wa
 	defer done()
 	a.arrive(p)
 	going, waiting, err = p.st.target.engine.Uninstall(ctx, p.app, &p.st.mem, a.now())
-	err = p.st.explain(p.app, err)
+	err = p.st.explain(err)
 	return going, waiting || errors.Is(err, errNotYet), ignoreNotYet(err)
 }
 

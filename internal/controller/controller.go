@@ -9,11 +9,13 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"sync"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
@@ -40,6 +42,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	ctrlsource "sigs.k8s.io/controller-runtime/pkg/source"
 
+	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
@@ -61,6 +64,9 @@ type Options struct {
 
 	Webhooks       bool // somebody calls Receive; otherwise Receivers say that they are not served
 	LeaveReceivers bool // another controller works on Receivers: they are not touched
+
+	ArgoNamespace     string // of Argo CD's projects, credentials and clusters; empty: argocd
+	LeaveApplications bool   // another controller works on Argo CD's kinds: they are not touched
 }
 
 // Controller runs the reconcilers against one cluster.
@@ -69,7 +75,15 @@ type Controller struct {
 	git     *gitRepositories
 	targets *targets
 
-	receivers *receivers // nil: the cluster does not have the kind
+	receivers *receivers       // nil: the cluster does not have the kind
+	sets      *applicationSets // nil: the same
+	argo      *argo            // nil: the cluster does not have the kinds, or another controller works on them
+
+	reg     *registry
+	flux    *kustomizations
+	records *deliver.Records
+	wakes   wakes
+	prepare func(context.Context) error // before any app is looked at
 }
 
 const (
@@ -89,7 +103,7 @@ const leaseDuration, renewDeadline, retryPeriod = 15 * time.Second, 10 * time.Se
 // Scheme knows the kinds that the controller and the CLI read and write.
 func Scheme() (*k8sruntime.Scheme, error) {
 	scheme := k8sruntime.NewScheme()
-	for _, add := range []func(*k8sruntime.Scheme) error{corev1.AddToScheme, sourcev1.AddToScheme, kustomizev1.AddToScheme, notificationv1.AddToScheme} {
+	for _, add := range []func(*k8sruntime.Scheme) error{corev1.AddToScheme, sourcev1.AddToScheme, kustomizev1.AddToScheme, notificationv1.AddToScheme, argocdv1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return nil, fmt.Errorf("register kinds: %w", err)
 		}
@@ -102,6 +116,7 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
+	opts.ArgoNamespace = cmp.Or(opts.ArgoNamespace, dialect.ArgoNamespace)
 	ctrl.SetLogger(logr.FromSlogHandler(opts.Log.Handler()))
 	scheme, err := Scheme()
 	if err != nil {
@@ -115,10 +130,29 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	reg := newRegistry()
+	c := &Controller{mgr: mgr, reg: newRegistry(), records: opts.Records, wakes: wakes{}}
+	c.reg.additive = opts.Policy.AdditiveReadyExpr
+	prepare := sync.OnceValue(func() error { return c.loadClaims(ctx) })
+	c.prepare = func(context.Context) error { return prepare() }
+	common := &apps{
+		reg: c.reg, records: opts.Records, policy: opts.Policy, now: opts.Now, cache: mgr.GetClient(), reader: mgr.GetAPIReader(),
+		wake: c.wakes.wake, later: newTrickle(c.wakes.wake), places: kube.NewPlaces(appsAtOnce, appTurn), log: opts.Log,
+	}
+	fetching := follower{
+		reg: c.reg, sources: opts.Sources, now: opts.Now, life: ctx, log: opts.Log, slots: newLanes(fetches, fetchesPerHost),
+		wake: c.wakes.wake, changed: common.news,
+	}
+	claims := newLedger()
+	if err := c.serveFlux(ctx, opts, common, fetching, claims, rec); err != nil {
+		return nil, err
+	}
+	return c, c.serveApplications(ctx, opts, scheme, common, fetching, claims, rec)
+}
+
+// serveFlux makes what serves Flux's kinds.
+func (c *Controller) serveFlux(ctx context.Context, opts Options, common *apps, fetching follower, claims *ledger, rec *recorder) error {
+	mgr := c.mgr
 	sharded := opts.Shard != nil && !opts.Shard.Empty()
-	reg.additive = opts.Policy.AdditiveReadyExpr
-	c := &Controller{mgr: mgr}
 	declared := &shell[*kustomizev1.Kustomization]{
 		client: mgr.GetClient(), recorder: rec, finalizer: kustomizev1.KustomizationFinalizer, log: opts.Log,
 		written: map[types.NamespacedName]*kustomizev1.Kustomization{},
@@ -131,6 +165,7 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 		client: mgr.GetClient(), recorder: rec, finalizer: notificationv1.NotificationFinalizer, log: opts.Log,
 		written: map[types.NamespacedName]*notificationv1.Receiver{},
 	}
+	c.wakes[kustomizev1.KustomizationKind], c.wakes[sourcev1.GitRepositoryKind] = declared.enqueue, sources.enqueue
 	watched := live.Options{
 		Key: opts.Records.Key(), Selector: dialect.OwnerNameLabel, OwnerOf: dialect.FluxOwner,
 		Notify: func(app delivery.ID, _ delivery.Ref) {
@@ -138,7 +173,7 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 				hooks.enqueue(app)
 				return
 			}
-			if sharded && !reg.knows(app) {
+			if sharded && !c.reg.knows(app) {
 				return // an app of another shard, whose objects have the same labels
 			}
 			declared.enqueue(app)
@@ -148,32 +183,41 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 		Key: opts.Records.Key(), Cluster: opts.Cluster, Live: live.New(ctx, opts.Cluster, watched),
 		Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner,
 	}
-	c.targets = newTargets(ctx, engine, watched, kube.Policy{InsecureTLS: opts.Policy.InsecureKubeConfigTLS}, newLedger(), declared.enqueue)
+	c.targets = newTargets(ctx, engine, watched, kube.Policy{InsecureTLS: opts.Policy.InsecureKubeConfigTLS}, claims, declared.enqueue)
 	ks := &kustomizations{apps: apps{
-		reg: reg, targets: c.targets, records: opts.Records, policy: opts.Policy, now: opts.Now,
-		cache: mgr.GetClient(), reader: mgr.GetAPIReader(),
-		wake: declared.enqueue, later: newTrickle(declared.enqueue), places: kube.NewPlaces(appsAtOnce, appTurn), log: opts.Log,
+		reg: common.reg, targets: c.targets, records: opts.Records, policy: opts.Policy, now: opts.Now, cache: common.cache, reader: common.reader,
+		wake: common.wake, later: common.later, places: common.places, log: opts.Log,
 	}}
 	if sharded {
-		engine.Elsewhere = ks.ownedElsewhere
+		c.targets.base.Elsewhere, engine.Elsewhere = ks.ownedElsewhere, ks.ownedElsewhere
 	}
-	declared.kind, declared.seen = ks, ks.seen
-	c.git = &gitRepositories{
-		follower: follower{
-			reg: reg, sources: opts.Sources, now: opts.Now, life: ctx, log: opts.Log, slots: newLanes(fetches, fetchesPerHost),
-			wake: sources.enqueue, changed: ks.news,
-		},
-		cache: mgr.GetClient(), reader: mgr.GetAPIReader(),
-	}
+	declared.kind, declared.seen, c.flux = ks, ks.seen, ks
+	c.git = &gitRepositories{follower: fetching, cache: mgr.GetClient(), reader: mgr.GetAPIReader()}
 	sources.kind = c.git
 	if err := setup(mgr, "gitrepository", sources, sourceWorkers, nil); err != nil {
-		return nil, err
+		return err
 	}
 	if err := c.serveReceivers(ctx, opts, hooks); err != nil {
-		return nil, err
+		return err
 	}
-	claim := func(ctx context.Context) error { return ks.loadClaims(ctx) }
-	return c, setup(mgr, "kustomization", declared, appWorkers, claim)
+	return setup(mgr, "kustomization", declared, appWorkers, c.prepare)
+}
+
+// loadClaims makes known who owns what, and forgets the apps that are gone.
+func (c *Controller) loadClaims(ctx context.Context) error {
+	all, err := c.flux.loadClaims(ctx)
+	if err == nil && c.argo != nil {
+		var more []delivery.ID
+		more, err = c.argo.loadClaims(ctx)
+		all = append(all, more...)
+	}
+	if err != nil {
+		return err
+	}
+	if err := c.records.Retain(all); err != nil {
+		c.flux.log.Warn("remove records of apps that are gone", "error", err)
+	}
+	return nil
 }
 
 func newManager(opts Options, scheme *k8sruntime.Scheme) (manager.Manager, error) {
@@ -190,7 +234,7 @@ func newManager(opts Options, scheme *k8sruntime.Scheme) (manager.Manager, error
 			DefaultTransform: cache.TransformStripManagedFields(), // half of a small object
 			ByObject: map[client.Object]cache.ByObject{
 				&sourcev1.GitRepository{}: {Label: opts.Shard}, &kustomizev1.Kustomization{}: {Label: opts.Shard},
-				&notificationv1.Receiver{}: {Label: opts.Shard},
+				&notificationv1.Receiver{}: {Label: opts.Shard}, &argocdv1.Application{}: {Label: opts.Shard},
 			},
 		},
 	})
@@ -265,11 +309,11 @@ func foreign(annotations map[string]string) map[string]string {
 	return out
 }
 
-// loadClaims makes the inventories in the cluster known before the first plan is made, and forgets the apps that are gone.
-func (k *kustomizations) loadClaims(ctx context.Context) error {
+// loadClaims makes the inventories in the cluster known before the first plan is made, and lists the apps.
+func (k *kustomizations) loadClaims(ctx context.Context) ([]delivery.ID, error) {
 	var list kustomizev1.KustomizationList
 	if err := k.cache.List(ctx, &list); err != nil {
-		return fmt.Errorf("list Kustomizations: %w", err)
+		return nil, fmt.Errorf("list Kustomizations: %w", err)
 	}
 	apps := make([]delivery.ID, len(list.Items))
 	claims := make([]*deliver.Claims, len(list.Items))
@@ -288,10 +332,7 @@ func (k *kustomizations) loadClaims(ctx context.Context) error {
 			claims[i].Set(apps[i], dialect.KustomizationOwned(&list.Items[i]))
 		}
 	}
-	if err := k.records.Retain(apps); err != nil {
-		k.log.Warn("remove records of apps that are gone", "error", err)
-	}
-	return nil
+	return apps, nil
 }
 
 // clusterOf tells which cluster an app is delivered to; empty: it cannot be told now. known are those that were told before.
@@ -329,9 +370,12 @@ func (c *Controller) Looked(ctx context.Context) (bool, error) {
 		return false, fmt.Errorf("list Kustomizations: %w", err)
 	}
 	for i := range list.Items {
-		if k := &list.Items[i]; !k.Spec.Suspend && !c.git.reg.standOf(kustomizationID(client.ObjectKeyFromObject(k))).evaluated {
+		if k := &list.Items[i]; !k.Spec.Suspend && !c.reg.standOf(kustomizationID(client.ObjectKeyFromObject(k))).evaluated {
 			return false, nil
 		}
+	}
+	if c.argo != nil {
+		return c.argo.looked(ctx)
 	}
 	return true, nil
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"path"
 	"reflect"
 	"slices"
 	"sync"
@@ -15,7 +14,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/selection"
@@ -25,16 +23,17 @@ import (
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/health"
 	"keelson.dev/keelson/internal/kube"
 )
 
 // The label that tells what a Secret in Argo CD's namespace says, its values, and the ConfigMap with the settings.
 const (
-	secretTypeLabel = "argocd.argoproj.io/secret-type"
-	typeRepository  = "repository"
-	typeRepoCreds   = "repo-creds"
-	typeCluster     = "cluster"
-	argoSettings    = "argocd-cm"
+	secretTypeLabel = argocdv1.SecretTypeLabel
+	argoSettings    = dialect.ArgoConfigMap
+	argoKnownHosts  = "argocd-ssh-known-hosts-cm"
+	argoTLSCerts    = "argocd-tls-certs-cm"
+	argoKeys        = "argocd-gpg-keys-cm"
 )
 
 // holdings are what Argo CD's namespace says to all Applications: immutable.
@@ -42,8 +41,12 @@ type holdings struct {
 	projects     map[string]*argocdv1.AppProject
 	repositories []dialect.ArgoRepository
 	clusters     []dialect.ArgoCluster
-	settings     map[string]string // data of the ConfigMap argocd-cm
+	settings     map[string]map[string]string // data of the ConfigMaps with settings, by name
+	rules        *health.Rules                // of Argo CD, with the scripts of the settings
 }
+
+// argoConfigMaps are those with settings.
+var argoConfigMaps = []string{argoSettings, argoKnownHosts, argoTLSCerts, argoKeys}
 
 // estate knows what Argo CD's namespace says: projects, credentials, clusters, settings. Projects are cached; of Secrets and the
 // settings only metadata are, and their contents read when one of them has changed.
@@ -51,6 +54,7 @@ type estate struct {
 	namespace string
 	cache     cache.Cache
 	reader    client.Reader // uncached
+	judge     health.Eval
 	log       *slog.Logger
 
 	now    atomic.Pointer[holdings]
@@ -63,8 +67,8 @@ type estate struct {
 // estatePause lets changes that come together be one; estateRetry is when to read again what could not be read.
 const estatePause, estateRetry = 20 * time.Millisecond, 5 * time.Second
 
-func newEstate(namespace string, cluster *kube.Cluster, scheme *runtime.Scheme, reader client.Reader, log *slog.Logger) (*estate, error) {
-	labelled, err := labels.NewRequirement(secretTypeLabel, selection.In, []string{typeRepository, typeRepoCreds, typeCluster})
+func newEstate(namespace string, cluster *kube.Cluster, scheme *runtime.Scheme, reader client.Reader, judge health.Eval, log *slog.Logger) (*estate, error) {
+	labelled, err := labels.NewRequirement(secretTypeLabel, selection.In, []string{dialect.ArgoRepositorySecret, dialect.ArgoRepositoryTemplateSecret, dialect.ArgoClusterSecret})
 	if err != nil {
 		return nil, fmt.Errorf("make selector: %w", err)
 	}
@@ -72,14 +76,13 @@ func newEstate(namespace string, cluster *kube.Cluster, scheme *runtime.Scheme, 
 		HTTPClient: cluster.HTTPClient(), Scheme: scheme, Mapper: cluster.Mapper(), DefaultTransform: cache.TransformStripManagedFields(),
 		DefaultNamespaces: map[string]cache.Config{namespace: {}},
 		ByObject: map[client.Object]cache.ByObject{
-			metadataOf("Secret"):    {Label: labels.NewSelector().Add(*labelled)},
-			metadataOf("ConfigMap"): {Field: fields.OneTermEqualSelector("metadata.name", argoSettings)},
+			metadataOf("Secret"): {Label: labels.NewSelector().Add(*labelled)},
 		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make cache of the namespace %s: %w", namespace, err)
 	}
-	e := &estate{namespace: namespace, cache: c, reader: reader, log: log, dirty: make(chan struct{}, 1)}
+	e := &estate{namespace: namespace, cache: c, reader: reader, judge: judge, log: log, dirty: make(chan struct{}, 1)}
 	e.now.Store(&holdings{})
 	return e, nil
 }
@@ -102,10 +105,8 @@ func (e *estate) serves(namespace string) bool {
 		return true
 	}
 	for _, p := range e.holds().projects {
-		for _, pattern := range p.Spec.SourceNamespaces {
-			if ok, err := path.Match(pattern, namespace); err == nil && ok {
-				return true
-			}
+		if dialect.ArgoServes(p, namespace) {
+			return true
 		}
 	}
 	return false
@@ -130,13 +131,22 @@ func (e *estate) start(ctx context.Context) error {
 			default:
 			}
 		}
+		seen := func(obj any) {
+			if gone, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
+				obj = gone.Obj
+			}
+			o, ok := obj.(*metav1.PartialObjectMetadata)
+			if !ok || o.Kind != "ConfigMap" || slices.Contains(argoConfigMaps, o.Name) {
+				changed()
+			}
+		}
 		return toolscache.ResourceEventHandlerFuncs{
-			AddFunc: func(any) { changed() }, DeleteFunc: func(any) { changed() },
+			AddFunc: seen, DeleteFunc: seen,
 			UpdateFunc: func(before, now any) {
 				was, ok1 := before.(client.Object)
 				is, ok2 := now.(client.Object)
 				if !ok1 || !ok2 || was.GetResourceVersion() != is.GetResourceVersion() {
-					changed()
+					seen(now)
 				}
 			},
 		}
@@ -228,7 +238,7 @@ func sameHoldings(a, b *holdings) bool {
 		return x.UID == y.UID && reflect.DeepEqual(x.Spec, y.Spec) && slices.Equal(x.Unknown, y.Unknown)
 	}
 	return maps.EqualFunc(a.projects, b.projects, same) && reflect.DeepEqual(a.repositories, b.repositories) &&
-		reflect.DeepEqual(a.clusters, b.clusters) && maps.Equal(a.settings, b.settings)
+		reflect.DeepEqual(a.clusters, b.clusters) && reflect.DeepEqual(a.settings, b.settings)
 }
 
 // read reads the labelled Secrets and the settings.
@@ -237,21 +247,29 @@ func (e *estate) read(ctx context.Context, into *holdings) error {
 	if err := e.reader.List(ctx, &secrets, client.InNamespace(e.namespace), client.HasLabels{secretTypeLabel}); err != nil {
 		return fmt.Errorf("list Secrets: %w", err)
 	}
-	into.repositories, into.clusters, into.settings = nil, nil, nil
+	into.repositories, into.clusters = nil, nil
 	for i := range secrets.Items {
 		s := &secrets.Items[i]
 		switch kind := s.Labels[secretTypeLabel]; kind {
-		case typeRepository, typeRepoCreds:
-			into.repositories = append(into.repositories, dialect.ReadArgoRepository(s.Name, kind == typeRepoCreds, s.Data))
-		case typeCluster:
+		case dialect.ArgoRepositorySecret, dialect.ArgoRepositoryTemplateSecret:
+			into.repositories = append(into.repositories, dialect.ReadArgoRepository(s.Name, kind == dialect.ArgoRepositoryTemplateSecret, s.Data))
+		case dialect.ArgoClusterSecret:
 			into.clusters = append(into.clusters, dialect.ReadArgoCluster(s.Name, s.Labels, s.Annotations, s.Data))
 		}
 	}
-	var settings corev1.ConfigMap
-	err := e.reader.Get(ctx, client.ObjectKey{Namespace: e.namespace, Name: argoSettings}, &settings)
-	if client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("read ConfigMap %s: %w", argoSettings, err)
+	into.settings = map[string]map[string]string{}
+	for _, name := range argoConfigMaps {
+		var settings corev1.ConfigMap
+		err := e.reader.Get(ctx, client.ObjectKey{Namespace: e.namespace, Name: name}, &settings)
+		if client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("read ConfigMap %s: %w", name, err)
+		}
+		into.settings[name] = settings.Data
 	}
-	into.settings = settings.Data
+	scripts, problems := dialect.ArgoHealthOverrides(into.settings[argoSettings])
+	for _, p := range problems {
+		e.log.Warn("a setting of Argo CD cannot be used", "namespace", e.namespace, "configmap", argoSettings, "problem", p)
+	}
+	into.rules = health.NewArgo(scripts, e.judge)
 	return nil
 }

@@ -153,7 +153,7 @@ func (k *kustomizations) run(ctx context.Context, p *kustomizationPass) (deliver
 		}
 	}
 	out, err := k.deliver(ctx, p)
-	return out, p.st.explain(p.app, err)
+	return out, p.st.explain(err)
 }
 
 func (k *kustomizations) supported(_ context.Context, p *kustomizationPass) error {

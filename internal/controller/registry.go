@@ -74,6 +74,14 @@ type appState struct {
 	leaving   time.Time // since when its objects have been deleted and it waits for them to be gone; zero: it does not
 	working   time.Time // since when it is under way without the status saying so; zero: it is not
 	progress  string    // what was said last, by an event, about what it waits for
+	way       string    // what says how the other cluster is reached, for people: "Secret/far"
+
+	// Of an Application.
+	op         *delivery.Operation // under way; nil: none is
+	last       *delivery.Operation // that is over, or under way
+	told       time.Time           // when the status was written last for an operation under way
+	seeded     bool                // the revisions of a controller before this one were said
+	refreshing bool                // a person's refresh is under way
 }
 
 // stand is how an app stands from the point of view of the others.
@@ -150,7 +158,9 @@ func (r *registry) app(app delivery.App) *appState {
 	}
 	r.unlink(app.ID, st.app)
 	st.app = app
-	link(r.bySource, app.Source, app.ID)
+	for _, source := range madeOf(app) {
+		link(r.bySource, source, app.ID)
+	}
 	for _, dep := range app.DependsOn {
 		link(r.byDep, dep, app.ID)
 	}
@@ -189,10 +199,24 @@ func (r *registry) dropApp(id delivery.ID) *appState {
 }
 
 func (r *registry) unlink(id delivery.ID, app delivery.App) {
-	unlink(r.bySource, app.Source, id)
+	for _, source := range madeOf(app) {
+		unlink(r.bySource, source, id)
+	}
 	for _, dep := range app.DependsOn {
 		unlink(r.byDep, dep, id)
 	}
+}
+
+// madeOf lists the sources that an app is made from.
+func madeOf(app delivery.App) []delivery.ID {
+	if len(app.Mounts) == 0 {
+		return []delivery.ID{app.Source}
+	}
+	ids := make([]delivery.ID, len(app.Mounts))
+	for i, m := range app.Mounts {
+		ids[i] = m.Source
+	}
+	return ids
 }
 
 func unlink(index map[delivery.ID]map[delivery.ID]bool, from, to delivery.ID) {
@@ -269,9 +293,12 @@ func (r *registry) advance(source delivery.ID, snap delivery.Snapshot) (untouche
 		if !ok || !st.stand.ready || st.stand.busy {
 			return false
 		}
-		if st.app.Source != source {
+		if st.app.Source != source && !slices.Contains(madeOf(st.app), source) {
 			done[id] = true
 			return true
+		}
+		if len(st.app.Mounts) > 0 { // what it is made of has to be composed first
+			return false
 		}
 		for _, dep := range st.app.DependsOn {
 			if st.app.ReadyExprs[dep] != "" || !visit(dep) { // an expression may see the revision

@@ -15,9 +15,6 @@ import (
 	"keelson.dev/keelson/internal/redact"
 )
 
-// repositoryKind is the kind of the ids of sources that no object declares: apps name them themselves.
-const repositoryKind = "Repository"
-
 // repositories follows the sources that apps name themselves. Each is fetched once, however many want it, and for as long as
 // somebody does. News of it wakes those that want it.
 type repositories struct {
@@ -38,7 +35,8 @@ type wanted struct {
 	gen    int64             // of src: another one is fetched at once
 	last   delivery.Revision // that was used before this process began; zero: not known
 	users  map[delivery.ID]bool
-	failed bool // those that use it have been told that it cannot be fetched, though there is a snapshot
+	failed bool                 // those that use it have been told that it cannot be fetched, though there is a snapshot
+	asked  map[delivery.ID]bool // who waits for it to be looked at
 }
 
 const (
@@ -118,19 +116,46 @@ func (r *repositories) remember(source delivery.ID, last delivery.Revision) {
 	}
 }
 
-// refresh asks for a look at everything that a user wants.
+// refresh asks for a look at everything that a user wants, and wakes it when that has been had.
 func (r *repositories) refresh(user delivery.ID) {
-	for _, id := range r.wantedBy(user) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, id := range r.wants[user] {
+		w := r.wanted[id]
+		if w.asked == nil {
+			w.asked = map[delivery.ID]bool{}
+		}
+		w.asked[user] = true
 		st := r.reg.source(id)
 		r.reg.with(func() { st.again = true })
 		r.queue.Add(id)
 	}
 }
 
-func (r *repositories) wantedBy(user delivery.ID) []delivery.ID {
+// refreshed tells whether everything that a user wants was looked at since it asked for that.
+func (r *repositories) refreshed(user delivery.ID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.Clone(r.wants[user])
+	return !slices.ContainsFunc(r.wants[user], func(id delivery.ID) bool { return r.wanted[id].asked[user] })
+}
+
+// looked wakes those who have asked for a look at a source, unless they did so while it was under way.
+func (r *repositories) looked(id delivery.ID, st *sourceState) {
+	again := false
+	r.reg.with(func() { again = st.again })
+	if again {
+		return
+	}
+	r.mu.Lock()
+	var users []delivery.ID
+	if w := r.wanted[id]; w != nil {
+		users = slices.Collect(maps.Keys(w.asked))
+		w.asked = nil
+	}
+	r.mu.Unlock()
+	for _, user := range users {
+		r.wake(user)
+	}
 }
 
 // snapshot gives a source's last good snapshot, its zero value before there is one; the error says why there is none, or why it
@@ -198,6 +223,7 @@ func (r *repositories) step(id delivery.ID) {
 	}
 	if result != nil && sameSource(result.source, src) {
 		r.takeIn(st, src, result)
+		r.looked(id, st)
 	}
 	if wait := r.due(st, src, gen); wait > 0 {
 		r.queue.AddAfter(id, wait)

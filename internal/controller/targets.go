@@ -265,16 +265,19 @@ func (ts *targets) ended(t *target) {
 	}
 }
 
-// watched is [live.Live.Watched] of all clusters together.
-func (ts *targets) watched() []telemetry.Watch {
-	ts.mu.Lock()
-	all := []*live.Live{ts.home.engine.Live}
-	for _, t := range ts.open {
-		all = append(all, t.engine.Live)
+// watchedBy is [live.Live.Watched] of all clusters together.
+func watchedBy(all ...*targets) []telemetry.Watch {
+	var lives []*live.Live
+	for _, ts := range all {
+		ts.mu.Lock()
+		lives = append(lives, ts.home.engine.Live)
+		for _, t := range ts.open {
+			lives = append(lives, t.engine.Live)
+		}
+		ts.mu.Unlock()
 	}
-	ts.mu.Unlock()
 	sum := map[[2]string]telemetry.Watch{}
-	for _, l := range all {
+	for _, l := range lives {
 		for _, w := range l.Watched() {
 			key := [2]string{w.Group, w.Kind}
 			w.Open, w.Objects = w.Open+sum[key].Open, w.Objects+sum[key].Objects
@@ -329,9 +332,10 @@ func (k *kustomizations) target(ctx context.Context, p *kustomizationPass) error
 		}
 		k.aimed(&p.pass, t, named)
 	}
+	st.way = p.app.KubeConfig.String()
 	switch up, err := st.target.engine.Cluster.Reached(); {
 	case err != nil:
-		return unreachable(st.target, err)
+		return unreachable(st, err)
 	case !up:
 		return errNotYet
 	}
@@ -373,10 +377,10 @@ func (a *apps) arrive(p *pass) {
 }
 
 // unreachable is the fault of a cluster that cannot be reached. Its connection tells when it can.
-func unreachable(t *target, err error) error {
+func unreachable(st *appState, err error) error {
 	return &delivery.Fault{
-		Reason: meta.ReconciliationFailedReason, Where: host(t.cluster), Retry: delivery.OnEvent,
-		Hint: "it is tried again until it answers; correct what spec.kubeConfig names if the address is another one",
+		Reason: meta.ReconciliationFailedReason, Where: host(st.target.cluster), Retry: delivery.OnEvent,
+		Hint: "it is tried again until it answers; correct " + st.way + " if the address is another one",
 		Err:  fmt.Errorf("the cluster cannot be reached: %w", err),
 	}
 }
@@ -385,7 +389,7 @@ func unreachable(t *target, err error) error {
 const maxDoubts = 2
 
 // explain says of an error that came from another cluster which one it was.
-func (st *appState) explain(app delivery.App, err error) error {
+func (st *appState) explain(err error) error {
 	var waits *waitsFor
 	t := st.target
 	if err == nil {
@@ -397,7 +401,7 @@ func (st *appState) explain(app delivery.App, err error) error {
 	up, why := t.engine.Cluster.Reached()
 	switch {
 	case why != nil:
-		return unreachable(t, why)
+		return unreachable(st, why)
 	case errors.Is(err, kube.ErrInDoubt) || !up && st.doubts < maxDoubts:
 		st.doubts++
 		return errNotYet // it wakes the app when that is known
@@ -407,7 +411,7 @@ func (st *appState) explain(app delivery.App, err error) error {
 	}
 	f := &delivery.Fault{Reason: meta.ReconciliationFailedReason, Where: host(t.cluster), Retry: delivery.Backoff, Err: err}
 	if apierrors.IsUnauthorized(err) {
-		f.Hint = "renew the credentials in " + app.KubeConfig.String()
+		f.Hint = "renew the credentials in " + st.way
 	}
 	return f
 }

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/telemetry"
@@ -19,7 +20,7 @@ import (
 
 // State tells how things stand, from memory alone.
 func (c *Controller) State() telemetry.State {
-	state := telemetry.State{Watches: c.targets.watched()}
+	state := telemetry.State{Watches: watchedBy(c.clusters()...)}
 	select {
 	case <-c.mgr.Elected():
 	default:
@@ -39,7 +40,36 @@ func (c *Controller) State() telemetry.State {
 		state.Resources = append(state.Resources, resourceOf(&sources.Items[i], sourcev1.GitRepositoryKind, sources.Items[i].Spec.Suspend))
 	}
 	state.Resources = append(state.Resources, c.receiversOf(ctx)...)
+	if c.argo != nil {
+		state.Resources = append(state.Resources, c.argo.resources(ctx)...)
+	}
 	return state
+}
+
+// clusters are those that apps of all kinds are delivered to.
+func (c *Controller) clusters() []*targets {
+	if c.argo == nil {
+		return []*targets{c.targets}
+	}
+	return []*targets{c.targets, c.argo.apps.targets}
+}
+
+// resources gives the Applications for the numbers.
+func (g *argo) resources(ctx context.Context) []telemetry.Resource {
+	var list argocdv1.ApplicationList
+	if g.apps.cache.List(ctx, &list, client.UnsafeDisableDeepCopy) != nil {
+		return nil // one that cannot be read yet has nothing
+	}
+	var out []telemetry.Resource
+	for i := range list.Items {
+		if a := &list.Items[i]; g.estate.serves(a.Namespace) {
+			out = append(out, telemetry.Resource{
+				Kind: argocdv1.ApplicationKind, Namespace: a.Namespace, Name: a.Name,
+				Suspended: a.Annotations[dialect.SkipReconcileAnnotation] == "true", Ready: string(readiness(a)),
+			})
+		}
+	}
+	return out
 }
 
 // conditioned is an object whose status has conditions.
@@ -56,10 +86,25 @@ func resourceOf(obj conditioned, kind string, suspended bool) telemetry.Resource
 
 // readiness is the status of an object's Ready condition; "Unknown" where it has none.
 func readiness(obj client.Object) metav1.ConditionStatus {
+	if a, ok := obj.(*argocdv1.Application); ok {
+		return applicationReady(a)
+	}
 	if c, ok := obj.(conditioned); ok {
 		if ready := apimeta.FindStatusCondition(c.GetConditions(), meta.ReadyCondition); ready != nil {
 			return ready.Status
 		}
+	}
+	return metav1.ConditionUnknown
+}
+
+// applicationReady tells of an Application, which has no such condition, whether it is as Git wants it and healthy.
+func applicationReady(a *argocdv1.Application) metav1.ConditionStatus {
+	sync, doing := a.Status.Sync.Status, delivery.HealthStatus(a.Status.Health.Status)
+	switch {
+	case sync == argocdv1.Synced && doing == delivery.Healthy:
+		return metav1.ConditionTrue
+	case sync == argocdv1.OutOfSync || doing == delivery.Degraded || doing == delivery.Missing:
+		return metav1.ConditionFalse
 	}
 	return metav1.ConditionUnknown
 }

@@ -94,6 +94,7 @@ type instance struct {
 	looked func(context.Context) (bool, error)
 	state  func() telemetry.State
 	hooks  http.Handler
+	pushed func(match func(url string) bool)
 }
 
 func newInstance(dir string) (*instance, error) {
@@ -153,7 +154,7 @@ func (in *instance) start() error {
 	}
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
-	in.looked, in.state, in.hooks = c.Looked, c.State, web.NewHooks(c)
+	in.looked, in.state, in.hooks, in.pushed = c.Looked, c.State, web.NewHooks(c), c.Pushed
 	in.stop = func() {
 		cancel()
 		<-done
@@ -171,7 +172,8 @@ func installCRDs() error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"source.toolkit.fluxcd.io_gitrepositories", "notification.toolkit.fluxcd.io_receivers", "kustomize.toolkit.fluxcd.io_kustomizations"} {
+	for _, name := range []string{"source.toolkit.fluxcd.io_gitrepositories", "notification.toolkit.fluxcd.io_receivers", "kustomize.toolkit.fluxcd.io_kustomizations",
+		"argoproj.io_applications", "argoproj.io_applicationsets", "argoproj.io_appprojects"} {
 		b, err := os.ReadFile("../../config/crd/" + name + ".yaml")
 		if err != nil {
 			return err
@@ -182,15 +184,24 @@ func installCRDs() error {
 			}
 		}
 	}
-	deadline := time.Now().Add(30 * time.Second)
-	for time.Now().Before(deadline) {
+	for _, kind := range []string{"kustomize.toolkit.fluxcd.io/v1 KustomizationList", "argoproj.io/v1alpha1 ApplicationList", "argoproj.io/v1alpha1 AppProjectList"} {
+		if err := served(c, kind); err != nil {
+			return err
+		}
+	}
+	return c.Create(context.Background(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "argocd"}})
+}
+
+// served waits until a kind ("group/version List") can be listed.
+func served(c client.Client, kind string) (err error) {
+	version, name, _ := strings.Cut(kind, " ")
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		list := &unstructured.UnstructuredList{}
-		list.SetAPIVersion("kustomize.toolkit.fluxcd.io/v1")
-		list.SetKind("KustomizationList")
+		list.SetAPIVersion(version)
+		list.SetKind(name)
 		if err = c.List(context.Background(), list); err == nil {
 			return nil
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 	return err
 }

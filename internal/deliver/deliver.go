@@ -45,6 +45,9 @@ type Engine struct {
 	// Elsewhere tells whether an app that Claims knows nothing of, since another process delivers it, owns an object; nil: there are
 	// no such apps.
 	Elsewhere func(ctx context.Context, app delivery.ID, ref delivery.Ref) (bool, error)
+	// Tracks tells of an object that Label has not marked whether it is the app's by another mark (Argo CD's tracking id); nil: there is
+	// none such. Such an object is deleted where it left Git, if it is in the app's inventory.
+	Tracks func(app delivery.ID, u *unstructured.Unstructured) bool
 }
 
 // Request is everything one step needs.
@@ -86,7 +89,7 @@ func (e *Engine) Glance(req Request, mem *Memory) (State, bool, error) {
 	if err != nil || !same || req.Operation != nil {
 		return state, false, err
 	}
-	synced, err := e.watch(req.App.ID, mem.desired, mem.Inventory)
+	synced, err := e.watch(req.App.ID, mem.desired, mem.Inventory, mem.hooks)
 	switch {
 	case err != nil:
 		return state, false, err
@@ -148,11 +151,11 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if err != nil {
 		return state, err
 	}
-	ignored, err := plan.Ignored(req.App.Ignore, desired)
+	ignored, err := e.ignored(req, desired, mem)
 	if err != nil {
 		return state, err
 	}
-	seen, err := e.forgive(ctx, ignored, mem)
+	seen, err := e.forgive(ctx, mem.ignoring, mem)
 	if err != nil {
 		return state, err
 	}
@@ -161,7 +164,15 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 		return state, err
 	}
 	in := plan.Input{Live: seen, Claims: elsewhere, Desired: desired, Hooks: state.Hooks, Unknown: unknown, Holds: holds, Present: there, Ignored: ignored}
+	if req.App.Sync != nil {
+		if err := e.strangers(ctx, req.App.ID, want, &in, mem); err != nil {
+			return state, err
+		}
+	}
 	state.Plan = e.plan(ctx, req, in, mem)
+	if req.Operation != nil && !req.Operation.Request.DryRun {
+		state.Plan.Inventory = state.Plan.Inventory.Union(keptHooks(mem.Inventory, state.Hooks)).Union(hookInventory(state.Hooks, *req.Operation))
+	}
 	if err := e.addNamespace(ctx, req, &state.Plan, want); err != nil {
 		return state, err
 	}
@@ -179,9 +190,36 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	}
 	state.Health = e.health(req.App, state.Plan.Inventory.Common(want), leftBy(state.Plan), mem)
 	if req.App.Sync != nil {
+		if err := e.verify(ctx, req, &state, mem); err != nil {
+			return state, err
+		}
 		e.compare(req, &state, desired, mem)
 	}
 	return state, nil
+}
+
+// ignored finds what does not count of the objects, and gives the fields of them that are left alone.
+func (e *Engine) ignored(req Request, desired []delivery.Object, mem *Memory) (map[delivery.Ref][]delivery.Pointer, error) {
+	mem.ignoring = nil
+	if req.App.Sync == nil {
+		ignored, err := plan.Ignored(req.App.Ignore, desired)
+		mem.ignoring = make(map[delivery.Ref]ignoring, len(ignored))
+		for ref, pointers := range ignored {
+			mem.ignoring[ref] = ignoring{pointers: pointers, respect: true}
+		}
+		return ignored, err
+	}
+	var err error
+	if mem.ignoring, err = ignoringOf(req, desired); err != nil {
+		return nil, err
+	}
+	ignored := map[delivery.Ref][]delivery.Pointer{}
+	for ref, ig := range mem.ignoring {
+		if ig.respect && len(ig.pointers) > 0 {
+			ignored[ref] = ig.pointers
+		}
+	}
+	return ignored, nil
 }
 
 // lookElsewhere is how often it is looked whether an app of another process has let go of an object.
@@ -271,9 +309,11 @@ func (e *Engine) addUnknown(unknown map[schema.GroupKind]bool, inv delivery.Inve
 
 // inSync tells from memory alone that nothing has to be done.
 func (e *Engine) inSync(app delivery.ID, mem *Memory) bool {
-	if !mem.Inventory.Equal(mem.desired) {
-		return false
-	}
+	return mem.Inventory.Equal(mem.desired) && e.unchanged(app, mem)
+}
+
+// unchanged tells from memory alone that all that Git wants is there as it was sent.
+func (e *Engine) unchanged(app delivery.ID, mem *Memory) bool {
 	for ref := range mem.desired {
 		rec, ok := e.Live.Get(ref)
 		if ok && rec.Owner == app && !rec.Deleting && (mem.left[ref] || rec.Marks.Has(delivery.MarkLeave)) {
@@ -348,7 +388,7 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 	if err != nil {
 		return Result{}, err
 	}
-	if stage, err = e.leaveFields(ctx, stage); err != nil {
+	if stage, err = e.leaveFields(ctx, stage, mem.ignoring); err != nil {
 		return Result{}, err
 	}
 	if mem.applied == nil {
@@ -358,9 +398,15 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 		mem.made = origin{} // from here to the end of the plan the cluster is made of neither the one nor the other
 	}
 	before := map[delivery.Ref]string{} // resource versions
-	for _, c := range stage.Changes {
+	for i, c := range stage.Changes {
 		rec, _ := e.Live.Get(c.Ref)
 		before[c.Ref] = rec.ResourceVersion
+		if c.Moment != "" && c.Object != nil { // it has its name only now
+			obj := *c.Object
+			obj.Unstructured = obj.DeepCopy()
+			e.Label(req.App.ID, obj)
+			stage.Changes[i].Object = &obj
+		}
 	}
 	ctx, end := telemetry.Span(ctx, "apply", telemetry.Stage(stage.Name), telemetry.Count("changes", stage.Pending()))
 	var failed error
@@ -373,6 +419,7 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 		case r.Err == nil && r.Change.Verb.Deletes() && r.Change.DryRun:
 		case r.Err == nil && r.Change.Verb.Deletes():
 			delete(mem.applied, ref)
+			delete(mem.strangers, ref)
 			e.Live.Deleted(ref, r.Change.UID)
 			mem.countRepair(r.Change, req.Now)
 		case r.Err == nil && (r.Change.DryRun || r.Change.First):
@@ -380,7 +427,7 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 			_, r.Err = e.Live.Observe(r.Object)
 		case r.Err == nil:
 			res.Changes[i].NoOp = before[ref] == r.Object.GetResourceVersion()
-			r.Err = e.sent(r, mem)
+			r.Err = e.sent(ctx, r, mem)
 			if r.Err == nil && !res.Changes[i].NoOp {
 				mem.countRepair(r.Change, req.Now)
 			}
@@ -430,15 +477,17 @@ func answer(err error, noOp bool) string {
 }
 
 // sent remembers what one apply has left behind.
-func (e *Engine) sent(r apply.Result, mem *Memory) error {
+func (e *Engine) sent(ctx context.Context, r apply.Result, mem *Memory) error {
 	rec, err := e.Live.Observe(r.Object)
 	if err != nil {
 		return err
 	}
-	left := delivery.Applied{
-		Desired: r.Change.Desired, Owned: rec.Owned, Replicas: sentReplicas(r), Autoscaled: r.Change.Autoscaled,
-		Fleeting: health.Fleeting(r.Change.Object.Unstructured),
+	if ig, ok := mem.ignoring[r.Change.Ref]; ok {
+		if r.Change.Ignored, err = ig.fields(ctx, r.Object); err != nil {
+			return err
+		}
 	}
+	left := e.left(r, rec)
 	if len(r.Change.Ignored) > 0 {
 		if left.Kept, err = e.Live.Kept(r.Object, r.Change.Ignored); err != nil {
 			return err
@@ -447,6 +496,14 @@ func (e *Engine) sent(r apply.Result, mem *Memory) error {
 	mem.unsaved = mem.unsaved || mem.applied[r.Change.Ref] != left
 	mem.applied[r.Change.Ref] = left
 	return nil
+}
+
+// left is what an apply leaves behind, but for the fields that are left to others.
+func (e *Engine) left(r apply.Result, rec delivery.Live) delivery.Applied {
+	return delivery.Applied{
+		Desired: r.Change.Desired, Owned: rec.Owned, Replicas: sentReplicas(r), Autoscaled: r.Change.Autoscaled,
+		Fleeting: health.Fleeting(r.Change.Object.Unstructured),
+	}
 }
 
 // sentReplicas is the spec.replicas of what was sent and is to be kept; -1: none was, or it is left to others.

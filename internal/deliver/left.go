@@ -19,9 +19,9 @@ import (
 // forgive finds out which of the objects that are not as they were left differ in nothing but fields that are left to others,
 // and remembers them as they are now. It gives the records that it judged by: the plan is to see the same, whatever was written
 // meanwhile; that wakes the app again.
-func (e *Engine) forgive(ctx context.Context, ignored map[delivery.Ref][]delivery.Pointer, mem *Memory) (map[delivery.Ref]delivery.Live, error) {
+func (e *Engine) forgive(ctx context.Context, ignored map[delivery.Ref]ignoring, mem *Memory) (map[delivery.Ref]delivery.Live, error) {
 	seen := map[delivery.Ref]delivery.Live{}
-	for ref, fields := range ignored {
+	for ref, ig := range ignored {
 		last, sent := mem.applied[ref]
 		rec, there := e.Live.Get(ref)
 		if there {
@@ -33,6 +33,10 @@ func (e *Engine) forgive(ctx context.Context, ignored map[delivery.Ref][]deliver
 		current, err := e.Cluster.Self().Read(ctx, ref, rec.Version)
 		if err != nil || current == nil {
 			return seen, err // what is gone tells so by an event
+		}
+		fields, err := ig.fields(ctx, current)
+		if err != nil {
+			return seen, err
 		}
 		kept, err := e.Live.Kept(current, fields)
 		if err != nil || kept != last.Kept {
@@ -51,19 +55,24 @@ func (e *Engine) forgive(ctx context.Context, ignored map[delivery.Ref][]deliver
 const reads = 16
 
 // leaveFields gives a stage with the fields of its objects that are left to others as they are in the cluster.
-func (e *Engine) leaveFields(ctx context.Context, stage delivery.Stage) (delivery.Stage, error) {
+func (e *Engine) leaveFields(ctx context.Context, stage delivery.Stage, ignored map[delivery.Ref]ignoring) (delivery.Stage, error) {
 	stage.Changes = slices.Clone(stage.Changes)
 	slots, errs := make(chan struct{}, reads), make([]error, len(stage.Changes))
 	var wg sync.WaitGroup
 	for i := range stage.Changes {
 		c := &stage.Changes[i]
-		if c.Object == nil || !e.mayDiffer(*c) {
+		ig := ignored[c.Ref]
+		dynamic := ig.respect && len(ig.jq)+len(ig.managers) > 0
+		if c.Object == nil || c.DryRun || c.Moment != "" || !dynamic && !e.mayDiffer(*c) {
 			continue
 		}
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
 			current, err := e.Cluster.Self().Read(ctx, c.Ref, c.Version)
+			if err == nil && current != nil && dynamic {
+				c.Ignored, err = ig.fields(ctx, current)
+			}
 			if errs[i] = err; err == nil && current != nil {
 				obj := withFieldsOf(*c.Object, current, c.Ignored)
 				c.Object = &obj

@@ -1,8 +1,8 @@
 package deliver
 
 import (
-	"maps"
 	"slices"
+	"time"
 
 	"keelson.dev/keelson/internal/delivery"
 )
@@ -15,7 +15,8 @@ type looked struct {
 	drifted  []delivery.Ref
 	owned    delivery.Inventory
 	insync   bool
-	blocked  bool
+	blocked  bool      // it may compare otherwise without any sight of that
+	retry    time.Time // from then on it does; zero: never
 }
 
 // sight is what of an object decides how it compares.
@@ -41,7 +42,7 @@ func (e *Engine) sightOf(ref delivery.Ref) sight {
 }
 
 // lookedAt remembers a comparison.
-func (e *Engine) lookedAt(state *State, want delivery.Inventory, mem *Memory) looked {
+func (e *Engine) lookedAt(state *State, want delivery.Inventory, mem *Memory, now time.Time) looked {
 	l := looked{
 		compared: state.Compared, drifted: state.Drifted, owned: state.Owned, insync: state.InSync,
 		seen: make(map[delivery.Ref]sight, len(want)),
@@ -51,14 +52,47 @@ func (e *Engine) lookedAt(state *State, want delivery.Inventory, mem *Memory) lo
 			l.seen[ref] = e.sightOf(ref)
 		}
 	}
-	l.blocked = slices.ContainsFunc(state.Plan.Blocks, lifts) || len(state.Plan.Awaits) > 0 || state.Refused != nil || !state.Retry.IsZero()
-	mem.unsaved = mem.unsaved || mem.pass.digest != "" && !maps.Equal(mem.desired, want)
+	if again := now.Add(lookElsewhere); slices.ContainsFunc(state.Plan.Blocks, lifts) && (state.Retry.IsZero() || again.Before(state.Retry)) {
+		state.Retry = again
+	}
+	l.blocked = slices.ContainsFunc(state.Plan.Blocks, lifts) || len(state.Plan.Awaits) > 0 || state.Refused != nil || state.Going != ""
+	l.retry = state.Retry
+	mem.unsaved = mem.unsaved || mem.pass.digest != ""
 	mem.made, mem.desired = state.origin, want
 	mem.leave(state.Plan)
 	for ref := range mem.applied {
 		if _, ok := want[ref]; !ok {
 			delete(mem.applied, ref)
 			delete(mem.repairs, ref)
+		}
+	}
+	return l
+}
+
+// recall makes a comparison of what a controller before this one has left on disk, where all is as it was left; else the zero one.
+func (e *Engine) recall(app delivery.ID, mem *Memory) looked {
+	if len(mem.desired) == 0 || !e.unchanged(app, mem) {
+		return looked{}
+	}
+	for ref := range mem.Inventory.Minus(mem.desired).Minus(mem.hooks) {
+		if _, there := e.Live.Get(ref); there {
+			return looked{}
+		}
+	}
+	l := looked{insync: true, seen: make(map[delivery.Ref]sight, len(mem.desired)), owned: e.owned(app, mem.desired, nil, mem)}
+	for ref, version := range mem.hooks {
+		if rec, there := e.Live.Get(ref); there && rec.Owner == app {
+			l.compared = append(l.compared, delivery.Comparison{Ref: ref, Version: rec.Version, Hook: true, Wave: mem.waves[ref]})
+			l.owned[ref] = version
+		}
+	}
+	for ref, version := range mem.desired {
+		l.compared = append(l.compared, delivery.Comparison{Ref: ref, Version: version, Counts: true, Wave: mem.waves[ref]})
+	}
+	slices.SortFunc(l.compared, func(a, b delivery.Comparison) int { return a.Ref.Compare(b.Ref) })
+	for _, inv := range []delivery.Inventory{mem.desired, mem.Inventory, l.owned} {
+		for ref := range inv {
+			l.seen[ref] = e.sightOf(ref)
 		}
 	}
 	return l
@@ -71,8 +105,11 @@ func lifts(b delivery.Block) bool {
 
 // glanced is [Engine.Glance] for an app with operations.
 func (e *Engine) glanced(req Request, mem *Memory, state State) (State, bool, error) {
+	if mem.looked.seen == nil {
+		mem.looked = e.recall(req.App.ID, mem)
+	}
 	l := mem.looked
-	if l.seen == nil || l.blocked {
+	if l.seen == nil || l.blocked || !l.retry.IsZero() && !req.Now.Before(l.retry) {
 		return state, false, nil
 	}
 	for ref, was := range l.seen {
@@ -83,13 +120,14 @@ func (e *Engine) glanced(req Request, mem *Memory, state State) (State, bool, er
 	mem.remember(req.Snapshot)
 	state.Compared = make([]delivery.Comparison, len(l.compared))
 	for i, c := range l.compared {
-		if c.Health != (delivery.Health{}) {
-			c.Health = e.healthOf(c.Ref, mem)
+		_, verdict := mem.verdicts[c.Ref]
+		if _, stranger := mem.strangers[c.Ref]; !stranger && !verdict {
+			c.Health = e.comparedHealth(c.Ref, mem)
 		}
 		state.Compared[i] = c
 	}
 	state.Drifted, state.Owned, state.InSync = l.drifted, l.owned, l.insync
-	state.Plan.Inventory = mem.desired
-	state.Health = e.health(req.App, mem.desired.Common(l.owned), mem.left, mem)
+	state.Plan.Inventory, state.Retry = mem.desired, l.retry
+	state.Health = healthOfAll(req.App, state.Compared)
 	return state, true, nil
 }

@@ -3,6 +3,7 @@ package deliver
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -32,14 +33,19 @@ func (e *Engine) Operate(req Request, state State, mem *Memory) operation.Step {
 	deadlines := deadlinesOf(state.Hooks, *req.Operation)
 	return operation.Next(operation.View{
 		Operation: *req.Operation, Policy: *req.App.Sync, Plan: state.Plan, Hooks: state.Hooks, Now: req.Now,
-		Live:   e.Live.Get,
-		Health: func(ref delivery.Ref) delivery.Health { return e.hookHealth(ref, state.Hooks, mem) },
-		Deadline: func(ref delivery.Ref) (time.Time, bool) {
-			rec, there := e.Live.Get(ref)
-			d, ok := deadlines[ref]
-			return rec.Created.Add(d), there && ok && !rec.Created.IsZero()
-		},
+		Live:     e.Live.Get,
+		Health:   func(ref delivery.Ref) delivery.Health { return e.hookHealth(ref, state.Hooks, mem) },
+		Deadline: e.deadline(deadlines),
 	})
+}
+
+// deadline tells by when hooks that are there have to have ended.
+func (e *Engine) deadline(of map[delivery.Ref]time.Duration) func(delivery.Ref) (time.Time, bool) {
+	return func(ref delivery.Ref) (time.Time, bool) {
+		rec, there := e.Live.Get(ref)
+		d, ok := of[ref]
+		return rec.Created.Add(d), there && ok && !rec.Created.IsZero()
+	}
 }
 
 // Standing completes what [operation.Decide] looks at by what was observed. Policy, Asked, Last, Revisions and Changed are the caller's.
@@ -90,22 +96,51 @@ func hookKinds(hooks []delivery.Object) delivery.Inventory {
 func operating(in *plan.Input, req Request, mem *Memory) {
 	in.App.Prune = true // what needs pruning is told of; the operation decides whether it is deleted
 	in.Waves = mem.waves
-	if op := req.Operation; op != nil {
+	in.Inventory = in.Inventory.Minus(keptHooks(in.Inventory, in.Hooks))
+	sync, op := in.App.Sync, req.Operation
+	if op == nil && !(sync.Automated && sync.Prune) || op != nil && (!op.Request.Prune || !op.Request.Automated) {
+		in.App.Guard = delivery.Guard{AllowEmpty: true, MaxPrunePercent: 100} // nothing is pruned, or a person has said so
+	}
+	if op != nil {
 		in.NotBefore = nil
 		for ref, r := range in.Refused {
 			r.Until = time.Time{}
 			in.Refused[ref] = r
 		}
-		sync := *in.App.Sync
+		sync := *sync
 		sync.Options.Replace = sync.Options.Replace || op.Request.Options.Replace
 		sync.Options.SkipDryRunOnMissingResource = sync.Options.SkipDryRunOnMissingResource || op.Request.Options.SkipDryRunOnMissingResource
-		sync.Options.Propagation = cmp.Or(op.Request.Options.Propagation, sync.Options.Propagation, "foreground")
+		sync.Options.Propagation = cmp.Or(op.Request.Options.Propagation, sync.Options.Propagation)
 		in.App.Sync = &sync
 		in.App.Force = op.Request.Force || op.Request.Options.Force || in.App.Sync.Options.Force
-		if op.Request.Prune && !op.Request.Automated {
-			in.App.Guard = delivery.Guard{AllowEmpty: true, MaxPrunePercent: 100} // a person's word
+	}
+}
+
+// keptHooks gives what of an inventory was made of hooks that are in Git: what they have left is deleted when they say so.
+func keptHooks(inv delivery.Inventory, hooks []delivery.Object) delivery.Inventory {
+	kept := delivery.Inventory{}
+	for ref, version := range inv {
+		for _, h := range hooks {
+			named := h.Ref()
+			prefix := h.GetGenerateName()
+			if ref == named || named.Name == "" && prefix != "" && ref.GroupKind() == named.GroupKind() && ref.Namespace == named.Namespace && strings.HasPrefix(ref.Name, prefix) {
+				kept[ref] = version
+			}
 		}
 	}
+	return kept
+}
+
+// hookInventory gives the hooks of an operation, with the names that they have in it.
+func hookInventory(hooks []delivery.Object, op delivery.Operation) delivery.Inventory {
+	out := delivery.Inventory{}
+	for _, h := range hooks {
+		for _, moment := range h.Hook.Moments {
+			named := operation.Named(h, moment, op)
+			out[named.Ref()] = named.GroupVersionKind().Version
+		}
+	}
+	return out
 }
 
 // compare fills in what an app with operations is told by: how every object compares to Git. It makes what was rendered what is
@@ -116,6 +151,9 @@ func (e *Engine) compare(req Request, state *State, desired []delivery.Object, m
 	for _, obj := range desired {
 		waves[obj.Ref()], want[obj.Ref()] = obj.Wave, obj.GroupVersionKind().Version
 	}
+	for _, h := range state.Hooks {
+		waves[h.Ref()] = h.Wave
+	}
 	for ref, wave := range mem.waves { // what left Git keeps its own
 		if _, owned := mem.Inventory[ref]; owned {
 			if _, there := waves[ref]; !there {
@@ -123,7 +161,7 @@ func (e *Engine) compare(req Request, state *State, desired []delivery.Object, m
 			}
 		}
 	}
-	mem.waves = waves
+	mem.waves, mem.hooks = waves, hookKinds(state.Hooks)
 	blocked := map[delivery.Ref]string{}
 	for _, b := range state.Plan.Blocks {
 		blocked[b.Ref] = b.Fault.Error()
@@ -140,19 +178,47 @@ func (e *Engine) compare(req Request, state *State, desired []delivery.Object, m
 		if why, ok := blocked[obj.Ref()]; ok {
 			state.add(delivery.Comparison{
 				Ref: obj.Ref(), Version: obj.GroupVersionKind().Version, Differs: true, Counts: true, Wave: obj.Wave,
-				Health: e.healthOf(obj.Ref(), mem), Reason: why,
+				Health: e.comparedHealth(obj.Ref(), mem), Reason: why,
 			}, false)
 		}
 	}
-	for _, h := range state.Hooks {
-		if rec, there := e.Live.Get(h.Ref()); there && h.GetName() != "" {
-			state.Compared = append(state.Compared, delivery.Comparison{Ref: h.Ref(), Version: rec.Version, Hook: true, Wave: h.Wave, Health: rec.Health})
+	for ref, version := range keptHooks(mem.Inventory.Union(hookKinds(state.Hooks)), state.Hooks) {
+		if rec, there := e.Live.Get(ref); there && rec.Owner == req.App.ID {
+			state.Compared = append(state.Compared, delivery.Comparison{Ref: ref, Version: version, Hook: true, Wave: waves[ref], Health: rec.Health})
 		}
 	}
 	slices.SortFunc(state.Compared, func(a, b delivery.Comparison) int { return a.Ref.Compare(b.Ref) })
+	state.Health = healthOfAll(req.App, state.Compared)
 	state.InSync = !slices.ContainsFunc(state.Compared, func(c delivery.Comparison) bool { return c.Differs && c.Counts })
 	state.Owned = e.owned(req.App.ID, want, state.Hooks, mem)
-	mem.looked = e.lookedAt(state, want, mem)
+	mem.looked = e.lookedAt(state, want, mem, req.Now)
+}
+
+// healthOfAll is how an app is doing, by its objects as they were compared: hooks do not count, nor does the app itself, nor an app of
+// which nothing is known yet, nor what is missing, since it differs from Git anyhow; unless nothing is there at all (Argo CD 3:
+// controller/health.go).
+func healthOfAll(app delivery.App, compared []delivery.Comparison) delivery.Health {
+	parts := make([]health.Part, 0, len(compared))
+	wanted, there := false, false
+	for _, c := range compared {
+		if c.Hook {
+			continue
+		}
+		wanted = true
+		if c.Health.Status == delivery.Missing {
+			continue
+		}
+		there = true
+		inner := c.Ref.Kind == app.ID.Kind && c.Health.Status == delivery.UnknownHealth
+		if c.Health.Status == "" || inner || isSelf(app, c.Ref) {
+			continue
+		}
+		parts = append(parts, health.Part{Ref: c.Ref, Health: c.Health})
+	}
+	if wanted && !there {
+		return delivery.Health{Status: delivery.Missing, Message: "nothing of it is there"}
+	}
+	return health.Aggregate(parts)
 }
 
 func (s *State) add(c delivery.Comparison, due bool) {
@@ -170,11 +236,24 @@ func (e *Engine) deleting(ref delivery.Ref) bool {
 // comparison tells how the object of a change compares to Git; false: it is not the app's.
 func (e *Engine) comparison(c delivery.Change, wanted bool, mem *Memory) (delivery.Comparison, bool) {
 	rec, there := e.Live.Get(c.Ref)
+	if stranger, ok := mem.strangers[c.Ref]; ok && !there {
+		rec, there = stranger, true
+	}
 	out := delivery.Comparison{
-		Ref: c.Ref, Version: c.Version, Wave: c.Wave, Counts: true, Reason: c.Reason, Health: e.healthOf(c.Ref, mem),
+		Ref: c.Ref, Version: c.Version, Wave: c.Wave, Counts: true, Reason: c.Reason, Health: e.comparedHealth(c.Ref, mem),
 		Differs: c.Verb.Touches() || c.Verb == delivery.Paused || c.Verb == delivery.Delegated && c.Left == "",
 	}
 	marks := c.Asks | rec.Marks
+	if v, ok := mem.verdicts[c.Ref]; ok && v.resourceVersion != "" {
+		if !there {
+			out.Health, out.Reason = v.health, "not as Git wants it, as the API server says"
+		}
+		out.Differs = out.Differs && !v.equal
+	}
+	if !wanted && marks.Has(delivery.MarkHook) && there {
+		out.Hook, out.Differs, out.Counts, out.Reason = true, false, false, ""
+		return out, true
+	}
 	if !wanted {
 		if !there || c.Verb == delivery.Release {
 			return out, false
@@ -182,16 +261,24 @@ func (e *Engine) comparison(c delivery.Change, wanted bool, mem *Memory) (delive
 		out.Differs, out.RequiresPruning = true, true
 		out.RequiresConfirmation = marks.Has(delivery.MarkConfirm)
 	}
+	if _, stranger := mem.strangers[c.Ref]; stranger {
+		out.Health = rec.Health
+	}
 	if marks.Has(delivery.MarkExtraneous) && !wanted {
 		out.Counts = false
-	}
-	if marks.Has(delivery.MarkNoHealth) {
-		out.Health = delivery.Health{}
 	}
 	if !out.Differs {
 		out.Reason = ""
 	}
 	return out, true
+}
+
+// comparedHealth is how an object is doing, unless it says that this does not count.
+func (e *Engine) comparedHealth(ref delivery.Ref, mem *Memory) delivery.Health {
+	if rec, there := e.Live.Get(ref); there && rec.Marks.Has(delivery.MarkNoHealth) {
+		return delivery.Health{}
+	}
+	return e.healthOf(ref, mem)
 }
 
 // owned is what an app owns now.
@@ -202,7 +289,8 @@ func (e *Engine) owned(app delivery.ID, want delivery.Inventory, hooks []deliver
 		return there && rec.Owner == app
 	}
 	for ref, version := range mem.Inventory {
-		if _, wanted := want[ref]; wanted || mine(ref) {
+		_, wanted := want[ref]
+		if _, stranger := mem.strangers[ref]; wanted || stranger || mine(ref) {
 			own[ref] = version
 		}
 	}

@@ -48,6 +48,8 @@ type record struct {
 	Ignored  []string        `json:"ignored,omitempty"`
 	Skipped  []string        `json:"skipped,omitempty"`
 	Objects  []appliedObject `json:"objects"`
+	Hooks    []appliedObject `json:"hooks,omitempty"`
+	Waves    map[string]int  `json:"waves,omitempty"` // by id, those that are not 0
 }
 
 // appliedObject is one entry of an inventory and what its last apply left.
@@ -146,6 +148,22 @@ func (r *Records) load(app delivery.App, mem *Memory) string {
 	if desired.Equal(mem.Inventory) {
 		desired = mem.Inventory // one map, not two
 	}
+	for _, o := range rec.Hooks {
+		if ref, ok := delivery.ParseInventoryID(o.ID); ok {
+			if mem.hooks == nil {
+				mem.hooks = delivery.Inventory{}
+			}
+			mem.hooks[ref] = o.Version
+		}
+	}
+	for id, wave := range rec.Waves {
+		if ref, ok := delivery.ParseInventoryID(id); ok {
+			if mem.waves == nil {
+				mem.waves = map[delivery.Ref]int{}
+			}
+			mem.waves[ref] = wave
+		}
+	}
 	mem.cluster = rec.Cluster
 	mem.made = origin{spec: rec.Spec, vars: rec.Vars, inputs: rec.Inputs}
 	mem.desired, mem.applied, mem.left, mem.Ignored, mem.Skipped = desired, applied, left, rec.Ignored, rec.Skipped
@@ -168,6 +186,17 @@ func (r *Records) Save(app delivery.ID, mem *Memory) error {
 			o.Desired, o.Owned, o.Replicas, o.Autoscaled, o.Fleeting, o.Kept = a.Desired, a.Owned, a.Replicas, a.Autoscaled, a.Fleeting, a.Kept
 		}
 		rec.Objects = append(rec.Objects, o)
+	}
+	for _, ref := range mem.hooks.Refs() {
+		rec.Hooks = append(rec.Hooks, appliedObject{ID: ref.InventoryID(), Version: mem.hooks[ref], Replicas: -1})
+	}
+	for ref, wave := range mem.waves {
+		if wave != 0 {
+			if rec.Waves == nil {
+				rec.Waves = map[string]int{}
+			}
+			rec.Waves[ref.InventoryID()] = wave
+		}
 	}
 	b, err := json.Marshal(rec)
 	if err != nil {

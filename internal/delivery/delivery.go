@@ -358,6 +358,8 @@ type Object struct {
 	Asks   Marks  // how it wants to be treated; the engine reads it in the app's dialect
 	Wave   int    // in an operation, objects of lower waves come first (Argo CD: sync waves)
 	Hook   *Hook  // not nil: it is run at a moment of an operation, and not kept
+	// Repeated is how often the build gave the object, where that is more than once: this is the last one, which counts.
+	Repeated int
 }
 
 // Ref identifies the object.

@@ -9,8 +9,8 @@ import (
 // Limits are what a project lets an app deliver (Argo CD: AppProject). The zero Limits allow nothing.
 type Limits struct {
 	Project string // for messages
-	// Namespaces are globs of namespaces that objects may be in, in the app's cluster. "!" before one forbids what it matches, and
-	// where one matches nothing is allowed. "!!" before one forbids what it does not match.
+	// Namespaces are globs of namespaces that objects may be in, in the app's cluster. "!" before one forbids what it matches, "!!"
+	// what it does not match; what is forbidden is so whatever the others say.
 	Namespaces                      []string
 	ClusterAllow                    []KindRule
 	ClusterDeny                     []KindRule

@@ -30,6 +30,7 @@ const (
 	MarkKindMayCome   // SkipDryRunOnMissingResource=true: that its kind is not known is no reason not to begin
 	MarkExtraneous    // compare-options IgnoreExtraneous: that it is not in Git does not make the app differ from Git
 	MarkNoHealth      // ignore-healthcheck: true: how it is doing does not count
+	MarkHook          // it is run at a moment of an operation: that it is not in Git does not matter
 )
 
 // markGroup is the prefix of the marks' keys.

@@ -34,7 +34,7 @@ type Argo struct {
 // ArgoApp is an Application in our words.
 type ArgoApp struct {
 	App         delivery.App                    // of kind Application; its Generation is a hash of all that makes it, as its own grows with the status too
-	Sources     []delivery.Source               // to follow, one for each of spec.source(s); their ids are of kind Repository, with the Application's namespace and a hash as name
+	Sources     []delivery.Source               // to follow, one for each of spec.source(s), none where the Application is invalid; their ids are of kind Repository, with the Application's namespace and a hash as name
 	Destination ArgoCluster                     // the zero one: the cluster that the Application is in; App.KubeConfig is of kind Cluster for any other
 	Conditions  []argocdv1.ApplicationCondition // what is wrong or unsupported; any of type InvalidSpecError keeps it from being delivered
 	Orphans     *ArgoOrphans                    // not nil: the project wants to be warned of objects that nobody owns
@@ -99,6 +99,9 @@ func Application(a *argocdv1.Application, in Argo) ArgoApp {
 	}
 	r.sources()
 	r.unsupported()
+	if r.out.App.Denied = r.out.Invalid(); r.out.App.Denied != "" {
+		r.out.Sources = nil // nothing is asked for what must not, or cannot, be delivered
+	}
 	r.out.App.Generation = argoGeneration(r.out.App)
 	return r.out
 }
@@ -127,7 +130,10 @@ func overridden(a *argocdv1.Application, sync *argocdv1.SyncOperation) argocdv1.
 }
 
 func (r *argoReader) condition(kind, format string, args ...any) {
-	r.out.Conditions = append(r.out.Conditions, argocdv1.ApplicationCondition{Type: kind, Message: fmt.Sprintf(format, args...)})
+	c := argocdv1.ApplicationCondition{Type: kind, Message: fmt.Sprintf(format, args...)}
+	if !slices.Contains(r.out.Conditions, c) {
+		r.out.Conditions = append(r.out.Conditions, c)
+	}
 }
 
 func (r *argoReader) invalid(format string, args ...any) {

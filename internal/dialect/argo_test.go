@@ -107,3 +107,33 @@ func TestOperationSurvivesARestart(t *testing.T) {
 		})
 	}
 }
+
+// Whatever is written, it is read or refused.
+func FuzzApplication(f *testing.F) {
+	f.Add(guestbook, "sourceRepos: ['*']", "a: b")
+	f.Add("spec: {sources: [{repoURL: 'git@x:y', ref: a}], destination: {name: x}}", "syncWindows: [{kind: deny, schedule: 'TZ= 0', duration: -1h, applications: ['*']}]", "url: ssh://[")
+	f.Fuzz(func(t *testing.T, application, project, secret string) {
+		a, p, data := &argocdv1.Application{}, &argocdv1.AppProject{}, map[string]string{}
+		if yaml.Unmarshal([]byte(application), a) != nil || yaml.Unmarshal([]byte("{metadata: {name: default}, spec: {"+project+"}}"), p) != nil ||
+			yaml.Unmarshal([]byte(secret), &data) != nil {
+			return
+		}
+		content := map[string][]byte{}
+		for k, v := range data {
+			content[k] = []byte(v)
+		}
+		got := dialect.Application(a, dialect.Argo{
+			Namespace: "argocd", Project: p, Now: noon,
+			Repositories: []dialect.ArgoRepository{dialect.ReadArgoRepository("s", true, content)},
+			Clusters:     []dialect.ArgoCluster{dialect.ReadArgoCluster("c", nil, nil, content)},
+		})
+		dialect.ArgoInventory(a)
+		dialect.ArgoRequest(a)
+		if op := dialect.ArgoOperation(a); op != nil {
+			a.Status = dialect.ArgoStatus(a.Status, a, dialect.ArgoNews{Operation: op}, noon)
+		}
+		if got.App.Generation <= 0 {
+			t.Error("no generation")
+		}
+	})
+}

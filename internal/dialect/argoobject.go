@@ -1,6 +1,7 @@
 package dialect
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,8 +18,41 @@ const (
 	ArgoNamespaceLabel = "keelson.dev/application-namespace"
 )
 
-// maxLabel is the longest value of a label; names of Applications may be longer.
-const maxLabel = 63
+// maxLabel is the longest value of a label. The name of an Application may be longer: it is then spread over several labels, whose
+// keys end in "-2", "-3" and so on, each part between two letters, as a value has to begin and to end with one.
+const maxLabel, labelFence = 63, "x"
+
+// nameLabels gives the labels for a name.
+func nameLabels(name string) map[string]string {
+	if len(name) <= maxLabel {
+		return map[string]string{ArgoNameLabel: name}
+	}
+	labels := map[string]string{}
+	for i := 1; name != ""; i++ {
+		cut := min(len(name), maxLabel-2*len(labelFence))
+		labels[nameLabel(i)], name = labelFence+name[:cut]+labelFence, name[cut:]
+	}
+	return labels
+}
+
+func nameLabel(i int) string {
+	if i == 1 {
+		return ArgoNameLabel
+	}
+	return ArgoNameLabel + "-" + strconv.Itoa(i)
+}
+
+// labelledName reads what [nameLabels] wrote.
+func labelledName(labels map[string]string) string {
+	if labels[nameLabel(2)] == "" {
+		return labels[ArgoNameLabel]
+	}
+	var name strings.Builder
+	for i := 1; labels[nameLabel(i)] != ""; i++ {
+		name.WriteString(strings.TrimSuffix(strings.TrimPrefix(labels[nameLabel(i)], labelFence), labelFence))
+	}
+	return name.String()
+}
 
 // ArgoLabeler gives the function that marks an object as owned by an Application. namespace is Argo CD's own: the tracking ids of
 // Applications in others tell theirs.
@@ -28,7 +62,8 @@ func ArgoLabeler(namespace string) func(app delivery.ID, obj delivery.Object) {
 		if labels == nil {
 			labels = map[string]string{}
 		}
-		labels[ArgoNameLabel], labels[ArgoNamespaceLabel] = app.Name, app.Namespace
+		maps.Copy(labels, nameLabels(app.Name))
+		labels[ArgoNamespaceLabel] = app.Namespace
 		obj.SetLabels(labels)
 		annotations := obj.GetAnnotations()
 		if annotations == nil {
@@ -74,7 +109,7 @@ const ArgoNamespace = "argocd"
 
 // ArgoOwner reads what [ArgoLabel] wrote; the zero ID: nobody's.
 func ArgoOwner(labels map[string]string) delivery.ID {
-	name, namespace := labels[ArgoNameLabel], labels[ArgoNamespaceLabel]
+	name, namespace := labelledName(labels), labels[ArgoNamespaceLabel]
 	if name == "" || namespace == "" {
 		return delivery.ID{}
 	}
@@ -132,6 +167,9 @@ func argoMarks(annotations map[string]string) (all delivery.Marks) {
 	}
 	if annotations[ignoreHealth] == "true" {
 		all |= delivery.MarkNoHealth
+	}
+	if hookOf(annotations) != nil {
+		all |= delivery.MarkHook
 	}
 	return all
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
@@ -160,6 +161,18 @@ func writeResult(r delivery.OperationResult) argocdv1.ResourceResult {
 	return out
 }
 
+// ArgoSourcesChanged tells whether an Application's sources are declared otherwise than those of its last operation.
+func ArgoSourcesChanged(a *argocdv1.Application) bool {
+	s := a.Status.OperationState
+	if s == nil || s.SyncResult == nil {
+		return true
+	}
+	if len(a.Spec.Sources) > 0 || len(s.SyncResult.Sources) > 0 {
+		return !equality.Semantic.DeepEqual(a.Spec.Sources, s.SyncResult.Sources)
+	}
+	return !equality.Semantic.DeepEqual(a.Spec.Source, s.SyncResult.Source)
+}
+
 // ArgoBegun gives the operationState of an Application whose operation begins. It is written at once with the Application's
 // operation taken away, and with the intent ([ArgoIntent]).
 func ArgoBegun(a *argocdv1.Application, op delivery.Operation) *argocdv1.OperationState {
@@ -177,7 +190,10 @@ func operationState(old *argocdv1.OperationState, a *argocdv1.Application, op de
 	if override == nil && same {
 		override = old.Operation.Sync
 	}
-	spec := overridden(a, override)
+	spec := *a.Spec.DeepCopy()
+	if override != nil { // of what it overrides, the sources: the revisions are said beside them
+		spec = overridden(a, &argocdv1.SyncOperation{Source: override.Source, Sources: override.Sources})
+	}
 	s := &argocdv1.OperationState{
 		Operation: writeRequest(op.Request, override), Phase: string(op.Phase), Message: op.Message,
 		StartedAt: started, RetryCount: int64(op.Retries),

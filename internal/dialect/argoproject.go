@@ -10,6 +10,7 @@ import (
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/redact"
 )
 
 // ArgoOrphans is how a project wants to be warned of objects in its namespaces that no Application owns.
@@ -79,7 +80,7 @@ func ArgoServes(p *argocdv1.AppProject, namespace string) bool {
 func (r *argoReader) govern(p *argocdv1.AppProject, destination ArgoCluster, known bool) {
 	for i, s := range r.allSources() {
 		if why := r.denySource(p, s.RepoURL); why != "" {
-			r.invalid("%s is not permitted in project '%s': %s", sourceField(r.spec, i)+" "+s.RepoURL, p.Name, why)
+			r.invalid("%s %s is not permitted in project '%s': %s", sourceField(r.spec, i), redact.URL(s.RepoURL), p.Name, why)
 		}
 	}
 	if p.Spec.SourceIntegrity != nil {
@@ -106,7 +107,7 @@ func (r *argoReader) govern(p *argocdv1.AppProject, destination ArgoCluster, kno
 		r.invalid("project '%s' permits only clusters of its own (spec.permitOnlyProjectScopedClusters), and cluster '%s' is not", p.Name, orElse(destination.Name, destination.Server))
 	}
 	r.account(p, destination)
-	r.windows(p, destination)
+	r.windows(p)
 }
 
 func (r *argoReader) allSources() []argocdv1.ApplicationSource {
@@ -123,19 +124,18 @@ func sourceField(spec argocdv1.ApplicationSpec, i int) string {
 	return fmt.Sprintf("spec.sources[%d]", i)
 }
 
-// denySource tells why a repository must not be used; empty: it may be. As in Argo CD, an entry with "!" forbids what it matches and
-// allows everything else.
+// denySource tells why a repository must not be used; empty: it may be. An entry with "!" only forbids: one without has to allow, as
+// Argo CD documents it (its code takes the former for an allowance of everything else).
 func (r *argoReader) denySource(p *argocdv1.AppProject, rawURL string) string {
 	want, allowed := NormalizeURL(rawURL), false
 	for _, pattern := range p.Spec.SourceRepos {
-		if inner, not := strings.CutPrefix(pattern, "!"); not {
-			if globURL(inner, want) {
-				return "spec.sourceRepos denies '" + pattern + "'"
-			}
+		glob, not := strings.CutPrefix(pattern, "!")
+		switch matched := globURL(glob, want); {
+		case matched && not:
+			return "spec.sourceRepos denies '" + pattern + "'"
+		case matched:
 			allowed = true
-			continue
 		}
-		allowed = allowed || globURL(pattern, want)
 	}
 	for _, c := range r.in.Repositories { // a project may use the repositories of its own
 		allowed = allowed || !c.Template && c.Project == p.Name && NormalizeURL(c.URL) == want
@@ -175,26 +175,19 @@ func (r *argoReader) limits(p *argocdv1.AppProject, c ArgoCluster) *delivery.Lim
 
 // namespacesOf gives what one destination of a project says about the namespaces of a cluster, as delivery.Limits has it.
 func namespacesOf(d argocdv1.ApplicationDestination, c ArgoCluster) []string {
-	server := c.Server != "" && globDenying(d.Server, c.Server)
-	name := c.Name != "" && globDenying(d.Name, c.Name)
-	inner, not := strings.CutPrefix(d.Namespace, "!")
+	about, denies := false, false
+	for _, f := range [][2]string{{d.Server, c.Server}, {d.Name, c.Name}} {
+		glob, not := strings.CutPrefix(f[0], "!")
+		denies = denies || not
+		about = about || glob != "" && f[1] != "" && delivery.MatchGlob(glob, f[1], "")
+	}
 	switch {
-	case (server || name) && !not:
-		return []string{d.Namespace}
-	case server || name:
-		return []string{"!" + inner, "*"}
-	case strings.HasPrefix(d.Server, "!") || strings.HasPrefix(d.Name, "!"):
+	case !about:
+		return nil
+	case denies:
 		return []string{"!" + d.Namespace}
 	}
-	return nil
-}
-
-// globDenying matches a glob that "!" may stand before.
-func globDenying(pattern, text string) bool {
-	if inner, not := strings.CutPrefix(pattern, "!"); not {
-		return !delivery.MatchGlob(inner, text, "")
-	}
-	return delivery.MatchGlob(pattern, text, "")
+	return []string{d.Namespace}
 }
 
 func kindRules(kinds []metav1.GroupKind) (rules []delivery.KindRule) {

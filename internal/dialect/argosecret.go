@@ -130,7 +130,6 @@ func beginsWith(rawURL, prefix string) bool {
 // NormalizeURL writes a repository's URL so that all its spellings that Argo CD takes for the same are the same: in lower case,
 // without ".git" at the end, and ssh as scp does it or not.
 func NormalizeURL(raw string) string {
-	raw = strings.ToLower(strings.TrimSpace(raw))
 	raw = strings.TrimPrefix(strings.ToLower(gitURL(raw)), "ssh://")
 	return strings.TrimSuffix(raw, ".git")
 }

@@ -24,7 +24,7 @@ func (r *argoReader) source(field string, s *argocdv1.ApplicationSource) (delive
 	}
 	src := delivery.Source{
 		URL: s.RepoURL, Credentials: cred.Credentials, GitHub: cred.Credentials.App.ID != "",
-		Interval: argoInterval, Timeout: argoTimeout, Requested: r.a.Annotations[argocdv1.RefreshAnnotation],
+		Interval: argoInterval, Timeout: argoExchange, Requested: r.a.Annotations[argocdv1.RefreshAnnotation],
 		Ref: delivery.GitRef{Any: orElse(s.TargetRevision, "HEAD")}, Whole: true,
 	}
 	switch {
@@ -52,7 +52,7 @@ func isOCI(rawURL string) bool { return strings.HasPrefix(strings.ToLower(rawURL
 
 var (
 	fullCommit = regexp.MustCompile(`^[0-9a-fA-F]{40}$`)
-	scpLike    = regexp.MustCompile(`^([^/:@]+@)([^/:]+):([^/].*)$`)
+	scpLike    = regexp.MustCompile(`^([^/:@]+@)([^/:@]+):/*(.*)$`)
 )
 
 // gitURL gives a repository's address as a URL, where it is written as scp does: "git@example.com:team/app.git".
@@ -114,11 +114,14 @@ func (r *argoReader) verification(field string, s *argocdv1.ApplicationSource, s
 	}
 }
 
-// publicKey finds a key by its id: the last 16 digits of its fingerprint, or more of them.
+// keyID is the length of a PGP key's id: the last digits of its fingerprint.
+const keyID = 16
+
+// publicKey finds a key by its id, or by its fingerprint.
 func (r *argoReader) publicKey(id string) (string, bool) {
 	for name, armored := range r.in.Keys {
 		name = strings.ToUpper(name)
-		if id != "" && (strings.HasSuffix(id, name) || strings.HasSuffix(name, id)) && name != "" {
+		if len(name) >= keyID && len(id) >= keyID && (strings.HasSuffix(id, name) || strings.HasSuffix(name, id)) {
 			return armored, true
 		}
 	}

@@ -181,6 +181,12 @@ var coreGroups = map[string]bool{
 	"scheduling.k8s.io": true, "storage.k8s.io": true, "storagemigration.k8s.io": true,
 }
 
+// Judged tells whether a kind has a health: of one that has none it does not matter that an object of it is missing.
+func Judged(gk schema.GroupKind) bool {
+	_, ok := kinds[gk]
+	return ok || !coreGroups[gk.Group]
+}
+
 // HookPhase is how far a hook has come, by its health: what has none has done what it is for once it is there.
 func HookPhase(h delivery.Health) delivery.OperationPhase {
 	switch h.Status {

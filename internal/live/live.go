@@ -152,6 +152,21 @@ func (l *Live) Observe(u *unstructured.Unstructured) (delivery.Live, error) {
 	return rec.live(ref), nil
 }
 
+// Look gives the record of an object as the server returned it, without keeping it.
+func (l *Live) Look(u *unstructured.Unstructured) (delivery.Live, error) {
+	rec, err := l.record(u)
+	if err != nil {
+		return delivery.Live{}, err
+	}
+	return rec.live(delivery.RefOf(u)), nil
+}
+
+// Judged is how an object is doing by the rules of an app, whether it is labelled as the app's or not.
+func (l *Live) Judged(app delivery.ID, u *unstructured.Unstructured) delivery.Health {
+	doing, _ := l.health(app, u)
+	return doing
+}
+
 // Deleted notes that we have just deleted an object: it is on its way out, whatever the watch still says.
 func (l *Live) Deleted(ref delivery.Ref, uid string) {
 	l.mu.Lock()

@@ -137,7 +137,7 @@ func (r *run) adopt(h delivery.Object, moment delivery.Moment) {
 }
 
 // order of the moments.
-var order = map[delivery.Moment]int{delivery.PreSync: 1, delivery.DuringSync: 2, delivery.PostSync: 3, delivery.SyncFail: 4}
+var order = map[delivery.Moment]int{delivery.PreSync: 1, delivery.DuringSync: 2, delivery.PostSync: 3, delivery.SyncFail: 4, delivery.PreDelete: 5, delivery.PostDelete: 6}
 
 // left is the time until a hook's deadline; zero: it has none.
 func (r *run) left(ref delivery.Ref) time.Duration {
@@ -182,10 +182,18 @@ func (r *run) failedAt(moment delivery.Moment) bool {
 
 // cleanUp gives the deletion of the hooks that are to go once they have ended.
 func (r *run) cleanUp() (delivery.Stage, bool) {
+	if r.noHooks() {
+		return delivery.Stage{}, false
+	}
+	return r.deleteHooks(nil)
+}
+
+// deleteHooks gives the deletion of the hooks of which which says so; nil: as they want it themselves. Each is tried once.
+func (r *run) deleteHooks(which func(h delivery.Object, phase delivery.OperationPhase) bool) (delivery.Stage, bool) {
 	stage := delivery.Stage{Name: "Delete hooks"}
 	seen := map[delivery.Ref]bool{}
 	for _, h := range r.v.Hooks {
-		if h.Hook == nil || r.noHooks() {
+		if h.Hook == nil {
 			continue
 		}
 		for _, moment := range h.Hook.Moments {
@@ -193,7 +201,10 @@ func (r *run) cleanUp() (delivery.Stage, bool) {
 			ref := named.Ref()
 			res, done := r.result(ref, moment)
 			live, there := r.v.Live(ref)
-			if !done || res.Passed || !there || live.Deleting || seen[ref] || !r.over(named, moment, res.Hook) {
+			if !done || res.Passed || !there || live.Deleting || seen[ref] {
+				continue
+			}
+			if which != nil && !which(named, res.Hook) || which == nil && !r.over(named, moment, res.Hook) {
 				continue
 			}
 			seen[ref] = true

@@ -472,7 +472,7 @@ func TestOrder(t *testing.T) {
 	moments := []string{"PreSync", "Sync", "PostSync", "SyncFail", "PreSync,PostSync", "PreSync,Sync,PostSync"}
 	deletions := []string{"", "BeforeHookCreation", "HookSucceeded", "HookFailed", "HookSucceeded HookFailed", "BeforeHookCreation HookSucceeded"}
 	kinds := []string{"ConfigMap", "Deployment", "Job"}
-	for seed := range uint64(3000) {
+	for seed := range uint64(1500) {
 		r := rand.New(rand.NewPCG(seed, 6))
 		pick := func(from []string) string { return from[r.IntN(len(from))] }
 		var desired, hooks, gone []string

@@ -263,7 +263,7 @@ func (r *run) going(s step) string {
 	for _, c := range s.changes {
 		res, done := r.result(c.Ref, delivery.DuringSync)
 		switch {
-		case done && res.Status == Pruned && r.deleting(c.Ref):
+		case s.prune && r.deleting(c.Ref) && (!done || res.Status == Pruned):
 			return "deletion of " + c.Ref.String()
 		case done:
 		case c.Verb == delivery.Delegated && r.deleting(c.Ref):

@@ -49,6 +49,8 @@ type Input struct {
 	Undone map[delivery.Ref]bool
 	// Hooks are objects of operations: they are no part of the plan, but may forbid it.
 	Hooks []delivery.Object
+	// Removing says that the app is deleted: what is to survive that stays, not what is to survive pruning.
+	Removing bool
 	// Waves are those of what left Git, as they were while it was there.
 	Waves map[delivery.Ref]int
 	Now   time.Time
@@ -326,7 +328,7 @@ func pruneChanges(in Input, gone delivery.Inventory) []delivery.Change {
 		live, there := in.Live[ref]
 		c.Wave, c.Asks = in.Waves[ref], live.Marks
 		if in.App.Sync != nil {
-			c.Propagation = in.App.Sync.Options.Propagation
+			c.Propagation = cmp.Or(in.App.Sync.Options.Propagation, "foreground") // as in Argo CD
 		}
 		hold, held := holdOn(in.Holds, ref, in.Now)
 		switch {
@@ -344,7 +346,7 @@ func pruneChanges(in Input, gone delivery.Inventory) []delivery.Change {
 			c.Reason = "left Git, but what Keelson delivers is declared in it"
 		case in.App.Limits != nil && in.App.Limits.Deny(ref, ref.Namespace != "") != "":
 			c.Verb, c.Reason = delivery.Delegated, "left Git, but the project does not permit it: "+in.App.Limits.Deny(ref, ref.Namespace != "")
-		case live.Marks.Has(delivery.MarkKeep | delivery.MarkLeave):
+		case live.Marks.Has(keeps(in)):
 			c.Reason = "left Git, but is marked to survive pruning"
 			if in.App.Sync != nil { // it is told of as long as it is there
 				c.Verb = delivery.Delegated
@@ -361,6 +363,14 @@ func pruneChanges(in Input, gone delivery.Inventory) []delivery.Change {
 	return out
 }
 
+// keeps are the marks of objects that stay.
+func keeps(in Input) delivery.Marks {
+	if in.App.Sync != nil && in.Removing {
+		return delivery.MarkKeepOnDelete | delivery.MarkLeave
+	}
+	return delivery.MarkKeep | delivery.MarkLeave
+}
+
 // guard is rule 2.
 func guard(in Input, prune []delivery.Change) (delivery.Block, bool) {
 	deletes := 0
@@ -370,7 +380,7 @@ func guard(in Input, prune []delivery.Change) (delivery.Block, bool) {
 			continue
 		}
 		deletes++
-		if in.Live[c.Ref].Owned == (delivery.Hash{}) {
+		if in.Live[c.Ref].Owned == (delivery.Hash{}) && in.App.Sync == nil { // of Argo CD's each object says itself whose it is
 			strange = append(strange, c.Ref.String())
 		}
 	}
@@ -407,6 +417,9 @@ func count(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
+// argoKinds are the definitions of the kinds of Argo CD; others of its group are of other products.
+var argoKinds = []string{"applications.argoproj.io", "applicationsets.argoproj.io", "appprojects.argoproj.io"}
+
 // holdsUsUp tells of the objects that are never pruned: the definitions of the kinds that apps are declared in, and the namespace
 // that this one is declared in, unless it is deleted itself. With them every app would go, and with the apps everything.
 func holdsUsUp(in Input, ref delivery.Ref) bool {
@@ -414,7 +427,7 @@ func holdsUsUp(in Input, ref delivery.Ref) bool {
 	case in.App.KubeConfig != (delivery.KubeConfig{}): // another cluster
 		return false
 	case ref.Group == "apiextensions.k8s.io" && ref.Kind == "CustomResourceDefinition":
-		return strings.HasSuffix(ref.Name, ".toolkit.fluxcd.io") || strings.HasSuffix(ref.Name, ".keelson.dev")
+		return strings.HasSuffix(ref.Name, ".toolkit.fluxcd.io") || strings.HasSuffix(ref.Name, ".keelson.dev") || slices.Contains(argoKinds, ref.Name)
 	case ref.Group == "" && ref.Kind == "Namespace":
 		return ref.Name == in.App.ID.Namespace && in.Revision.Commit != ""
 	}

@@ -16,38 +16,66 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/fluxcd/pkg/apis/meta"
 	k8sjson "k8s.io/apimachinery/pkg/util/json"
+	"sigs.k8s.io/kustomize/api/resmap"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 
 	"keelson.dev/keelson/internal/delivery"
 )
 
-// A build that sets kustomize's OpenAPI schema sets it for its whole process. Such a build runs in a child: this program
-// again, with [ChildCommand] as its only argument, no environment, and pipes to its parent and nothing else. It has no
-// repository: it asks its parent for every file that kustomize wants, over its standard output, and reads the answers
-// from its standard input. The parent answers from the render's own tree, so bounds, links and tracking are those of any
-// other build. Messages are JSON after their length.
+// What cannot be interrupted runs in a child, which can be ended: a chart's templates and jsonnet, which are programs that
+// may loop or take all memory, and a kustomize build that sets the OpenAPI schema, since it sets it for its whole process.
+// A child is this program again, with [ChildCommand] as its only argument, no environment, and pipes to its parent and
+// nothing else. It has no repository: it asks its parent for every file that it wants, over its standard output, and reads
+// the answers from its standard input. The parent answers from the render's own tree, so bounds, links and tracking are
+// those of any other render. Messages are JSON after their length.
+//
+// A child that has done its task waits for another one for a while, since starting one takes longer than most charts;
+// unless it has set the schema.
 
 // ChildCommand is the argument under which a program that renders has to call [ServeChild] and end.
 const ChildCommand = "render-child"
 
 const (
-	childTime     = 30 * time.Second // of one build in a child
-	childMemory   = 1 << 30          // bytes of a child
-	childMessage  = 2 * maxRendered  // bytes of what a child says
-	childAnswer   = 2 * maxFileBytes // bytes of what it is told
-	childExchange = 200_000          // questions of one child
+	childTime     = 30 * time.Second  // of one task in a child
+	childMemory   = 1 << 30           // bytes of a child
+	childMessage  = 2 * maxRendered   // bytes of what a child says
+	childAnswer   = 2 * maxFileBytes  // bytes of what it is told
+	childTask     = 3 * maxInputBytes // bytes of what it is to do
+	childExchange = 200_000           // questions of one task
+	childIdle     = 10 * time.Second  // how long one waits for another task
+	childTasks    = 1_000             // tasks of one child
 	childMarker   = "KEELSON_RENDER_CHILD=1"
 	// Exit codes of a child.
 	childOrphaned, childTooLarge = 3, 4
 )
 
-// children bounds how many there are at once; each takes some 150 MiB.
+// children bounds how many work at once; each takes some 150 MiB.
 var children = make(chan struct{}, 2)
+
+// task is what a child is to do; one of these.
+type task struct {
+	Dir     string   // a kustomize build of this folder
+	Chart   *chart   // the templates of this chart
+	Jsonnet *snippet // the evaluation of this file
+}
+
+// what names a task for people.
+func (t task) what() string {
+	switch {
+	case t.Chart != nil:
+		return "rendering the chart"
+	case t.Jsonnet != nil:
+		return "evaluating " + t.Jsonnet.File
+	}
+	return "the build"
+}
 
 // question is what a child says: it wants to know something of the repository, or it is done.
 type question struct {
@@ -55,6 +83,8 @@ type question struct {
 	Name   string
 	Made   []product
 	Failed string // why there is no result
+	Where  string // where that is, as file:line; may be empty
+	Hint   string // what to do about it; may be empty
 }
 
 const (
@@ -66,8 +96,9 @@ const (
 	childDone   = "done"
 )
 
-// answer is what a child is told. The first one, without having asked, is the folder to build.
+// answer is what a child is told. What it is told without having asked is a task.
 type answer struct {
+	Task      *task `json:",omitempty"`
 	Dir, Base string
 	Data      []byte
 	OK        bool
@@ -80,6 +111,7 @@ type product struct {
 	Kind, Namespace, Name string
 	Object                map[string]any
 	Problem               string
+	Origin                string // where the child knows it
 }
 
 // UnmarshalJSON implements [json.Unmarshaler]: whole numbers stay integers.
@@ -96,34 +128,77 @@ func (m *product) UnmarshalJSON(data []byte) error {
 	return k8sjson.Unmarshal(p.Object, &m.Object)
 }
 
-// childFault is a fault of the machine's or of the build's size: it may pass.
+// childFault is a fault of the machine's or of the task's size: it may pass.
 func childFault(format string, args ...any) error {
 	return &delivery.Fault{Reason: meta.BuildFailedReason, Retry: delivery.Backoff, Err: fmt.Errorf(format, args...),
-		Hint: "a build that sets openapi runs by itself, in bounds; make it smaller"}
+		Hint: "charts, jsonnet and builds that set openapi run in a process of their own, in bounds; make it smaller"}
 }
 
-// runChild is run in a child process.
+// runChild is a kustomize build in a child.
 func runChild(ctx context.Context, fsys filesys.FileSystem, dir string) ([]product, error) {
+	done, err := runTask(ctx, fsys, task{Dir: dir})
+	return done.Made, err
+}
+
+// runTask has a child do a task, with the files of fsys. The error of a task that failed is a [*childError].
+func runTask(ctx context.Context, fsys filesys.FileSystem, t task) (question, error) {
 	select {
 	case children <- struct{}{}:
 		defer func() { <-children }()
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return question{}, ctx.Err()
 	}
 	limited, cancel := context.WithTimeout(ctx, childTime)
 	defer cancel()
-	result, err := converse(limited, fsys, dir)
+	done, err := employ(limited, fsys, t)
 	switch {
 	case ctx.Err() != nil:
-		return nil, ctx.Err()
+		return question{}, ctx.Err()
 	case limited.Err() != nil:
-		return nil, childFault("the build takes longer than %v", childTime)
+		return question{}, childFault("%s takes longer than %v", t.what(), childTime)
 	}
-	return result, err
+	return done, err
 }
 
-// converse starts a child and answers it until it is done.
-func converse(ctx context.Context, fsys filesys.FileSystem, dir string) (result []product, err error) {
+// employ finds or starts a child for a task.
+func employ(ctx context.Context, fsys filesys.FileSystem, t task) (question, error) {
+	for {
+		w := spare.take()
+		old := w != nil
+		if !old {
+			var err error
+			if w, err = startWorker(); err != nil {
+				return question{}, err
+			}
+		}
+		done, alive, err := w.do(ctx, fsys, t)
+		if alive && t.Dir == "" && w.tasks < childTasks {
+			spare.put(w)
+			return done, err
+		}
+		code := w.end()
+		if alive || ctx.Err() != nil {
+			return done, err
+		}
+		if code == childTooLarge {
+			return question{}, childFault("%s takes more than %d MiB of memory", t.what(), childMemory>>20)
+		}
+		if !old { // else it may have died long ago
+			return done, err
+		}
+	}
+}
+
+// worker is a child process, seen from its parent.
+type worker struct {
+	cmd   *exec.Cmd
+	in    *bufio.Reader  // what it says
+	out   io.WriteCloser // what it is told
+	tasks int
+	idle  *time.Timer
+}
+
+func startWorker() (*worker, error) {
 	if os.Getenv(strings.TrimSuffix(childMarker, "=1")) != "" {
 		return nil, errors.New("start child: this program is one, and does not serve as such")
 	}
@@ -131,10 +206,9 @@ func converse(ctx context.Context, fsys filesys.FileSystem, dir string) (result 
 	if err != nil {
 		return nil, childFault("start child: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, program)
+	cmd := exec.Command(program)
 	cmd.Args = []string{os.Args[0], ChildCommand}
 	cmd.Env, cmd.Dir = []string{childMarker}, "/"
-	cmd.WaitDelay = time.Second
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, childFault("start child: %w", err)
@@ -146,16 +220,58 @@ func converse(ctx context.Context, fsys filesys.FileSystem, dir string) (result 
 	if err := cmd.Start(); err != nil {
 		return nil, childFault("start child: %w", err)
 	}
-	result, err = (&parent{fsys: fsys, in: bufio.NewReader(out), out: in}).serve(dir)
-	if err != nil && cmd.Process != nil {
-		_ = cmd.Process.Kill() // it may have ended
+	return &worker{cmd: cmd, in: bufio.NewReader(out), out: in}, nil
+}
+
+// do has the child do a task. alive tells that it can do more.
+func (w *worker) do(ctx context.Context, fsys filesys.FileSystem, t task) (done question, alive bool, err error) {
+	stop := context.AfterFunc(ctx, func() { _ = w.cmd.Process.Kill() }) // it may have ended
+	p := &parent{fsys: fsys, in: w.in, out: w.out, started: w.tasks > 0}
+	w.tasks++
+	done, err = p.serve(t)
+	var failed *childError
+	return done, stop() && (err == nil || errors.As(err, &failed)), err
+}
+
+// end ends the child and gives its exit code.
+func (w *worker) end() int {
+	_ = w.cmd.Process.Kill() // it may have ended
+	w.out.Close()
+	_ = w.cmd.Wait() // how it has ended is told by its state
+	return w.cmd.ProcessState.ExitCode()
+}
+
+// spareWorkers are children that wait for a task.
+type spareWorkers struct {
+	mu  sync.Mutex
+	all []*worker
+}
+
+var spare spareWorkers
+
+func (s *spareWorkers) take() *worker {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.all) > 0 {
+		w := s.all[len(s.all)-1]
+		s.all = s.all[:len(s.all)-1]
+		if w.idle.Stop() {
+			return w
+		}
 	}
-	in.Close()
-	waitErr := cmd.Wait()
-	if exit := (*exec.ExitError)(nil); errors.As(waitErr, &exit) && exit.ExitCode() == childTooLarge {
-		return nil, childFault("the build takes more than %d MiB of memory", childMemory>>20)
-	}
-	return result, err
+	return nil
+}
+
+func (s *spareWorkers) put(w *worker) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w.idle = time.AfterFunc(childIdle, func() {
+		s.mu.Lock()
+		s.all = slices.DeleteFunc(s.all, func(o *worker) bool { return o == w })
+		s.mu.Unlock()
+		w.end()
+	})
+	s.all = append(s.all, w)
 }
 
 // executable is this program, also where its file has been replaced since it was started.
@@ -169,37 +285,40 @@ func executable() (string, error) {
 
 // parent answers a child from a file system.
 type parent struct {
-	fsys filesys.FileSystem
-	in   io.Reader
-	out  io.Writer
-	told []error // the errors that it was told
+	fsys    filesys.FileSystem
+	in      io.Reader
+	out     io.Writer
+	started bool    // the child has done a task before
+	told    []error // the errors that it was told
 }
 
-func (p *parent) serve(dir string) ([]product, error) {
-	const broken = "build in a child process: %w"
+func (p *parent) serve(t task) (question, error) {
+	const broken = "%s in a child process: %w"
 	var q question
-	if err := receive(p.in, childAnswer, &q); err != nil || q.Op != childReady {
-		return nil, childFault(broken, errors.Join(errors.New("it did not start"), err))
+	if !p.started {
+		if err := receive(p.in, childAnswer, &q); err != nil || q.Op != childReady {
+			return question{}, childFault(broken, t.what(), errors.Join(errors.New("it did not start"), err))
+		}
 	}
-	if err := send(p.out, answer{Dir: dir}); err != nil {
-		return nil, childFault(broken, err)
+	if err := send(p.out, answer{Task: &t}); err != nil {
+		return question{}, childFault(broken, t.what(), err)
 	}
 	for range childExchange {
 		q = question{}
 		if err := receive(p.in, childMessage, &q); err != nil {
-			return nil, childFault(broken, err)
+			return question{}, childFault(broken, t.what(), err)
 		}
 		if q.Op == childDone {
 			if q.Failed != "" {
-				return nil, p.failure(q.Failed)
+				return question{}, p.failure(q)
 			}
-			return q.Made, nil
+			return q, nil
 		}
 		if err := send(p.out, p.answer(q)); err != nil {
-			return nil, childFault(broken, err)
+			return question{}, childFault(broken, t.what(), err)
 		}
 	}
-	return nil, childFault("the build asks for more than %d files", childExchange)
+	return question{}, childFault("%s asks for more than %d files", t.what(), childExchange)
 }
 
 func (p *parent) answer(q question) (a answer) {
@@ -226,10 +345,10 @@ func (p *parent) answer(q question) (a answer) {
 }
 
 // failure is a child's error, which wraps those that it was told and that it speaks of.
-func (p *parent) failure(text string) error {
-	e := &childError{text: text}
+func (p *parent) failure(q question) error {
+	e := &childError{text: q.Failed, where: q.Where, hint: q.Hint}
 	for _, err := range p.told {
-		if strings.Contains(text, err.Error()) {
+		if strings.Contains(q.Failed, err.Error()) {
 			e.causes = append(e.causes, err)
 		}
 	}
@@ -237,8 +356,8 @@ func (p *parent) failure(text string) error {
 }
 
 type childError struct {
-	text   string
-	causes []error
+	text, where, hint string
+	causes            []error
 }
 
 func (e *childError) Error() string   { return e.text }
@@ -273,19 +392,18 @@ func receive(from io.Reader, limit uint32, message any) error {
 	return json.Unmarshal(b.Bytes(), message)
 }
 
-// ServeChild runs the one build that its parent asks for, and gives the exit code to end with. The process ends early if
-// its parent goes, and where the build takes too much time or memory.
+// ServeChild does the tasks that its parent gives it, and gives the exit code to end with. The process ends early if
+// its parent goes, and where a task takes too much time or memory.
 func ServeChild(in io.Reader, out io.Writer) int {
 	runtime.GOMAXPROCS(1)
 	debug.SetMemoryLimit(childMemory / 2)
-	time.AfterFunc(childTime, func() { os.Exit(childOrphaned) })
 	go boundMemory()
 	answers := make(chan answer)
-	go func() { // whatever the build does meanwhile, the end of the input is seen
+	go func() { // whatever the task does meanwhile, the end of the input is seen
 		in := bufio.NewReader(in)
 		for {
 			var a answer
-			if receive(in, childAnswer, &a) != nil {
+			if receive(in, childTask, &a) != nil {
 				os.Exit(childOrphaned)
 			}
 			answers <- a
@@ -295,16 +413,42 @@ func ServeChild(in io.Reader, out io.Writer) int {
 		return childOrphaned
 	}
 	c := childFS{FileSystem: filesys.MakeFsInMemory(), answers: answers, out: out}
-	done := question{Op: childDone}
-	if result, err := kustomize(c, (<-answers).Dir); err != nil {
-		done.Failed = err.Error()
-	} else {
-		done.Made = convert(result.Resources(), new(sizer))
-	}
-	if send(out, done) != nil {
-		return childOrphaned
+	for a := range answers {
+		if a.Task == nil {
+			return childOrphaned
+		}
+		late := time.AfterFunc(childTime, func() { os.Exit(childOrphaned) })
+		done := a.Task.perform(c)
+		late.Stop()
+		if err := send(out, done); err != nil {
+			return childOrphaned
+		}
 	}
 	return 0
+}
+
+// perform does a task.
+func (t *task) perform(c childFS) (done question) {
+	done.Op = childDone
+	var err error
+	switch {
+	case t.Chart != nil:
+		done.Made, err = t.Chart.render()
+	case t.Jsonnet != nil:
+		done.Made, err = t.Jsonnet.evaluate(c)
+	default:
+		var result resmap.ResMap
+		if result, err = kustomize(c, t.Dir); err == nil {
+			done.Made = convert(result.Resources(), new(sizer))
+		}
+	}
+	if err != nil {
+		done.Made, done.Failed = nil, err.Error()
+		if f := (*delivery.Fault)(nil); errors.As(err, &f) {
+			done.Failed, done.Where, done.Hint = f.Err.Error(), f.Where, f.Hint
+		}
+	}
+	return done
 }
 
 func boundMemory() {

@@ -142,7 +142,7 @@ func FuzzChildSays(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		var out bytes.Buffer
 		p := parent{fsys: newKustomizeFS(newTree(t.Context(), withSchema)), in: strings.NewReader(text), out: &out}
-		if result, err := p.serve(mount); err != nil && result != nil {
+		if result, err := p.serve(task{Dir: mount}); err != nil && result.Made != nil {
 			t.Errorf("a result with the error %v", err)
 		}
 		if strings.Contains(out.String(), "cm9vdDp4O") { // "root:x:" as a file's content would be sent
@@ -155,7 +155,7 @@ func FuzzChildSays(f *testing.F) {
 func TestChildDies(t *testing.T) {
 	for name, said := range map[string]string{"before it is ready": "", "in the middle": "\x00\x00"} {
 		p := parent{in: strings.NewReader(said), out: io.Discard}
-		_, err := p.serve(".")
+		_, err := p.serve(task{Dir: "."})
 		if f := delivery.FaultOf(err, ""); f.Retry != delivery.Backoff || f.Reason == "" {
 			t.Errorf("%s: %+v", name, f)
 		}

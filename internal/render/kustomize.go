@@ -36,7 +36,7 @@ func (Kustomize) Render(in Input) ([]delivery.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	return i.build(dir, name, k, in.Build)
+	return i.build(dir, name, k, ofBuild(in.Build))
 }
 
 // YAML renders a folder of plain manifests: as kustomize would, from a kustomization that lists them.
@@ -61,7 +61,7 @@ func (YAML) Render(in Input) ([]delivery.Object, error) {
 
 // list builds a kustomization that lists names.
 func (in *inspection) list(dir string, names []string, b delivery.Build) ([]delivery.Object, error) {
-	return in.build(dir, path.Join(dir, konfig.DefaultKustomizationFileName()), &types.Kustomization{Resources: names}, b)
+	return in.build(dir, path.Join(dir, konfig.DefaultKustomizationFileName()), &types.Kustomization{Resources: names}, ofBuild(b))
 }
 
 // plain reads manifests that nothing is to be done to: directly, or else with kustomize, or else, where they are too many
@@ -162,16 +162,25 @@ func (t *tree) listManifests(root, sub string) (found []string, folders bool, er
 	return found, folders, nil
 }
 
-// build adds what the build asks for to the kustomization k of the folder dir, checks the whole tree, and
-// runs kustomize.
-func (in *inspection) build(dir, name string, k *types.Kustomization, b delivery.Build) ([]delivery.Object, error) {
-	if err := in.merge(dir, k, b); err != nil {
+// overlay is what is laid over a kustomization before it is built.
+type overlay struct {
+	plain bool // nothing
+	merge func(in *inspection, dir string, k *types.Kustomization) error
+}
+
+func ofBuild(b delivery.Build) overlay {
+	return overlay{isPlain(b), func(in *inspection, dir string, k *types.Kustomization) error { return in.merge(dir, k, b) }}
+}
+
+// build lays the overlay on the kustomization k of the folder dir, checks the whole tree, and runs kustomize.
+func (in *inspection) build(dir, name string, k *types.Kustomization, over overlay) ([]delivery.Object, error) {
+	if err := over.merge(in, dir, k); err != nil {
 		return nil, err
 	}
 	if isEmpty(k) {
 		return nil, nil
 	}
-	changed := modernize(k) || len(in.source(name)) == 0 || !isPlain(b)
+	changed := modernize(k) || len(in.source(name)) == 0 || !over.plain
 	if _, err := in.kustomization(dir, name, k, asResources); err != nil {
 		return nil, err
 	}

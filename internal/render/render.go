@@ -8,13 +8,17 @@
 // namespace, patches, images and components are added to the kustomization first, in memory, and variables
 // are substituted last, object by object. This is what Flux's kustomize-controller does with a Kustomization.
 //
+// A build of parts is rendered as Argo CD's repo server does it: each part is a chart, a kustomization or a directory of
+// manifests (see parts.go), and of objects that come more than once the last one counts.
+//
 // # What a render may touch
 //
 // The snapshot's file system and nothing else: no disk, no program but this one, no network. Paths may use ".." inside
 // the repository; one that leaves it is an error that wraps [delivery.ErrEscapes]. Symbolic links are
 // followed here where the file system can tell them (fs.ReadLinkFS), so that an fs.FS that would follow them
 // anywhere, like os.DirFS, is safe too. Remote bases and resources, Helm charts and plugins are refused by
-// name: the whole kustomization tree is read ahead of the build to find them (see inspect.go).
+// name: the whole kustomization tree is read ahead of the build to find them (see inspect.go). Templates of charts and
+// jsonnet are programs; they run in a process of their own, which is ended where it takes too long or too much (see child.go).
 //
 // # What a render depends on
 //
@@ -32,8 +36,8 @@
 // # Concurrency
 //
 // Renders run concurrently, without a lock. kustomize keeps one OpenAPI schema per process; a kustomization that sets
-// "openapi" changes it, so such a build runs in a process of its own (see child.go), for which a program that renders
-// calls [ServeChild] when it is started with [ChildCommand].
+// "openapi" changes it, so such a build runs in a process of its own, too. A program that renders calls [ServeChild] when it
+// is started with [ChildCommand].
 package render
 
 import (
@@ -96,6 +100,9 @@ func render(t *tree, b delivery.Build, vars map[string]string) ([]delivery.Objec
 }
 
 func attempt(t *tree, b delivery.Build, vars map[string]string) ([]delivery.Object, error) {
+	if len(b.Parts) > 0 {
+		return t.parts(b)
+	}
 	if err := t.checkPath(b.Path); err != nil {
 		return nil, err
 	}

@@ -27,7 +27,7 @@ func PollAfter(interval, took time.Duration) time.Duration {
 // PollAfter is [PollAfter] for a source's repository, by the time that the source's last question about refs took that was
 // answered. A repository of the built-in host has nobody to spare.
 func (f *Fetcher) PollAfter(src delivery.Source, interval time.Duration) time.Duration {
-	u, _, err := parseURL(src.URL)
+	u, err := addressOf(src.URL)
 	if err != nil {
 		return interval
 	}

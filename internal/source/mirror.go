@@ -223,12 +223,12 @@ func (f *Fetcher) discard(r *repository) error {
 	return nil
 }
 
-// Retain removes all mirrors but those of the given sources, each with its URL. Mirrors that are being fetched into are
+// Retain removes all mirrors and archives but those of the given sources, each with its URL. Mirrors that are being fetched into are
 // waited for.
 func (f *Fetcher) Retain(ctx context.Context, sources map[delivery.ID]string) error {
 	keep, asked := map[string]bool{}, map[asker]bool{}
 	for id, raw := range sources {
-		if u, _, err := parseURL(raw); err == nil {
+		if u, err := addressOf(raw); err == nil {
 			keep[f.mirrorDir(target{url: u, salt: id.Namespace})], asked[asker{id, u}] = true, true
 		}
 	}
@@ -238,6 +238,9 @@ func (f *Fetcher) Retain(ctx context.Context, sources map[delivery.ID]string) er
 		maps.Copy(keep, dirs)
 	}
 	f.mu.Unlock()
+	if err := f.retainArchives(keep); err != nil {
+		return err
+	}
 	dirs, err := filepath.Glob(filepath.Join(f.opts.Dir, "*.git"))
 	if err != nil {
 		return fmt.Errorf("list mirrors: %w", err)

@@ -23,6 +23,7 @@ package source
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -37,6 +38,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"weak"
+
+	"golang.org/x/sync/singleflight"
 
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/git"
@@ -79,6 +83,12 @@ type Fetcher struct {
 	subs map[asker]map[string]bool // mirrors of submodules, by the source that has them
 
 	tokens tokens
+
+	indexes map[string]*index // of Helm repositories, by who asks and how
+	answers map[string]answer // of OCI registries, so too
+	trees   map[treeKey]weak.Pointer[git.Tree]
+	flights singleflight.Group
+	secret  []byte // of this process: what is told apart by credentials is so by a keyed hash
 }
 
 // repository is a mirror, or a repository of the built-in host.
@@ -96,7 +106,14 @@ type target struct {
 	auth  git.Auth
 	local string // folder of a built-in repository; empty: it is remote
 	words words
-	salt  string // who shares the mirror: the namespace; of a submodule the source alone, for nobody asks the remote who may read it
+
+	// Of charts and OCI artifacts.
+	oci     bool   // url is "oci://host/path"
+	query   string // of the URL; it may hold credentials
+	plain   bool   // without TLS
+	passAll bool   // other hosts see user name and password too
+
+	salt string // who shares the mirror: the namespace; of a submodule the source alone, for nobody asks the remote who may read it
 }
 
 // New makes a Fetcher and clears away what a killed process has left behind.
@@ -104,7 +121,7 @@ func New(opts Options) (*Fetcher, error) {
 	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make mirror folder: %w", err)
 	}
-	for _, prefix := range []string{newPrefix, oldPrefix} {
+	for _, prefix := range []string{newPrefix, oldPrefix, indexPrefix} {
 		left, err := filepath.Glob(filepath.Join(opts.Dir, prefix+"*"))
 		if err != nil {
 			return nil, fmt.Errorf("clear mirror folder: %w", err)
@@ -115,7 +132,12 @@ func New(opts Options) (*Fetcher, error) {
 			}
 		}
 	}
-	return &Fetcher{opts: opts, repos: map[string]*repository{}, desks: map[deskKey]*desk{}, took: map[asker]time.Duration{}, subs: map[asker]map[string]bool{}}, nil
+	f := &Fetcher{
+		opts: opts, repos: map[string]*repository{}, desks: map[deskKey]*desk{}, took: map[asker]time.Duration{}, subs: map[asker]map[string]bool{},
+		indexes: map[string]*index{}, answers: map[string]answer{}, trees: map[treeKey]weak.Pointer[git.Tree]{}, secret: make([]byte, 32),
+	}
+	_, err := rand.Read(f.secret)
+	return f, err
 }
 
 // CheckURL says what is wrong with a source's URL: nil, or a Fault with the reason URLInvalid.
@@ -130,7 +152,7 @@ func parseURL(raw string) (string, git.Auth, error) {
 	invalid := func(hint, format string, args ...any) (string, git.Auth, error) {
 		return "", git.Auth{}, &delivery.Fault{Reason: ReasonURL, Where: shown, Hint: hint, Retry: delivery.OnChange, Err: fmt.Errorf(format, args...)}
 	}
-	if host, _, ok := strings.Cut(raw, ":"); ok && !strings.Contains(raw, "://") && !strings.Contains(host, "/") {
+	if isSCP(raw) {
 		return invalid("write it as ssh://git@host/path.git", "the scp form of an ssh address is not supported, as in Flux") // "git@host:path"
 	}
 	u, err := url.Parse(raw)
@@ -169,6 +191,16 @@ func parseURL(raw string) (string, git.Auth, error) {
 	}
 	u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), strings.TrimRight(u.RawPath, "/")
 	return u.String(), auth, nil
+}
+
+// isSCP tells whether an address is in the form of scp: "git@host:path". A port is no path.
+func isSCP(raw string) bool {
+	host, rest, ok := strings.Cut(raw, ":")
+	if !ok || strings.Contains(raw, "://") || strings.Contains(host, "/") {
+		return false
+	}
+	port, _, _ := strings.Cut(rest, "/")
+	return strings.Contains(host, "@") || port == "" || strings.Trim(port, "0123456789") != ""
 }
 
 func (f *Fetcher) target(ctx context.Context, src delivery.Source) (target, error) {
@@ -246,6 +278,12 @@ func shortName(ref string) string {
 // be read; whether the commit exists turns out in Fetch.
 func (f *Fetcher) Resolve(ctx context.Context, src delivery.Source) (_ delivery.Revision, err error) {
 	defer telemetry.Timer(telemetry.SourceRequests, "resolve")(&err)
+	switch {
+	case src.Chart != "":
+		return f.resolveChart(ctx, src)
+	case src.OCI:
+		return f.resolveArtifact(ctx, src)
+	}
 	t, err := f.target(ctx, src)
 	if err != nil {
 		return delivery.Revision{}, err
@@ -334,6 +372,9 @@ func (f *Fetcher) resolveRemote(ctx context.Context, t target, timeout time.Dura
 // they must be of a Fetcher too.
 func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.Revision, included ...delivery.Snapshot) (_ delivery.Snapshot, err error) {
 	defer telemetry.Timer(telemetry.SourceRequests, "fetch")(&err)
+	if src.Chart != "" || src.OCI {
+		return f.fetchArchive(ctx, src, rev)
+	}
 	t, err := f.target(ctx, src)
 	if err != nil {
 		return delivery.Snapshot{}, err

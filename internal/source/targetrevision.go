@@ -117,6 +117,7 @@ func chooseRef(want, tagPrefix string, refs map[string]string) (string, error) {
 				tags = append(tags, tag)
 			}
 		}
+		slices.Sort(tags)
 		_, exact := semver.NewVersion(want)
 		switch {
 		case isRange(want):
@@ -141,17 +142,17 @@ func chooseRef(want, tagPrefix string, refs map[string]string) (string, error) {
 	return "", nil
 }
 
-// highest is the highest version in a range, as Masterminds/semver reads both: what is no version is passed over. Empty:
-// there is none, or the range is malformed.
+// highest is the highest version in a range, as Masterminds/semver reads both: what is no version is passed over, and of those
+// that differ in nothing that counts the first one is taken. Empty: there is none, or the range is malformed.
 func highest(want string, versions []string) string {
 	constraint, err := semver.NewConstraint(want)
 	if err != nil {
 		return ""
 	}
 	var best *semver.Version
-	for _, text := range slices.Sorted(slices.Values(versions)) {
+	for _, text := range versions {
 		v, err := semver.NewVersion(text)
-		if err == nil && constraint.Check(v) && (best == nil || !v.LessThan(best)) {
+		if err == nil && constraint.Check(v) && (best == nil || v.GreaterThan(best)) {
 			best = v
 		}
 	}

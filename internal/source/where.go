@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"net/url"
 	"path/filepath"
+	"strings"
 )
 
 // MirrorDir is where a [Fetcher] with the given folder keeps the mirror of a URL for the sources of a namespace, whether or
@@ -19,7 +20,7 @@ func MirrorDir(dir, namespace, raw string) string {
 
 // Host is the host of a URL, with its port; empty for a URL that cannot be fetched.
 func Host(raw string) string {
-	u, _, err := parseURL(raw)
+	u, err := addressOf(raw)
 	if err != nil {
 		return ""
 	}
@@ -28,6 +29,15 @@ func Host(raw string) string {
 		return ""
 	}
 	return parsed.Host
+}
+
+// addressOf normalises the URL of any source: of a repository, Git's or Helm's, or of an OCI artifact.
+func addressOf(raw string) (string, error) {
+	if !isOCI(raw) {
+		raw, _, _ = strings.Cut(raw, "?")
+	}
+	u, _, err := parseAddress(raw)
+	return u, err
 }
 
 // mirrorPath is the folder of a normalised URL's mirror for those whom the salt names; the URL cannot be read from it.

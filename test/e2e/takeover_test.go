@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -150,4 +151,66 @@ func managers(t *testing.T, kubeconfig, namespace, object string) string {
 func tryBare(t *testing.T, args ...string) result {
 	t.Helper()
 	return program("", bin+"/keelson", append(args, "--kubeconfig", bareCluster(t))...)
+}
+
+// TestBesideArgoCD: while Argo CD's controller runs, Applications are left to it, and this is said; then they are taken over.
+func TestBesideArgoCD(t *testing.T) {
+	kubeconfig, data := bareCluster(t), t.TempDir()
+	kubectl(t, kubeconfig, "apply", "-f", filepath.Join(root(), "config", "crd"))
+	kubectl(t, kubeconfig, "wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
+	_, url := hosted(t, "beside", "a.yaml", configYAML("a", "1", ""))
+	apply(t, kubeconfig, `
+apiVersion: v1
+kind: Namespace
+metadata: {name: argocd}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: argocd-application-controller, namespace: argocd}
+spec:
+  serviceName: argocd-application-controller
+  selector: {matchLabels: {app: ac}}
+  template:
+    metadata: {labels: {app: ac}}
+    spec: {containers: [{name: main, image: "quay.io/argoproj/argocd:v3.1.0", args: [/usr/local/bin/argocd-application-controller]}]}
+---
+apiVersion: argoproj.io/v1alpha1
+kind: Application
+metadata: {name: beside, namespace: argocd, finalizers: [resources-finalizer.argocd.argoproj.io]}
+spec:
+  project: default
+  source: {repoURL: `+url+`, path: .}
+  destination: {server: `+inCluster+`, namespace: beside}
+  syncPolicy: {automated: {}, syncOptions: [CreateNamespace=true]}
+`)
+	s := startServer(t, kubeconfig, data)
+	s.waitFor(t, works)
+	contains(t, s.says(), "Applications and ApplicationSets are left alone", "StatefulSet argocd/argocd-application-controller", "--take-over")
+	contains(t, tryBare(t, "status").out, "Applications are left to Argo CD: StatefulSet argocd/argocd-application-controller")
+	contains(t, onBare(t, "takeover", "--plan"), "argocd/argocd-application-controller (argocd-application-controller) active: Applications are left to it")
+	time.Sleep(time.Second) // what must not happen would
+	if got := kubectl(t, kubeconfig, "-n", "argocd", "get", "application", "beside", "-o", "jsonpath={.status}"); got != "" {
+		t.Errorf("an Application of Argo CD's was touched: %s", got)
+	}
+	s.stop(t)
+	s = startServer(t, kubeconfig, data, "--take-over")
+	s.waitFor(t, works)
+	eventually(t, "the app to be delivered", func() error {
+		if r := tryKubectl(kubeconfig, "-n", "beside", "get", "configmap", "a"); r.code != 0 {
+			return fmt.Errorf("%s", r.err)
+		}
+		return nil
+	})
+	if n := kubectl(t, kubeconfig, "-n", "argocd", "get", "statefulset", "argocd-application-controller", "-o", "jsonpath={.spec.replicas}"); n != "0" {
+		t.Errorf("Argo CD's controller has %s replicas", n)
+	}
+	s.stop(t)
+	contains(t, onBare(t, "handback"), "ConfigMap/beside/a handed back", "StatefulSet argocd/argocd-application-controller scaled to 1")
+	if m := managers(t, kubeconfig, "beside", "configmap/a"); !strings.Contains(m, "argocd-controller/Apply") || strings.Contains(m, "keelson") {
+		t.Errorf("after the handback the managers are %s", m)
+	}
+	kubectl(t, kubeconfig, "-n", "argocd", "delete", "statefulset", "argocd-application-controller")
+	kubectl(t, kubeconfig, "-n", "argocd", "patch", "application", "beside", "--type=merge", "-p", `{"metadata":{"finalizers":[]}}`)
+	kubectl(t, kubeconfig, "-n", "argocd", "delete", "application", "beside")
+	kubectl(t, kubeconfig, "delete", "namespace", "beside", "argocd", "--wait=false")
 }

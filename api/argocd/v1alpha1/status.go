@@ -89,6 +89,7 @@ const (
 	ConditionOrphanedResourceWarning   = "OrphanedResourceWarning"
 	ConditionUnsupportedFieldsWarning  = "UnsupportedFieldsWarning"  // ours: fields that have no effect
 	ConditionHeldWarning               = "HeldWarning"               // ours: a hold keeps automation from acting
+	ConditionDependencyWarning         = "DependencyNotReadyWarning" // ours: an app that this one depends on is not ready
 	ConditionConfirmationRequiredError = "ConfirmationRequiredError" // ours: a guard has stopped the app
 )
 

@@ -1,0 +1,63 @@
+package controller
+
+import (
+	"fmt"
+	"strings"
+
+	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+	"keelson.dev/keelson/internal/delivery"
+)
+
+// The reasons of Argo CD's events (util/argo: EventReason…).
+const (
+	operationStarted   = "OperationStarted"
+	operationCompleted = "OperationCompleted"
+	resourceUpdated    = "ResourceUpdated"
+)
+
+func startedEvent(op delivery.Operation) event {
+	who := "sync"
+	if op.Request.Automated {
+		who = "automated sync"
+	}
+	message := fmt.Sprintf("Initiated %s to '%s'", who, strings.Join(op.Revisions, ", "))
+	if op.Request.By != "" {
+		message = op.Request.By + " initiated sync to '" + strings.Join(op.Revisions, ", ") + "'"
+	}
+	return event{reason: operationStarted, message: message}
+}
+
+func completedEvent(op delivery.Operation) event {
+	to := strings.Join(op.Revisions, ", ")
+	if op.Phase == delivery.OperationSucceeded {
+		return event{reason: operationCompleted, message: fmt.Sprintf("Sync operation to %s succeeded", to)}
+	}
+	return event{warning: true, reason: operationCompleted, message: fmt.Sprintf("Sync operation to %s failed: %s", to, op.Message)}
+}
+
+// changedEvents tell of what a status says anew.
+func changedEvents(was, now argocdv1.ApplicationStatus) []event {
+	var out []event
+	changed := func(what, from, to string, warning bool) {
+		if from == to || to == "" {
+			return
+		}
+		if from == "" {
+			out = append(out, event{warning: warning, reason: resourceUpdated, message: fmt.Sprintf("Updated %s status: %s", what, to)})
+			return
+		}
+		out = append(out, event{warning: warning, reason: resourceUpdated, message: fmt.Sprintf("Updated %s status: %s -> %s", what, from, to)})
+	}
+	changed("sync", was.Sync.Status, now.Sync.Status, false)
+	changed("health", was.Health.Status, now.Health.Status, now.Health.Status == string(delivery.Degraded))
+	told := map[string]bool{}
+	for _, c := range was.Conditions {
+		told[c.Type+c.Message] = true
+	}
+	for _, c := range now.Conditions {
+		if !told[c.Type+c.Message] {
+			out = append(out, event{warning: true, reason: c.Type, message: c.Message})
+		}
+	}
+	return out
+}
