@@ -115,6 +115,11 @@ func (d *Daemon) start(ctx context.Context) error {
 		}
 		return explainAPI(err)
 	}
+	if !d.inst.External {
+		if err := makeArgoNamespace(ctx, c, d.Share.argo); err != nil {
+			return explainAPI(err)
+		}
+	}
 	if err := writeInstance(d.Data, d.inst); err != nil { // only now: a cluster that never answered is not this instance's
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,10 +11,13 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
+	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/config"
+	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/kube"
 )
 
@@ -45,6 +49,28 @@ func installCRDs(ctx context.Context, c client.Client, ours bool) error {
 		}
 		if err := waitEstablished(ctx, c, crd.GetName()); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// makeArgoNamespace makes what Applications need of a cluster: Argo CD's namespace, and the project default in it, as an installation of
+// Argo CD would. What is there stays.
+func makeArgoNamespace(ctx context.Context, c client.Client, name string) error {
+	name = cmp.Or(name, dialect.ArgoNamespace)
+	ns := &unstructured.Unstructured{}
+	ns.SetAPIVersion("v1")
+	ns.SetKind("Namespace")
+	ns.SetName(name)
+	project := dialect.DefaultArgoProject(name)
+	project.SetGroupVersionKind(argocdv1.GroupVersion.WithKind("AppProject"))
+	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(project)
+	if err != nil {
+		return fmt.Errorf("make AppProject %s: %w", project.Name, err)
+	}
+	for _, obj := range []*unstructured.Unstructured{ns, {Object: fields}} {
+		if err := createMissing(ctx, c, obj); err != nil {
+			return fmt.Errorf("make %s %s: %w", obj.GetKind(), obj.GetName(), err)
 		}
 	}
 	return nil

@@ -58,10 +58,13 @@ type serverOptions struct {
 type share struct {
 	selector string // label selector of sources and apps; empty: all
 	takeOver bool   // scale down whoever else works on them
+	argo     string // the namespace of Argo CD's projects, credentials and clusters, whose Applications are worked on
 }
 
 func (s *share) flags(f *pflag.FlagSet) {
 	f.StringVar(&s.selector, "watch-label-selector", "", "work only on sources and apps with these `labels`, as sharding.fluxcd.io/key=keelson")
+	f.StringVar(&s.argo, "argocd-namespace", dialect.ArgoNamespace,
+		"the `namespace` with Argo CD's projects, credentials and clusters: Applications of other namespaces need a project that lists them")
 	f.BoolVar(&s.takeOver, "take-over", false, "scale down controllers of Flux and Argo CD that work on the same sources and apps")
 }
 
@@ -146,6 +149,7 @@ func runServer(ctx context.Context, opts serverOptions) error {
 	c, err := controller.New(ctx, controller.Options{
 		Cluster: cluster, Sources: sources, Records: records, Lock: lease, Policy: opts.Policy, Shard: shard, Log: opts.Logger,
 		Webhooks: opts.Hooks != nil, LeaveReceivers: leaveReceivers, LeaveApplications: leaveApplications != "",
+		ArgoNamespace: opts.Share.argo,
 	})
 	if err != nil {
 		return explainAPI(err)

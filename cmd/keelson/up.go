@@ -249,6 +249,9 @@ func detach(g *global, opts upOptions) (*exec.Cmd, error) {
 	if opts.share.selector != "" {
 		a = append(a, "--watch-label-selector", opts.share.selector)
 	}
+	if opts.share.argo != "" {
+		a = append(a, "--argocd-namespace", opts.share.argo)
+	}
 	if opts.share.takeOver {
 		a = append(a, "--take-over")
 	}

@@ -183,7 +183,7 @@ func (g *generation) check(app *argocdv1.Application) error {
 	if project := projectOf(app); !g.world.Projects[project] {
 		return fmt.Errorf("application %s references project %s which does not exist", app.Name, project)
 	}
-	if err := g.world.reaches(app.Spec.Destination); err != nil {
+	if err := g.world.Reaches(app.Spec.Destination); err != nil {
 		return fmt.Errorf("application %s: destination spec is invalid: %w", app.Name, err)
 	}
 	return nil
@@ -199,8 +199,8 @@ func projectOf(app *argocdv1.Application) string {
 // The cluster that an ApplicationSet is in, where no Secret says otherwise.
 const inClusterServer, inClusterName = "https://kubernetes.default.svc", "in-cluster"
 
-// reaches tells why a destination names no cluster that is known, or more than one.
-func (w World) reaches(d argocdv1.ApplicationDestination) error {
+// Reaches tells why a destination names no cluster that is known, or more than one.
+func (w World) Reaches(d argocdv1.ApplicationDestination) error {
 	clusters := w.clusters()
 	switch {
 	case d.Name != "" && d.Server != "":

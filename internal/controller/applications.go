@@ -112,7 +112,7 @@ func (a *applications) begin(obj *argocdv1.Application, pen pen) *applicationPas
 	p.target = p.declared
 	app := a.govern(p.declared.App)
 	st := a.stateOf(app, func(st *appState) { a.load(st, obj) })
-	p.pass = pass{app: app, st: st, pen: pen, secrets: redact.New(), req: deliver.Request{App: app, Now: a.now()}}
+	p.pass = pass{app: app, st: st, pen: pen, secrets: redact.New(), req: deliver.Request{App: app, Vars: noVariables, Now: a.now()}}
 	if st.op != nil && terminating(obj) {
 		st.op.Phase = delivery.OperationTerminating
 	}
@@ -125,6 +125,11 @@ func (a *applications) begin(obj *argocdv1.Application, pen pen) *applicationPas
 	a.follow(p)
 	return p
 }
+
+// noVariables are those of an app whose objects have none.
+var noVariables = deliver.Variables{Load: func(context.Context) (map[string]string, *redact.Redactor, error) {
+	return nil, redact.New(), nil
+}}
 
 // govern gives an app as it is under the policy; what Flux's policy says of references to sources is not about Applications.
 func (a *applications) govern(app delivery.App) delivery.App {

@@ -75,8 +75,9 @@ type Controller struct {
 	git     *gitRepositories
 	targets *targets
 
-	receivers *receivers // nil: the cluster does not have the kind
-	argo      *argo      // nil: the cluster does not have the kinds, or another controller works on them
+	receivers *receivers       // nil: the cluster does not have the kind
+	sets      *applicationSets // nil: the same
+	argo      *argo            // nil: the cluster does not have the kinds, or another controller works on them
 
 	reg     *registry
 	flux    *kustomizations

@@ -164,11 +164,13 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 		return state, err
 	}
 	in := plan.Input{Live: seen, Claims: elsewhere, Desired: desired, Hooks: state.Hooks, Unknown: unknown, Holds: holds, Present: there, Ignored: ignored}
-	if err := e.strangers(ctx, req, want, &in, mem); err != nil {
-		return state, err
+	if req.App.Sync != nil {
+		if err := e.strangers(ctx, req.App.ID, want, &in, mem); err != nil {
+			return state, err
+		}
 	}
 	state.Plan = e.plan(ctx, req, in, mem)
-	if req.Operation != nil {
+	if req.Operation != nil && !req.Operation.Request.DryRun {
 		state.Plan.Inventory = state.Plan.Inventory.Union(keptHooks(mem.Inventory, state.Hooks)).Union(hookInventory(state.Hooks, *req.Operation))
 	}
 	if err := e.addNamespace(ctx, req, &state.Plan, want); err != nil {
@@ -417,6 +419,7 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 		case r.Err == nil && r.Change.Verb.Deletes() && r.Change.DryRun:
 		case r.Err == nil && r.Change.Verb.Deletes():
 			delete(mem.applied, ref)
+			delete(mem.strangers, ref)
 			e.Live.Deleted(ref, r.Change.UID)
 			mem.countRepair(r.Change, req.Now)
 		case r.Err == nil && (r.Change.DryRun || r.Change.First):

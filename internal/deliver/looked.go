@@ -42,7 +42,7 @@ func (e *Engine) sightOf(ref delivery.Ref) sight {
 }
 
 // lookedAt remembers a comparison.
-func (e *Engine) lookedAt(state *State, want delivery.Inventory, mem *Memory) looked {
+func (e *Engine) lookedAt(state *State, want delivery.Inventory, mem *Memory, now time.Time) looked {
 	l := looked{
 		compared: state.Compared, drifted: state.Drifted, owned: state.Owned, insync: state.InSync,
 		seen: make(map[delivery.Ref]sight, len(want)),
@@ -51,6 +51,9 @@ func (e *Engine) lookedAt(state *State, want delivery.Inventory, mem *Memory) lo
 		for ref := range inv {
 			l.seen[ref] = e.sightOf(ref)
 		}
+	}
+	if again := now.Add(lookElsewhere); slices.ContainsFunc(state.Plan.Blocks, lifts) && (state.Retry.IsZero() || again.Before(state.Retry)) {
+		state.Retry = again
 	}
 	l.blocked = slices.ContainsFunc(state.Plan.Blocks, lifts) || len(state.Plan.Awaits) > 0 || state.Refused != nil || state.Going != ""
 	l.retry = state.Retry
@@ -117,13 +120,14 @@ func (e *Engine) glanced(req Request, mem *Memory, state State) (State, bool, er
 	mem.remember(req.Snapshot)
 	state.Compared = make([]delivery.Comparison, len(l.compared))
 	for i, c := range l.compared {
-		if _, stranger := mem.verdicts[c.Ref]; !stranger {
+		_, verdict := mem.verdicts[c.Ref]
+		if _, stranger := mem.strangers[c.Ref]; !stranger && !verdict {
 			c.Health = e.comparedHealth(c.Ref, mem)
 		}
 		state.Compared[i] = c
 	}
 	state.Drifted, state.Owned, state.InSync = l.drifted, l.owned, l.insync
 	state.Plan.Inventory, state.Retry = mem.desired, l.retry
-	state.Health = healthOfAll(state.Compared)
+	state.Health = healthOfAll(req.App, state.Compared)
 	return state, true, nil
 }

@@ -34,9 +34,10 @@ type Memory struct {
 	unsaved   bool                  // made, desired or applied changed since the record was written
 	repairs   map[delivery.Ref]repairs
 	refused   map[delivery.Ref]refusal
-	waves     map[delivery.Ref]int // of an app with operations: those of desired and of what left Git
-	removal   *delivery.Operation  // how far its deletion has come
-	hooks     delivery.Inventory   // … its hooks
+	waves     map[delivery.Ref]int           // of an app with operations: those of desired and of what left Git
+	strangers map[delivery.Ref]delivery.Live // what left Git and is not labelled as ours, but is the app's
+	removal   *delivery.Operation            // how far its deletion has come
+	hooks     delivery.Inventory             // … its hooks
 	ignoring  map[delivery.Ref]ignoring
 	verdicts  map[delivery.Ref]verdict
 	looked    looked // … how it compared when it was looked at last
@@ -77,7 +78,8 @@ type refusal struct {
 type Variables struct {
 	// Key identifies them without telling them.
 	Key string
-	// Load reads them, and knows which values must not be told. It is called only where something has to be rendered.
+	// Load reads them, and knows which values must not be told. It is called only where something has to be rendered; nil: there are
+	// none.
 	Load func(context.Context) (map[string]string, *redact.Redactor, error)
 }
 
@@ -157,7 +159,7 @@ func (mem *Memory) Move(cluster string) (from string, moved bool) {
 	from, moved = mem.cluster, mem.cluster != "" && mem.cluster != cluster
 	if mem.cluster != cluster {
 		mem.made, mem.desired, mem.left, mem.applied, mem.repairs, mem.refused = origin{}, nil, nil, nil, nil, nil
-		mem.looked, mem.verdicts, mem.waves = looked{}, nil, nil
+		mem.looked, mem.verdicts, mem.strangers, mem.waves = looked{}, nil, nil, nil
 		mem.cluster = cluster
 	}
 	return from, moved
@@ -168,7 +170,7 @@ func (mem *Memory) Release() { mem.pass, mem.ignoring = rendered{}, nil }
 
 // Resend drops what was remembered of render and objects, so that the next step renders anew and sends every object.
 func (mem *Memory) Resend() {
-	mem.made, mem.broken, mem.applied, mem.refused, mem.looked, mem.verdicts = origin{}, origin{}, nil, nil, looked{}, nil
+	mem.made, mem.broken, mem.applied, mem.refused, mem.looked, mem.verdicts, mem.strangers = origin{}, origin{}, nil, nil, looked{}, nil, nil
 }
 
 // remember notes that a snapshot changes nothing for the app.
@@ -191,9 +193,12 @@ func (mem *Memory) render(ctx context.Context, req Request) ([]delivery.Object, 
 			return nil, origin{}, errors.Join(err, mem.fault)
 		}
 	}
-	vars, secrets, err := req.Vars.Load(ctx)
-	if err != nil {
-		return nil, origin{}, err
+	vars, secrets := map[string]string(nil), redact.New()
+	if req.Vars.Load != nil {
+		var err error
+		if vars, secrets, err = req.Vars.Load(ctx); err != nil {
+			return nil, origin{}, err
+		}
 	}
 	build := req.App.Build
 	build.Substitute = req.App.VarsAlways || len(vars) > 0

@@ -97,21 +97,22 @@ func operating(in *plan.Input, req Request, mem *Memory) {
 	in.App.Prune = true // what needs pruning is told of; the operation decides whether it is deleted
 	in.Waves = mem.waves
 	in.Inventory = in.Inventory.Minus(keptHooks(in.Inventory, in.Hooks))
-	if op := req.Operation; op != nil {
+	sync, op := in.App.Sync, req.Operation
+	if op == nil && !(sync.Automated && sync.Prune) || op != nil && (!op.Request.Prune || !op.Request.Automated) {
+		in.App.Guard = delivery.Guard{AllowEmpty: true, MaxPrunePercent: 100} // nothing is pruned, or a person has said so
+	}
+	if op != nil {
 		in.NotBefore = nil
 		for ref, r := range in.Refused {
 			r.Until = time.Time{}
 			in.Refused[ref] = r
 		}
-		sync := *in.App.Sync
+		sync := *sync
 		sync.Options.Replace = sync.Options.Replace || op.Request.Options.Replace
 		sync.Options.SkipDryRunOnMissingResource = sync.Options.SkipDryRunOnMissingResource || op.Request.Options.SkipDryRunOnMissingResource
 		sync.Options.Propagation = cmp.Or(op.Request.Options.Propagation, sync.Options.Propagation)
 		in.App.Sync = &sync
 		in.App.Force = op.Request.Force || op.Request.Options.Force || in.App.Sync.Options.Force
-		if op.Request.Prune && !op.Request.Automated {
-			in.App.Guard = delivery.Guard{AllowEmpty: true, MaxPrunePercent: 100} // a person's word
-		}
 	}
 }
 
@@ -187,21 +188,35 @@ func (e *Engine) compare(req Request, state *State, desired []delivery.Object, m
 		}
 	}
 	slices.SortFunc(state.Compared, func(a, b delivery.Comparison) int { return a.Ref.Compare(b.Ref) })
-	state.Health = healthOfAll(state.Compared)
+	state.Health = healthOfAll(req.App, state.Compared)
 	state.InSync = !slices.ContainsFunc(state.Compared, func(c delivery.Comparison) bool { return c.Differs && c.Counts })
 	state.Owned = e.owned(req.App.ID, want, state.Hooks, mem)
-	mem.looked = e.lookedAt(state, want, mem)
+	mem.looked = e.lookedAt(state, want, mem, req.Now)
 }
 
-// healthOfAll is how an app is doing, by its objects as they were compared: hooks do not count, nor does what is missing of a kind that has
-// no health.
-func healthOfAll(compared []delivery.Comparison) delivery.Health {
+// healthOfAll is how an app is doing, by its objects as they were compared: hooks do not count, nor does the app itself, nor an app of
+// which nothing is known yet, nor what is missing, since it differs from Git anyhow; unless nothing is there at all (Argo CD 3:
+// controller/health.go).
+func healthOfAll(app delivery.App, compared []delivery.Comparison) delivery.Health {
 	parts := make([]health.Part, 0, len(compared))
+	wanted, there := false, false
 	for _, c := range compared {
-		if c.Hook || c.Health.Status == "" || c.Health.Status == delivery.Missing && !health.Judged(c.Ref.GroupKind()) {
+		if c.Hook {
+			continue
+		}
+		wanted = true
+		if c.Health.Status == delivery.Missing {
+			continue
+		}
+		there = true
+		inner := c.Ref.Kind == app.ID.Kind && c.Health.Status == delivery.UnknownHealth
+		if c.Health.Status == "" || inner || isSelf(app, c.Ref) {
 			continue
 		}
 		parts = append(parts, health.Part{Ref: c.Ref, Health: c.Health})
+	}
+	if wanted && !there {
+		return delivery.Health{Status: delivery.Missing, Message: "nothing of it is there"}
 	}
 	return health.Aggregate(parts)
 }
@@ -221,6 +236,9 @@ func (e *Engine) deleting(ref delivery.Ref) bool {
 // comparison tells how the object of a change compares to Git; false: it is not the app's.
 func (e *Engine) comparison(c delivery.Change, wanted bool, mem *Memory) (delivery.Comparison, bool) {
 	rec, there := e.Live.Get(c.Ref)
+	if stranger, ok := mem.strangers[c.Ref]; ok && !there {
+		rec, there = stranger, true
+	}
 	out := delivery.Comparison{
 		Ref: c.Ref, Version: c.Version, Wave: c.Wave, Counts: true, Reason: c.Reason, Health: e.comparedHealth(c.Ref, mem),
 		Differs: c.Verb.Touches() || c.Verb == delivery.Paused || c.Verb == delivery.Delegated && c.Left == "",
@@ -242,6 +260,9 @@ func (e *Engine) comparison(c delivery.Change, wanted bool, mem *Memory) (delive
 		}
 		out.Differs, out.RequiresPruning = true, true
 		out.RequiresConfirmation = marks.Has(delivery.MarkConfirm)
+	}
+	if _, stranger := mem.strangers[c.Ref]; stranger {
+		out.Health = rec.Health
 	}
 	if marks.Has(delivery.MarkExtraneous) && !wanted {
 		out.Counts = false
@@ -268,7 +289,8 @@ func (e *Engine) owned(app delivery.ID, want delivery.Inventory, hooks []deliver
 		return there && rec.Owner == app
 	}
 	for ref, version := range mem.Inventory {
-		if _, wanted := want[ref]; wanted || mine(ref) {
+		_, wanted := want[ref]
+		if _, stranger := mem.strangers[ref]; wanted || stranger || mine(ref) {
 			own[ref] = version
 		}
 	}

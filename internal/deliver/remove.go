@@ -107,8 +107,7 @@ func (e *Engine) removalPlan(ctx context.Context, req Request, hooks []delivery.
 		return delivery.Plan{}, nil
 	}
 	in := plan.Input{Removing: true, Hooks: hooks, Live: map[delivery.Ref]delivery.Live{}}
-	op := delivery.Operation{}
-	if err := e.strangers(ctx, Request{App: req.App, Now: req.Now, Operation: &op}, nil, &in, mem); err != nil {
+	if err := e.strangers(ctx, req.App.ID, nil, &in, mem); err != nil {
 		return delivery.Plan{}, err
 	}
 	return e.plan(ctx, req, in, mem), nil

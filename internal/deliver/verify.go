@@ -2,7 +2,6 @@ package deliver
 
 import (
 	"context"
-	"maps"
 	"reflect"
 	"sync"
 	"time"
@@ -268,29 +267,29 @@ func drop(u *unstructured.Unstructured, keys []string) {
 }
 
 // strangers finds what left Git and is not labelled as ours, but by another mark the app's all the same ([Engine.Tracks]): an operation may
-// delete it. It is looked for only while there is an operation, and for what no watch shows.
-func (e *Engine) strangers(ctx context.Context, req Request, want delivery.Inventory, in *plan.Input, mem *Memory) error {
-	if e.Tracks == nil || req.App.Sync == nil || req.Operation == nil {
-		return nil
-	}
-	gone := maps.Clone(mem.Inventory).Minus(want)
-	for ref, version := range gone {
-		if _, ours := e.Live.Get(ref); ours {
+// delete it. What was labelled when it was seen last is gone.
+func (e *Engine) strangers(ctx context.Context, app delivery.ID, want delivery.Inventory, in *plan.Input, mem *Memory) error {
+	found := map[delivery.Ref]delivery.Live{}
+	for ref, version := range mem.Inventory.Minus(want) {
+		if _, ours := e.Live.Get(ref); ours || e.Tracks == nil || mem.looked.seen[ref].uid != "" {
 			continue
 		}
-		current, err := e.Cluster.Self().Read(ctx, ref, version)
-		if err != nil {
-			return err
+		rec, known := mem.strangers[ref]
+		if !known {
+			current, err := e.Cluster.Self().Read(ctx, ref, version)
+			if err != nil {
+				return err
+			}
+			if current == nil || !e.Tracks(app, current) {
+				continue
+			}
+			if rec, err = e.Live.Look(current); err != nil {
+				return err
+			}
+			rec.Owner, rec.Health = app, e.Live.Judged(app, current)
 		}
-		if current == nil || !e.Tracks(req.App.ID, current) {
-			continue
-		}
-		rec, err := e.Live.Look(current)
-		if err != nil {
-			return err
-		}
-		rec.Owner = req.App.ID
-		in.Live[ref] = rec
+		found[ref], in.Live[ref] = rec, rec
 	}
+	mem.strangers = found
 	return nil
 }

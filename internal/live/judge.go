@@ -7,15 +7,14 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/health"
 )
 
-// Judge says by which rules of its own the health of an app's objects is judged; nil: by none. What is known already of
-// objects that the rules are about is read once more: until then [Live.Ensure] says that not everything is known.
+// Judge says by which rules of its own the health of an app's objects is judged; nil: by none, or those of its kind. What is known
+// already of objects that the rules are about is read once more: until then [Live.Ensure] says that not everything is known.
 func (l *Live) Judge(app delivery.ID, rules *health.Rules) {
 	l.mu.RLock()
 	same := l.rules[app].Same(rules)
@@ -25,43 +24,68 @@ func (l *Live) Judge(app delivery.ID, rules *health.Rules) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	old := l.rules[app]
+	old := l.rulesOf(app)
 	if rules == nil {
 		delete(l.rules, app)
 	} else {
 		l.rules[app] = rules
 	}
-	stale := delivery.Inventory{}
-	for gk, records := range l.records {
-		if !old.Kind(gk) && !rules.Kind(gk) {
-			continue
-		}
-		for key, rec := range records {
-			if rec.owner.Value() == app {
-				stale[refOf(gk, key)] = rec.version.Value()
-			}
-		}
-	}
-	if len(stale) > 0 {
-		l.rejudging[app]++
-		go l.rejudge(app, stale)
-	}
+	l.outdated(old, l.rulesOf(app), func(owner delivery.ID) bool { return owner == app })
 }
 
 // JudgeKind says by which rules the objects of all apps of a kind ("Application") are judged that have none of their own; nil: by
-// kstatus. It is to be said before the first of these apps is there: what is known already is read once more, as by [Live.Judge].
-func (l *Live) JudgeKind(kind string, rules *health.Rules) {}
-
-// health is how an object is doing by the rules of the app that owns it.
-func (l *Live) health(owner delivery.ID, u *unstructured.Unstructured) delivery.Health {
-	l.mu.RLock()
-	rules := l.rules[owner]
-	l.mu.RUnlock()
-	return rules.Of(u)
+// kstatus. It is best said before the first of these apps is there: what is known already is read once more, as by [Live.Judge].
+// Rules that are the same as those before change nothing.
+func (l *Live) JudgeKind(kind string, rules *health.Rules) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	old := l.kindRules[kind]
+	if old.Same(rules) {
+		return
+	}
+	l.kindRules[kind] = rules
+	l.outdated(old, rules, func(owner delivery.ID) bool { return owner.Kind == kind && l.rules[owner] == nil })
 }
+
+// rulesOf are the rules by which an app's objects are judged. The caller holds the lock.
+func (l *Live) rulesOf(app delivery.ID) *health.Rules {
+	if rules := l.rules[app]; rules != nil {
+		return rules
+	}
+	return l.kindRules[app.Kind]
+}
+
+// outdated has the objects of some apps judged anew that two rules do not judge alike. The caller holds the lock.
+func (l *Live) outdated(old, rules *health.Rules, of func(delivery.ID) bool) {
+	stale := map[delivery.ID]delivery.Inventory{}
+	for gk, records := range l.records {
+		if old.Alike(rules, gk) {
+			continue
+		}
+		for key, rec := range records {
+			owner := rec.owner.Value()
+			if !of(owner) {
+				continue
+			}
+			if stale[owner] == nil {
+				stale[owner] = delivery.Inventory{}
+			}
+			stale[owner][refOf(gk, key)] = rec.version.Value()
+		}
+	}
+	for app, inv := range stale {
+		l.rejudging[app]++
+		go l.rejudge(app, inv)
+	}
+}
+
+// rereading bounds how many apps have their objects read once more at a time.
+var rereading = make(chan struct{}, 8)
 
 // rejudge reads objects of an app once more, and wakes it.
 func (l *Live) rejudge(app delivery.ID, stale delivery.Inventory) {
+	rereading <- struct{}{}
+	defer func() { <-rereading }()
 	for ref, version := range stale {
 		if err := l.reread(ref, version); err != nil && l.ctx.Err() == nil {
 			utilruntime.HandleError(err) // the next event about the object tells
@@ -93,6 +117,7 @@ func (l *Live) reread(ref delivery.Ref, version string) error {
 			if err != nil {
 				return err
 			}
+			rec.unjudged = rec.asks != nil
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			old, had := l.records[ref.GroupKind()][nameOf(ref)]

@@ -13,7 +13,9 @@
 // watched by its name, metadata only.
 //
 // Of objects that an app waits for and does not own, only the health is known ([Live.Probe]): each is watched by its name. By
-// which rules of its own the health of an app's objects is judged, [Live.Judge] says.
+// which rules of its own the health of an app's objects is judged, [Live.Judge] and [Live.JudgeKind] say. Where a script is to be asked
+// how an object is doing, that is done beside the watch: until it has answered, what was known before counts, or, of an object that is
+// new or changed, nothing is known yet ([Live.Ensure]).
 package live
 
 import (
@@ -66,7 +68,9 @@ type Live struct {
 	refers   map[delivery.ID]map[reference]*sourceWatch
 
 	rules     map[delivery.ID]*health.Rules
-	rejudging map[delivery.ID]int         // apps whose objects are being read once more
+	kindRules map[string]*health.Rules // of the apps of a kind that have none of their own
+	rejudging map[delivery.ID]int      // apps whose objects are being read once more
+	scripts   scripts
 	undone    map[schema.GroupKind][]name // what went by itself before it had done its work
 	probes    map[probeKey]*probe
 	probing   map[delivery.ID]*probing
@@ -95,6 +99,8 @@ func New(ctx context.Context, cluster *kube.Cluster, opts Options) *Live {
 		refers:  map[delivery.ID]map[reference]*sourceWatch{},
 
 		rules:     map[delivery.ID]*health.Rules{},
+		kindRules: map[string]*health.Rules{},
+		scripts:   scripts{asked: map[delivery.Ref]*asked{}, unknown: map[delivery.ID]int{}, paused: map[delivery.Ref]*asked{}, held: maxHeld},
 		rejudging: map[delivery.ID]int{},
 		undone:    map[schema.GroupKind][]name{},
 		probes:    map[probeKey]*probe{},
@@ -157,7 +163,8 @@ func (l *Live) Look(u *unstructured.Unstructured) (delivery.Live, error) {
 
 // Judged is how an object is doing by the rules of an app, whether it is labelled as the app's or not.
 func (l *Live) Judged(app delivery.ID, u *unstructured.Unstructured) delivery.Health {
-	return l.health(app, u)
+	doing, _ := l.health(app, u)
+	return doing
 }
 
 // Deleted notes that we have just deleted an object: it is on its way out, whatever the watch still says.
@@ -171,8 +178,11 @@ func (l *Live) Deleted(ref delivery.Ref, uid string) {
 	}
 }
 
-// keep makes rec the record of an object. The caller holds the lock.
+// keep makes rec the record of an object, and has the script asked that is about it. The caller holds the lock.
 func (l *Live) keep(ref delivery.Ref, rec *record) {
+	if rec.asks != nil {
+		l.ask(ref, l.records[ref.GroupKind()][nameOf(ref)], rec)
+	}
 	records := l.records[ref.GroupKind()]
 	if records == nil {
 		records = map[name]*record{}

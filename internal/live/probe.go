@@ -56,7 +56,7 @@ const firstKindPause, maxKindPause = 2 * time.Second, 2 * time.Minute
 func (l *Live) Probe(app delivery.ID, checks []delivery.HealthCheck) []delivery.Health {
 	l.mu.RLock()
 	p := l.probing[app]
-	if p == nil && len(checks) == 0 || p != nil && p.settled && p.rules == l.rules[app] && slices.Equal(p.checks, checks) {
+	if p == nil && len(checks) == 0 || p != nil && p.settled && p.rules == l.rulesOf(app) && slices.Equal(p.checks, checks) {
 		defer l.mu.RUnlock()
 		return p.state()
 	}
@@ -70,7 +70,7 @@ func (l *Live) Probe(app delivery.ID, checks []delivery.HealthCheck) []delivery.
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	next := &probing{checks: checks, rules: l.rules[app], probes: make([]*probe, len(checks)), settled: true}
+	next := &probing{checks: checks, rules: l.rulesOf(app), probes: make([]*probe, len(checks)), settled: true}
 	for i, c := range checks {
 		if errs[i] != nil {
 			next.settled = false

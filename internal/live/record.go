@@ -42,6 +42,9 @@ type record struct {
 	fleeting        bool  // it goes by itself once it is done
 	done            bool  // a Job that has completed
 	created         int64 // Unix time
+	generation      int64
+	unjudged        bool   // a script has not told yet how it is doing
+	asks            *asked // until it is kept: what a script is to be asked
 }
 
 // record reduces an object to what is kept of it.
@@ -55,12 +58,14 @@ func (l *Live) record(u *unstructured.Unstructured) (*record, error) {
 		replicas = -1
 	}
 	owner := l.opts.OwnerOf(u.GetLabels())
+	doing, asks := l.health(owner, u)
 	rec := &record{
 		version: unique.Make(u.GroupVersionKind().Version), applied: unique.Make(own.version), rival: unique.Make(own.rival),
 		shared: unique.Make(own.shared),
 		owner:  unique.Make(owner), uid: string(u.GetUID()), resourceVersion: u.GetResourceVersion(),
-		health: l.health(owner, u), fleeting: health.Fleeting(u), done: health.Done(u), replicas: replicas, owned: own.hash, ownsReplicas: own.replicas,
+		health: doing, fleeting: health.Fleeting(u), done: health.Done(u), replicas: replicas, owned: own.hash, ownsReplicas: own.replicas,
 		deleting: u.GetDeletionTimestamp() != nil, marks: l.opts.MarksOf(u), created: created(u),
+		generation: u.GetGeneration(), asks: asks,
 	}
 	if fixed := plan.Fixed(u); len(fixed) > 0 {
 		b, err := json.Marshal(fixed)

@@ -143,7 +143,7 @@ func (l *Live) Ensure(app delivery.ID, kinds map[schema.GroupVersionKind]bool) (
 // stateOf is [need.state], unless objects of the app are being read once more. The caller holds the lock.
 func (l *Live) stateOf(app delivery.ID, n *need) (bool, error) {
 	known, err := n.state()
-	return known && l.rejudging[app] == 0, err
+	return known && l.rejudging[app] == 0 && l.scripts.unknown[app] == 0, err
 }
 
 // Forget ends whatever the app needs: it is gone.

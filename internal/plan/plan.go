@@ -380,7 +380,7 @@ func guard(in Input, prune []delivery.Change) (delivery.Block, bool) {
 			continue
 		}
 		deletes++
-		if in.Live[c.Ref].Owned == (delivery.Hash{}) {
+		if in.Live[c.Ref].Owned == (delivery.Hash{}) && in.App.Sync == nil { // of Argo CD's each object says itself whose it is
 			strange = append(strange, c.Ref.String())
 		}
 	}

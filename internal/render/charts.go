@@ -34,7 +34,7 @@ func (t *tree) chart(sub *tree, p delivery.Part) ([]delivery.Object, error) {
 		SkipCRDs: asked.SkipCRDs, SkipTests: asked.SkipTests, SkipSchema: asked.SkipSchemaValidation,
 	}
 	if c.Name == "" {
-		c.Name = p.Env["ARGOCD_APP_NAME"]
+		c.Name = p.Release
 	}
 	if c.Namespace == "" {
 		c.Namespace = p.Namespace

@@ -74,8 +74,8 @@ func parseAddress(raw string) (string, git.Auth, error) {
 	if !isOCI(raw) || isSCP(raw) {
 		return parseURL(raw)
 	}
-	if _, rest, ok := strings.Cut(raw, "://"); ok {
-		raw = rest
+	for _, rest, ok := strings.Cut(raw, "://"); ok; _, rest, ok = strings.Cut(raw, "://") {
+		raw = rest // "oci://https://…" too: who says enableOCI may have written either
 	}
 	address, auth, err := parseURL("https://" + raw)
 	return "oci://" + strings.TrimPrefix(address, "https://"), auth, err
@@ -95,7 +95,13 @@ func (f *Fetcher) resolveChart(ctx context.Context, src delivery.Source) (delive
 		want = ""
 	}
 	if t.oci {
-		return f.resolveOCI(ctx, t.at(src.Chart), timeoutOf(src), want)
+		began := time.Now()
+		rev, err := f.resolveOCI(ctx, t.at(src.Chart), timeoutOf(src), want, true)
+		if err != nil {
+			return delivery.Revision{}, chartFault(t.at(src.Chart), "find chart "+src.Chart, "", err)
+		}
+		f.noteTook(t, began)
+		return rev, nil
 	}
 	v, err := f.findVersion(ctx, t, timeoutOf(src), src.Chart, want)
 	if err != nil {
@@ -106,7 +112,7 @@ func (f *Fetcher) resolveChart(ctx context.Context, src delivery.Source) (delive
 		// The index does not say what the archive is: it is looked at, once.
 		dir, name := f.archivesDir(t), link(t.url, src.Chart, v.Version, v.URLs[0])
 		_, err := f.once(ctx, dir+" "+name, timeoutOf(src), func(ctx context.Context) ([]byte, error) {
-			if f.linked(dir, name) != "" {
+			if isDigest(linked(dir, name)) {
 				return nil, nil
 			}
 			data, err := f.download(ctx, t, v)
@@ -119,7 +125,7 @@ func (f *Fetcher) resolveChart(ctx context.Context, src delivery.Source) (delive
 		if err != nil {
 			return delivery.Revision{}, chartFault(t, fmt.Sprintf("fetch chart %s %s", src.Chart, v.Version), "", err)
 		}
-		rev.Commit = f.linked(dir, name)
+		rev.Commit = linked(dir, name)
 	}
 	return rev, nil
 }
@@ -160,40 +166,52 @@ func (f *Fetcher) fetchArchive(ctx context.Context, src delivery.Source, rev del
 			return delivery.Snapshot{}, chartFault(t, what, "", err)
 		}
 		snap.Origin = origin
-		return snap, newView(tree, &ignoreIndex{}, src).show(&snap)
+		return snap, errors.Join(newView(tree, &ignoreIndex{}, src).show(&snap), f.remember(dir, src, rev))
 	}
 	tree, err := f.fetchChart(ctx, t, dir, src.Chart, rev)
 	if err != nil {
 		return delivery.Snapshot{}, chartFault(t, what, "", err)
 	}
-	return snap, newView(tree, &ignoreIndex{}, src).show(&snap)
+	return snap, errors.Join(newView(tree, &ignoreIndex{}, src).show(&snap), f.remember(dir, src, rev))
+}
+
+// lastName is under which name the last revision of a source is kept.
+func lastName(src delivery.Source) string {
+	return link("last", src.Chart, fmt.Sprintf("%t %+v", src.OCI, src.Ref))
+}
+
+// remember keeps the last revision that was fetched.
+func (f *Fetcher) remember(dir string, src delivery.Source, rev delivery.Revision) error {
+	if name := lastName(src); linked(dir, name) != rev.String() {
+		return f.keep(dir, name, []byte(rev.String()))
+	}
+	return nil
+}
+
+// Last is the revision of a chart or an OCI artifact that was fetched last, by this process or one before it: [Fetcher.Fetch] gives
+// it without asking anybody, if it is still here. The zero Revision: none was, or the source is a Git repository.
+func (f *Fetcher) Last(src delivery.Source) delivery.Revision {
+	if src.Chart == "" && !src.OCI {
+		return delivery.Revision{}
+	}
+	t, err := f.archiveTarget(src)
+	if err != nil {
+		return delivery.Revision{}
+	}
+	return delivery.ParseRevision(linked(f.archivesDir(t), lastName(src)))
 }
 
 // fetchChart gives the files of a chart of an HTTP repository.
 func (f *Fetcher) fetchChart(ctx context.Context, t target, dir, chart string, rev delivery.Revision) (*git.Tree, error) {
-	data := f.stored(dir, rev.Commit)
-	if data == nil {
-		var err error
-		data, err = f.once(ctx, dir+" "+rev.Commit, remaining(ctx), func(ctx context.Context) ([]byte, error) {
-			if data := f.stored(dir, rev.Commit); data != nil {
-				return data, nil
-			}
-			v, err := f.findVersion(ctx, t, remaining(ctx), chart, rev.Name)
-			if err != nil {
-				return nil, err
-			}
-			data, err := f.download(ctx, t, v)
-			if err != nil {
-				return nil, err
-			}
-			if got := digestOf(data); got != rev.Commit {
-				return nil, fmt.Errorf("%w: its digest is sha256:%s, not sha256:%s", errArchive, got, rev.Commit)
-			}
-			return data, f.keep(dir, rev.Commit, data)
-		})
+	data, err := f.content(ctx, dir, rev.Commit, func(ctx context.Context) ([]byte, error) {
+		v, err := f.findVersion(ctx, t, remaining(ctx), chart, rev.Name)
 		if err != nil {
 			return nil, err
 		}
+		return f.download(ctx, t, v)
+	})
+	if err != nil {
+		return nil, err
 	}
 	return f.unpacked(treeKey{rev.Commit, true}, data)
 }
@@ -525,6 +543,9 @@ func chartFault(t target, what, hint string, err error) error {
 	errors.As(err, &f)
 	if f.Reason == ReasonGit {
 		f.Reason = ReasonChart
+		if t.oci {
+			f.Reason = ReasonOCI
+		}
 	}
 	switch {
 	case errors.Is(err, errNoVersion):

@@ -228,6 +228,12 @@ func TestChartsAreShared(t *testing.T) {
 	if _, err := f2.Resolve(t.Context(), h.source("web", "1.x")); !errors.Is(err, git.ErrUnreachable) {
 		t.Errorf("Resolve without the remote: %v", err)
 	}
+	if last := f2.Last(h.source("web", "1.x")); last != first.Revision {
+		t.Errorf("the last revision is %s, want %s", last, first.Revision)
+	}
+	if last := f2.Last(h.source("web", "2.x")); last != (delivery.Revision{}) {
+		t.Errorf("the last revision of what was never asked for is %s", last)
+	}
 	snap, err := f2.Fetch(t.Context(), h.source("web", "1.x"), first.Revision)
 	if err != nil || snap.Digest != first.Digest {
 		t.Fatalf("Fetch without the remote: %v, %v", snap, err)

@@ -40,7 +40,7 @@ type shown interface {
 // Its revision is that of the only source; of several it stands for all of theirs: it is without a name, and the same
 // as long as each of them is.
 func Compose(mounts []Mounted) (delivery.Snapshot, error) {
-	m := &mounted{at: map[string]shown{}}
+	m := &mounted{at: map[string]shown{}, of: map[string]delivery.Snapshot{}}
 	content, rules, revisions := sha256.New(), sha256.New(), sha256.New()
 	files := map[string]git.File{}
 	for _, mount := range slices.SortedFunc(slices.Values(mounts), func(a, b Mounted) int { return cmp.Compare(a.At, b.At) }) {
@@ -57,7 +57,7 @@ func Compose(mounts []Mounted) (delivery.Snapshot, error) {
 		if err != nil {
 			return delivery.Snapshot{}, fmt.Errorf("compose sources: %w", err)
 		}
-		m.at[mount.At] = tree
+		m.at[mount.At], m.of[mount.At] = tree, mount.Snapshot
 		files[mount.At] = git.File{Data: id[:]}
 		fmt.Fprintf(content, "%q %s\n", mount.At, mount.Snapshot.Digest)
 		fmt.Fprintf(rules, "%q %s\n", mount.At, mount.Snapshot.Rules)
@@ -81,6 +81,7 @@ func Compose(mounts []Mounted) (delivery.Snapshot, error) {
 // mounted is the file system of a composed snapshot. It is safe for concurrent use.
 type mounted struct {
 	at   map[string]shown
+	of   map[string]delivery.Snapshot
 	root *git.Tree // the root folder: for each mount a file of that name; its id stands for the content of all
 }
 

@@ -85,6 +85,7 @@ type Fetcher struct {
 	tokens tokens
 
 	indexes map[string]*index // of Helm repositories, by who asks and how
+	answers map[string]answer // of OCI registries, so too
 	trees   map[treeKey]weak.Pointer[git.Tree]
 	flights singleflight.Group
 	secret  []byte // of this process: what is told apart by credentials is so by a keyed hash
@@ -133,7 +134,7 @@ func New(opts Options) (*Fetcher, error) {
 	}
 	f := &Fetcher{
 		opts: opts, repos: map[string]*repository{}, desks: map[deskKey]*desk{}, took: map[asker]time.Duration{}, subs: map[asker]map[string]bool{},
-		indexes: map[string]*index{}, trees: map[treeKey]weak.Pointer[git.Tree]{}, secret: make([]byte, 32),
+		indexes: map[string]*index{}, answers: map[string]answer{}, trees: map[treeKey]weak.Pointer[git.Tree]{}, secret: make([]byte, 32),
 	}
 	_, err := rand.Read(f.secret)
 	return f, err

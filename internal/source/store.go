@@ -143,15 +143,19 @@ func (f *Fetcher) retainArchives(keep map[string]bool) error {
 	return nil
 }
 
-// link is the name under which a digest is kept that something else leads to, as a version.
+// link is the name under which it is kept what something else than a digest leads to, as a version.
 func link(parts ...string) string {
 	return "to-" + digestOf([]byte(strings.Join(parts, "\n")))[:40]
 }
 
-// linked gives the digest that is kept under a name; empty: none is.
-func (f *Fetcher) linked(dir, name string) string {
-	data, err := os.ReadFile(filepath.Join(dir, name))
-	if err != nil || !isDigest(string(data)) {
+// linked gives what is kept under such a name; empty: nothing is.
+func linked(dir, name string) string {
+	name = filepath.Join(dir, name)
+	if info, err := os.Stat(name); err != nil || info.Size() > 1<<10 {
+		return ""
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
 		return ""
 	}
 	return string(data)
