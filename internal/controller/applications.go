@@ -150,12 +150,17 @@ func operationOf(obj *argocdv1.Application, running bool) *argocdv1.SyncOperatio
 
 // read translates an Application.
 func (a *applications) read(obj *argocdv1.Application, held *holdings, sync *argocdv1.SyncOperation) dialect.ArgoApp {
-	return dialect.Application(obj, dialect.Argo{
+	return dialect.Application(obj, a.context(held, obj, sync))
+}
+
+// context is what an Application's meaning depends on besides itself.
+func (a *applications) context(held *holdings, obj *argocdv1.Application, sync *argocdv1.SyncOperation) dialect.Argo {
+	return dialect.Argo{
 		Namespace: a.estate.namespace, Project: held.project(projectOf(obj)), Repositories: held.repositories, Clusters: held.clusters,
 		KnownHosts: held.settings[argoKnownHosts]["ssh_known_hosts"], Certificates: held.settings[argoTLSCerts], Keys: held.settings[argoKeys],
 		Impersonate: held.settings[argoSettings]["application.sync.impersonation.enabled"] == "true",
 		Sync:        sync, Now: a.now(),
-	})
+	}
 }
 
 // projectOf names an Application's project.
@@ -244,7 +249,7 @@ func (a *applications) run(ctx context.Context, p *applicationPass) error {
 	}
 	defer done()
 	a.arrive(&p.pass)
-	p.st.target.engine.Live.Judge(p.app.ID, p.held.rules)
+	p.st.target.engine.Live.JudgeKind(argocdv1.ApplicationKind, p.held.rules)
 	err := a.operate(ctx, p)
 	if err == nil {
 		err = a.compare(ctx, p)
@@ -336,15 +341,19 @@ func (a *applications) sources(p *applicationPass, of dialect.ArgoApp) error {
 		p.revs[i] = dialect.ArgoRevision(rev)
 	}
 	if len(app.Mounts) == 0 {
-		p.req.Snapshot = snaps[app.Source]
-		return nil
+		var err error
+		p.req.Snapshot, err = a.complete(p, snaps[app.Source])
+		return err
 	}
 	mounted := make([]source.Mounted, len(app.Mounts))
 	for i, m := range app.Mounts {
 		mounted[i] = source.Mounted{At: m.At, Snapshot: snaps[m.Source]}
 	}
-	var err error
-	p.req.Snapshot, err = source.Compose(mounted)
+	whole, err := source.Compose(mounted)
+	if err != nil {
+		return err
+	}
+	p.req.Snapshot, err = a.complete(p, whole)
 	return err
 }
 
