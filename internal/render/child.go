@@ -426,7 +426,6 @@ func ServeChild(in io.Reader, out io.Writer) int {
 			return childOrphaned
 		}
 		if usedMemory() > childMemory/4 { // it may wait for long
-			done = question{}
 			debug.FreeOSMemory()
 		}
 	}
