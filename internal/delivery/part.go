@@ -13,15 +13,18 @@ type Part struct {
 	Path string // relative to Root, clean
 	Name string // of the part, for messages; may be empty
 
-	// The format; at most one is set. None: a chart if there is a Chart.yaml, else a kustomization if there is one, else a directory.
+	// The format; at most one is set. None: a kustomization if there is a file of one, else a chart if there is a Chart.yaml, else a directory.
 	Helm      *Helm
 	Kustomize *Kustomize
 	Directory *Directory
 
-	Release   string            // name of the release, where there is a chart and Helm is nil
-	Namespace string            // of the app's destination; of the release, where Helm is nil
-	Refs      map[string]string // "$name" of another source -> the folder of the snapshot that is its root
-	Env       map[string]string // what "$NAME" or "${NAME}" stands for in values of Helm and in Kustomize's annotations (Argo CD: build environment)
+	Release   string // name of the release, where there is a chart and Helm is nil
+	Namespace string // of the app's destination; of the release, where Helm is nil
+	// Of the cluster of the destination, for charts whose Helm options say nothing of them; empty: Helm's defaults.
+	KubeVersion string
+	APIVersions []string
+	Refs        map[string]string // "$name" of another source -> the folder of the snapshot that is its root
+	Env         map[string]string // what "$NAME" or "${NAME}" stands for in values of Helm and in Kustomize's annotations (Argo CD: build environment)
 }
 
 // Helm says how a chart is rendered, as "helm template" does it.

@@ -2,6 +2,7 @@ package render
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"io/fs"
 	"net/url"
@@ -33,14 +34,10 @@ func (t *tree) chart(sub *tree, p delivery.Part) ([]delivery.Object, error) {
 		Name: asked.ReleaseName, Namespace: asked.Namespace, Kube: asked.KubeVersion, APIs: asked.APIVersions,
 		SkipCRDs: asked.SkipCRDs, SkipTests: asked.SkipTests, SkipSchema: asked.SkipSchemaValidation,
 	}
-	if c.Name == "" {
-		c.Name = p.Release
-	}
-	if c.Namespace == "" {
-		c.Namespace = p.Namespace
-	}
-	if c.Namespace == "" {
-		c.Namespace = "default"
+	c.Name = cmp.Or(c.Name, p.Release)
+	c.Namespace = cmp.Or(c.Namespace, p.Namespace, "default")
+	if c.Kube = cmp.Or(c.Kube, p.KubeVersion); len(c.APIs) == 0 {
+		c.APIs = p.APIVersions
 	}
 	dir := path.Clean(p.Path)
 	if mode, err := sub.stat(path.Join(dir, chartYAML)); err != nil || mode.IsDir() {
@@ -250,10 +247,10 @@ func (v *valueFiles) all(asked delivery.Helm) ([]chartFile, error) {
 			if names, err = v.matches(n); err != nil {
 				return nil, err
 			}
-			names = slices.DeleteFunc(names, func(n namedFile) bool { return explicit[n] && !seen[n] })
 			if len(names) == 0 && !asked.IgnoreMissingValueFiles {
 				return nil, fault(where, "add one, or set ignoreMissingValueFiles", "no values file is like '%s'", raw)
 			}
+			names = slices.DeleteFunc(names, func(n namedFile) bool { return explicit[n] })
 		}
 		for _, n := range names {
 			if seen[n] {

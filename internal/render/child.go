@@ -425,6 +425,9 @@ func ServeChild(in io.Reader, out io.Writer) int {
 		if err := send(out, done); err != nil {
 			return childOrphaned
 		}
+		if usedMemory() > childMemory/4 { // it may wait for long
+			debug.FreeOSMemory()
+		}
 	}
 	return 0
 }
@@ -454,12 +457,18 @@ func (t *task) perform(c childFS) (done question) {
 }
 
 func boundMemory() {
-	sample := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
 	for range time.Tick(20 * time.Millisecond) {
-		if metrics.Read(sample); sample[0].Value.Uint64()-sample[1].Value.Uint64() > childMemory {
+		if usedMemory() > childMemory {
 			os.Exit(childTooLarge)
 		}
 	}
+}
+
+// usedMemory is how much the process holds, in bytes.
+func usedMemory() uint64 {
+	sample := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64() - sample[1].Value.Uint64()
 }
 
 // childFS is the repository as a child sees it: by asking.
