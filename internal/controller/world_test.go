@@ -41,6 +41,7 @@ import (
 	"keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/render"
 	"keelson.dev/keelson/internal/source"
 	"keelson.dev/keelson/internal/telemetry"
 	"keelson.dev/keelson/internal/web"
@@ -54,6 +55,9 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == render.ChildCommand { // charts are rendered in one
+		os.Exit(render.ServeChild(os.Stdin, os.Stdout))
+	}
 	flag.Parse()
 	os.Exit(testcluster.Main(testMain{m}, &cluster))
 }
