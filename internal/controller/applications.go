@@ -32,7 +32,6 @@ type applications struct {
 	apps
 	repos  *repositories
 	estate *estate
-	charts charts
 }
 
 // applicationPass is one step for one Application.
@@ -61,7 +60,6 @@ func (a *applications) empty() *argocdv1.Application { return &argocdv1.Applicat
 func (a *applications) forget(name types.NamespacedName) {
 	id := applicationID(name)
 	a.repos.want(id, nil)
-	a.charts.forget(id)
 	a.drop(id)
 }
 
@@ -152,11 +150,11 @@ func operationOf(obj *argocdv1.Application, running bool) *argocdv1.SyncOperatio
 
 // read translates an Application.
 func (a *applications) read(obj *argocdv1.Application, held *holdings, sync *argocdv1.SyncOperation) dialect.ArgoApp {
-	return dialect.Application(obj, a.argo(obj, held, sync))
+	return dialect.Application(obj, a.context(held, obj, sync))
 }
 
-// argo is what the meaning of an Application depends on besides itself.
-func (a *applications) argo(obj *argocdv1.Application, held *holdings, sync *argocdv1.SyncOperation) dialect.Argo {
+// context is what an Application's meaning depends on besides itself.
+func (a *applications) context(held *holdings, obj *argocdv1.Application, sync *argocdv1.SyncOperation) dialect.Argo {
 	return dialect.Argo{
 		Namespace: a.estate.namespace, Project: held.project(projectOf(obj)), Repositories: held.repositories, Clusters: held.clusters,
 		KnownHosts: held.settings[argoKnownHosts]["ssh_known_hosts"], Certificates: held.settings[argoTLSCerts], Keys: held.settings[argoKeys],
@@ -251,7 +249,7 @@ func (a *applications) run(ctx context.Context, p *applicationPass) error {
 	}
 	defer done()
 	a.arrive(&p.pass)
-	p.st.target.engine.Live.Judge(p.app.ID, p.held.rules)
+	p.st.target.engine.Live.JudgeKind(argocdv1.ApplicationKind, p.held.rules)
 	err := a.operate(ctx, p)
 	if err == nil {
 		err = a.compare(ctx, p)
@@ -315,6 +313,9 @@ type seen struct {
 // sources gives the snapshot that an app as it was read is made from: that of its source, or one that is composed of several. The
 // request is about that app from now on.
 func (a *applications) sources(p *applicationPass, of dialect.ArgoApp) error {
+	if why := of.Invalid(); why != "" { // an operation may want sources that the project forbids
+		return &delivery.Fault{Reason: argocdv1.ConditionInvalidSpecError, Retry: delivery.OnEvent, Err: errors.New(why)}
+	}
 	snaps := make(map[delivery.ID]delivery.Snapshot, len(of.Sources))
 	revisions := make([]delivery.Revision, len(of.Sources))
 	for i, src := range of.Sources {
@@ -340,18 +341,20 @@ func (a *applications) sources(p *applicationPass, of dialect.ArgoApp) error {
 		p.revs[i] = dialect.ArgoRevision(rev)
 	}
 	if len(app.Mounts) == 0 {
-		p.req.Snapshot = snaps[app.Source]
-		return a.complete(p)
+		var err error
+		p.req.Snapshot, err = a.complete(p, snaps[app.Source])
+		return err
 	}
 	mounted := make([]source.Mounted, len(app.Mounts))
 	for i, m := range app.Mounts {
 		mounted[i] = source.Mounted{At: m.At, Snapshot: snaps[m.Source]}
 	}
-	var err error
-	if p.req.Snapshot, err = source.Compose(mounted); err != nil {
+	whole, err := source.Compose(mounted)
+	if err != nil {
 		return err
 	}
-	return a.complete(p)
+	p.req.Snapshot, err = a.complete(p, whole)
+	return err
 }
 
 // warn adds a condition to what is said of the app.
@@ -468,7 +471,8 @@ func (a *applications) start(ctx context.Context, p *applicationPass, d operatio
 // widen puts what a plan may make into the annotation that says what may be the app's, for the next write.
 func (a *applications) widen(p *applicationPass, plan delivery.Plan) error {
 	mem := &p.st.mem
-	if mem.Inventory.Covers(plan.Inventory) {
+	// What is in memory may belong to the intent of an operation before this one, which counts no more.
+	if mem.Inventory.Covers(plan.Inventory) && dialect.ArgoInventory(p.obj).Covers(plan.Inventory) {
 		return nil
 	}
 	claims := p.st.target.engine.Claims

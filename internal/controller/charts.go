@@ -3,124 +3,120 @@ package controller
 import (
 	"context"
 	"fmt"
-	"runtime/debug"
-	"slices"
-	"sync"
 	"time"
 
-	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
-	"keelson.dev/keelson/internal/redact"
 	"keelson.dev/keelson/internal/source"
 )
 
-const (
-	// chartsTimeout bounds the fetch of all that an app's charts depend on; chartsRetry is the pause after one that failed.
-	chartsTimeout, chartsRetry = 2 * time.Minute, time.Minute
-	// keptCharts is how many snapshots of an app are remembered: the one that is declared, that of an operation, and the last one.
-	keptCharts = 3
-)
-
-// charts remembers snapshots to which the dependencies of charts were added.
+// charts completes the snapshots of one app by what its charts depend on and have not with them. What has to be fetched is fetched
+// aside, once for each content. All is read and written with the registry locked.
 type charts struct {
-	mu   sync.Mutex
-	made map[delivery.ID][]*completed
+	done  map[string]completed
+	order []string // oldest first
 }
 
-// completed is a snapshot with the dependencies of an app's charts, or why there is none.
+// completed is a snapshot with all that its charts need, or why there is none.
 type completed struct {
-	of       string // digest of the snapshot without them
-	places   []place
+	running  bool
 	snapshot delivery.Snapshot
 	err      error
-	running  bool
-	at       time.Time
+	at       time.Time // of the error
+	failures int
 }
 
-// place is a folder that may hold a chart.
-type place struct{ root, path string }
+const (
+	// keptCharts is how many contents are kept: that of the app as declared, as its operation wants it, and those before.
+	keptCharts = 4
+	// chartsTimeout bounds the fetch of all that one snapshot lacks.
+	chartsTimeout = 5 * time.Minute
+)
 
-// find gives what is known about a snapshot, which may be nothing yet.
-func (c *charts) find(app delivery.ID, digest string, places []place) *completed {
-	if c.made == nil {
-		c.made = map[delivery.ID][]*completed{}
+// complete gives the snapshot with the dependencies of its charts. The error is errNotYet while they are being fetched.
+func (a *applications) complete(p *applicationPass, snap delivery.Snapshot) (delivery.Snapshot, error) {
+	key := fmt.Sprintf("%s/%d", snap.Digest, p.req.App.Generation)
+	var found completed
+	var ok bool
+	a.reg.with(func() { found, ok = p.st.charts.done[key] })
+	switch {
+	case ok && found.running:
+		return snap, errNotYet
+	case ok && found.err == nil:
+		return found.snapshot, nil
+	case ok && a.now().Before(found.at.Add(deliver.Backoff(found.failures, 0))):
+		return snap, found.err
 	}
-	for _, m := range c.made[app] {
-		if m.of == digest && slices.Equal(m.places, places) {
-			return m
-		}
+	lacking, err := lacks(snap, p.req.App.Build.Parts)
+	if err != nil {
+		return snap, err
 	}
-	m := &completed{of: digest, places: places}
-	c.made[app] = append([]*completed{m}, c.made[app][:min(len(c.made[app]), keptCharts-1)]...)
-	return m
+	if len(lacking) == 0 {
+		found = completed{snapshot: snap}
+	} else {
+		found.running = true
+	}
+	a.reg.with(func() { p.st.charts.keep(key, found) })
+	if !found.running {
+		return snap, nil
+	}
+	a.fetchCharts(p, key, snap, lacking, found.failures)
+	return snap, errNotYet
 }
 
-func (c *charts) forget(app delivery.ID) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.made, app)
+// keep takes in a content. The caller holds the registry's lock.
+func (c *charts) keep(key string, found completed) {
+	if c.done == nil {
+		c.done = map[string]completed{}
+	}
+	if _, ok := c.done[key]; !ok {
+		c.order = append(c.order, key)
+	}
+	c.done[key] = found
+	if len(c.order) > keptCharts {
+		delete(c.done, c.order[0])
+		c.order = c.order[1:]
+	}
 }
 
-// complete adds to the request's snapshot what its charts depend on and what is not in their folders. It is fetched aside, once for
-// each snapshot: until then it is too early.
-func (a *applications) complete(p *applicationPass) error {
-	var places []place
-	for _, part := range p.req.App.Build.Parts {
+// lacks lists the parts whose charts depend on what is not there.
+func lacks(snap delivery.Snapshot, parts []delivery.Part) ([]delivery.Part, error) {
+	var out []delivery.Part
+	for _, part := range parts {
 		if part.Kustomize != nil || part.Directory != nil {
 			continue
 		}
-		missing, err := source.Missing(p.req.Snapshot, part.Root, part.Path)
+		missing, err := source.Missing(snap, part.Root, part.Path)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if len(missing) > 0 {
-			places = append(places, place{part.Root, part.Path})
+			out = append(out, part)
 		}
 	}
-	if len(places) == 0 {
-		return nil
-	}
-	c := &a.charts
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	m := c.find(p.app.ID, p.req.Snapshot.Digest, places)
-	if !m.running && (m.at.IsZero() || m.err != nil && a.now().Sub(m.at) >= chartsRetry) {
-		m.running = true
-		go a.bringCharts(m, p.app.ID, p.obj.DeepCopy(), p.req.Snapshot, a.argo(p.obj, p.held, nil))
-	}
-	switch {
-	case m.at.IsZero():
-		return errNotYet
-	case m.err != nil:
-		p.sooner(chartsRetry)
-		return m.err
-	}
-	p.req.Snapshot = m.snapshot
-	return nil
+	return out, nil
 }
 
-// bringCharts fetches what is missing, and wakes the app.
-func (a *applications) bringCharts(m *completed, app delivery.ID, obj *argocdv1.Application, snap delivery.Snapshot, in dialect.Argo) {
-	defer a.repos.slots.enter(lane{"dependencies of charts", app.Namespace})()
-	ctx, cancel := context.WithTimeout(a.repos.life, chartsTimeout)
-	defer cancel()
-	var err error
-	defer func() {
-		if r := recover(); r != nil {
-			a.log.Error("panic in a fetch of charts", "app", app.String(), "stack", redact.Text(string(debug.Stack())))
-			err = fmt.Errorf("internal error: %v (hint: please report it)", r)
+// fetchCharts fetches aside what charts depend on; the app is woken when it is there, or cannot be had.
+func (a *applications) fetchCharts(p *applicationPass, key string, snap delivery.Snapshot, parts []delivery.Part, failures int) {
+	st, id := p.st, p.app.ID
+	find := dialect.ArgoDependencies(p.obj, a.context(p.held, p.obj, nil))
+	go func() {
+		defer a.repos.slots.enter(lane{"", id.Namespace})()
+		ctx, cancel := context.WithTimeout(a.repos.life, chartsTimeout)
+		defer cancel()
+		done := completed{snapshot: snap}
+		for _, part := range parts {
+			if done.snapshot, done.err = a.repos.sources.Dependencies(ctx, done.snapshot, part.Root, part.Path, find); done.err != nil {
+				done.at, done.failures = a.now(), failures+1
+				break
+			}
 		}
-		a.charts.mu.Lock()
-		m.snapshot, m.err, m.at, m.running = snap, err, a.now(), false
-		a.charts.mu.Unlock()
-		a.wake(app)
+		if a.repos.life.Err() != nil {
+			return
+		}
+		a.reg.with(func() { st.charts.keep(key, done) })
+		a.wake(id)
 	}()
-	for _, at := range m.places {
-		if err == nil {
-			snap, err = a.repos.sources.Dependencies(ctx, snap, at.root, at.path, func(named string) (string, delivery.Credentials, error) {
-				return dialect.ArgoDependency(obj, in, named)
-			})
-		}
-	}
 }

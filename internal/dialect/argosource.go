@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
-	"slices"
 	"strings"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
@@ -63,48 +62,6 @@ func gitURL(raw string) string {
 		return "ssh://" + m[1] + m[2] + "/" + m[3]
 	}
 	return raw
-}
-
-// ArgoDependency gives the address of a repository that a chart of an Application depends on, and the credentials for it. It may be
-// named by "@name" or "alias:name", as the Secret of a repository calls it. Credentials are only those that the Application's
-// project may use.
-func ArgoDependency(a *argocdv1.Application, in Argo, named string) (string, delivery.Credentials, error) {
-	r := &argoReader{a: a, in: in, spec: overridden(a, in.Sync)}
-	name, byName := strings.CutPrefix(named, "@")
-	if !byName {
-		name, byName = strings.CutPrefix(named, "alias:")
-	}
-	address := named
-	if byName {
-		i := slices.IndexFunc(in.Repositories, func(c ArgoRepository) bool {
-			return c.Name == name && !c.Template && c.URL != "" && (c.Project == "" || c.Project == projectName(a))
-		})
-		if i < 0 {
-			return "", delivery.Credentials{}, fmt.Errorf("no repository is called '%s' (hint: make a Secret with the label %s: %s, name and url)", name, argocdv1.SecretTypeLabel, ArgoRepositorySecret)
-		}
-		address = in.Repositories[i].URL
-		if in.Repositories[i].OCI && !isOCI(address) {
-			address = ociScheme + address
-		}
-	}
-	found := r.repository(address)
-	if bare := strings.TrimPrefix(address, ociScheme); found.Secret == "" && bare != address {
-		found = r.repository(bare) // Secrets with enableOCI have no scheme
-		for _, c := range in.Repositories {
-			if found.Secret == "" && (c.OCI || c.Type == "oci") && (c.Project == "" || c.Project == projectName(a)) &&
-				beginsWith(NormalizeURL(bare), strings.TrimPrefix(NormalizeURL(c.URL), ociScheme)) {
-				found = c
-			}
-		}
-	}
-	src := delivery.Source{URL: address}
-	if found.Secret != "" && in.Project != nil && r.denySource(in.Project, found.URL) == "" {
-		src.Credentials = found.Credentials
-	} else if byName {
-		return "", delivery.Credentials{}, fmt.Errorf("project '%s' does not permit the repository %s", projectName(a), address)
-	}
-	r.trust(&src)
-	return address, src.Credentials, nil
 }
 
 // trust adds what Argo CD's ConfigMaps say about servers to credentials that say nothing of them.
