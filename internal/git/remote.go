@@ -22,6 +22,7 @@ type Auth struct {
 	CA                    string // PEM: authorities that are trusted besides the system's
 	ClientCert, ClientKey string // PEM
 	Proxy                 string // URL, http, https or socks5, with its userinfo; empty: what the environment says
+	NoProxy               string // hosts that Proxy is not for, as in the environment variable NO_PROXY
 
 	Identity   string // PEM or OpenSSH: the private key for ssh
 	Passphrase string // of Identity
@@ -73,7 +74,11 @@ func (r Remote) config() [][2]string {
 		c = append(c, [2]string{"http.followRedirects", "false"})
 	}
 	if r.Auth.Proxy != "" {
-		c = append(c, [2]string{"http.proxy", r.Auth.Proxy})
+		proxy := r.Auth.Proxy
+		if u, err := url.Parse(r.URL); err == nil && r.Auth.direct(u) {
+			proxy = "" // none at all
+		}
+		c = append(c, [2]string{"http.proxy", proxy})
 	}
 	if r.Auth.Insecure {
 		c = append(c, [2]string{"http.sslVerify", "false"})

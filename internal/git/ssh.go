@@ -295,7 +295,7 @@ func (noKey) Verify([]byte, *ssh.Signature) error { return errors.New("no key") 
 // dial connects to an address, through the proxy where there is one.
 func (a Auth) dial(ctx context.Context, addr string) (net.Conn, error) {
 	direct := &net.Dialer{}
-	if a.Proxy == "" {
+	if a.Proxy == "" || a.direct(&url.URL{Scheme: "https", Host: addr}) {
 		return direct.DialContext(ctx, "tcp", addr)
 	}
 	u, err := url.Parse(a.Proxy)

@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"os"
 	"time"
+
+	"golang.org/x/net/http/httpproxy"
 )
 
 // systemRoots are where the system's authorities may be, the first one that is there counts (as in crypto/x509).
@@ -106,6 +108,15 @@ func (a Auth) TLS() (*tls.Config, error) {
 	return c, nil
 }
 
+// direct tells whether a host is reached without the proxy that is given.
+func (a Auth) direct(u *url.URL) bool {
+	if a.NoProxy == "" {
+		return false
+	}
+	through, err := (&httpproxy.Config{HTTPProxy: a.Proxy, HTTPSProxy: a.Proxy, NoProxy: a.NoProxy}).ProxyFunc()(u)
+	return err == nil && through == nil
+}
+
 // Client is an HTTP client that goes the remote's way: its authorities, client certificate and proxy. It adds no
 // Authorization header.
 func (a Auth) Client() (*http.Client, error) {
@@ -119,7 +130,12 @@ func (a Auth) Client() (*http.Client, error) {
 		if err != nil {
 			return nil, errors.New("the proxy's address is not a valid URL")
 		}
-		t.Proxy = http.ProxyURL(u)
+		t.Proxy = func(req *http.Request) (*url.URL, error) {
+			if a.direct(req.URL) {
+				return nil, nil
+			}
+			return u, nil
+		}
 	}
 	return &http.Client{Timeout: 30 * time.Second, Transport: t}, nil
 }

@@ -502,6 +502,11 @@ func TestProxy(t *testing.T) {
 					t.Errorf("with another password: %v", err)
 				}
 				t.Log(err)
+				before = used.Load()
+				remote.Auth.NoProxy = "example.com,127.0.0.1"
+				if refs, err := git.LsRemote(t.Context(), remote, "refs/heads/main"); err != nil || refs["refs/heads/main"] != first || used.Load() != before {
+					t.Errorf("a host that the proxy is not for: %v, %v; the proxy was used %d times", refs, err, used.Load()-before)
+				}
 			})
 		}
 	}

@@ -61,7 +61,8 @@ func Missing(snap delivery.Snapshot, root, path string) ([]string, error) {
 // that of a composed snapshot's source) are in its folder charts, as after "helm dependency build": those that are missing
 // are fetched, in the versions of its lock if it has one. What is here already is not fetched again; with nothing missing the
 // snapshot is given back. Fetched charts carry their own dependencies.
-func (f *Fetcher) Dependencies(ctx context.Context, snap delivery.Snapshot, root, path string, repository Repository) (delivery.Snapshot, error) {
+func (f *Fetcher) Dependencies(ctx context.Context, snap delivery.Snapshot, root, path string, repository Repository) (_ delivery.Snapshot, err error) {
+	defer caught(&err)
 	c, err := openChart(snap, root, path)
 	if err != nil || c == nil || len(c.lack) == 0 {
 		return snap, err

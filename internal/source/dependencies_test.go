@@ -148,6 +148,19 @@ func TestDependencies(t *testing.T) {
 	}
 }
 
+// A mistake in the program that a chart has found is a fault of that chart, wherever it shows.
+func TestPanicsAreFaults(t *testing.T) {
+	h, w := newHelmRepo(t), newWorld(t)
+	h.add("db", "1.0.0")
+	w.commit("r", fstest.MapFS{"x/Chart.yaml": chartFile("x", "1.0.0", "dependencies:\n- {name: db, version: 1.0.0, repository: "+h.URL+"}\n")})
+	f, _ := newFetcher(t)
+	_, err := f.Dependencies(t.Context(), w.snapshot(w.source("r")), ".", "x", func(string) (string, delivery.Credentials, error) { panic("of the caller") })
+	if err == nil || !strings.Contains(err.Error(), "internal error: of the caller (hint: please report it)") {
+		t.Error(err)
+	}
+	source.PanicOnce(t, f)
+}
+
 // What was brought once is not asked for again, and is there after a restart without its repository.
 func TestDependenciesAreKept(t *testing.T) {
 	h, w := newHelmRepo(t), newWorld(t)

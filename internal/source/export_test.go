@@ -1,7 +1,10 @@
 package source
 
 import (
+	"context"
+	"strings"
 	"testing"
+	"time"
 
 	"keelson.dev/keelson/internal/delivery"
 )
@@ -25,4 +28,13 @@ func HoldMirror(t *testing.T, f *Fetcher, src delivery.Source) (release func()) 
 		t.Fatal(err)
 	}
 	return r.release
+}
+
+// PanicOnce has a panic in an exchange that several share.
+func PanicOnce(t *testing.T, f *Fetcher) {
+	t.Helper()
+	_, err := f.once(t.Context(), "key", time.Minute, func(context.Context) ([]byte, error) { panic("in an exchange") })
+	if err == nil || !strings.Contains(err.Error(), "internal error: in an exchange") {
+		t.Error(err)
+	}
 }

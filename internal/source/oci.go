@@ -435,7 +435,7 @@ func (f *Fetcher) pullFrom(ctx context.Context, t target, u *url.URL) ([]byte, e
 	if !ok {
 		return nil, fmt.Errorf("%w: the address has no tag", errIndex)
 	}
-	to := target{url: "oci://" + at, id: t.id, oci: true, plain: t.plain, words: t.words, auth: git.Auth{CA: t.auth.CA, Proxy: t.auth.Proxy, Insecure: t.auth.Insecure}}
+	to := target{url: "oci://" + at, id: t.id, oci: true, plain: t.plain, words: t.words, auth: git.Auth{CA: t.auth.CA, Proxy: t.auth.Proxy, NoProxy: t.auth.NoProxy, Insecure: t.auth.Insecure}}
 	same := own.Scheme == "https" && u.Host == own.Host
 	if same || t.passAll {
 		to.auth.Username, to.auth.Password, to.auth.BearerToken = t.auth.Username, t.auth.Password, t.auth.BearerToken

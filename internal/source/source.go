@@ -211,7 +211,7 @@ func (f *Fetcher) target(ctx context.Context, src delivery.Source) (target, erro
 	if src.Credentials.App != (delivery.GitHubApp{}) {
 		ctx, cancel := withTimeout(ctx, src)
 		defer cancel()
-		token, err := f.tokens.get(ctx, src.Credentials.App, git.Auth{CA: t.auth.CA, ClientCert: t.auth.ClientCert, ClientKey: t.auth.ClientKey, Proxy: t.auth.Proxy, Insecure: t.auth.Insecure})
+		token, err := f.tokens.get(ctx, src.Credentials.App, git.Auth{CA: t.auth.CA, ClientCert: t.auth.ClientCert, ClientKey: t.auth.ClientKey, Proxy: t.auth.Proxy, NoProxy: t.auth.NoProxy, Insecure: t.auth.Insecure})
 		if err != nil {
 			return t, fault(t, "get a token of the GitHub App", "check the data of the GitHub App in "+t.words.secret, err)
 		}
@@ -230,7 +230,7 @@ func (f *Fetcher) target(ctx context.Context, src delivery.Source) (target, erro
 func authOf(inURL git.Auth, c delivery.Credentials) git.Auth {
 	a := git.Auth{
 		Username: c.Username, Password: c.Password, BearerToken: c.BearerToken,
-		CA: c.CA, ClientCert: c.ClientCert, ClientKey: c.ClientKey, Proxy: c.Proxy,
+		CA: c.CA, ClientCert: c.ClientCert, ClientKey: c.ClientKey, Proxy: c.Proxy, NoProxy: c.NoProxy,
 		Identity: c.Identity, Passphrase: c.Passphrase, KnownHosts: c.KnownHosts, Insecure: c.Insecure,
 	}
 	if c.Username == "" && c.Password == "" && c.BearerToken == "" {

@@ -16,6 +16,7 @@ import (
 	"time"
 	"weak"
 
+	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/git"
 )
 
@@ -194,9 +195,17 @@ func (f *Fetcher) known(key treeKey) *git.Tree {
 	return f.trees[key].Value()
 }
 
+// caught makes a panic over what somebody else has written an error: it is a fault of that source alone.
+func caught(err *error) {
+	if p := recover(); p != nil {
+		*err = &delivery.Fault{Reason: ReasonChart, Err: fmt.Errorf("internal error: %v", p), Hint: "please report it"}
+	}
+}
+
 // once runs do for a key, once for all who ask at the same time. It is not given up with the one who came first.
 func (f *Fetcher) once(ctx context.Context, key string, timeout time.Duration, do func(context.Context) ([]byte, error)) ([]byte, error) {
-	ch := f.flights.DoChan(key, func() (any, error) {
+	ch := f.flights.DoChan(key, func() (_ any, err error) {
+		defer caught(&err)
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 		defer cancel()
 		return do(ctx)

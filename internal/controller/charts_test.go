@@ -1,0 +1,88 @@
+package controller_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+)
+
+// chartOf packs a chart that makes a ConfigMap with the value "from <version>".
+func chartOf(name, version string) []byte {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	w := tar.NewWriter(z)
+	for _, f := range [][2]string{
+		{"Chart.yaml", fmt.Sprintf("apiVersion: v2\nname: %s\nversion: %s\n", name, version)},
+		{"templates/cm.yaml", fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s}\ndata: {v: from {{ .Chart.Version }}}\n", name)},
+	} {
+		w.WriteHeader(&tar.Header{Name: name + "/" + f[0], Mode: 0o644, Size: int64(len(f[1]))})
+		w.Write([]byte(f[1]))
+	}
+	w.Close()
+	z.Close()
+	return b.Bytes()
+}
+
+// TestCharts: an Application of a chart in a repository follows its versions, and one in Git gets the dependencies that it lacks.
+func TestCharts(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	archive := chartOf("dep", "1.2.0")
+	repo := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/index.yaml":
+			fmt.Fprintf(rw, "apiVersion: v1\nentries:\n  dep:\n  - version: 1.2.0\n    digest: %x\n    urls: [dep-1.2.0.tgz]\n", sha256.Sum256(archive))
+		case "/dep-1.2.0.tgz":
+			rw.Write(archive)
+		default:
+			http.NotFound(rw, r)
+		}
+	}))
+	t.Cleanup(repo.Close)
+	umbrella := func(version string) string {
+		return "apiVersion: v2\nname: umbrella\nversion: 0.1.0\ndependencies:\n- {name: dep, version: " + version + ", repository: \"" + repo.URL + "\"}\n"
+	}
+	first := w.push(map[string]string{"umbrella/Chart.yaml": umbrella("1.x")})
+	w.app("umbrella", automated)
+	w.synced("umbrella", first)
+	w.value("dep", "from 1.2.0")
+
+	second := w.push(map[string]string{"umbrella/Chart.yaml": umbrella("2.x")})
+	a := w.until("umbrella", func(a *argocdv1.Application) error {
+		for _, c := range a.Status.Conditions {
+			if strings.Contains(c.Message, "umbrella/Chart.yaml: dependency dep 2.x: ") && strings.Contains(c.Message, "chart dep has no version '2.x'; there is: 1.2.0") {
+				return nil
+			}
+		}
+		return errors.New("want a condition that names the dependency")
+	})
+	if a.Status.Sync.Status == argocdv1.Synced && a.Status.Sync.Revision == second {
+		t.Errorf("it is synced to what cannot be rendered: %+v", a.Status.Sync)
+	}
+	w.value("dep", "from 1.2.0")
+
+	w.apply(fmt.Sprintf(`
+apiVersion: argoproj.io/v1alpha1
+kind: Application
+metadata: {name: %s, namespace: argocd}
+spec:
+  project: default
+  source: {repoURL: %s, chart: dep, targetRevision: 1.x}
+  destination: {server: https://kubernetes.default.svc, namespace: %s}
+%s`, w.name("chart"), repo.URL, w.ns, automated))
+	w.until("chart", func(a *argocdv1.Application) error {
+		if a.Status.Sync.Revision != "1.2.0" {
+			return errors.New("want the chart's version as its revision")
+		}
+		return nil
+	})
+}
