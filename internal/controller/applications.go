@@ -448,6 +448,7 @@ func (a *applications) start(ctx context.Context, p *applicationPass, d operatio
 		return err
 	}
 	if state.Waiting != "" {
+		p.sooner(recheck)
 		return errNotYet
 	}
 	p.obj.Status.OperationState = dialect.ArgoBegun(p.obj, op)
@@ -535,6 +536,7 @@ func (a *applications) carryOut(ctx context.Context, p *applicationPass) error {
 		}
 		if state.Waiting != "" {
 			p.busy = true
+			p.sooner(recheck)
 			return errNotYet
 		}
 		step := engine.Operate(p.req, state, mem)
@@ -619,6 +621,7 @@ func (a *applications) compare(ctx context.Context, p *applicationPass) error {
 		return err
 	}
 	if state.Waiting != "" {
+		p.sooner(recheck)
 		return errNotYet
 	}
 	p.take(state)
