@@ -89,6 +89,9 @@ func (a *applications) step(ctx context.Context, obj *argocdv1.Application, pen 
 		a.forget(client.ObjectKeyFromObject(obj)) // it may have been served before
 		return next{}
 	}
+	if obj.Annotations[dialect.SkipReconcileAnnotation] == "true" { // it is left as it is
+		return next{}
+	}
 	p := a.begin(obj, pen)
 	err := a.run(ctx, p)
 	if s := p.st.mem.Secrets(); s != nil {
@@ -325,7 +328,7 @@ func (a *applications) sources(p *applicationPass, of dialect.ArgoApp) error {
 				return errNotYet
 			}
 			return &delivery.Fault{
-				Reason: argocdv1.ConditionComparisonError, Retry: delivery.OnEvent, Where: redact.URL(src.URL), Err: err,
+				Reason: argocdv1.ConditionComparisonError, Retry: delivery.FaultOf(err, "").Retry, Where: redact.URL(src.URL), Err: err,
 			}
 		}
 		if err != nil { // what there is may be old
