@@ -1,15 +1,18 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/redact"
 )
 
 // argoFinalizer tells whether a finalizer is one that Argo CD's controller, which we stand for, takes away.
@@ -26,29 +29,52 @@ func (a *applications) remove(ctx context.Context, obj *argocdv1.Application) (r
 	p := &applicationPass{obj: obj, held: a.estate.holds()}
 	p.declared = a.read(obj, p.held, nil)
 	app := a.govern(p.declared.App)
-	p.pass = pass{app: app, st: a.stateOf(app, func(st *appState) { a.load(st, obj) })}
+	p.pass = pass{app: app, secrets: redact.New(), st: a.stateOf(app, func(st *appState) { a.load(st, obj) })}
 	if app.KeepOnDelete || len(p.st.mem.Inventory) == 0 {
 		return removal{done: true}, nil
 	}
 	defer func() { r.events = append(p.events, r.events...) }()
-	if err = a.aim(ctx, p); err == nil {
-		p.st.target.engine.Live.JudgeKind(argocdv1.ApplicationKind, p.held.rules)
-		var going []delivery.Ref
-		var waiting bool
-		if going, waiting, err = a.uninstall(ctx, &p.pass); err == nil {
-			switch {
-			case waiting:
-				return removal{after: recheck}, nil
-			case app.AwaitGone && len(going) > 0:
-				return a.awaitGone(app, p.st, going), nil
-			}
-			return removal{done: true}, nil
-		}
-	}
-	if errors.Is(err, errNotYet) {
+	gone, err := a.takeAway(ctx, p)
+	switch {
+	case errors.Is(err, errNotYet):
 		return removal{after: recheck}, nil
+	case err != nil:
+		return a.blocked(p, err), nil
+	case gone.Fault != nil:
+		return a.blocked(p, gone.Fault), nil
+	case gone.Done:
+		return removal{done: true}, nil
 	}
-	return a.blocked(p, err), nil
+	return removal{after: cmp.Or(gone.After, maxRecheck)}, nil
+}
+
+// hooksPatience is how long a deletion waits for the repository that may have hooks of it; then it goes on without.
+const hooksPatience = time.Minute
+
+// takeAway deletes what the Application owns, as far as it goes now.
+func (a *applications) takeAway(ctx context.Context, p *applicationPass) (deliver.Removal, error) {
+	if err := a.aim(ctx, p); err != nil {
+		return deliver.Removal{}, err
+	}
+	done, ok := a.targets.enter(p.st.target, p.app.ID)
+	if !ok {
+		return deliver.Removal{}, errNotYet
+	}
+	defer done()
+	a.arrive(&p.pass)
+	engine, asked := p.st.target.engine, p.obj.DeletionTimestamp.Time
+	engine.Live.JudgeKind(argocdv1.ApplicationKind, p.held.rules)
+	p.req = deliver.Request{App: p.app, Vars: noVariables, Now: a.now()}
+	a.repos.want(p.app.ID, p.declared.Sources)
+	if err := a.sources(p, p.declared); err != nil {
+		if errors.Is(err, errNotYet) && p.req.Now.Before(asked.Add(hooksPatience)) {
+			return deliver.Removal{}, errNotYet
+		}
+		p.req.App, p.req.Snapshot = p.app, delivery.Snapshot{} // without hooks
+	}
+	out, err := engine.Remove(ctx, p.req, asked, &p.st.mem)
+	p.events = append(p.events, changeEvents(out.Changes, p.req.Snapshot.Revision)...)
+	return out, p.st.explain(err)
 }
 
 // blocked says what keeps an Application from being deleted.

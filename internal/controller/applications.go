@@ -89,6 +89,9 @@ func (a *applications) step(ctx context.Context, obj *argocdv1.Application, pen 
 		a.forget(client.ObjectKeyFromObject(obj)) // it may have been served before
 		return next{}
 	}
+	if obj.Annotations[dialect.SkipReconcileAnnotation] == "true" { // it is left as it is
+		return next{}
+	}
 	p := a.begin(obj, pen)
 	err := a.run(ctx, p)
 	if s := p.st.mem.Secrets(); s != nil {
@@ -325,7 +328,7 @@ func (a *applications) sources(p *applicationPass, of dialect.ArgoApp) error {
 				return errNotYet
 			}
 			return &delivery.Fault{
-				Reason: argocdv1.ConditionComparisonError, Retry: delivery.OnEvent, Where: redact.URL(src.URL), Err: err,
+				Reason: argocdv1.ConditionComparisonError, Retry: delivery.FaultOf(err, "").Retry, Where: redact.URL(src.URL), Err: err,
 			}
 		}
 		if err != nil { // what there is may be old
@@ -448,6 +451,7 @@ func (a *applications) start(ctx context.Context, p *applicationPass, d operatio
 		return err
 	}
 	if state.Waiting != "" {
+		p.sooner(recheck)
 		return errNotYet
 	}
 	p.obj.Status.OperationState = dialect.ArgoBegun(p.obj, op)
@@ -535,6 +539,7 @@ func (a *applications) carryOut(ctx context.Context, p *applicationPass) error {
 		}
 		if state.Waiting != "" {
 			p.busy = true
+			p.sooner(recheck)
 			return errNotYet
 		}
 		step := engine.Operate(p.req, state, mem)
@@ -619,6 +624,7 @@ func (a *applications) compare(ctx context.Context, p *applicationPass) error {
 		return err
 	}
 	if state.Waiting != "" {
+		p.sooner(recheck)
 		return errNotYet
 	}
 	p.take(state)

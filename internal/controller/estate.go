@@ -13,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -259,6 +260,10 @@ func (e *estate) read(ctx context.Context, into *holdings) error {
 	}
 	into.settings = map[string]map[string]string{}
 	for _, name := range argoConfigMaps {
+		there := metadataOf("ConfigMap")
+		if err := e.cache.Get(ctx, client.ObjectKey{Namespace: e.namespace, Name: name}, there); apierrors.IsNotFound(err) {
+			continue // nobody has to be asked
+		}
 		var settings corev1.ConfigMap
 		err := e.reader.Get(ctx, client.ObjectKey{Namespace: e.namespace, Name: name}, &settings)
 		if client.IgnoreNotFound(err) != nil {
