@@ -78,8 +78,12 @@ func (g *generation) directories(root fs.FS, git *argocdv1.GitGenerator) ([]para
 		if seen++; seen > maxFolders {
 			return fmt.Errorf("the repository has more than %d folders", maxFolders)
 		}
+		var deeper error
+		if !leadsOn(git.Directories, p) {
+			deeper = fs.SkipDir
+		}
 		if !chosen(git.Directories, func(glob string) bool { ok, _ := path.Match(glob, p); return ok }) {
-			return nil
+			return deeper
 		}
 		found := params{}
 		g.pathParams(found, git.PathParamPrefix, p, "")
@@ -89,9 +93,22 @@ func (g *generation) directories(root fs.FS, git *argocdv1.GitGenerator) ([]para
 		if out = append(out, found); len(out) > maxParams {
 			return tooMany()
 		}
-		return nil
+		return deeper
 	})
 	return out, err
+}
+
+// leadsOn tells whether a folder below dir may be named by an item: the first part of its glob names dir.
+func leadsOn(items []argocdv1.GitGeneratorItem, dir string) bool {
+	depth := strings.Count(dir, "/") + 1
+	return slices.ContainsFunc(items, func(item argocdv1.GitGeneratorItem) bool {
+		segments := strings.Split(item.Path, "/")
+		if item.Exclude || len(segments) <= depth {
+			return false
+		}
+		ok, err := path.Match(strings.Join(segments[:depth], "/"), dir)
+		return ok || err != nil // of [a/b] a part is no glob
+	})
 }
 
 // chosen tells whether a path is named by an item, and excluded by none.
@@ -127,6 +144,9 @@ func (g *generation) files(root fs.FS, git *argocdv1.GitGenerator) ([]params, er
 		if d.IsDir() {
 			if seen++; seen > maxFolders {
 				return fmt.Errorf("the repository has more than %d folders", maxFolders)
+			}
+			if p != "." && !slices.ContainsFunc(git.Files, func(item argocdv1.GitGeneratorItem) bool { return !item.Exclude && mayHold(item.Path, p) }) {
+				return fs.SkipDir
 			}
 			return nil
 		}
@@ -232,6 +252,18 @@ func (g *generation) pathParams(p params, prefix, dir, file string) {
 			p[name+"["+strconv.Itoa(i)+"]"] = s
 		}
 	}
+}
+
+// mayHold tells whether a folder may hold files that a glob names: it is where the glob begins, as far as that holds no wildcards.
+func mayHold(glob, dir string) bool {
+	literal := path.Clean(strings.TrimPrefix(glob, ":(glob)"))
+	if literal == "." {
+		return true
+	}
+	if i := strings.IndexAny(literal, `*?[{\`); i >= 0 {
+		literal = literal[:i]
+	}
+	return strings.HasPrefix(literal, dir+"/") || strings.HasPrefix(dir+"/", literal)
 }
 
 // fileGlob compiles a glob of files: one of Git's patterns (gitglossary: pathspec), or with strict, or marked :(glob), one where
