@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+	"keelson.dev/keelson/internal/redact"
 )
 
 func (g *generation) git(_ string, gen argocdv1.ApplicationSetGenerator, _ int) ([]params, error) {
@@ -35,7 +36,7 @@ func (g *generation) git(_ string, gen argocdv1.ApplicationSetGenerator, _ int) 
 	}
 	root, err := g.world.Repository(Repository{URL: git.RepoURL, Revision: git.Revision, Project: project})
 	if err != nil {
-		return nil, fmt.Errorf("repository %s: %w", git.RepoURL, err)
+		return nil, fmt.Errorf("repository %s: %w", redact.URL(git.RepoURL), err)
 	}
 	if len(git.Directories) > 0 { // as with Argo CD, files do not count then
 		return g.directories(root, git)
@@ -165,7 +166,7 @@ func (g *generation) files(root fs.FS, git *argocdv1.GitGenerator) ([]params, er
 	for _, p := range paths {
 		more, err := g.file(root, p, git)
 		if err != nil {
-			return nil, fmt.Errorf("unable to process file '%s' from repository '%s': %w", p, git.RepoURL, err)
+			return nil, fmt.Errorf("unable to process file '%s' from repository '%s': %w", p, redact.URL(git.RepoURL), err)
 		}
 		if out = append(out, more...); len(out) > maxParams {
 			return nil, tooMany()
