@@ -149,3 +149,8 @@ func printed(t *testing.T, c archive) string {
 	}
 	return b.String()
 }
+
+// tiny is a repository of a few files.
+func tiny(appset.Repository) (fs.FS, error) {
+	return fstest.MapFS{"apps/a/config.json": {Data: []byte("{}")}, "x[1].yaml": {Data: []byte("a: b")}, "é/b*c": {Data: []byte("- {}")}}, nil
+}

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+	"keelson.dev/keelson/internal/redact"
 )
 
 func (g *generation) git(_ string, gen argocdv1.ApplicationSetGenerator, _ int) ([]params, error) {
@@ -35,7 +36,7 @@ func (g *generation) git(_ string, gen argocdv1.ApplicationSetGenerator, _ int) 
 	}
 	root, err := g.world.Repository(Repository{URL: git.RepoURL, Revision: git.Revision, Project: project})
 	if err != nil {
-		return nil, fmt.Errorf("repository %s: %w", git.RepoURL, err)
+		return nil, fmt.Errorf("repository %s: %w", redact.URL(git.RepoURL), err)
 	}
 	if len(git.Directories) > 0 { // as with Argo CD, files do not count then
 		return g.directories(root, git)
@@ -78,8 +79,12 @@ func (g *generation) directories(root fs.FS, git *argocdv1.GitGenerator) ([]para
 		if seen++; seen > maxFolders {
 			return fmt.Errorf("the repository has more than %d folders", maxFolders)
 		}
+		var deeper error
+		if !leadsOn(git.Directories, p) {
+			deeper = fs.SkipDir
+		}
 		if !chosen(git.Directories, func(glob string) bool { ok, _ := path.Match(glob, p); return ok }) {
-			return nil
+			return deeper
 		}
 		found := params{}
 		g.pathParams(found, git.PathParamPrefix, p, "")
@@ -89,9 +94,22 @@ func (g *generation) directories(root fs.FS, git *argocdv1.GitGenerator) ([]para
 		if out = append(out, found); len(out) > maxParams {
 			return tooMany()
 		}
-		return nil
+		return deeper
 	})
 	return out, err
+}
+
+// leadsOn tells whether a folder below dir may be named by an item: the first part of its glob names dir.
+func leadsOn(items []argocdv1.GitGeneratorItem, dir string) bool {
+	depth := strings.Count(dir, "/") + 1
+	return slices.ContainsFunc(items, func(item argocdv1.GitGeneratorItem) bool {
+		segments := strings.Split(item.Path, "/")
+		if item.Exclude || len(segments) <= depth {
+			return false
+		}
+		ok, err := path.Match(strings.Join(segments[:depth], "/"), dir)
+		return ok || err != nil // of [a/b] a part is no glob
+	})
 }
 
 // chosen tells whether a path is named by an item, and excluded by none.
@@ -128,6 +146,9 @@ func (g *generation) files(root fs.FS, git *argocdv1.GitGenerator) ([]params, er
 			if seen++; seen > maxFolders {
 				return fmt.Errorf("the repository has more than %d folders", maxFolders)
 			}
+			if p != "." && !slices.ContainsFunc(git.Files, func(item argocdv1.GitGeneratorItem) bool { return !item.Exclude && mayHold(item.Path, p) }) {
+				return fs.SkipDir
+			}
 			return nil
 		}
 		if chosen(git.Files, func(glob string) bool { return globs[glob](p) }) {
@@ -145,7 +166,7 @@ func (g *generation) files(root fs.FS, git *argocdv1.GitGenerator) ([]params, er
 	for _, p := range paths {
 		more, err := g.file(root, p, git)
 		if err != nil {
-			return nil, fmt.Errorf("unable to process file '%s' from repository '%s': %w", p, git.RepoURL, err)
+			return nil, fmt.Errorf("unable to process file '%s' from repository '%s': %w", p, redact.URL(git.RepoURL), err)
 		}
 		if out = append(out, more...); len(out) > maxParams {
 			return nil, tooMany()
@@ -232,6 +253,18 @@ func (g *generation) pathParams(p params, prefix, dir, file string) {
 			p[name+"["+strconv.Itoa(i)+"]"] = s
 		}
 	}
+}
+
+// mayHold tells whether a folder may hold files that a glob names: it is where the glob begins, as far as that holds no wildcards.
+func mayHold(glob, dir string) bool {
+	literal := path.Clean(strings.TrimPrefix(glob, ":(glob)"))
+	if literal == "." {
+		return true
+	}
+	if i := strings.IndexAny(literal, `*?[{\`); i >= 0 {
+		literal = literal[:i]
+	}
+	return strings.HasPrefix(literal, dir+"/") || strings.HasPrefix(dir+"/", literal)
 }
 
 // fileGlob compiles a glob of files: one of Git's patterns (gitglossary: pathspec), or with strict, or marked :(glob), one where

@@ -30,6 +30,7 @@ import (
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/redact"
 	"keelson.dev/keelson/internal/telemetry"
 )
 
@@ -303,7 +304,7 @@ func (a *applicationSets) repository(set *argocdv1.ApplicationSet, held *holding
 	case snap.Revision.Commit != "":
 		return snap.FS, nil
 	case err != nil:
-		return nil, err
+		return nil, errors.New(redact.Text(err.Error())) // where it is wanted is said with it, and a reason of its own
 	}
 	return nil, appset.ErrPending
 }

@@ -146,9 +146,13 @@ func TestApplicationSetOfFolders(t *testing.T) {
 	})
 	gone := w.application("new")
 	w.must(w.client.Delete(w.ctx, gone))
-	w.until("new", func(a *argocdv1.Application) error {
+	w.eventually("another Application new", func() error {
+		a := &argocdv1.Application{}
+		if err := w.client.Get(w.ctx, client.ObjectKeyFromObject(gone), a); err != nil {
+			return err
+		}
 		if a.UID == gone.UID {
-			return errors.New("want it anew")
+			return errors.New("it is still the old one")
 		}
 		return nil
 	})
