@@ -41,6 +41,7 @@ import (
 	"keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/lua"
 	"keelson.dev/keelson/internal/source"
 	"keelson.dev/keelson/internal/telemetry"
 	"keelson.dev/keelson/internal/web"
@@ -54,6 +55,9 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == lua.ChildCommand { // the controller starts itself to run health scripts
+		os.Exit(lua.ServeChild(os.Stdin, os.Stdout))
+	}
 	flag.Parse()
 	os.Exit(testcluster.Main(testMain{m}, &cluster))
 }
