@@ -230,6 +230,7 @@ func (o *observer) follow(ctx context.Context, r dynamic.ResourceInterface, w wa
 func shrink(u *unstructured.Unstructured) *unstructured.Unstructured {
 	unstructured.RemoveNestedField(u.Object, "metadata", "managedFields")
 	unstructured.RemoveNestedField(u.Object, "status", "inventory")
+	unstructured.RemoveNestedField(u.Object, "status", "resources")
 	return u
 }
 

@@ -18,7 +18,8 @@ import (
 type fleet struct {
 	name         string // of the repository, and the start of the namespaces' names
 	apps         int
-	repositories int // at least 1
+	repositories int  // at least 1
+	argo         bool // its apps are Applications of Argo CD, not Kustomizations of Flux
 }
 
 const (
@@ -41,8 +42,29 @@ func (f fleet) namespaces() []string {
 	return all
 }
 
-// home is the namespace of the Kustomizations and GitRepositories.
-func (f fleet) home() string { return f.name + "-apps" }
+// home is the namespace of the apps and GitRepositories.
+func (f fleet) home() string {
+	if f.argo {
+		return argoHome
+	}
+	return f.name + "-apps"
+}
+
+// resource is what the apps are.
+func (f fleet) resource() schema.GroupVersionResource {
+	if f.argo {
+		return applications
+	}
+	return kustomizations
+}
+
+// ready tells whether an app is ready at a commit.
+func (f fleet) ready(u *unstructured.Unstructured, commit string) bool {
+	if f.argo {
+		return syncedAt(u, commit)
+	}
+	return readyAt(u, commit)
+}
 
 // repository of an app.
 func (f fleet) repository(i int) string { return f.repositoryName(i % f.repositories) }
@@ -165,6 +187,14 @@ func textOf(items []item, file string) string {
 		}
 	}
 	return ""
+}
+
+// declaration of an app; base is the URL below which its repository is.
+func (f fleet) declaration(i int, base string) *unstructured.Unstructured {
+	if f.argo {
+		return application(f.app(i), base+"/"+f.repository(i)+".git", f.folder(i), f.namespace(i))
+	}
+	return f.kustomization(i)
 }
 
 // kustomization is what declares an app.

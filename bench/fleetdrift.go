@@ -121,6 +121,21 @@ func (h *harm) round(ctx context.Context) (time.Duration, error) {
 	return last.Sub(start), errors.Join(err, <-edits)
 }
 
+// driftRound is how many objects are edited at once, and how often.
+type driftRound struct {
+	name    string
+	objects int
+	rounds  int
+	limit   float64 // ms
+}
+
+func driftRounds(b *bench, w *world) []driftRound {
+	return []driftRound{
+		{"fleet-drift-1", 1, b.runs, 60},
+		{"fleet-drift-100", min(manyHarmed, w.fleet.apps), min(b.runs, manyRounds), 1000},
+	}
+}
+
 // measureFleetDrift edits one object, and a hundred at once in as many apps. Beside each round this program puts back as many
 // objects that nobody delivers, as soon as its watch sees that they were edited.
 func (b *bench) measureFleetDrift(ctx context.Context) error {
@@ -128,15 +143,7 @@ func (b *bench) measureFleetDrift(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range []struct {
-		name    string
-		objects int
-		rounds  int
-		limit   float64 // ms
-	}{
-		{"fleet-drift-1", 1, b.runs, 60},
-		{"fleet-drift-100", min(manyHarmed, w.fleet.apps), min(b.runs, manyRounds), 1000},
-	} {
+	for _, c := range driftRounds(b, w) {
 		var took, floor []float64
 		for round := range c.rounds + 1 {
 			t, err := w.someHarm(c.objects).round(ctx)

@@ -39,9 +39,10 @@ type bench struct {
 	lines            io.Writer     // gets the JSON lines
 	results          []Result
 
-	shared *instance // started by the first measurement that needs one
-	world  *world    // the same, with the largest fleet
-	stops  []func() error
+	shared    *instance // started by the first measurement that needs one
+	world     *world    // the same, with the largest fleet
+	argoWorld *world    // the same, of Applications
+	stops     []func() error
 }
 
 // A measurement has a name for -only and adds one result or more.
@@ -67,6 +68,10 @@ var measurements = []measurement{
 	{"fleet-steady", (*bench).measureFleetSteady},
 	{"fleet-drift", (*bench).measureFleetDrift},
 	{"restart", (*bench).measureRestart},
+	{"argo-cold", (*bench).measureArgoCold},
+	{"argo-large", (*bench).measureArgoLarge},
+	{"argo-drift", (*bench).measureArgoDrift},
+	{"argo-steady", (*bench).measureArgoSteady},
 }
 
 func main() {

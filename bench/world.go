@@ -124,9 +124,15 @@ func (w *world) prepare(ctx context.Context, f fleet) error {
 			return err
 		}
 		w.clones, w.commits = append(w.clones, clone), append(w.commits, commit)
+		if f.argo {
+			continue // an Application names its repository itself
+		}
 		if err := w.declareSource(ctx, f.home(), name, base+"/"+name+".git"); err != nil {
 			return err
 		}
+	}
+	if f.argo {
+		return nil
 	}
 	return w.poll(ctx, "sources", func() (bool, error) {
 		list, err := w.dynamic.Resource(gitRepositories).Namespace(f.home()).List(ctx, metav1.ListOptions{})
@@ -178,15 +184,19 @@ func begin(ctx context.Context, url, dir string, files map[string]string) (*repo
 	return r, commit, err
 }
 
-// declareFleet creates the Kustomizations, as fast as the API server takes them, and tells when it began and ended.
+// declareFleet creates the apps, as fast as the API server takes them, and tells when it began and ended.
 func (w *world) declareFleet(ctx context.Context) (from, to time.Time, err error) {
+	base, err := w.readURL()
+	if err != nil {
+		return from, to, err
+	}
 	var all []*unstructured.Unstructured
 	for i := range w.fleet.apps {
-		all = append(all, w.fleet.kustomization(i))
+		all = append(all, w.fleet.declaration(i, base))
 	}
 	from = time.Now()
 	err = each(ctx, creators, len(all), func(ctx context.Context, i int) error {
-		return w.createObject(ctx, kustomizations, all[i])
+		return w.createObject(ctx, w.fleet.resource(), all[i])
 	})
 	return from, time.Now(), err
 }
@@ -268,16 +278,25 @@ func (b *bench) theFleet(ctx context.Context) (*world, error) {
 	if b.world != nil {
 		return b.world, nil
 	}
-	n := b.sizes[len(b.sizes)-1]
-	say("a fleet of %d apps", n)
-	w, err := b.newWorld(ctx, "fleet")
+	w, err := b.bringFleet(ctx, "fleet", fleet{name: "fleet", apps: b.sizes[len(b.sizes)-1], repositories: b.repositories})
+	if err != nil {
+		return nil, err
+	}
+	b.world = w
+	return w, nil
+}
+
+// bringFleet brings a fleet into a cluster of its own and waits until it is at rest.
+func (b *bench) bringFleet(ctx context.Context, name string, f fleet) (*world, error) {
+	say("a fleet of %d apps", f.apps)
+	w, err := b.newWorld(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	if _, _, err := w.startKeelson(ctx); err != nil {
 		return nil, err
 	}
-	if err := w.prepare(ctx, fleet{name: "fleet", apps: n, repositories: b.repositories}); err != nil {
+	if err := w.prepare(ctx, f); err != nil {
 		return nil, err
 	}
 	took, err := w.bring(ctx)
@@ -285,7 +304,6 @@ func (b *bench) theFleet(ctx context.Context) (*world, error) {
 		return nil, err
 	}
 	say("ready after %.1f s", took.last.Sub(took.first).Seconds())
-	b.world = w
 	return w, w.rest(ctx)
 }
 
@@ -294,7 +312,7 @@ type brought struct{ first, declared, last time.Time }
 
 // bring declares the fleet and waits until its last app is ready at the commit.
 func (w *world) bring(ctx context.Context) (brought, error) {
-	apps, err := w.observe(ctx, kustomizations, w.fleet.home())
+	apps, err := w.observe(ctx, w.fleet.resource(), w.fleet.home())
 	if err != nil {
 		return brought{}, err
 	}
@@ -319,7 +337,7 @@ func (w *world) awaitReady(ctx context.Context, apps *observer, mark int, which 
 	}
 	return apps.awaitEach(ctx, mark, "apps of the fleet to be ready", len(commits), func(e event) (string, bool) {
 		commit, ok := commits[e.object.GetName()]
-		return e.object.GetName(), ok && readyAt(e.object, commit)
+		return e.object.GetName(), ok && w.fleet.ready(e.object, commit)
 	})
 }
 

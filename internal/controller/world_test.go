@@ -42,6 +42,7 @@ import (
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/lua"
+	"keelson.dev/keelson/internal/render"
 	"keelson.dev/keelson/internal/source"
 	"keelson.dev/keelson/internal/telemetry"
 	"keelson.dev/keelson/internal/web"
@@ -55,7 +56,10 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == lua.ChildCommand { // the controller starts itself to run health scripts
+	if len(os.Args) == 2 && os.Args[1] == render.ChildCommand { // the tests' own program renders charts in a child
+		os.Exit(render.ServeChild(os.Stdin, os.Stdout))
+	}
+	if len(os.Args) == 2 && os.Args[1] == lua.ChildCommand {
 		os.Exit(lua.ServeChild(os.Stdin, os.Stdout))
 	}
 	flag.Parse()
