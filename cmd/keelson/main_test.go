@@ -120,6 +120,9 @@ func TestStartIsCheap(t *testing.T) {
 		t.Fatal(err)
 	}
 	const most = 1 << 20
+	allowed := map[string]int{
+		"github.com/santhosh-tekuri/jsonschema/v6": 2 << 20, // reads the drafts of JSON schema; Helm's values come with it
+	}
 	packages := 0
 	for line := range strings.Lines(trace.String()) {
 		var name, at, clock string
@@ -129,8 +132,8 @@ func TestStartIsCheap(t *testing.T) {
 			continue
 		}
 		packages++
-		if bytes > most {
-			t.Errorf("package %s allocates %d bytes while it is initialised, more than %d", name, bytes, most)
+		if limit := max(most, allowed[name]); bytes > limit {
+			t.Errorf("package %s allocates %d bytes while it is initialised, more than %d", name, bytes, limit)
 		}
 	}
 	if packages < 100 {

@@ -191,10 +191,13 @@ func (g *generation) check(app *argocdv1.Application) error {
 
 func projectOf(app *argocdv1.Application) string {
 	if app.Spec.Project == "" {
-		return "default"
+		return defaultProject
 	}
 	return app.Spec.Project
 }
+
+// defaultProject is the project of an Application that names none.
+const defaultProject = "default"
 
 // The cluster that an ApplicationSet is in, where no Secret says otherwise.
 const inClusterServer, inClusterName = "https://kubernetes.default.svc", "in-cluster"

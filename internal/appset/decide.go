@@ -320,7 +320,7 @@ func shape(spec argocdv1.ApplicationSpec, labels, annotations map[string]string,
 // normalized gives a spec as a tree in which what says nothing is left out, as Argo CD's controllers leave it out.
 func normalized(spec argocdv1.ApplicationSpec) (map[string]any, error) {
 	if spec.Project == "" {
-		spec.Project = "default"
+		spec.Project = defaultProject
 	}
 	tree, err := treeOf(spec)
 	if err != nil {

@@ -24,7 +24,10 @@ func (g *generation) git(_ string, gen argocdv1.ApplicationSetGenerator, _ int) 
 		return nil, errors.New("it has neither directories nor files")
 	}
 	project, _ := dig(g.template, "spec", "project").(string)
-	if strings.Contains(project, "{{") {
+	switch {
+	case project == "":
+		project = defaultProject
+	case strings.Contains(project, "{{"):
 		project = ""
 	}
 	if g.world.Repository == nil {

@@ -32,7 +32,7 @@ func (a *applications) remove(ctx context.Context, obj *argocdv1.Application) (r
 	}
 	defer func() { r.events = append(p.events, r.events...) }()
 	if err = a.aim(ctx, p); err == nil {
-		p.st.target.engine.Live.Judge(app.ID, p.held.rules)
+		p.st.target.engine.Live.JudgeKind(argocdv1.ApplicationKind, p.held.rules)
 		var going []delivery.Ref
 		var waiting bool
 		if going, waiting, err = a.uninstall(ctx, &p.pass); err == nil {

@@ -150,12 +150,17 @@ func operationOf(obj *argocdv1.Application, running bool) *argocdv1.SyncOperatio
 
 // read translates an Application.
 func (a *applications) read(obj *argocdv1.Application, held *holdings, sync *argocdv1.SyncOperation) dialect.ArgoApp {
-	return dialect.Application(obj, dialect.Argo{
+	return dialect.Application(obj, a.context(held, obj, sync))
+}
+
+// context is what an Application's meaning depends on besides itself.
+func (a *applications) context(held *holdings, obj *argocdv1.Application, sync *argocdv1.SyncOperation) dialect.Argo {
+	return dialect.Argo{
 		Namespace: a.estate.namespace, Project: held.project(projectOf(obj)), Repositories: held.repositories, Clusters: held.clusters,
 		KnownHosts: held.settings[argoKnownHosts]["ssh_known_hosts"], Certificates: held.settings[argoTLSCerts], Keys: held.settings[argoKeys],
 		Impersonate: held.settings[argoSettings]["application.sync.impersonation.enabled"] == "true",
 		Sync:        sync, Now: a.now(),
-	})
+	}
 }
 
 // projectOf names an Application's project.
@@ -244,7 +249,7 @@ func (a *applications) run(ctx context.Context, p *applicationPass) error {
 	}
 	defer done()
 	a.arrive(&p.pass)
-	p.st.target.engine.Live.Judge(p.app.ID, p.held.rules)
+	p.st.target.engine.Live.JudgeKind(argocdv1.ApplicationKind, p.held.rules)
 	err := a.operate(ctx, p)
 	if err == nil {
 		err = a.compare(ctx, p)
@@ -308,6 +313,9 @@ type seen struct {
 // sources gives the snapshot that an app as it was read is made from: that of its source, or one that is composed of several. The
 // request is about that app from now on.
 func (a *applications) sources(p *applicationPass, of dialect.ArgoApp) error {
+	if why := of.Invalid(); why != "" { // an operation may want sources that the project forbids
+		return &delivery.Fault{Reason: argocdv1.ConditionInvalidSpecError, Retry: delivery.OnEvent, Err: errors.New(why)}
+	}
 	snaps := make(map[delivery.ID]delivery.Snapshot, len(of.Sources))
 	revisions := make([]delivery.Revision, len(of.Sources))
 	for i, src := range of.Sources {
@@ -333,15 +341,19 @@ func (a *applications) sources(p *applicationPass, of dialect.ArgoApp) error {
 		p.revs[i] = dialect.ArgoRevision(rev)
 	}
 	if len(app.Mounts) == 0 {
-		p.req.Snapshot = snaps[app.Source]
-		return nil
+		var err error
+		p.req.Snapshot, err = a.complete(p, snaps[app.Source])
+		return err
 	}
 	mounted := make([]source.Mounted, len(app.Mounts))
 	for i, m := range app.Mounts {
 		mounted[i] = source.Mounted{At: m.At, Snapshot: snaps[m.Source]}
 	}
-	var err error
-	p.req.Snapshot, err = source.Compose(mounted)
+	whole, err := source.Compose(mounted)
+	if err != nil {
+		return err
+	}
+	p.req.Snapshot, err = a.complete(p, whole)
 	return err
 }
 
@@ -459,7 +471,8 @@ func (a *applications) start(ctx context.Context, p *applicationPass, d operatio
 // widen puts what a plan may make into the annotation that says what may be the app's, for the next write.
 func (a *applications) widen(p *applicationPass, plan delivery.Plan) error {
 	mem := &p.st.mem
-	if mem.Inventory.Covers(plan.Inventory) {
+	// What is in memory may belong to the intent of an operation before this one, which counts no more.
+	if mem.Inventory.Covers(plan.Inventory) && dialect.ArgoInventory(p.obj).Covers(plan.Inventory) {
 		return nil
 	}
 	claims := p.st.target.engine.Claims

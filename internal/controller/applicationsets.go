@@ -122,6 +122,9 @@ func (a *applicationSets) step(ctx context.Context, set *argocdv1.ApplicationSet
 	if !a.synced() {
 		return next{after: again}
 	}
+	if a.estate.holds().projects == nil {
+		return next{after: estateRetry} // it could not be read yet: nothing may be concluded from what is not there
+	}
 	name := client.ObjectKeyFromObject(set)
 	st := a.state(name)
 	a.mu.Lock()
@@ -166,10 +169,10 @@ func (a *applicationSets) step(ctx context.Context, set *argocdv1.ApplicationSet
 }
 
 func (a *applicationSets) failed(st *setState, name types.NamespacedName, what string, err error) next {
-	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err) {
-		return next{after: again}
-	}
 	st.failures++
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err) { // the cache lags behind
+		return next{after: again << min(st.failures-1, 9)}
+	}
 	a.log.Warn(what, "applicationset", name, "error", err)
 	return next{after: min(setRetry<<min(st.failures-1, 6), maxRecheck)}
 }
@@ -224,7 +227,7 @@ func (a *applicationSets) generate(set *argocdv1.ApplicationSet, st *setState) (
 		return st.made, nil
 	}
 	wants := map[delivery.ID]delivery.Source{}
-	world := appset.World{Now: a.now(), Projects: map[string]bool{}, StrictGlobs: false}
+	world := appset.World{Now: a.now(), Projects: map[string]bool{dialect.DefaultProject: true}} // which needs not be declared
 	for name := range held.projects {
 		world.Projects[name] = true
 	}
@@ -283,7 +286,7 @@ func (a *applicationSets) repository(set *argocdv1.ApplicationSet, held *holding
 	in := dialect.Argo{Namespace: a.estate.namespace, Repositories: held.repositories, Clusters: held.clusters, Now: a.now()}
 	if r.Project == "" {
 		stand.Spec.Project = "-" // credentials of any project are not for a templated one
-	} else if in.Project = held.project(r.Project); in.Project == nil {
+	} else if in.Project = held.project(r.Project); in.Project == nil && r.Project != dialect.DefaultProject {
 		return nil, fmt.Errorf("project %s does not exist", r.Project)
 	}
 	read := dialect.Application(stand, in)
@@ -724,5 +727,6 @@ func (c *Controller) serveApplicationSets(ctx context.Context, opts Options, rec
 	}
 	e.onChange(c.sets.wakeAll)
 	s.kind = c.sets
-	return setup(c.mgr, "applicationset", s, setWorkers, nil)
+	c.wakes[argocdv1.ApplicationSetKind] = s.enqueue
+	return setup(c.mgr, "applicationset", s, setWorkers, c.prepare)
 }

@@ -91,7 +91,10 @@ func (c *Controller) serveApplications(ctx context.Context, opts Options, scheme
 	if err := c.mgr.Add(repos); err != nil {
 		return fmt.Errorf("add the follower of repositories: %w", err)
 	}
-	return setup(c.mgr, "application", s, appWorkers, c.prepare)
+	if err := setup(c.mgr, "application", s, appWorkers, c.prepare); err != nil {
+		return err
+	}
+	return c.serveApplicationSets(ctx, opts, rec, estate, repos)
 }
 
 // wakeAll has every Application be looked at: something that concerns all has changed.
@@ -133,6 +136,7 @@ func (g *argo) loadClaims(ctx context.Context) ([]delivery.ID, error) {
 	if err := g.apps.cache.List(ctx, &list); err != nil {
 		return nil, fmt.Errorf("list Applications: %w", err)
 	}
+	g.apps.targets.home.engine.Live.JudgeKind(argocdv1.ApplicationKind, g.estate.holds().rules)
 	held, ids := g.estate.holds(), make([]delivery.ID, len(list.Items))
 	for i := range list.Items {
 		item := &list.Items[i]

@@ -235,6 +235,7 @@ func newManager(opts Options, scheme *k8sruntime.Scheme) (manager.Manager, error
 			ByObject: map[client.Object]cache.ByObject{
 				&sourcev1.GitRepository{}: {Label: opts.Shard}, &kustomizev1.Kustomization{}: {Label: opts.Shard},
 				&notificationv1.Receiver{}: {Label: opts.Shard}, &argocdv1.Application{}: {Label: opts.Shard},
+				&argocdv1.ApplicationSet{}: {Label: opts.Shard},
 			},
 		},
 	})

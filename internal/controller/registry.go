@@ -82,6 +82,7 @@ type appState struct {
 	told       time.Time           // when the status was written last for an operation under way
 	seeded     bool                // the revisions of a controller before this one were said
 	refreshing bool                // a person's refresh is under way
+	charts     charts
 }
 
 // stand is how an app stands from the point of view of the others.

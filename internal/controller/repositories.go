@@ -232,6 +232,9 @@ func (r *repositories) step(id delivery.ID) {
 	if r.distrusts(st, src) {
 		r.news(id)
 	}
+	if last.Commit == "" {
+		last = r.sources.Last(src)
+	}
 	r.fetch(st, src, gen, last, included{epoch: r.reg.epoch(id)})
 }
 

@@ -41,6 +41,8 @@ import (
 	"keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/lua"
+	"keelson.dev/keelson/internal/render"
 	"keelson.dev/keelson/internal/source"
 	"keelson.dev/keelson/internal/telemetry"
 	"keelson.dev/keelson/internal/web"
@@ -54,6 +56,12 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == render.ChildCommand { // the tests' own program renders charts in a child
+		os.Exit(render.ServeChild(os.Stdin, os.Stdout))
+	}
+	if len(os.Args) == 2 && os.Args[1] == lua.ChildCommand {
+		os.Exit(lua.ServeChild(os.Stdin, os.Stdout))
+	}
 	flag.Parse()
 	os.Exit(testcluster.Main(testMain{m}, &cluster))
 }

@@ -526,6 +526,11 @@ func (e *Engine) Uninstall(ctx context.Context, app delivery.App, mem *Memory, n
 		return nil, true, err
 	}
 	app.Prune, app.Guard = true, delivery.Guard{AllowEmpty: true, MaxPrunePercent: 100}
+	if app.Sync != nil && app.Propagation != "" {
+		sync := *app.Sync
+		sync.Options.Propagation = app.Propagation
+		app.Sync = &sync
+	}
 	p := e.plan(ctx, Request{App: app, Now: now}, plan.Input{}, mem)
 	user, err := e.Cluster.As(app.Account())
 	if err != nil {

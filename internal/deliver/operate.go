@@ -218,7 +218,7 @@ func healthOfAll(app delivery.App, compared []delivery.Comparison) delivery.Heal
 	if wanted && !there {
 		return delivery.Health{Status: delivery.Missing, Message: "nothing of it is there"}
 	}
-	return health.Aggregate(parts)
+	return health.AggregateArgo(parts)
 }
 
 func (s *State) add(c delivery.Comparison, due bool) {

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
@@ -159,18 +158,6 @@ func writeResult(r delivery.OperationResult) argocdv1.ResourceResult {
 		out.HookPhase = argocdv1.OperationSucceeded
 	}
 	return out
-}
-
-// ArgoSourcesChanged tells whether an Application's sources are declared otherwise than those of its last operation.
-func ArgoSourcesChanged(a *argocdv1.Application) bool {
-	s := a.Status.OperationState
-	if s == nil || s.SyncResult == nil {
-		return true
-	}
-	if len(a.Spec.Sources) > 0 || len(s.SyncResult.Sources) > 0 {
-		return !equality.Semantic.DeepEqual(a.Spec.Sources, s.SyncResult.Sources)
-	}
-	return !equality.Semantic.DeepEqual(a.Spec.Source, s.SyncResult.Source)
 }
 
 // ArgoBegun gives the operationState of an Application whose operation begins. It is written at once with the Application's

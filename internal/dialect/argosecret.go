@@ -113,6 +113,37 @@ func (r *argoReader) repository(rawURL string) ArgoRepository {
 	return found
 }
 
+// ArgoDependencies finds the repositories that an Application's charts name for what they depend on: by address, or as "@name" or
+// "alias:name" by the name in a repository's Secret. Credentials are given for what the project permits as a source; anything else is
+// asked without.
+func ArgoDependencies(a *argocdv1.Application, in Argo) func(named string) (url string, c delivery.Credentials, err error) {
+	return func(named string) (string, delivery.Credentials, error) {
+		r := &argoReader{a: a, in: in, spec: *a.Spec.DeepCopy()}
+		project := r.project()
+		name, ok := strings.CutPrefix(named, "@")
+		if !ok {
+			name, ok = strings.CutPrefix(named, "alias:")
+		}
+		if ok {
+			i := slices.IndexFunc(in.Repositories, func(o ArgoRepository) bool {
+				return !o.Template && o.Name == name && (o.Project == "" || o.Project == projectName(a))
+			})
+			if i < 0 {
+				return "", delivery.Credentials{}, fmt.Errorf("no repository is named %q (hint: give one of Argo CD's Secrets that name, or write the address)", name)
+			}
+			named = in.Repositories[i].URL
+			if in.Repositories[i].OCI && !strings.Contains(named, "://") {
+				named = "oci://" + named
+			}
+		}
+		if project == nil || r.denySource(project, named) != "" {
+			return named, delivery.Credentials{}, nil
+		}
+		found := r.repository(named)
+		return named, found.Credentials, nil
+	}
+}
+
 // beginsWith tells whether a normalised URL begins with another. A host counts only as a whole: credentials for https://example.com
 // are not for https://example.com.evil.org.
 func beginsWith(rawURL, prefix string) bool {

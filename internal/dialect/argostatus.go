@@ -215,7 +215,8 @@ func ArgoInventory(a *argocdv1.Application) delivery.Inventory {
 }
 
 // ArgoIntent gives the value of [IntentAnnotation] for an inventory that is to be widened; false: it would be too large. a is the
-// Application as it is written together with it: the intent belongs to the operation of its status, and counts until that is over.
+// Application as it is written together with it: the intent belongs to the operation of its status, and counts until that is over
+// and the app was compared since.
 func ArgoIntent(a *argocdv1.Application, widened delivery.Inventory) (string, bool) {
 	written := a.DeepCopy()
 	delete(written.Annotations, IntentAnnotation)
@@ -227,14 +228,15 @@ func ArgoIntent(a *argocdv1.Application, widened delivery.Inventory) (string, bo
 	return string(b), err == nil && len(b) <= maxIntent
 }
 
-// argoIntentBase identifies the operation that an intent belongs to. Of one that is over, status.resources tells everything.
+// argoIntentBase identifies the operation that an intent belongs to. Once that is over, status.resources tells everything, unless
+// the app could not be compared.
 func argoIntentBase(a *argocdv1.Application) string {
 	o := a.Status.OperationState
 	if o == nil {
 		return ""
 	}
 	base := o.StartedAt.UTC().Format(time.RFC3339)
-	if delivery.OperationPhase(o.Phase).Over() {
+	if delivery.OperationPhase(o.Phase).Over() && a.Status.Sync.Status != argocdv1.SyncUnknown {
 		base += " over"
 	}
 	return base

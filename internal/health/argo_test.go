@@ -465,6 +465,28 @@ func TestHookPhase(t *testing.T) {
 	}
 }
 
+func TestAggregateArgo(t *testing.T) {
+	part := func(name string, status delivery.HealthStatus) health.Part {
+		return health.Part{Ref: delivery.Ref{Kind: "Widget", Name: name}, Health: delivery.Health{Status: status, Message: "so"}}
+	}
+	for _, c := range []struct {
+		parts []health.Part
+		want  string
+	}{
+		{nil, "Healthy"},
+		{[]health.Part{part("a", delivery.Healthy), part("b", "")}, "Healthy"},
+		{[]health.Part{part("a", delivery.Suspended), part("b", delivery.Healthy)}, "Suspended Widget/a: so"},
+		{[]health.Part{part("a", delivery.Suspended), part("b", delivery.Progressing), part("c", delivery.Progressing)}, "Progressing Widget/b: so; Widget/c: so"},
+		{[]health.Part{part("a", delivery.Missing), part("b", delivery.Progressing)}, "Missing Widget/a: so"},
+		{[]health.Part{part("a", delivery.Missing), part("b", delivery.Degraded)}, "Degraded Widget/b: so"},
+		{[]health.Part{part("a", delivery.UnknownHealth), part("b", delivery.Degraded)}, "Unknown Widget/a: so"},
+	} {
+		if got := verdict(health.AggregateArgo(c.parts)); got != c.want {
+			t.Errorf("got  %s\nwant %s", got, c.want)
+		}
+	}
+}
+
 func TestBrief(t *testing.T) {
 	said := delivery.Health{Status: delivery.Healthy, Message: "fine"}
 	if got := health.Brief(object(t, `{apiVersion: batch/v1, kind: Job}`), said); got != said {

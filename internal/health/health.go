@@ -55,7 +55,17 @@ const maxNamed = 5
 
 // Aggregate gives an app's health: its worst object's, with a message that names the objects in that state.
 // An object whose health cannot be known is waited for like one in progress, as in Flux.
-func Aggregate(parts []Part) delivery.Health {
+func Aggregate(parts []Part) delivery.Health { return aggregate(parts, order) }
+
+// argoOrder is the order of the states in Argo CD (operator-manual/health).
+var argoOrder = []delivery.HealthStatus{
+	delivery.Healthy, delivery.Suspended, delivery.Progressing, delivery.Missing, delivery.Degraded, delivery.UnknownHealth,
+}
+
+// AggregateArgo is [Aggregate] as in Argo CD, where nothing is worse than not to know.
+func AggregateArgo(parts []Part) delivery.Health { return aggregate(parts, argoOrder) }
+
+func aggregate(parts []Part, order []delivery.HealthStatus) delivery.Health {
 	worst := 0
 	for _, p := range parts {
 		worst = max(worst, slices.Index(order, p.Health.Status))

@@ -37,12 +37,15 @@ func (l *Live) Judge(app delivery.ID, rules *health.Rules) {
 // kstatus. It is best said before the first of these apps is there: what is known already is read once more, as by [Live.Judge].
 // Rules that are the same as those before change nothing.
 func (l *Live) JudgeKind(kind string, rules *health.Rules) {
+	l.mu.RLock()
+	same := l.kindRules[kind].Same(rules)
+	l.mu.RUnlock()
+	if same {
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	old := l.kindRules[kind]
-	if old.Same(rules) {
-		return
-	}
 	l.kindRules[kind] = rules
 	l.outdated(old, rules, func(owner delivery.ID) bool { return owner.Kind == kind && l.rules[owner] == nil })
 }

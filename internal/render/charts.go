@@ -93,6 +93,8 @@ func ofChart(err error, dir string) error {
 	switch {
 	case where == "":
 		where = dir
+	case strings.HasPrefix(where, "/"):
+		where = where[1:]
 	case !strings.HasPrefix(where, "spec."):
 		where = path.Join(dir, where)
 	}

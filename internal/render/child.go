@@ -43,7 +43,6 @@ import (
 const ChildCommand = "render-child"
 
 const (
-	childTime     = 30 * time.Second  // of one task in a child
 	childMemory   = 1 << 30           // bytes of a child
 	childMessage  = 2 * maxRendered   // bytes of what a child says
 	childAnswer   = 2 * maxFileBytes  // bytes of what it is told
@@ -55,6 +54,9 @@ const (
 	// Exit codes of a child.
 	childOrphaned, childTooLarge = 3, 4
 )
+
+// childTime bounds one task in a child; tests shorten it.
+var childTime = 30 * time.Second
 
 // children bounds how many work at once; each takes some 150 MiB.
 var children = make(chan struct{}, 2)

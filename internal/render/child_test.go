@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"keelson.dev/keelson/internal/delivery"
 )
@@ -159,5 +160,33 @@ func TestChildDies(t *testing.T) {
 		if f := delivery.FaultOf(err, ""); f.Retry != delivery.Backoff || f.Reason == "" {
 			t.Errorf("%s: %+v", name, f)
 		}
+	}
+}
+
+// TestLoopsEnd: what never ends by itself is ended, and its child with it.
+func TestLoopsEnd(t *testing.T) {
+	old := childTime
+	childTime = 2 * time.Second
+	defer func() { childTime = old }()
+	for name, repo := range map[string]fstest.MapFS{
+		"template": {
+			"Chart.yaml":       {Data: []byte("{apiVersion: v2, name: web, version: 1.2.3}")},
+			"templates/a.yaml": {Data: []byte(`{{ range $i := 1000000000 }}{{ range $j := 1000000000 }}{{ end }}{{ end }}`)},
+		},
+		"jsonnet": {"a.jsonnet": {Data: []byte(`std.foldl(function(a, b) a + b, std.makeArray(1e6, function(i) std.foldl(function(a, b) a + b, std.range(1, 1e6), 0)), 0)`)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			start := time.Now()
+			_, err := Build(t.Context(), delivery.Snapshot{FS: repo}, delivery.Build{Parts: []delivery.Part{{Root: ".", Path: ".", Release: "x"}}}, nil)
+			if f := delivery.FaultOf(err, ""); !strings.Contains(f.Error(), "takes longer than") || f.Retry != delivery.Backoff {
+				t.Errorf("error = %v", err)
+			}
+			if took := time.Since(start); took > 20*time.Second {
+				t.Errorf("took %v", took)
+			}
+			if len(children) != 0 {
+				t.Errorf("%d children are left", len(children))
+			}
+		})
 	}
 }

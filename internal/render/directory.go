@@ -148,9 +148,14 @@ func (t *tree) manifests(name string, p delivery.Part, asked delivery.Directory,
 	if err := checkYAML(name, data, false); err != nil {
 		return nil, err
 	}
-	found, ok := quickObjects(data, size)
+	isJSON := strings.HasSuffix(name, ".json")
+	var found []map[string]any
+	ok := false
+	if !isJSON {
+		found, ok = quickObjects(data, size)
+	}
 	if !ok {
-		if strings.HasSuffix(name, ".json") {
+		if isJSON {
 			found, err = jsonObject(name, data)
 		} else {
 			found, err = yamlObjects(name, data)

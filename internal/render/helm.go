@@ -48,7 +48,7 @@ type chartFile struct {
 }
 
 // render gives the chart's objects in the order of "helm template": definitions, what Helm would install in its order, hooks.
-// Origins and places are relative to the chart.
+// Origins and places are relative to the chart, except places that begin with "/" or "spec.".
 func (c *chart) render() (made []product, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -129,10 +129,10 @@ func (c *chart) values() (map[string]any, error) {
 	for _, f := range c.Values {
 		v, err := loader.LoadValues(bytes.NewReader(f.Data))
 		if err != nil {
-			if s := syntaxFault(f.Name, f.Data); s != nil {
+			if s := syntaxFault("/"+f.Name, f.Data); s != nil {
 				return nil, s
 			}
-			return nil, fault(f.Name, "", "the values are not a YAML object")
+			return nil, fault("/"+f.Name, "", "the values are not a YAML object")
 		}
 		all = loader.MergeMaps(all, v)
 	}
@@ -325,9 +325,9 @@ func withoutValues(err error) string {
 		text = q.ReplaceAllString(text, "${1}…${2}")
 	}
 	text = strings.Join(strings.Fields(text), " ")
-	const longest = 1000
-	if len(text) > longest {
-		text = strings.ToValidUTF8(text[:longest], "") + "…"
+	const start, end = 300, 700 // what went wrong is said last
+	if len(text) > start+end {
+		text = strings.ToValidUTF8(text[:start], "") + "…" + strings.ToValidUTF8(text[len(text)-end:], "")
 	}
 	return text
 }

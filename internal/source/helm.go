@@ -436,12 +436,12 @@ func unlessKnown(err error) error {
 
 // checkAnswer tells what a status means.
 func checkAnswer(resp *http.Response) error {
-	switch {
-	case resp.StatusCode == http.StatusOK:
+	switch resp.StatusCode {
+	case http.StatusOK:
 		return nil
-	case resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden:
+	case http.StatusUnauthorized, http.StatusForbidden:
 		return fmt.Errorf("%w: the server answers %s", git.ErrAuth, resp.Status)
-	case resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusGone:
+	case http.StatusNotFound, http.StatusGone:
 		return fmt.Errorf("%w: the server answers %s", git.ErrRepoNotFound, resp.Status)
 	}
 	return fmt.Errorf("%w: the server answers %s", git.ErrUnreachable, resp.Status)

@@ -209,7 +209,7 @@ func (t target) resolveTag(ctx context.Context, want string, chart bool) (delive
 	if want == "" && !chart {
 		want = "latest"
 	}
-	if want != "" && tagName.MatchString(tagOf(want)) && !(chart && isRange(want)) {
+	if want != "" && tagName.MatchString(tagOf(want)) && (!chart || !isRange(want)) {
 		digest, err := r.digest(ctx, r.Tag(tagOf(want)))
 		if err == nil {
 			return delivery.Revision{Name: want, Commit: digest}, nil
@@ -239,7 +239,7 @@ func tagOf(version string) string { return strings.ReplaceAll(version, "+", "_")
 // digest asks for the digest of a manifest, in hex.
 func (r registry) digest(ctx context.Context, ref name.Reference) (string, error) {
 	d, err := r.Head(ctx, ref)
-	if answer := (*transport.Error)(nil); err != nil && !(errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound) {
+	if answer := (*transport.Error)(nil); err != nil && (!errors.As(err, &answer) || answer.StatusCode != http.StatusNotFound) {
 		var full *remote.Descriptor // not all registries answer HEAD in full
 		if full, err = r.Get(ctx, ref); err == nil {
 			d = &full.Descriptor

@@ -28,7 +28,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"net/url"
@@ -436,7 +435,7 @@ func digest(tree git.ObjectID, src delivery.Source) string {
 		fmt.Fprintf(h, "\n%q", path)
 	}
 	if src.Whole {
-		io.WriteString(h, "\nwhole")
+		fmt.Fprint(h, "\nwhole")
 	}
 	return "sha256:" + hex.EncodeToString(h.Sum(nil))
 }

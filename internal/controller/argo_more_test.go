@@ -1,0 +1,383 @@
+package controller_test
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+)
+
+// annotated is a ConfigMap with an annotation.
+func (w *argoWorld) annotated(name, annotation string) string {
+	return fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s, namespace: %s, annotations: {%s}}\ndata: {v: \"1\"}\n", name, w.ns, annotation)
+}
+
+// job is a hook that does nothing.
+func (w *argoWorld) job(name, annotations string) string {
+	return fmt.Sprintf(`apiVersion: batch/v1
+kind: Job
+metadata: {name: %s, namespace: %s, annotations: {%s}}
+spec:
+  backoffLimit: 0
+  template: {spec: {restartPolicy: Never, containers: [{name: c, image: busybox, command: ["true"]}]}}
+`, name, w.ns, annotations)
+}
+
+// jobEnds gives a Job the status that its controller would.
+func (w *argoWorld) jobEnds(name string) {
+	w.Helper()
+	w.eventually("Job "+name, func() error {
+		var job batchv1.Job
+		if err := w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: name}, &job); err != nil {
+			return err
+		}
+		for _, c := range job.Status.Conditions {
+			if c.Type == batchv1.JobComplete && c.Status == corev1.ConditionTrue {
+				return nil
+			}
+		}
+		return errors.New("it has not completed")
+	})
+}
+
+// TestApplicationWaves: hooks and waves come in their order, each once the one before is healthy.
+func TestApplicationWaves(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	head := w.push(map[string]string{
+		"web/a.yaml":      w.annotated("late", `argocd.argoproj.io/sync-wave: "2"`),
+		"web/b.yaml":      w.annotated("early", `argocd.argoproj.io/sync-wave: "-1"`),
+		"web/before.yaml": w.job("before", "argocd.argoproj.io/hook: PreSync"),
+		"web/after.yaml":  w.job("after", "argocd.argoproj.io/hook: PostSync, argocd.argoproj.io/hook-delete-policy: HookSucceeded"),
+	})
+	w.app("web", automated)
+	w.jobEnds("before")
+	a := w.synced("web", head)
+	a = w.operated("web", argocdv1.OperationSucceeded)
+	var order []string
+	for _, r := range a.Status.OperationState.SyncResult.Resources {
+		order = append(order, r.Name)
+	}
+	if got := strings.Join(order, " "); got != "before early late after" {
+		t.Errorf("in the order %q; %+v", got, a.Status.OperationState.SyncResult.Resources)
+	}
+	var early, late corev1.ConfigMap
+	var before batchv1.Job
+	w.must(w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "early"}, &early))
+	w.must(w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "late"}, &late))
+	w.must(w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "before"}, &before))
+	if done := before.Status.CompletionTime; done == nil || early.CreationTimestamp.Before(done) || late.CreationTimestamp.Before(&early.CreationTimestamp) {
+		t.Errorf("before ended at %v, early was made at %v, late at %v", done, early.CreationTimestamp, late.CreationTimestamp)
+	}
+	w.eventually("the PostSync hook to be deleted", func() error {
+		var job batchv1.Job
+		err := w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "after"}, &job)
+		if err == nil && job.DeletionTimestamp == nil {
+			return errors.New("it is still there")
+		}
+		return client.IgnoreNotFound(err)
+	})
+}
+
+// TestApplicationTerminated: an operation whose hook never ends is ended by a person, and not begun again.
+func TestApplicationTerminated(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	hook := strings.Replace(w.job("before", "argocd.argoproj.io/hook: PreSync"), "spec:\n", "spec:\n  suspend: true\n", 1)
+	w.push(map[string]string{"web/a.yaml": w.configMap("a", "1"), "web/before.yaml": hook})
+	w.app("web", automated)
+	w.until("web", func(a *argocdv1.Application) error {
+		if o := a.Status.OperationState; o == nil || o.Phase != argocdv1.OperationRunning || !strings.Contains(o.Message, "before") {
+			return errors.New("want it to wait for the hook")
+		}
+		return nil
+	})
+	a := w.application("web")
+	w.must(w.client.Patch(w.ctx, a, client.RawPatch("application/merge-patch+json", []byte(`{"status":{"operationState":{"phase":"Terminating"}}}`))))
+	w.operated("web", argocdv1.OperationFailed, "Operation terminated")
+	time.Sleep(2 * time.Second)
+	if o := w.application("web").Status.OperationState; o.Phase != argocdv1.OperationFailed {
+		t.Errorf("it was begun again: %+v", o)
+	}
+	if w.data("a") != nil {
+		t.Error("what comes after the hook was applied")
+	}
+}
+
+// TestApplicationRolledBack: a rollback holds although the app is automated, until the hold is taken away.
+func TestApplicationRolledBack(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	first := w.push(map[string]string{"web/a.yaml": w.configMap("a", "1")})
+	w.app("web", automated)
+	w.synced("web", first)
+	second := w.push(map[string]string{"web/a.yaml": w.configMap("a", "2")})
+	w.synced("web", second)
+	w.value("a", "2")
+	a := w.application("web")
+	w.must(w.client.Patch(w.ctx, a, client.RawPatch("application/merge-patch+json", []byte(fmt.Sprintf(
+		`{"metadata":{"annotations":{"keelson.dev/hold":"{\"reason\":\"rolled back\",\"at\":\"2026-01-01T00:00:00Z\"}"}},"operation":{"sync":{"revision":%q}}}`, first)))))
+	w.value("a", "1")
+	w.until("web", func(a *argocdv1.Application) error {
+		held := false
+		for _, c := range a.Status.Conditions {
+			held = held || c.Type == argocdv1.ConditionHeldWarning
+		}
+		if !held || a.Status.Sync.Status != argocdv1.OutOfSync || a.Status.Sync.Revision != second || a.Status.OperationState.Phase != argocdv1.OperationSucceeded ||
+			a.Status.OperationState.SyncResult.Revision != first {
+			return errors.New("want it to be held, and told as out of sync")
+		}
+		return nil
+	})
+	time.Sleep(time.Second)
+	w.value("a", "1")
+	w.must(w.client.Patch(w.ctx, w.application("web"), client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"annotations":{"keelson.dev/hold":null}}}`))))
+	w.value("a", "2")
+	w.synced("web", second)
+}
+
+// TestApplicationOfSeveralSources: a chart's values may come from another source.
+func TestApplicationOfSeveralSources(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	w.push(map[string]string{
+		"chart/Chart.yaml":            "apiVersion: v2\nname: web\nversion: 1.0.0\n",
+		"chart/templates/config.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {v: {{ .Values.v | quote }}}\n",
+		"values/prod.yaml":            "v: prod\n",
+		"plain/b.yaml":                w.configMap("b", "1"),
+	})
+	w.apply(fmt.Sprintf(`
+apiVersion: argoproj.io/v1alpha1
+kind: Application
+metadata: {name: %s, namespace: argocd}
+spec:
+  project: default
+  sources:
+  - {repoURL: %[2]s, path: chart, targetRevision: main, helm: {valueFiles: [$values/values/prod.yaml]}}
+  - {repoURL: %[2]s, targetRevision: HEAD, ref: values}
+  - {repoURL: %[2]s, path: plain, targetRevision: main}
+  destination: {server: https://kubernetes.default.svc, namespace: %[3]s}
+  syncPolicy: {automated: {}}
+`, w.name("web"), w.url(), w.ns))
+	w.until("web", func(a *argocdv1.Application) error {
+		if a.Status.Sync.Status != argocdv1.Synced {
+			return errors.New("want it to be synced")
+		}
+		return nil
+	})
+	w.value("a", "prod")
+	w.value("b", "1")
+	w.push(map[string]string{"values/prod.yaml": "v: more\n"})
+	w.value("a", "more")
+	a := w.until("web", func(a *argocdv1.Application) error {
+		if a.Status.Sync.Status != argocdv1.Synced || a.Status.Health.Status != "Healthy" || len(a.Status.Sync.Revisions) != 3 || a.Status.Sync.Revisions[0] != w.head {
+			return errors.New("want it to be synced")
+		}
+		return nil
+	})
+	if len(a.Status.Sync.Revisions) != 3 {
+		t.Errorf("revisions %v", a.Status.Sync.Revisions)
+	}
+}
+
+// TestApplicationOfAProject: what its project forbids is not delivered, by the rule that forbids it; an Application of a namespace
+// that nobody serves is left alone.
+func TestApplicationOfAProject(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	head := w.push(map[string]string{"web/a.yaml": w.configMap("a", "1")})
+	w.apply(fmt.Sprintf(`
+apiVersion: argoproj.io/v1alpha1
+kind: AppProject
+metadata: {name: %s, namespace: argocd}
+spec:
+  sourceRepos: ["*"]
+  destinations: [{server: https://kubernetes.default.svc, namespace: nowhere}]
+`, w.ns))
+	w.app("web", automated)
+	w.must(w.client.Patch(w.ctx, w.application("web"), client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"project":"`+w.ns+`"}}`))))
+	w.until("web", func(a *argocdv1.Application) error {
+		for _, c := range a.Status.Conditions {
+			if c.Type == argocdv1.ConditionInvalidSpecError && strings.Contains(c.Message, w.ns) && a.Status.Sync.Status == argocdv1.SyncUnknown {
+				return nil
+			}
+		}
+		return errors.New("want it to be refused")
+	})
+	w.apply(fmt.Sprintf(`
+apiVersion: argoproj.io/v1alpha1
+kind: Application
+metadata: {name: web, namespace: %s}
+spec:
+  project: %[1]s
+  source: {repoURL: %[2]s, path: web, targetRevision: main}
+  destination: {server: https://kubernetes.default.svc, namespace: %[1]s}
+  syncPolicy: {automated: {}}
+`, w.ns, w.url()))
+	time.Sleep(time.Second)
+	inner := &argocdv1.Application{}
+	w.must(w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "web"}, inner))
+	if inner.Status.Sync.Status != "" || inner.Status.Conditions != nil || inner.Status.Health.Status != "" {
+		t.Errorf("its status was written: %+v", inner.Status)
+	}
+	// the project lets it go, and serves the namespace
+	project := &argocdv1.AppProject{ObjectMeta: metav1.ObjectMeta{Namespace: "argocd", Name: w.ns}}
+	w.must(w.client.Patch(w.ctx, project, client.RawPatch("application/merge-patch+json", []byte(
+		`{"spec":{"sourceNamespaces":["`+w.ns+`"],"destinations":[{"server":"*","namespace":"`+w.ns+`"}]}}`))))
+	w.eventually("one of them to have the object, the other to be told", func() error {
+		inner := &argocdv1.Application{}
+		if err := w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "web"}, inner); err != nil {
+			return err
+		}
+		outer := w.application("web")
+		synced, conflicted := 0, 0
+		for _, a := range []*argocdv1.Application{inner, outer} {
+			if a.Status.Sync.Status == argocdv1.Synced && a.Status.Sync.Revision == head {
+				synced++
+			}
+			for _, c := range a.Status.Conditions {
+				if c.Type == argocdv1.ConditionSharedResourceWarning {
+					conflicted++
+				}
+			}
+		}
+		if synced != 1 || conflicted != 1 {
+			return fmt.Errorf("%d synced, %d in conflict: %+v, %+v", synced, conflicted, inner.Status, outer.Status)
+		}
+		return nil
+	})
+}
+
+// TestApplicationElsewhere: an Application is delivered to the cluster that a Secret describes.
+func TestApplicationElsewhere(t *testing.T) {
+	w := newRemoteWorld(t)
+	a := &argoWorld{w.world}
+	config := other.cluster.Config
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "argocd", Name: "cluster-" + w.ns, Labels: map[string]string{"argocd.argoproj.io/secret-type": "cluster"}},
+		StringData: map[string]string{
+			"name": "far-" + w.ns, "server": config.Host,
+			"config": fmt.Sprintf(`{"bearerToken":%q,"tlsClientConfig":{"caData":%q}}`, w.user("argo"), b64(config.CAData)),
+		},
+	}
+	w.must(w.client.Create(w.ctx, secret))
+	t.Cleanup(func() { _ = w.client.Delete(t.Context(), secret) })
+	head := a.push(map[string]string{"web/a.yaml": w.configMap("a", "1")})
+	a.app("web", automated)
+	w.must(w.client.Patch(w.ctx, a.application("web"), client.RawPatch("application/merge-patch+json", []byte(
+		`{"metadata":{"finalizers":["resources-finalizer.argocd.argoproj.io"]},"spec":{"destination":{"server":null,"name":"far-`+w.ns+`"}}}`))))
+	a.synced("web", head)
+	w.remote.value("a", "1")
+	w.must(w.client.Delete(w.ctx, a.application("web")))
+	w.remote.value("a", "")
+}
+
+// TestApplicationCosts: a commit that changes one app of several touches that one, by two writes; and when all is done nobody asks anything.
+func TestApplicationCosts(t *testing.T) {
+	w := newArgoWorld(t)
+	head := w.push(map[string]string{"one/a.yaml": w.configMap("a", "1"), "two/b.yaml": w.configMap("b", "1")})
+	w.app("one", automated)
+	w.app("two", automated)
+	w.synced("one", head)
+	w.synced("two", head)
+	time.Sleep(2 * time.Second)
+	_, from := requests(t, 0)
+	head = w.push(map[string]string{"one/a.yaml": w.configMap("a", "2")})
+	w.synced("one", head)
+	w.synced("two", head)
+	time.Sleep(2 * time.Second)
+	all, from := requests(t, from)
+	count := map[string]int{}
+	for _, r := range all {
+		if r.ObjectRef.Resource == "configmaps" && r.ObjectRef.Namespace == w.ns || r.ObjectRef.Resource == "applications" && strings.HasPrefix(r.ObjectRef.Name, w.ns) {
+			count[r.Verb+" "+r.ObjectRef.Resource+"/"+strings.TrimPrefix(r.ObjectRef.Name, w.ns+"-")]++
+		}
+	}
+	want := map[string]int{"patch applications/one": 2, "patch applications/two": 1, "patch configmaps/a": 1}
+	if fmt.Sprint(count) != fmt.Sprint(want) {
+		t.Errorf("requests %v, want %v", count, want)
+	}
+	time.Sleep(3 * time.Second)
+	all, _ = requests(t, from)
+	for _, r := range all {
+		if r.ObjectRef.Resource != "leases" && r.ObjectRef.Resource != "events" {
+			t.Errorf("a request though nothing has happened: %s %s", r.Verb, r.RequestURI)
+		}
+	}
+}
+
+// TestApplicationResumes: an operation that was under way when the controller ended goes on with the next one.
+func TestApplicationResumes(t *testing.T) {
+	w := newArgoWorld(t)
+	hook := strings.Replace(w.job("before", "argocd.argoproj.io/hook: PreSync"), "spec:\n", "spec:\n  suspend: true\n", 1)
+	head := w.push(map[string]string{"web/a.yaml": w.configMap("a", "1"), "web/before.yaml": hook})
+	w.app("web", automated)
+	a := w.until("web", func(a *argocdv1.Application) error {
+		if o := a.Status.OperationState; o == nil || o.Phase != argocdv1.OperationRunning || !strings.Contains(o.Message, "before") {
+			return errors.New("want it to wait for the hook")
+		}
+		return nil
+	})
+	began := a.Status.OperationState.StartedAt
+	running.stop()
+	w.must(running.start())
+	job := &batchv1.Job{ObjectMeta: w.named("before")}
+	w.must(w.client.Patch(w.ctx, job, client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"suspend":false}}`))))
+	w.synced("web", head)
+	a = w.operated("web", argocdv1.OperationSucceeded)
+	if !a.Status.OperationState.StartedAt.Equal(&began) {
+		t.Errorf("the operation began at %v, and another one at %v", began, a.Status.OperationState.StartedAt)
+	}
+}
+
+// TestApplicationDependsOn: an app waits for the one that it depends on.
+func TestApplicationDependsOn(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	w.push(map[string]string{"base/broken.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: }\n", "web/a.yaml": w.configMap("a", "1")})
+	w.app("base", automated)
+	w.app("web", "")
+	w.must(w.client.Patch(w.ctx, w.application("web"), client.RawPatch("application/merge-patch+json", []byte(
+		`{"metadata":{"annotations":{"keelson.dev/depends-on":"`+w.name("base")+`"}},"spec":{"syncPolicy":{"automated":{}}}}`))))
+	w.until("web", func(a *argocdv1.Application) error {
+		for _, c := range a.Status.Conditions {
+			if c.Type == argocdv1.ConditionDependencyWarning && strings.Contains(c.Message, w.name("base")) {
+				return nil
+			}
+		}
+		return errors.New("want it to wait for the other")
+	})
+	head := w.push(map[string]string{"base/broken.yaml": w.configMap("b", "1")})
+	w.synced("base", head)
+	w.synced("web", head)
+}
+
+// TestApplicationRefresh: a refresh has the repository be asked, and its annotation is taken away once that is done.
+func TestApplicationRefresh(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	w.push(map[string]string{"web/a.yaml": w.configMap("a", "1")})
+	w.app("web", automated)
+	w.synced("web", w.head)
+	w.commit(map[string]string{"web/a.yaml": w.configMap("a", "2")}) // nobody tells
+	w.must(w.client.Patch(w.ctx, w.application("web"), client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"annotations":{"argocd.argoproj.io/refresh":"normal"}}}`))))
+	a := w.synced("web", w.head)
+	w.value("a", "2")
+	w.eventually("the annotation to be taken away", func() error {
+		if a = w.application("web"); a.Annotations["argocd.argoproj.io/refresh"] != "" {
+			return errors.New("it is still there")
+		}
+		return nil
+	})
+}
+
+func b64(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
