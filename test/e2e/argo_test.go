@@ -129,13 +129,16 @@ spec:
 
 // jobYAML is a Job whose pod does what the simulated cluster is told; nothing told, it completes.
 func jobYAML(name, annotations, simulate string) string {
+	if simulate != "" {
+		simulate = "keelson.dev/simulate: " + simulate
+	}
 	return fmt.Sprintf(`apiVersion: batch/v1
 kind: Job
 metadata: {name: %s, annotations: {%s}}
 spec:
   backoffLimit: 0
   template:
-    metadata: {annotations: {keelson.dev/simulate: %q}}
+    metadata: {annotations: {%s}}
     spec: {restartPolicy: Never, containers: [{name: main, image: "registry.example/job:1"}]}
 `, name, annotations, simulate)
 }
