@@ -1,18 +1,191 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/redact"
+	"keelson.dev/keelson/internal/render"
+	"keelson.dev/keelson/internal/source"
 )
 
-// previewApplication makes the preview of an Application.
-func previewApplication(_ context.Context, _ *deliver.Engine, _ client.Client, a *argocdv1.Application, _ delivery.Policy) (preview, error) {
-	return preview{}, hintf(fmt.Errorf("app %s/%s is an Application: it cannot be compared from here yet", a.Namespace, a.Name),
-		"keelson sync %s --dry-run tells what a sync would do", a.Name)
+// previewApplication makes the preview of an Application: of its objects, not of its hooks, which run again and again.
+func previewApplication(ctx context.Context, engine *deliver.Engine, c client.Client, a *argocdv1.Application, policy delivery.Policy) (preview, error) {
+	about, err := readArgo(ctx, c, a)
+	if err != nil {
+		return preview{}, err
+	}
+	of := dialect.Application(a, about)
+	if why := of.Invalid(); why != "" {
+		return preview{}, fmt.Errorf("app %s/%s: %s", a.Namespace, a.Name, why)
+	}
+	engine.Label, engine.OwnerOf, engine.Read = dialect.ArgoLabeler(about.Namespace), dialect.ArgoOwner, dialect.ArgoRead
+	if to := of.Destination; to.Server != "" && to.Server != dialect.InCluster {
+		remote, err := kube.RemoteFromArgo(to.Server, to.Config)
+		if err != nil {
+			return preview{}, fmt.Errorf("Secret %s/%s: %w", about.Namespace, to.Secret, err)
+		}
+		if err := aimAt(ctx, engine, remote, "the address is in Secret "+about.Namespace+"/"+to.Secret); err != nil {
+			return preview{}, err
+		}
+	} else if err := claimAll(ctx, c, engine.Claims); err != nil {
+		return preview{}, err
+	}
+	snap, done, err := fetchApplication(ctx, a, &of, about)
+	if err != nil {
+		return preview{}, err
+	}
+	defer done()
+	app := of.App
+	app.Build.Strict = !policy.LenientSubstitution
+	objects, err := render.Build(ctx, snap, app.Build, nil)
+	if err != nil {
+		return preview{}, err
+	}
+	p, err := engine.Preview(ctx, deliver.PreviewRequest{
+		App: app, Objects: objects, Revision: snap.Revision, Applied: deployedCommit(a), Inventory: dialect.ArgoInventory(a), Now: time.Now(),
+	})
+	if err != nil {
+		return preview{}, explainAPI(err)
+	}
+	out := preview{Preview: p, app: a.Namespace + "/" + a.Name, revision: snap.Revision, applied: deployedRevision(a)}
+	switch {
+	case a.Annotations[argocdv1.HoldAnnotation] != "":
+		out.notes = append(out.notes, describeHold(readHold(a.Annotations[argocdv1.HoldAnnotation])))
+	case automatedOf(a) == nil:
+		out.notes = append(out.notes, "the app is not synced by itself: keelson sync "+a.Name+" -n "+a.Namespace)
+	}
+	return out, nil
+}
+
+// deployedCommit is the commit that was deployed last, where the app has one source.
+func deployedCommit(a *argocdv1.Application) delivery.Revision {
+	if text := deployedRevision(a); isCommit(text) {
+		return delivery.Revision{Commit: text}
+	}
+	return delivery.Revision{}
+}
+
+// readArgo reads what an Application's meaning depends on besides itself, from the namespace of Argo CD: the usual one, else the
+// app's own if its project is there.
+func readArgo(ctx context.Context, c client.Reader, a *argocdv1.Application) (dialect.Argo, error) {
+	about := dialect.Argo{Namespace: dialect.ArgoNamespace, Now: time.Now()}
+	var project argocdv1.AppProject
+	name := cmp.Or(a.Spec.Project, dialect.DefaultProject)
+	for _, namespace := range []string{dialect.ArgoNamespace, a.Namespace} {
+		err := c.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &project)
+		if client.IgnoreNotFound(err) != nil {
+			return about, explainAPI(fmt.Errorf("read AppProject %s/%s: %w", namespace, name, err))
+		}
+		if err == nil {
+			about.Namespace, about.Project = namespace, &project
+			break
+		}
+	}
+	var secrets corev1.SecretList
+	if err := c.List(ctx, &secrets, client.InNamespace(about.Namespace), client.HasLabels{argocdv1.SecretTypeLabel}); err != nil {
+		return about, explainAPI(fmt.Errorf("read credentials: %w", err))
+	}
+	for i := range secrets.Items {
+		s := &secrets.Items[i]
+		switch kind := s.Labels[argocdv1.SecretTypeLabel]; kind {
+		case dialect.ArgoRepositorySecret, dialect.ArgoRepositoryTemplateSecret:
+			about.Repositories = append(about.Repositories, dialect.ReadArgoRepository(s.Name, kind == dialect.ArgoRepositoryTemplateSecret, s.Data))
+		case dialect.ArgoClusterSecret:
+			about.Clusters = append(about.Clusters, dialect.ReadArgoCluster(s.Name, s.Labels, s.Annotations, s.Data))
+		}
+	}
+	settings := map[string]map[string]string{}
+	for _, name := range []string{"argocd-cm", "argocd-ssh-known-hosts-cm", "argocd-tls-certs-cm", "argocd-gpg-keys-cm"} {
+		var m corev1.ConfigMap
+		if err := client.IgnoreNotFound(c.Get(ctx, client.ObjectKey{Namespace: about.Namespace, Name: name}, &m)); err != nil {
+			return about, explainAPI(fmt.Errorf("read ConfigMap %s/%s: %w", about.Namespace, name, err))
+		}
+		settings[name] = m.Data
+	}
+	about.KnownHosts = settings["argocd-ssh-known-hosts-cm"]["ssh_known_hosts"]
+	about.Certificates, about.Keys = settings["argocd-tls-certs-cm"], settings["argocd-gpg-keys-cm"]
+	about.Impersonate = settings["argocd-cm"]["application.sync.impersonation.enabled"] == "true"
+	return about, nil
+}
+
+// fetchApplication gives what an Application is rendered from: the newest revision of its source, or of its sources together, with
+// what their charts depend on. The build of the app learns the revisions. The caller closes it.
+func fetchApplication(ctx context.Context, a *argocdv1.Application, of *dialect.ArgoApp, about dialect.Argo) (snap delivery.Snapshot, done func(), err error) {
+	dir, err := os.MkdirTemp("", "keelson-diff-")
+	if err != nil {
+		return snap, nil, fmt.Errorf("make a directory for the sources: %w", err)
+	}
+	fetcher, err := source.New(source.Options{Dir: dir})
+	if err != nil {
+		os.RemoveAll(dir)
+		return snap, nil, err
+	}
+	done = func() {
+		_ = fetcher.Close() // it only read
+		os.RemoveAll(dir)
+	}
+	if snap, err = fetchParts(ctx, fetcher, a, of, about); err != nil {
+		done()
+		return snap, nil, err
+	}
+	return snap, done, nil
+}
+
+func fetchParts(ctx context.Context, fetcher *source.Fetcher, a *argocdv1.Application, of *dialect.ArgoApp, about dialect.Argo) (snap delivery.Snapshot, err error) {
+	fetched := make(map[delivery.ID]delivery.Snapshot, len(of.Sources))
+	revisions := make([]delivery.Revision, len(of.Sources))
+	for i, src := range of.Sources {
+		if _, ok := fetched[src.ID]; !ok {
+			rev, err := fetcher.Resolve(ctx, src)
+			if err != nil {
+				return snap, fmt.Errorf("source %s: %w", redact.URL(src.URL), err)
+			}
+			if fetched[src.ID], err = fetcher.Fetch(ctx, src, rev); err != nil {
+				return snap, fmt.Errorf("source %s: %w", redact.URL(src.URL), err)
+			}
+		}
+		snap = fetched[src.ID]
+		revisions[i] = snap.Revision
+	}
+	if len(revisions) == 0 {
+		return snap, errors.New("it has no source")
+	}
+	dialect.ArgoRevisionEnv(&of.App, revisions)
+	if len(of.App.Mounts) > 0 {
+		mounted := make([]source.Mounted, len(of.App.Mounts))
+		for i, m := range of.App.Mounts {
+			mounted[i] = source.Mounted{At: m.At, Snapshot: fetched[m.Source]}
+		}
+		if snap, err = source.Compose(mounted); err != nil {
+			return snap, err
+		}
+		snap.Revision = revisions[0]
+	}
+	find := dialect.ArgoDependencies(a, about)
+	for _, part := range of.App.Build.Parts {
+		if part.Kustomize != nil || part.Directory != nil {
+			continue
+		}
+		missing, err := source.Missing(snap, part.Root, part.Path)
+		if err == nil && len(missing) > 0 {
+			snap, err = fetcher.Dependencies(ctx, snap, part.Root, part.Path, find)
+		}
+		if err != nil {
+			return snap, err
+		}
+	}
+	return snap, nil
 }

@@ -184,6 +184,11 @@ func aimElsewhere(ctx context.Context, engine *deliver.Engine, c client.Client, 
 	if err != nil {
 		return explainAPI(err)
 	}
+	return aimAt(ctx, engine, remote, fmt.Sprintf("the address is in %s of the app's namespace", app.KubeConfig))
+}
+
+// aimAt has an engine compare with another cluster, once that answers; hint says where its address is from.
+func aimAt(ctx context.Context, engine *deliver.Engine, remote kube.Remote, hint string) error {
 	news := make(chan struct{}, 1)
 	cluster, err := remote.Connect(ctx, engine.Cluster, func() {
 		select {
@@ -197,7 +202,7 @@ func aimElsewhere(ctx context.Context, engine *deliver.Engine, c client.Client, 
 	for {
 		up, err := cluster.Reached()
 		if err != nil {
-			return hintf(fmt.Errorf("reach %s: %w", remote.Host, err), "the address is in %s of the app's namespace", app.KubeConfig)
+			return hintf(fmt.Errorf("reach %s: %w", remote.Host, err), "%s", hint)
 		}
 		if up {
 			engine.Cluster = cluster

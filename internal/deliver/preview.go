@@ -44,6 +44,7 @@ func (e *Engine) Preview(ctx context.Context, req PreviewRequest) (Preview, erro
 	if err != nil {
 		return Preview{}, err
 	}
+	req.Objects, _ = withoutHooks(req.Objects)
 	holds, _ := marks(req.Objects)
 	toolkit, _, err := e.toolkit(ctx, req.App, req.Objects)
 	if err != nil {

@@ -122,7 +122,7 @@ const unsuccessful = "one or more synchronization tasks completed unsuccessfully
 func (r *run) blocked() string {
 	var why []string
 	for _, b := range r.v.Plan.Blocks {
-		if len(r.op.Request.Only) > 0 && !slices.Contains(r.op.Request.Only, b.Ref) {
+		if !r.chosen(b.Ref) {
 			continue
 		}
 		if b.Ref == (delivery.Ref{}) {

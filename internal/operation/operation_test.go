@@ -379,6 +379,12 @@ func TestRun(t *testing.T) {
 			want:   []string{"create ConfigMap/b", done},
 		},
 		{
+			name:    "an object of any namespace",
+			desired: []string{"ConfigMap/a", "ConfigMap/b 1"},
+			change:  func(w *world) { w.op.Request.Only = []delivery.Ref{{Kind: "ConfigMap", Name: "b"}} },
+			want:    []string{"create ConfigMap/b", done},
+		},
+		{
 			name:    "no hooks",
 			desired: []string{"ConfigMap/a"}, hooks: []string{"Job/migrate PreSync"},
 			change: func(w *world) { w.op.Request.NoHooks = true },

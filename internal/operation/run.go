@@ -56,6 +56,14 @@ func (r *run) note(res delivery.OperationResult) {
 	r.op.Results = append(r.op.Results, res)
 }
 
+// chosen tells whether the operation is about an object: about all, or about this one. One that was named without a namespace may
+// be in any (Argo CD: user-guide/selective_sync).
+func (r *run) chosen(ref delivery.Ref) bool {
+	anywhere := ref
+	anywhere.Namespace = ""
+	return len(r.only) == 0 || r.only[ref] || r.only[anywhere]
+}
+
 // noHooks tells whether the operation runs none: one about some objects does not (Argo CD: user-guide/selective_sync).
 func (r *run) noHooks() bool { return r.op.Request.NoHooks || len(r.only) > 0 }
 
@@ -88,7 +96,7 @@ func (r *run) steps() []step {
 	moved := r.earlier()
 	for i, s := range r.v.Plan.Stages {
 		for _, c := range s.Changes {
-			if len(r.only) > 0 && !r.only[c.Ref] && !c.First {
+			if !r.chosen(c.Ref) && !c.First {
 				continue
 			}
 			switch {

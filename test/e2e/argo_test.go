@@ -30,13 +30,9 @@ import (
 // inCluster is the destination of apps that are delivered to the cluster that declares them.
 const inCluster = "https://kubernetes.default.svc"
 
-// argoNamespace makes the namespace of Argo CD's kinds in the shared instance, once.
-var argoNamespace = sync.OnceValue(func() result { return tryKubectl(shared.Kubeconfig, "create", "namespace", "argocd") })
-
 // hosted makes a repository on the built-in host with files, given as "path", "text", and gives a clone and its URL for reading.
 func hosted(t *testing.T, name string, files ...string) (clone, string) {
 	t.Helper()
-	ok(t, argoNamespace(), []string{"create namespace argocd"})
 	shared.must(t, "git", "create", name)
 	c := cloneOf(t, shared.Git+"/"+name+".git")
 	for i := 0; i+1 < len(files); i += 2 {
@@ -133,13 +129,16 @@ spec:
 
 // jobYAML is a Job whose pod does what the simulated cluster is told; nothing told, it completes.
 func jobYAML(name, annotations, simulate string) string {
+	if simulate != "" {
+		simulate = "keelson.dev/simulate: " + simulate
+	}
 	return fmt.Sprintf(`apiVersion: batch/v1
 kind: Job
 metadata: {name: %s, annotations: {%s}}
 spec:
   backoffLimit: 0
   template:
-    metadata: {annotations: {keelson.dev/simulate: %q}}
+    metadata: {annotations: {%s}}
     spec: {restartPolicy: Never, containers: [{name: main, image: "registry.example/job:1"}]}
 `, name, annotations, simulate)
 }
