@@ -21,7 +21,7 @@ type looked struct {
 
 // sight is what of an object decides how it compares.
 type sight struct {
-	uid, shared, rival     string
+	uid, shared            string
 	owned                  delivery.Hash
 	replicas               int64
 	owns, deleting, scaled bool

@@ -28,6 +28,13 @@ func (e *Engine) addNamespace(ctx context.Context, req Request, p *delivery.Plan
 	if err != nil {
 		return err
 	}
+	if rule := req.App.Limits.Deny(ref, false); rule != "" && have == nil {
+		p.Blocks = append(p.Blocks, delivery.Block{Ref: ref, Fault: &delivery.Fault{
+			Reason: "NotPermitted", Where: ref.String(), Retry: delivery.OnChange, Err: errorText("it cannot be made: " + rule),
+			Hint: "allow the kind Namespace in the project's clusterResourceWhitelist, or make the namespace yourself",
+		}})
+		return nil
+	}
 	u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": name}}}
 	obj := delivery.Object{Unstructured: u}
 	if sync.NamespaceMetadata != nil {

@@ -98,7 +98,11 @@ func operating(in *plan.Input, req Request, mem *Memory) {
 	in.Waves = mem.waves
 	in.Inventory = in.Inventory.Minus(keptHooks(in.Inventory, in.Hooks))
 	sync, op := in.App.Sync, req.Operation
-	if op == nil && !(sync.Automated && sync.Prune) || op != nil && (!op.Request.Prune || !op.Request.Automated) {
+	guarded := sync.Automated && sync.Prune
+	if op != nil {
+		guarded = op.Request.Prune && op.Request.Automated
+	}
+	if !guarded {
 		in.App.Guard = delivery.Guard{AllowEmpty: true, MaxPrunePercent: 100} // nothing is pruned, or a person has said so
 	}
 	if op != nil {

@@ -74,7 +74,6 @@ func (r *run) prunes() bool { return r.op.Request.Prune && !r.op.Request.Options
 type step struct {
 	moment  delivery.Moment
 	wave    int
-	name    string
 	changes []delivery.Change // in the order of their kinds' stages, which stages gives
 	stages  []int             // of each change
 	names   []string          // of the stages

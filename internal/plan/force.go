@@ -29,6 +29,9 @@ func Forced(app delivery.App, obj delivery.Object, live delivery.Marks) bool {
 
 // replaceHint tells how a change that the server never allows is made all the same.
 func replaceHint(app delivery.App) string {
+	if app.Sync != nil {
+		return "restore the field in Git, or give the object a new name, or annotate it with argocd.argoproj.io/sync-options: Force=true so that it is deleted and made anew"
+	}
 	hint := "restore the field in Git, or give the object a new name, or annotate it with kustomize.toolkit.fluxcd.io/force: enabled " +
 		"so that it is deleted and made anew"
 	if app.Force {
