@@ -22,6 +22,7 @@ import (
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/operation"
 	"keelson.dev/keelson/internal/redact"
+	"keelson.dev/keelson/internal/render"
 	"keelson.dev/keelson/internal/source"
 	"keelson.dev/keelson/internal/telemetry"
 )
@@ -639,6 +640,7 @@ func (a *applications) compare(ctx context.Context, p *applicationPass) error {
 func (p *applicationPass) take(state deliver.State) {
 	p.news.Known, p.news.Revisions, p.news.InSync = true, p.revs, state.InSync
 	p.news.Compared, p.news.Health, p.owned = state.Compared, state.Health, state.Owned
+	p.summarize(state.Desired)
 	if !state.Retry.IsZero() {
 		p.sooner(max(state.Retry.Sub(p.req.Now), time.Millisecond))
 	}
@@ -647,6 +649,26 @@ func (p *applicationPass) take(state deliver.State) {
 	}
 	if w := p.req.App.Sync; w != nil && !w.Windows.Next.IsZero() {
 		p.sooner(max(w.Windows.Next.Sub(p.req.Now), time.Millisecond))
+	}
+}
+
+// summarize notes what there is to tell of the objects that Git wants; of those that were not rendered now it stays told.
+func (p *applicationPass) summarize(desired []delivery.Object) {
+	if p.news.Remembered = desired == nil; p.news.Remembered {
+		for _, c := range p.obj.Status.Conditions {
+			if c.Type == argocdv1.ConditionRepeatedResourceWarning {
+				p.warn(c.Type, c.Message)
+			}
+		}
+		return
+	}
+	p.news.SourceTypes = render.Formats(p.req.Snapshot, p.req.App.Build)
+	p.news.Images, p.news.URLs = dialect.ArgoSummary(desired)
+	for _, obj := range desired {
+		if obj.Repeated > 1 {
+			p.warn(argocdv1.ConditionRepeatedResourceWarning, fmt.Sprintf("Resource %s/%s/%s/%s appeared %d times among application resources.",
+				obj.Ref().Group, obj.Ref().Kind, obj.Ref().Namespace, obj.Ref().Name, obj.Repeated))
+		}
 	}
 }
 

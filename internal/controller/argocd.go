@@ -68,6 +68,7 @@ func (c *Controller) serveApplications(ctx context.Context, opts Options, scheme
 	engine := &deliver.Engine{
 		Key: opts.Records.Key(), Cluster: opts.Cluster, Live: live.New(ctx, opts.Cluster, watched),
 		Label: dialect.ArgoLabeler(opts.ArgoNamespace), OwnerOf: dialect.ArgoOwner, Read: dialect.ArgoRead,
+		Tracks: dialect.ArgoTracker(opts.ArgoNamespace),
 	}
 	repos := newRepositories(fetching, common.news, common.later, c.git.tidy)
 	apps := &applications{

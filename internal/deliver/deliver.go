@@ -70,6 +70,7 @@ type State struct {
 	Refused *delivery.Fault // not nil: why the server refused what the plan pauses
 
 	// Of an app with operations (delivery.App.Sync).
+	Desired  []delivery.Object     // what Git wants, hooks too; nil: as when it was looked at last, and not rendered
 	Compared []delivery.Comparison // every object of the app, in the order of the inventory; hooks too
 	Hooks    []delivery.Object     // with their labels of ownership; their names may still have to be made ([operation.Named])
 	InSync   bool                  // nothing of Compared that counts differs
@@ -114,11 +115,14 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if ok || err != nil {
 		return state, err
 	}
+	if req, err = e.capable(ctx, req); err != nil {
+		return state, err
+	}
 	desired, made, err := mem.render(ctx, req)
 	if err != nil {
 		return state, err
 	}
-	state.origin = made
+	state.origin, state.Desired = made, desired
 	unknown, err := e.prepare(req.App, desired)
 	if err != nil {
 		return state, err

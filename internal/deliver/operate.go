@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"cmp"
+	"context"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"keelson.dev/keelson/internal/health"
 	"keelson.dev/keelson/internal/operation"
 	"keelson.dev/keelson/internal/plan"
+	"keelson.dev/keelson/internal/render"
 )
 
 // Apps with operations (delivery.App.Sync) are compared all the time and changed only by operations:
@@ -341,4 +343,21 @@ func deadlinesOf(hooks []delivery.Object, op delivery.Operation) map[delivery.Re
 		}
 	}
 	return out
+}
+
+// capable tells the charts of a request what the cluster has that they are rendered for.
+func (e *Engine) capable(ctx context.Context, req Request) (Request, error) {
+	if len(req.App.Build.Parts) == 0 || !slices.Contains(render.Formats(req.Snapshot, req.App.Build), render.FormatHelm) {
+		return req, nil
+	}
+	offer, err := e.Cluster.Offer(ctx)
+	if err != nil {
+		return req, err
+	}
+	parts := slices.Clone(req.App.Build.Parts)
+	for i := range parts {
+		parts[i].KubeVersion, parts[i].APIVersions = cmp.Or(parts[i].KubeVersion, offer.Version), append(slices.Clip(parts[i].APIVersions), offer.APIs...)
+	}
+	req.App.Build.Parts = parts
+	return req, nil
 }

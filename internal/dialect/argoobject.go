@@ -84,6 +84,14 @@ func trackingID(app delivery.ID, namespace string, ref delivery.Ref) string {
 	return name + ":" + ref.Group + "/" + ref.Kind + ":" + ref.Namespace + "/" + ref.Name
 }
 
+// ArgoTracker gives the function that tells whether Argo CD has marked an object as an Application's.
+func ArgoTracker(namespace string) func(app delivery.ID, u *unstructured.Unstructured) bool {
+	return func(app delivery.ID, u *unstructured.Unstructured) bool {
+		of, ref, ok := ArgoTracking(namespace, u.GetAnnotations()[argocdv1.TrackingIDAnnotation])
+		return ok && of == app && ref == delivery.RefOf(u)
+	}
+}
+
 // ArgoTracking reads the tracking id of an object: the Application that it is for, and the object that it was written to. An object
 // that was copied with its annotations tells another one than itself, and is nobody's. false: there is none, or it is malformed.
 func ArgoTracking(namespace, id string) (app delivery.ID, ref delivery.Ref, ok bool) {

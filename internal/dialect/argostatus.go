@@ -25,6 +25,7 @@ type ArgoNews struct {
 	Source      *argocdv1.SyncOperation // what the operation overrode, if it did
 	Conditions  []argocdv1.ApplicationCondition
 	SourceTypes []string // Helm, Kustomize or Directory, one for each source
+	Remembered  bool     // SourceTypes, Images and URLs are as they were
 	Images      []string
 	URLs        []string
 }
@@ -61,9 +62,10 @@ func ArgoStatus(old argocdv1.ApplicationStatus, a *argocdv1.Application, news Ar
 	s.Sync = syncStatus(old.Sync, spec, news)
 	if news.Known {
 		s.Resources = resourceStatuses(news.Compared)
-		s.Summary = argocdv1.ApplicationSummary{
-			Images: sorted(news.Images), ExternalURLs: sorted(news.URLs), IsAppOfApps: slices.ContainsFunc(news.Compared, isApplication),
-		}
+		s.Summary.IsAppOfApps = slices.ContainsFunc(news.Compared, isApplication)
+	}
+	if news.Known && !news.Remembered {
+		s.Summary.Images, s.Summary.ExternalURLs = sorted(news.Images), sorted(news.URLs)
 		s.SourceType, s.SourceTypes = "", nil
 		if len(spec.Sources) > 0 {
 			s.SourceTypes = slices.Clone(news.SourceTypes)

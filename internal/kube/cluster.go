@@ -32,6 +32,7 @@ type Cluster struct {
 	config *rest.Config
 	http   *http.Client
 	kinds  *kinds
+	offers offers
 	self   *User
 	gate   *gate // nil: our own cluster
 
