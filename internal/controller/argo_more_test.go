@@ -61,8 +61,8 @@ func TestApplicationWaves(t *testing.T) {
 	})
 	w.app("web", automated)
 	w.jobEnds("before")
-	a := w.synced("web", head)
-	a = w.operated("web", argocdv1.OperationSucceeded)
+	w.synced("web", head)
+	a := w.operated("web", argocdv1.OperationSucceeded)
 	var order []string
 	for _, r := range a.Status.OperationState.SyncResult.Resources {
 		order = append(order, r.Name)
