@@ -112,6 +112,7 @@ type Credentials struct {
 	// For ssh: the private key, its passphrase, and the host keys that are trusted, as in OpenSSH's known_hosts.
 	Identity, Passphrase, KnownHosts string
 	Proxy                            string // URL with userinfo; empty: what the environment says
+	NoProxy                          string // hosts that Proxy is not for, as in the environment variable NO_PROXY
 	App                              GitHubApp
 
 	// Only where the user says so: whoever answers is trusted, whatever certificate or host key it shows; an OCI registry is spoken
