@@ -633,6 +633,7 @@ func (a *applications) compare(ctx context.Context, p *applicationPass) error {
 		return errNotYet
 	}
 	p.take(state)
+	a.orphans(ctx, p)
 	if p.news.Operation != nil { // an operation has just ended: the next pass decides about another
 		a.wake(p.app.ID)
 		return nil
