@@ -35,7 +35,7 @@ func previewApplication(ctx context.Context, engine *deliver.Engine, c client.Cl
 	if to := of.Destination; to.Server != "" && to.Server != dialect.InCluster {
 		remote, err := kube.RemoteFromArgo(to.Server, to.Config)
 		if err != nil {
-			return preview{}, fmt.Errorf("Secret %s/%s: %w", about.Namespace, to.Secret, err)
+			return preview{}, fmt.Errorf("read Secret %s/%s: %w", about.Namespace, to.Secret, err)
 		}
 		if err := aimAt(ctx, engine, remote, "the address is in Secret "+about.Namespace+"/"+to.Secret); err != nil {
 			return preview{}, err

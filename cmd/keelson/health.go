@@ -134,7 +134,7 @@ func readObjects(stdin io.Reader, file string) ([]*unstructured.Unstructured, er
 		if err != nil {
 			return nil, fmt.Errorf("read objects: %w", err)
 		}
-		defer f.Close() //nolint:errcheck // it was only read
+		defer f.Close()
 		from, name = f, file
 	}
 	text, err := io.ReadAll(io.LimitReader(from, maxObjectFile+1))

@@ -48,6 +48,8 @@ type applicationPass struct {
 	owned    delivery.Inventory // if it was compared
 	revs     []string           // of the sources that the request is about
 	seen     []seen
+	rendered bool // what Git wants was rendered in this pass
+	repeated []string
 	busy     bool // an operation is under way
 	urgent   bool // what there is to say is said now
 }
@@ -451,6 +453,7 @@ func (a *applications) start(ctx context.Context, p *applicationPass, d operatio
 	if err != nil {
 		return err
 	}
+	p.summarize(state.Desired)
 	if state.Waiting != "" {
 		p.sooner(recheck)
 		return errNotYet
@@ -538,6 +541,7 @@ func (a *applications) carryOut(ctx context.Context, p *applicationPass) error {
 		if err != nil {
 			return a.unstartable(p, err)
 		}
+		p.summarize(state.Desired)
 		if state.Waiting != "" {
 			p.busy = true
 			p.sooner(recheck)
@@ -641,6 +645,7 @@ func (p *applicationPass) take(state deliver.State) {
 	p.news.Known, p.news.Revisions, p.news.InSync = true, p.revs, state.InSync
 	p.news.Compared, p.news.Health, p.owned = state.Compared, state.Health, state.Owned
 	p.summarize(state.Desired)
+	p.remembered()
 	if !state.Retry.IsZero() {
 		p.sooner(max(state.Retry.Sub(p.req.Now), time.Millisecond))
 	}
@@ -652,23 +657,33 @@ func (p *applicationPass) take(state deliver.State) {
 	}
 }
 
-// summarize notes what there is to tell of the objects that Git wants; of those that were not rendered now it stays told.
+// summarize notes what there is to tell of the objects that Git wants, where they were rendered.
 func (p *applicationPass) summarize(desired []delivery.Object) {
-	if p.news.Remembered = desired == nil; p.news.Remembered {
-		for _, c := range p.obj.Status.Conditions {
-			if c.Type == argocdv1.ConditionRepeatedResourceWarning {
-				p.warn(c.Type, c.Message)
-			}
-		}
+	if desired == nil {
 		return
 	}
+	p.rendered, p.repeated = true, nil
 	p.news.SourceTypes = render.Formats(p.req.Snapshot, p.req.App.Build)
 	p.news.Images, p.news.URLs = dialect.ArgoSummary(desired)
 	for _, obj := range desired {
-		if obj.Repeated > 1 {
-			p.warn(argocdv1.ConditionRepeatedResourceWarning, fmt.Sprintf("Resource %s/%s/%s/%s appeared %d times among application resources.",
-				obj.Ref().Group, obj.Ref().Kind, obj.Ref().Namespace, obj.Ref().Name, obj.Repeated))
+		if ref := obj.Ref(); obj.Repeated > 1 {
+			p.repeated = append(p.repeated, fmt.Sprintf("Resource %s/%s/%s/%s appeared %d times among application resources.",
+				ref.Group, ref.Kind, ref.Namespace, ref.Name, obj.Repeated))
 		}
+	}
+}
+
+// remembered keeps what was told of the objects that Git wants where they were not rendered in this pass.
+func (p *applicationPass) remembered() {
+	if p.news.Remembered = !p.rendered; p.news.Remembered {
+		for _, c := range p.obj.Status.Conditions {
+			if c.Type == argocdv1.ConditionRepeatedResourceWarning {
+				p.repeated = append(p.repeated, c.Message)
+			}
+		}
+	}
+	for _, text := range p.repeated {
+		p.warn(argocdv1.ConditionRepeatedResourceWarning, text)
 	}
 }
 

@@ -318,7 +318,7 @@ func (a *applicationSets) settle(ctx context.Context, set *argocdv1.ApplicationS
 	if appset.Rolls(set) {
 		if len(set.Spec.Strategy.RollingSync.Steps) == 0 {
 			return nil, &delivery.Fault{
-				Reason: "ApplicationSetRolloutError", Where: "spec.strategy.rollingSync", Retry: delivery.OnChange, Err: errors.New("No steps defined for rollout"), //nolint:revive,staticcheck // Argo CD's words
+				Reason: "ApplicationSetRolloutError", Where: "spec.strategy.rollingSync", Retry: delivery.OnChange, Err: errors.New("No steps defined for rollout"), //nolint:staticcheck // Argo CD's words
 			}
 		}
 		roll, err := appset.Roll(set, made, ownedOf(set, live), runJQ, a.now().Truncate(time.Second))

@@ -118,14 +118,22 @@ func (w *argoWorld) operated(app, phase string, parts ...string) *argocdv1.Appli
 func TestApplication(t *testing.T) {
 	t.Parallel()
 	w := newArgoWorld(t)
-	first := w.push(map[string]string{"web/a.yaml": w.configMap("a", "1"), "web/b.yaml": w.configMap("b", "1")})
+	first := w.push(map[string]string{"web/a.yaml": w.configMap("a", "1"), "web/b.yaml": w.configMap("b", "1"), "web/job.yaml": `
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: nightly}
+spec: {schedule: "0 3 * * *", jobTemplate: {spec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: "backup:1"}]}}}}}
+`})
 	w.app("web", automated)
 	a := w.synced("web", first)
 	w.value("a", "1")
+	if len(a.Status.Summary.Images) != 1 || a.Status.Summary.Images[0] != "backup:1" || a.Status.SourceType != "Directory" {
+		t.Errorf("summary %+v, source type %q", a.Status.Summary, a.Status.SourceType)
+	}
 	if o := a.Status.OperationState; o == nil || o.Phase != argocdv1.OperationSucceeded || o.SyncResult.Revision != first || !o.Operation.InitiatedBy.Automated {
 		t.Errorf("operation %+v", o)
 	}
-	if len(a.Status.History) != 1 || a.Status.History[0].Revision != first || len(a.Status.Resources) != 2 {
+	if len(a.Status.History) != 1 || a.Status.History[0].Revision != first || len(a.Status.Resources) != 3 {
 		t.Errorf("history %+v, resources %+v", a.Status.History, a.Status.Resources)
 	}
 
