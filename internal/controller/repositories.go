@@ -80,7 +80,9 @@ func (r *repositories) want(user delivery.ID, sources []delivery.Source) {
 			ask = append(ask, src.ID)
 		}
 		w.users[user] = true
-		ids = append(ids, src.ID)
+		if !slices.Contains(ids, src.ID) { // several sources of one app may be of one repository
+			ids = append(ids, src.ID)
+		}
 	}
 	dropped := false
 	for _, id := range r.wants[user] {
