@@ -230,7 +230,7 @@ func (f *Fetcher) target(ctx context.Context, src delivery.Source) (target, erro
 func authOf(inURL git.Auth, c delivery.Credentials) git.Auth {
 	a := git.Auth{
 		Username: c.Username, Password: c.Password, BearerToken: c.BearerToken,
-		CA: c.CA, ClientCert: c.ClientCert, ClientKey: c.ClientKey, Proxy: c.Proxy,
+		CA: c.CA, ClientCert: c.ClientCert, ClientKey: c.ClientKey, Proxy: c.Proxy, NoProxy: c.NoProxy,
 		Identity: c.Identity, Passphrase: c.Passphrase, KnownHosts: c.KnownHosts, Insecure: c.Insecure,
 	}
 	if c.Username == "" && c.Password == "" && c.BearerToken == "" {
