@@ -33,6 +33,13 @@ func (a *applications) remove(ctx context.Context, obj *argocdv1.Application) (r
 	if app.KeepOnDelete || len(p.st.mem.Inventory) == 0 {
 		return removal{done: true}, nil
 	}
+	if !p.held.read() { // what is not known yet is not missing
+		return removal{after: recheck}, nil
+	}
+	if why := p.declared.Nowhere; why != "" { // as Argo CD does; no other cluster is touched
+		return removal{done: true, events: []event{{warning: true, reason: "Orphaned",
+			message: fmt.Sprintf("%d objects are left where they are: %s", len(p.st.mem.Inventory), why)}}}, nil
+	}
 	defer func() { r.events = append(p.events, r.events...) }()
 	gone, err := a.takeAway(ctx, p)
 	switch {

@@ -274,6 +274,9 @@ func (a *applications) valid(_ context.Context, p *applicationPass) error {
 // aim finds the cluster that the app is delivered to, and sees to it that it can be reached.
 func (a *applications) aim(_ context.Context, p *applicationPass) error {
 	st, id, was, to := p.st, p.app.ID, p.st.target, p.declared.Destination
+	if why := p.declared.Nowhere; why != "" {
+		return &delivery.Fault{Reason: argocdv1.ConditionInvalidSpecError, Retry: delivery.OnEvent, Err: errors.New(why)}
+	}
 	if to.Server == "" || to.Server == dialect.InCluster {
 		if was == nil || !was.home() {
 			t, released := a.targets.aimHome(id)

@@ -1,6 +1,7 @@
 package controller_test
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -257,10 +259,9 @@ spec:
 	})
 }
 
-// TestApplicationElsewhere: an Application is delivered to the cluster that a Secret describes.
-func TestApplicationElsewhere(t *testing.T) {
-	w := newRemoteWorld(t)
-	a := &argoWorld{w.world}
+// farCluster writes the Secret of Argo CD that describes the second cluster, as "far-" and the test's namespace.
+func (w *remoteWorld) farCluster() *corev1.Secret {
+	w.Helper()
 	config := other.cluster.Config
 	secret := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "argocd", Name: "cluster-" + w.ns, Labels: map[string]string{"argocd.argoproj.io/secret-type": "cluster"}},
@@ -270,15 +271,63 @@ func TestApplicationElsewhere(t *testing.T) {
 		},
 	}
 	w.must(w.client.Create(w.ctx, secret))
-	t.Cleanup(func() { _ = w.client.Delete(t.Context(), secret) })
+	w.Cleanup(func() { _ = w.client.Delete(context.Background(), secret) })
+	return secret
+}
+
+// deliverFar moves an Application to the second cluster, and has its objects be deleted with it.
+func (w *remoteWorld) deliverFar(app string) {
+	w.Helper()
+	a := &argoWorld{w.world}
+	a.merge(app, `{"metadata":{"finalizers":["resources-finalizer.argocd.argoproj.io"]},"spec":{"destination":{"server":null,"name":"far-`+w.ns+`"}}}`)
+}
+
+// TestApplicationElsewhere: an Application is delivered to the cluster that a Secret describes.
+func TestApplicationElsewhere(t *testing.T) {
+	w := newRemoteWorld(t)
+	a := &argoWorld{w.world}
+	w.farCluster()
 	head := a.push(map[string]string{"web/a.yaml": w.configMap("a", "1")})
 	a.app("web", automated)
-	w.must(w.client.Patch(w.ctx, a.application("web"), client.RawPatch("application/merge-patch+json", []byte(
-		`{"metadata":{"finalizers":["resources-finalizer.argocd.argoproj.io"]},"spec":{"destination":{"server":null,"name":"far-`+w.ns+`"}}}`))))
+	w.deliverFar("web")
 	a.synced("web", head)
 	w.remote.value("a", "1")
 	w.must(w.client.Delete(w.ctx, a.application("web")))
 	w.remote.value("a", "")
+}
+
+// TestApplicationOfALostCluster: the Application of a cluster that nothing describes any more leaves its objects behind when it is
+// deleted, and touches those of no other cluster.
+func TestApplicationOfALostCluster(t *testing.T) {
+	w := newRemoteWorld(t)
+	a := &argoWorld{w.world}
+	secret := w.farCluster()
+	head := a.push(map[string]string{"web/a.yaml": w.configMap("a", "1")})
+	a.app("web", automated) // at home at first
+	a.synced("web", head)
+	w.value("a", "1")
+	w.deliverFar("web")
+	w.remote.value("a", "1")
+	w.must(w.client.Delete(w.ctx, secret))
+	a.until("web", func(a *argocdv1.Application) error {
+		for _, c := range a.Status.Conditions {
+			if c.Type == argocdv1.ConditionInvalidSpecError {
+				return nil
+			}
+		}
+		return errors.New("want its cluster to be unknown")
+	})
+	app := a.application("web")
+	w.must(w.client.Delete(w.ctx, app))
+	w.eventually("the Application to be gone", func() error {
+		if err := w.client.Get(w.ctx, client.ObjectKeyFromObject(app), app); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("it is still there (%w)", err)
+		}
+		return nil
+	})
+	time.Sleep(time.Second)
+	w.value("a", "1")
+	w.remote.value("a", "1")
 }
 
 // TestApplicationCosts: a commit that changes one app of several touches that one, by two writes; and when all is done nobody asks anything.

@@ -180,6 +180,12 @@ func (w *argoWorld) sync(app, operation string) {
 	w.must(w.client.Patch(w.ctx, a, client.RawPatch("application/merge-patch+json", []byte(`{"operation":`+operation+`}`))))
 }
 
+// merge changes an Application.
+func (w *argoWorld) merge(app, patch string) {
+	w.Helper()
+	w.must(w.client.Patch(w.ctx, w.application(app), client.RawPatch("application/merge-patch+json", []byte(patch))))
+}
+
 // TestApplicationDeleted: with Argo CD's finalizer the objects go, and then the Application.
 func TestApplicationDeleted(t *testing.T) {
 	t.Parallel()
