@@ -81,9 +81,9 @@ func terminating(obj *argocdv1.Application) bool {
 }
 
 // guard has the write that takes an operation away fail where another one was put in its place, or the end of one that somebody
-// wants to end be known before anything else is said of it.
+// wants to end be known before anything else is said of it; and the write of finalizers, which are replaced as a whole.
 func (a *applications) guard(before, now *argocdv1.Application) bool {
-	return before.Operation != nil && now.Operation == nil
+	return before.Operation != nil && now.Operation == nil || !slices.Equal(before.Finalizers, now.Finalizers)
 }
 
 // step does one step for an Application.
@@ -648,6 +648,9 @@ func (p *applicationPass) take(state deliver.State) {
 	p.news.Known, p.news.Revisions, p.news.InSync = true, p.revs, state.InSync
 	p.news.Compared, p.news.Health, p.owned = state.Compared, state.Health, state.Owned
 	p.summarize(state.Desired)
+	if state.Desired != nil {
+		p.expectHooks(state.Desired)
+	}
 	p.remembered()
 	if !state.Retry.IsZero() {
 		p.sooner(max(state.Retry.Sub(p.req.Now), time.Millisecond))
