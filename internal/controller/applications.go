@@ -246,7 +246,7 @@ func (a *applications) run(ctx context.Context, p *applicationPass) error {
 		a.aim,   // at which cluster
 	} {
 		if err := phase(ctx, p); err != nil {
-			return err
+			return a.undeliverable(p, err)
 		}
 	}
 	done, ok := a.targets.enter(p.st.target, p.app.ID)
@@ -269,6 +269,21 @@ func (a *applications) valid(_ context.Context, p *applicationPass) error {
 		return &delivery.Fault{Reason: argocdv1.ConditionInvalidSpecError, Retry: delivery.OnEvent, Err: errors.New(why)}
 	}
 	return nil
+}
+
+// undeliverable ends the operation that is under way or asked for where the declaration is wrong: it must not run once that is mended
+// and nobody thinks of it any more. One that somebody wants to end does whatever hinders it.
+func (a *applications) undeliverable(p *applicationPass, err error) error {
+	if errors.Is(err, errNotYet) {
+		return err
+	}
+	ending := p.op != nil && p.op.Phase == delivery.OperationTerminating
+	if ending || p.declared.Invalid() != "" && p.held.read() { // what is not known yet is not wrong
+		if failed := a.unstartable(p, err); failed != nil {
+			return failed
+		}
+	}
+	return err
 }
 
 // aim finds the cluster that the app is delivered to, and sees to it that it can be reached.
@@ -427,18 +442,22 @@ func (a *applications) unstartable(p *applicationPass, err error) error {
 		return err
 	}
 	f := delivery.FaultOf(err, argocdv1.ConditionSyncError)
-	if f.Retry == delivery.Backoff && p.st.failures < maxFailures {
+	ending := p.op != nil && p.op.Phase == delivery.OperationTerminating
+	if f.Retry == delivery.Backoff && p.st.failures < maxFailures && !ending {
 		return err
 	}
 	op := p.op
 	if op == nil {
 		p.req.App.Sync = cmp.Or(p.req.App.Sync, &delivery.SyncPolicy{})
 		begun := operation.Start(operation.Decision{Begin: p.asked}, a.standing(p))
-		op = &begun
+		op, begun.Terminated = &begun, p.declared.Invalid() != ""
 		p.obj.Status.OperationState = dialect.ArgoBegun(p.obj, begun)
 		p.obj.Operation, p.asked = nil, nil
 	}
 	op.Phase, op.Finished, op.Message = delivery.OperationError, p.req.Now, p.secrets.Text(f.Error())
+	if ending {
+		op.Phase, op.Terminated, op.Message = delivery.OperationFailed, true, "Operation terminated; its hooks are left: "+op.Message
+	}
 	a.over(p, *op)
 	p.urgent = true
 	return nil

@@ -115,6 +115,64 @@ func TestApplicationTerminated(t *testing.T) {
 	}
 }
 
+// suspended is a hook that never ends.
+func (w *argoWorld) suspended() string {
+	return strings.Replace(w.job("before", "argocd.argoproj.io/hook: PreSync"), "spec:\n", "spec:\n  suspend: true\n", 1)
+}
+
+// waits waits until an Application's operation waits for that hook.
+func (w *argoWorld) waits(app string) *argocdv1.Application {
+	w.Helper()
+	return w.until(app, func(a *argocdv1.Application) error {
+		if o := a.Status.OperationState; o == nil || o.Phase != argocdv1.OperationRunning || !strings.Contains(o.Message, "before") {
+			return errors.New("want it to wait for the hook")
+		}
+		return nil
+	})
+}
+
+// TestApplicationInvalidMeanwhile: the operation of an Application that gets invalid ends, and so does one that is asked for then: it
+// does not run later.
+func TestApplicationInvalidMeanwhile(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	w.push(map[string]string{"web/a.yaml": w.configMap("a", "1"), "web/before.yaml": w.suspended(), "asked/b.yaml": w.configMap("b", "1")})
+	w.app("web", automated)
+	w.app("asked", "")
+	w.waits("web")
+	w.merge("web", `{"spec":{"project":"nonesuch"}}`)
+	w.operated("web", argocdv1.OperationError, "nonesuch")
+	w.merge("asked", `{"spec":{"project":"nonesuch"}}`)
+	w.until("asked", func(a *argocdv1.Application) error {
+		if len(a.Status.Conditions) == 0 {
+			return errors.New("want it to be invalid")
+		}
+		return nil
+	})
+	w.sync("asked", `{"sync":{"prune":true},"initiatedBy":{"username":"anna"}}`)
+	w.operated("asked", argocdv1.OperationError, "nonesuch")
+	w.merge("asked", `{"spec":{"project":"default"}}`)
+	w.until("asked", func(a *argocdv1.Application) error {
+		if a.Status.Sync.Status != argocdv1.OutOfSync {
+			return errors.New("want it to be compared again")
+		}
+		return nil
+	})
+	time.Sleep(time.Second)
+	w.value("b", "")
+}
+
+// TestApplicationTerminatedInvalid: an operation can be ended although its Application has got invalid.
+func TestApplicationTerminatedInvalid(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	w.push(map[string]string{"web/a.yaml": w.configMap("a", "1"), "web/before.yaml": w.suspended()})
+	w.app("web", automated)
+	w.waits("web")
+	w.merge("web", `{"spec":{"project":"nonesuch"},"status":{"operationState":{"phase":"Terminating"}}}`)
+	w.operated("web", argocdv1.OperationFailed, "Operation terminated", "nonesuch")
+}
+
 // TestApplicationRolledBack: a rollback holds although the app is automated, until the hold is taken away.
 func TestApplicationRolledBack(t *testing.T) {
 	t.Parallel()
