@@ -468,7 +468,7 @@ const maxFailures = 5
 
 // start writes, in one request, that an operation has begun, that nobody asks for it any more and which objects it may make, before
 // any of it is done.
-func (a *applications) start(ctx context.Context, p *applicationPass, d operation.Decision, s operation.Standing) error {
+func (a *applications) start(ctx context.Context, p *applicationPass, d operation.Decision, s operation.Standing) (err error) {
 	op := operation.Start(d, s)
 	p.req.Operation = &op
 	state, err := p.st.target.engine.Observe(ctx, p.req, &p.st.mem)
@@ -480,10 +480,16 @@ func (a *applications) start(ctx context.Context, p *applicationPass, d operatio
 		p.sooner(recheck)
 		return errNotYet
 	}
+	was, asked, annotations := p.obj.Status.OperationState, p.obj.Operation, p.obj.Annotations
 	p.obj.Status.OperationState = dialect.ArgoBegun(p.obj, op)
 	if p.asked != nil {
 		p.obj.Operation = nil
 	}
+	defer func() {
+		if err != nil { // it has not begun, and who asks for it still does
+			p.obj.Status.OperationState, p.obj.Operation, p.obj.Annotations = was, asked, annotations
+		}
+	}()
 	if len(state.Plan.Blocks) == 0 && !op.Request.DryRun { // else nothing of it is begun
 		if err := a.widen(p, state.Plan); err != nil {
 			return err

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+	"keelson.dev/keelson/internal/delivery"
 )
 
 // annotated is a ConfigMap with an annotation.
@@ -171,6 +172,33 @@ func TestApplicationTerminatedInvalid(t *testing.T) {
 	w.waits("web")
 	w.merge("web", `{"spec":{"project":"nonesuch"},"status":{"operationState":{"phase":"Terminating"}}}`)
 	w.operated("web", argocdv1.OperationFailed, "Operation terminated", "nonesuch")
+}
+
+// TestApplicationsOfOneHook: an operation that cannot begin since another app has its hook is not told as under way.
+func TestApplicationsOfOneHook(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	head := w.push(map[string]string{
+		"one/a.yaml": w.configMap("a", "1"), "one/h.yaml": w.job("migrate", "argocd.argoproj.io/hook: PreSync"),
+		"two/b.yaml": w.configMap("b", "1"), "two/h.yaml": w.job("migrate", "argocd.argoproj.io/hook: PreSync"),
+	})
+	w.app("one", automated)
+	w.jobEnds("migrate")
+	w.synced("one", head)
+	w.app("two", automated)
+	w.until("two", func(a *argocdv1.Application) error {
+		for _, c := range a.Status.Conditions {
+			if strings.Contains(c.Message, "migrate") {
+				return nil
+			}
+		}
+		return errors.New("want to be told of the hook")
+	})
+	time.Sleep(time.Second)
+	if o := w.application("two").Status.OperationState; o != nil && !delivery.OperationPhase(o.Phase).Over() {
+		t.Errorf("%s, though no operation is under way: %+v", o.Phase, o)
+	}
+	w.value("b", "")
 }
 
 // TestApplicationRolledBack: a rollback holds although the app is automated, until the hold is taken away.
