@@ -56,13 +56,19 @@ func (r *argoReader) project() *argocdv1.AppProject {
 	}
 	switch {
 	case p == nil:
-		r.invalid("Application referencing project %s which does not exist", name)
+		r.ungoverned("Application referencing project %s which does not exist", name)
 		return nil
 	case r.a.Namespace != r.in.Namespace && !ArgoServes(p, r.a.Namespace):
-		r.invalid("application '%s' in namespace '%s' is not permitted to use project '%s': no entry of spec.sourceNamespaces matches the namespace", r.a.Name, r.a.Namespace, name)
+		r.ungoverned("application '%s' in namespace '%s' is not permitted to use project '%s': no entry of spec.sourceNamespaces matches the namespace", r.a.Name, r.a.Namespace, name)
 		return nil
 	}
 	return p
+}
+
+// ungoverned says why it is not known what the Application may do: then it does nothing, and its objects are not deleted either.
+func (r *argoReader) ungoverned(format string, args ...any) {
+	r.out.Ungoverned = fmt.Sprintf(format, args...)
+	r.invalid("%s", r.out.Ungoverned)
 }
 
 // ArgoServes tells whether Applications of a namespace may use a project that is in another one.
@@ -214,7 +220,7 @@ func (r *argoReader) account(p *argocdv1.AppProject, c ArgoCluster) {
 		}
 		account := strings.TrimSpace(d.DefaultServiceAccount)
 		if account == "" || strings.ContainsAny(account, `!*[]{}\/`) {
-			r.invalid("project '%s': spec.destinationServiceAccounts: %q is not the name of a service account", p.Name, d.DefaultServiceAccount)
+			r.ungoverned("project '%s': spec.destinationServiceAccounts: %q is not the name of a service account", p.Name, d.DefaultServiceAccount)
 			return
 		}
 		in, name, ok := strings.Cut(account, ":")
@@ -225,6 +231,6 @@ func (r *argoReader) account(p *argocdv1.AppProject, c ArgoCluster) {
 		return
 	}
 	if r.in.Impersonate {
-		r.invalid("project '%s': no entry of spec.destinationServiceAccounts matches server '%s' and namespace '%s', and impersonation is on (argocd-cm: application.sync.impersonation.enabled)", p.Name, c.Server, namespace)
+		r.ungoverned("project '%s': no entry of spec.destinationServiceAccounts matches server '%s' and namespace '%s', and impersonation is on (argocd-cm: application.sync.impersonation.enabled)", p.Name, c.Server, namespace)
 	}
 }
