@@ -2,6 +2,7 @@ package controller_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -34,4 +35,37 @@ func TestApplicationKeepsUnpruned(t *testing.T) {
 		}
 	}
 	w.value("b", "1")
+}
+
+// TestApplicationPrunesBesideHooks: an object whose name begins as those of a hook do (generateName) is no hook: it is told of once,
+// and pruned once it leaves Git.
+func TestApplicationPrunesBesideHooks(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	hook := strings.Replace(w.configMap("x", "1"), "name: x", "generateName: app-, annotations: {argocd.argoproj.io/hook: PostSync}", 1)
+	first := w.push(map[string]string{
+		"web/hook.yaml": hook, "web/a.yaml": w.configMap("app-config", "1"), "web/b.yaml": w.configMap("b", "1"), "web/c.yaml": w.configMap("c", "1"),
+	})
+	w.app("web", automated)
+	w.synced("web", first)
+	hooks, plain := 0, 0
+	for _, r := range w.application("web").Status.Resources {
+		if r.Hook {
+			hooks++
+		}
+		if r.Name == "app-config" {
+			plain++
+		}
+	}
+	if hooks != 1 || plain != 1 {
+		t.Errorf("%d hooks, and app-config is told of %d times: want one each", hooks, plain)
+	}
+	second := w.push(map[string]string{"web/a.yaml": ""})
+	w.synced("web", second)
+	w.value("app-config", "")
+	for _, r := range w.application("web").Status.Resources {
+		if r.Name == "app-config" {
+			t.Errorf("it is told of after it was pruned: %+v", r)
+		}
+	}
 }
