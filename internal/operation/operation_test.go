@@ -561,6 +561,26 @@ func (w *world) disorder() string {
 	return ""
 }
 
+// TestDegradedStaysFailed: an operation that has begun to fail for a degraded object does not turn back once that comes to itself, not
+// even if the controller is started anew meanwhile.
+func TestDegradedStaysFailed(t *testing.T) {
+	w := newWorld([]string{"Deployment/db", "ConfigMap/late 1"}, []string{"Job/undo SyncFail"}, nil)
+	for _, health := range []delivery.HealthStatus{delivery.Degraded, delivery.Healthy} {
+		s := w.next()
+		w.op = s.Operation
+		w.act(s.Stage)
+		w.put(w.desired[0], health)
+	}
+	w.run()
+	want := []string{
+		"create Deployment/db", "create Job/undo", "wait for completion of hook Job/shop/undo",
+		"Failed: one or more synchronization tasks completed unsuccessfully",
+	}
+	if diff := cmp.Diff(want, w.log); diff != "" {
+		t.Errorf("steps (-want +got):\n%s", diff)
+	}
+}
+
 func TestNames(t *testing.T) {
 	made := operation.Named(object("Job/app-* PreSync"), delivery.PreSync, delivery.Operation{Revisions: []string{"0123456789abcdef"}, Started: start})
 	chart := operation.Named(object("Job/app-* PreSync"), delivery.PostSync, delivery.Operation{Revisions: []string{"1.0-rc"}, Started: start})
