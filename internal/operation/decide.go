@@ -70,7 +70,8 @@ func retry(s Standing) (Decision, bool) {
 	if limit >= 0 && last.Retries >= limit {
 		return Decision{}, false
 	}
-	if last.Request.Automated && (!attempted(s) || !s.Policy.Automated || s.InSync) {
+	own := last.Request.By == "" // else it is a rollout's, of an app that begins none by itself
+	if last.Request.Automated && (!attempted(s) || own && (!s.Policy.Automated || s.InSync)) {
 		return Decision{}, false
 	}
 	why := fmt.Sprintf("Failed last sync attempt to %s: %s", named(last.Revisions), last.Message)

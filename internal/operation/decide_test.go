@@ -37,6 +37,7 @@ func TestDecide(t *testing.T) {
 	unpruned := heal
 	unpruned.Prune, unpruned.Options.NoPrune = true, true
 	byPerson := func(op *delivery.Operation) { op.Request.Automated, op.Request.By = false, "kim" }
+	byRollout := func(op *delivery.Operation) { op.Request.By = "applicationset-controller" }
 	const ok, failed, running = delivery.OperationSucceeded, delivery.OperationFailed, delivery.OperationRunning
 	asked := &delivery.OperationRequest{By: "kim"}
 	tests := []struct {
@@ -107,6 +108,11 @@ func TestDecide(t *testing.T) {
 		{"retries without end", operation.Standing{Policy: auto, Last: at(failed, "a", retries(-1, 20), func(op *delivery.Operation) { op.Request.Retry.Max = time.Minute })}, "retry", 0, ""},
 		{"a retry to come", operation.Standing{Policy: auto, Now: start.Add(time.Second), Last: at(failed, "a", retries(5, 1))}, "", 9 * time.Second, "Failed last sync attempt to a: why. Retrying attempt #2 at 2026-11-21T12:00:10Z"},
 		{"a person's retry", operation.Standing{Policy: delivery.SyncPolicy{}, Last: at(failed, "z", byPerson, retries(5, 0))}, "retry", 0, ""},
+		{"a rollout's retry", operation.Standing{Policy: delivery.SyncPolicy{Windows: open}, Last: at(failed, "a", byRollout, retries(5, 0))}, "retry", 0, ""},
+		{"a rollout's retry of what is in sync but for its hooks", operation.Standing{InSync: true, Policy: delivery.SyncPolicy{Windows: open}, Last: at(failed, "a", byRollout, retries(5, 0))}, "retry", 0, ""},
+		{"a retry of what is in sync", operation.Standing{InSync: true, Policy: auto, Last: at(failed, "a", retries(5, 0))}, "", 0, ""},
+		{"a rollout's retry once there is a new commit", operation.Standing{Policy: delivery.SyncPolicy{Windows: open}, Last: at(failed, "z", byRollout, retries(5, 0))}, "", 0, ""},
+		{"a retry once automation is off", operation.Standing{Policy: delivery.SyncPolicy{Windows: open}, Last: at(failed, "a", retries(5, 0))}, "", 0, ""},
 		{"terminated", operation.Standing{Last: at(failed, "a", byPerson, retries(5, 0), func(op *delivery.Operation) { op.Terminated = true })}, "", 0, ""},
 		{"after a dry run", operation.Standing{Policy: auto, Last: at(ok, "a", byPerson, func(op *delivery.Operation) { op.Request.DryRun = true })}, "automated", 0, ""},
 	}
