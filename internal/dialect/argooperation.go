@@ -136,6 +136,8 @@ func readResult(r argocdv1.ResourceResult) delivery.OperationResult {
 	}
 	if r.HookType != "" {
 		out.Hook = delivery.OperationPhase(r.HookPhase)
+	} else {
+		out.Failed = r.Status == argocdv1.ResultSynced && r.HookPhase == argocdv1.OperationFailed
 	}
 	return out
 }
@@ -152,6 +154,9 @@ func writeResult(r delivery.OperationResult) argocdv1.ResourceResult {
 	switch r.Status { // upstream has the phase of what is no hook too
 	case argocdv1.ResultSynced:
 		out.HookPhase = argocdv1.OperationRunning
+		if r.Failed {
+			out.HookPhase = argocdv1.OperationFailed
+		}
 	case argocdv1.ResultSyncFailed:
 		out.HookPhase = argocdv1.OperationFailed
 	case argocdv1.ResultPruned, argocdv1.ResultPruneSkipped:
