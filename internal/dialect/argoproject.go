@@ -157,6 +157,9 @@ func (r *argoReader) limits(p *argocdv1.AppProject, c ArgoCluster) *delivery.Lim
 		NamespacedAllow: kindRules(p.Spec.NamespaceResourceWhitelist), NamespacedDeny: kindRules(p.Spec.NamespaceResourceBlacklist),
 		ClusterAllow: namedRules(p.Spec.ClusterResourceWhitelist), ClusterDeny: namedRules(p.Spec.ClusterResourceBlacklist),
 	}
+	if len(c.Namespaces) > 0 {
+		l.Cluster = &delivery.ClusterLimits{Secret: c.Secret, Namespaces: c.Namespaces, ClusterWide: c.ClusterResources}
+	}
 	destinations := slices.Clone(p.Spec.Destinations)
 	if c.Project == p.Name { // a project may use the clusters of its own
 		for _, ns := range c.Namespaces {
