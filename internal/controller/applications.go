@@ -88,6 +88,9 @@ func (a *applications) guard(before, now *argocdv1.Application) bool {
 
 // step does one step for an Application.
 func (a *applications) step(ctx context.Context, obj *argocdv1.Application, pen pen) next {
+	if !a.estate.holds().complete {
+		return next{after: estateRetry} // a project that is not known yet would forbid nothing
+	}
 	if !a.estate.serves(obj.Namespace) {
 		a.forget(client.ObjectKeyFromObject(obj)) // it may have been served before
 		return next{}

@@ -142,7 +142,7 @@ func (g *argo) loadClaims(ctx context.Context) ([]delivery.ID, error) {
 	for i := range list.Items {
 		item := &list.Items[i]
 		ids[i] = applicationID(client.ObjectKeyFromObject(item))
-		if !g.estate.serves(item.Namespace) {
+		if !held.complete || !g.estate.serves(item.Namespace) { // before it is complete there is no step, and the first makes claims too
 			continue
 		}
 		to := g.apps.read(item, held, nil).Destination
