@@ -217,7 +217,7 @@ func ArgoInventory(a *argocdv1.Application) delivery.Inventory {
 	}
 	var in intent
 	text := a.Annotations[IntentAnnotation]
-	if text == "" || json.Unmarshal([]byte(text), &in) != nil || in.Base != argoIntentBase(a) {
+	if text == "" || json.Unmarshal(unpacked(text), &in) != nil || in.Base != argoIntentBase(a) {
 		return inv
 	}
 	for id, version := range in.Entries {
@@ -230,7 +230,7 @@ func ArgoInventory(a *argocdv1.Application) delivery.Inventory {
 
 // ArgoIntent gives the value of [IntentAnnotation] for an inventory that is to be widened; false: it would be too large. a is the
 // Application as it is written together with it: the intent belongs to the operation of its status, and counts until that is over
-// and the app was compared since.
+// and the app was compared since. A long one is packed, since nothing else can be widened ahead: status.resources tells what is there.
 func ArgoIntent(a *argocdv1.Application, widened delivery.Inventory) (string, bool) {
 	written := a.DeepCopy()
 	delete(written.Annotations, IntentAnnotation)
@@ -239,7 +239,14 @@ func ArgoIntent(a *argocdv1.Application, widened delivery.Inventory) (string, bo
 		in.Entries[ref.InventoryID()] = version
 	}
 	b, err := json.Marshal(in)
-	return string(b), err == nil && len(b) <= maxIntent
+	if err != nil {
+		return "", false
+	}
+	text := string(b)
+	if len(b) > maxPlainIntent {
+		text = packed(b)
+	}
+	return text, len(text) <= roomForIntent(written.Annotations)
 }
 
 // argoIntentBase identifies the operation that an intent belongs to. Once that is over, status.resources tells everything, unless
