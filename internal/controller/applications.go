@@ -384,13 +384,9 @@ func (a *applications) sources(p *applicationPass, of dialect.ArgoApp) error {
 	return err
 }
 
-// warn adds a condition to what is said of the app.
+// warn adds a condition to what is said of the app, which tells it once however often it is added.
 func (p *applicationPass) warn(kind, message string) {
-	c := argocdv1.ApplicationCondition{Type: kind, Message: p.secrets.Text(message)}
-	same := func(o argocdv1.ApplicationCondition) bool { return o.Type == c.Type && o.Message == c.Message }
-	if !slices.ContainsFunc(p.news.Conditions, same) {
-		p.news.Conditions = append(p.news.Conditions, c)
-	}
+	p.news.Conditions = append(p.news.Conditions, argocdv1.ApplicationCondition{Type: kind, Message: p.secrets.Text(message)})
 }
 
 // sooner has the app be looked at again after d at the latest; zero: only when something happens.
@@ -516,6 +512,12 @@ func (a *applications) widen(p *applicationPass, plan delivery.Plan) error {
 	}
 	claims := p.st.target.engine.Claims
 	intent := deliver.Intent(mem, plan)
+	if !dialect.ArgoFits(intent) {
+		return &delivery.Fault{
+			Reason: argocdv1.ConditionSyncError, Retry: delivery.OnChange, Hint: "split the Application",
+			Err: fmt.Errorf("%d objects are more than the status of one Application can list", len(intent)),
+		}
+	}
 	if conflicts, _ := claims.Set(p.app.ID, intent); len(conflicts) > 0 {
 		_, released := claims.Set(p.app.ID, mem.Inventory) // nothing of this plan is begun
 		a.released(released)

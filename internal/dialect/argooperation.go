@@ -187,13 +187,13 @@ func operationState(old *argocdv1.OperationState, a *argocdv1.Application, op de
 		spec = overridden(a, &argocdv1.SyncOperation{Source: override.Source, Sources: override.Sources})
 	}
 	s := &argocdv1.OperationState{
-		Operation: writeRequest(op.Request, override), Phase: string(op.Phase), Message: op.Message,
+		Operation: writeRequest(op.Request, override), Phase: string(op.Phase), Message: cut(op.Message, maxCondition),
 		StartedAt: started, RetryCount: int64(op.Retries),
 		SyncResult: &argocdv1.SyncOperationResult{},
 	}
 	if same { // what people and tools have said of it stays
 		for _, i := range old.Operation.Info {
-			if i.Name != infoRevisions && i.Name != infoHealing {
+			if i.Name != infoRevisions && i.Name != infoHealing && i.Name != infoResults {
 				s.Operation.Info = append(s.Operation.Info, i)
 			}
 		}
