@@ -84,9 +84,9 @@ func (c *Controller) serveApplications(ctx context.Context, opts Options, scheme
 	s.kind = apps
 	c.argo = &argo{apps: apps, repos: repos, estate: estate, shell: s}
 	c.wakes[argocdv1.ApplicationKind], c.wakes[dialect.RepositoryKind] = s.enqueue, repos.queue.Add
-	c.git.others = func() (map[delivery.ID]string, bool) {
+	c.git.others = func() ([]delivery.Source, bool) {
 		looked, err := c.argo.looked(ctx)
-		return repos.urls(), err == nil && looked
+		return repos.all(), err == nil && looked
 	}
 	estate.onChange(func() { c.argo.wakeAll(ctx, opts.Log) })
 	if err := c.mgr.Add(repos); err != nil {
