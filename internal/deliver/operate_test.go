@@ -540,6 +540,27 @@ func TestRemove(t *testing.T) {
 	}
 }
 
+// TestHookOfAnother: a hook has the name of an object that another app owns, which stays as it is.
+func TestHookOfAnother(t *testing.T) {
+	w := newWorld(t, delivery.SyncPolicy{Automated: true})
+	victim := delivery.ID{Kind: "Application", Namespace: "argocd", Name: "victim"}
+	precious := configMap("precious", "1")
+	u := &unstructured.Unstructured{}
+	w.must(yaml.Unmarshal([]byte(precious), &u.Object))
+	dialect.ArgoLabel(victim, delivery.Object{Unstructured: u})
+	_, err := w.resource(configMaps, w.ns).Create(w.ctx, u, metav1.CreateOptions{})
+	w.must(err)
+	ref := delivery.Ref{Kind: "ConfigMap", Namespace: w.ns, Name: "precious"}
+	w.engine.Claims.Set(victim, delivery.Inventory{ref: "v1"})
+	w.commit("c1", configMap("precious", "stolen", note("hook: PreSync")), configMap("a", "1"))
+	w.step(nil)
+	w.did("Failed: one or more synchronization tasks are not valid, reason: " + ref.String() + ": it is already owned by " + victim.String() +
+		" (hint: remove it from one of the two; " + w.app.ID.String() + " takes it over once " + victim.String() + " has let it go)")
+	if got := w.value("precious"); got != "1" {
+		t.Errorf("the other app's object says %q", got)
+	}
+}
+
 // TestNamespaceAndReplace: the namespace is made, with its metadata, and an object is replaced as a whole.
 func TestNamespaceAndReplace(t *testing.T) {
 	w := newWorld(t, delivery.SyncPolicy{
