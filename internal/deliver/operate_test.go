@@ -561,6 +561,44 @@ func TestHookOfAnother(t *testing.T) {
 	}
 }
 
+// TestNamespaceForbidden: the metadata of a namespace that is there are changed only where the project permits it and no other app has it.
+func TestNamespaceForbidden(t *testing.T) {
+	namespaces := schema.GroupVersionKind{Version: "v1", Kind: "Namespace"}
+	allowed := []delivery.KindRule{{Group: "*", Kind: "*"}}
+	victim := delivery.ID{Kind: "Application", Namespace: "argocd", Name: "victim"}
+	for name, tt := range map[string]struct {
+		labels map[string]string
+		allow  []delivery.KindRule
+		owner  delivery.ID
+		want   string // begins what it does
+	}{
+		"forbidden":                     {map[string]string{"team": "a"}, nil, delivery.ID{}, "Failed: one or more synchronization tasks are not valid"},
+		"another's":                     {map[string]string{"team": "a"}, allowed, victim, "Failed: one or more synchronization tasks are not valid"},
+		"forbidden, but nothing is new": {nil, nil, victim, "create ConfigMap/one"},
+		"permitted":                     {map[string]string{"team": "a"}, allowed, delivery.ID{}, "update Namespace/"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, delivery.SyncPolicy{
+				Automated: true, Options: delivery.SyncOptions{CreateNamespace: true}, NamespaceMetadata: &delivery.Metadata{Labels: tt.labels},
+			})
+			w.app.Limits = &delivery.Limits{Project: "team", Namespaces: []string{"*"}, AllowAll: true, ClusterAllow: tt.allow}
+			if tt.owner != (delivery.ID{}) {
+				w.engine.Claims.Set(tt.owner, delivery.Inventory{{Kind: "Namespace", Name: w.ns}: "v1"})
+			}
+			w.commit("c1", configMap("one", "1"))
+			w.step(nil)
+			if len(w.log) == 0 || !strings.HasPrefix(w.log[0], tt.want) {
+				t.Errorf("it did %q, want %q first", w.log, tt.want)
+			}
+			ns, err := w.resource(namespaces, "").Get(w.ctx, w.ns, metav1.GetOptions{})
+			w.must(err)
+			if got := ns.GetLabels()["team"] == "a"; got != (name == "permitted") {
+				t.Errorf("the namespace has the labels %v", ns.GetLabels())
+			}
+		})
+	}
+}
+
 // TestNamespaceAndReplace: the namespace is made, with its metadata, and an object is replaced as a whole.
 func TestNamespaceAndReplace(t *testing.T) {
 	w := newWorld(t, delivery.SyncPolicy{
