@@ -599,6 +599,31 @@ func TestNamespaceForbidden(t *testing.T) {
 	}
 }
 
+// TestLookAs: what is compared by a dry run is asked as the account that operations are made as.
+func TestLookAs(t *testing.T) {
+	w := newWorld(t, delivery.SyncPolicy{})
+	w.commit("c1", configMap("a", "1"))
+	u := &unstructured.Unstructured{}
+	w.must(yaml.Unmarshal([]byte(configMap("a", "1")), &u.Object))
+	_, err := w.resource(configMaps, w.ns).Create(w.ctx, u, metav1.CreateOptions{})
+	w.must(err)
+	w.app.ServiceAccount, w.app.ServiceAccountNamespace = "deployer", w.ns
+	roles := schema.GroupVersionKind{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "RoleBinding"}
+	_, err = w.resource(roles, w.ns).Create(w.ctx, &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": map[string]any{"name": "deployer"},
+		"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+		"subjects": []any{map[string]any{"kind": "ServiceAccount", "name": "deployer", "namespace": w.ns}},
+	}}, metav1.CreateOptions{})
+	w.must(err)
+	deadline := time.Now().Add(5 * time.Second)
+	for got := []string{"?"}; len(got) > 0; { // what was bound takes a moment to count
+		if got = differing(w.look()); time.Now().After(deadline) {
+			t.Fatalf("%q differs: it was not asked as the account of the app", got)
+		}
+		w.mem.verdicts = nil
+	}
+}
+
 // TestNamespaceAndReplace: the namespace is made, with its metadata, and an object is replaced as a whole.
 func TestNamespaceAndReplace(t *testing.T) {
 	w := newWorld(t, delivery.SyncPolicy{
