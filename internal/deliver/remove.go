@@ -51,7 +51,7 @@ func (e *Engine) Remove(ctx context.Context, req Request, asked time.Time, mem *
 		}
 		deadlines := deadlinesOf(hooks, *mem.removal)
 		step := operation.Remove(operation.View{
-			Operation: *mem.removal, Policy: *app.Sync, Plan: p, Hooks: hooks, Now: req.Now, Live: e.Live.Get,
+			App: app.ID, Operation: *mem.removal, Policy: *app.Sync, Plan: p, Hooks: hooks, Now: req.Now, Live: e.Live.Get,
 			Health:   func(ref delivery.Ref) delivery.Health { return e.hookHealth(ref, hooks, mem) },
 			Deadline: e.deadline(deadlines),
 		})

@@ -134,6 +134,7 @@ func (r *run) blocked() string {
 		why = append(why, b.Fault.Error())
 		r.note(delivery.OperationResult{Ref: b.Ref, Status: SyncFailed, Message: b.Fault.Error(), Moment: delivery.DuringSync})
 	}
+	why = append(why, r.foreignHooks()...)
 	if len(why) == 0 {
 		return ""
 	}
@@ -201,7 +202,7 @@ func (r *run) terminate() Step {
 			continue
 		}
 		live, there := r.v.Live(res.Ref)
-		if there && !live.Deleting {
+		if _, foreign := r.foreign(res.Ref); there && !foreign && !live.Deleting {
 			stage.Changes = append(stage.Changes, delivery.Change{
 				Ref: res.Ref, Version: live.Version, Verb: delivery.Delete, UID: live.UID, Moment: res.Moment, Reason: "the operation is terminated",
 			})

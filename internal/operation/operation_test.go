@@ -135,7 +135,7 @@ func (w *world) next() operation.Step {
 		}
 	}
 	return operation.Next(operation.View{
-		Operation: w.op, Policy: w.policy, Plan: p, Hooks: w.hooks, Now: w.now,
+		App: app, Operation: w.op, Policy: w.policy, Plan: p, Hooks: w.hooks, Now: w.now,
 		Live: func(ref delivery.Ref) (delivery.Live, bool) { l, ok := w.live[ref]; return l, ok },
 		Health: func(ref delivery.Ref) delivery.Health {
 			if l, ok := w.live[ref]; ok {
@@ -432,6 +432,37 @@ func TestRun(t *testing.T) {
 			w.run()
 			if diff := cmp.Diff(tt.want, w.log); diff != "" {
 				t.Errorf("what happened (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestForeignHook: an object of another app is neither deleted nor changed by a hook of its name, whatever the hook says about its deletion.
+func TestForeignHook(t *testing.T) {
+	const refused = "ConfigMap/shop/precious: the object that is there is owned by Application/argocd/victim: give the hook another name, or delete the object"
+	for _, hook := range []string{
+		"PreSync", "Sync", "PostSync", "SyncFail", "PreSync BeforeHookCreation", "PreSync HookSucceeded", "PreSync HookFailed", "PreSync HookSucceeded HookFailed",
+	} {
+		t.Run(hook, func(t *testing.T) {
+			w := newWorld([]string{"ConfigMap/a"}, []string{"ConfigMap/precious " + hook}, nil)
+			w.put(w.hooks[0], delivery.Healthy)
+			ref := w.hooks[0].Ref()
+			live := w.live[ref]
+			live.Owner, live.Created = delivery.ID{Kind: "Application", Namespace: "argocd", Name: "victim"}, start.Add(time.Second)
+			w.live[ref] = live
+			delete(w.inventory, ref)
+			w.run()
+			want := []string{"Failed: one or more synchronization tasks are not valid, reason: " + refused}
+			if diff := cmp.Diff(want, w.log); diff != "" {
+				t.Errorf("what happened (-want +got):\n%s", diff)
+			}
+			w.op = delivery.Operation{Phase: delivery.OperationTerminating, Started: start, Results: []delivery.OperationResult{
+				{Ref: ref, Moment: delivery.PreSync, Hook: delivery.OperationRunning},
+			}}
+			w.log = nil
+			w.run()
+			if diff := cmp.Diff([]string{"Failed: Operation terminated"}, w.log); diff != "" {
+				t.Errorf("what happened, terminated (-want +got):\n%s", diff)
 			}
 		})
 	}

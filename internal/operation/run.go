@@ -234,7 +234,8 @@ func (r *run) pending(s step) (delivery.Stage, bool) {
 		return out, at >= 0
 	}
 	for _, h := range s.hooks {
-		if _, done := r.result(h.Ref(), s.moment); !done && !r.deleting(h.Ref()) {
+		_, foreign := r.foreign(h.Ref())
+		if _, done := r.result(h.Ref(), s.moment); !done && !foreign && !r.deleting(h.Ref()) {
 			out.Changes = append(out.Changes, r.makeHook(h, s))
 		}
 	}
