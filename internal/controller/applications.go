@@ -454,12 +454,14 @@ func (a *applications) start(ctx context.Context, p *applicationPass, d operatio
 		p.sooner(recheck)
 		return errNotYet
 	}
+	before, asked := p.obj.Status.OperationState, p.obj.Operation
 	p.obj.Status.OperationState = dialect.ArgoBegun(p.obj, op)
 	if p.asked != nil {
 		p.obj.Operation = nil
 	}
 	if len(state.Plan.Blocks) == 0 && !op.Request.DryRun { // else nothing of it is begun
 		if err := a.widen(p, state.Plan); err != nil {
+			p.obj.Status.OperationState, p.obj.Operation = before, asked
 			return err
 		}
 	}
