@@ -516,3 +516,45 @@ func TestApplicationRefresh(t *testing.T) {
 }
 
 func b64(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
+
+// A first sync of more objects than a plain list of them in an annotation can name. It keeps the cluster busy, so that it runs by itself.
+func TestApplicationOfManyObjects(t *testing.T) {
+	w := newArgoWorld(t)
+	var files strings.Builder
+	for i := range 1100 {
+		fmt.Fprintf(&files, "---\n%s", w.configMap(fmt.Sprintf("a-name-as-long-as-many-are-nowadays-%04d", i), "1"))
+	}
+	w.app("many", automated)
+	a := w.synced("many", w.push(map[string]string{"many/all.yaml": files.String()}))
+	if len(a.Status.Resources) != 1100 || a.Status.OperationState.Phase != argocdv1.OperationSucceeded {
+		t.Errorf("%d objects, operation %s", len(a.Status.Resources), a.Status.OperationState.Phase)
+	}
+	w.value("a-name-as-long-as-many-are-nowadays-1099", "1")
+}
+
+// An operation that cannot be recorded ahead of it is not begun, nor is it said to be.
+func TestApplicationWithoutRoomForItsIntent(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	w.push(map[string]string{"full/all.yaml": w.configMap("a", "1")})
+	w.app("full", "")
+	w.until("full", func(a *argocdv1.Application) error {
+		if a.Status.Sync.Status != argocdv1.OutOfSync {
+			return errors.New("want it to be compared")
+		}
+		return nil
+	})
+	w.must(w.client.Patch(w.ctx, w.application("full"), client.RawPatch("application/merge-patch+json", fmt.Appendf(nil,
+		`{"metadata":{"annotations":{"example.com/much":%q}},"spec":{"syncPolicy":{"automated":{}}}}`, strings.Repeat("x", 253<<10)))))
+	a := w.until("full", func(a *argocdv1.Application) error {
+		for _, c := range a.Status.Conditions {
+			if c.Type == argocdv1.ConditionSyncError && strings.Contains(c.Message, "recorded ahead") {
+				return nil
+			}
+		}
+		return errors.New("want it to be refused")
+	})
+	if o := a.Status.OperationState; o != nil {
+		t.Errorf("operation %s has begun", o.Phase)
+	}
+}
