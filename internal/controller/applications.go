@@ -289,6 +289,17 @@ func (a *applications) undeliverable(p *applicationPass, err error) error {
 	return err
 }
 
+// claimed gives what an Application has a claim on of what it is said to own. Whoever may write Applications may write their status too,
+// so that counts only as far as the project goes, and not at all where the declaration is wrong.
+func claimed(of dialect.ArgoApp, owned delivery.Inventory) delivery.Inventory {
+	if of.Invalid() != "" || of.App.Limits == nil {
+		return nil
+	}
+	out := maps.Clone(owned)
+	maps.DeleteFunc(out, func(ref delivery.Ref, _ string) bool { return of.App.Limits.Deny(ref, ref.Namespace != "") != "" })
+	return out
+}
+
 // aim finds the cluster that the app is delivered to, and sees to it that it can be reached.
 func (a *applications) aim(_ context.Context, p *applicationPass) error {
 	st, id, was, to := p.st, p.app.ID, p.st.target, p.declared.Destination
@@ -299,7 +310,7 @@ func (a *applications) aim(_ context.Context, p *applicationPass) error {
 		if was == nil || !was.home() {
 			t, released := a.targets.aimHome(id)
 			a.released(released)
-			a.aimed(&p.pass, t, "")
+			a.aimed(&p.pass, t, "", claimed(p.declared, st.mem.Inventory))
 		}
 		return nil
 	}
@@ -319,7 +330,7 @@ func (a *applications) aim(_ context.Context, p *applicationPass) error {
 		if was != nil && was.home() {
 			was.engine.Live.Forget(id)
 		}
-		a.aimed(&p.pass, t, named)
+		a.aimed(&p.pass, t, named, claimed(p.declared, st.mem.Inventory))
 	}
 	st.way = "Secret/" + a.estate.namespace + "/" + to.Secret
 	switch up, err := st.target.engine.Cluster.Reached(); {
@@ -518,8 +529,8 @@ func (a *applications) widen(p *applicationPass, plan delivery.Plan) error {
 			Err: fmt.Errorf("%d objects are more than the status of one Application can list", len(intent)),
 		}
 	}
-	if conflicts, _ := claims.Set(p.app.ID, intent); len(conflicts) > 0 {
-		_, released := claims.Set(p.app.ID, mem.Inventory) // nothing of this plan is begun
+	if conflicts, _ := claims.Set(p.app.ID, claimed(p.declared, intent)); len(conflicts) > 0 {
+		_, released := claims.Set(p.app.ID, claimed(p.declared, mem.Inventory)) // nothing of this plan is begun
 		a.released(released)
 		return &delivery.Fault{
 			Reason: "OwnershipConflict", Where: conflicts[0].String(), Retry: delivery.OnEvent, Err: errors.New("another app has just claimed it"),
@@ -858,7 +869,7 @@ func (a *applications) own(p *applicationPass) {
 	mem := &p.st.mem
 	if !mem.Inventory.Equal(p.owned) {
 		mem.Inventory = p.owned
-		_, released := p.st.target.engine.Claims.Set(p.app.ID, p.owned)
+		_, released := p.st.target.engine.Claims.Set(p.app.ID, claimed(p.declared, p.owned))
 		a.released(released)
 	}
 	if err := a.records.Save(p.app.ID, mem); err != nil {

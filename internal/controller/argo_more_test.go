@@ -345,6 +345,65 @@ spec:
 	})
 }
 
+// TestApplicationClaimsOnlyWhatItMay: what somebody writes into the status of an Application takes no object from anybody that the
+// Application's project does not let it have, be the controller there or about to start.
+func TestApplicationClaimsOnlyWhatItMay(t *testing.T) {
+	w := newArgoWorld(t)
+	w.push(map[string]string{"nothing/a.yaml": w.configMap("nothing", "1")})
+	w.apply(fmt.Sprintf(`
+apiVersion: argoproj.io/v1alpha1
+kind: AppProject
+metadata: {name: %s, namespace: argocd}
+spec:
+  sourceRepos: ["*"]
+  destinations: [{server: https://kubernetes.default.svc, namespace: nowhere}]
+`, w.ns))
+	forged := map[string]string{ // by project
+		"gone": w.ns, w.ns: "nowhere",
+	}
+	for project, namespace := range forged {
+		w.apply(fmt.Sprintf(`
+apiVersion: argoproj.io/v1alpha1
+kind: Application
+metadata: {name: %s-forged-%s, namespace: argocd}
+spec:
+  project: %[2]s
+  source: {repoURL: %[3]s, path: nothing, targetRevision: main}
+  destination: {server: https://kubernetes.default.svc, namespace: %[4]s}
+status:
+  sync: {status: Synced}
+  resources:
+  - {version: v1, kind: ConfigMap, namespace: %[5]s, name: of-%[2]s, status: Synced}
+  - {version: v1, kind: ConfigMap, namespace: %[5]s, name: later-of-%[2]s, status: Synced}
+`, w.ns, project, w.url(), namespace, w.ns))
+	}
+	looked := func() {
+		w.eventually("the Applications to be looked at", func() error {
+			if yes, err := running.looked(w.ctx); err != nil || !yes {
+				return fmt.Errorf("%v %w", yes, err)
+			}
+			return nil
+		})
+	}
+	deliver := func(name string) {
+		t.Helper()
+		files := map[string]string{}
+		for project := range forged {
+			object := name + "of-" + project
+			files["flux/"+object+".yaml"] = w.configMap(object, "1")
+		}
+		revision := w.world.push(files)
+		w.ready("flux", revision)
+	}
+	looked()
+	w.world.app("flux", "")
+	deliver("")
+	running.stop()
+	w.must(running.start())
+	looked()
+	deliver("later-")
+}
+
 // farCluster writes the Secret of Argo CD that describes the second cluster, as "far-" and the test's namespace.
 func (w *remoteWorld) farCluster() *corev1.Secret {
 	w.Helper()

@@ -145,7 +145,8 @@ func (g *argo) loadClaims(ctx context.Context) ([]delivery.ID, error) {
 		if !held.complete || !g.estate.serves(item.Namespace) { // before it is complete there is no step, and the first makes claims too
 			continue
 		}
-		to := g.apps.read(item, held, nil).Destination
+		declared := g.apps.read(item, held, nil)
+		to := declared.Destination
 		cluster := homeCluster
 		if to.Server != "" && to.Server != dialect.InCluster {
 			remote, err := kube.RemoteFromArgo(to.Server, to.Config)
@@ -154,7 +155,7 @@ func (g *argo) loadClaims(ctx context.Context) ([]delivery.ID, error) {
 			}
 			cluster = remote.Cluster()
 		}
-		g.apps.targets.claimsOf(ids[i], cluster).Set(ids[i], dialect.ArgoInventory(item))
+		g.apps.targets.claimsOf(ids[i], cluster).Set(ids[i], claimed(declared, dialect.ArgoInventory(item)))
 	}
 	return ids, nil
 }

@@ -302,7 +302,7 @@ func (k *kustomizations) target(ctx context.Context, p *kustomizationPass) error
 		if was == nil || !was.home() {
 			t, released := k.targets.aimHome(id)
 			k.released(released)
-			k.aimed(&p.pass, t, "")
+			k.aimed(&p.pass, t, "", st.mem.Inventory)
 		}
 		return nil
 	}
@@ -330,7 +330,7 @@ func (k *kustomizations) target(ctx context.Context, p *kustomizationPass) error
 				return err
 			}
 		}
-		k.aimed(&p.pass, t, named)
+		k.aimed(&p.pass, t, named, st.mem.Inventory)
 	}
 	st.way = p.app.KubeConfig.String()
 	switch up, err := st.target.engine.Cluster.Reached(); {
@@ -358,11 +358,11 @@ func (k *kustomizations) follow(app delivery.App) (string, error) {
 	return version, nil
 }
 
-// aimed takes in which cluster the app is delivered to.
-func (a *apps) aimed(p *pass, t *target, named string) {
+// aimed takes in which cluster the app is delivered to, and what it claims there.
+func (a *apps) aimed(p *pass, t *target, named string, claims delivery.Inventory) {
 	p.st.target, p.st.aimed = t, named
-	if len(p.st.mem.Inventory) > 0 { // whose objects they are is settled where it is another's already
-		_, released := t.engine.Claims.Set(p.app.ID, p.st.mem.Inventory)
+	if len(claims) > 0 { // whose objects they are is settled where it is another's already
+		_, released := t.engine.Claims.Set(p.app.ID, claims)
 		a.released(released)
 	}
 }
