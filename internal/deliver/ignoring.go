@@ -136,7 +136,10 @@ func plainJSON(v any) any {
 
 // compile reads a jq expression. The error is one for who wrote it.
 func compile(expression string) (*gojq.Code, error) {
-	query, err := gojq.Parse("path(" + expression + ")")
+	if _, err := plan.ParseJQ(expression); err != nil {
+		return nil, err
+	}
+	query, err := gojq.Parse("path(" + expression + "\n)") // a comment ends with its line
 	if err != nil {
 		return nil, err
 	}

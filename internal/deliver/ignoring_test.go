@@ -25,12 +25,15 @@ func TestIgnoring(t *testing.T) {
 		{expression: ".number", want: []delivery.Pointer{{"number"}}},
 		{expression: `.list[] | select(.name == "x")`, want: []delivery.Pointer{{"list", "2"}, {"list", "0"}}},
 		{expression: `.list[]?.more?`, want: []delivery.Pointer{{"list", "2", "more"}, {"list", "1", "more"}, {"list", "0", "more"}}},
-		{expression: `.number[]`},                                            // fails on this object
-		{expression: `.list[0:1]`},                                           // a slice is no field
-		{expression: `.`},                                                    // nor is all of it
-		{expression: `.number | select(env.HOME)`},                           // no environment
-		{expression: `.list[`, fault: "unexpected"},                          // not to be read
-		{expression: `last(range(1; infinite)) | .a`, fault: "takes longer"}, // never ends
+		{expression: `.number[]`},  // fails on this object
+		{expression: `.list[0:1]`}, // a slice is no field
+		{expression: `.`},          // nor is all of it
+		{expression: ".number # a comment", want: []delivery.Pointer{{"number"}}},
+		{expression: `.number | select(env.HOME)`, fault: "function env"},        // no environment
+		{expression: `.list[`, fault: "unexpected"},                              // not to be read
+		{expression: `last(range(1; infinite)) | .a`, fault: "function range"},   // never ends
+		{expression: `.a[("x"*33554432)|split("")|length]`, fault: "operator *"}, // takes half a minute and gigabytes
+		{expression: strings.Repeat(`..|`, 60) + `empty`, fault: "takes longer"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.expression, func(t *testing.T) {
