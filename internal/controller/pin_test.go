@@ -120,3 +120,20 @@ func TestApplicationRetriedAsAsked(t *testing.T) {
 		t.Errorf("a is %s, as Git has it now", v)
 	}
 }
+
+// TestApplicationStaysTerminated: an operation that a person has ended is not begun again by the next controller.
+func TestApplicationStaysTerminated(t *testing.T) {
+	w := newArgoWorld(t)
+	w.push(map[string]string{"web/a.yaml": w.configMap("a", "1"), "web/before.yaml": w.suspended()})
+	w.app("web", automated)
+	w.waits("web")
+	w.merge("web", `{"status":{"operationState":{"phase":"Terminating"}}}`)
+	w.operated("web", argocdv1.OperationFailed, "Operation terminated")
+	time.Sleep(6 * time.Second) // the pause before an attempt
+	running.stop()
+	w.must(running.start())
+	time.Sleep(6 * time.Second)
+	if o := w.application("web").Status.OperationState; o.Phase != argocdv1.OperationFailed || o.RetryCount > 0 {
+		t.Errorf("it was begun again: %s %s, attempt %d", o.Phase, o.Message, o.RetryCount)
+	}
+}

@@ -89,6 +89,11 @@ func TestOperationSurvivesARestart(t *testing.T) {
 			},
 			Phase: delivery.OperationFailed, Started: noon, Finished: noon.Add(time.Second), Revisions: []string{"0123456789012345678901234567890123456789"},
 		},
+		"ended by a person": {
+			Request: delivery.OperationRequest{Automated: true, Revisions: []string{firstCommit}, Retry: delivery.RetryPolicy{Limit: 5, Duration: 5 * time.Second, Factor: 2, Max: 3 * time.Minute}},
+			Phase:   delivery.OperationFailed, Message: "Operation terminated", Terminated: true, Started: noon, Finished: noon.Add(time.Second),
+			Revisions: []string{firstCommit},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := readApplication(t, guestbook)

@@ -3,6 +3,7 @@ package dialect
 import (
 	"encoding/json"
 	"slices"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,6 +17,9 @@ const (
 	infoRevisions = "keelson.dev/revisions" // JSON: the revisions with their digests, where one is that of an archive
 	infoHealing   = "keelson.dev/healing"   // "true": the operation is for drift, although it counts no attempts
 )
+
+// terminated begins the message of an operation that somebody has ended: here as upstream.
+const terminated = "Operation terminated"
 
 // ArgoRequest reads an Application's operation, in the light of its policy. nil: there is none.
 func ArgoRequest(a *argocdv1.Application) *delivery.OperationRequest {
@@ -113,6 +117,7 @@ func ArgoOperation(a *argocdv1.Application) *delivery.Operation {
 	op := &delivery.Operation{
 		Request: readRequest(s.Operation), Phase: delivery.OperationPhase(s.Phase), Message: s.Message,
 		Started: s.StartedAt.Time, Retries: int(s.RetryCount),
+		Terminated: s.Phase == argocdv1.OperationFailed && strings.HasPrefix(s.Message, terminated),
 	}
 	if s.FinishedAt != nil {
 		op.Finished = s.FinishedAt.Time
