@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,12 +18,50 @@ import (
 
 // argoFinalizer tells whether a finalizer is one that Argo CD's controller, which we stand for, takes away.
 func argoFinalizer(name string) bool {
-	return name == argocdv1.ResourcesFinalizer || strings.HasPrefix(name, argocdv1.ResourcesFinalizer+"/") ||
-		name == argocdv1.PostDeleteFinalizer || strings.HasPrefix(name, argocdv1.PostDeleteFinalizer+"/")
+	for _, ours := range []string{argocdv1.ResourcesFinalizer, argocdv1.PreDeleteFinalizer, argocdv1.PostDeleteFinalizer} {
+		if name == ours || strings.HasPrefix(name, ours+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// deletionHooks are the finalizers that say that a deletion runs hooks, by their moments.
+var deletionHooks = map[delivery.Moment]string{
+	delivery.PreDelete: argocdv1.PreDeleteFinalizer, delivery.PostDelete: argocdv1.PostDeleteFinalizer,
+}
+
+// expectHooks has the Application say which hooks its deletion runs, so that it is not deleted without them where they cannot be
+// rendered any more.
+func (p *applicationPass) expectHooks(desired []delivery.Object) {
+	if p.app.KeepOnDelete {
+		return
+	}
+	for moment, name := range deletionHooks {
+		wanted := slices.ContainsFunc(desired, func(obj delivery.Object) bool {
+			return obj.Hook != nil && slices.Contains(obj.Hook.Moments, moment)
+		})
+		switch has := slices.Contains(p.obj.Finalizers, name); {
+		case wanted && !has:
+			p.obj.Finalizers = append(slices.Clone(p.obj.Finalizers), name)
+		case !wanted && has:
+			p.obj.Finalizers = slices.DeleteFunc(slices.Clone(p.obj.Finalizers), func(f string) bool { return f == name })
+		}
+	}
+}
+
+// expectsHooks tells whether the Application's deletion runs hooks.
+func expectsHooks(obj *argocdv1.Application) bool {
+	return slices.ContainsFunc(obj.Finalizers, func(f string) bool {
+		return strings.HasPrefix(f, argocdv1.PreDeleteFinalizer) || strings.HasPrefix(f, argocdv1.PostDeleteFinalizer)
+	})
 }
 
 // remove deletes what an Application owns, if its finalizers say so.
 func (a *applications) remove(ctx context.Context, obj *argocdv1.Application) (r removal, err error) {
+	if !a.estate.holds().complete {
+		return removal{after: estateRetry}, nil
+	}
 	if !a.estate.serves(obj.Namespace) {
 		return removal{}, nil
 	}
@@ -32,6 +71,13 @@ func (a *applications) remove(ctx context.Context, obj *argocdv1.Application) (r
 	p.pass = pass{app: app, secrets: redact.New(), st: a.stateOf(app, func(st *appState) { a.load(st, obj) })}
 	if app.KeepOnDelete || len(p.st.mem.Inventory) == 0 {
 		return removal{done: true}, nil
+	}
+	if !p.held.read() { // what is not known yet is not missing
+		return removal{after: recheck}, nil
+	}
+	if why := p.declared.Nowhere; why != "" { // as Argo CD does; no other cluster is touched
+		return removal{done: true, events: []event{{warning: true, reason: "Orphaned",
+			message: fmt.Sprintf("%d objects are left where they are: %s", len(p.st.mem.Inventory), why)}}}, nil
 	}
 	defer func() { r.events = append(p.events, r.events...) }()
 	gone, err := a.takeAway(ctx, p)
@@ -48,11 +94,15 @@ func (a *applications) remove(ctx context.Context, obj *argocdv1.Application) (r
 	return removal{after: cmp.Or(gone.After, maxRecheck)}, nil
 }
 
-// hooksPatience is how long a deletion waits for the repository that may have hooks of it; then it goes on without.
+// hooksPatience is how long a deletion waits for the repository of an Application that is not known to have hooks of it; then it goes
+// on without.
 const hooksPatience = time.Minute
 
 // takeAway deletes what the Application owns, as far as it goes now.
 func (a *applications) takeAway(ctx context.Context, p *applicationPass) (deliver.Removal, error) {
+	if why := p.declared.Ungoverned; why != "" { // what it may do is what its objects may be deleted with
+		return deliver.Removal{}, &delivery.Fault{Reason: argocdv1.ConditionDeletionError, Retry: delivery.OnEvent, Err: errors.New(why)}
+	}
 	if err := a.aim(ctx, p); err != nil {
 		return deliver.Removal{}, err
 	}
@@ -67,7 +117,10 @@ func (a *applications) takeAway(ctx context.Context, p *applicationPass) (delive
 	p.req = deliver.Request{App: p.app, Vars: noVariables, Now: a.now()}
 	a.repos.want(p.app.ID, p.declared.Sources)
 	if err := a.sources(p, p.declared); err != nil {
-		if errors.Is(err, errNotYet) && p.req.Now.Before(asked.Add(hooksPatience)) {
+		switch {
+		case expectsHooks(p.obj):
+			return deliver.Removal{}, err
+		case p.req.Now.Before(asked.Add(hooksPatience)):
 			return deliver.Removal{}, errNotYet
 		}
 		p.req.App, p.req.Snapshot = p.app, delivery.Snapshot{} // without hooks

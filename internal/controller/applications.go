@@ -82,13 +82,16 @@ func terminating(obj *argocdv1.Application) bool {
 }
 
 // guard has the write that takes an operation away fail where another one was put in its place, or the end of one that somebody
-// wants to end be known before anything else is said of it.
+// wants to end be known before anything else is said of it; and the write of finalizers, which are replaced as a whole.
 func (a *applications) guard(before, now *argocdv1.Application) bool {
-	return before.Operation != nil && now.Operation == nil
+	return before.Operation != nil && now.Operation == nil || !slices.Equal(before.Finalizers, now.Finalizers)
 }
 
 // step does one step for an Application.
 func (a *applications) step(ctx context.Context, obj *argocdv1.Application, pen pen) next {
+	if !a.estate.holds().complete {
+		return next{after: estateRetry} // a project that is not known yet would forbid nothing
+	}
 	if !a.estate.serves(obj.Namespace) {
 		a.forget(client.ObjectKeyFromObject(obj)) // it may have been served before
 		return next{}
@@ -286,7 +289,7 @@ func (a *applications) run(ctx context.Context, p *applicationPass) error {
 		a.aim,   // at which cluster
 	} {
 		if err := phase(ctx, p); err != nil {
-			return err
+			return a.undeliverable(p, err)
 		}
 	}
 	done, ok := a.targets.enter(p.st.target, p.app.ID)
@@ -311,9 +314,27 @@ func (a *applications) valid(_ context.Context, p *applicationPass) error {
 	return nil
 }
 
+// undeliverable ends the operation that is under way or asked for where the declaration is wrong: it must not run once that is mended
+// and nobody thinks of it any more. One that somebody wants to end does whatever hinders it.
+func (a *applications) undeliverable(p *applicationPass, err error) error {
+	if errors.Is(err, errNotYet) {
+		return err
+	}
+	ending := p.op != nil && p.op.Phase == delivery.OperationTerminating
+	if ending || p.declared.Invalid() != "" && p.held.read() { // what is not known yet is not wrong
+		if failed := a.unstartable(p, err); failed != nil {
+			return failed
+		}
+	}
+	return err
+}
+
 // aim finds the cluster that the app is delivered to, and sees to it that it can be reached.
 func (a *applications) aim(_ context.Context, p *applicationPass) error {
 	st, id, was, to := p.st, p.app.ID, p.st.target, p.declared.Destination
+	if why := p.declared.Nowhere; why != "" {
+		return &delivery.Fault{Reason: argocdv1.ConditionInvalidSpecError, Retry: delivery.OnEvent, Err: errors.New(why)}
+	}
 	if to.Server == "" || to.Server == dialect.InCluster {
 		if was == nil || !was.home() {
 			t, released := a.targets.aimHome(id)
@@ -403,13 +424,9 @@ func (a *applications) sources(p *applicationPass, of dialect.ArgoApp) error {
 	return err
 }
 
-// warn adds a condition to what is said of the app.
+// warn adds a condition to what is said of the app, which tells it once however often it is added.
 func (p *applicationPass) warn(kind, message string) {
-	c := argocdv1.ApplicationCondition{Type: kind, Message: p.secrets.Text(message)}
-	same := func(o argocdv1.ApplicationCondition) bool { return o.Type == c.Type && o.Message == c.Message }
-	if !slices.ContainsFunc(p.news.Conditions, same) {
-		p.news.Conditions = append(p.news.Conditions, c)
-	}
+	p.news.Conditions = append(p.news.Conditions, argocdv1.ApplicationCondition{Type: kind, Message: p.secrets.Text(message)})
 }
 
 // sooner has the app be looked at again after d at the latest; zero: only when something happens.
@@ -469,19 +486,23 @@ func (a *applications) unstartable(p *applicationPass, err error) error {
 		return err
 	}
 	f := delivery.FaultOf(err, argocdv1.ConditionSyncError)
-	if f.Retry == delivery.Backoff && p.st.failures < maxFailures {
+	ending := p.op != nil && p.op.Phase == delivery.OperationTerminating
+	if f.Retry == delivery.Backoff && p.st.failures < maxFailures && !ending {
 		return err
 	}
 	op := p.op
 	if op == nil {
 		p.req.App.Sync = cmp.Or(p.req.App.Sync, &delivery.SyncPolicy{})
 		begun := operation.Start(operation.Decision{Begin: p.asked}, a.standing(p))
-		op = &begun
+		op, begun.Terminated = &begun, p.declared.Invalid() != ""
 		p.obj.Status.OperationState = dialect.ArgoBegun(p.obj, begun)
 		p.st.pin = dialect.ArgoPin(p.obj, begun)
 		p.obj.Operation, p.asked = nil, nil
 	}
 	op.Phase, op.Finished, op.Message = delivery.OperationError, p.req.Now, p.secrets.Text(f.Error())
+	if ending {
+		op.Phase, op.Terminated, op.Message = delivery.OperationFailed, true, "Operation terminated; its hooks are left: "+op.Message
+	}
 	a.over(p, *op)
 	p.urgent = true
 	return nil
@@ -492,7 +513,7 @@ const maxFailures = 5
 
 // start writes, in one request, that an operation has begun, that nobody asks for it any more and which objects it may make, before
 // any of it is done.
-func (a *applications) start(ctx context.Context, p *applicationPass, d operation.Decision, s operation.Standing) error {
+func (a *applications) start(ctx context.Context, p *applicationPass, d operation.Decision, s operation.Standing) (err error) {
 	op := operation.Start(d, s)
 	p.req.Operation = &op
 	state, err := p.st.target.engine.Observe(ctx, p.req, &p.st.mem)
@@ -504,10 +525,16 @@ func (a *applications) start(ctx context.Context, p *applicationPass, d operatio
 		p.sooner(recheck)
 		return errNotYet
 	}
+	was, asked, annotations := p.obj.Status.OperationState, p.obj.Operation, p.obj.Annotations
 	p.obj.Status.OperationState = dialect.ArgoBegun(p.obj, op)
 	if p.asked != nil {
 		p.obj.Operation = nil
 	}
+	defer func() {
+		if err != nil { // it has not begun, and who asks for it still does
+			p.obj.Status.OperationState, p.obj.Operation, p.obj.Annotations = was, asked, annotations
+		}
+	}()
 	if len(state.Plan.Blocks) == 0 && !op.Request.DryRun { // else nothing of it is begun
 		if err := a.widen(p, state.Plan); err != nil {
 			return err
@@ -532,6 +559,12 @@ func (a *applications) widen(p *applicationPass, plan delivery.Plan) error {
 	}
 	claims := p.st.target.engine.Claims
 	intent := deliver.Intent(mem, plan)
+	if !dialect.ArgoFits(intent) {
+		return &delivery.Fault{
+			Reason: argocdv1.ConditionSyncError, Retry: delivery.OnChange, Hint: "split the Application",
+			Err: fmt.Errorf("%d objects are more than the status of one Application can list", len(intent)),
+		}
+	}
 	if conflicts, _ := claims.Set(p.app.ID, intent); len(conflicts) > 0 {
 		_, released := claims.Set(p.app.ID, mem.Inventory) // nothing of this plan is begun
 		a.released(released)
@@ -680,6 +713,7 @@ func (a *applications) compare(ctx context.Context, p *applicationPass) error {
 		return errNotYet
 	}
 	p.take(state)
+	a.orphans(ctx, p)
 	if p.news.Operation != nil { // an operation has just ended: the next pass decides about another
 		a.wake(p.app.ID)
 		return nil
@@ -692,6 +726,9 @@ func (p *applicationPass) take(state deliver.State) {
 	p.news.Known, p.news.Revisions, p.news.InSync = true, p.revs, state.InSync
 	p.news.Compared, p.news.Health, p.owned = state.Compared, state.Health, state.Owned
 	p.summarize(state.Desired)
+	if state.Desired != nil {
+		p.expectHooks(state.Desired)
+	}
 	p.remembered()
 	if !state.Retry.IsZero() {
 		p.sooner(max(state.Retry.Sub(p.req.Now), time.Millisecond))

@@ -1,6 +1,7 @@
 package controller_test
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -10,10 +11,12 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+	"keelson.dev/keelson/internal/delivery"
 )
 
 // annotated is a ConfigMap with an annotation.
@@ -111,6 +114,91 @@ func TestApplicationTerminated(t *testing.T) {
 	if w.data("a") != nil {
 		t.Error("what comes after the hook was applied")
 	}
+}
+
+// suspended is a hook that never ends.
+func (w *argoWorld) suspended() string {
+	return strings.Replace(w.job("before", "argocd.argoproj.io/hook: PreSync"), "spec:\n", "spec:\n  suspend: true\n", 1)
+}
+
+// waits waits until an Application's operation waits for that hook.
+func (w *argoWorld) waits(app string) *argocdv1.Application {
+	w.Helper()
+	return w.until(app, func(a *argocdv1.Application) error {
+		if o := a.Status.OperationState; o == nil || o.Phase != argocdv1.OperationRunning || !strings.Contains(o.Message, "before") {
+			return errors.New("want it to wait for the hook")
+		}
+		return nil
+	})
+}
+
+// TestApplicationInvalidMeanwhile: the operation of an Application that gets invalid ends, and so does one that is asked for then: it
+// does not run later.
+func TestApplicationInvalidMeanwhile(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	w.push(map[string]string{"web/a.yaml": w.configMap("a", "1"), "web/before.yaml": w.suspended(), "asked/b.yaml": w.configMap("b", "1")})
+	w.app("web", automated)
+	w.app("asked", "")
+	w.waits("web")
+	w.merge("web", `{"spec":{"project":"nonesuch"}}`)
+	w.operated("web", argocdv1.OperationError, "nonesuch")
+	w.merge("asked", `{"spec":{"project":"nonesuch"}}`)
+	w.until("asked", func(a *argocdv1.Application) error {
+		if len(a.Status.Conditions) == 0 {
+			return errors.New("want it to be invalid")
+		}
+		return nil
+	})
+	w.sync("asked", `{"sync":{"prune":true},"initiatedBy":{"username":"anna"}}`)
+	w.operated("asked", argocdv1.OperationError, "nonesuch")
+	w.merge("asked", `{"spec":{"project":"default"}}`)
+	w.until("asked", func(a *argocdv1.Application) error {
+		if a.Status.Sync.Status != argocdv1.OutOfSync {
+			return errors.New("want it to be compared again")
+		}
+		return nil
+	})
+	time.Sleep(time.Second)
+	w.value("b", "")
+}
+
+// TestApplicationTerminatedInvalid: an operation can be ended although its Application has got invalid.
+func TestApplicationTerminatedInvalid(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	w.push(map[string]string{"web/a.yaml": w.configMap("a", "1"), "web/before.yaml": w.suspended()})
+	w.app("web", automated)
+	w.waits("web")
+	w.merge("web", `{"spec":{"project":"nonesuch"},"status":{"operationState":{"phase":"Terminating"}}}`)
+	w.operated("web", argocdv1.OperationFailed, "Operation terminated", "nonesuch")
+}
+
+// TestApplicationsOfOneHook: an operation that cannot begin since another app has its hook is not told as under way.
+func TestApplicationsOfOneHook(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	head := w.push(map[string]string{
+		"one/a.yaml": w.configMap("a", "1"), "one/h.yaml": w.job("migrate", "argocd.argoproj.io/hook: PreSync"),
+		"two/b.yaml": w.configMap("b", "1"), "two/h.yaml": w.job("migrate", "argocd.argoproj.io/hook: PreSync"),
+	})
+	w.app("one", automated)
+	w.jobEnds("migrate")
+	w.synced("one", head)
+	w.app("two", automated)
+	w.until("two", func(a *argocdv1.Application) error {
+		for _, c := range a.Status.Conditions {
+			if strings.Contains(c.Message, "migrate") {
+				return nil
+			}
+		}
+		return errors.New("want to be told of the hook")
+	})
+	time.Sleep(time.Second)
+	if o := w.application("two").Status.OperationState; o != nil && !delivery.OperationPhase(o.Phase).Over() {
+		t.Errorf("%s, though no operation is under way: %+v", o.Phase, o)
+	}
+	w.value("b", "")
 }
 
 // TestApplicationRolledBack: a rollback holds although the app is automated, until the hold is taken away.
@@ -257,10 +345,9 @@ spec:
 	})
 }
 
-// TestApplicationElsewhere: an Application is delivered to the cluster that a Secret describes.
-func TestApplicationElsewhere(t *testing.T) {
-	w := newRemoteWorld(t)
-	a := &argoWorld{w.world}
+// farCluster writes the Secret of Argo CD that describes the second cluster, as "far-" and the test's namespace.
+func (w *remoteWorld) farCluster() *corev1.Secret {
+	w.Helper()
 	config := other.cluster.Config
 	secret := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "argocd", Name: "cluster-" + w.ns, Labels: map[string]string{"argocd.argoproj.io/secret-type": "cluster"}},
@@ -270,15 +357,63 @@ func TestApplicationElsewhere(t *testing.T) {
 		},
 	}
 	w.must(w.client.Create(w.ctx, secret))
-	t.Cleanup(func() { _ = w.client.Delete(t.Context(), secret) })
+	w.Cleanup(func() { _ = w.client.Delete(context.Background(), secret) })
+	return secret
+}
+
+// deliverFar moves an Application to the second cluster, and has its objects be deleted with it.
+func (w *remoteWorld) deliverFar(app string) {
+	w.Helper()
+	a := &argoWorld{w.world}
+	a.merge(app, `{"metadata":{"finalizers":["resources-finalizer.argocd.argoproj.io"]},"spec":{"destination":{"server":null,"name":"far-`+w.ns+`"}}}`)
+}
+
+// TestApplicationElsewhere: an Application is delivered to the cluster that a Secret describes.
+func TestApplicationElsewhere(t *testing.T) {
+	w := newRemoteWorld(t)
+	a := &argoWorld{w.world}
+	w.farCluster()
 	head := a.push(map[string]string{"web/a.yaml": w.configMap("a", "1")})
 	a.app("web", automated)
-	w.must(w.client.Patch(w.ctx, a.application("web"), client.RawPatch("application/merge-patch+json", []byte(
-		`{"metadata":{"finalizers":["resources-finalizer.argocd.argoproj.io"]},"spec":{"destination":{"server":null,"name":"far-`+w.ns+`"}}}`))))
+	w.deliverFar("web")
 	a.synced("web", head)
 	w.remote.value("a", "1")
 	w.must(w.client.Delete(w.ctx, a.application("web")))
 	w.remote.value("a", "")
+}
+
+// TestApplicationOfALostCluster: the Application of a cluster that nothing describes any more leaves its objects behind when it is
+// deleted, and touches those of no other cluster.
+func TestApplicationOfALostCluster(t *testing.T) {
+	w := newRemoteWorld(t)
+	a := &argoWorld{w.world}
+	secret := w.farCluster()
+	head := a.push(map[string]string{"web/a.yaml": w.configMap("a", "1")})
+	a.app("web", automated) // at home at first
+	a.synced("web", head)
+	w.value("a", "1")
+	w.deliverFar("web")
+	w.remote.value("a", "1")
+	w.must(w.client.Delete(w.ctx, secret))
+	a.until("web", func(a *argocdv1.Application) error {
+		for _, c := range a.Status.Conditions {
+			if c.Type == argocdv1.ConditionInvalidSpecError {
+				return nil
+			}
+		}
+		return errors.New("want its cluster to be unknown")
+	})
+	app := a.application("web")
+	w.must(w.client.Delete(w.ctx, app))
+	w.eventually("the Application to be gone", func() error {
+		if err := w.client.Get(w.ctx, client.ObjectKeyFromObject(app), app); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("it is still there (%w)", err)
+		}
+		return nil
+	})
+	time.Sleep(time.Second)
+	w.value("a", "1")
+	w.remote.value("a", "1")
 }
 
 // TestApplicationCosts: a commit that changes one app of several touches that one, by two writes; and when all is done nobody asks anything.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -180,6 +181,12 @@ func (w *argoWorld) sync(app, operation string) {
 	w.must(w.client.Patch(w.ctx, a, client.RawPatch("application/merge-patch+json", []byte(`{"operation":`+operation+`}`))))
 }
 
+// merge changes an Application.
+func (w *argoWorld) merge(app, patch string) {
+	w.Helper()
+	w.must(w.client.Patch(w.ctx, w.application(app), client.RawPatch("application/merge-patch+json", []byte(patch))))
+}
+
 // TestApplicationDeleted: with Argo CD's finalizer the objects go, and then the Application.
 func TestApplicationDeleted(t *testing.T) {
 	t.Parallel()
@@ -202,4 +209,48 @@ func TestApplicationDeleted(t *testing.T) {
 		return fmt.Errorf("it is still there (%w), with %v", err, a.Finalizers)
 	})
 	w.value("b", "1")
+}
+
+// TestApplicationDeletedWithHooks: an Application whose hooks of a deletion cannot be rendered, or whose project is not known, keeps its
+// objects until that is mended.
+func TestApplicationDeletedWithHooks(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	head := w.push(map[string]string{"web/a.yaml": w.configMap("a", "1"), "web/backup.yaml": w.job("backup", "argocd.argoproj.io/hook: PreDelete")})
+	w.app("web", automated)
+	w.merge("web", `{"metadata":{"finalizers":["resources-finalizer.argocd.argoproj.io"]}}`)
+	w.synced("web", head)
+	w.until("web", func(a *argocdv1.Application) error {
+		if !slices.Contains(a.Finalizers, argocdv1.PreDeleteFinalizer) {
+			return fmt.Errorf("want a finalizer for its hook, not %v", a.Finalizers)
+		}
+		return nil
+	})
+	w.merge("web", `{"spec":{"source":{"repoURL":"http://127.0.0.1:1/gone.git"}}}`)
+	w.must(w.client.Delete(w.ctx, w.application("web")))
+	waits := func(part string) {
+		t.Helper()
+		w.until("web", func(a *argocdv1.Application) error {
+			for _, c := range a.Status.Conditions {
+				if c.Type == argocdv1.ConditionDeletionError && strings.Contains(c.Message, part) {
+					return nil
+				}
+			}
+			return fmt.Errorf("want its deletion to wait for %q", part)
+		})
+		w.value("a", "1")
+	}
+	waits("127.0.0.1:1")
+	w.merge("web", `{"spec":{"project":"nonesuch"}}`)
+	waits("nonesuch")
+	w.merge("web", `{"spec":{"project":"default","source":{"repoURL":"`+w.url()+`"}}}`)
+	w.jobEnds("backup")
+	w.value("a", "")
+	w.eventually("the Application to be gone", func() error {
+		err := w.client.Get(w.ctx, client.ObjectKey{Namespace: "argocd", Name: w.name("web")}, &argocdv1.Application{})
+		if !apierrors.IsNotFound(err) {
+			return fmt.Errorf("it is still there (%w)", err)
+		}
+		return nil
+	})
 }

@@ -13,28 +13,7 @@ import (
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 )
 
-// merge patches an Application.
-func (w *argoWorld) merge(app, patch string) {
-	w.Helper()
-	w.must(w.client.Patch(w.ctx, w.application(app), client.RawPatch("application/merge-patch+json", []byte(patch))))
-}
-
-// waits waits until an Application's operation waits for the hook "before".
-func (w *argoWorld) waits(app string) {
-	w.Helper()
-	w.until(app, func(a *argocdv1.Application) error {
-		if o := a.Status.OperationState; o == nil || o.Phase != argocdv1.OperationRunning || !strings.Contains(o.Message, "before") {
-			return errors.New("want it to wait for the hook")
-		}
-		return nil
-	})
-}
-
-// suspended is a hook that does not end before it is resumed.
-func (w *argoWorld) suspended() string {
-	return strings.Replace(w.job("before", "argocd.argoproj.io/hook: PreSync"), "spec:\n", "spec:\n  suspend: true\n", 1)
-}
-
+// resume lets a suspended hook end.
 func (w *argoWorld) resume(job string) {
 	w.Helper()
 	w.must(w.client.Patch(w.ctx, &batchv1.Job{ObjectMeta: w.named(job)}, client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"suspend":false}}`))))

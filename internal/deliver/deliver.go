@@ -163,7 +163,7 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if err != nil {
 		return state, err
 	}
-	elsewhere, err := e.elsewhere(ctx, req.App.ID, desired)
+	elsewhere, err := e.elsewhere(ctx, req.App.ID, slices.Concat(desired, namedHooks(state.Hooks, req.Operation)))
 	if err != nil {
 		return state, err
 	}
@@ -262,6 +262,7 @@ func (e *Engine) plan(ctx context.Context, req Request, in plan.Input, mem *Memo
 	in.Applied, in.Inventory, in.NotBefore, in.Refused = mem.applied, mem.Inventory, mem.notBefore(), mem.refusals()
 	if req.App.Sync != nil {
 		operating(&in, req, mem)
+		in.Hooks = namedHooks(in.Hooks, cmp.Or(req.Operation, mem.removal))
 	}
 	if in.Live == nil {
 		in.Live = map[delivery.Ref]delivery.Live{}
@@ -289,6 +290,11 @@ func (e *Engine) plan(ctx context.Context, req Request, in plan.Input, mem *Memo
 			in.Live[ref] = rec
 		} else if e.Live.Undone(ref) {
 			in.Undone[ref] = true
+		}
+	}
+	for _, hook := range in.Hooks {
+		if owner, ok := e.Claims.Other(req.App.ID, hook.Ref()); ok {
+			in.Claims[hook.Ref()] = owner
 		}
 	}
 	for ref := range mem.Inventory {

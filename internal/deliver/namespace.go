@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/plan"
 )
 
 // addNamespace puts the namespace of an app that has it made (Argo CD: CreateNamespace) before all else of an operation's plan, where it
@@ -28,13 +29,6 @@ func (e *Engine) addNamespace(ctx context.Context, req Request, p *delivery.Plan
 	if err != nil {
 		return err
 	}
-	if rule := req.App.Limits.Deny(ref, false); rule != "" && have == nil {
-		p.Blocks = append(p.Blocks, delivery.Block{Ref: ref, Fault: &delivery.Fault{
-			Reason: "NotPermitted", Where: ref.String(), Retry: delivery.OnChange, Err: errorText("it cannot be made: " + rule),
-			Hint: "allow the kind Namespace in the project's clusterResourceWhitelist, or make the namespace yourself",
-		}})
-		return nil
-	}
 	u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": name}}}
 	obj := delivery.Object{Unstructured: u}
 	if sync.NamespaceMetadata != nil {
@@ -47,8 +41,31 @@ func (e *Engine) addNamespace(ctx context.Context, req Request, p *delivery.Plan
 		}
 		c.Verb, c.Reason = delivery.Update, "its metadata are to be others"
 	}
+	if block, ok := e.namespaceBlock(req.App, ref, c.Verb, len(u.GetLabels())+len(u.GetAnnotations()) > 0); ok {
+		p.Blocks = append(p.Blocks, block)
+		return nil
+	}
 	p.Stages = append([]delivery.Stage{{Name: "Namespaces", Changes: []delivery.Change{c}}}, p.Stages...)
 	return nil
+}
+
+// namespaceBlock tells what forbids to make an app's namespace, or to change its metadata: the project, or that another app owns it and
+// says what its metadata are.
+func (e *Engine) namespaceBlock(app delivery.App, ref delivery.Ref, verb delivery.Verb, metadata bool) (delivery.Block, bool) {
+	if rule := app.Limits.Deny(ref, false); rule != "" {
+		what, hint := "it cannot be made: ", "make the namespace yourself"
+		if verb == delivery.Update {
+			what, hint = "its metadata cannot be changed: ", "take managedNamespaceMetadata out of the app"
+		}
+		return delivery.Block{Ref: ref, Fault: &delivery.Fault{
+			Reason: "NotPermitted", Where: ref.String(), Retry: delivery.OnChange, Err: errorText(what + rule),
+			Hint: "allow the kind Namespace in the project's clusterResourceWhitelist, or " + hint,
+		}}, true
+	}
+	if owner, ok := e.Claims.Other(app.ID, ref); ok && metadata {
+		return plan.Claimed(app, ref, owner), true
+	}
+	return delivery.Block{}, false
 }
 
 // covers tells whether have has all of want.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -34,7 +33,7 @@ func (e *Engine) Operate(req Request, state State, mem *Memory) operation.Step {
 	}
 	deadlines := deadlinesOf(state.Hooks, *req.Operation)
 	return operation.Next(operation.View{
-		Operation: *req.Operation, Policy: *req.App.Sync, Plan: state.Plan, Hooks: state.Hooks, Now: req.Now,
+		App: req.App.ID, Operation: *req.Operation, Policy: *req.App.Sync, Plan: state.Plan, Hooks: state.Hooks, Now: req.Now,
 		Live:     e.Live.Get,
 		Health:   func(ref delivery.Ref) delivery.Health { return e.hookHealth(ref, state.Hooks, mem) },
 		Deadline: e.deadline(deadlines),
@@ -128,13 +127,27 @@ func keptHooks(inv delivery.Inventory, hooks []delivery.Object) delivery.Invento
 	for ref, version := range inv {
 		for _, h := range hooks {
 			named := h.Ref()
-			prefix := h.GetGenerateName()
-			if ref == named || named.Name == "" && prefix != "" && ref.GroupKind() == named.GroupKind() && ref.Namespace == named.Namespace && strings.HasPrefix(ref.Name, prefix) {
+			if ref == named || ref.GroupKind() == named.GroupKind() && ref.Namespace == named.Namespace && operation.Names(h, ref.Name) {
 				kept[ref] = version
 			}
 		}
 	}
 	return kept
+}
+
+// namedHooks gives hooks with each name that they have in an operation; nil: there is none, and one without a name of its own has none yet.
+func namedHooks(hooks []delivery.Object, op *delivery.Operation) (named []delivery.Object) {
+	if op == nil {
+		return hooks
+	}
+	for _, h := range hooks {
+		for i, moment := range h.Hook.Moments {
+			if i == 0 || h.GetName() == "" {
+				named = append(named, operation.Named(h, moment, *op))
+			}
+		}
+	}
+	return named
 }
 
 // hookInventory gives the hooks of an operation, with the names that they have in it.

@@ -540,6 +540,90 @@ func TestRemove(t *testing.T) {
 	}
 }
 
+// TestHookOfAnother: a hook has the name of an object that another app owns, which stays as it is.
+func TestHookOfAnother(t *testing.T) {
+	w := newWorld(t, delivery.SyncPolicy{Automated: true})
+	victim := delivery.ID{Kind: "Application", Namespace: "argocd", Name: "victim"}
+	precious := configMap("precious", "1")
+	u := &unstructured.Unstructured{}
+	w.must(yaml.Unmarshal([]byte(precious), &u.Object))
+	dialect.ArgoLabel(victim, delivery.Object{Unstructured: u})
+	_, err := w.resource(configMaps, w.ns).Create(w.ctx, u, metav1.CreateOptions{})
+	w.must(err)
+	ref := delivery.Ref{Kind: "ConfigMap", Namespace: w.ns, Name: "precious"}
+	w.engine.Claims.Set(victim, delivery.Inventory{ref: "v1"})
+	w.commit("c1", configMap("precious", "stolen", note("hook: PreSync")), configMap("a", "1"))
+	w.step(nil)
+	w.did("Failed: one or more synchronization tasks are not valid, reason: " + ref.String() + ": it is already owned by " + victim.String() +
+		" (hint: remove it from one of the two; " + w.app.ID.String() + " takes it over once " + victim.String() + " has let it go)")
+	if got := w.value("precious"); got != "1" {
+		t.Errorf("the other app's object says %q", got)
+	}
+}
+
+// TestNamespaceForbidden: the metadata of a namespace that is there are changed only where the project permits it and no other app has it.
+func TestNamespaceForbidden(t *testing.T) {
+	namespaces := schema.GroupVersionKind{Version: "v1", Kind: "Namespace"}
+	allowed := []delivery.KindRule{{Group: "*", Kind: "*"}}
+	victim := delivery.ID{Kind: "Application", Namespace: "argocd", Name: "victim"}
+	for name, tt := range map[string]struct {
+		labels map[string]string
+		allow  []delivery.KindRule
+		owner  delivery.ID
+		want   string // begins what it does
+	}{
+		"forbidden":                     {map[string]string{"team": "a"}, nil, delivery.ID{}, "Failed: one or more synchronization tasks are not valid"},
+		"another's":                     {map[string]string{"team": "a"}, allowed, victim, "Failed: one or more synchronization tasks are not valid"},
+		"forbidden, but nothing is new": {nil, nil, victim, "create ConfigMap/one"},
+		"permitted":                     {map[string]string{"team": "a"}, allowed, delivery.ID{}, "update Namespace/"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, delivery.SyncPolicy{
+				Automated: true, Options: delivery.SyncOptions{CreateNamespace: true}, NamespaceMetadata: &delivery.Metadata{Labels: tt.labels},
+			})
+			w.app.Limits = &delivery.Limits{Project: "team", Namespaces: []string{"*"}, AllowAll: true, ClusterAllow: tt.allow}
+			if tt.owner != (delivery.ID{}) {
+				w.engine.Claims.Set(tt.owner, delivery.Inventory{{Kind: "Namespace", Name: w.ns}: "v1"})
+			}
+			w.commit("c1", configMap("one", "1"))
+			w.step(nil)
+			if len(w.log) == 0 || !strings.HasPrefix(w.log[0], tt.want) {
+				t.Errorf("it did %q, want %q first", w.log, tt.want)
+			}
+			ns, err := w.resource(namespaces, "").Get(w.ctx, w.ns, metav1.GetOptions{})
+			w.must(err)
+			if got := ns.GetLabels()["team"] == "a"; got != (name == "permitted") {
+				t.Errorf("the namespace has the labels %v", ns.GetLabels())
+			}
+		})
+	}
+}
+
+// TestLookAs: what is compared by a dry run is asked as the account that operations are made as.
+func TestLookAs(t *testing.T) {
+	w := newWorld(t, delivery.SyncPolicy{})
+	w.commit("c1", configMap("a", "1"))
+	u := &unstructured.Unstructured{}
+	w.must(yaml.Unmarshal([]byte(configMap("a", "1")), &u.Object))
+	_, err := w.resource(configMaps, w.ns).Create(w.ctx, u, metav1.CreateOptions{})
+	w.must(err)
+	w.app.ServiceAccount, w.app.ServiceAccountNamespace = "deployer", w.ns
+	roles := schema.GroupVersionKind{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "RoleBinding"}
+	_, err = w.resource(roles, w.ns).Create(w.ctx, &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": map[string]any{"name": "deployer"},
+		"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+		"subjects": []any{map[string]any{"kind": "ServiceAccount", "name": "deployer", "namespace": w.ns}},
+	}}, metav1.CreateOptions{})
+	w.must(err)
+	deadline := time.Now().Add(5 * time.Second)
+	for got := []string{"?"}; len(got) > 0; { // what was bound takes a moment to count
+		if got = differing(w.look()); time.Now().After(deadline) {
+			t.Fatalf("%q differs: it was not asked as the account of the app", got)
+		}
+		w.mem.verdicts = nil
+	}
+}
+
 // TestNamespaceAndReplace: the namespace is made, with its metadata, and an object is replaced as a whole.
 func TestNamespaceAndReplace(t *testing.T) {
 	w := newWorld(t, delivery.SyncPolicy{

@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -50,7 +51,7 @@ func (e *Engine) Remove(ctx context.Context, req Request, asked time.Time, mem *
 		}
 		deadlines := deadlinesOf(hooks, *mem.removal)
 		step := operation.Remove(operation.View{
-			Operation: *mem.removal, Policy: *app.Sync, Plan: p, Hooks: hooks, Now: req.Now, Live: e.Live.Get,
+			App: app.ID, Operation: *mem.removal, Policy: *app.Sync, Plan: p, Hooks: hooks, Now: req.Now, Live: e.Live.Get,
 			Health:   func(ref delivery.Ref) delivery.Health { return e.hookHealth(ref, hooks, mem) },
 			Deadline: e.deadline(deadlines),
 		})
@@ -83,12 +84,16 @@ type errorText string
 
 func (e errorText) Error() string { return string(e) }
 
-// deletionHooks renders the hooks that a deletion runs.
+// deletionHooks renders the hooks that a deletion runs. What cannot be rendered until another commit comes has none: an app may be
+// deleted because its folder has left Git, and must not wait for it.
 func (e *Engine) deletionHooks(ctx context.Context, req Request, mem *Memory) ([]delivery.Object, error) {
 	if req.Snapshot.FS == nil {
 		return nil, nil
 	}
 	objects, _, err := mem.render(ctx, req)
+	if f := (*delivery.Fault)(nil); errors.As(err, &f) && f.Retry == delivery.OnChange {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}

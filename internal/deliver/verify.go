@@ -128,7 +128,7 @@ func (e *Engine) lookAt(ctx context.Context, req Request, looks []*look, mem *Me
 	if len(looks) == 0 {
 		return nil
 	}
-	user, err := e.Cluster.As(req.App.ID.Namespace, req.App.ServiceAccount)
+	user, err := e.Cluster.As(req.App.Account())
 	if err != nil {
 		return err
 	}

@@ -36,6 +36,8 @@ type ArgoApp struct {
 	App         delivery.App                    // of kind Application; its Generation is a hash of all that makes it, as its own grows with the status too
 	Sources     []delivery.Source               // to follow, one for each of spec.source(s), none where the Application is invalid; their ids are of kind Repository, with the Application's namespace and a hash as name
 	Destination ArgoCluster                     // the zero one: the cluster that the Application is in; App.KubeConfig is of kind Cluster for any other
+	Nowhere     string                          // not empty: why it is not clear which cluster that is; Destination is not to be used
+	Ungoverned  string                          // not empty: why its project's limits, or the account that it wants, are not known
 	Conditions  []argocdv1.ApplicationCondition // what is wrong or unsupported; any of type InvalidSpecError keeps it from being delivered
 	Orphans     *ArgoOrphans                    // not nil: the project wants to be warned of objects that nobody owns
 }

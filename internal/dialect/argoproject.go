@@ -56,13 +56,19 @@ func (r *argoReader) project() *argocdv1.AppProject {
 	}
 	switch {
 	case p == nil:
-		r.invalid("Application referencing project %s which does not exist", name)
+		r.ungoverned("Application referencing project %s which does not exist", name)
 		return nil
 	case r.a.Namespace != r.in.Namespace && !ArgoServes(p, r.a.Namespace):
-		r.invalid("application '%s' in namespace '%s' is not permitted to use project '%s': no entry of spec.sourceNamespaces matches the namespace", r.a.Name, r.a.Namespace, name)
+		r.ungoverned("application '%s' in namespace '%s' is not permitted to use project '%s': no entry of spec.sourceNamespaces matches the namespace", r.a.Name, r.a.Namespace, name)
 		return nil
 	}
 	return p
+}
+
+// ungoverned says why it is not known what the Application may do: then it does nothing, and its objects are not deleted either.
+func (r *argoReader) ungoverned(format string, args ...any) {
+	r.out.Ungoverned = fmt.Sprintf(format, args...)
+	r.invalid("%s", r.out.Ungoverned)
 }
 
 // ArgoServes tells whether Applications of a namespace may use a project that is in another one.
@@ -97,11 +103,10 @@ func (r *argoReader) govern(p *argocdv1.AppProject, destination ArgoCluster, kno
 	}
 	limits := r.limits(p, destination)
 	r.out.App.Limits = limits
-	if ns := r.spec.Destination.Namespace; ns != "" || len(limits.Namespaces) == 0 {
-		if why := limits.DenyNamespace(ns); why != "" {
-			r.invalid("application destination server '%s' and namespace '%s' do not match any of the allowed destinations in project '%s': %s",
-				orElse(r.spec.Destination.Name, destination.Server), ns, p.Name, why)
-		}
+	ns := r.spec.Destination.Namespace // none is one that the project has to allow as well: it may forbid the cluster as a whole
+	if why := limits.DenyNamespace(ns); why != "" {
+		r.invalid("application destination server '%s' and namespace '%s' do not match any of the allowed destinations in project '%s': %s",
+			orElse(r.spec.Destination.Name, destination.Server), ns, p.Name, why)
 	}
 	if p.Spec.PermitOnlyProjectScopedClusters && destination.Project != p.Name {
 		r.invalid("project '%s' permits only clusters of its own (spec.permitOnlyProjectScopedClusters), and cluster '%s' is not", p.Name, orElse(destination.Name, destination.Server))
@@ -157,6 +162,9 @@ func (r *argoReader) limits(p *argocdv1.AppProject, c ArgoCluster) *delivery.Lim
 		Project: p.Name, AllowAll: p.Spec.NamespaceResourceWhitelist == nil,
 		NamespacedAllow: kindRules(p.Spec.NamespaceResourceWhitelist), NamespacedDeny: kindRules(p.Spec.NamespaceResourceBlacklist),
 		ClusterAllow: namedRules(p.Spec.ClusterResourceWhitelist), ClusterDeny: namedRules(p.Spec.ClusterResourceBlacklist),
+	}
+	if len(c.Namespaces) > 0 {
+		l.Cluster = &delivery.ClusterLimits{Secret: c.Secret, Namespaces: c.Namespaces, ClusterWide: c.ClusterResources}
 	}
 	destinations := slices.Clone(p.Spec.Destinations)
 	if c.Project == p.Name { // a project may use the clusters of its own
@@ -214,7 +222,7 @@ func (r *argoReader) account(p *argocdv1.AppProject, c ArgoCluster) {
 		}
 		account := strings.TrimSpace(d.DefaultServiceAccount)
 		if account == "" || strings.ContainsAny(account, `!*[]{}\/`) {
-			r.invalid("project '%s': spec.destinationServiceAccounts: %q is not the name of a service account", p.Name, d.DefaultServiceAccount)
+			r.ungoverned("project '%s': spec.destinationServiceAccounts: %q is not the name of a service account", p.Name, d.DefaultServiceAccount)
 			return
 		}
 		in, name, ok := strings.Cut(account, ":")
@@ -225,6 +233,6 @@ func (r *argoReader) account(p *argocdv1.AppProject, c ArgoCluster) {
 		return
 	}
 	if r.in.Impersonate {
-		r.invalid("project '%s': no entry of spec.destinationServiceAccounts matches server '%s' and namespace '%s', and impersonation is on (argocd-cm: application.sync.impersonation.enabled)", p.Name, c.Server, namespace)
+		r.ungoverned("project '%s': no entry of spec.destinationServiceAccounts matches server '%s' and namespace '%s', and impersonation is on (argocd-cm: application.sync.impersonation.enabled)", p.Name, c.Server, namespace)
 	}
 }

@@ -46,7 +46,7 @@ func ReadArgoRepository(name string, template bool, data map[string][]byte) Argo
 			ClientCert: string(data["tlsClientCertData"]), ClientKey: string(data["tlsClientCertKey"]),
 			Identity: string(data["sshPrivateKey"]),
 			Insecure: set("insecure") || set("insecureIgnoreHostKey"), PlainHTTP: set("insecureOCIForceHttp"),
-			Proxy: get("proxy"),
+			Proxy: get("proxy"), NoProxy: get("noProxy"),
 			App: delivery.GitHubApp{
 				ID: get(keyAppID), InstallationID: get("githubAppInstallationID"), PrivateKey: string(data["githubAppPrivateKey"]),
 				BaseURL: get("githubAppEnterpriseBaseUrl"),
@@ -214,11 +214,9 @@ func (r *argoReader) destination() (ArgoCluster, bool) {
 	server := strings.TrimRight(d.Server, "/")
 	switch {
 	case d.Name != "" && d.Server != "":
-		r.invalid("application destination can't have both name and server defined: %s %s", d.Name, d.Server)
-		return ArgoCluster{}, false
+		return r.nowhere("application destination can't have both name and server defined: %s %s", d.Name, d.Server)
 	case d.Name == "" && d.Server == "":
-		r.invalid("destination server missing from app spec (hint: for the cluster that the Application is in give server: %s)", InCluster)
-		return ArgoCluster{}, false
+		return r.nowhere("destination server missing from app spec (hint: for the cluster that the Application is in give server: %s)", InCluster)
 	}
 	var found []ArgoCluster
 	for _, c := range ArgoClusters(r.in.Clusters) {
@@ -228,24 +226,30 @@ func (r *argoReader) destination() (ArgoCluster, bool) {
 	}
 	switch {
 	case len(found) == 0 && d.Name != "":
-		r.invalid("there are no clusters with this name: %s", d.Name)
+		return r.nowhere("there are no clusters with this name: %s", d.Name)
 	case len(found) == 0:
-		r.invalid("cluster %q has not been configured (hint: it needs a Secret with the label %s: cluster in namespace %s)", server, argocdv1.SecretTypeLabel, r.in.Namespace)
+		return r.nowhere("cluster %q has not been configured (hint: it needs a Secret with the label %s: cluster in namespace %s)", server, argocdv1.SecretTypeLabel, r.in.Namespace)
 	case len(found) > 1:
 		var names []string
 		for _, c := range found {
 			names = append(names, "Secret "+c.Secret)
 		}
 		slices.Sort(names)
-		r.invalid("there are %d clusters of this destination: %s", len(found), strings.Join(names, ", "))
-	default:
-		c := found[0]
-		if !c.Local() {
-			r.out.Destination = c
-			r.out.App.KubeConfig = delivery.KubeConfig{Kind: ClusterKind, Name: c.Secret}
-		}
-		return c, true
+		return r.nowhere("there are %d clusters of this destination: %s", len(found), strings.Join(names, ", "))
 	}
-	r.out.App.KubeConfig = delivery.KubeConfig{Kind: ClusterKind, Name: fmt.Sprintf("%s%s", d.Name, server)} // not this one, in any case
+	c := found[0]
+	if !c.Local() {
+		r.out.Destination = c
+		r.out.App.KubeConfig = delivery.KubeConfig{Kind: ClusterKind, Name: c.Secret}
+	}
+	return c, true
+}
+
+// nowhere says why it is not clear which cluster the Application is delivered to: then it is none, nor the one that it is in.
+func (r *argoReader) nowhere(format string, args ...any) (ArgoCluster, bool) {
+	r.out.Nowhere = fmt.Sprintf(format, args...)
+	r.invalid("%s", r.out.Nowhere)
+	d := r.spec.Destination
+	r.out.App.KubeConfig = delivery.KubeConfig{Kind: ClusterKind, Name: d.Name + strings.TrimRight(d.Server, "/")}
 	return ArgoCluster{}, false
 }

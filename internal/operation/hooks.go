@@ -43,13 +43,68 @@ func Named(h delivery.Object, moment delivery.Moment, op delivery.Operation) del
 			revision = parsed.Commit
 		}
 	}
-	if len(revision) >= 8 {
-		revision = revision[:7]
+	if len(revision) > shortRevision {
+		revision = revision[:shortRevision]
 	}
 	h.Unstructured = h.DeepCopy()
 	h.SetGenerateName("")
 	h.SetName(prefix + strings.ToLower(fmt.Sprintf("%s-%s-%d", revision, moment, op.Started.UTC().Unix())))
 	return h
+}
+
+// shortRevision is how much of a revision is in a hook's name.
+const shortRevision = 7
+
+// Names tells whether a name is one that [Named] has made for a hook, in whichever operation and at whichever moment. A plain object
+// whose name begins alike is none of it.
+func Names(h delivery.Object, name string) bool {
+	prefix := h.GetGenerateName()
+	if h.GetName() != "" || prefix == "" {
+		return false
+	}
+	rest, generated := strings.CutPrefix(name, prefix)
+	end := strings.LastIndexByte(rest, '-')
+	if !generated || end < 0 || end == len(rest)-1 || strings.Trim(rest[end+1:], "0123456789") != "" {
+		return false
+	}
+	for moment := range order {
+		revision, ok := strings.CutSuffix(rest[:end], "-"+strings.ToLower(string(moment)))
+		if ok && len(revision) <= shortRevision {
+			return true
+		}
+	}
+	return false
+}
+
+// foreign tells whose an object is that is there and another app's: no hook of that name is made, and it is not deleted as one.
+func (r *run) foreign(ref delivery.Ref) (delivery.ID, bool) {
+	live, there := r.v.Live(ref)
+	return live.Owner, there && live.Owner != (delivery.ID{}) && live.Owner != r.v.App
+}
+
+// foreignHooks tells of the hooks that are to be made where another app has an object, and notes that they have failed.
+func (r *run) foreignHooks() (why []string) {
+	if r.noHooks() {
+		return nil
+	}
+	for _, h := range r.v.Hooks {
+		if h.Hook == nil {
+			continue
+		}
+		for _, moment := range h.Hook.Moments {
+			ref := Named(h, moment, r.op).Ref()
+			owner, foreign := r.foreign(ref)
+			if _, done := r.result(ref, moment); done || !foreign || slices.ContainsFunc(r.v.Plan.Blocks, func(b delivery.Block) bool { return b.Ref == ref }) {
+				continue // it is over, ours, or told of already
+			}
+			message := fmt.Sprintf("%s: the object that is there is owned by %s: give the hook another name, or delete the object", ref, owner)
+			why = append(why, message)
+			r.note(delivery.OperationResult{
+				Ref: ref, Version: h.GroupVersionKind().Version, Status: SyncFailed, Message: message, Moment: moment, Hook: delivery.OperationFailed,
+			})
+		}
+	}
+	return why
 }
 
 // makeHook is the change that makes a hook, or that deletes the one before it.
@@ -121,7 +176,7 @@ func (r *run) followHook(h delivery.Object, moment delivery.Moment) {
 func (r *run) adopt(h delivery.Object, moment delivery.Moment) {
 	ref := h.Ref()
 	live, there := r.v.Live(ref)
-	if !there || live.Deleting || !live.Created.After(r.op.Started) || r.op.Request.DryRun {
+	if _, foreign := r.foreign(ref); foreign || !there || live.Deleting || !live.Created.After(r.op.Started) || r.op.Request.DryRun {
 		return
 	}
 	if slices.ContainsFunc(r.op.Results, func(res delivery.OperationResult) bool { return res.Ref == ref }) {
@@ -201,7 +256,7 @@ func (r *run) deleteHooks(which func(h delivery.Object, phase delivery.Operation
 			ref := named.Ref()
 			res, done := r.result(ref, moment)
 			live, there := r.v.Live(ref)
-			if !done || res.Passed || !there || live.Deleting || seen[ref] {
+			if _, foreign := r.foreign(ref); foreign || !done || res.Passed || !there || live.Deleting || seen[ref] {
 				continue
 			}
 			if which != nil && !which(named, res.Hook) || which == nil && !r.over(named, moment, res.Hook) {

@@ -134,6 +134,7 @@ func (r *run) blocked() string {
 		why = append(why, b.Fault.Error())
 		r.note(delivery.OperationResult{Ref: b.Ref, Status: SyncFailed, Message: b.Fault.Error(), Moment: delivery.DuringSync})
 	}
+	why = append(why, r.foreignHooks()...)
 	if len(why) == 0 {
 		return ""
 	}
@@ -146,20 +147,20 @@ const maxReasons = 5
 // failure tells why the operation fails, if something of it has.
 func (r *run) failure() string {
 	var refused []string
-	hooks := false
+	unwell := false
 	for _, res := range r.op.Results {
 		switch {
 		case res.Moment == delivery.SyncFail:
 		case res.Status == SyncFailed:
 			refused = append(refused, res.Message)
-		case res.Hook == delivery.OperationFailed || res.Hook == delivery.OperationError:
-			hooks = true
+		case res.Failed, res.Hook == delivery.OperationFailed, res.Hook == delivery.OperationError:
+			unwell = true
 		}
 	}
 	switch {
 	case len(refused) > 0:
 		return "one or more objects failed to apply, reason: " + strings.Join(refused[:min(len(refused), maxReasons)], ",")
-	case hooks:
+	case unwell:
 		return unsuccessful
 	}
 	return ""
@@ -201,7 +202,7 @@ func (r *run) terminate() Step {
 			continue
 		}
 		live, there := r.v.Live(res.Ref)
-		if there && !live.Deleting {
+		if _, foreign := r.foreign(res.Ref); there && !foreign && !live.Deleting {
 			stage.Changes = append(stage.Changes, delivery.Change{
 				Ref: res.Ref, Version: live.Version, Verb: delivery.Delete, UID: live.UID, Moment: res.Moment, Reason: "the operation is terminated",
 			})

@@ -40,6 +40,7 @@ type Decision struct {
 
 // View is what an operation under way looks at.
 type View struct {
+	App       delivery.ID
 	Operation delivery.Operation
 	Policy    delivery.SyncPolicy
 	Plan      delivery.Plan     // what makes the cluster like Git, of objects that are no hooks

@@ -135,7 +135,7 @@ func (w *world) next() operation.Step {
 		}
 	}
 	return operation.Next(operation.View{
-		Operation: w.op, Policy: w.policy, Plan: p, Hooks: w.hooks, Now: w.now,
+		App: app, Operation: w.op, Policy: w.policy, Plan: p, Hooks: w.hooks, Now: w.now,
 		Live: func(ref delivery.Ref) (delivery.Live, bool) { l, ok := w.live[ref]; return l, ok },
 		Health: func(ref delivery.Ref) delivery.Health {
 			if l, ok := w.live[ref]; ok {
@@ -437,6 +437,37 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestForeignHook: an object of another app is neither deleted nor changed by a hook of its name, whatever the hook says about its deletion.
+func TestForeignHook(t *testing.T) {
+	const refused = "ConfigMap/shop/precious: the object that is there is owned by Application/argocd/victim: give the hook another name, or delete the object"
+	for _, hook := range []string{
+		"PreSync", "Sync", "PostSync", "SyncFail", "PreSync BeforeHookCreation", "PreSync HookSucceeded", "PreSync HookFailed", "PreSync HookSucceeded HookFailed",
+	} {
+		t.Run(hook, func(t *testing.T) {
+			w := newWorld([]string{"ConfigMap/a"}, []string{"ConfigMap/precious " + hook}, nil)
+			w.put(w.hooks[0], delivery.Healthy)
+			ref := w.hooks[0].Ref()
+			live := w.live[ref]
+			live.Owner, live.Created = delivery.ID{Kind: "Application", Namespace: "argocd", Name: "victim"}, start.Add(time.Second)
+			w.live[ref] = live
+			delete(w.inventory, ref)
+			w.run()
+			want := []string{"Failed: one or more synchronization tasks are not valid, reason: " + refused}
+			if diff := cmp.Diff(want, w.log); diff != "" {
+				t.Errorf("what happened (-want +got):\n%s", diff)
+			}
+			w.op = delivery.Operation{Phase: delivery.OperationTerminating, Started: start, Results: []delivery.OperationResult{
+				{Ref: ref, Moment: delivery.PreSync, Hook: delivery.OperationRunning},
+			}}
+			w.log = nil
+			w.run()
+			if diff := cmp.Diff([]string{"Failed: Operation terminated"}, w.log); diff != "" {
+				t.Errorf("what happened, terminated (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 // TestTerminate: a hook that is under way is deleted, and the operation is not tried again.
 func TestTerminate(t *testing.T) {
 	w := newWorld([]string{"ConfigMap/a"}, []string{"Job/migrate PreSync", "Job/tell SyncFail"}, nil)
@@ -559,4 +590,51 @@ func (w *world) disorder() string {
 		}
 	}
 	return ""
+}
+
+// TestDegradedStaysFailed: an operation that has begun to fail for a degraded object does not turn back once that comes to itself, not
+// even if the controller is started anew meanwhile.
+func TestDegradedStaysFailed(t *testing.T) {
+	w := newWorld([]string{"Deployment/db", "ConfigMap/late 1"}, []string{"Job/undo SyncFail"}, nil)
+	for _, health := range []delivery.HealthStatus{delivery.Degraded, delivery.Healthy} {
+		s := w.next()
+		w.op = s.Operation
+		w.act(s.Stage)
+		w.put(w.desired[0], health)
+	}
+	w.run()
+	want := []string{
+		"create Deployment/db", "create Job/undo", "wait for completion of hook Job/shop/undo",
+		"Failed: one or more synchronization tasks completed unsuccessfully",
+	}
+	if diff := cmp.Diff(want, w.log); diff != "" {
+		t.Errorf("steps (-want +got):\n%s", diff)
+	}
+}
+
+func TestNames(t *testing.T) {
+	made := operation.Named(object("Job/app-* PreSync"), delivery.PreSync, delivery.Operation{Revisions: []string{"0123456789abcdef"}, Started: start})
+	chart := operation.Named(object("Job/app-* PreSync"), delivery.PostSync, delivery.Operation{Revisions: []string{"1.0-rc"}, Started: start})
+	bare := operation.Named(object("Job/app-* PreSync"), delivery.SyncFail, delivery.Operation{Started: start})
+	tests := []struct {
+		hook, name string
+		want       bool
+	}{
+		{"Job/app-* PreSync", made.GetName(), true},
+		{"Job/app-* PostSync", made.GetName(), true},
+		{"Job/app-* PreSync", chart.GetName(), true},
+		{"Job/app-* PreSync", bare.GetName(), true},
+		{"Job/other-* PreSync", made.GetName(), false},
+		{"Job/app-* PreSync", "app-config", false},
+		{"Job/app-* PreSync", "app-", false},
+		{"Job/app-* PreSync", "app-2024", false},
+		{"Job/app-* PreSync", "app-presync-", false},
+		{"Job/app-* PreSync", "app-a-long-name-of-presync-2024", false},
+		{"Job/app PreSync", made.GetName(), false},
+	}
+	for _, tt := range tests {
+		if got := operation.Names(object(tt.hook), tt.name); got != tt.want {
+			t.Errorf("%s, %s: %t, want %t", tt.hook, tt.name, got, tt.want)
+		}
+	}
 }

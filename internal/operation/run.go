@@ -234,7 +234,8 @@ func (r *run) pending(s step) (delivery.Stage, bool) {
 		return out, at >= 0
 	}
 	for _, h := range s.hooks {
-		if _, done := r.result(h.Ref(), s.moment); !done && !r.deleting(h.Ref()) {
+		_, foreign := r.foreign(h.Ref())
+		if _, done := r.result(h.Ref(), s.moment); !done && !foreign && !r.deleting(h.Ref()) {
 			out.Changes = append(out.Changes, r.makeHook(h, s))
 		}
 	}
@@ -306,8 +307,7 @@ func (r *run) gate(s step) (failure bool, waiting string, after time.Duration) {
 		case delivery.Healthy, "":
 			res.Passed = true
 		case delivery.Degraded:
-			res.Message = h.Message
-			failure = true
+			res.Message, res.Failed, failure = h.Message, true, true
 		default:
 			await("healthy state of " + c.Ref.String())
 		}

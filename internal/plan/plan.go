@@ -34,7 +34,7 @@ type Input struct {
 	Live      map[delivery.Ref]delivery.Live      // what is there of Desired and Inventory; absent: not there, or not labelled as ours
 	Applied   map[delivery.Ref]delivery.Applied   // what we sent last, as far as remembered
 	Inventory delivery.Inventory                  // what the app owns
-	Claims    map[delivery.Ref]delivery.ID        // objects of Desired that another app owns
+	Claims    map[delivery.Ref]delivery.ID        // objects of Desired and Hooks that another app owns
 	Unknown   map[schema.GroupKind]bool           // kinds of Desired and Inventory that the cluster does not know
 	Scaled    map[delivery.Ref]string             // objects with an autoscaler, and its name ("HorizontalPodAutoscaler/web")
 	Ignored   map[delivery.Ref][]delivery.Pointer // fields of Desired that are left to others
@@ -47,7 +47,7 @@ type Input struct {
 	Refused map[delivery.Ref]Refusal
 	// Undone are objects that go by themselves once they have done their work, and went before that.
 	Undone map[delivery.Ref]bool
-	// Hooks are objects of operations: they are no part of the plan, but may forbid it.
+	// Hooks are objects of operations, named as they are made: they are no part of the plan, but may forbid it.
 	Hooks []delivery.Object
 	// Removing says that the app is deleted: what is to survive that stays, not what is to survive pruning.
 	Removing bool
@@ -97,6 +97,8 @@ func Compute(in Input) delivery.Plan {
 	for _, hook := range in.Hooks {
 		if block, ok := denied(in.App, hook); ok {
 			p.Blocks = append(p.Blocks, block)
+		} else if owner, ok := in.Claims[hook.Ref()]; ok {
+			p.Blocks = append(p.Blocks, Claimed(in.App, hook.Ref(), owner))
 		}
 	}
 	gone := in.Inventory.Minus(p.Inventory)
@@ -134,11 +136,7 @@ func blockOf(in Input, obj delivery.Object, coming map[schema.GroupKind]bool) (d
 		}}, true
 	}
 	if owner, ok := in.Claims[ref]; ok {
-		return delivery.Block{Ref: ref, Fault: &delivery.Fault{
-			Reason: "OwnershipConflict", Where: ref.String(), Retry: delivery.OnEvent,
-			Hint: fmt.Sprintf("remove it from one of the two; %s takes it over once %s has let it go", in.App.ID, owner),
-			Err:  fmt.Errorf("it is already owned by %s", owner),
-		}}, true
+		return Claimed(in.App, ref, owner), true
 	}
 	live, ok := in.Live[ref]
 	if !ok {
@@ -153,6 +151,15 @@ func blockOf(in Input, obj delivery.Object, coming map[schema.GroupKind]bool) (d
 		}}, true
 	}
 	return delivery.Block{}, false
+}
+
+// Claimed is what blocks a plan in which an object is another app's.
+func Claimed(app delivery.App, ref delivery.Ref, owner delivery.ID) delivery.Block {
+	return delivery.Block{Ref: ref, Fault: &delivery.Fault{
+		Reason: "OwnershipConflict", Where: ref.String(), Retry: delivery.OnEvent,
+		Hint: fmt.Sprintf("remove it from one of the two; %s takes it over once %s has let it go", app.ID, owner),
+		Err:  fmt.Errorf("it is already owned by %s", owner),
+	}}
 }
 
 // denied tells whether the app's project forbids an object.

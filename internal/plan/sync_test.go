@@ -52,6 +52,9 @@ func TestSync(t *testing.T) {
 		{"a hook that is not permitted", func(in *plan.Input) {
 			in.Hooks, in.Desired, in.App.Limits = in.Desired, nil, project
 		}, "blocked NotPermitted, owns 0"},
+		{"a hook that another app owns", func(in *plan.Input) {
+			in.Hooks, in.Desired, in.Claims = in.Desired, nil, map[delivery.Ref]delivery.ID{ref: {Kind: "Application", Namespace: "argocd", Name: "victim"}}
+		}, "blocked OwnershipConflict, owns 0"},
 		{"replaced as a whole", func(in *plan.Input) { in.App.Sync.Options.Replace = true }, "update wave 3 whole, owns 1"},
 		{"… as it asks itself", func(in *plan.Input) { in.Desired[0].Asks = delivery.MarkReplace }, "update wave 3 whole, owns 1"},
 		{"… and by force", func(in *plan.Input) { in.Desired[0].Asks = delivery.MarkReplace | delivery.MarkForce }, "replace wave 3, owns 1"},

@@ -28,6 +28,7 @@ const (
 	ResourcesFinalizer           = "resources-finalizer.argocd.argoproj.io"
 	ForegroundFinalizer          = "resources-finalizer.argocd.argoproj.io/foreground"
 	BackgroundFinalizer          = "resources-finalizer.argocd.argoproj.io/background"
+	PreDeleteFinalizer           = "pre-delete-finalizer.argocd.argoproj.io"
 	PostDeleteFinalizer          = "post-delete-finalizer.argocd.argoproj.io"
 	PostDeleteCleanupFinalizer   = "post-delete-finalizer.argocd.argoproj.io/cleanup"
 	RefreshAnnotation            = "argocd.argoproj.io/refresh"
