@@ -47,6 +47,7 @@ type applicationPass struct {
 	news     dialect.ArgoNews
 	owned    delivery.Inventory // if it was compared
 	revs     []string           // of the sources that the request is about
+	pinned   bool               // the target is not what is declared, but what the operation began with
 	seen     []seen
 	rendered bool // what Git wants was rendered in this pass
 	repeated []string
@@ -128,8 +129,13 @@ func (a *applications) begin(obj *argocdv1.Application, pen pen) *applicationPas
 	if p.op = st.op; p.op == nil {
 		p.asked = dialect.ArgoRequest(obj)
 	}
-	if sync := operationOf(obj, p.op != nil); sync != nil && (p.op != nil || p.asked != nil) {
-		p.target = a.read(obj, p.held, sync)
+	switch {
+	case p.op != nil:
+		p.target = a.begun(p, *p.op)
+	case p.asked != nil:
+		p.target = a.read(obj, p.held, obj.Operation.Sync)
+	case operation.Retriable(st.last) && !st.last.Request.Automated:
+		p.target = a.begun(p, *st.last)
 	}
 	a.follow(p)
 	return p
@@ -146,13 +152,44 @@ func (a *applications) govern(app delivery.App) delivery.App {
 	return app
 }
 
-// operationOf gives the sync that is under way, or asked for; nil: none.
-func operationOf(obj *argocdv1.Application, running bool) *argocdv1.SyncOperation {
+// begun reads an Application as an operation has it that has begun: made from what it began with, whatever is declared or pushed
+// since. As long as that is what is declared, nothing else is fetched for it.
+func (a *applications) begun(p *applicationPass, op delivery.Operation) dialect.ArgoApp {
+	pin, spec := p.st.pin, p.obj.Spec
+	if pin == nil {
+		return p.declared
+	}
+	same := equality.Semantic.DeepEqual(spec.Sources, pin.Sources)
+	if len(spec.Sources) == 0 {
+		same = len(pin.Sources) == 0 && equality.Semantic.DeepEqual(spec.Source, pin.Source)
+	}
+	revs := make([]string, len(p.declared.Sources))
+	for i, src := range p.declared.Sources {
+		snap, _ := a.repos.snapshot(src.ID)
+		revs[i] = dialect.ArgoRevision(snap.Revision)
+	}
+	if same && dialect.ArgoSameRevisions(op.Revisions, revs) {
+		return p.declared
+	}
+	p.pinned = true
+	return a.read(p.obj, p.held, pin)
+}
+
+// keeps tells why what the request is made from is not what an operation began with; nil: it is.
+func (a *applications) keeps(p *applicationPass, op *delivery.Operation) error {
 	switch {
-	case running && obj.Status.OperationState != nil:
-		return obj.Status.OperationState.Operation.Sync
-	case obj.Operation != nil:
-		return obj.Operation.Sync
+	case len(op.Revisions) == 0: // it was begun by somebody who had not found out yet
+		op.Revisions = p.revs
+		p.st.pin = dialect.ArgoPin(p.obj, *op)
+	case dialect.ArgoSameRevisions(op.Revisions, p.revs):
+	case !p.pinned: // a source has just moved on: the next pass asks for the one of before
+		a.wake(p.app.ID)
+		return errNotYet
+	default:
+		return &delivery.Fault{
+			Reason: argocdv1.ConditionSyncError, Retry: delivery.OnChange, Hint: "sync again",
+			Err: fmt.Errorf("the operation began with %s, which is %s now", strings.Join(op.Revisions, ", "), strings.Join(p.revs, ", ")),
+		}
 	}
 	return nil
 }
@@ -224,6 +261,9 @@ func (a *applications) load(st *appState, obj *argocdv1.Application) {
 	st.mem.Inventory = dialect.ArgoInventory(obj)
 	a.records.Load(st.app, &st.mem)
 	st.last = dialect.ArgoOperation(obj)
+	if st.last != nil {
+		st.pin = dialect.ArgoPin(obj, *st.last)
+	}
 	if st.last != nil && !st.last.Phase.Over() {
 		st.op = st.last
 	}
@@ -415,6 +455,11 @@ func (a *applications) operate(ctx context.Context, p *applicationPass) error {
 	if err := a.sources(p, p.target); err != nil {
 		return a.unstartable(p, err)
 	}
+	if p.op != nil {
+		if err := a.keeps(p, p.op); err != nil {
+			return a.unstartable(p, err)
+		}
+	}
 	if p.op == nil {
 		d := operation.Decide(a.standing(p))
 		if p.sooner(d.After); d.Begin == nil {
@@ -462,6 +507,7 @@ func (a *applications) unstartable(p *applicationPass, err error) error {
 		begun := operation.Start(operation.Decision{Begin: p.asked}, a.standing(p))
 		op, begun.Terminated = &begun, p.declared.Invalid() != ""
 		p.obj.Status.OperationState = dialect.ArgoBegun(p.obj, begun)
+		p.st.pin = dialect.ArgoPin(p.obj, begun)
 		p.obj.Operation, p.asked = nil, nil
 	}
 	op.Phase, op.Finished, op.Message = delivery.OperationError, p.req.Now, p.secrets.Text(f.Error())
@@ -509,6 +555,7 @@ func (a *applications) start(ctx context.Context, p *applicationPass, d operatio
 		return err
 	}
 	p.op, p.st.op, p.asked, p.st.told = &op, &op, nil, p.req.Now
+	p.st.pin = dialect.ArgoPin(p.obj, op)
 	a.reg.begin(p.app.ID)
 	p.events = append(p.events, startedEvent(op))
 	return nil
@@ -757,13 +804,23 @@ func (a *applications) automate(ctx context.Context, p *applicationPass, state d
 	if d.Fault {
 		p.warn(argocdv1.ConditionSyncError, d.Why)
 	}
-	if d.Begin == nil || len(state.Plan.Blocks) > 0 {
+	if d.Begin == nil {
 		return nil
 	}
-	if ready, err := a.dependencies(ctx, p); err != nil || !ready {
-		return err
+	if d.Retry && !d.Begin.Automated { // what somebody has asked for, once more: not what Git has now
+		if err := a.again(p); err != nil {
+			return err
+		}
+		standing.Revisions = p.revs
+	} else {
+		if len(state.Plan.Blocks) > 0 {
+			return nil
+		}
+		if ready, err := a.dependencies(ctx, p); err != nil || !ready {
+			return err
+		}
+		p.target = p.declared
 	}
-	p.target = p.declared
 	if err := a.start(ctx, p, d, standing); err != nil {
 		return err
 	}
@@ -771,6 +828,14 @@ func (a *applications) automate(ctx context.Context, p *applicationPass, state d
 		return err
 	}
 	return a.compare(ctx, p)
+}
+
+// again has the request be about what the last operation was about.
+func (a *applications) again(p *applicationPass) error {
+	if err := a.sources(p, p.target); err != nil || len(p.st.last.Revisions) == 0 {
+		return err
+	}
+	return a.keeps(p, p.st.last)
 }
 
 // dependencies tells whether the apps that this one depends on are ready.

@@ -15,15 +15,19 @@ import (
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 )
 
-// chartOf packs a chart that makes a ConfigMap with the value "from <version>".
-func chartOf(name, version string) []byte {
+// chartOf packs a chart that makes a ConfigMap with the value "from <version>", and what further templates make.
+func chartOf(name, version string, further ...string) []byte {
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
 	w := tar.NewWriter(z)
-	for _, f := range [][2]string{
+	files := [][2]string{
 		{"Chart.yaml", fmt.Sprintf("apiVersion: v2\nname: %s\nversion: %s\n", name, version)},
 		{"templates/cm.yaml", fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s}\ndata: {v: from {{ .Chart.Version }}}\n", name)},
-	} {
+	}
+	for i, text := range further {
+		files = append(files, [2]string{fmt.Sprintf("templates/further-%d.yaml", i), text})
+	}
+	for _, f := range files {
 		w.WriteHeader(&tar.Header{Name: name + "/" + f[0], Mode: 0o644, Size: int64(len(f[1]))})
 		w.Write([]byte(f[1]))
 	}
@@ -85,4 +89,40 @@ spec:
 		}
 		return nil
 	})
+}
+
+// TestApplicationOfAChartWithHooks: an operation that waits goes on with the version that it began with.
+func TestApplicationOfAChartWithHooks(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	hook := strings.Replace(w.job("before", "argocd.argoproj.io/hook: PreSync"), "spec:\n", "spec:\n  suspend: true\n", 1)
+	archive := chartOf("dep", "1.2.0", hook)
+	repo := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/index.yaml":
+			fmt.Fprintf(rw, "apiVersion: v1\nentries:\n  dep:\n  - version: 1.2.0\n    digest: %x\n    urls: [dep-1.2.0.tgz]\n", sha256.Sum256(archive))
+		case "/dep-1.2.0.tgz":
+			rw.Write(archive)
+		default:
+			http.NotFound(rw, r)
+		}
+	}))
+	t.Cleanup(repo.Close)
+	w.apply(fmt.Sprintf(`
+apiVersion: argoproj.io/v1alpha1
+kind: Application
+metadata: {name: %s, namespace: argocd}
+spec:
+  project: default
+  source: {repoURL: %s, chart: dep, targetRevision: 1.x}
+  destination: {server: https://kubernetes.default.svc, namespace: %s}
+%s`, w.name("chart"), repo.URL, w.ns, automated))
+	w.waits("chart")
+	w.merge("chart", `{"spec":{"source":{"targetRevision":"1.2.x"}}}`) // has it be fetched anew, at the version of before
+	w.resume("before")
+	a := w.operated("chart", argocdv1.OperationSucceeded)
+	w.value("dep", "from 1.2.0")
+	if o := a.Status.OperationState; o.Operation.Sync.Revision != "1.2.0" || o.SyncResult.Revision != "1.2.0" {
+		t.Errorf("asked %q, result %q", o.Operation.Sync.Revision, o.SyncResult.Revision)
+	}
 }

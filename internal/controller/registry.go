@@ -9,6 +9,7 @@ import (
 	fluxmeta "github.com/fluxcd/pkg/apis/meta"
 	"k8s.io/apimachinery/pkg/types"
 
+	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/render"
@@ -77,13 +78,14 @@ type appState struct {
 	way       string    // what says how the other cluster is reached, for people: "Secret/far"
 
 	// Of an Application.
-	op         *delivery.Operation // under way; nil: none is
-	last       *delivery.Operation // that is over, or under way
-	told       time.Time           // when the status was written last for an operation under way
-	seeded     bool                // the revisions of a controller before this one were said
-	refreshing bool                // a person's refresh is under way
-	orphansAt  time.Time           // when it was looked for objects that nobody owns; zero: not yet
-	orphaned   string              // the warning about them
+	op         *delivery.Operation     // under way; nil: none is
+	last       *delivery.Operation     // that is over, or under way
+	pin        *argocdv1.SyncOperation // what that is made from; nil: there was none
+	told       time.Time               // when the status was written last for an operation under way
+	seeded     bool                    // the revisions of a controller before this one were said
+	refreshing bool                    // a person's refresh is under way
+	orphansAt  time.Time               // when it was looked for objects that nobody owns; zero: not yet
+	orphaned   string                  // the warning about them
 	charts     charts
 }
 

@@ -108,27 +108,39 @@ func Application(a *argocdv1.Application, in Argo) ArgoApp {
 	return r.out
 }
 
-// overridden gives an Application's spec as an operation wants it.
+// overridden gives an Application's spec with the sources that an operation wants. At which revisions it wants them is not in it:
+// [argoReader.pinned].
 func overridden(a *argocdv1.Application, sync *argocdv1.SyncOperation) argocdv1.ApplicationSpec {
 	spec := *a.Spec.DeepCopy()
 	if sync == nil {
 		return spec
 	}
 	if sync.Source != nil {
-		spec.Source = sync.Source.DeepCopy()
+		spec.Source, spec.Sources = sync.Source.DeepCopy(), nil
 	}
 	if len(sync.Sources) > 0 {
 		spec.Sources = slices.Clone(sync.Sources)
 	}
-	for i := range spec.Sources {
-		if i < len(sync.Revisions) && sync.Revisions[i] != "" {
-			spec.Sources[i].TargetRevision = sync.Revisions[i]
-		}
-	}
-	if sync.Revision != "" && spec.Source != nil {
-		spec.Source.TargetRevision = sync.Revision
-	}
 	return spec
+}
+
+// pinned gives the source number i as it is fetched: at the revision that the operation wants. What is rendered knows nothing of it
+// (Argo CD: ARGOCD_APP_SOURCE_TARGET_REVISION is what the source says).
+func (r *argoReader) pinned(i int, s *argocdv1.ApplicationSource) *argocdv1.ApplicationSource {
+	revision := ""
+	switch sync := r.in.Sync; {
+	case sync == nil:
+	case len(r.spec.Sources) == 0:
+		revision = sync.Revision
+	case i < len(sync.Revisions):
+		revision = sync.Revisions[i]
+	}
+	if revision == "" {
+		return s
+	}
+	at := *s
+	at.TargetRevision = revision
+	return &at
 }
 
 func (r *argoReader) condition(kind, format string, args ...any) {
@@ -254,7 +266,7 @@ func (r *argoReader) single() {
 		r.invalid("spec.source.repoURL and either spec.source.path or spec.source.chart are required")
 		return
 	}
-	src, ok := r.source("spec.source", s)
+	src, ok := r.source("spec.source", r.pinned(0, s))
 	if !ok {
 		return
 	}
@@ -272,7 +284,7 @@ func (r *argoReader) several() {
 			r.invalid("%s: repoURL and one of path, chart and ref are required", field)
 			return
 		}
-		src, ok := r.source(field, s)
+		src, ok := r.source(field, r.pinned(i, s))
 		if !ok {
 			return
 		}

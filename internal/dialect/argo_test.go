@@ -1,6 +1,7 @@
 package dialect_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -89,6 +90,11 @@ func TestOperationSurvivesARestart(t *testing.T) {
 			},
 			Phase: delivery.OperationFailed, Started: noon, Finished: noon.Add(time.Second), Revisions: []string{"0123456789012345678901234567890123456789"},
 		},
+		"ended by a person": {
+			Request: delivery.OperationRequest{Automated: true, Revisions: []string{firstCommit}, Retry: delivery.RetryPolicy{Limit: 5, Duration: 5 * time.Second, Factor: 2, Max: 3 * time.Minute}},
+			Phase:   delivery.OperationFailed, Message: "Operation terminated", Terminated: true, Started: noon, Finished: noon.Add(time.Second),
+			Revisions: []string{firstCommit},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := readApplication(t, guestbook)
@@ -106,6 +112,92 @@ func TestOperationSurvivesARestart(t *testing.T) {
 				t.Errorf("-want +got:\n%s\n%s", diff, b)
 			}
 		})
+	}
+}
+
+// An operation is about the sources and revisions that it began with, also in its further attempts.
+func TestOperationIsPinned(t *testing.T) {
+	const digest = "0123456789012345678901234567890123456789012345678901234567890123"
+	in := dialect.Argo{Namespace: "argocd", Now: noon}
+	for name, c := range map[string]struct {
+		sources   string // of the spec; empty: the guestbook's source
+		operation string // asked for; empty: automated
+		revisions []string
+		refs      []string // that are fetched
+		asked     string   // the revision, or the revisions, that the status has the operation be asked for
+	}{
+		"a branch":      {"", "", []string{firstCommit}, []string{firstCommit}, firstCommit},
+		"by a person":   {"", "{sync: {}}", []string{firstCommit}, []string{firstCommit}, ""},
+		"a tag":         {"", "{sync: {revision: v1}}", []string{firstCommit}, []string{firstCommit}, "v1"},
+		"other sources": {"", "{sync: {sources: [{repoURL: 'https://g.example.com/x', path: .}], revisions: [v1]}}", []string{firstCommit}, []string{firstCommit}, "v1"},
+		"not known yet": {"", "{sync: {revision: v1}}", nil, []string{"v1"}, "v1"},
+		"a list of one": {"[{repoURL: 'https://g.example.com/x', path: .}]", "", []string{firstCommit}, []string{firstCommit}, firstCommit},
+		"chart and archive": {
+			"[{repoURL: 'https://c.example.com', chart: web, targetRevision: 1.x}, {repoURL: 'oci://r.example.com/x'}]", "",
+			[]string{"1.2.3@sha256:" + digest, "v1@sha256:" + digest}, []string{"1.2.3", "sha256:" + digest}, "1.2.3 sha256:" + digest,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := readApplication(t, guestbook)
+			op := delivery.Operation{Request: delivery.OperationRequest{Automated: true, Revisions: c.revisions}, Revisions: c.revisions, Started: noon, Phase: delivery.OperationFailed}
+			if c.sources != "" {
+				a.Spec.Source = nil
+				decode(t, c.sources, &a.Spec.Sources)
+			}
+			if c.operation != "" {
+				decode(t, c.operation, &a.Operation)
+				op.Request = *dialect.ArgoRequest(a)
+			}
+			a.Status.OperationState, a.Operation = dialect.ArgoBegun(a, op), nil
+			began := a.Status.OperationState.SyncResult
+			a.Spec.Source, a.Spec.Sources = &argocdv1.ApplicationSource{RepoURL: "https://elsewhere.example.com/x", Path: "x"}, nil
+			for attempt := range 3 {
+				a.Status = dialect.ArgoStatus(a.Status, a, dialect.ArgoNews{Operation: &op}, noon)
+				state := a.Status.OperationState
+				if diff := cmp.Diff(began, state.SyncResult); diff != "" {
+					t.Errorf("attempt %d: -want +got:\n%s", attempt, diff)
+				}
+				if got := strings.TrimSpace(strings.Join(append([]string{state.Operation.Sync.Revision}, state.Operation.Sync.Revisions...), " ")); got != c.asked {
+					t.Errorf("attempt %d: asked for %q, want %q", attempt, got, c.asked)
+				}
+				in.Sync = dialect.ArgoPin(a, *dialect.ArgoOperation(a))
+				var refs []string
+				for _, src := range dialect.Application(a, in).Sources {
+					refs = append(refs, src.Ref.Any)
+					if strings.Contains(src.URL, "elsewhere") {
+						t.Errorf("attempt %d: made from %s", attempt, src.URL)
+					}
+				}
+				if diff := cmp.Diff(c.refs, refs); diff != "" {
+					t.Errorf("attempt %d: -want +got:\n%s", attempt, diff)
+				}
+				op.Retries, op.Started = attempt+1, op.Started.Add(time.Minute)
+				a.Status.OperationState = dialect.ArgoBegun(a, op)
+			}
+		})
+	}
+}
+
+func TestSameRevisions(t *testing.T) {
+	for _, c := range []struct {
+		of, now string
+		want    bool
+	}{
+		{firstCommit, firstCommit, true},
+		{firstCommit, "", false},
+		{"", "", false},
+		{"1.2.3@sha256:aa", "1.2.3@sha256:aa", true},
+		{"1.2.3@sha256:aa", "1.2.3@sha256:bb", false},
+		{"1.2.3", "1.2.3@sha256:bb", true},
+		{"1.2.2", "1.2.3@sha256:bb", false},
+		{"latest@sha256:aa", "sha256:aa", true},
+	} {
+		if got := dialect.ArgoSameRevisions([]string{c.of}, []string{c.now}); got != c.want {
+			t.Errorf("%q and %q: %t", c.of, c.now, got)
+		}
+	}
+	if dialect.ArgoSameRevisions(nil, []string{firstCommit}) {
+		t.Error("none is another number of them")
 	}
 }
 

@@ -3,6 +3,7 @@ package dialect
 import (
 	"encoding/json"
 	"slices"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,6 +17,9 @@ const (
 	infoRevisions = "keelson.dev/revisions" // JSON: the revisions with their digests, where one is that of an archive
 	infoHealing   = "keelson.dev/healing"   // "true": the operation is for drift, although it counts no attempts
 )
+
+// terminated begins the message of an operation that somebody has ended: here as upstream.
+const terminated = "Operation terminated"
 
 // ArgoRequest reads an Application's operation, in the light of its policy. nil: there is none.
 func ArgoRequest(a *argocdv1.Application) *delivery.OperationRequest {
@@ -60,18 +64,13 @@ func readRequest(op argocdv1.Operation) delivery.OperationRequest {
 	return r
 }
 
-// writeRequest is the inverse of [readRequest]. override is what the request overrides of the Application's sources, if it does.
+// writeRequest is the inverse of [readRequest], but for the revisions ([requestedRevisions]). override is what the request overrides of the Application's sources, if it does.
 func writeRequest(r delivery.OperationRequest, override *argocdv1.SyncOperation) argocdv1.Operation {
 	s := &argocdv1.SyncOperation{
 		Prune: r.Prune, DryRun: r.DryRun, SyncOptions: writeSyncOptions(r.Options), SelfHealAttemptsCount: int64(r.Attempts),
 	}
 	if override != nil {
 		s.Source, s.Sources = override.Source.DeepCopy(), slices.Clone(override.Sources)
-	}
-	if len(r.Revisions) == 1 {
-		s.Revision = r.Revisions[0]
-	} else {
-		s.Revisions = slices.Clone(r.Revisions)
 	}
 	switch {
 	case r.NoHooks:
@@ -87,6 +86,17 @@ func writeRequest(r delivery.OperationRequest, override *argocdv1.SyncOperation)
 		op.Info = append(op.Info, argocdv1.Info{Name: infoHealing, Value: "true"})
 	}
 	return op
+}
+
+// requestedRevisions writes the revisions that are asked for as a source can have them: the digest of a chart is said in the info.
+func requestedRevisions(spec argocdv1.ApplicationSpec, r delivery.OperationRequest) (one string, several []string) {
+	switch {
+	case len(r.Revisions) == 0:
+		return "", nil
+	case r.Automated || len(r.Revisions) > 1:
+		return statusRevisions(spec, r.Revisions)
+	}
+	return r.Revisions[0], nil
 }
 
 func info(op argocdv1.Operation, name string) string {
@@ -107,6 +117,7 @@ func ArgoOperation(a *argocdv1.Application) *delivery.Operation {
 	op := &delivery.Operation{
 		Request: readRequest(s.Operation), Phase: delivery.OperationPhase(s.Phase), Message: s.Message,
 		Started: s.StartedAt.Time, Retries: int(s.RetryCount),
+		Terminated: s.Phase == argocdv1.OperationFailed && strings.HasPrefix(s.Message, terminated),
 	}
 	if s.FinishedAt != nil {
 		op.Finished = s.FinishedAt.Time
@@ -172,7 +183,12 @@ func ArgoBegun(a *argocdv1.Application, op delivery.Operation) *argocdv1.Operati
 	if a.Operation != nil {
 		override = a.Operation.Sync
 	}
-	return operationState(nil, a, op, override)
+	var old *argocdv1.OperationState
+	if last := a.Status.OperationState; op.Retries > 0 && a.Operation == nil && last != nil { // one more attempt at the same
+		old = last.DeepCopy()
+		old.StartedAt = metav1.NewTime(op.Started.UTC().Truncate(time.Second))
+	}
+	return operationState(old, a, op, override)
 }
 
 // operationState writes an operation.
@@ -183,14 +199,18 @@ func operationState(old *argocdv1.OperationState, a *argocdv1.Application, op de
 		override = old.Operation.Sync
 	}
 	spec := *a.Spec.DeepCopy()
-	if override != nil { // of what it overrides, the sources: the revisions are said beside them
-		spec = overridden(a, &argocdv1.SyncOperation{Source: override.Source, Sources: override.Sources})
+	if override != nil {
+		spec = overridden(a, override)
+	}
+	if same && old.SyncResult != nil { // what it began with, whatever is declared since
+		spec.Source, spec.Sources = old.SyncResult.Source, old.SyncResult.Sources
 	}
 	s := &argocdv1.OperationState{
 		Operation: writeRequest(op.Request, override), Phase: string(op.Phase), Message: cut(op.Message, maxCondition),
 		StartedAt: started, RetryCount: int64(op.Retries),
 		SyncResult: &argocdv1.SyncOperationResult{},
 	}
+	s.Operation.Sync.Revision, s.Operation.Sync.Revisions = requestedRevisions(spec, op.Request)
 	if same { // what people and tools have said of it stays
 		for _, i := range old.Operation.Info {
 			if i.Name != infoRevisions && i.Name != infoHealing && i.Name != infoResults {
@@ -248,4 +268,41 @@ func history(old argocdv1.ApplicationStatus, state *argocdv1.OperationState, a *
 		DeployedAt: *state.FinishedAt, DeployStartedAt: &started, InitiatedBy: state.Operation.InitiatedBy,
 	})
 	return list[max(0, len(list)-limit):]
+}
+
+// ArgoPin gives what an operation that has begun is about, whatever its Application declares since: the sources that it began with, at
+// the revisions that it found them at.
+func ArgoPin(a *argocdv1.Application, op delivery.Operation) *argocdv1.SyncOperation {
+	s := a.Status.OperationState
+	if s == nil {
+		return nil
+	}
+	pin := &argocdv1.SyncOperation{}
+	if asked := s.Operation.Sync; asked != nil {
+		pin.Source, pin.Sources, pin.Revision, pin.Revisions = asked.Source, asked.Sources, asked.Revision, asked.Revisions
+	}
+	if r := s.SyncResult; r != nil && (len(r.Sources) > 0 || r.Source != nil && r.Source.RepoURL != "") {
+		pin.Source, pin.Sources = r.Source, r.Sources
+	}
+	if len(op.Revisions) > 0 {
+		pin.Revision, pin.Revisions = statusRevisions(overridden(a, pin), op.Revisions)
+	}
+	return pin.DeepCopy()
+}
+
+// ArgoSameRevisions tells whether sources have the revisions that an operation is about. Where only the version of an archive is known
+// (an operation that another program began), that has to do.
+func ArgoSameRevisions(of, now []string) bool {
+	return slices.EqualFunc(of, now, func(x, y string) bool {
+		before, is := delivery.ParseRevision(x), delivery.ParseRevision(y)
+		switch {
+		case x == "" || y == "":
+			return false
+		case before.Commit != "" && is.Commit != "":
+			return before.Commit == is.Commit
+		case is.Commit != "":
+			return x == is.Name
+		}
+		return x == y
+	})
 }

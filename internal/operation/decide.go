@@ -59,15 +59,20 @@ func Pause(p delivery.RetryPolicy, retries int) time.Duration {
 	return time.Duration(min(pause, float64(most)))
 }
 
+// Retriable tells whether an operation has failed, and attempts at it are left.
+func Retriable(last *delivery.Operation) bool {
+	if last == nil || last.Terminated || last.Phase != delivery.OperationFailed && last.Phase != delivery.OperationError {
+		return false
+	}
+	limit := last.Request.Retry.Limit
+	return limit < 0 || last.Retries < limit
+}
+
 // retry decides whether the last operation, which failed, is tried again. One that nobody asked for is not once there is a new commit:
 // that begins anew.
 func retry(s Standing) (Decision, bool) {
 	last := s.Last
-	if last == nil || last.Terminated || last.Phase != delivery.OperationFailed && last.Phase != delivery.OperationError {
-		return Decision{}, false
-	}
-	limit := last.Request.Retry.Limit
-	if limit >= 0 && last.Retries >= limit {
+	if !Retriable(last) {
 		return Decision{}, false
 	}
 	own := last.Request.By == "" // else it is a rollout's, of an app that begins none by itself
