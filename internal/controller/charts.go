@@ -2,9 +2,11 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
+	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
@@ -23,18 +25,21 @@ type completed struct {
 	running  bool
 	snapshot delivery.Snapshot
 	err      error
-	at       time.Time // of the error
+	at       time.Time // of the error, or since when it is running
 	failures int
 }
 
 const (
 	// keptCharts is how many contents are kept: that of the app as declared, as its operation wants it, and those before.
 	keptCharts = 4
-	// chartsTimeout bounds the fetch of all that one snapshot lacks.
-	chartsTimeout = 5 * time.Minute
+	// chartsTimeout bounds one fetch of what a snapshot lacks. What it has brought when it is over needs not be brought again.
+	chartsTimeout = 2 * time.Minute
+	// chartsPatience is how long is waited for charts before it is told.
+	chartsPatience = 20 * time.Second
 )
 
-// complete gives the snapshot with the dependencies of its charts. The error is errNotYet while they are being fetched.
+// complete gives the snapshot with the dependencies of its charts. The error is errNotYet while they are being fetched, and
+// where that takes long one that says so: not to an operation, which waits.
 func (a *applications) complete(p *applicationPass, snap delivery.Snapshot) (delivery.Snapshot, error) {
 	key := fmt.Sprintf("%s/%d", snap.Digest, p.req.App.Generation)
 	var found completed
@@ -42,6 +47,14 @@ func (a *applications) complete(p *applicationPass, snap delivery.Snapshot) (del
 	a.reg.with(func() { found, ok = p.st.charts.done[key] })
 	switch {
 	case ok && found.running:
+		rest := found.at.Add(chartsPatience).Sub(a.now())
+		if rest <= 0 && p.op == nil && p.asked == nil {
+			return snap, &delivery.Fault{
+				Reason: argocdv1.ConditionComparisonError, Retry: delivery.OnEvent, Hint: "check that their repositories can be reached, or commit them in the folder charts",
+				Err: errors.New("waiting for the charts that its charts depend on"),
+			}
+		}
+		p.sooner(rest)
 		return snap, errNotYet
 	case ok && found.err == nil:
 		return found.snapshot, nil
@@ -55,13 +68,14 @@ func (a *applications) complete(p *applicationPass, snap delivery.Snapshot) (del
 	if len(lacking) == 0 {
 		found = completed{snapshot: snap}
 	} else {
-		found.running = true
+		found.running, found.at = true, a.now()
 	}
 	a.reg.with(func() { p.st.charts.keep(key, found) })
 	if !found.running {
 		return snap, nil
 	}
 	a.fetchCharts(p, key, snap, lacking, found.failures)
+	p.sooner(chartsPatience)
 	return snap, errNotYet
 }
 
@@ -101,9 +115,10 @@ func lacks(snap delivery.Snapshot, parts []delivery.Part) ([]delivery.Part, erro
 // fetchCharts fetches aside what charts depend on; the app is woken when it is there, or cannot be had.
 func (a *applications) fetchCharts(p *applicationPass, key string, snap delivery.Snapshot, parts []delivery.Part, failures int) {
 	st, id := p.st, p.app.ID
+	in := lane{"", id.Namespace + "/" + projectOf(p.obj)} // they may be at any host
 	find := dialect.ArgoDependencies(p.obj, a.context(p.held, p.obj, nil))
 	go func() {
-		defer a.repos.slots.enter(lane{"", id.Namespace})()
+		defer a.repos.slots.enter(in)()
 		ctx, cancel := context.WithTimeout(a.repos.life, chartsTimeout)
 		defer cancel()
 		done := completed{snapshot: snap}

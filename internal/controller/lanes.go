@@ -2,7 +2,7 @@ package controller
 
 import "sync"
 
-// lane is a host that is asked for a namespace.
+// lane is a host that is asked for a namespace, or for a tenant of it.
 type lane struct{ host, namespace string }
 
 // lanes bound the exchanges under way: all together, and those in each lane, so that a host that does not answer holds up
