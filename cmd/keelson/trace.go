@@ -311,7 +311,7 @@ func (t *traced) commit(g *global, namespace, url, id string) {
 }
 
 func readCommit(g *global, namespace, url, id string) (git.CommitInfo, error) {
-	dirs := []string{source.MirrorDir(filepath.Join(g.data, serverDir, mirrorDir), namespace, url)}
+	dirs := source.MirrorDirs(filepath.Join(g.data, serverDir, mirrorDir), namespace, url)
 	if inst, err := readInstance(g.data); err == nil {
 		if name, ok := cutBase(url, inst.git(false)); ok {
 			dir, ok := hostedDir(filepath.Join(g.data, gitDir), name)
@@ -321,15 +321,19 @@ func readCommit(g *global, namespace, url, id string) (git.CommitInfo, error) {
 			dirs = []string{dir}
 		}
 	}
+	failed := errors.New("its repository is not on this machine")
 	for _, dir := range dirs {
 		repo, err := git.Open(dir, git.Options{})
 		if err != nil {
 			continue
 		}
-		defer repo.Close()
-		return repo.Info(id)
+		info, err := repo.Info(id)
+		repo.Close()
+		if failed = err; err == nil {
+			return info, nil
+		}
 	}
-	return git.CommitInfo{}, errors.New("its repository is not on this machine")
+	return git.CommitInfo{}, failed
 }
 
 // hostedDir is the folder of a repository of the built-in host, by what follows the host's base in its URL. False: no

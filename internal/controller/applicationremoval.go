@@ -59,6 +59,9 @@ func expectsHooks(obj *argocdv1.Application) bool {
 
 // remove deletes what an Application owns, if its finalizers say so.
 func (a *applications) remove(ctx context.Context, obj *argocdv1.Application) (r removal, err error) {
+	if !a.estate.holds().complete {
+		return removal{after: estateRetry}, nil
+	}
 	if !a.estate.serves(obj.Namespace) {
 		return removal{}, nil
 	}

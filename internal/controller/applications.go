@@ -88,6 +88,9 @@ func (a *applications) guard(before, now *argocdv1.Application) bool {
 
 // step does one step for an Application.
 func (a *applications) step(ctx context.Context, obj *argocdv1.Application, pen pen) next {
+	if !a.estate.holds().complete {
+		return next{after: estateRetry} // a project that is not known yet would forbid nothing
+	}
 	if !a.estate.serves(obj.Namespace) {
 		a.forget(client.ObjectKeyFromObject(obj)) // it may have been served before
 		return next{}
@@ -381,13 +384,9 @@ func (a *applications) sources(p *applicationPass, of dialect.ArgoApp) error {
 	return err
 }
 
-// warn adds a condition to what is said of the app.
+// warn adds a condition to what is said of the app, which tells it once however often it is added.
 func (p *applicationPass) warn(kind, message string) {
-	c := argocdv1.ApplicationCondition{Type: kind, Message: p.secrets.Text(message)}
-	same := func(o argocdv1.ApplicationCondition) bool { return o.Type == c.Type && o.Message == c.Message }
-	if !slices.ContainsFunc(p.news.Conditions, same) {
-		p.news.Conditions = append(p.news.Conditions, c)
-	}
+	p.news.Conditions = append(p.news.Conditions, argocdv1.ApplicationCondition{Type: kind, Message: p.secrets.Text(message)})
 }
 
 // sooner has the app be looked at again after d at the latest; zero: only when something happens.
@@ -513,6 +512,12 @@ func (a *applications) widen(p *applicationPass, plan delivery.Plan) error {
 	}
 	claims := p.st.target.engine.Claims
 	intent := deliver.Intent(mem, plan)
+	if !dialect.ArgoFits(intent) {
+		return &delivery.Fault{
+			Reason: argocdv1.ConditionSyncError, Retry: delivery.OnChange, Hint: "split the Application",
+			Err: fmt.Errorf("%d objects are more than the status of one Application can list", len(intent)),
+		}
+	}
 	if conflicts, _ := claims.Set(p.app.ID, intent); len(conflicts) > 0 {
 		_, released := claims.Set(p.app.ID, mem.Inventory) // nothing of this plan is begun
 		a.released(released)
@@ -661,6 +666,7 @@ func (a *applications) compare(ctx context.Context, p *applicationPass) error {
 		return errNotYet
 	}
 	p.take(state)
+	a.orphans(ctx, p)
 	if p.news.Operation != nil { // an operation has just ended: the next pass decides about another
 		a.wake(p.app.ID)
 		return nil

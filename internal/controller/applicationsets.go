@@ -123,7 +123,7 @@ func (a *applicationSets) step(ctx context.Context, set *argocdv1.ApplicationSet
 	if !a.synced() {
 		return next{after: again}
 	}
-	if a.estate.holds().projects == nil {
+	if !a.estate.holds().complete {
 		return next{after: estateRetry} // it could not be read yet: nothing may be concluded from what is not there
 	}
 	name := client.ObjectKeyFromObject(set)

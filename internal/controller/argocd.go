@@ -84,9 +84,9 @@ func (c *Controller) serveApplications(ctx context.Context, opts Options, scheme
 	s.kind = apps
 	c.argo = &argo{apps: apps, repos: repos, estate: estate, shell: s}
 	c.wakes[argocdv1.ApplicationKind], c.wakes[dialect.RepositoryKind] = s.enqueue, repos.queue.Add
-	c.git.others = func() (map[delivery.ID]string, bool) {
+	c.git.others = func() ([]delivery.Source, bool) {
 		looked, err := c.argo.looked(ctx)
-		return repos.urls(), err == nil && looked
+		return repos.all(), err == nil && looked
 	}
 	estate.onChange(func() { c.argo.wakeAll(ctx, opts.Log) })
 	if err := c.mgr.Add(repos); err != nil {
@@ -142,7 +142,7 @@ func (g *argo) loadClaims(ctx context.Context) ([]delivery.ID, error) {
 	for i := range list.Items {
 		item := &list.Items[i]
 		ids[i] = applicationID(client.ObjectKeyFromObject(item))
-		if !g.estate.serves(item.Namespace) {
+		if !held.complete || !g.estate.serves(item.Namespace) { // before it is complete there is no step, and the first makes claims too
 			continue
 		}
 		to := g.apps.read(item, held, nil).Destination

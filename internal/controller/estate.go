@@ -39,6 +39,7 @@ const (
 
 // holdings are what Argo CD's namespace says to all Applications: immutable.
 type holdings struct {
+	complete     bool // everything was read at least once; before, nothing may be concluded from what is not there
 	projects     map[string]*argocdv1.AppProject
 	repositories []dialect.ArgoRepository
 	clusters     []dialect.ArgoCluster
@@ -94,7 +95,7 @@ func metadataOf(kind string) *metav1.PartialObjectMetadata {
 	return m
 }
 
-// holds gives what Argo CD's namespace says now.
+// holds gives what Argo CD's namespace says now; see whether it is complete.
 func (e *estate) holds() *holdings { return e.now.Load() }
 
 // read tells whether the namespace was read at all.
@@ -217,14 +218,17 @@ func (e *estate) take(ctx context.Context) error {
 	for i := range projects.Items {
 		next.projects[projects.Items[i].Name] = &projects.Items[i]
 	}
+	var failed error
 	if e.stale.Swap(false) {
-		if err := e.read(ctx, &next); err != nil {
-			e.stale.Store(true)
-			return err
+		whole := next
+		if failed = e.read(ctx, &whole); failed != nil {
+			e.stale.Store(true) // the projects count already
+		} else {
+			next, next.complete = whole, true
 		}
 	}
 	if sameHoldings(old, &next) {
-		return nil
+		return failed
 	}
 	e.now.Store(&next)
 	e.mu.Lock()
@@ -233,7 +237,7 @@ func (e *estate) take(ctx context.Context) error {
 	for _, f := range follow {
 		f()
 	}
-	return nil
+	return failed
 }
 
 // sameHoldings tells whether nothing has changed that Applications depend on: a project's status is nothing to them.
@@ -241,7 +245,7 @@ func sameHoldings(a, b *holdings) bool {
 	same := func(x, y *argocdv1.AppProject) bool {
 		return x.UID == y.UID && reflect.DeepEqual(x.Spec, y.Spec) && slices.Equal(x.Unknown, y.Unknown)
 	}
-	return maps.EqualFunc(a.projects, b.projects, same) && reflect.DeepEqual(a.repositories, b.repositories) &&
+	return a.complete == b.complete && maps.EqualFunc(a.projects, b.projects, same) && reflect.DeepEqual(a.repositories, b.repositories) &&
 		reflect.DeepEqual(a.clusters, b.clusters) && reflect.DeepEqual(a.settings, b.settings)
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"strings"
 
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
@@ -23,8 +22,8 @@ type gitRepositories struct {
 	follower
 	cache  client.Reader
 	reader client.Reader // uncached: Secrets are not kept in memory
-	// others gives the URLs of sources that are no GitRepositories, and whether these are all; nil: there are none.
-	others func() (urls map[delivery.ID]string, all bool)
+	// others gives id, tenant and URL of the sources that are no GitRepositories, and whether these are all; nil: there are none.
+	others func() (sources []delivery.Source, all bool)
 }
 
 func gitRepositoryID(name types.NamespacedName) delivery.ID {
@@ -52,18 +51,18 @@ func (g *gitRepositories) dropMirrors() error {
 	if err := g.cache.List(g.life, &list); err != nil {
 		return err
 	}
-	urls := make(map[delivery.ID]string, len(list.Items))
+	sources := make([]delivery.Source, 0, len(list.Items))
 	for i := range list.Items {
-		urls[gitRepositoryID(client.ObjectKeyFromObject(&list.Items[i]))] = list.Items[i].Spec.URL
+		sources = append(sources, delivery.Source{ID: gitRepositoryID(client.ObjectKeyFromObject(&list.Items[i])), URL: list.Items[i].Spec.URL})
 	}
 	if g.others != nil {
 		others, all := g.others()
 		if !all {
 			return nil // they go with the next one
 		}
-		maps.Copy(urls, others)
+		sources = append(sources, others...)
 	}
-	return g.sources.Retain(g.life, urls)
+	return g.sources.Retain(g.life, sources)
 }
 
 func (g *gitRepositories) remove(context.Context, *sourcev1.GitRepository) (removal, error) {

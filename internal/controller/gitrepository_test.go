@@ -17,7 +17,7 @@ import (
 func TestGivesLast(t *testing.T) {
 	last := delivery.Revision{Name: "main", Commit: "1234"}
 	for cause, want := range map[error]bool{
-		nil: false, git.ErrUnreachable: true, git.ErrAuth: false, git.ErrRepoNotFound: false, git.ErrUnknownRef: false, git.ErrCorrupt: false,
+		nil: false, git.ErrUnreachable: true, git.ErrAuth: false, git.ErrRepoNotFound: false, git.ErrRefused: false, git.ErrUnknownRef: false, git.ErrCorrupt: false,
 	} {
 		err := cause
 		if cause != nil {

@@ -82,6 +82,8 @@ type appState struct {
 	told       time.Time           // when the status was written last for an operation under way
 	seeded     bool                // the revisions of a controller before this one were said
 	refreshing bool                // a person's refresh is under way
+	orphansAt  time.Time           // when it was looked for objects that nobody owns; zero: not yet
+	orphaned   string              // the warning about them
 	charts     charts
 }
 

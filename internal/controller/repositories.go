@@ -80,7 +80,9 @@ func (r *repositories) want(user delivery.ID, sources []delivery.Source) {
 			ask = append(ask, src.ID)
 		}
 		w.users[user] = true
-		ids = append(ids, src.ID)
+		if !slices.Contains(ids, src.ID) { // several sources of one app may be of one repository
+			ids = append(ids, src.ID)
+		}
 	}
 	dropped := false
 	for _, id := range r.wants[user] {
@@ -173,15 +175,15 @@ func (r *repositories) snapshot(id delivery.ID) (delivery.Snapshot, error) {
 	return snap, err
 }
 
-// urls are those of all sources, whose mirrors are needed.
-func (r *repositories) urls() map[delivery.ID]string {
+// all gives id, tenant and URL of all sources: their mirrors are needed.
+func (r *repositories) all() []delivery.Source {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	urls := make(map[delivery.ID]string, len(r.wanted))
+	sources := make([]delivery.Source, 0, len(r.wanted))
 	for id, w := range r.wanted {
-		urls[id] = w.src.URL
+		sources = append(sources, delivery.Source{ID: id, Tenant: w.src.Tenant, URL: w.src.URL})
 	}
-	return urls
+	return sources
 }
 
 // Start implements [manager.Runnable]: steps wait for nothing, so one worker does.

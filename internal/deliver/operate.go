@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -128,8 +127,7 @@ func keptHooks(inv delivery.Inventory, hooks []delivery.Object) delivery.Invento
 	for ref, version := range inv {
 		for _, h := range hooks {
 			named := h.Ref()
-			prefix := h.GetGenerateName()
-			if ref == named || named.Name == "" && prefix != "" && ref.GroupKind() == named.GroupKind() && ref.Namespace == named.Namespace && strings.HasPrefix(ref.Name, prefix) {
+			if ref == named || ref.GroupKind() == named.GroupKind() && ref.Namespace == named.Namespace && operation.Names(h, ref.Name) {
 				kept[ref] = version
 			}
 		}

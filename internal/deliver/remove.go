@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -83,12 +84,16 @@ type errorText string
 
 func (e errorText) Error() string { return string(e) }
 
-// deletionHooks renders the hooks that a deletion runs.
+// deletionHooks renders the hooks that a deletion runs. What cannot be rendered until another commit comes has none: an app may be
+// deleted because its folder has left Git, and must not wait for it.
 func (e *Engine) deletionHooks(ctx context.Context, req Request, mem *Memory) ([]delivery.Object, error) {
 	if req.Snapshot.FS == nil {
 		return nil, nil
 	}
 	objects, _, err := mem.render(ctx, req)
+	if f := (*delivery.Fault)(nil); errors.As(err, &f) && f.Retry == delivery.OnChange {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -152,6 +152,7 @@ type SecretRefs struct {
 // Source is a repository to follow.
 type Source struct {
 	ID          ID
+	Tenant      string // who may read what is fetched, besides those who declare the same: other tenants of the namespace may not; empty: the whole namespace may
 	URL         string
 	Chart       string // not empty: URL is a Helm repository, of HTTP or "oci://", and Ref.SemVer or Ref.Any a version or a range of the chart
 	OCI         bool   // URL is an OCI artifact with manifests, and Ref.Tag, Ref.SemVer or Ref.Commit (a digest), or Ref.Any, which of its versions

@@ -3,6 +3,7 @@ package delivery
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -16,6 +17,26 @@ type Limits struct {
 	ClusterDeny                     []KindRule
 	AllowAll                        bool // of namespaced kinds: NamespacedAllow does not count
 	NamespacedAllow, NamespacedDeny []KindRule
+	Cluster                         *ClusterLimits // nil: the cluster as a whole
+}
+
+// ClusterLimits are what may be touched in a cluster that is not given as a whole, whatever a project allows (Argo CD: namespaces and
+// clusterResources of a cluster's Secret).
+type ClusterLimits struct {
+	Secret      string   // that says so, for messages
+	Namespaces  []string // names
+	ClusterWide bool     // objects that are in no namespace, too
+}
+
+// deny tells why an object is none of those.
+func (c *ClusterLimits) deny(ref Ref, namespaced bool) string {
+	switch {
+	case c == nil, namespaced && slices.Contains(c.Namespaces, ref.Namespace), !namespaced && c.ClusterWide:
+		return ""
+	case namespaced:
+		return fmt.Sprintf("namespaces of the cluster's Secret %s does not have '%s'", c.Secret, ref.Namespace)
+	}
+	return fmt.Sprintf("the cluster's Secret %s limits it to namespaces, and does not have clusterResources: \"true\"", c.Secret)
 }
 
 // KindRule names kinds, and objects of them; each field is a glob, an empty Name any.
@@ -36,6 +57,9 @@ func (k KindRule) String() string {
 func (l *Limits) Deny(ref Ref, namespaced bool) string {
 	if l == nil {
 		return ""
+	}
+	if why := l.Cluster.deny(ref, namespaced); why != "" {
+		return why
 	}
 	if why := l.denyKind(ref, namespaced); why != "" || !namespaced {
 		return why

@@ -138,6 +138,7 @@ type OperationResult struct {
 	Moment  Moment
 	Hook    OperationPhase // of a hook; empty: it is none
 	Passed  bool           // of an object: it was healthy, so that what comes after it need not wait for it any more; of a hook: it was deleted
+	Failed  bool           // of an object: it was degraded when what comes after it waited for it, and so the operation fails
 }
 
 // Comparison is how one object of an app compares to Git.

@@ -71,6 +71,7 @@ func TestOperationSurvivesARestart(t *testing.T) {
 			Results: []delivery.OperationResult{
 				{Ref: pod, Version: "v1", Status: "Synced", Message: "job.batch/migrate created", Moment: delivery.PreSync, Hook: delivery.OperationRunning},
 				{Ref: delivery.Ref{Kind: "Service", Namespace: "dev", Name: "web"}, Version: "v1", Status: "Synced", Message: "service/web created", Moment: delivery.DuringSync},
+				{Ref: delivery.Ref{Group: "apps", Kind: "Deployment", Namespace: "dev", Name: "web"}, Version: "v1", Status: "Synced", Message: "it crashes", Moment: delivery.DuringSync, Failed: true},
 			},
 		},
 		"healing a chart": {

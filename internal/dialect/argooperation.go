@@ -136,6 +136,8 @@ func readResult(r argocdv1.ResourceResult) delivery.OperationResult {
 	}
 	if r.HookType != "" {
 		out.Hook = delivery.OperationPhase(r.HookPhase)
+	} else {
+		out.Failed = r.Status == argocdv1.ResultSynced && r.HookPhase == argocdv1.OperationFailed
 	}
 	return out
 }
@@ -152,6 +154,9 @@ func writeResult(r delivery.OperationResult) argocdv1.ResourceResult {
 	switch r.Status { // upstream has the phase of what is no hook too
 	case argocdv1.ResultSynced:
 		out.HookPhase = argocdv1.OperationRunning
+		if r.Failed {
+			out.HookPhase = argocdv1.OperationFailed
+		}
 	case argocdv1.ResultSyncFailed:
 		out.HookPhase = argocdv1.OperationFailed
 	case argocdv1.ResultPruned, argocdv1.ResultPruneSkipped:
@@ -182,13 +187,13 @@ func operationState(old *argocdv1.OperationState, a *argocdv1.Application, op de
 		spec = overridden(a, &argocdv1.SyncOperation{Source: override.Source, Sources: override.Sources})
 	}
 	s := &argocdv1.OperationState{
-		Operation: writeRequest(op.Request, override), Phase: string(op.Phase), Message: op.Message,
+		Operation: writeRequest(op.Request, override), Phase: string(op.Phase), Message: cut(op.Message, maxCondition),
 		StartedAt: started, RetryCount: int64(op.Retries),
 		SyncResult: &argocdv1.SyncOperationResult{},
 	}
 	if same { // what people and tools have said of it stays
 		for _, i := range old.Operation.Info {
-			if i.Name != infoRevisions && i.Name != infoHealing {
+			if i.Name != infoRevisions && i.Name != infoHealing && i.Name != infoResults {
 				s.Operation.Info = append(s.Operation.Info, i)
 			}
 		}

@@ -33,6 +33,7 @@ func (r *argoReader) policy() {
 		p.Held = hold(text)
 		r.condition(argocdv1.ConditionHeldWarning, "automation is on hold: %s (hint: keelson resume, or take the annotation %s away)", p.Held.Reason, argocdv1.HoldAnnotation)
 	}
+	p.Approved = approved(r.a)
 	s := r.spec.SyncPolicy
 	if s == nil {
 		return
@@ -57,6 +58,17 @@ func (r *argoReader) policy() {
 	if m := s.ManagedNamespaceMetadata; m != nil {
 		p.NamespaceMetadata = &delivery.Metadata{Labels: m.Labels, Annotations: m.Annotations}
 	}
+}
+
+// approved tells whether a person has approved of the deletions that need it: since the operation under way began, or the deletion of
+// the Application (Argo CD: the annotation deletion-approved is the time of it).
+func approved(a *argocdv1.Application) bool {
+	at, err := time.Parse(time.RFC3339, a.Annotations[argocdv1.DeletionApprovedAnnotation])
+	since := a.DeletionTimestamp
+	if o := a.Status.OperationState; since == nil && o != nil && o.FinishedAt == nil {
+		since = &o.StartedAt
+	}
+	return err == nil && since != nil && !at.Before(since.Truncate(time.Second))
 }
 
 func isTrue(b *bool) bool { return b != nil && *b }

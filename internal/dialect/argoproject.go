@@ -103,11 +103,10 @@ func (r *argoReader) govern(p *argocdv1.AppProject, destination ArgoCluster, kno
 	}
 	limits := r.limits(p, destination)
 	r.out.App.Limits = limits
-	if ns := r.spec.Destination.Namespace; ns != "" || len(limits.Namespaces) == 0 {
-		if why := limits.DenyNamespace(ns); why != "" {
-			r.invalid("application destination server '%s' and namespace '%s' do not match any of the allowed destinations in project '%s': %s",
-				orElse(r.spec.Destination.Name, destination.Server), ns, p.Name, why)
-		}
+	ns := r.spec.Destination.Namespace // none is one that the project has to allow as well: it may forbid the cluster as a whole
+	if why := limits.DenyNamespace(ns); why != "" {
+		r.invalid("application destination server '%s' and namespace '%s' do not match any of the allowed destinations in project '%s': %s",
+			orElse(r.spec.Destination.Name, destination.Server), ns, p.Name, why)
 	}
 	if p.Spec.PermitOnlyProjectScopedClusters && destination.Project != p.Name {
 		r.invalid("project '%s' permits only clusters of its own (spec.permitOnlyProjectScopedClusters), and cluster '%s' is not", p.Name, orElse(destination.Name, destination.Server))
@@ -163,6 +162,9 @@ func (r *argoReader) limits(p *argocdv1.AppProject, c ArgoCluster) *delivery.Lim
 		Project: p.Name, AllowAll: p.Spec.NamespaceResourceWhitelist == nil,
 		NamespacedAllow: kindRules(p.Spec.NamespaceResourceWhitelist), NamespacedDeny: kindRules(p.Spec.NamespaceResourceBlacklist),
 		ClusterAllow: namedRules(p.Spec.ClusterResourceWhitelist), ClusterDeny: namedRules(p.Spec.ClusterResourceBlacklist),
+	}
+	if len(c.Namespaces) > 0 {
+		l.Cluster = &delivery.ClusterLimits{Secret: c.Secret, Namespaces: c.Namespaces, ClusterWide: c.ClusterResources}
 	}
 	destinations := slices.Clone(p.Spec.Destinations)
 	if c.Project == p.Name { // a project may use the clusters of its own

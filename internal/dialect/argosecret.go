@@ -46,7 +46,7 @@ func ReadArgoRepository(name string, template bool, data map[string][]byte) Argo
 			ClientCert: string(data["tlsClientCertData"]), ClientKey: string(data["tlsClientCertKey"]),
 			Identity: string(data["sshPrivateKey"]),
 			Insecure: set("insecure") || set("insecureIgnoreHostKey"), PlainHTTP: set("insecureOCIForceHttp"),
-			Proxy: get("proxy"),
+			Proxy: get("proxy"), NoProxy: get("noProxy"),
 			App: delivery.GitHubApp{
 				ID: get(keyAppID), InstallationID: get("githubAppInstallationID"), PrivateKey: string(data["githubAppPrivateKey"]),
 				BaseURL: get("githubAppEnterpriseBaseUrl"),

@@ -28,7 +28,8 @@ func (r *argoReader) source(field string, s *argocdv1.ApplicationSource) (delive
 		r.ignored = append(r.ignored, "Secret "+r.in.Namespace+"/"+cred.Secret+": "+name)
 	}
 	src := delivery.Source{
-		URL: s.RepoURL, Credentials: cred.Credentials, GitHub: cred.Credentials.App.ID != "",
+		Tenant: projectName(r.a) + "/" + cred.Secret,
+		URL:    s.RepoURL, Credentials: cred.Credentials, GitHub: cred.Credentials.App.ID != "",
 		Interval: argoInterval, Timeout: argoExchange, Requested: r.a.Annotations[argocdv1.RefreshAnnotation],
 		Ref: delivery.GitRef{Any: orElse(s.TargetRevision, "HEAD")}, Whole: true,
 	}
@@ -53,7 +54,7 @@ func (r *argoReader) source(field string, s *argocdv1.ApplicationSource) (delive
 	if direct(src.URL, cred) {
 		src.Credentials.Proxy = ""
 	}
-	src.ID = delivery.ID{Kind: RepositoryKind, Namespace: r.a.Namespace, Name: sourceName(src, cred)}
+	src.ID = delivery.ID{Kind: RepositoryKind, Namespace: r.a.Namespace, Name: sourceName(src)}
 	return src, true
 }
 
@@ -115,10 +116,10 @@ func (r *argoReader) trust(src *delivery.Source) {
 }
 
 // sourceName is made of everything that tells one repository to follow from another.
-func sourceName(src delivery.Source, cred ArgoRepository) string {
+func sourceName(src delivery.Source) string {
 	h := sha256.New()
 	for _, part := range []string{
-		src.URL, src.Chart, src.Ref.Any, src.Ref.TagPrefix, cred.Secret, strings.Join(src.Verify.PGP, "\n"), fmt.Sprint(src.OCI, src.Credentials.PassAll),
+		src.URL, src.Chart, src.Ref.Any, src.Ref.TagPrefix, src.Tenant, strings.Join(src.Verify.PGP, "\n"), fmt.Sprint(src.OCI, src.Credentials.PassAll),
 	} {
 		h.Write([]byte(part + "\x00"))
 	}

@@ -3,6 +3,7 @@ package dialect
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -60,12 +61,19 @@ func ArgoStatus(old argocdv1.ApplicationStatus, a *argocdv1.Application, news Ar
 	at := metav1.NewTime(now.UTC().Truncate(time.Second))
 	spec := overridden(a, nil)
 	s.Sync = syncStatus(old.Sync, spec, news)
+	conditions := news.Conditions
 	if news.Known {
-		s.Resources = resourceStatuses(news.Compared)
+		var left int
+		if s.Resources, left = boundResources(resourceStatuses(news.Compared)); left > 0 {
+			conditions = append(slices.Clone(conditions), argocdv1.ApplicationCondition{
+				Type:    argocdv1.ConditionExcludedResourceWarning,
+				Message: fmt.Sprintf("status.resources leaves out %d objects that are not there yet: it would be too large to store; split the Application", left),
+			})
+		}
 		s.Summary.IsAppOfApps = slices.ContainsFunc(news.Compared, isApplication)
 	}
 	if news.Known && !news.Remembered {
-		s.Summary.Images, s.Summary.ExternalURLs = sorted(news.Images), sorted(news.URLs)
+		s.Summary.Images, s.Summary.ExternalURLs = boundTexts(sorted(news.Images)), boundTexts(sorted(news.URLs))
 		s.SourceType, s.SourceTypes = "", nil
 		if len(spec.Sources) > 0 {
 			s.SourceTypes = slices.Clone(news.SourceTypes)
@@ -74,11 +82,12 @@ func ArgoStatus(old argocdv1.ApplicationStatus, a *argocdv1.Application, news Ar
 		}
 	}
 	s.Health = argoHealth(old.Health, news, at)
-	s.Conditions = argoConditions(old.Conditions, news.Conditions, at)
+	s.Conditions = argoConditions(old.Conditions, conditions, at)
 	if news.Operation != nil {
 		s.OperationState = operationState(old.OperationState, a, *news.Operation, news.Source)
 		s.History = history(old, s.OperationState, a, *news.Operation)
 	}
+	boundResults(s.OperationState, s.Resources)
 	if !equality.Semantic.DeepEqual(old, s) {
 		s.ReconciledAt = &at
 	}
@@ -171,41 +180,44 @@ func argoHealth(old argocdv1.HealthStatus, news ArgoNews, at metav1.Time) argocd
 // maxCondition bounds the message of a condition, in bytes.
 const maxCondition = 16 << 10
 
-// argoConditions are sorted, each once; what was said before keeps its time.
+// argoConditions are sorted, each once and of each type so many ([boundConditions]); what was said before keeps its time.
 func argoConditions(old, news []argocdv1.ApplicationCondition, at metav1.Time) (out []argocdv1.ApplicationCondition) {
 	for _, c := range news {
-		if len(c.Message) > maxCondition {
-			c.Message = strings.ToValidUTF8(c.Message[:maxCondition-3], "") + "..."
-		}
-		same := func(o argocdv1.ApplicationCondition) bool { return o.Type == c.Type && o.Message == c.Message }
-		if slices.ContainsFunc(out, same) {
-			continue
-		}
-		c.LastTransitionTime = &at
-		if i := slices.IndexFunc(old, same); i >= 0 && old[i].LastTransitionTime != nil {
-			c.LastTransitionTime = old[i].LastTransitionTime
-		}
+		c.Message, c.LastTransitionTime = cut(c.Message, maxCondition), nil
 		out = append(out, c)
 	}
 	slices.SortFunc(out, func(x, y argocdv1.ApplicationCondition) int {
 		return cmp.Or(strings.Compare(x.Type, y.Type), strings.Compare(x.Message, y.Message))
 	})
+	out = boundConditions(slices.Compact(out))
+	for i, c := range out {
+		same := func(o argocdv1.ApplicationCondition) bool { return o.Type == c.Type && o.Message == c.Message }
+		out[i].LastTransitionTime = &at
+		if n := slices.IndexFunc(old, same); n >= 0 && old[n].LastTransitionTime != nil {
+			out[i].LastTransitionTime = old[n].LastTransitionTime
+		}
+	}
 	return out
+}
+
+// owns tells whether an entry of status.resources is an object that is there and the app's.
+func owns(r argocdv1.ResourceStatus) bool {
+	missing := r.Health != nil && r.Health.Status == string(delivery.Missing)
+	return !r.Hook && !missing && r.Name != "" && r.Kind != ""
 }
 
 // ArgoInventory is what an Application owns, by its status, and what it was about to ([IntentAnnotation]).
 func ArgoInventory(a *argocdv1.Application) delivery.Inventory {
 	inv := delivery.Inventory{}
 	for _, r := range a.Status.Resources {
-		missing := r.Health != nil && r.Health.Status == string(delivery.Missing)
-		if r.Hook || missing || r.Name == "" || r.Kind == "" {
+		if !owns(r) {
 			continue
 		}
 		inv[delivery.Ref{Group: r.Group, Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}] = r.Version
 	}
 	var in intent
 	text := a.Annotations[IntentAnnotation]
-	if text == "" || json.Unmarshal([]byte(text), &in) != nil || in.Base != argoIntentBase(a) {
+	if text == "" || json.Unmarshal(unpacked(text), &in) != nil || in.Base != argoIntentBase(a) {
 		return inv
 	}
 	for id, version := range in.Entries {
@@ -218,7 +230,7 @@ func ArgoInventory(a *argocdv1.Application) delivery.Inventory {
 
 // ArgoIntent gives the value of [IntentAnnotation] for an inventory that is to be widened; false: it would be too large. a is the
 // Application as it is written together with it: the intent belongs to the operation of its status, and counts until that is over
-// and the app was compared since.
+// and the app was compared since. A long one is packed, since nothing else can be widened ahead: status.resources tells what is there.
 func ArgoIntent(a *argocdv1.Application, widened delivery.Inventory) (string, bool) {
 	written := a.DeepCopy()
 	delete(written.Annotations, IntentAnnotation)
@@ -227,7 +239,14 @@ func ArgoIntent(a *argocdv1.Application, widened delivery.Inventory) (string, bo
 		in.Entries[ref.InventoryID()] = version
 	}
 	b, err := json.Marshal(in)
-	return string(b), err == nil && len(b) <= maxIntent
+	if err != nil {
+		return "", false
+	}
+	text := string(b)
+	if len(b) > maxPlainIntent {
+		text = packed(b)
+	}
+	return text, len(text) <= roomForIntent(written.Annotations)
 }
 
 // argoIntentBase identifies the operation that an intent belongs to. Once that is over, status.resources tells everything, unless

@@ -143,11 +143,11 @@ func TestArgoInventory(t *testing.T) {
 		t.Errorf("once the operation is over its status tells all: %v", got)
 	}
 	huge := delivery.Inventory{}
-	for i := range 2000 {
+	for i := range 60000 {
 		huge[delivery.Ref{Kind: "ConfigMap", Namespace: "a-rather-long-namespace", Name: fmt.Sprintf("a-rather-long-name-%d", i)}] = "v1"
 	}
 	if _, ok := dialect.ArgoIntent(a, huge); ok {
-		t.Error("2000 objects fit into an annotation")
+		t.Error("60000 objects fit into an annotation")
 	}
 }
 

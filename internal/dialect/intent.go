@@ -15,7 +15,7 @@ import (
 // are those that it was written beside: the status write that ends a delivery settles it.
 const IntentAnnotation = "keelson.dev/intent"
 
-// maxIntent bounds the annotation, in bytes: all annotations of an object together may have 256 KiB.
+// maxIntent bounds the annotation of a Kustomization, in bytes: all annotations of an object together may have 256 KiB.
 const maxIntent = 64 << 10
 
 // intent is the annotation's content.

@@ -164,6 +164,9 @@ var symptoms = []struct {
 	{"not our ref", ErrUnknownRef},
 	{"unadvertised object", ErrUnknownRef},
 	{"no such remote ref", ErrUnknownRef},
+	{"returned error: 408", ErrUnreachable}, // too slow, and too often: it may answer later
+	{"returned error: 429", ErrUnreachable},
+	{"returned error: 4", ErrRefused},
 	{"Could not resolve", ErrUnreachable},
 	{"unable to access", ErrUnreachable}, // what is left of it: connections, TLS, 5xx
 	{"RPC failed", ErrUnreachable},

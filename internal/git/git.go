@@ -35,6 +35,8 @@ var (
 	ErrAuth = errors.New("authentication failed")
 	// ErrRepoNotFound: the remote answers but has no such repository.
 	ErrRepoNotFound = errors.New("repository not found")
+	// ErrRefused: the remote answers, but does not want to answer this: another client error than those above, as "400 Bad Request".
+	ErrRefused = errors.New("remote refuses the request")
 	// ErrUnreachable: the remote does not answer, answers with a server error, or not in time.
 	ErrUnreachable = errors.New("remote is unreachable")
 	// ErrUnknownRef: the repository has no such ref or commit, or does not hand it out.

@@ -418,6 +418,9 @@ func TestRemoteErrors(t *testing.T) {
 		"absent":         {git.Remote{URL: url + "absent.git", Auth: git.Auth{BearerToken: token}}, git.ErrRepoNotFound},
 		"403":            {git.Remote{URL: status(403)}, git.ErrAuth},
 		"404":            {git.Remote{URL: status(404)}, git.ErrRepoNotFound},
+		"400":            {git.Remote{URL: status(400)}, git.ErrRefused},
+		"414":            {git.Remote{URL: status(414)}, git.ErrRefused},
+		"429":            {git.Remote{URL: status(429)}, git.ErrUnreachable},
 		"500":            {git.Remote{URL: status(500)}, git.ErrUnreachable},
 		"html":           {git.Remote{URL: html.URL + "/x.git"}, git.ErrRepoNotFound},
 		"refused":        {git.Remote{URL: "http://" + closed.Addr().String() + "/x.git"}, git.ErrUnreachable},
@@ -439,7 +442,7 @@ func TestRemoteErrors(t *testing.T) {
 				if !errors.Is(err, tt.want) {
 					t.Errorf("%v, want %v", err, tt.want)
 				}
-				for _, cause := range []error{git.ErrAuth, git.ErrRepoNotFound, git.ErrUnreachable, git.ErrUnknownRef, git.ErrCorrupt} {
+				for _, cause := range []error{git.ErrAuth, git.ErrRepoNotFound, git.ErrRefused, git.ErrUnreachable, git.ErrUnknownRef, git.ErrCorrupt} {
 					if cause != tt.want && errors.Is(err, cause) {
 						t.Errorf("%v is also %v", err, cause)
 					}

@@ -70,7 +70,8 @@ func retry(s Standing) (Decision, bool) {
 	if limit >= 0 && last.Retries >= limit {
 		return Decision{}, false
 	}
-	if last.Request.Automated && (!attempted(s) || !s.Policy.Automated || s.InSync) {
+	own := last.Request.By == "" // else it is a rollout's, of an app that begins none by itself
+	if last.Request.Automated && (!attempted(s) || own && (!s.Policy.Automated || s.InSync)) {
 		return Decision{}, false
 	}
 	why := fmt.Sprintf("Failed last sync attempt to %s: %s", named(last.Revisions), last.Message)
@@ -105,15 +106,20 @@ func automated(s Standing) Decision {
 		case !s.Policy.SelfHeal:
 			return Decision{Why: fmt.Sprintf("it differs from Git although it was synced to %s, and selfHeal is off", named(s.Revisions))}
 		}
-		begin.Healing, begin.Attempts, begin.Only = true, s.Last.Request.Attempts+1, s.healable()
+		begin.Healing, begin.Only = true, s.healable()
 		if len(begin.Only) == 0 {
 			return Decision{Why: "what differs cannot be repaired now"}
 		}
+		healed, rest := s.healed()
+		if rest > 0 {
+			return Decision{After: rest, Why: fmt.Sprintf("it differs from Git again although it was repaired %d times in a row", healed)}
+		}
+		begin.Attempts = healed + 1
 		return Decision{Begin: begin}
 	}
 	pruning, all := s.pruning()
 	switch {
-	case pruning && !s.Policy.Prune:
+	case pruning && !s.prunes():
 		return Decision{Why: "what differs would have to be pruned, and automated pruning is off"}
 	case all && !s.Policy.AllowEmpty:
 		return Decision{Why: fmt.Sprintf("Skipping sync attempt to %s: auto-sync will wipe out all resources", named(s.Revisions)), Fault: true}
@@ -150,6 +156,38 @@ func attempted(s Standing) bool {
 	return slices.Equal(last.Revisions, s.Revisions)
 }
 
+// Pauses between operations for drift that follow each other (Argo CD has them too: selfHeal backoff).
+const (
+	firstHealPause = time.Second
+	mostHealPause  = 5 * time.Minute
+	healQuiet      = 10 * time.Second // … beyond twice the pause: what differs then has been in sync meanwhile
+)
+
+// HealPause is how long after the end of the last of so many operations for drift, which followed each other, the next one begins.
+func HealPause(healed int) time.Duration {
+	if healed <= 0 {
+		return 0
+	}
+	return time.Duration(min(float64(firstHealPause)*math.Pow(2, float64(healed-1)), float64(mostHealPause)))
+}
+
+// healed counts the operations for drift that have just followed each other, and tells how long it is until the next one may: the
+// repair of drift is at once, but where it does not last it comes ever more rarely.
+func (s Standing) healed() (n int, rest time.Duration) {
+	last := s.Last.Request
+	if !last.Healing {
+		return 0, 0
+	}
+	since, pause := s.Now.Sub(s.Last.Finished), HealPause(last.Attempts)
+	if since > 2*pause+healQuiet {
+		return 0, 0
+	}
+	return last.Attempts, max(pause-since, 0)
+}
+
+// prunes tells whether an operation that nobody has asked for deletes what left Git.
+func (s Standing) prunes() bool { return s.Policy.Prune && !s.Policy.Options.NoPrune }
+
 // healable are the objects that an operation for drift is about.
 func (s Standing) healable() []delivery.Ref {
 	drifted := make(map[delivery.Ref]bool, len(s.Drifted))
@@ -158,7 +196,7 @@ func (s Standing) healable() []delivery.Ref {
 	}
 	var refs []delivery.Ref
 	for _, c := range s.Compared {
-		if c.Differs && c.Counts && drifted[c.Ref] && (!c.RequiresPruning || s.Policy.Prune) {
+		if c.Differs && c.Counts && drifted[c.Ref] && (!c.RequiresPruning || s.prunes()) {
 			refs = append(refs, c.Ref)
 		}
 	}

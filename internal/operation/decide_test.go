@@ -1,6 +1,7 @@
 package operation_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -30,7 +31,13 @@ func TestDecide(t *testing.T) {
 	retries := func(limit, tried int) func(*delivery.Operation) {
 		return func(op *delivery.Operation) { op.Request.Retry.Limit, op.Retries = limit, tried }
 	}
+	healed := func(times int) func(*delivery.Operation) {
+		return func(op *delivery.Operation) { op.Request.Healing, op.Request.Attempts = true, times }
+	}
+	unpruned := heal
+	unpruned.Prune, unpruned.Options.NoPrune = true, true
 	byPerson := func(op *delivery.Operation) { op.Request.Automated, op.Request.By = false, "kim" }
+	byRollout := func(op *delivery.Operation) { op.Request.By = "applicationset-controller" }
 	const ok, failed, running = delivery.OperationSucceeded, delivery.OperationFailed, delivery.OperationRunning
 	asked := &delivery.OperationRequest{By: "kim"}
 	tests := []struct {
@@ -53,6 +60,29 @@ func TestDecide(t *testing.T) {
 		{"drift", operation.Standing{Policy: heal, Last: at(ok, "a"), Drifted: []delivery.Ref{web}}, "healing", 0, ""},
 		{"drift that is to be repaired later", operation.Standing{Policy: heal, Last: at(ok, "a")}, "", 0, "what differs cannot be repaired now"},
 		{"drift after somebody synced", operation.Standing{Policy: heal, Last: at(ok, "a", byPerson), Drifted: []delivery.Ref{web}}, "healing", 0, ""},
+		{
+			"drift of what was repaired twice in a row",
+			operation.Standing{Policy: heal, Now: start.Add(500 * time.Millisecond), Last: at(ok, "a", healed(2)), Drifted: []delivery.Ref{web}},
+			"", 1500 * time.Millisecond, "it differs from Git again although it was repaired 2 times in a row",
+		},
+		{
+			"drift of what was repaired twice, after the pause",
+			operation.Standing{Policy: heal, Now: start.Add(2 * time.Second), Last: at(ok, "a", healed(2)), Drifted: []delivery.Ref{web}}, "healing 3", 0, "",
+		},
+		{
+			"drift of what was repaired, and was in sync for long",
+			operation.Standing{Policy: heal, Now: start.Add(time.Hour), Last: at(ok, "a", healed(20)), Drifted: []delivery.Ref{web}}, "healing", 0, "",
+		},
+		{
+			"what left Git after a success, and is not pruned",
+			operation.Standing{Policy: unpruned, Last: at(ok, "a"), Compared: []delivery.Comparison{extra, {Ref: web}}, Drifted: []delivery.Ref{extra.Ref}},
+			"", 0, "what differs cannot be repaired now",
+		},
+		{
+			"nothing but what is not pruned",
+			operation.Standing{Policy: unpruned, Compared: []delivery.Comparison{extra, {Ref: web}}}, "", 0,
+			"what differs would have to be pruned, and automated pruning is off",
+		},
 		{
 			"on hold",
 			operation.Standing{Policy: delivery.SyncPolicy{Automated: true, Windows: open, Held: &delivery.Hold{Owner: "kim", Reason: "rolled back"}}},
@@ -78,6 +108,11 @@ func TestDecide(t *testing.T) {
 		{"retries without end", operation.Standing{Policy: auto, Last: at(failed, "a", retries(-1, 20), func(op *delivery.Operation) { op.Request.Retry.Max = time.Minute })}, "retry", 0, ""},
 		{"a retry to come", operation.Standing{Policy: auto, Now: start.Add(time.Second), Last: at(failed, "a", retries(5, 1))}, "", 9 * time.Second, "Failed last sync attempt to a: why. Retrying attempt #2 at 2026-11-21T12:00:10Z"},
 		{"a person's retry", operation.Standing{Policy: delivery.SyncPolicy{}, Last: at(failed, "z", byPerson, retries(5, 0))}, "retry", 0, ""},
+		{"a rollout's retry", operation.Standing{Policy: delivery.SyncPolicy{Windows: open}, Last: at(failed, "a", byRollout, retries(5, 0))}, "retry", 0, ""},
+		{"a rollout's retry of what is in sync but for its hooks", operation.Standing{InSync: true, Policy: delivery.SyncPolicy{Windows: open}, Last: at(failed, "a", byRollout, retries(5, 0))}, "retry", 0, ""},
+		{"a retry of what is in sync", operation.Standing{InSync: true, Policy: auto, Last: at(failed, "a", retries(5, 0))}, "", 0, ""},
+		{"a rollout's retry once there is a new commit", operation.Standing{Policy: delivery.SyncPolicy{Windows: open}, Last: at(failed, "z", byRollout, retries(5, 0))}, "", 0, ""},
+		{"a retry once automation is off", operation.Standing{Policy: delivery.SyncPolicy{Windows: open}, Last: at(failed, "a", retries(5, 0))}, "", 0, ""},
 		{"terminated", operation.Standing{Last: at(failed, "a", byPerson, retries(5, 0), func(op *delivery.Operation) { op.Terminated = true })}, "", 0, ""},
 		{"after a dry run", operation.Standing{Policy: auto, Last: at(ok, "a", byPerson, func(op *delivery.Operation) { op.Request.DryRun = true })}, "automated", 0, ""},
 	}
@@ -102,7 +137,9 @@ func TestDecide(t *testing.T) {
 			case d.Begin == asked:
 				begins = "asked"
 			case d.Begin.Healing:
-				begins = "healing"
+				if begins = "healing"; d.Begin.Attempts != 1 {
+					begins = fmt.Sprintf("healing %d", d.Begin.Attempts)
+				}
 				if diff := cmp.Diff([]delivery.Ref{web}, d.Begin.Only); diff != "" {
 					t.Errorf("what is healed (-want +got):\n%s", diff)
 				}
@@ -134,5 +171,19 @@ func TestPause(t *testing.T) {
 	}
 	if p := operation.Pause(delivery.RetryPolicy{Duration: s, Factor: 3, Max: time.Hour}, 1000); p != time.Hour {
 		t.Errorf("the pause after 1000 attempts is %s", p)
+	}
+}
+
+func TestHealPause(t *testing.T) {
+	var got []time.Duration
+	for n := range 11 {
+		got = append(got, operation.HealPause(n))
+	}
+	const s = time.Second
+	if diff := cmp.Diff([]time.Duration{0, s, 2 * s, 4 * s, 8 * s, 16 * s, 32 * s, 64 * s, 128 * s, 256 * s, 300 * s}, got); diff != "" {
+		t.Errorf("pauses (-want +got):\n%s", diff)
+	}
+	if p := operation.HealPause(1_000_000); p != 5*time.Minute {
+		t.Errorf("the pause after a million is %s", p)
 	}
 }

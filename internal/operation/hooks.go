@@ -43,13 +43,37 @@ func Named(h delivery.Object, moment delivery.Moment, op delivery.Operation) del
 			revision = parsed.Commit
 		}
 	}
-	if len(revision) >= 8 {
-		revision = revision[:7]
+	if len(revision) > shortRevision {
+		revision = revision[:shortRevision]
 	}
 	h.Unstructured = h.DeepCopy()
 	h.SetGenerateName("")
 	h.SetName(prefix + strings.ToLower(fmt.Sprintf("%s-%s-%d", revision, moment, op.Started.UTC().Unix())))
 	return h
+}
+
+// shortRevision is how much of a revision is in a hook's name.
+const shortRevision = 7
+
+// Names tells whether a name is one that [Named] has made for a hook, in whichever operation and at whichever moment. A plain object
+// whose name begins alike is none of it.
+func Names(h delivery.Object, name string) bool {
+	prefix := h.GetGenerateName()
+	if h.GetName() != "" || prefix == "" {
+		return false
+	}
+	rest, generated := strings.CutPrefix(name, prefix)
+	end := strings.LastIndexByte(rest, '-')
+	if !generated || end < 0 || end == len(rest)-1 || strings.Trim(rest[end+1:], "0123456789") != "" {
+		return false
+	}
+	for moment := range order {
+		revision, ok := strings.CutSuffix(rest[:end], "-"+strings.ToLower(string(moment)))
+		if ok && len(revision) <= shortRevision {
+			return true
+		}
+	}
+	return false
 }
 
 // makeHook is the change that makes a hook, or that deletes the one before it.

@@ -146,20 +146,20 @@ const maxReasons = 5
 // failure tells why the operation fails, if something of it has.
 func (r *run) failure() string {
 	var refused []string
-	hooks := false
+	unwell := false
 	for _, res := range r.op.Results {
 		switch {
 		case res.Moment == delivery.SyncFail:
 		case res.Status == SyncFailed:
 			refused = append(refused, res.Message)
-		case res.Hook == delivery.OperationFailed || res.Hook == delivery.OperationError:
-			hooks = true
+		case res.Failed, res.Hook == delivery.OperationFailed, res.Hook == delivery.OperationError:
+			unwell = true
 		}
 	}
 	switch {
 	case len(refused) > 0:
 		return "one or more objects failed to apply, reason: " + strings.Join(refused[:min(len(refused), maxReasons)], ",")
-	case hooks:
+	case unwell:
 		return unsuccessful
 	}
 	return ""

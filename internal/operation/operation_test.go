@@ -560,3 +560,50 @@ func (w *world) disorder() string {
 	}
 	return ""
 }
+
+// TestDegradedStaysFailed: an operation that has begun to fail for a degraded object does not turn back once that comes to itself, not
+// even if the controller is started anew meanwhile.
+func TestDegradedStaysFailed(t *testing.T) {
+	w := newWorld([]string{"Deployment/db", "ConfigMap/late 1"}, []string{"Job/undo SyncFail"}, nil)
+	for _, health := range []delivery.HealthStatus{delivery.Degraded, delivery.Healthy} {
+		s := w.next()
+		w.op = s.Operation
+		w.act(s.Stage)
+		w.put(w.desired[0], health)
+	}
+	w.run()
+	want := []string{
+		"create Deployment/db", "create Job/undo", "wait for completion of hook Job/shop/undo",
+		"Failed: one or more synchronization tasks completed unsuccessfully",
+	}
+	if diff := cmp.Diff(want, w.log); diff != "" {
+		t.Errorf("steps (-want +got):\n%s", diff)
+	}
+}
+
+func TestNames(t *testing.T) {
+	made := operation.Named(object("Job/app-* PreSync"), delivery.PreSync, delivery.Operation{Revisions: []string{"0123456789abcdef"}, Started: start})
+	chart := operation.Named(object("Job/app-* PreSync"), delivery.PostSync, delivery.Operation{Revisions: []string{"1.0-rc"}, Started: start})
+	bare := operation.Named(object("Job/app-* PreSync"), delivery.SyncFail, delivery.Operation{Started: start})
+	tests := []struct {
+		hook, name string
+		want       bool
+	}{
+		{"Job/app-* PreSync", made.GetName(), true},
+		{"Job/app-* PostSync", made.GetName(), true},
+		{"Job/app-* PreSync", chart.GetName(), true},
+		{"Job/app-* PreSync", bare.GetName(), true},
+		{"Job/other-* PreSync", made.GetName(), false},
+		{"Job/app-* PreSync", "app-config", false},
+		{"Job/app-* PreSync", "app-", false},
+		{"Job/app-* PreSync", "app-2024", false},
+		{"Job/app-* PreSync", "app-presync-", false},
+		{"Job/app-* PreSync", "app-a-long-name-of-presync-2024", false},
+		{"Job/app PreSync", made.GetName(), false},
+	}
+	for _, tt := range tests {
+		if got := operation.Names(object(tt.hook), tt.name); got != tt.want {
+			t.Errorf("%s, %s: %t, want %t", tt.hook, tt.name, got, tt.want)
+		}
+	}
+}

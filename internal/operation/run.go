@@ -306,8 +306,7 @@ func (r *run) gate(s step) (failure bool, waiting string, after time.Duration) {
 		case delivery.Healthy, "":
 			res.Passed = true
 		case delivery.Degraded:
-			res.Message = h.Message
-			failure = true
+			res.Message, res.Failed, failure = h.Message, true, true
 		default:
 			await("healthy state of " + c.Ref.String())
 		}

@@ -277,7 +277,7 @@ func (f *Fetcher) dependency(ctx context.Context, c *chartFolder, d dependency, 
 		return git.Graft{}, "", err
 	}
 	rev, tree, err := f.bring(ctx, c, delivery.Source{
-		ID: c.src.ID, URL: address, Chart: d.Name, Ref: delivery.GitRef{SemVer: d.Version}, Credentials: credentials, Timeout: c.src.Timeout,
+		ID: c.src.ID, Tenant: c.src.Tenant, URL: address, Chart: d.Name, Ref: delivery.GitRef{SemVer: d.Version}, Credentials: credentials, Timeout: c.src.Timeout,
 	})
 	if err != nil {
 		return git.Graft{}, "", err
@@ -335,7 +335,7 @@ func (c *chartFolder) local(d dependency) (git.Graft, string, error) {
 }
 
 // bring gives a chart of another repository. It is kept with the archives of the source that depends on it: a version that was
-// brought before is not asked for again, and the last one in a range is good enough where the repository cannot be reached.
+// brought before, with credentials or without as now, is not asked for again, and the last one in a range is good enough where the repository cannot be reached.
 func (f *Fetcher) bring(ctx context.Context, c *chartFolder, src delivery.Source) (delivery.Revision, *git.Tree, error) {
 	ctx, cancel := withTimeout(ctx, src)
 	defer cancel()
@@ -347,8 +347,8 @@ func (f *Fetcher) bring(ctx context.Context, c *chartFolder, src delivery.Source
 	if err != nil {
 		return delivery.Revision{}, nil, err
 	}
-	dir := f.archivesDir(target{url: holder, salt: c.src.ID.Namespace})
-	name := link("dependency", t.url, t.query, src.Chart, src.Ref.SemVer)
+	dir := f.archivesDir(target{url: holder, salt: c.src.ID.Namespace, tenant: c.src.Tenant})
+	name := link("dependency", t.url, t.query, src.Chart, src.Ref.SemVer, fmt.Sprint(t.anonymous()))
 	known := delivery.ParseRevision(linked(dir, name))
 	if _, err := semver.StrictNewVersion(strings.TrimPrefix(src.Ref.SemVer, "v")); err == nil && known.Archive() {
 		if tree, err := f.archive(ctx, t, dir, src.Chart, known); err == nil {
@@ -370,6 +370,11 @@ func (f *Fetcher) bring(ctx context.Context, c *chartFolder, src delivery.Source
 		err = f.keep(dir, name, []byte(rev.String()))
 	}
 	return rev, tree, err
+}
+
+// anonymous tells whether a remote is shown no credentials.
+func (t target) anonymous() bool {
+	return t.auth.Username == "" && t.auth.Password == "" && t.auth.BearerToken == "" && t.auth.ClientCert == ""
 }
 
 // archive gives the files of a chart, from wherever it is.

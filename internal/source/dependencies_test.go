@@ -189,7 +189,7 @@ func TestDependenciesAreKept(t *testing.T) {
 		t.Errorf("the index was asked for %d times more", n-asked)
 	}
 	h.Close()
-	if err := w.remote.Retain(t.Context(), map[delivery.ID]string{src.ID: src.URL}); err != nil {
+	if err := w.remote.Retain(t.Context(), []delivery.Source{src}); err != nil {
 		t.Fatal(err)
 	}
 	restarted := w.fetcher(source.Options{Dir: w.dir})

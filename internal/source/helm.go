@@ -53,7 +53,7 @@ func isOCI(raw string) bool {
 // archiveTarget is where a chart or an OCI artifact comes from.
 func (f *Fetcher) archiveTarget(src delivery.Source) (target, error) {
 	c := src.Credentials
-	t := target{id: src.ID, words: wordsOf(src), salt: src.ID.Namespace, plain: c.PlainHTTP, passAll: c.PassAll, oci: isOCI(src.URL)}
+	t := target{id: src.ID, words: wordsOf(src), salt: src.ID.Namespace, tenant: src.Tenant, plain: c.PlainHTTP, passAll: c.PassAll, oci: isOCI(src.URL)}
 	raw := src.URL
 	if !t.oci {
 		raw, t.query, _ = strings.Cut(raw, "?")
@@ -426,7 +426,7 @@ func readArchive(in io.Reader) ([]byte, error) {
 
 // unlessKnown takes an error for one of the network, unless it says itself what it is.
 func unlessKnown(err error) error {
-	for _, known := range []error{errIndex, errArchive, git.ErrUnreachable, git.ErrAuth, git.ErrRepoNotFound} {
+	for _, known := range []error{errIndex, errArchive, git.ErrUnreachable, git.ErrAuth, git.ErrRepoNotFound, git.ErrRefused} {
 		if errors.Is(err, known) {
 			return err
 		}
@@ -444,7 +444,15 @@ func checkAnswer(resp *http.Response) error {
 	case http.StatusNotFound, http.StatusGone:
 		return fmt.Errorf("%w: the server answers %s", git.ErrRepoNotFound, resp.Status)
 	}
+	if refuses(resp.StatusCode) {
+		return fmt.Errorf("%w: the server answers %s", git.ErrRefused, resp.Status)
+	}
 	return fmt.Errorf("%w: the server answers %s", git.ErrUnreachable, resp.Status)
+}
+
+// refuses tells whether a status says that the server does not want to answer this question, and not just not now.
+func refuses(status int) bool {
+	return status >= 400 && status < 500 && status != http.StatusRequestTimeout && status != http.StatusTooManyRequests
 }
 
 // get asks a repository, or a host that its index or a redirect names: that one sees no credentials.

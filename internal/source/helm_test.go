@@ -249,7 +249,7 @@ func TestChartsAreShared(t *testing.T) {
 	if err != nil || len(archives) != 1 {
 		t.Fatal(archives, err)
 	}
-	if err := f2.Retain(t.Context(), map[delivery.ID]string{h.source("web", "").ID: h.URL + "/charts/"}); err != nil {
+	if err := f2.Retain(t.Context(), []delivery.Source{h.source("web", "")}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(archives[0]); err != nil {

@@ -113,6 +113,9 @@ func TestHostileIndexes(t *testing.T) {
 		"empty":           {func(http.ResponseWriter, *http.Request) {}, "it has no entries", nil},
 		"not found":       {http.NotFound, "404", git.ErrRepoNotFound},
 		"forbidden":       {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }, "403", git.ErrAuth},
+		"a bad request":   {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadRequest) }, "400", git.ErrRefused},
+		"too long":        {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusRequestURITooLong) }, "414", git.ErrRefused},
+		"too often":       {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTooManyRequests) }, "429", git.ErrUnreachable},
 		"broken":          {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }, "502", git.ErrUnreachable},
 		"a redirect loop": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path+"?x", http.StatusFound) }, "10 redirects", git.ErrUnreachable},
 		"another protocol": {func(w http.ResponseWriter, r *http.Request) {

@@ -65,7 +65,7 @@ func (f *Fetcher) local(t target) (*repository, error) {
 }
 
 // mirrorDir is the folder of a target's mirror.
-func (f *Fetcher) mirrorDir(t target) string { return mirrorPath(f.opts.Dir, t.salt, t.url) }
+func (f *Fetcher) mirrorDir(t target) string { return mirrorPath(f.opts.Dir, t.salt, t.tenant, t.url) }
 
 // mirror gives the URL's mirror with the revision's whole tree in it. A damaged mirror is replaced, once.
 func (f *Fetcher) mirror(ctx context.Context, t target, src delivery.Source, rev delivery.Revision) (*repository, error) {
@@ -151,7 +151,7 @@ func fetch(ctx context.Context, repo *git.Repository, t target, src delivery.Sou
 	var err error
 	for _, a := range attempts {
 		err = repo.Fetch(ctx, t.remote(), a)
-		for _, final := range []error{git.ErrAuth, git.ErrRepoNotFound, git.ErrUnreachable, git.ErrCorrupt, context.Canceled, context.DeadlineExceeded} {
+		for _, final := range []error{git.ErrAuth, git.ErrRepoNotFound, git.ErrRefused, git.ErrUnreachable, git.ErrCorrupt, context.Canceled, context.DeadlineExceeded} {
 			if errors.Is(err, final) {
 				return err
 			}
@@ -223,13 +223,13 @@ func (f *Fetcher) discard(r *repository) error {
 	return nil
 }
 
-// Retain removes all mirrors and archives but those of the given sources, each with its URL. Mirrors that are being fetched into are
+// Retain removes all mirrors and archives but those of the given sources, of which id, tenant and URL count. Mirrors that are being fetched into are
 // waited for.
-func (f *Fetcher) Retain(ctx context.Context, sources map[delivery.ID]string) error {
+func (f *Fetcher) Retain(ctx context.Context, sources []delivery.Source) error {
 	keep, asked := map[string]bool{}, map[asker]bool{}
-	for id, raw := range sources {
-		if u, err := addressOf(raw); err == nil {
-			keep[f.mirrorDir(target{url: u, salt: id.Namespace})], asked[asker{id, u}] = true, true
+	for _, src := range sources {
+		if u, err := addressOf(src.URL); err == nil {
+			keep[f.mirrorDir(target{url: u, salt: src.ID.Namespace, tenant: src.Tenant})], asked[asker{src.ID, u}] = true, true
 		}
 	}
 	f.forget(asked)

@@ -147,11 +147,14 @@ func registryError(err error) error {
 		case http.StatusNotFound, http.StatusGone:
 			return fmt.Errorf("%w: %w", errNoVersion, text)
 		}
+		if refuses(answer.StatusCode) {
+			return fmt.Errorf("%w: %w", git.ErrRefused, text)
+		}
 	}
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return fmt.Errorf("%w: the registry's answer is larger than %d MiB", errArchive, maxManifest>>20)
 	}
-	for _, known := range []error{errArchive, errNoVersion, git.ErrAuth, git.ErrRepoNotFound} {
+	for _, known := range []error{errArchive, errNoVersion, git.ErrAuth, git.ErrRepoNotFound, git.ErrRefused} {
 		if errors.Is(err, known) {
 			return err
 		}

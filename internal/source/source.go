@@ -112,7 +112,9 @@ type target struct {
 	plain   bool   // without TLS
 	passAll bool   // other hosts see user name and password too
 
-	salt string // who shares the mirror: the namespace; of a submodule the source alone, for nobody asks the remote who may read it
+	// Who shares the mirror and the archives: the namespace; of a submodule the source alone, for nobody asks the remote who may read
+	// it. Of those the tenant alone, where there is one.
+	salt, tenant string
 }
 
 // New makes a Fetcher and clears away what a killed process has left behind.
@@ -207,7 +209,7 @@ func (f *Fetcher) target(ctx context.Context, src delivery.Source) (target, erro
 	if err != nil {
 		return target{}, err
 	}
-	t := target{url: u, id: src.ID, auth: authOf(auth, src.Credentials), words: wordsOf(src), salt: src.ID.Namespace}
+	t := target{url: u, id: src.ID, auth: authOf(auth, src.Credentials), words: wordsOf(src), salt: src.ID.Namespace, tenant: src.Tenant}
 	if src.Credentials.App != (delivery.GitHubApp{}) {
 		ctx, cancel := withTimeout(ctx, src)
 		defer cancel()
@@ -230,7 +232,7 @@ func (f *Fetcher) target(ctx context.Context, src delivery.Source) (target, erro
 func authOf(inURL git.Auth, c delivery.Credentials) git.Auth {
 	a := git.Auth{
 		Username: c.Username, Password: c.Password, BearerToken: c.BearerToken,
-		CA: c.CA, ClientCert: c.ClientCert, ClientKey: c.ClientKey, Proxy: c.Proxy,
+		CA: c.CA, ClientCert: c.ClientCert, ClientKey: c.ClientKey, Proxy: c.Proxy, NoProxy: c.NoProxy,
 		Identity: c.Identity, Passphrase: c.Passphrase, KnownHosts: c.KnownHosts, Insecure: c.Insecure,
 	}
 	if c.Username == "" && c.Password == "" && c.BearerToken == "" {
@@ -493,6 +495,8 @@ func fault(t target, what, hint string, err error) error {
 		}
 	case errors.Is(err, git.ErrRepoNotFound):
 		standard = "check " + t.words.url + "; a private repository is often not found without credentials"
+	case errors.Is(err, git.ErrRefused):
+		standard = "check " + t.words.url + " and " + t.words.secret
 	case errors.Is(err, git.ErrUnreachable) && strings.Contains(err.Error(), "certificate"):
 		standard = "check " + t.words.certificates
 	case errors.Is(err, git.ErrUnreachable):

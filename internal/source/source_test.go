@@ -619,7 +619,7 @@ func TestSharedMirrorAndRetain(t *testing.T) {
 	if got := dirs(); got != 2 {
 		t.Errorf("%d mirrors, want 2", got)
 	}
-	if err := w.remote.Retain(t.Context(), map[delivery.ID]string{w.source("s").ID: w.url("s"), w.source("bad").ID: "bad url"}); err != nil {
+	if err := w.remote.Retain(t.Context(), []delivery.Source{w.source("s"), {ID: w.source("bad").ID, URL: "bad url"}}); err != nil {
 		t.Fatal(err)
 	}
 	if got := dirs(); got != 1 {

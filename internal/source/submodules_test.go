@@ -55,7 +55,7 @@ func TestSubmodules(t *testing.T) {
 		}
 	}
 	// What is here is not asked for again, and is kept as long as its source is.
-	if err := w.remote.Retain(t.Context(), map[delivery.ID]string{src.ID: src.URL}); err != nil {
+	if err := w.remote.Retain(t.Context(), []delivery.Source{src}); err != nil {
 		t.Fatal(err)
 	}
 	before := w.fetches.Load()
@@ -115,7 +115,7 @@ func TestSubmodulesReplaced(t *testing.T) {
 		w.gitlink("app", "sub", url, commit)
 		snapshotOf(t, w.remote, src)
 	}
-	if err := w.remote.Retain(t.Context(), map[delivery.ID]string{src.ID: src.URL}); err != nil {
+	if err := w.remote.Retain(t.Context(), []delivery.Source{src}); err != nil {
 		t.Fatal(err)
 	}
 	if dirs, err := filepath.Glob(filepath.Join(w.dir, "*.git")); err != nil || len(dirs) != 2 {

@@ -4,18 +4,28 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 )
 
-// MirrorDir is where a [Fetcher] with the given folder keeps the mirror of a URL for the sources of a namespace, whether or
-// not there is one: for who only wants to read what is there already. It is empty for a URL that cannot be fetched.
-func MirrorDir(dir, namespace, raw string) string {
+// MirrorDirs are where a [Fetcher] with the given folder keeps mirrors of a URL for the sources of a namespace, of all its tenants: for
+// who only wants to read what is there already, and may read all of it.
+func MirrorDirs(dir, namespace, raw string) []string {
 	address, _, err := parseURL(raw)
 	if err != nil {
-		return ""
+		return nil
 	}
-	return mirrorPath(dir, namespace, address)
+	shared := mirrorPath(dir, namespace, "", address)
+	// The folder's own name may hold what a pattern gives a meaning to; the name of a mirror does not.
+	entries, _ := os.ReadDir(dir)
+	var dirs []string
+	for _, e := range entries {
+		if name := e.Name(); strings.HasPrefix(name, strings.TrimSuffix(filepath.Base(shared), mirrorSuffix)) && strings.HasSuffix(name, mirrorSuffix) {
+			dirs = append(dirs, filepath.Join(dir, name))
+		}
+	}
+	return dirs
 }
 
 // Host is the host of a URL, with its port; empty for a URL that cannot be fetched.
@@ -40,8 +50,15 @@ func addressOf(raw string) (string, error) {
 	return u, err
 }
 
-// mirrorPath is the folder of a normalised URL's mirror for those whom the salt names; the URL cannot be read from it.
-func mirrorPath(dir, salt, address string) string {
+const mirrorSuffix = ".git"
+
+// mirrorPath is the folder of a normalised URL's mirror for those whom the salt and the tenant name; the URL cannot be read from it.
+func mirrorPath(dir, salt, tenant, address string) string {
 	sum := sha256.Sum256([]byte(address + " " + salt))
-	return filepath.Join(dir, hex.EncodeToString(sum[:16])+".git")
+	name := hex.EncodeToString(sum[:16])
+	if tenant != "" {
+		sum = sha256.Sum256([]byte(tenant))
+		name += "-" + hex.EncodeToString(sum[:16])
+	}
+	return filepath.Join(dir, name+mirrorSuffix)
 }
