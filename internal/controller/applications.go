@@ -916,7 +916,11 @@ func (a *applications) tell(p *applicationPass, failed error) next {
 	}
 	status := dialect.ArgoStatus(was, p.obj, p.news, a.now())
 	if p.busy && failed == nil && !p.news.Known { // how it compares is not known while it changes
-		status.Sync, status.Health, status.Conditions = was.Sync, was.Health, was.Conditions
+		at := status.ReconciledAt
+		status.Sync, status.Health, status.Conditions, status.ReconciledAt = was.Sync, was.Health, was.Conditions, was.ReconciledAt
+		if !equality.Semantic.DeepEqual(was, status) {
+			status.ReconciledAt = at
+		}
 	}
 	p.obj.Status = status
 	p.st.told = p.req.Now

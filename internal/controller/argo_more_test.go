@@ -509,6 +509,23 @@ func TestApplicationCosts(t *testing.T) {
 	}
 }
 
+// TestApplicationWaitsQuietly: an operation that waits is not written about as long as nothing happens.
+func TestApplicationWaitsQuietly(t *testing.T) {
+	w := newArgoWorld(t)
+	w.push(map[string]string{"web/a.yaml": w.configMap("a", "1"), "web/before.yaml": w.suspended()})
+	w.app("web", automated)
+	w.waits("web")
+	time.Sleep(3 * time.Second)
+	_, from := requests(t, 0)
+	time.Sleep(10 * time.Second) // it is looked at every few seconds
+	all, _ := requests(t, from)
+	for _, r := range all {
+		if r.ObjectRef.Resource == "applications" && strings.HasPrefix(r.ObjectRef.Name, w.ns) {
+			t.Errorf("a request though nothing has happened: %s %s", r.Verb, r.RequestURI)
+		}
+	}
+}
+
 // TestApplicationResumes: an operation that was under way when the controller ended goes on with the next one.
 func TestApplicationResumes(t *testing.T) {
 	w := newArgoWorld(t)
