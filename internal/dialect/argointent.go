@@ -23,7 +23,7 @@ func packed(b []byte) string {
 	var buf bytes.Buffer
 	w := gzip.NewWriter(&buf)
 	w.Write(b) //nolint:errcheck // neither fails: a buffer takes all
-	w.Close()  //nolint:errcheck
+	w.Close()  //nolint:errcheck // a buffer takes everything
 	return packedPrefix + base64.StdEncoding.EncodeToString(buf.Bytes())
 }
 
