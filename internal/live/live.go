@@ -100,7 +100,7 @@ func New(ctx context.Context, cluster *kube.Cluster, opts Options) *Live {
 
 		rules:     map[delivery.ID]*health.Rules{},
 		kindRules: map[string]*health.Rules{},
-		scripts:   scripts{asked: map[delivery.Ref]*asked{}, unknown: map[delivery.ID]int{}, paused: map[delivery.Ref]*asked{}, held: maxHeld},
+		scripts:   scripts{asked: map[delivery.Ref]*asked{}, asking: map[delivery.Ref]bool{}, unknown: map[delivery.ID]int{}, paused: map[delivery.Ref]*asked{}, held: maxHeld},
 		rejudging: map[delivery.ID]int{},
 		undone:    map[schema.GroupKind][]name{},
 		probes:    map[probeKey]*probe{},

@@ -18,6 +18,7 @@ import (
 type scripts struct {
 	queue   []delivery.Ref
 	asked   map[delivery.Ref]*asked
+	asking  map[delivery.Ref]bool // a script is being asked about: not twice at a time, else an old answer might come last
 	askers  int
 	unknown map[delivery.ID]int // apps with objects of which a script has not told yet how they are doing
 	paused  map[delivery.Ref]*asked
@@ -117,17 +118,22 @@ func (l *Live) askAll() {
 	for {
 		l.mu.Lock()
 		s := &l.scripts
-		if len(s.queue) == 0 || l.ctx.Err() != nil {
+		i := slices.IndexFunc(s.queue, func(ref delivery.Ref) bool { return !s.asking[ref] })
+		if i < 0 || l.ctx.Err() != nil { // who asks about what waits goes on with it
 			s.askers--
 			l.mu.Unlock()
 			return
 		}
-		ref := s.queue[0]
-		s.queue = s.queue[1:]
+		ref := s.queue[i]
+		s.queue = slices.Delete(s.queue, i, i+1)
 		a := s.asked[ref]
 		delete(s.asked, ref)
+		s.asking[ref] = true
 		l.mu.Unlock()
 		l.answered(ref, a, l.answer(ref, a))
+		l.mu.Lock()
+		delete(s.asking, ref)
+		l.mu.Unlock()
 	}
 }
 
