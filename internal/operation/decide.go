@@ -163,6 +163,7 @@ func attempted(s Standing) bool {
 
 // Pauses between operations for drift that follow each other (Argo CD has them too: selfHeal backoff).
 const (
+	freeHeals      = 3 // in a row without a pause
 	firstHealPause = time.Second
 	mostHealPause  = 5 * time.Minute
 	healQuiet      = 10 * time.Second // … beyond twice the pause: what differs then has been in sync meanwhile
@@ -170,10 +171,10 @@ const (
 
 // HealPause is how long after the end of the last of so many operations for drift, which followed each other, the next one begins.
 func HealPause(healed int) time.Duration {
-	if healed <= 0 {
+	if healed <= freeHeals {
 		return 0
 	}
-	return time.Duration(min(float64(firstHealPause)*math.Pow(2, float64(healed-1)), float64(mostHealPause)))
+	return time.Duration(min(float64(firstHealPause)*math.Pow(2, float64(healed-freeHeals-1)), float64(mostHealPause)))
 }
 
 // healed counts the operations for drift that have just followed each other, and tells how long it is until the next one may: the

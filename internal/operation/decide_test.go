@@ -62,12 +62,16 @@ func TestDecide(t *testing.T) {
 		{"drift after somebody synced", operation.Standing{Policy: heal, Last: at(ok, "a", byPerson), Drifted: []delivery.Ref{web}}, "healing", 0, ""},
 		{
 			"drift of what was repaired twice in a row",
-			operation.Standing{Policy: heal, Now: start.Add(500 * time.Millisecond), Last: at(ok, "a", healed(2)), Drifted: []delivery.Ref{web}},
-			"", 1500 * time.Millisecond, "it differs from Git again although it was repaired 2 times in a row",
+			operation.Standing{Policy: heal, Now: start.Add(500 * time.Millisecond), Last: at(ok, "a", healed(2)), Drifted: []delivery.Ref{web}}, "healing 3", 0, "",
 		},
 		{
-			"drift of what was repaired twice, after the pause",
-			operation.Standing{Policy: heal, Now: start.Add(2 * time.Second), Last: at(ok, "a", healed(2)), Drifted: []delivery.Ref{web}}, "healing 3", 0, "",
+			"drift of what was repaired five times in a row",
+			operation.Standing{Policy: heal, Now: start.Add(500 * time.Millisecond), Last: at(ok, "a", healed(5)), Drifted: []delivery.Ref{web}},
+			"", 1500 * time.Millisecond, "it differs from Git again although it was repaired 5 times in a row",
+		},
+		{
+			"drift of what was repaired five times, after the pause",
+			operation.Standing{Policy: heal, Now: start.Add(2 * time.Second), Last: at(ok, "a", healed(5)), Drifted: []delivery.Ref{web}}, "healing 6", 0, "",
 		},
 		{
 			"drift of what was repaired, and was in sync for long",
@@ -176,11 +180,11 @@ func TestPause(t *testing.T) {
 
 func TestHealPause(t *testing.T) {
 	var got []time.Duration
-	for n := range 11 {
+	for n := range 14 {
 		got = append(got, operation.HealPause(n))
 	}
 	const s = time.Second
-	if diff := cmp.Diff([]time.Duration{0, s, 2 * s, 4 * s, 8 * s, 16 * s, 32 * s, 64 * s, 128 * s, 256 * s, 300 * s}, got); diff != "" {
+	if diff := cmp.Diff([]time.Duration{0, 0, 0, 0, s, 2 * s, 4 * s, 8 * s, 16 * s, 32 * s, 64 * s, 128 * s, 256 * s, 300 * s}, got); diff != "" {
 		t.Errorf("pauses (-want +got):\n%s", diff)
 	}
 	if p := operation.HealPause(1_000_000); p != 5*time.Minute {
