@@ -49,8 +49,6 @@ type applicationPass struct {
 	revs     []string           // of the sources that the request is about
 	pinned   bool               // the target is not what is declared, but what the operation began with
 	seen     []seen
-	rendered bool // what Git wants was rendered in this pass
-	repeated []string
 	busy     bool // an operation is under way
 	urgent   bool // what there is to say is said now
 }
@@ -752,32 +750,41 @@ func (p *applicationPass) take(state deliver.State) {
 	}
 }
 
+// summary is what there is to tell of the objects that Git wants, from when they were rendered last.
+type summary struct {
+	formats, images, urls []string
+	repeated              []string // warnings
+}
+
 // summarize notes what there is to tell of the objects that Git wants, where they were rendered.
 func (p *applicationPass) summarize(desired []delivery.Object) {
 	if desired == nil {
 		return
 	}
-	p.rendered, p.repeated = true, nil
-	p.news.SourceTypes = render.Formats(p.req.Snapshot, p.req.App.Build)
-	p.news.Images, p.news.URLs = dialect.ArgoSummary(desired)
+	s := &summary{formats: render.Formats(p.req.Snapshot, p.req.App.Build)}
+	s.images, s.urls = dialect.ArgoSummary(desired)
 	for _, obj := range desired {
 		if ref := obj.Ref(); obj.Repeated > 1 {
-			p.repeated = append(p.repeated, fmt.Sprintf("Resource %s/%s/%s/%s appeared %d times among application resources.",
+			s.repeated = append(s.repeated, fmt.Sprintf("Resource %s/%s/%s/%s appeared %d times among application resources.",
 				ref.Group, ref.Kind, ref.Namespace, ref.Name, obj.Repeated))
 		}
 	}
+	p.st.summary = s
 }
 
-// remembered keeps what was told of the objects that Git wants where they were not rendered in this pass.
+// remembered has the summary told, perhaps of a pass before this one; what a controller before this one told of it stays.
 func (p *applicationPass) remembered() {
-	if p.news.Remembered = !p.rendered; p.news.Remembered {
+	s := p.st.summary
+	if p.news.Remembered = s == nil; p.news.Remembered {
+		s = &summary{}
 		for _, c := range p.obj.Status.Conditions {
 			if c.Type == argocdv1.ConditionRepeatedResourceWarning {
-				p.repeated = append(p.repeated, c.Message)
+				s.repeated = append(s.repeated, c.Message)
 			}
 		}
 	}
-	for _, text := range p.repeated {
+	p.news.SourceTypes, p.news.Images, p.news.URLs = s.formats, s.images, s.urls
+	for _, text := range s.repeated {
 		p.warn(argocdv1.ConditionRepeatedResourceWarning, text)
 	}
 }

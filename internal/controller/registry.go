@@ -84,6 +84,7 @@ type appState struct {
 	told       time.Time               // when the status was written last for an operation under way
 	seeded     bool                    // the revisions of a controller before this one were said
 	refreshing bool                    // a person's refresh is under way
+	summary    *summary                // of an Application; nil: not rendered in this process
 	orphansAt  time.Time               // when it was looked for objects that nobody owns; zero: not yet
 	orphaned   string                  // the warning about them
 	charts     charts
