@@ -39,6 +39,7 @@ type bench struct {
 	lines            io.Writer     // gets the JSON lines
 	results          []Result
 
+	profiles  bool      // Keelson serves profiles of itself
 	shared    *instance // started by the first measurement that needs one
 	world     *world    // the same, with the largest fleet
 	argoWorld *world    // the same, of Applications
@@ -81,7 +82,7 @@ func main() {
 	var b bench
 	var only, out string
 	var compare bool
-	var keep int
+	var keep keeping
 	b.sizes = []int{100, 500, 1000}
 	flag.StringVar(&b.keelson, "keelson", "bin/keelson", "`path` of the program; keelson-cluster has to be beside it")
 	flag.StringVar(&b.cluster, "cluster", "bin/keelson-cluster", "`path` of the embedded cluster's program")
@@ -91,7 +92,8 @@ func main() {
 	flag.Func("fleet", "`sizes` of the fleets in apps, comma-separated; the largest is what all but the cold start is measured on (default 100,500,1000)", b.readSizes)
 	flag.IntVar(&b.repositories, "repositories", 1, "spread a fleet over this many")
 	flag.DurationVar(&b.window, "window", 3*time.Minute, "how long the steady state is watched")
-	flag.IntVar(&keep, "keep", 0, "measure nothing: bring up a fleet of `N` apps, tell where it is, and leave it alone until interrupted")
+	flag.IntVar(&keep.apps, "keep", 0, "measure nothing: bring up a fleet of `N` apps, tell where it is, and leave it alone until interrupted")
+	flag.BoolVar(&keep.argo, "keep-argo", false, "the fleet of -keep is of Applications")
 	flag.StringVar(&only, "only", "", "measure only these, by `name`, comma-separated: "+strings.Join(names(), ", "))
 	flag.StringVar(&out, "out", "", "append the JSON lines to this `file` too")
 	flag.BoolVar(&compare, "compare", false, "compare two files of results instead of measuring")
@@ -101,7 +103,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if keep > 0 {
+	if keep.apps > 0 {
 		measurements = []measurement{{"keep", func(b *bench, ctx context.Context) error { return b.keep(ctx, keep) }}}
 	}
 	exit(b.main(ctx, only, out))

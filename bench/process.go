@@ -57,6 +57,7 @@ func lastBytes(b []byte, n int) string { return string(bytes.TrimSpace(b[max(0, 
 // instance is what "keelson up" started.
 type instance struct {
 	Git        string `json:"git"` // base URL, with the token
+	Dashboard  string `json:"dashboard"`
 	Kubeconfig string `json:"kubeconfig"`
 	data       string
 	took       time.Duration // to healthy

@@ -64,6 +64,9 @@ func (w *world) startKeelson(ctx context.Context) (started, ready time.Time, err
 	data := filepath.Join(w.dir, "keelson")
 	w.starts++
 	args := []string{"up", "--foreground", "--json", "--data", data, "--kubeconfig", w.Kubeconfig, "--timeout", fleetLimit.String()}
+	if w.b.profiles {
+		args = append(args, "--pprof")
+	}
 	if w.starts == 1 {
 		args = append(args, "--port", "0") // later ones take the port of the last run
 	}
@@ -341,16 +344,27 @@ func (w *world) awaitReady(ctx context.Context, apps *observer, mark int, which 
 	})
 }
 
-// keep brings up a fleet of n apps, tells where it is, and leaves it alone until this program is told to end.
-func (b *bench) keep(ctx context.Context, n int) error {
-	b.sizes = []int{n}
-	w, err := b.theFleet(ctx)
+// keeping is a fleet to look at.
+type keeping struct {
+	apps int
+	argo bool // of Applications
+}
+
+// keep brings up a fleet, tells where it is, and leaves it alone until this program is told to end. Keelson serves profiles of itself
+// there.
+func (b *bench) keep(ctx context.Context, k keeping) error {
+	b.sizes, b.profiles = []int{k.apps}, true
+	bring := b.theFleet
+	if k.argo {
+		bring = b.theArgoFleet
+	}
+	w, err := bring(ctx)
 	if err != nil {
 		return err
 	}
 	line, err := json.Marshal(map[string]any{
 		"kubeconfig": w.Kubeconfig, "keelson": w.keelson.pid(), "cluster": w.cluster.pid(), "auditLog": w.auditLog,
-		"git": w.Git, "clone": w.clones[0].dir, "data": w.data, "log": w.keelson.log,
+		"git": w.Git, "profiles": w.Dashboard + "debug/pprof/", "clone": w.clones[0].dir, "data": w.data, "log": w.keelson.log,
 	})
 	if err != nil {
 		return err

@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -68,14 +67,11 @@ func (s *share) flags(f *pflag.FlagSet) {
 	f.BoolVar(&s.takeOver, "take-over", false, "scale down controllers of Flux and Argo CD that work on the same sources and apps")
 }
 
-// gcPercent trades memory for time: what is kept is little, and what a render leaves behind is much.
-const gcPercent = 200
-
 // runServer runs the controllers until ctx ends.
 func runServer(ctx context.Context, opts serverOptions) error {
 	klog.SetSlogLogger(opts.Logger) // what client-go has to say
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+		boundGarbage()
 	}
 	unlock, err := lock(opts.DataDir)
 	if err != nil {
