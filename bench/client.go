@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/yaml"
 
@@ -47,6 +48,7 @@ func newClient(kubeconfig string) (client, error) {
 		return client{}, fmt.Errorf("read kubeconfig: %w", err)
 	}
 	cfg.QPS, cfg.Burst, cfg.UserAgent = -1, -1, fieldManager
+	cfg.WarningHandler = rest.NoWarnings{} // of finalizers as Argo CD names them
 	d, err := dynamic.NewForConfig(cfg)
 	return client{d}, err
 }

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
@@ -60,4 +61,38 @@ func changedEvents(was, now argocdv1.ApplicationStatus) []event {
 		}
 	}
 	return out
+}
+
+// gathered makes one event of what went well between two tellings of a status, under the reason that says most: each event is
+// a request. Warnings and repairs stay as they are.
+func gathered(events []event) []event {
+	order := []string{operationCompleted, operationStarted, resourceUpdated, appliedReason}
+	weight := func(e event) int {
+		if e.warning {
+			return -1
+		}
+		return slices.Index(order, e.reason)
+	}
+	var apart, together []event
+	for _, e := range events {
+		if weight(e) < 0 {
+			apart = append(apart, e)
+		} else {
+			together = append(together, e)
+		}
+	}
+	if len(together) == 0 {
+		return apart
+	}
+	slices.SortStableFunc(together, func(a, b event) int { return weight(a) - weight(b) })
+	one := event{reason: together[0].reason}
+	var lines []string
+	for _, e := range together {
+		lines = append(lines, e.message)
+		if e.revision != (delivery.Revision{}) {
+			one.revision = e.revision
+		}
+	}
+	one.message = strings.Join(lines, "\n")
+	return append(apart, one)
 }

@@ -911,9 +911,10 @@ func (a *applications) tell(p *applicationPass, failed error) next {
 	a.stands(p.app.ID, stand{
 		busy: p.busy, ready: failed == nil && !p.busy && p.news.InSync && healthy, applied: p.req.Snapshot.Revision, inputs: p.st.mem.Inputs(),
 	})
+	p.st.untold = append(p.st.untold, p.events...)
 	if rest := a.hold(p); rest > 0 {
 		p.sooner(rest)
-		return next{after: p.after, events: p.events}
+		return next{after: p.after}
 	}
 	was := p.obj.Status
 	if p.st.refreshing && a.repos.refreshed(p.app.ID) {
@@ -931,7 +932,9 @@ func (a *applications) tell(p *applicationPass, failed error) next {
 	}
 	p.obj.Status = status
 	p.st.told = p.req.Now
-	return next{after: p.after, events: append(p.events, changedEvents(was, p.obj.Status)...)}
+	events := gathered(append(p.st.untold, changedEvents(was, p.obj.Status)...))
+	p.st.untold = nil
+	return next{after: p.after, events: events}
 }
 
 // running tells whether the status says that an operation is under way.

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	"github.com/fluxcd/pkg/apis/meta"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -77,6 +78,9 @@ var verbWords = map[delivery.Verb]string{
 	delivery.Replace: "deleted, to be made anew",
 }
 
+// appliedReason is the reason of events that list what was changed: the one that Flux gives them.
+const appliedReason = meta.ProgressingReason
+
 // changeEvents tells what a stage did: repairs in one event, with the reason for each, everything else in another.
 func changeEvents(results []apply.Result, rev delivery.Revision) []event {
 	var changed, repaired []string
@@ -99,7 +103,7 @@ func changeEvents(results []apply.Result, rev delivery.Revision) []event {
 		events = append(events, event{reason: "DriftRepaired", message: strings.Join(repaired, "\n"), revision: rev})
 	}
 	if len(changed) > 0 {
-		events = append(events, event{reason: "Progressing", message: strings.Join(changed, "\n"), revision: rev})
+		events = append(events, event{reason: appliedReason, message: strings.Join(changed, "\n"), revision: rev})
 	}
 	return events
 }

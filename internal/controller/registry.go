@@ -82,6 +82,7 @@ type appState struct {
 	last       *delivery.Operation     // that is over, or under way
 	pin        *argocdv1.SyncOperation // what that is made from; nil: there was none
 	told       time.Time               // when the status was written last for an operation under way
+	untold     []event                 // that wait for the next writing of the status
 	seeded     bool                    // the revisions of a controller before this one were said
 	refreshing bool                    // a person's refresh is under way
 	summary    *summary                // of an Application; nil: not rendered in this process
