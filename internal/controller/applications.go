@@ -199,12 +199,9 @@ func (a *applications) read(obj *argocdv1.Application, held *holdings, sync *arg
 
 // context is what an Application's meaning depends on besides itself.
 func (a *applications) context(held *holdings, obj *argocdv1.Application, sync *argocdv1.SyncOperation) dialect.Argo {
-	return dialect.Argo{
-		Namespace: a.estate.namespace, Project: held.project(projectOf(obj)), Repositories: held.repositories, Clusters: held.clusters,
-		KnownHosts: held.settings[argoKnownHosts]["ssh_known_hosts"], Certificates: held.settings[argoTLSCerts], Keys: held.settings[argoKeys],
-		Impersonate: held.settings[argoSettings]["application.sync.impersonation.enabled"] == "true",
-		Sync:        sync, Now: a.now(),
-	}
+	in := held.about(projectOf(obj), a.now())
+	in.Sync = sync
+	return in
 }
 
 // projectOf names an Application's project.

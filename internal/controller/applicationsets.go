@@ -232,7 +232,7 @@ func (a *applicationSets) generate(set *argocdv1.ApplicationSet, st *setState) (
 	for name := range held.projects {
 		world.Projects[name] = true
 	}
-	for _, c := range held.clusters {
+	for _, c := range held.argo.Clusters {
 		world.Clusters = append(world.Clusters, appset.Cluster{Name: c.Name, Server: c.Server, Project: c.Project, Labels: c.Labels, Annotations: c.Annotations})
 	}
 	world.Repository = func(r appset.Repository) (fs.FS, error) { return a.repository(set, held, r, wants) }
@@ -284,7 +284,7 @@ func (a *applicationSets) repository(set *argocdv1.ApplicationSet, held *holding
 			Destination: argocdv1.ApplicationDestination{Server: dialect.InCluster},
 		},
 	}
-	in := dialect.Argo{Namespace: a.estate.namespace, Repositories: held.repositories, Clusters: held.clusters, Now: a.now()}
+	in := held.about(r.Project, a.now())
 	if r.Project == "" {
 		stand.Spec.Project = "-" // credentials of any project are not for a templated one
 	} else if in.Project = held.project(r.Project); in.Project == nil && r.Project != dialect.DefaultProject {
@@ -447,7 +447,7 @@ func (a *applicationSets) change(ctx context.Context, set *argocdv1.ApplicationS
 func (a *applicationSets) orphanLost(ctx context.Context, app *argocdv1.Application) error {
 	held := a.estate.holds()
 	world := appset.World{}
-	for _, c := range held.clusters {
+	for _, c := range held.argo.Clusters {
 		world.Clusters = append(world.Clusters, appset.Cluster{Name: c.Name, Server: c.Server})
 	}
 	if !slices.Contains(app.Finalizers, argocdv1.ResourcesFinalizer) || world.Reaches(app.Spec.Destination) == nil {

@@ -141,7 +141,7 @@ func (r *argoReader) verification(field string, s *argocdv1.ApplicationSource, s
 		id := strings.ToUpper(key.KeyID)
 		armored, ok := r.publicKey(id)
 		if !ok {
-			r.invalid("project '%s': the key %s of spec.signatureKeys is not in the ConfigMap %s/argocd-gpg-keys-cm", p.Name, key.KeyID, r.in.Namespace)
+			r.invalid("project '%s': the key %s of spec.signatureKeys is not in the ConfigMap %s/%s", p.Name, key.KeyID, r.in.Namespace, ArgoKeysConfigMap)
 			continue
 		}
 		src.Verify.PGP = append(src.Verify.PGP, armored)
