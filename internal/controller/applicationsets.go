@@ -276,28 +276,10 @@ func (a *applicationSets) stand(wants map[delivery.ID]delivery.Source) string {
 // repository gives the files of a repository that a generator names, with the credentials that Argo CD's namespace has for it,
 // and notes in wants that it is to be followed.
 func (a *applicationSets) repository(set *argocdv1.ApplicationSet, held *holdings, r appset.Repository, wants map[delivery.ID]delivery.Source) (fs.FS, error) {
-	stand := &argocdv1.Application{
-		ObjectMeta: metav1.ObjectMeta{Namespace: set.Namespace, Name: set.Name},
-		Spec: argocdv1.ApplicationSpec{
-			Project:     r.Project,
-			Source:      &argocdv1.ApplicationSource{RepoURL: r.URL, TargetRevision: r.Revision, Path: "."},
-			Destination: argocdv1.ApplicationDestination{Server: dialect.InCluster},
-		},
+	src, err := dialect.ArgoFiles(set.Namespace, r.Project, r.URL, r.Revision, held.about(r.Project, a.now()))
+	if err != nil {
+		return nil, err
 	}
-	in := held.about(r.Project, a.now())
-	if r.Project == "" {
-		stand.Spec.Project = "-" // credentials of any project are not for a templated one
-	} else if in.Project = held.project(r.Project); in.Project == nil && r.Project != dialect.DefaultProject {
-		return nil, fmt.Errorf("project %s does not exist", r.Project)
-	}
-	read := dialect.Application(stand, in)
-	if len(read.App.Refused) > 0 {
-		return nil, fmt.Errorf("%s is not supported", read.App.Refused[0])
-	}
-	if len(read.Sources) != 1 {
-		return nil, errors.New("it cannot be followed")
-	}
-	src := read.Sources[0]
 	wants[src.ID] = src
 	snap, err := a.repos.snapshot(src.ID)
 	switch {
