@@ -79,8 +79,9 @@ func terminating(obj *argocdv1.Application) bool {
 	return s != nil && s.Phase == argocdv1.OperationTerminating
 }
 
-// guard has the write that takes an operation away fail where another one was put in its place, or the end of one that somebody
-// wants to end be known before anything else is said of it; and the write of finalizers, which are replaced as a whole.
+// guard tells whether a write must fail where somebody else has written since the Application was read: one that takes the operation
+// away, since another one may be asked for in its place by now, which would go unseen; and one of the finalizers, since a list is
+// replaced as a whole, with what somebody else has just added to it. Any other write changes its own fields and leaves the rest.
 func (a *applications) guard(before, now *argocdv1.Application) bool {
 	return before.Operation != nil && now.Operation == nil || !slices.Equal(before.Finalizers, now.Finalizers)
 }
@@ -316,7 +317,7 @@ func (a *applications) undeliverable(p *applicationPass, err error) error {
 		return err
 	}
 	ending := p.op != nil && p.op.Phase == delivery.OperationTerminating
-	if ending || p.declared.Invalid() != "" && p.held.read() { // what is not known yet is not wrong
+	if ending || p.declared.Invalid() != "" {
 		if failed := a.unstartable(p, err); failed != nil {
 			return failed
 		}

@@ -88,9 +88,6 @@ func metadataOf(kind string) *metav1.PartialObjectMetadata {
 // holds gives what Argo CD's namespace says now; see whether it is complete.
 func (e *estate) holds() *holdings { return e.now.Load() }
 
-// read tells whether the namespace was read at all.
-func (h *holdings) read() bool { return h.settings != nil }
-
 // project gives a project by name; nil: there is none.
 func (h *holdings) project(name string) *argocdv1.AppProject { return h.projects[name] }
 
