@@ -142,10 +142,10 @@ func fetchParts(ctx context.Context, fetcher *source.Fetcher, a *argocdv1.Applic
 		if _, ok := fetched[src.ID]; !ok {
 			rev, err := fetcher.Resolve(ctx, src)
 			if err != nil {
-				return snap, fmt.Errorf("source %s: %w", redact.URL(src.URL), err)
+				return snap, fmt.Errorf("source %w", delivery.Placed(redact.URL(src.URL), err))
 			}
 			if fetched[src.ID], err = fetcher.Fetch(ctx, src, rev); err != nil {
-				return snap, fmt.Errorf("source %s: %w", redact.URL(src.URL), err)
+				return snap, fmt.Errorf("source %w", delivery.Placed(redact.URL(src.URL), err))
 			}
 		}
 		snap = fetched[src.ID]

@@ -399,11 +399,11 @@ func (a *applications) sources(p *applicationPass, of dialect.ArgoApp) error {
 				return errNotYet
 			}
 			return &delivery.Fault{
-				Reason: argocdv1.ConditionComparisonError, Retry: delivery.FaultOf(err, "").Retry, Where: redact.URL(src.URL), Err: err,
+				Reason: argocdv1.ConditionComparisonError, Retry: delivery.FaultOf(err, "").Retry, Err: delivery.Placed(redact.URL(src.URL), err),
 			}
 		}
 		if err != nil { // what there is may be old
-			p.warn(argocdv1.ConditionComparisonError, redact.URL(src.URL)+": "+err.Error())
+			p.warn(argocdv1.ConditionComparisonError, delivery.Placed(redact.URL(src.URL), err).Error())
 		}
 		snaps[src.ID], revisions[i] = snap, snap.Revision
 		p.seen = append(p.seen, seen{src.ID, snap})
