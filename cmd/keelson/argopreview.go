@@ -81,43 +81,34 @@ func deployedCommit(a *argocdv1.Application) delivery.Revision {
 // readArgo reads what an Application's meaning depends on besides itself, from the namespace of Argo CD: the usual one, else the
 // app's own if its project is there.
 func readArgo(ctx context.Context, c client.Reader, a *argocdv1.Application) (dialect.Argo, error) {
-	about := dialect.Argo{Namespace: dialect.ArgoNamespace, Now: time.Now()}
-	var project argocdv1.AppProject
+	var project *argocdv1.AppProject
+	from := dialect.ArgoNamespace
 	name := cmp.Or(a.Spec.Project, dialect.DefaultProject)
 	for _, namespace := range []string{dialect.ArgoNamespace, a.Namespace} {
-		err := c.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &project)
+		var p argocdv1.AppProject
+		err := c.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &p)
 		if client.IgnoreNotFound(err) != nil {
-			return about, explainAPI(fmt.Errorf("read AppProject %s/%s: %w", namespace, name, err))
+			return dialect.Argo{}, explainAPI(fmt.Errorf("read AppProject %s/%s: %w", namespace, name, err))
 		}
 		if err == nil {
-			about.Namespace, about.Project = namespace, &project
+			from, project = namespace, &p
 			break
 		}
 	}
 	var secrets corev1.SecretList
-	if err := c.List(ctx, &secrets, client.InNamespace(about.Namespace), client.HasLabels{argocdv1.SecretTypeLabel}); err != nil {
-		return about, explainAPI(fmt.Errorf("read credentials: %w", err))
-	}
-	for i := range secrets.Items {
-		s := &secrets.Items[i]
-		switch kind := s.Labels[argocdv1.SecretTypeLabel]; kind {
-		case dialect.ArgoRepositorySecret, dialect.ArgoRepositoryTemplateSecret:
-			about.Repositories = append(about.Repositories, dialect.ReadArgoRepository(s.Name, kind == dialect.ArgoRepositoryTemplateSecret, s.Data))
-		case dialect.ArgoClusterSecret:
-			about.Clusters = append(about.Clusters, dialect.ReadArgoCluster(s.Name, s.Labels, s.Annotations, s.Data))
-		}
+	if err := c.List(ctx, &secrets, client.InNamespace(from), client.HasLabels{argocdv1.SecretTypeLabel}); err != nil {
+		return dialect.Argo{}, explainAPI(fmt.Errorf("read credentials: %w", err))
 	}
 	settings := map[string]map[string]string{}
-	for _, name := range []string{"argocd-cm", "argocd-ssh-known-hosts-cm", "argocd-tls-certs-cm", "argocd-gpg-keys-cm"} {
+	for _, name := range dialect.ArgoConfigMaps() {
 		var m corev1.ConfigMap
-		if err := client.IgnoreNotFound(c.Get(ctx, client.ObjectKey{Namespace: about.Namespace, Name: name}, &m)); err != nil {
-			return about, explainAPI(fmt.Errorf("read ConfigMap %s/%s: %w", about.Namespace, name, err))
+		if err := client.IgnoreNotFound(c.Get(ctx, client.ObjectKey{Namespace: from, Name: name}, &m)); err != nil {
+			return dialect.Argo{}, explainAPI(fmt.Errorf("read ConfigMap %s/%s: %w", from, name, err))
 		}
 		settings[name] = m.Data
 	}
-	about.KnownHosts = settings["argocd-ssh-known-hosts-cm"]["ssh_known_hosts"]
-	about.Certificates, about.Keys = settings["argocd-tls-certs-cm"], settings["argocd-gpg-keys-cm"]
-	about.Impersonate = settings["argocd-cm"]["application.sync.impersonation.enabled"] == "true"
+	about := dialect.ReadArgo(from, settings, secrets.Items)
+	about.Project, about.Now = project, time.Now()
 	return about, nil
 }
 
@@ -151,10 +142,10 @@ func fetchParts(ctx context.Context, fetcher *source.Fetcher, a *argocdv1.Applic
 		if _, ok := fetched[src.ID]; !ok {
 			rev, err := fetcher.Resolve(ctx, src)
 			if err != nil {
-				return snap, fmt.Errorf("source %s: %w", redact.URL(src.URL), err)
+				return snap, fmt.Errorf("source %w", delivery.Placed(redact.URL(src.URL), err))
 			}
 			if fetched[src.ID], err = fetcher.Fetch(ctx, src, rev); err != nil {
-				return snap, fmt.Errorf("source %s: %w", redact.URL(src.URL), err)
+				return snap, fmt.Errorf("source %w", delivery.Placed(redact.URL(src.URL), err))
 			}
 		}
 		snap = fetched[src.ID]

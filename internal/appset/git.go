@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/redact"
 )
 
@@ -36,7 +37,7 @@ func (g *generation) git(_ string, gen argocdv1.ApplicationSetGenerator, _ int) 
 	}
 	root, err := g.world.Repository(Repository{URL: git.RepoURL, Revision: git.Revision, Project: project})
 	if err != nil {
-		return nil, fmt.Errorf("repository %s: %w", redact.URL(git.RepoURL), err)
+		return nil, fmt.Errorf("repository %w", delivery.Placed(redact.URL(git.RepoURL), err))
 	}
 	if len(git.Directories) > 0 { // as with Argo CD, files do not count then
 		return g.directories(root, git)

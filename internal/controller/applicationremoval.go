@@ -60,7 +60,7 @@ func expectsHooks(obj *argocdv1.Application) bool {
 // remove deletes what an Application owns, if its finalizers say so.
 func (a *applications) remove(ctx context.Context, obj *argocdv1.Application) (r removal, err error) {
 	if !a.estate.holds().complete {
-		return removal{after: estateRetry}, nil
+		return removal{after: estateRetry}, nil // what is not known yet is not missing
 	}
 	if !a.estate.serves(obj.Namespace) {
 		return removal{}, nil
@@ -71,9 +71,6 @@ func (a *applications) remove(ctx context.Context, obj *argocdv1.Application) (r
 	p.pass = pass{app: app, secrets: redact.New(), st: a.stateOf(app, func(st *appState) { a.load(st, obj) })}
 	if app.KeepOnDelete || len(p.st.mem.Inventory) == 0 {
 		return removal{done: true}, nil
-	}
-	if !p.held.read() { // what is not known yet is not missing
-		return removal{after: recheck}, nil
 	}
 	if why := p.declared.Nowhere; why != "" { // as Argo CD does; no other cluster is touched
 		return removal{done: true, events: []event{{warning: true, reason: "Orphaned",

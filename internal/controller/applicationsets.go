@@ -232,7 +232,7 @@ func (a *applicationSets) generate(set *argocdv1.ApplicationSet, st *setState) (
 	for name := range held.projects {
 		world.Projects[name] = true
 	}
-	for _, c := range held.clusters {
+	for _, c := range held.argo.Clusters {
 		world.Clusters = append(world.Clusters, appset.Cluster{Name: c.Name, Server: c.Server, Project: c.Project, Labels: c.Labels, Annotations: c.Annotations})
 	}
 	world.Repository = func(r appset.Repository) (fs.FS, error) { return a.repository(set, held, r, wants) }
@@ -276,28 +276,10 @@ func (a *applicationSets) stand(wants map[delivery.ID]delivery.Source) string {
 // repository gives the files of a repository that a generator names, with the credentials that Argo CD's namespace has for it,
 // and notes in wants that it is to be followed.
 func (a *applicationSets) repository(set *argocdv1.ApplicationSet, held *holdings, r appset.Repository, wants map[delivery.ID]delivery.Source) (fs.FS, error) {
-	stand := &argocdv1.Application{
-		ObjectMeta: metav1.ObjectMeta{Namespace: set.Namespace, Name: set.Name},
-		Spec: argocdv1.ApplicationSpec{
-			Project:     r.Project,
-			Source:      &argocdv1.ApplicationSource{RepoURL: r.URL, TargetRevision: r.Revision, Path: "."},
-			Destination: argocdv1.ApplicationDestination{Server: dialect.InCluster},
-		},
+	src, err := dialect.ArgoFiles(set.Namespace, r.Project, r.URL, r.Revision, held.about(r.Project, a.now()))
+	if err != nil {
+		return nil, err
 	}
-	in := dialect.Argo{Namespace: a.estate.namespace, Repositories: held.repositories, Clusters: held.clusters, Now: a.now()}
-	if r.Project == "" {
-		stand.Spec.Project = "-" // credentials of any project are not for a templated one
-	} else if in.Project = held.project(r.Project); in.Project == nil && r.Project != dialect.DefaultProject {
-		return nil, fmt.Errorf("project %s does not exist", r.Project)
-	}
-	read := dialect.Application(stand, in)
-	if len(read.App.Refused) > 0 {
-		return nil, fmt.Errorf("%s is not supported", read.App.Refused[0])
-	}
-	if len(read.Sources) != 1 {
-		return nil, errors.New("it cannot be followed")
-	}
-	src := read.Sources[0]
 	wants[src.ID] = src
 	snap, err := a.repos.snapshot(src.ID)
 	switch {
@@ -447,7 +429,7 @@ func (a *applicationSets) change(ctx context.Context, set *argocdv1.ApplicationS
 func (a *applicationSets) orphanLost(ctx context.Context, app *argocdv1.Application) error {
 	held := a.estate.holds()
 	world := appset.World{}
-	for _, c := range held.clusters {
+	for _, c := range held.argo.Clusters {
 		world.Clusters = append(world.Clusters, appset.Cluster{Name: c.Name, Server: c.Server})
 	}
 	if !slices.Contains(app.Finalizers, argocdv1.ResourcesFinalizer) || world.Reaches(app.Spec.Destination) == nil {

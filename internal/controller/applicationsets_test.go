@@ -104,12 +104,22 @@ func (w *argoWorld) directories() string {
 `, w.url()) + fmt.Sprintf(setTemplate, w.ns, "{{path.basename}}", w.url(), "{{path}}", w.ns)
 }
 
-// TestApplicationSetOfFolders: Applications come, change and go with the folders of a repository, and are repaired.
+// TestApplicationSetOfFolders: Applications of a project that may deliver to one namespace come, change and go with the folders of a
+// repository, and are repaired.
 func TestApplicationSetOfFolders(t *testing.T) {
 	t.Parallel()
 	w := newArgoWorld(t)
 	first := w.push(map[string]string{"apps/web/a.yaml": w.configMap("a", "1"), "apps/api/b.yaml": w.configMap("b", "1")})
-	w.set("", w.directories())
+	w.apply(fmt.Sprintf(`
+apiVersion: argoproj.io/v1alpha1
+kind: AppProject
+metadata: {name: %s, namespace: argocd}
+spec:
+  sourceRepos: [%q]
+  destinations: [{server: https://kubernetes.default.svc, namespace: %s}]
+`, w.ns, w.url(), w.ns))
+	directories := strings.Replace(w.directories(), "project: default", "project: "+w.ns, 1)
+	w.set("", directories)
 	apps := w.made("api", "web")
 	for i := range apps {
 		ref := metav1.GetControllerOf(&apps[i])
@@ -159,7 +169,7 @@ func TestApplicationSetOfFolders(t *testing.T) {
 	w.synced("new", second)
 
 	// A template that is wrong changes nothing.
-	broken := strings.Replace(w.directories(), "generators:", "goTemplate: true\n  generators:", 1)
+	broken := strings.Replace(directories, "generators:", "goTemplate: true\n  generators:", 1)
 	broken = strings.ReplaceAll(strings.ReplaceAll(broken, "{{path.basename}}", "{{ .path.basename "), "{{path}}", "{{ .path.path }}")
 	w.set("", broken)
 	w.conditions("ErrorOccurred=True RenderTemplateParamsError", "spec.generators[0].git", "unclosed action")
@@ -167,7 +177,7 @@ func TestApplicationSetOfFolders(t *testing.T) {
 	w.made("api", "new")
 
 	// Nor does a repository that cannot be read.
-	w.set("", strings.Replace(w.directories(), w.url(), running.server.URL+"/git/"+w.ns+"-gone.git", 1))
+	w.set("", strings.Replace(directories, w.url(), running.server.URL+"/git/"+w.ns+"-gone.git", 1))
 	w.conditions("ErrorOccurred=True ApplicationGenerationFromParamsError", "spec.generators[0].git", w.ns+"-gone.git")
 	w.made("api", "new")
 

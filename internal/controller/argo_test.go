@@ -232,15 +232,15 @@ func TestApplicationDeletedWithHooks(t *testing.T) {
 		t.Helper()
 		w.until("web", func(a *argocdv1.Application) error {
 			for _, c := range a.Status.Conditions {
-				if c.Type == argocdv1.ConditionDeletionError && strings.Contains(c.Message, part) {
+				if c.Type == argocdv1.ConditionDeletionError && strings.Count(c.Message, part) == 1 {
 					return nil
 				}
 			}
-			return fmt.Errorf("want its deletion to wait for %q", part)
+			return fmt.Errorf("want its deletion to wait for %q, which is said once", part)
 		})
 		w.value("a", "1")
 	}
-	waits("127.0.0.1:1")
+	waits("http://127.0.0.1:1/gone.git")
 	w.merge("web", `{"spec":{"project":"nonesuch"}}`)
 	waits("nonesuch")
 	w.merge("web", `{"spec":{"project":"default","source":{"repoURL":"`+w.url()+`"}}}`)

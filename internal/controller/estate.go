@@ -28,27 +28,17 @@ import (
 	"keelson.dev/keelson/internal/kube"
 )
 
-// The label that tells what a Secret in Argo CD's namespace says, its values, and the ConfigMap with the settings.
-const (
-	secretTypeLabel = argocdv1.SecretTypeLabel
-	argoSettings    = dialect.ArgoConfigMap
-	argoKnownHosts  = "argocd-ssh-known-hosts-cm"
-	argoTLSCerts    = "argocd-tls-certs-cm"
-	argoKeys        = "argocd-gpg-keys-cm"
-)
+// secretTypeLabel tells what a Secret in Argo CD's namespace says.
+const secretTypeLabel = argocdv1.SecretTypeLabel
 
 // holdings are what Argo CD's namespace says to all Applications: immutable.
 type holdings struct {
-	complete     bool // everything was read at least once; before, nothing may be concluded from what is not there
-	projects     map[string]*argocdv1.AppProject
-	repositories []dialect.ArgoRepository
-	clusters     []dialect.ArgoCluster
-	settings     map[string]map[string]string // data of the ConfigMaps with settings, by name
-	rules        *health.Rules                // of Argo CD, with the scripts of the settings
+	complete bool // everything was read at least once; before, nothing may be concluded from what is not there
+	projects map[string]*argocdv1.AppProject
+	argo     dialect.Argo                 // what the Secrets and the settings come to, for all projects
+	settings map[string]map[string]string // data of the ConfigMaps with settings, by name
+	rules    *health.Rules                // of Argo CD, with the scripts of the settings
 }
-
-// argoConfigMaps are those with settings.
-var argoConfigMaps = []string{argoSettings, argoKnownHosts, argoTLSCerts, argoKeys}
 
 // estate knows what Argo CD's namespace says: projects, credentials, clusters, settings. Projects are cached; of Secrets and the
 // settings only metadata are, and their contents read when one of them has changed.
@@ -98,11 +88,15 @@ func metadataOf(kind string) *metav1.PartialObjectMetadata {
 // holds gives what Argo CD's namespace says now; see whether it is complete.
 func (e *estate) holds() *holdings { return e.now.Load() }
 
-// read tells whether the namespace was read at all.
-func (h *holdings) read() bool { return h.settings != nil }
-
 // project gives a project by name; nil: there is none.
 func (h *holdings) project(name string) *argocdv1.AppProject { return h.projects[name] }
+
+// about gives what an Application of a project, or what makes such, depends on besides itself.
+func (h *holdings) about(project string, now time.Time) dialect.Argo {
+	in := h.argo
+	in.Project, in.Now = h.project(project), now
+	return in
+}
 
 // serves tells whether Applications of a namespace may be worked on: those of Argo CD's own, and where some project wants it.
 func (e *estate) serves(namespace string) bool {
@@ -141,7 +135,7 @@ func (e *estate) start(ctx context.Context) error {
 				obj = gone.Obj
 			}
 			o, ok := obj.(*metav1.PartialObjectMetadata)
-			if !ok || o.Kind != "ConfigMap" || slices.Contains(argoConfigMaps, o.Name) {
+			if !ok || o.Kind != "ConfigMap" || slices.Contains(dialect.ArgoConfigMaps(), o.Name) {
 				changed()
 			}
 		}
@@ -245,8 +239,8 @@ func sameHoldings(a, b *holdings) bool {
 	same := func(x, y *argocdv1.AppProject) bool {
 		return x.UID == y.UID && reflect.DeepEqual(x.Spec, y.Spec) && slices.Equal(x.Unknown, y.Unknown)
 	}
-	return a.complete == b.complete && maps.EqualFunc(a.projects, b.projects, same) && reflect.DeepEqual(a.repositories, b.repositories) &&
-		reflect.DeepEqual(a.clusters, b.clusters) && reflect.DeepEqual(a.settings, b.settings)
+	return a.complete == b.complete && maps.EqualFunc(a.projects, b.projects, same) && reflect.DeepEqual(a.argo, b.argo) &&
+		reflect.DeepEqual(a.settings, b.settings)
 }
 
 // read reads the labelled Secrets and the settings.
@@ -255,18 +249,8 @@ func (e *estate) read(ctx context.Context, into *holdings) error {
 	if err := e.reader.List(ctx, &secrets, client.InNamespace(e.namespace), client.HasLabels{secretTypeLabel}); err != nil {
 		return fmt.Errorf("list Secrets: %w", err)
 	}
-	into.repositories, into.clusters = nil, nil
-	for i := range secrets.Items {
-		s := &secrets.Items[i]
-		switch kind := s.Labels[secretTypeLabel]; kind {
-		case dialect.ArgoRepositorySecret, dialect.ArgoRepositoryTemplateSecret:
-			into.repositories = append(into.repositories, dialect.ReadArgoRepository(s.Name, kind == dialect.ArgoRepositoryTemplateSecret, s.Data))
-		case dialect.ArgoClusterSecret:
-			into.clusters = append(into.clusters, dialect.ReadArgoCluster(s.Name, s.Labels, s.Annotations, s.Data))
-		}
-	}
 	into.settings = map[string]map[string]string{}
-	for _, name := range argoConfigMaps {
+	for _, name := range dialect.ArgoConfigMaps() {
 		there := metadataOf("ConfigMap")
 		if err := e.cache.Get(ctx, client.ObjectKey{Namespace: e.namespace, Name: name}, there); apierrors.IsNotFound(err) {
 			continue // nobody has to be asked
@@ -278,9 +262,10 @@ func (e *estate) read(ctx context.Context, into *holdings) error {
 		}
 		into.settings[name] = settings.Data
 	}
-	scripts, problems := dialect.ArgoHealthOverrides(into.settings[argoSettings])
+	into.argo = dialect.ReadArgo(e.namespace, into.settings, secrets.Items)
+	scripts, problems := dialect.ArgoHealthOverrides(into.settings[dialect.ArgoConfigMap])
 	for _, p := range problems {
-		e.log.Warn("a setting of Argo CD cannot be used", "namespace", e.namespace, "configmap", argoSettings, "problem", p)
+		e.log.Warn("a setting of Argo CD cannot be used", "namespace", e.namespace, "configmap", dialect.ArgoConfigMap, "problem", p)
 	}
 	into.rules = health.NewArgo(scripts, e.judge)
 	return nil

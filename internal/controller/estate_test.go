@@ -80,7 +80,7 @@ func TestEstateIsCompleteOrUnknown(t *testing.T) {
 
 	labelled := map[string]string{secretTypeLabel: dialect.ArgoRepositorySecret}
 	reader.err, reader.secrets = nil, []corev1.Secret{{ObjectMeta: metav1.ObjectMeta{Name: "repo", Labels: labelled}}}
-	if err := e.take(t.Context()); err != nil || !e.holds().complete || len(e.holds().repositories) != 1 {
+	if err := e.take(t.Context()); err != nil || !e.holds().complete || len(e.holds().argo.Repositories) != 1 {
 		t.Errorf("%v, %+v; want it complete", err, e.holds())
 	}
 
@@ -91,7 +91,7 @@ func TestEstateIsCompleteOrUnknown(t *testing.T) {
 		t.Fatal("no error though the Secrets cannot be read")
 	}
 	held = e.holds()
-	if !held.complete || len(held.repositories) != 1 || held.project("default").Spec.SourceRepos[0] != "https://two" || told == before {
+	if !held.complete || len(held.argo.Repositories) != 1 || held.project("default").Spec.SourceRepos[0] != "https://two" || told == before {
 		t.Errorf("%+v, told %d times more; want the new project and the Secrets that were read before", held, told-before)
 	}
 }

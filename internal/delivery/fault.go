@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 )
 
@@ -56,4 +57,12 @@ func FaultOf(err error, reason string) *Fault {
 		return f
 	}
 	return &Fault{Reason: reason, Retry: Backoff, Err: err}
+}
+
+// Placed says where err happened, unless its text begins with that already.
+func Placed(where string, err error) error {
+	if strings.HasPrefix(err.Error(), where) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", where, err)
 }

@@ -23,10 +23,10 @@ type Argo struct {
 	Project      *argocdv1.AppProject // that the Application names; nil: it does not exist
 	Repositories []ArgoRepository
 	Clusters     []ArgoCluster
-	KnownHosts   string                  // ssh_known_hosts of the ConfigMap argocd-ssh-known-hosts-cm
-	Certificates map[string]string       // of the ConfigMap argocd-tls-certs-cm: host -> PEM
-	Keys         map[string]string       // of the ConfigMap argocd-gpg-keys-cm: key id -> armored public key
-	Impersonate  bool                    // application.sync.impersonation.enabled of argocd-cm: who has no service account is refused
+	KnownHosts   string                  // ssh_known_hosts of [ArgoKnownHostsConfigMap]
+	Certificates map[string]string       // of [ArgoCertificatesConfigMap]: host -> PEM
+	Keys         map[string]string       // of [ArgoKeysConfigMap]: key id -> armored public key
+	Impersonate  bool                    // application.sync.impersonation.enabled of [ArgoConfigMap]: who has no service account is refused
 	Sync         *argocdv1.SyncOperation // not nil: read the Application as this operation overrides it (revisions, sources)
 	Now          time.Time
 }

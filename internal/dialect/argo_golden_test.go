@@ -83,22 +83,20 @@ func TestApplication(t *testing.T) {
 // readSecrets reads labelled Secrets as a controller does.
 func readSecrets(t *testing.T, data []byte, in *dialect.Argo) {
 	t.Helper()
+	var secrets []corev1.Secret
 	for _, doc := range bytes.Split(data, []byte("\n---\n")) {
-		s := corev1.Secret{}
+		s := corev1.Secret{Data: map[string][]byte{}}
 		decode(t, string(doc), &s)
-		content := map[string][]byte{}
 		for k, v := range s.StringData {
-			content[k] = []byte(v)
+			s.Data[k] = []byte(v)
 		}
-		switch kind := s.Labels[argocdv1.SecretTypeLabel]; kind {
-		case dialect.ArgoClusterSecret:
-			in.Clusters = append(in.Clusters, dialect.ReadArgoCluster(s.Name, s.Labels, s.Annotations, content))
-		case dialect.ArgoRepositorySecret, dialect.ArgoRepositoryTemplateSecret:
-			in.Repositories = append(in.Repositories, dialect.ReadArgoRepository(s.Name, kind == dialect.ArgoRepositoryTemplateSecret, content))
-		default:
-			t.Fatalf("Secret %s is of type %q", s.Name, kind)
-		}
+		secrets = append(secrets, s)
 	}
+	all := dialect.ReadArgo(in.Namespace, nil, secrets)
+	if len(all.Repositories)+len(all.Clusters) != len(secrets) {
+		t.Fatalf("of %d Secrets some are of no known type", len(secrets))
+	}
+	in.Repositories, in.Clusters = all.Repositories, all.Clusters
 }
 
 // dump gives a value as YAML can hold it, without what is empty, and without what is the same in every one.

@@ -77,15 +77,17 @@ func isTrue(b *bool) bool { return b != nil && *b }
 func hold(text string) *delivery.Hold {
 	h := ParseArgoHold(text)
 	out := &delivery.Hold{Owner: h.By, Reason: h.Reason}
-	if len(h.Revisions) > 0 {
-		var short []string
-		for _, r := range h.Revisions {
-			if fullCommit.MatchString(r) {
-				r = r[:7]
-			}
-			short = append(short, r)
+	var more []string // that the reason does not say
+	for _, r := range h.Revisions {
+		if fullCommit.MatchString(r) {
+			r = r[:7]
 		}
-		out.Reason = fmt.Sprintf("%s (%s)", h.Reason, strings.Join(short, ", "))
+		if !strings.Contains(h.Reason, r) {
+			more = append(more, r)
+		}
+	}
+	if len(more) > 0 {
+		out.Reason = fmt.Sprintf("%s (%s)", h.Reason, strings.Join(more, ", "))
 	}
 	if h.By != "" {
 		out.Reason += ", by " + h.By

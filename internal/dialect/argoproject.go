@@ -89,9 +89,7 @@ func (r *argoReader) govern(p *argocdv1.AppProject, destination ArgoCluster, kno
 			r.invalid("%s %s is not permitted in project '%s': %s", sourceField(r.spec, i), redact.URL(s.RepoURL), p.Name, why)
 		}
 	}
-	if p.Spec.SourceIntegrity != nil {
-		r.refuse("AppProject/"+p.Name+" spec.sourceIntegrity", "use spec.signatureKeys for signed commits")
-	}
+	r.integrity(p)
 	for _, name := range p.Unknown {
 		r.ignored = append(r.ignored, "AppProject/"+p.Name+" "+name)
 	}
@@ -113,6 +111,13 @@ func (r *argoReader) govern(p *argocdv1.AppProject, destination ArgoCluster, kno
 	}
 	r.account(p, destination)
 	r.windows(p)
+}
+
+// integrity refuses a project that checks sources as we do not.
+func (r *argoReader) integrity(p *argocdv1.AppProject) {
+	if p.Spec.SourceIntegrity != nil {
+		r.refuse("AppProject/"+p.Name+" spec.sourceIntegrity", "use spec.signatureKeys for signed commits")
+	}
 }
 
 func (r *argoReader) allSources() []argocdv1.ApplicationSource {

@@ -3,12 +3,14 @@ package dialect
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/url"
 	"regexp"
 	"strings"
 
 	"golang.org/x/net/http/httpproxy"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/delivery"
@@ -56,6 +58,51 @@ func (r *argoReader) source(field string, s *argocdv1.ApplicationSource) (delive
 	}
 	src.ID = delivery.ID{Kind: RepositoryKind, Namespace: r.a.Namespace, Name: sourceName(src)}
 	return src, true
+}
+
+// noProject is the project of what has none, where credentials are looked for: no AppProject can have the name.
+const noProject = "-"
+
+// ArgoFiles gives the Git repository that an ApplicationSet reads to find out what Applications of a project to make; in.Project is that
+// project. Where the set's template leaves the project open the name is empty: the credentials of no project are used then, and
+// no commit has to be signed, as nobody can know yet whose keys count. Argo CD does the same, and as with it spec.sourceRepos and
+// spec.destinations are about the Applications alone. That holds in its own namespace, where whoever writes ApplicationSets may use any
+// project: a set of another namespace has to name one that serves the namespace, and reads what its spec.sourceRepos allows.
+func ArgoFiles(namespace, project, url, revision string, in Argo) (delivery.Source, error) {
+	outside, open := namespace != in.Namespace, project == ""
+	switch {
+	case url == "":
+		return delivery.Source{}, errors.New("repoURL is empty")
+	case isOCI(url):
+		return delivery.Source{}, errors.New("it is no Git repository")
+	case open && outside:
+		return delivery.Source{}, fmt.Errorf("the template of an ApplicationSet in namespace %s has to name its project: only in namespace %s may it be a template", namespace, in.Namespace)
+	}
+	if open {
+		project, in.Project = noProject, nil
+	} else if in.Project == nil && project == DefaultProject {
+		in.Project = DefaultArgoProject(in.Namespace)
+	}
+	r := &argoReader{in: in, a: &argocdv1.Application{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace}, Spec: argocdv1.ApplicationSpec{Project: project},
+	}}
+	if p := in.Project; !open {
+		switch {
+		case p == nil:
+			return delivery.Source{}, fmt.Errorf("project %s does not exist", project)
+		case outside && !ArgoServes(p, namespace):
+			return delivery.Source{}, fmt.Errorf("project %s is not for namespace %s: no entry of its spec.sourceNamespaces matches it", project, namespace)
+		}
+		if why := r.denySource(p, url); outside && why != "" {
+			return delivery.Source{}, fmt.Errorf("project %s does not permit it: %s", project, why)
+		}
+		r.integrity(p)
+	}
+	src, _ := r.source("repoURL", &argocdv1.ApplicationSource{RepoURL: url, TargetRevision: revision})
+	if why := r.out.Invalid(); why != "" {
+		return delivery.Source{}, errors.New(why)
+	}
+	return src, nil
 }
 
 const ociScheme = "oci://"
@@ -141,7 +188,7 @@ func (r *argoReader) verification(field string, s *argocdv1.ApplicationSource, s
 		id := strings.ToUpper(key.KeyID)
 		armored, ok := r.publicKey(id)
 		if !ok {
-			r.invalid("project '%s': the key %s of spec.signatureKeys is not in the ConfigMap %s/argocd-gpg-keys-cm", p.Name, key.KeyID, r.in.Namespace)
+			r.invalid("project '%s': the key %s of spec.signatureKeys is not in the ConfigMap %s/%s", p.Name, key.KeyID, r.in.Namespace, ArgoKeysConfigMap)
 			continue
 		}
 		src.Verify.PGP = append(src.Verify.PGP, armored)

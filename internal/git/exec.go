@@ -239,8 +239,12 @@ func summary(stderr string) string {
 	if len(lines) == 0 {
 		lines = other
 	}
-	return truncate(elapsed.ReplaceAllString(strings.Join(lines[:min(len(lines), 4)], "; "), ""), 500)
+	said := accessed.ReplaceAllString(strings.Join(lines[:min(len(lines), 4)], "; "), "")
+	return truncate(elapsed.ReplaceAllString(said, ""), 500)
 }
+
+// accessed names the URL, which those who asked know and say.
+var accessed = regexp.MustCompile(`unable to access '[^']*': `)
 
 // elapsed is what libcurl adds to "Failed to connect": another number each time would make each failure news.
 var elapsed = regexp.MustCompile(` after \d+ ms`)

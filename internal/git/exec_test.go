@@ -29,6 +29,15 @@ func TestClassifyRemoteText(t *testing.T) {
 	}
 }
 
+// TestClassifyNamesNoURL: those who asked say which repository it was; git's own mention of it would be one more.
+func TestClassifyNamesNoURL(t *testing.T) {
+	err := classify("ls-remote", "fatal: unable to access 'http://127.0.0.1:1/gone.git/': Failed to connect to 127.0.0.1 port 1 after 7 ms: Couldn't connect to server\n", errors.New("exit status 128"))
+	const want = "git ls-remote: remote is unreachable: Failed to connect to 127.0.0.1 port 1: Couldn't connect to server"
+	if !errors.Is(err, ErrUnreachable) || err.Error() != want {
+		t.Errorf("%v\nwant %s", err, want)
+	}
+}
+
 // TestTunnelBoundsTheHeader: a proxy that never ends its header is given up, not kept in memory.
 func TestTunnelBoundsTheHeader(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

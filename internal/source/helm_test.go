@@ -273,20 +273,29 @@ func TestIndexForms(t *testing.T) {
 	one := chart("web", "1.0.0")
 	digest := hexDigest(one)
 	for name, index := range map[string]string{
-		"comments":       "# by hand\napiVersion: v1 # yes\nentries: # all\n  # the one\n  web: # web\n  # its versions\n    - version: 1.0.0\n\n      # where\n      urls: [web.tgz]\ngenerated: now\n",
-		"deep":           "entries:\n        web:\n            -   version: \"1.0.0\"\n                urls:\n                    -   'web.tgz'\n",
-		"quoted":         "\"apiVersion\": v1\n'entries':\n  \"other\":\n  - version: 1.0.0\n    urls: [none]\n  'web':\n  - urls: [\"web.tgz\"]\n    version: '1.0.0'\n",
-		"bare dashes":    "entries:\n  web:\n  -\n    version: 1.0.0\n    urls: [web.tgz]\n  -\n    version: 0.1.0\n    urls: [old.tgz]\n",
-		"JSON":           `{"apiVersion":"v1","generated":"now","x":[1,{"entries":{}}],"entries":{"other":[{"version":"1.0.0"}],"web":[{"version":"1.0.0","urls":["web.tgz"],"digest":"` + digest + `"}]}}`,
-		"pretty JSON":    "\n{\n  \"entries\": {\n    \"web\": [ {\n \"version\": \"1.0.0\", \"urls\": [\n \"web.tgz\" ] } ] } }\n",
-		"flow":           "apiVersion: v1\nentries: {web: [{version: 1.0.0, urls: [web.tgz]}]}\n",
-		"flow below":     "entries:\n  web: [{version: 1.0.0, urls: [web.tgz]}]\n",
-		"anchors":        "entries:\n  base: &b\n  - version: 1.0.0\n    urls: [web.tgz]\n  web: *b\n",
-		"absolute":       "entries:\n  web:\n  - version: 1.0.0\n    urls: [URL/charts/web.tgz]\n",
-		"from the root":  "entries:\n  web:\n  - version: 1.0.0\n    urls: [/charts/web.tgz]\n",
-		"CRLF":           "apiVersion: v1\r\nentries:\r\n  web:\r\n  - version: 1.0.0\r\n    urls:\r\n    - web.tgz\r\n",
-		"no newline":     "entries:\n  web:\n  - urls:\n    - web.tgz\n    version: 1.0.0",
-		"sha256 written": "entries:\n  web:\n  - urls:\n    - web.tgz\n    version: 1.0.0\n    digest: sha256:" + digest + "\n",
+		"comments":           "# by hand\napiVersion: v1 # yes\nentries: # all\n  # the one\n  web: # web\n  # its versions\n    - version: 1.0.0\n\n      # where\n      urls: [web.tgz]\ngenerated: now\n",
+		"deep":               "entries:\n        web:\n            -   version: \"1.0.0\"\n                urls:\n                    -   'web.tgz'\n",
+		"quoted":             "\"apiVersion\": v1\n'entries':\n  \"other\":\n  - version: 1.0.0\n    urls: [none]\n  'web':\n  - urls: [\"web.tgz\"]\n    version: '1.0.0'\n",
+		"bare dashes within": "entries:\n  web:\n  - version: 1.0.0\n    urls:\n    -\n      web.tgz\n    name: web\n",
+		"bare dashes":        "entries:\n  web:\n  -\n    version: 1.0.0\n    urls: [web.tgz]\n  -\n    version: 0.1.0\n    urls: [old.tgz]\n",
+		"JSON":               `{"apiVersion":"v1","generated":"now","x":[1,{"entries":{}}],"entries":{"other":[{"version":"1.0.0"}],"web":[{"version":"1.0.0","urls":["web.tgz"],"digest":"` + digest + `"}]}}`,
+		"pretty JSON":        "\n{\n  \"entries\": {\n    \"web\": [ {\n \"version\": \"1.0.0\", \"urls\": [\n \"web.tgz\" ] } ] } }\n",
+		"flow":               "apiVersion: v1\nentries: {web: [{version: 1.0.0, urls: [web.tgz]}]}\n",
+		"flow below":         "entries:\n  web: [{version: 1.0.0, urls: [web.tgz]}]\n",
+		"flow items": "apiVersion: v1\nentries:\n  other:\n  - {version: 1.0.0, urls: [none]}\n  web:\n  - {apiVersion: v2, name: web, version: 1.0.0, urls: [web.tgz]}\n" +
+			"  - {apiVersion: v2, name: web, version: 0.9.0, urls: [old.tgz]}\ngenerated: now\n",
+		"JSON items": "entries:\n  web:\n    - {\"apiVersion\":\"v2\",\"description\":\"<a> - {b\",\"version\":\"0.9.0\",\"urls\":[\"old.tgz\"]}\n" +
+			"    - {\"apiVersion\":\"v2\",\"version\":\"1.0.0\",\"urls\":[\"web.tgz\"],\"digest\":\"" + digest + "\"}\n",
+		"flow items of several lines": "entries:\n  web:\n  - {apiVersion: v2,\n    name: web, # it\n\n      version: 1.0.0,\n    urls: [\n      web.tgz\n    ]}\n  - {version: 0.9.0,\n     urls: [old.tgz]}\n",
+		"flow below dashes":           "entries:\n  web:\n  -\n    {name: web, version: 1.0.0, urls: [web.tgz]}\n  -\n    {version: 0.9.0, urls: [old.tgz]}\n",
+		"items of both kinds":         "entries:\n  web:\n  - {version: 0.9.0, urls: [old.tgz]}\n  - name: web\n    version: 1.0.0\n    urls:\n    - web.tgz\n  - &last {version: 0.8.0, urls: [older.tgz]}\n",
+		"flow items with long lines":  "entries:\n  web:\n  - {icon: 'data:" + strings.Repeat("a", 200_000) + "', version: 1.0.0, urls: [web.tgz]}\n  - {version: 0.9.0, urls: [old.tgz]}\n",
+		"anchors":                     "entries:\n  base: &b\n  - version: 1.0.0\n    urls: [web.tgz]\n  web: *b\n",
+		"absolute":                    "entries:\n  web:\n  - version: 1.0.0\n    urls: [URL/charts/web.tgz]\n",
+		"from the root":               "entries:\n  web:\n  - version: 1.0.0\n    urls: [/charts/web.tgz]\n",
+		"CRLF":                        "apiVersion: v1\r\nentries:\r\n  web:\r\n  - version: 1.0.0\r\n    urls:\r\n    - web.tgz\r\n",
+		"no newline":                  "entries:\n  web:\n  - urls:\n    - web.tgz\n    version: 1.0.0",
+		"sha256 written":              "entries:\n  web:\n  - urls:\n    - web.tgz\n    version: 1.0.0\n    digest: sha256:" + digest + "\n",
 		"useless entries": "entries:\n  web:\n  - null\n  - version: 1.0.0\n  - urls: [x]\n  - version: 1.0.0\n    removed: true\n    urls: [gone.tgz]\n" +
 			"  - version: 1.0.0\n    urls: [web.tgz]\n    description: \"a\n\n      b\"\n    x-version: 3\n    maintainers:\n    - version: 7.0.0\n      urls: [bad]\n",
 		"long lines": "entries:\n  other:\n  - description: " + strings.Repeat("web: x ", 100_000) + "\n  web:\n  - icon: data:" + strings.Repeat("a", 200_000) + "\n    urls: [web.tgz]\n    version: 1.0.0\n    home: " + strings.Repeat("b", 100_000) + "\n",
@@ -307,5 +316,21 @@ func TestIndexForms(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestIndexItemsAreBounded: an item in braces is parsed as a whole, so it may not be large; what cannot be read is said.
+func TestIndexItemsAreBounded(t *testing.T) {
+	for item, want := range map[string]string{
+		"{version: 1.0.0, urls: [web.tgz], keywords: [" + strings.Repeat("a,", 1<<20) + "]}": "takes more than 1 MiB",
+		"{version: 1.0.0, urls: [web.tgz]":                                                   "cannot be used",
+		"*elsewhere":                                                                         "cannot be used",
+	} {
+		h := newHelmRepo(t)
+		h.index = "entries:\n  web:\n  - " + item + "\n"
+		f, _ := newFetcher(t)
+		if _, err := f.Resolve(t.Context(), h.source("web", "*")); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.40s: %v, want %s", item, err, want)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
@@ -21,6 +22,8 @@ const (
 	maxWholeIndex = 4 << 20
 	// maxEntry bounds what is parsed of one chart: versions, addresses, digests.
 	maxEntry = 8 << 20
+	// maxFlow bounds one version of a chart that is written in braces, and so parsed whole.
+	maxFlow = 1 << 20
 	// maxIndexCharts bounds the number of charts.
 	maxIndexCharts = 100_000
 	// maxIndexLine is how much of a line is looked at.
@@ -188,54 +191,111 @@ func usable(versions []*chartVersion) (all []chartVersion) {
 
 // condense leaves out of a chart's section what nobody needs: its descriptions, maintainers, dependencies …
 func condense(section io.Reader) ([]byte, error) {
-	var out bytes.Buffer
+	c := condenser{item: -1, keys: -1, take: true}
 	r := bufio.NewReaderSize(section, maxIndexLine)
-	keys := -1 // the indentation of a version's keys; below 0: not known yet
-	item := -1
-	take := true
 	for start := true; ; {
 		line, err := r.ReadSlice('\n')
-		if start && len(line) > 0 {
-			body := bytes.TrimLeft(line, " ")
-			indent := len(line) - len(body)
-			bare := bytes.TrimRight(body, "\r\n")
-			isItem := bytes.HasPrefix(body, []byte("- "))
-			switch {
-			case isItem && item < 0:
-				item = indent
-				keys = indent + len(body) - len(bytes.TrimLeft(body[1:], " "))
-			case string(bare) == "-" && (item < 0 || indent == item):
-				item, keys = indent, -1
-			case keys < 0 && item >= 0:
-				keys = indent
-			}
-			switch {
-			case len(bare) == 0 || bare[0] == '#':
-				line = nil
-			case item < 0: // the chart's name
-			case keys < 0: // its first key is in the next line
-				take = true
-			case isItem && indent == item:
-				out.WriteString(strings.Repeat(" ", item) + "-\n")
-				line = append(bytes.Repeat([]byte{' '}, keys), body[keys-item:]...)
-				take = isWanted(body[keys-item:])
-			case indent == keys && !isItem:
-				take = isWanted(body)
-			}
-		}
-		if take {
-			if out.Write(line); out.Len() > maxEntry {
-				return nil, fmt.Errorf("%w: one of its charts takes more than %d MiB", errIndex, maxEntry>>20)
-			}
-		}
-		start = err == nil
-		if errors.Is(err, io.EOF) {
-			return out.Bytes(), nil
-		}
-		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+		end := errors.Is(err, io.EOF)
+		if err != nil && !end && !errors.Is(err, bufio.ErrBufferFull) {
 			return nil, err
 		}
+		if start && len(line) > 0 {
+			var failed error
+			if line, failed = c.begin(line); failed != nil {
+				return nil, failed
+			}
+		}
+		if failed := c.add(line); failed != nil {
+			return nil, failed
+		}
+		if start = err == nil; end {
+			failed := c.close()
+			return c.out.Bytes(), failed
+		}
 	}
+}
+
+// condenser goes through the section of a chart line by line.
+type condenser struct {
+	out  bytes.Buffer
+	item int  // the indentation of the dashes that versions begin with; below 0: none was read
+	keys int  // that of a version's keys; below 0: not known yet
+	take bool // what is being read is wanted
+	// An item that is not written one key a line, as "- {version: 1.0.0, urls: [x]}", is parsed by itself.
+	flow   bytes.Buffer
+	inFlow bool
+}
+
+// begin takes in the beginning of a line and gives what is left of it to add.
+func (c *condenser) begin(line []byte) ([]byte, error) {
+	body := bytes.TrimLeft(line, " ")
+	indent := len(line) - len(body)
+	bare := bytes.TrimRight(body, "\r\n")
+	alone := string(bare) == "-"
+	dash := alone || bytes.HasPrefix(body, []byte("- "))
+	switch {
+	case dash && (c.item < 0 || indent == c.item): // a version
+		if err := c.close(); err != nil {
+			return nil, err
+		}
+		c.item, c.keys, c.take = indent, -1, true
+		if alone {
+			return line, nil // its first key is in the next line
+		}
+		c.out.WriteString(strings.Repeat(" ", indent) + "-\n")
+		rest := bytes.TrimLeft(body[1:], " ")
+		return c.first(rest, indent+len(body)-len(rest)), nil
+	case c.inFlow:
+		return line, nil
+	case len(bare) == 0 || bare[0] == '#':
+		return nil, nil
+	case c.item < 0: // the chart's name
+	case c.keys < 0:
+		return c.first(body, indent), nil
+	case indent == c.keys && !dash:
+		c.take = isWanted(body)
+	}
+	return line, nil
+}
+
+// first takes in the line that a version begins with, without its indentation.
+func (c *condenser) first(body []byte, indent int) []byte {
+	c.keys, c.take = indent, isWanted(body)
+	c.inFlow = len(body) > 0 && strings.IndexByte("{[&*!", body[0]) >= 0
+	return append(bytes.Repeat([]byte{' '}, indent), body...)
+}
+
+// add takes in a line, or a part of a long one.
+func (c *condenser) add(line []byte) error {
+	switch {
+	case c.inFlow:
+		if c.flow.Write(line); c.flow.Len() > maxFlow {
+			return fmt.Errorf("%w: one version of a chart takes more than %d MiB", errIndex, maxFlow>>20)
+		}
+	case c.take:
+		if c.out.Write(line); c.out.Len() > maxEntry {
+			return fmt.Errorf("%w: one of its charts takes more than %d MiB", errIndex, maxEntry>>20)
+		}
+	}
+	return nil
+}
+
+// close ends a version.
+func (c *condenser) close() error {
+	if !c.inFlow {
+		return nil
+	}
+	var v chartVersion
+	if err := yaml.Unmarshal(c.flow.Bytes(), &v); err != nil {
+		return fmt.Errorf("%w: %w", errIndex, err)
+	}
+	text, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errIndex, err)
+	}
+	c.inFlow, c.take = false, true
+	c.flow.Reset()
+	return c.add(slices.Concat(bytes.Repeat([]byte{' '}, c.keys), text, []byte("\n")))
 }
 
 func isWanted(body []byte) bool {

@@ -1,0 +1,383 @@
+package controller
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+	"keelson.dev/keelson/internal/deliver"
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/operation"
+)
+
+// begun reads an Application as an operation has it that has begun: made from what it began with, whatever is declared or pushed
+// since. As long as that is what is declared, nothing else is fetched for it.
+func (a *applications) begun(p *applicationPass, op delivery.Operation) dialect.ArgoApp {
+	pin, spec := p.st.pin, p.obj.Spec
+	if pin == nil {
+		return p.declared
+	}
+	same := equality.Semantic.DeepEqual(spec.Sources, pin.Sources)
+	if len(spec.Sources) == 0 {
+		same = len(pin.Sources) == 0 && equality.Semantic.DeepEqual(spec.Source, pin.Source)
+	}
+	revs := make([]string, len(p.declared.Sources))
+	for i, src := range p.declared.Sources {
+		snap, _ := a.repos.snapshot(src.ID)
+		revs[i] = dialect.ArgoRevision(snap.Revision)
+	}
+	if same && dialect.ArgoSameRevisions(op.Revisions, revs) {
+		return p.declared
+	}
+	p.pinned = true
+	return a.read(p.obj, p.held, pin)
+}
+
+// keeps tells why what the request is made from is not what an operation began with; nil: it is.
+func (a *applications) keeps(p *applicationPass, op *delivery.Operation) error {
+	switch {
+	case len(op.Revisions) == 0: // it was begun by somebody who had not found out yet
+		op.Revisions = p.revs
+		p.st.pin = dialect.ArgoPin(p.obj, *op)
+	case dialect.ArgoSameRevisions(op.Revisions, p.revs):
+	case !p.pinned: // a source has just moved on: the next pass asks for the one of before
+		a.wake(p.app.ID)
+		return errNotYet
+	default:
+		return &delivery.Fault{
+			Reason: argocdv1.ConditionSyncError, Retry: delivery.OnChange, Hint: "sync again",
+			Err: fmt.Errorf("the operation began with %s, which is %s now", strings.Join(op.Revisions, ", "), strings.Join(p.revs, ", ")),
+		}
+	}
+	return nil
+}
+
+// operate carries an operation out as far as it goes now: the one under way, or the one that somebody asks for.
+func (a *applications) operate(ctx context.Context, p *applicationPass) error {
+	if p.op == nil && p.asked == nil {
+		return nil
+	}
+	if err := a.sources(p, p.target); err != nil {
+		return a.unstartable(p, err)
+	}
+	if p.op != nil {
+		if err := a.keeps(p, p.op); err != nil {
+			return a.unstartable(p, err)
+		}
+	}
+	if p.op == nil {
+		d := operation.Decide(a.standing(p))
+		if p.sooner(d.After); d.Begin == nil {
+			return nil
+		}
+		if err := a.start(ctx, p, d, a.standing(p)); err != nil {
+			return a.unstartable(p, err)
+		}
+	}
+	return a.carryOut(ctx, p)
+}
+
+// standing is what is decided by whether an operation begins.
+func (a *applications) standing(p *applicationPass) operation.Standing {
+	return operation.Standing{
+		Policy: *p.req.App.Sync, Asked: p.asked, Last: p.st.last, Revisions: p.revs, Changed: redeclared(p.obj), Now: p.req.Now,
+	}
+}
+
+// redeclared tells whether the sources are declared otherwise than when the last operation began.
+func redeclared(obj *argocdv1.Application) bool {
+	s := obj.Status.OperationState
+	if s == nil || s.SyncResult == nil {
+		return false
+	}
+	if len(obj.Spec.Sources) > 0 {
+		return !equality.Semantic.DeepEqual(obj.Spec.Sources, s.SyncResult.Sources)
+	}
+	return !equality.Semantic.DeepEqual(obj.Spec.Source, s.SyncResult.Source)
+}
+
+// unstartable ends an operation that cannot be carried out, unless the cause may pass by itself.
+func (a *applications) unstartable(p *applicationPass, err error) error {
+	if errors.Is(err, errNotYet) || p.op == nil && p.asked == nil {
+		return err
+	}
+	f := delivery.FaultOf(err, argocdv1.ConditionSyncError)
+	ending := p.op != nil && p.op.Phase == delivery.OperationTerminating
+	if f.Retry == delivery.Backoff && p.st.failures < maxFailures && !ending {
+		return err
+	}
+	op := p.op
+	if op == nil {
+		p.req.App.Sync = cmp.Or(p.req.App.Sync, &delivery.SyncPolicy{})
+		begun := operation.Start(operation.Decision{Begin: p.asked}, a.standing(p))
+		op, begun.Terminated = &begun, p.declared.Invalid() != ""
+		p.obj.Status.OperationState = dialect.ArgoBegun(p.obj, begun)
+		p.st.pin = dialect.ArgoPin(p.obj, begun)
+		p.obj.Operation, p.asked = nil, nil
+	}
+	op.Phase, op.Finished, op.Message = delivery.OperationError, p.req.Now, p.secrets.Text(f.Error())
+	if ending {
+		op.Phase, op.Terminated, op.Message = delivery.OperationFailed, true, "Operation terminated; its hooks are left: "+op.Message
+	}
+	a.over(p, *op)
+	p.urgent = true
+	return nil
+}
+
+// maxFailures is how often in a row an operation is hindered by what may pass before it ends for it.
+const maxFailures = 5
+
+// start writes, in one request, that an operation has begun, that nobody asks for it any more and which objects it may make, before
+// any of it is done.
+func (a *applications) start(ctx context.Context, p *applicationPass, d operation.Decision, s operation.Standing) (err error) {
+	op := operation.Start(d, s)
+	p.req.Operation = &op
+	state, err := p.st.target.engine.Observe(ctx, p.req, &p.st.mem)
+	if err != nil {
+		return err
+	}
+	p.summarize(state.Desired)
+	if state.Waiting != "" {
+		p.sooner(recheck)
+		return errNotYet
+	}
+	was, asked, annotations := p.obj.Status.OperationState, p.obj.Operation, p.obj.Annotations
+	p.obj.Status.OperationState = dialect.ArgoBegun(p.obj, op)
+	if p.asked != nil {
+		p.obj.Operation = nil
+	}
+	defer func() {
+		if err != nil { // it has not begun, and who asks for it still does
+			p.obj.Status.OperationState, p.obj.Operation, p.obj.Annotations = was, asked, annotations
+		}
+	}()
+	if len(state.Plan.Blocks) == 0 && !op.Request.DryRun { // else nothing of it is begun
+		if err := a.widen(p, state.Plan); err != nil {
+			return err
+		}
+	}
+	if err := a.write(p); err != nil {
+		return err
+	}
+	p.op, p.st.op, p.asked, p.st.told = &op, &op, nil, p.req.Now
+	p.st.pin = dialect.ArgoPin(p.obj, op)
+	a.reg.begin(p.app.ID)
+	p.events = append(p.events, startedEvent(op))
+	return nil
+}
+
+// widen puts what a plan may make into the annotation that says what may be the app's, for the next write.
+func (a *applications) widen(p *applicationPass, plan delivery.Plan) error {
+	mem := &p.st.mem
+	// What is in memory may belong to the intent of an operation before this one, which counts no more.
+	if mem.Inventory.Covers(plan.Inventory) && dialect.ArgoInventory(p.obj).Covers(plan.Inventory) {
+		return nil
+	}
+	claims := p.st.target.engine.Claims
+	intent := deliver.Intent(mem, plan)
+	if !dialect.ArgoFits(intent) {
+		return &delivery.Fault{
+			Reason: argocdv1.ConditionSyncError, Retry: delivery.OnChange, Hint: "split the Application",
+			Err: fmt.Errorf("%d objects are more than the status of one Application can list", len(intent)),
+		}
+	}
+	if conflicts, _ := claims.Set(p.app.ID, claimed(p.declared, intent)); len(conflicts) > 0 {
+		_, released := claims.Set(p.app.ID, claimed(p.declared, mem.Inventory)) // nothing of this plan is begun
+		a.released(released)
+		return &delivery.Fault{
+			Reason: "OwnershipConflict", Where: conflicts[0].String(), Retry: delivery.OnEvent, Err: errors.New("another app has just claimed it"),
+		}
+	}
+	text, fits := dialect.ArgoIntent(p.obj, intent)
+	if !fits {
+		return &delivery.Fault{
+			Reason: argocdv1.ConditionSyncError, Retry: delivery.OnChange, Hint: "split the Application",
+			Err: fmt.Errorf("%d new objects are more than can be recorded ahead of making them", len(intent)-len(mem.Inventory)),
+		}
+	}
+	annotations := maps.Clone(p.obj.Annotations)
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[dialect.IntentAnnotation] = text
+	p.obj.Annotations = annotations
+	mem.Inventory = intent
+	return nil
+}
+
+// write writes the Application as it is now.
+func (a *applications) write(p *applicationPass) error {
+	err := p.pen.save()
+	switch {
+	case apierrors.IsConflict(err):
+		p.sooner(again)
+		return errNotYet
+	case err != nil:
+		return delivery.FaultOf(fmt.Errorf("record what is about to be done: %w", err), argocdv1.ConditionSyncError)
+	}
+	return nil
+}
+
+// maxOperationSteps bounds the stages of an operation that are carried out in one pass: the next pass goes on.
+const maxOperationSteps = 100
+
+// carryOut does what the operation under way can do now.
+func (a *applications) carryOut(ctx context.Context, p *applicationPass) error {
+	leave, err := a.places.Enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	engine, mem := p.st.target.engine, &p.st.mem
+	for range maxOperationSteps {
+		p.req.Now, p.req.Operation = a.now(), p.op
+		a.reg.setConflict(p.app.ID, true) // ahead of the look: who lets go of an object from now on wakes this app
+		state, err := engine.Observe(ctx, p.req, mem)
+		a.reg.setConflict(p.app.ID, err == nil && conflicted(state.Plan))
+		if err != nil {
+			return a.unstartable(p, err)
+		}
+		p.summarize(state.Desired)
+		if state.Waiting != "" {
+			p.busy = true
+			p.sooner(recheck)
+			return errNotYet
+		}
+		step := engine.Operate(p.req, state, mem)
+		*p.op = step.Operation
+		switch {
+		case step.Over:
+			a.over(p, *p.op)
+			return nil
+		case len(step.Stage.Changes) == 0:
+			p.busy = true
+			p.sooner(step.After)
+			p.sooner(a.recheck(p))
+			return nil
+		}
+		if err := a.act(ctx, p, state, step.Stage); err != nil {
+			return err
+		}
+	}
+	p.busy = true
+	p.sooner(time.Millisecond)
+	return nil
+}
+
+// recheck is when to look again at an operation that waits for something that is watched, in case its event came too early.
+func (a *applications) recheck(p *applicationPass) time.Duration {
+	return max(recheck, min(p.req.Now.Sub(p.op.Started)/4, maxRecheck))
+}
+
+// act carries out one stage of the operation.
+func (a *applications) act(ctx context.Context, p *applicationPass, state deliver.State, stage delivery.Stage) error {
+	if before := p.st.mem.Inventory; !p.op.Request.DryRun {
+		if err := a.widen(p, state.Plan); err != nil {
+			return err
+		}
+		if len(before) != len(p.st.mem.Inventory) {
+			if err := a.write(p); err != nil {
+				return err
+			}
+		}
+	}
+	if deliver.Begins(stage) {
+		if err := a.records.Drop(p.app.ID); err != nil {
+			return err
+		}
+	}
+	res, err := p.st.target.engine.Act(ctx, p.req, state, stage, &p.st.mem)
+	if err != nil {
+		return err
+	}
+	p.events = append(p.events, changeEvents(res.Changes, p.req.Snapshot.Revision)...)
+	*p.op = operation.Record(*p.op, res.Dones(), a.now())
+	return nil
+}
+
+// conflicted tells whether a plan must not be carried out since an object is another app's.
+func conflicted(plan delivery.Plan) bool {
+	return slices.ContainsFunc(plan.Blocks, func(b delivery.Block) bool { return b.Fault.Reason == "OwnershipConflict" })
+}
+
+// over has the end of an operation be told.
+func (a *applications) over(p *applicationPass, op delivery.Operation) {
+	p.news.Operation, p.st.last, p.st.op, p.op = &op, &op, nil, nil
+	p.busy = false
+	p.events = append(p.events, completedEvent(op))
+}
+
+// automate begins an operation that nobody has asked for, where the policy wants one and nothing stands against it.
+func (a *applications) automate(ctx context.Context, p *applicationPass, state deliver.State) error {
+	if p.req.App.Sync == nil {
+		return nil
+	}
+	standing := state.Standing(a.standing(p))
+	d := operation.Decide(standing)
+	p.sooner(d.After)
+	if d.Fault {
+		p.warn(argocdv1.ConditionSyncError, d.Why)
+	}
+	if d.Begin == nil {
+		return nil
+	}
+	if d.Retry && !d.Begin.Automated { // what somebody has asked for, once more: not what Git has now
+		if err := a.again(p); err != nil {
+			return err
+		}
+		standing.Revisions = p.revs
+	} else {
+		if len(state.Plan.Blocks) > 0 {
+			return nil
+		}
+		if ready, err := a.dependencies(ctx, p); err != nil || !ready {
+			return err
+		}
+		p.target = p.declared
+	}
+	if err := a.start(ctx, p, d, standing); err != nil {
+		return err
+	}
+	if err := a.carryOut(ctx, p); err != nil || p.op != nil {
+		return err
+	}
+	return a.compare(ctx, p)
+}
+
+// again has the request be about what the last operation was about.
+func (a *applications) again(p *applicationPass) error {
+	if err := a.sources(p, p.target); err != nil || len(p.st.last.Revisions) == 0 {
+		return err
+	}
+	return a.keeps(p, p.st.last)
+}
+
+// dependencies tells whether the apps that this one depends on are ready.
+func (a *applications) dependencies(ctx context.Context, p *applicationPass) (ready bool, err error) {
+	dep, why, stands := a.reg.unready(p.app, p.req.Snapshot.Revision)
+	what := dep.Namespace + "/" + dep.Name
+	switch stands {
+	case standsReady:
+		return true, nil
+	case standsUnknown:
+		found, err := a.exists(ctx, a.empty(), dep)
+		if err != nil || found {
+			return false, cmp.Or(err, errNotYet)
+		}
+		why = "it does not exist"
+	case standsBusy:
+		why = "it is being delivered"
+	}
+	p.warn(argocdv1.ConditionDependencyWarning, fmt.Sprintf("waiting for Application %s: %s", what, why))
+	return false, nil
+}
