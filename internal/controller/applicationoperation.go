@@ -80,11 +80,30 @@ func (a *applications) operate(ctx context.Context, p *applicationPass) error {
 		if p.sooner(d.After); d.Begin == nil {
 			return nil
 		}
-		if err := a.start(ctx, p, d, a.standing(p)); err != nil {
-			return a.unstartable(p, err)
-		}
+		return a.undertake(ctx, p, d, a.standing(p))
 	}
-	return a.carryOut(ctx, p)
+	leave, err := a.places.Enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return a.carryOut(ctx, p, nil)
+}
+
+// undertake starts an operation and carries it out as far as it goes now.
+func (a *applications) undertake(ctx context.Context, p *applicationPass, d operation.Decision, s operation.Standing) error {
+	leave, err := a.places.Enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	p.req.Now = a.now()
+	s.Now = p.req.Now
+	state, err := a.start(ctx, p, d, s)
+	if err != nil {
+		return a.unstartable(p, err)
+	}
+	return a.carryOut(ctx, p, &state)
 }
 
 // standing is what is decided by whether an operation begins.
@@ -138,18 +157,18 @@ func (a *applications) unstartable(p *applicationPass, err error) error {
 const maxFailures = 5
 
 // start writes, in one request, that an operation has begun, that nobody asks for it any more and which objects it may make, before
-// any of it is done.
-func (a *applications) start(ctx context.Context, p *applicationPass, d operation.Decision, s operation.Standing) (err error) {
+// any of it is done. It gives how things stood when that was decided.
+func (a *applications) start(ctx context.Context, p *applicationPass, d operation.Decision, s operation.Standing) (state deliver.State, err error) {
 	op := operation.Start(d, s)
 	p.req.Operation = &op
-	state, err := p.st.target.engine.Observe(ctx, p.req, &p.st.mem)
+	state, err = p.st.target.engine.Observe(ctx, p.req, &p.st.mem)
 	if err != nil {
-		return err
+		return state, err
 	}
 	p.summarize(state.Desired)
 	if state.Waiting != "" {
 		p.sooner(recheck)
-		return errNotYet
+		return state, errNotYet
 	}
 	was, asked, annotations := p.obj.Status.OperationState, p.obj.Operation, p.obj.Annotations
 	p.obj.Status.OperationState = dialect.ArgoBegun(p.obj, op)
@@ -163,17 +182,17 @@ func (a *applications) start(ctx context.Context, p *applicationPass, d operatio
 	}()
 	if len(state.Plan.Blocks) == 0 && !op.Request.DryRun { // else nothing of it is begun
 		if err := a.widen(p, state.Plan); err != nil {
-			return err
+			return state, err
 		}
 	}
 	if err := a.write(p); err != nil {
-		return err
+		return state, err
 	}
 	p.op, p.st.op, p.asked, p.st.told = &op, &op, nil, p.req.Now
 	p.st.pin = dialect.ArgoPin(p.obj, op)
 	a.reg.begin(p.app.ID)
 	p.events = append(p.events, startedEvent(op))
-	return nil
+	return state, nil
 }
 
 // widen puts what a plan may make into the annotation that says what may be the app's, for the next write.
@@ -231,20 +250,12 @@ func (a *applications) write(p *applicationPass) error {
 // maxOperationSteps bounds the stages of an operation that are carried out in one pass: the next pass goes on.
 const maxOperationSteps = 100
 
-// carryOut does what the operation under way can do now.
-func (a *applications) carryOut(ctx context.Context, p *applicationPass) error {
-	leave, err := a.places.Enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer leave()
+// carryOut does what the operation under way can do now. seen is how things stand if that has just been looked at.
+func (a *applications) carryOut(ctx context.Context, p *applicationPass, seen *deliver.State) error {
 	engine, mem := p.st.target.engine, &p.st.mem
 	for range maxOperationSteps {
-		p.req.Now, p.req.Operation = a.now(), p.op
-		a.reg.setConflict(p.app.ID, true) // ahead of the look: who lets go of an object from now on wakes this app
-		state, err := engine.Observe(ctx, p.req, mem)
-		a.reg.setConflict(p.app.ID, err == nil && conflicted(state.Plan))
-		if err != nil {
+		state, err := a.look(ctx, p, seen)
+		if seen = nil; err != nil {
 			return a.unstartable(p, err)
 		}
 		p.summarize(state.Desired)
@@ -272,6 +283,21 @@ func (a *applications) carryOut(ctx context.Context, p *applicationPass) error {
 	p.busy = true
 	p.sooner(time.Millisecond)
 	return nil
+}
+
+// look observes for the operation under way, unless that has just been done.
+func (a *applications) look(ctx context.Context, p *applicationPass, seen *deliver.State) (deliver.State, error) {
+	p.req.Now, p.req.Operation = a.now(), p.op
+	a.reg.setConflict(p.app.ID, true) // ahead of the look: who lets go of an object from now on wakes this app
+	var state deliver.State
+	var err error
+	if seen != nil && !conflicted(seen.Plan) {
+		state = *seen
+	} else {
+		state, err = p.st.target.engine.Observe(ctx, p.req, &p.st.mem)
+	}
+	a.reg.setConflict(p.app.ID, err == nil && conflicted(state.Plan))
+	return state, err
 }
 
 // recheck is when to look again at an operation that waits for something that is watched, in case its event came too early.
@@ -345,10 +371,7 @@ func (a *applications) automate(ctx context.Context, p *applicationPass, state d
 		}
 		p.target = p.declared
 	}
-	if err := a.start(ctx, p, d, standing); err != nil {
-		return err
-	}
-	if err := a.carryOut(ctx, p); err != nil || p.op != nil {
+	if err := a.undertake(ctx, p, d, standing); err != nil || p.op != nil {
 		return err
 	}
 	return a.compare(ctx, p)

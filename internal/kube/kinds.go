@@ -3,6 +3,7 @@ package kube
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -17,8 +18,9 @@ type kinds struct {
 	config *rest.Config
 	http   *http.Client
 
-	mu  sync.RWMutex
-	now meta.RESTMapper
+	mu    sync.RWMutex
+	now   meta.RESTMapper
+	found map[schema.GroupVersionKind]*meta.RESTMapping // what now has given; looking it up there takes long
 }
 
 func newKinds(config *rest.Config, httpClient *http.Client) (*kinds, error) {
@@ -34,7 +36,7 @@ func (k *kinds) forget() error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.now = fresh
+	k.now, k.found = fresh, map[schema.GroupVersionKind]*meta.RESTMapping{}
 	return nil
 }
 
@@ -63,7 +65,25 @@ func (k *kinds) ResourcesFor(r schema.GroupVersionResource) ([]schema.GroupVersi
 }
 
 func (k *kinds) RESTMapping(gk schema.GroupKind, versions ...string) (*meta.RESTMapping, error) {
-	return k.mapper().RESTMapping(gk, versions...)
+	wanted := gk.WithVersion(strings.Join(versions, " "))
+	k.mu.RLock()
+	mapper, known := k.now, k.found[wanted]
+	k.mu.RUnlock()
+	if known != nil {
+		m := *known
+		return &m, nil
+	}
+	m, err := mapper.RESTMapping(gk, versions...)
+	if err != nil {
+		return nil, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if mapper == k.now { // else everything was forgotten meanwhile
+		kept := *m
+		k.found[wanted] = &kept
+	}
+	return m, nil
 }
 
 func (k *kinds) RESTMappings(gk schema.GroupKind, versions ...string) ([]*meta.RESTMapping, error) {
