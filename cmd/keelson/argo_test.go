@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/web"
 )
 
@@ -290,10 +291,10 @@ func TestOlder(t *testing.T) {
 			t.Errorf("%q before %q: %v", tc.have, tc.want, got)
 		}
 	}
-	if got := describeHold(readHold(`{"reason":"r","at":"2026-01-02T03:04:05Z"}`)); got != "r: nothing is synced by itself before it is resumed" {
+	if got := describeHold(dialect.ParseArgoHold(`{"reason":"r","at":"2026-01-02T03:04:05Z"}`)); got != "r: nothing is synced by itself before it is resumed" {
 		t.Error(got)
 	}
-	if got := readHold(`{"at":"2026-01-02T03:04:05Z"}`).At; !got.Equal(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)) {
+	if got := dialect.ParseArgoHold(`{"at":"2026-01-02T03:04:05Z"}`).At; !got.Equal(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)) {
 		t.Error(got)
 	}
 }
