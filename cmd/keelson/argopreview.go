@@ -77,21 +77,29 @@ func deployedCommit(a *argocdv1.Application) delivery.Revision {
 	return delivery.Revision{}
 }
 
-// readArgo reads what an Application's meaning depends on besides itself, from the namespace of Argo CD: the usual one, else the
-// app's own if its project is there.
-func readArgo(ctx context.Context, c client.Reader, a *argocdv1.Application) (dialect.Argo, error) {
-	about := dialect.Argo{Namespace: dialect.ArgoNamespace, Now: time.Now()}
-	var project argocdv1.AppProject
+// argoProject finds an Application's project, nil if it is not declared, and the namespace of Argo CD: the usual one, else the app's
+// own if its project is there.
+func argoProject(ctx context.Context, c client.Reader, a *argocdv1.Application) (string, *argocdv1.AppProject, error) {
 	name := cmp.Or(a.Spec.Project, dialect.DefaultProject)
 	for _, namespace := range []string{dialect.ArgoNamespace, a.Namespace} {
+		var project argocdv1.AppProject
 		err := c.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &project)
 		if client.IgnoreNotFound(err) != nil {
-			return about, explainAPI(fmt.Errorf("read AppProject %s/%s: %w", namespace, name, err))
+			return "", nil, fmt.Errorf("read AppProject %s/%s: %w", namespace, name, err)
 		}
 		if err == nil {
-			about.Namespace, about.Project = namespace, &project
-			break
+			return namespace, &project, nil
 		}
+	}
+	return dialect.ArgoNamespace, nil, nil
+}
+
+// readArgo reads what an Application's meaning depends on besides itself, from the namespace of Argo CD.
+func readArgo(ctx context.Context, c client.Reader, a *argocdv1.Application) (dialect.Argo, error) {
+	about := dialect.Argo{Now: time.Now()}
+	var err error
+	if about.Namespace, about.Project, err = argoProject(ctx, c, a); err != nil {
+		return about, explainAPI(err)
 	}
 	var secrets corev1.SecretList
 	if err := c.List(ctx, &secrets, client.InNamespace(about.Namespace), client.HasLabels{argocdv1.SecretTypeLabel}); err != nil {
