@@ -43,6 +43,7 @@ func TestAppOfArgo(t *testing.T) {
 		"not there yet":       {"status: {sync: {status: OutOfSync}, health: {status: Missing}}", web.OutOfSync, "OutOfSync", "the cluster is not as Git wants it"},
 		"by hand":             {differs, web.OutOfSync, "OutOfSync", "Service/web/ui differs from Git"},
 		"by itself":           {auto + differs, web.Working, "OutOfSync", "Service/web/ui differs from Git"},
+		"in a sync window":    {auto + strings.Replace(differs, "status: {", "status: {conditions: [{type: HeldWarning, message: 'until noon'}], ", 1), web.Working, "SyncWindow", "until noon"},
 		"automation is off":   {"spec: {syncPolicy: {automated: {enabled: false}}}\n" + differs, web.OutOfSync, "OutOfSync", ""},
 		"drift is not healed": {"spec: {syncPolicy: {automated: {}}}\nstatus: {sync: {status: OutOfSync, revision: a}, health: {status: Healthy}, operationState: {phase: Succeeded, syncResult: {revision: a}}, resources: [{kind: Service, name: ui, status: OutOfSync}]}", web.OutOfSync, "OutOfSync", ""},
 		"a new commit":        {"spec: {syncPolicy: {automated: {}}}\nstatus: {sync: {status: OutOfSync, revision: b}, health: {status: Healthy}, operationState: {phase: Succeeded, syncResult: {revision: a}}, resources: [{kind: Service, name: ui, status: OutOfSync}]}", web.Working, "OutOfSync", ""},

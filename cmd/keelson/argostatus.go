@@ -120,8 +120,14 @@ func settled(a *argocdv1.Application) verdict {
 	case argocdv1.Synced:
 	case argocdv1.OutOfSync:
 		v := verdict{web.OutOfSync, argocdv1.OutOfSync, differing(st), since}
-		if !waitsForPerson(a) {
-			v.state = web.Working
+		if waitsForPerson(a) {
+			return v
+		}
+		v.state = web.Working
+		for _, c := range st.Conditions {
+			if c.Type == argocdv1.ConditionHeldWarning { // a hold by a person is told of elsewhere
+				v.reason, v.message, v.since = "SyncWindow", c.Message, timeOf(c.LastTransitionTime)
+			}
 		}
 		return v
 	default:

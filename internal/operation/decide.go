@@ -138,7 +138,7 @@ func held(s Standing) (Decision, bool) {
 	case s.Policy.Held != nil:
 		return Decision{Why: "auto-sync is on hold: " + s.Policy.Held.Describe()}, true
 	case !s.Policy.Windows.Automated:
-		return Decision{Why: "Sync operation blocked by sync window: " + s.Policy.Windows.Why, After: until(s.Policy.Windows.Next, s.Now)}, true
+		return Decision{Why: "Sync operation blocked by sync window: " + s.Policy.Windows.Why, After: until(s.Policy.Windows.Next, s.Now), Window: true}, true
 	}
 	return Decision{}, false
 }
