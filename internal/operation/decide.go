@@ -29,6 +29,9 @@ func Start(d Decision, s Standing) delivery.Operation {
 	op := delivery.Operation{
 		Request: *d.Begin, Phase: delivery.OperationRunning, Revisions: slices.Clone(s.Revisions), Started: s.Now,
 	}
+	if last := s.Last; last != nil && !op.Started.Truncate(time.Second).After(last.Started.Truncate(time.Second)) {
+		op.Started = last.Started.Truncate(time.Second).Add(time.Second) // which tells the two apart
+	}
 	if d.Retry {
 		op.Retries = s.Last.Retries + 1
 		op.Message = fmt.Sprintf("Retrying operation. Attempt #%d", op.Retries)
