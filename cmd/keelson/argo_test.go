@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/web"
 )
 
@@ -42,6 +43,7 @@ func TestAppOfArgo(t *testing.T) {
 		"not there yet":       {"status: {sync: {status: OutOfSync}, health: {status: Missing}}", web.OutOfSync, "OutOfSync", "the cluster is not as Git wants it"},
 		"by hand":             {differs, web.OutOfSync, "OutOfSync", "Service/web/ui differs from Git"},
 		"by itself":           {auto + differs, web.Working, "OutOfSync", "Service/web/ui differs from Git"},
+		"in a sync window":    {auto + strings.Replace(differs, "status: {", "status: {conditions: [{type: HeldWarning, message: 'until noon'}], ", 1), web.Working, "SyncWindow", "until noon"},
 		"automation is off":   {"spec: {syncPolicy: {automated: {enabled: false}}}\n" + differs, web.OutOfSync, "OutOfSync", ""},
 		"drift is not healed": {"spec: {syncPolicy: {automated: {}}}\nstatus: {sync: {status: OutOfSync, revision: a}, health: {status: Healthy}, operationState: {phase: Succeeded, syncResult: {revision: a}}, resources: [{kind: Service, name: ui, status: OutOfSync}]}", web.OutOfSync, "OutOfSync", ""},
 		"a new commit":        {"spec: {syncPolicy: {automated: {}}}\nstatus: {sync: {status: OutOfSync, revision: b}, health: {status: Healthy}, operationState: {phase: Succeeded, syncResult: {revision: a}}, resources: [{kind: Service, name: ui, status: OutOfSync}]}", web.Working, "OutOfSync", ""},
@@ -290,10 +292,10 @@ func TestOlder(t *testing.T) {
 			t.Errorf("%q before %q: %v", tc.have, tc.want, got)
 		}
 	}
-	if got := describeHold(readHold(`{"reason":"r","at":"2026-01-02T03:04:05Z"}`)); got != "r: nothing is synced by itself before it is resumed" {
+	if got := describeHold(dialect.ParseArgoHold(`{"reason":"r","at":"2026-01-02T03:04:05Z"}`)); got != "r: nothing is synced by itself before it is resumed" {
 		t.Error(got)
 	}
-	if got := readHold(`{"at":"2026-01-02T03:04:05Z"}`).At; !got.Equal(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)) {
+	if got := dialect.ParseArgoHold(`{"at":"2026-01-02T03:04:05Z"}`).At; !got.Equal(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)) {
 		t.Error(got)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -43,7 +42,7 @@ func previewApplication(ctx context.Context, engine *deliver.Engine, c client.Cl
 	} else if err := claimAll(ctx, c, engine.Claims); err != nil {
 		return preview{}, err
 	}
-	snap, done, err := fetchApplication(ctx, a, &of, about)
+	snap, done, err := fetchOnce(func(f *source.Fetcher) (delivery.Snapshot, error) { return fetchParts(ctx, f, a, &of, about) })
 	if err != nil {
 		return preview{}, err
 	}
@@ -63,7 +62,7 @@ func previewApplication(ctx context.Context, engine *deliver.Engine, c client.Cl
 	out := preview{Preview: p, app: a.Namespace + "/" + a.Name, revision: snap.Revision, applied: deployedRevision(a)}
 	switch {
 	case a.Annotations[argocdv1.HoldAnnotation] != "":
-		out.notes = append(out.notes, describeHold(readHold(a.Annotations[argocdv1.HoldAnnotation])))
+		out.notes = append(out.notes, describeHold(dialect.ParseArgoHold(a.Annotations[argocdv1.HoldAnnotation])))
 	case automatedOf(a) == nil:
 		out.notes = append(out.notes, "the app is not synced by itself: keelson sync "+a.Name+" -n "+a.Namespace)
 	}
@@ -78,22 +77,28 @@ func deployedCommit(a *argocdv1.Application) delivery.Revision {
 	return delivery.Revision{}
 }
 
-// readArgo reads what an Application's meaning depends on besides itself, from the namespace of Argo CD: the usual one, else the
-// app's own if its project is there.
-func readArgo(ctx context.Context, c client.Reader, a *argocdv1.Application) (dialect.Argo, error) {
-	var project *argocdv1.AppProject
-	from := dialect.ArgoNamespace
+// argoProject finds an Application's project, nil if it is not declared, and the namespace of Argo CD: the usual one, else the app's
+// own if its project is there.
+func argoProject(ctx context.Context, c client.Reader, a *argocdv1.Application) (string, *argocdv1.AppProject, error) {
 	name := cmp.Or(a.Spec.Project, dialect.DefaultProject)
 	for _, namespace := range []string{dialect.ArgoNamespace, a.Namespace} {
-		var p argocdv1.AppProject
-		err := c.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &p)
+		var project argocdv1.AppProject
+		err := c.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &project)
 		if client.IgnoreNotFound(err) != nil {
-			return dialect.Argo{}, explainAPI(fmt.Errorf("read AppProject %s/%s: %w", namespace, name, err))
+			return "", nil, fmt.Errorf("read AppProject %s/%s: %w", namespace, name, err)
 		}
 		if err == nil {
-			from, project = namespace, &p
-			break
+			return namespace, &project, nil
 		}
+	}
+	return dialect.ArgoNamespace, nil, nil
+}
+
+// readArgo reads what an Application's meaning depends on besides itself, from the namespace of Argo CD.
+func readArgo(ctx context.Context, c client.Reader, a *argocdv1.Application) (dialect.Argo, error) {
+	from, project, err := argoProject(ctx, c, a)
+	if err != nil {
+		return dialect.Argo{}, explainAPI(err)
 	}
 	var secrets corev1.SecretList
 	if err := c.List(ctx, &secrets, client.InNamespace(from), client.HasLabels{argocdv1.SecretTypeLabel}); err != nil {
@@ -112,29 +117,8 @@ func readArgo(ctx context.Context, c client.Reader, a *argocdv1.Application) (di
 	return about, nil
 }
 
-// fetchApplication gives what an Application is rendered from: the newest revision of its source, or of its sources together, with
-// what their charts depend on. The build of the app learns the revisions. The caller closes it.
-func fetchApplication(ctx context.Context, a *argocdv1.Application, of *dialect.ArgoApp, about dialect.Argo) (snap delivery.Snapshot, done func(), err error) {
-	dir, err := os.MkdirTemp("", "keelson-diff-")
-	if err != nil {
-		return snap, nil, fmt.Errorf("make a directory for the sources: %w", err)
-	}
-	fetcher, err := source.New(source.Options{Dir: dir})
-	if err != nil {
-		os.RemoveAll(dir)
-		return snap, nil, err
-	}
-	done = func() {
-		_ = fetcher.Close() // it only read
-		os.RemoveAll(dir)
-	}
-	if snap, err = fetchParts(ctx, fetcher, a, of, about); err != nil {
-		done()
-		return snap, nil, err
-	}
-	return snap, done, nil
-}
-
+// fetchParts gives what an Application is rendered from: the newest revision of its source, or of its sources together, with what
+// their charts depend on. The build of the app learns the revisions.
 func fetchParts(ctx context.Context, fetcher *source.Fetcher, a *argocdv1.Application, of *dialect.ArgoApp, about dialect.Argo) (snap delivery.Snapshot, err error) {
 	fetched := make(map[delivery.ID]delivery.Snapshot, len(of.Sources))
 	revisions := make([]delivery.Revision, len(of.Sources))

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -107,7 +106,7 @@ func verdictOf(a *argocdv1.Application) verdict {
 		return verdict{web.Failing, st.Health.Status, cmp.Or(st.Health.Message, worst(st)), timeOf(st.Health.LastTransitionTime)}
 	}
 	if text := a.Annotations[argocdv1.HoldAnnotation]; text != "" {
-		hold := readHold(text)
+		hold := dialect.ParseArgoHold(text)
 		return verdict{web.Suspended, "Held", describeHold(hold), hold.At}
 	}
 	return settled(a)
@@ -121,8 +120,14 @@ func settled(a *argocdv1.Application) verdict {
 	case argocdv1.Synced:
 	case argocdv1.OutOfSync:
 		v := verdict{web.OutOfSync, argocdv1.OutOfSync, differing(st), since}
-		if !waitsForPerson(a) {
-			v.state = web.Working
+		if waitsForPerson(a) {
+			return v
+		}
+		v.state = web.Working
+		for _, c := range st.Conditions {
+			if c.Type == argocdv1.ConditionHeldWarning { // a hold by a person is told of elsewhere
+				v.reason, v.message, v.since = "SyncWindow", c.Message, timeOf(c.LastTransitionTime)
+			}
 		}
 		return v
 	default:
@@ -215,17 +220,8 @@ func resourceRef(r argocdv1.ResourceStatus) delivery.Ref {
 	return delivery.Ref{Group: r.Group, Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}
 }
 
-// readHold reads the annotation; one that is not ours says what it says.
-func readHold(text string) dialect.ArgoHold {
-	var hold dialect.ArgoHold
-	if json.Unmarshal([]byte(text), &hold) != nil {
-		hold.Reason = text
-	}
-	return hold
-}
-
 func describeHold(h dialect.ArgoHold) string {
-	text := cmp.Or(h.Reason, "held")
+	text := h.Reason
 	if h.By != "" {
 		text += ", by " + h.By
 	}

@@ -263,9 +263,16 @@ func fetchSource(ctx context.Context, c client.Client, k *kustomizev1.Kustomizat
 	if err := deliver.ReadSecrets(ctx, c, &src); err != nil {
 		return snap, nil, fmt.Errorf("source %s: %w", src.ID, err)
 	}
+	return fetchOnce(func(f *source.Fetcher) (delivery.Snapshot, error) {
+		return (&including{client: c, fetcher: f}).fetch(ctx, src, 0)
+	})
+}
+
+// fetchOnce fetches into a directory of its own, which goes when the caller is done with the snapshot.
+func fetchOnce(fetch func(*source.Fetcher) (delivery.Snapshot, error)) (snap delivery.Snapshot, done func(), err error) {
 	dir, err := os.MkdirTemp("", "keelson-diff-")
 	if err != nil {
-		return snap, nil, fmt.Errorf("make a directory for the source: %w", err)
+		return snap, nil, fmt.Errorf("make a directory for the sources: %w", err)
 	}
 	fetcher, err := source.New(source.Options{Dir: dir})
 	if err != nil {
@@ -276,8 +283,7 @@ func fetchSource(ctx context.Context, c client.Client, k *kustomizev1.Kustomizat
 		_ = fetcher.Close() // it only read
 		os.RemoveAll(dir)
 	}
-	snap, err = (&including{client: c, fetcher: fetcher}).fetch(ctx, src, 0)
-	if err != nil {
+	if snap, err = fetch(fetcher); err != nil {
 		done()
 		return snap, nil, err
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/rest"
@@ -78,45 +79,13 @@ func runServer(ctx context.Context, opts serverOptions) error {
 		return err
 	}
 	defer unlock.Close()
-	config, err := loadKubeconfig(opts.Kubeconfig)
+	cluster, err := connectServer(ctx, opts.Kubeconfig)
 	if err != nil {
 		return err
 	}
-	cluster, err := kube.NewCluster(config)
+	mine, err := claimWork(ctx, cluster, opts)
 	if err != nil {
 		return err
-	}
-	if _, err := cluster.Ping(ctx); err != nil {
-		return explainAPI(err)
-	}
-	for _, kind := range []schema.GroupVersionKind{
-		sourcev1.GroupVersion.WithKind(sourcev1.GitRepositoryKind), kustomizev1.GroupVersion.WithKind(kustomizev1.KustomizationKind),
-	} {
-		if _, err := cluster.Mapper().RESTMapping(kind.GroupKind(), kind.Version); err != nil {
-			return explainAPI(fmt.Errorf("look up %s: %w", kind.Kind, err))
-		}
-	}
-	shard, err := dialect.Shard(opts.Share.selector)
-	if err != nil {
-		return withCode(exitUsage, err)
-	}
-	others, err := otherTools(ctx, cluster)
-	if err != nil {
-		return explainAPI(err)
-	}
-	if err := claimKinds(ctx, cluster, others.flux, shard, opts.Share.takeOver, opts.Logger); err != nil {
-		return explainAPI(err)
-	}
-	leaveApplications, err := claimApplications(ctx, cluster, others.argo, opts.Share.takeOver, opts.Logger)
-	if err != nil {
-		return explainAPI(err)
-	}
-	if leaveApplications != "" {
-		opts.Logger.Warn("Applications and ApplicationSets are left alone: Argo CD's controllers work on them; --take-over scales these down", "controllers", leaveApplications)
-	}
-	other, leaveReceivers := receiverOwner(others.flux, shard)
-	if leaveReceivers && opts.Hooks != nil {
-		opts.Logger.Warn("webhooks are not served here: Flux's notification-controller works on the Receivers", "deployment", other.String())
 	}
 	render.Warm() // now, not in the first delivery
 	hosted := hostedAt(opts.Host, opts.HostURL)
@@ -143,8 +112,8 @@ func runServer(ctx context.Context, opts serverOptions) error {
 		return err
 	}
 	c, err := controller.New(ctx, controller.Options{
-		Cluster: cluster, Sources: sources, Records: records, Lock: lease, Policy: opts.Policy, Shard: shard, Log: opts.Logger,
-		Webhooks: opts.Hooks != nil, LeaveReceivers: leaveReceivers, LeaveApplications: leaveApplications != "",
+		Cluster: cluster, Sources: sources, Records: records, Lock: lease, Policy: opts.Policy, Shard: mine.shard, Log: opts.Logger,
+		Webhooks: opts.Hooks != nil, LeaveReceivers: mine.leaveReceivers, LeaveApplications: mine.leaveApplications,
 		ArgoNamespace: opts.Share.argo,
 	})
 	if err != nil {
@@ -171,6 +140,64 @@ func runServer(ctx context.Context, opts serverOptions) error {
 		}
 	}()
 	return c.Run(ctx)
+}
+
+// connectServer connects to the cluster, once it answers and has the kinds that the controllers cannot do without.
+func connectServer(ctx context.Context, kubeconfig string) (*kube.Cluster, error) {
+	config, err := loadKubeconfig(kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	cluster, err := kube.NewCluster(config)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := cluster.Ping(ctx); err != nil {
+		return nil, explainAPI(err)
+	}
+	for _, kind := range []schema.GroupVersionKind{
+		sourcev1.GroupVersion.WithKind(sourcev1.GitRepositoryKind), kustomizev1.GroupVersion.WithKind(kustomizev1.KustomizationKind),
+	} {
+		if _, err := cluster.Mapper().RESTMapping(kind.GroupKind(), kind.Version); err != nil {
+			return nil, explainAPI(fmt.Errorf("look up %s: %w", kind.Kind, err))
+		}
+	}
+	return cluster, nil
+}
+
+// claimed is what of a cluster's objects this process works on, now that it is known who else does.
+type claimed struct {
+	shard             labels.Selector // of sources and apps
+	leaveReceivers    bool            // to Flux's notification-controller
+	leaveApplications bool            // to Argo CD's controllers
+}
+
+// claimWork sees to it that nobody else works on what this process is about to work on: others are scaled down where that was asked
+// for, and what is left to them is logged.
+func claimWork(ctx context.Context, cluster *kube.Cluster, opts serverOptions) (claimed, error) {
+	shard, err := dialect.Shard(opts.Share.selector)
+	if err != nil {
+		return claimed{}, withCode(exitUsage, err)
+	}
+	others, err := otherTools(ctx, cluster)
+	if err != nil {
+		return claimed{}, explainAPI(err)
+	}
+	if err := claimKinds(ctx, cluster, others.flux, shard, opts.Share.takeOver, opts.Logger); err != nil {
+		return claimed{}, explainAPI(err)
+	}
+	leave, err := claimApplications(ctx, cluster, others.argo, opts.Share.takeOver, opts.Logger)
+	if err != nil {
+		return claimed{}, explainAPI(err)
+	}
+	if leave != "" {
+		opts.Logger.Warn("Applications and ApplicationSets are left alone: Argo CD's controllers work on them; --take-over scales these down", "controllers", leave)
+	}
+	other, leaveReceivers := receiverOwner(others.flux, shard)
+	if leaveReceivers && opts.Hooks != nil {
+		opts.Logger.Warn("webhooks are not served here: Flux's notification-controller works on the Receivers", "deployment", other.String())
+	}
+	return claimed{shard: shard, leaveReceivers: leaveReceivers, leaveApplications: leave != ""}, nil
 }
 
 // renderer identifies this very build of the program and what it is told about rendering: another one may render otherwise.

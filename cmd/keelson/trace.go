@@ -28,7 +28,6 @@ import (
 	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/githost"
-	"keelson.dev/keelson/internal/health"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/redact"
 	"keelson.dev/keelson/internal/source"
@@ -50,7 +49,7 @@ and to the commit that is applied, with its author where the repository is on th
 // traced is where an object comes from, as JSON.
 type traced struct {
 	Object  string                `json:"object"`
-	Health  delivery.HealthStatus `json:"health"`
+	Health  delivery.HealthStatus `json:"health,omitempty"` // none: Argo CD's rules give its kind none
 	Message string                `json:"message,omitempty"`
 	Owners  []string              `json:"owners,omitempty"` // from the nearest up
 	Managed bool                  `json:"managed"`
@@ -152,11 +151,7 @@ func kindOf(mapper meta.RESTMapper, kind string) (schema.GroupVersionKind, error
 const maxOwners = 16
 
 func traceObject(ctx context.Context, g *global, c client.Client, cluster *kube.Cluster, u *unstructured.Unstructured) (*traced, error) {
-	h := health.Of(u)
-	if u.GetKind() == "Pod" {
-		h = health.OfPod(u)
-	}
-	t := &traced{Object: delivery.RefOf(u).String(), Health: h.Status, Message: redact.Text(h.Message)}
+	t := &traced{Object: delivery.RefOf(u).String()}
 	top := u
 	for range maxOwners {
 		if owner := appThatOwns(top); owner != (delivery.ID{}) {
@@ -182,7 +177,19 @@ func traceObject(ctx context.Context, g *global, c client.Client, cluster *kube.
 		t.Owners = append(t.Owners, delivery.RefOf(above).String())
 		top = above
 	}
-	return t, t.follow(ctx, g, c, top)
+	app, err := t.follow(ctx, g, c, top)
+	if err != nil {
+		return nil, err
+	}
+	doing := newJudges(c)
+	defer doing.close()
+	rules, err := doing.of(ctx, app)
+	if err != nil {
+		return nil, err
+	}
+	h := judge(rules, u)
+	t.Health, t.Message = h.Status, redact.Text(h.Message)
+	return t, nil
 }
 
 // appThatOwns reads from its labels which app manages an object.
@@ -190,8 +197,8 @@ func appThatOwns(u *unstructured.Unstructured) delivery.ID {
 	return cmp.Or(dialect.FluxOwner(u.GetLabels()), dialect.ArgoOwner(u.GetLabels()), dialect.LocalOwner(u.GetLabels()))
 }
 
-// follow goes from an object to its app, source and commit.
-func (t *traced) follow(ctx context.Context, g *global, c client.Client, u *unstructured.Unstructured) error {
+// follow goes from an object to its app, source and commit. It gives the app where that is in the cluster.
+func (t *traced) follow(ctx context.Context, g *global, c client.Client, u *unstructured.Unstructured) (foundApp, error) {
 	id := appThatOwns(u)
 	switch id.Kind {
 	case "":
@@ -200,17 +207,17 @@ func (t *traced) follow(ctx context.Context, g *global, c client.Client, u *unst
 				t.Writers = append(t.Writers, m.Manager)
 			}
 		}
-		return nil
+		return foundApp{}, nil
 	case dialect.LocalKind:
-		return t.local(ctx, c, id, u)
+		return foundApp{}, t.local(ctx, c, id, u)
 	}
 	app, err := readApp(ctx, c, refOfApp(id))
 	if apierrors.IsNotFound(err) {
 		t.Notes = append(t.Notes, "its labels name "+id.String()+", which does not exist (any more)")
-		return nil
+		return foundApp{}, nil
 	}
 	if err != nil {
-		return fmt.Errorf("read %s: %w", id, err)
+		return foundApp{}, fmt.Errorf("read %s: %w", id, err)
 	}
 	status := app.shown()
 	t.Managed = true
@@ -227,22 +234,22 @@ func (t *traced) follow(ctx context.Context, g *global, c client.Client, u *unst
 	}
 	if app.argo != nil {
 		t.sourcesOf(g, app.argo)
-		return nil
+		return app, nil
 	}
 	k := app.flux
 	if k.Spec.SourceRef.Kind != sourcev1.GitRepositoryKind {
 		t.Source = &tracedSource{Name: status.Source}
-		return nil
+		return app, nil
 	}
 	src, err := sourceOfApp(ctx, c, k)
 	if err != nil {
 		t.Notes = append(t.Notes, err.Error())
-		return nil //nolint:nilerr // what is known is told all the same
+		return app, nil //nolint:nilerr // what is known is told all the same
 	}
 	s := sourceOf(src)
 	t.Source = &tracedSource{Name: status.Source, URL: s.URL, Ref: s.Ref, Revision: s.Revision}
 	t.commit(g, src.Namespace, src.Spec.URL, delivery.ParseRevision(status.Revision).Commit)
-	return nil
+	return app, nil
 }
 
 // sourcesOf tells where an Application's manifests come from: those of its last deployment.
@@ -352,7 +359,7 @@ func (t *traced) write(w io.Writer) error {
 	line := func(name, format string, a ...any) {
 		fmt.Fprintf(&b, "%-12s %s\n", name+":", fmt.Sprintf(format, a...))
 	}
-	line("Object", "%s  %s", t.Object, t.Health)
+	line("Object", "%s  %s", t.Object, cmp.Or(string(t.Health), "no health"))
 	if t.Message != "" {
 		line("", "%s", t.Message)
 	}

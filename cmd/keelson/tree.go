@@ -30,7 +30,7 @@ func treeCommand(g *global) *cobra.Command {
 		Use:   "tree APP",
 		Short: "Show what an app consists of, down to its Pods, and how each object is doing",
 		Long: `Tree shows the objects of an app's inventory, what was made from them (ReplicaSets, Jobs, Pods, …, by their owner references), and
-how each of them is doing: where a Pod is not healthy, which container is at fault and why, and what the last warning about the
+how each of them is doing, by the rules of the app's dialect: where a Pod is not healthy, which container is at fault and why, and what the last warning about the
 object says. An app that declares other apps shows theirs below them. What an old ReplicaSet has left is shown with -o wide.`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error { return runTree(cmd.Context(), g, a[0]) },
@@ -39,8 +39,8 @@ object says. An app that declares other apps shows theirs below them. What an ol
 
 // node is one object of a tree.
 type node struct {
-	Object   string                `json:"object"` // "Deployment/dev/web"
-	Health   delivery.HealthStatus `json:"health"`
+	Object   string                `json:"object"`            // "Deployment/dev/web"
+	Health   delivery.HealthStatus `json:"health,omitempty"`  // none: Argo CD's rules give its kind none
 	Message  string                `json:"message,omitempty"` // why it is not healthy
 	Event    string                `json:"event,omitempty"`   // the last warning about an object that is not healthy
 	Revision string                `json:"revision,omitempty"`
@@ -64,8 +64,10 @@ func runTree(ctx context.Context, g *global, arg string) error {
 	if err != nil {
 		return err
 	}
+	doing := newJudges(c)
+	defer doing.close()
 	f := &forest{
-		client: c, cluster: cluster, all: g.output == "wide", seen: map[delivery.ID]bool{},
+		client: c, judges: doing, cluster: cluster, all: g.output == "wide", seen: map[delivery.ID]bool{},
 		owned: map[types.UID][]*unstructured.Unstructured{}, listed: map[string]bool{}, events: map[string]map[types.UID]string{},
 	}
 	root, err := f.app(ctx, app)
@@ -86,6 +88,7 @@ var madeKinds = []schema.GroupVersionKind{
 // forest grows the trees of one command. What it lists it lists once per namespace.
 type forest struct {
 	client  client.Client
+	judges  *judges
 	cluster *kube.Cluster
 	all     bool // ReplicaSets without Pods too
 	seen    map[delivery.ID]bool
@@ -121,8 +124,12 @@ func (f *forest) app(ctx context.Context, app foundApp) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
+	rules, err := f.judges.of(ctx, app)
+	if err != nil {
+		return nil, err
+	}
 	for _, ref := range inv.Refs() {
-		child, err := f.object(ctx, ref, objects[ref])
+		child, err := f.object(ctx, rules, ref, objects[ref])
 		if err != nil {
 			return nil, err
 		}
@@ -147,7 +154,7 @@ func healthOf(s web.Status) delivery.HealthStatus {
 }
 
 // object gives an object of an inventory and what was made from it; nil: it is not there.
-func (f *forest) object(ctx context.Context, ref delivery.Ref, u *unstructured.Unstructured) (*node, error) {
+func (f *forest) object(ctx context.Context, rules *health.Rules, ref delivery.Ref, u *unstructured.Unstructured) (*node, error) {
 	if u == nil {
 		return &node{Object: ref.String(), Health: delivery.Missing, Message: "it is not in the cluster"}, nil
 	}
@@ -163,24 +170,21 @@ func (f *forest) object(ctx context.Context, ref delivery.Ref, u *unstructured.U
 			return nil, err
 		}
 	}
-	return f.grow(ctx, u), nil
+	return f.grow(ctx, rules, u), nil
 }
 
 // grow gives an object and, below it, what names it as its controller or owner.
-func (f *forest) grow(ctx context.Context, u *unstructured.Unstructured) *node {
-	h := health.Of(u)
-	if u.GetKind() == "Pod" {
-		h = health.OfPod(u)
-	}
+func (f *forest) grow(ctx context.Context, rules *health.Rules, u *unstructured.Unstructured) *node {
+	h := judge(rules, u)
 	n := &node{Object: delivery.RefOf(u).String(), Health: h.Status, Message: redact.Text(h.Message)}
-	if h.Status != delivery.Healthy && h.Status != delivery.UnknownHealth {
+	if !health.Settled(h) && h.Status != delivery.UnknownHealth {
 		n.Event = f.warning(ctx, u)
 	}
 	for _, child := range f.owned[u.GetUID()] {
 		if !f.all && spent(child) {
 			continue
 		}
-		n.Children = append(n.Children, f.grow(ctx, child))
+		n.Children = append(n.Children, f.grow(ctx, rules, child))
 	}
 	return n
 }
@@ -288,7 +292,7 @@ func (n *node) write(w io.Writer) error { return n.branch(w, "", "", "") }
 
 // branch prints a node: head before its name, stem before what is below it.
 func (n *node) branch(w io.Writer, head, stem, note string) error {
-	title := n.Object + "  " + string(n.Health)
+	title := strings.TrimSpace(n.Object + "  " + string(n.Health))
 	if n.Revision != "" {
 		title += " at " + n.Revision
 	}

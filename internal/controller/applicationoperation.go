@@ -354,6 +354,9 @@ func (a *applications) automate(ctx context.Context, p *applicationPass, state d
 	if d.Fault {
 		p.warn(argocdv1.ConditionSyncError, d.Why)
 	}
+	if d.Window {
+		p.warn(argocdv1.ConditionHeldWarning, d.Why)
+	}
 	if d.Begin == nil {
 		return nil
 	}

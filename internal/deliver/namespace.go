@@ -49,17 +49,17 @@ func (e *Engine) addNamespace(ctx context.Context, req Request, p *delivery.Plan
 	return nil
 }
 
-// namespaceBlock tells what forbids to make an app's namespace, or to change its metadata: the project, or that another app owns it and
+// namespaceBlock tells what forbids to make an app's namespace, or to change its metadata: the project, the Secret of the cluster, or that another app owns it and
 // says what its metadata are.
 func (e *Engine) namespaceBlock(app delivery.App, ref delivery.Ref, verb delivery.Verb, metadata bool) (delivery.Block, bool) {
-	if rule := app.Limits.Deny(ref, false); rule != "" {
+	if no := app.Limits.Refuse(ref, false); no != nil {
 		what, hint := "it cannot be made: ", "make the namespace yourself"
 		if verb == delivery.Update {
 			what, hint = "its metadata cannot be changed: ", "take managedNamespaceMetadata out of the app"
 		}
 		return delivery.Block{Ref: ref, Fault: &delivery.Fault{
-			Reason: "NotPermitted", Where: ref.String(), Retry: delivery.OnChange, Err: errorText(what + rule),
-			Hint: "allow the kind Namespace in the project's clusterResourceWhitelist, or " + hint,
+			Reason: "NotPermitted", Where: ref.String(), Retry: delivery.OnChange, Err: errorText(what + no.Rule),
+			Hint: no.Remedy + ", or " + hint,
 		}}, true
 	}
 	if owner, ok := e.Claims.Other(app.ID, ref); ok && metadata {

@@ -53,6 +53,29 @@ func (k KindRule) String() string {
 	return text
 }
 
+// Refusal is that of a project, or of the cluster's Secret.
+type Refusal struct {
+	Rule   string // that forbids an object: [Limits.Deny]
+	Where  string // what has the rule: "project team"
+	Remedy string // what would permit the object
+}
+
+// Refuse is [Limits.Deny] with where the rule is and what would change it; nil: the object may be delivered.
+func (l *Limits) Refuse(ref Ref, namespaced bool) *Refusal {
+	r := &Refusal{Rule: l.Deny(ref, namespaced)}
+	switch {
+	case r.Rule == "":
+		return nil
+	case l.Cluster.deny(ref, namespaced) == "":
+		r.Where, r.Remedy = "project "+l.Project, "allow it in the project "+l.Project
+	case namespaced:
+		r.Where, r.Remedy = "its cluster", fmt.Sprintf("add '%s' to namespaces of the cluster's Secret %s", ref.Namespace, l.Cluster.Secret)
+	default:
+		r.Where, r.Remedy = "its cluster", fmt.Sprintf("set clusterResources: \"true\" in the cluster's Secret %s", l.Cluster.Secret)
+	}
+	return r
+}
+
 // Deny tells by which rule an object must not be delivered; empty: it may be.
 func (l *Limits) Deny(ref Ref, namespaced bool) string {
 	if l == nil {

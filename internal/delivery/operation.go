@@ -129,6 +129,10 @@ type Operation struct {
 	Terminated bool
 }
 
+// OperationAnnotation of a hook names the operation and the moment that it was made for: "2026-11-21T12:00:00Z/PreSync". By it a
+// controller knows a hook again whose making it did not come to write down.
+const OperationAnnotation = "keelson.dev/operation"
+
 // OperationResult is what an operation has done to one object, or with one hook at one moment.
 type OperationResult struct {
 	Ref     Ref

@@ -23,6 +23,7 @@ type Live struct {
 	Done            bool           // it has done its work and wants no other: a Job that has completed
 	Fixed           map[string]any // values of its immutable fields, by path, as far as its kind is known to have some
 	Rival           string         // the field manager, other than ours, that wrote to it last
+	Operation       string         // that a hook was made for: [OperationAnnotation]; empty: it is none
 	Shared          string         // another delivery tool's field manager that owns fields which are, or will be, ours; empty: none
 }
 

@@ -107,7 +107,8 @@ func (r *argoReader) govern(p *argocdv1.AppProject, destination ArgoCluster, kno
 			orElse(r.spec.Destination.Name, destination.Server), ns, p.Name, why)
 	}
 	if p.Spec.PermitOnlyProjectScopedClusters && destination.Project != p.Name {
-		r.invalid("project '%s' permits only clusters of its own (spec.permitOnlyProjectScopedClusters), and cluster '%s' is not", p.Name, orElse(destination.Name, destination.Server))
+		r.invalid("project '%s' permits only clusters of its own (spec.permitOnlyProjectScopedClusters), and cluster '%s' is not%s",
+			p.Name, orElse(destination.Name, destination.Server), projectOf(destination))
 	}
 	r.account(p, destination)
 	r.windows(p)
@@ -118,6 +119,17 @@ func (r *argoReader) integrity(p *argocdv1.AppProject) {
 	if p.Spec.SourceIntegrity != nil {
 		r.refuse("AppProject/"+p.Name+" spec.sourceIntegrity", "use spec.signatureKeys for signed commits")
 	}
+}
+
+// projectOf tells what a cluster's Secret says of its project, as the end of a sentence. This cluster may do without a Secret.
+func projectOf(c ArgoCluster) string {
+	switch {
+	case c.Secret == "":
+		return ""
+	case c.Project == "":
+		return ": its Secret " + c.Secret + " has no project"
+	}
+	return fmt.Sprintf(": project of its Secret %s is '%s'", c.Secret, c.Project)
 }
 
 func (r *argoReader) allSources() []argocdv1.ApplicationSource {

@@ -35,6 +35,26 @@ func TestDestinationWithoutNamespace(t *testing.T) {
 	}
 }
 
+// TestClusterOfAnotherProject: a project that permits only clusters of its own says of another one whose it is.
+func TestClusterOfAnotherProject(t *testing.T) {
+	for of, want := range map[string]string{
+		"default": "",
+		"":        "spec.permitOnlyProjectScopedClusters), and cluster 'prod' is not: its Secret prod has no project",
+		"other":   "spec.permitOnlyProjectScopedClusters), and cluster 'prod' is not: project of its Secret prod is 'other'",
+	} {
+		p := dialect.DefaultArgoProject("argocd")
+		p.Spec.PermitOnlyProjectScopedClusters = true
+		a := readApplication(t, guestbook)
+		a.Spec.Destination = argocdv1.ApplicationDestination{Name: "prod", Namespace: "dev"}
+		got := dialect.Application(a, dialect.Argo{Namespace: "argocd", Project: p, Now: noon, Clusters: []dialect.ArgoCluster{
+			{Secret: "prod", Name: "prod", Server: "https://prod", Project: of},
+		}}).Invalid()
+		if (got == "") != (want == "") || !strings.HasSuffix(got, want) {
+			t.Errorf("of project %q: %q, want %q", of, got, want)
+		}
+	}
+}
+
 // TestClusterOfSomeNamespaces: what a cluster's Secret says of the namespaces there goes beside what the project says.
 func TestClusterOfSomeNamespaces(t *testing.T) {
 	role, in, out := delivery.Ref{Group: "rbac.authorization.k8s.io", Kind: "ClusterRole", Name: "x"},

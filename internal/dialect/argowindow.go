@@ -110,8 +110,10 @@ func standing(w *argocdv1.SyncWindow, at time.Time) (s window, zoned bool, err e
 	s.active = !began.IsZero() && !began.After(at)
 	s.name = fmt.Sprintf("%s window %q for %s", w.Kind, w.Schedule, w.Duration)
 	if s.active {
-		s.change = began.Add(duration).UTC()
-		s.name += ", until " + s.change.Format("2006-01-02 15:04 MST")
+		end, known := ending(schedule, began, duration)
+		if s.change = end.UTC(); known {
+			s.name += ", until " + s.change.Format("2006-01-02 15:04 MST")
+		}
 	} else if began = schedule.Next(at); !began.IsZero() {
 		s.change = began.UTC()
 		if w.Kind == allowsKind {
@@ -119,6 +121,21 @@ func standing(w *argocdv1.SyncWindow, at time.Time) (s window, zoned bool, err e
 		}
 	}
 	return s, zoned, nil
+}
+
+// maxInARow bounds how many times a window is looked at that begins again before it has ended.
+const maxInARow = 120
+
+// ending is when a window that has begun ends: one that begins again before it has ended, as "* * * * *" for an hour, goes on. False: it
+// goes on for longer than that, perhaps for ever.
+func ending(schedule cron.Schedule, began time.Time, duration time.Duration) (end time.Time, known bool) {
+	for range maxInARow {
+		end = began.Add(duration)
+		if began = schedule.Next(began); began.IsZero() || began.After(end) {
+			return end, true
+		}
+	}
+	return end, false
 }
 
 // about tells whether a window is about the Application: one of its lists names it or, with andOperator, all that it has do.
@@ -154,7 +171,7 @@ func allows(windows []window, manual bool) (allowed bool, why string) {
 	}
 	for _, w := range closed {
 		if !manual || !w.ManualSync {
-			return false, "sync window: " + w.name
+			return false, w.name
 		}
 	}
 	return true, ""

@@ -29,6 +29,7 @@ type record struct {
 	applied         unique.Handle[string] // the API version in which we applied it; empty: we did not
 	rival           unique.Handle[string]
 	shared          unique.Handle[string]
+	operation       unique.Handle[string]
 	owner           unique.Handle[delivery.ID]
 	uid             string
 	resourceVersion string
@@ -61,7 +62,7 @@ func (l *Live) record(u *unstructured.Unstructured) (*record, error) {
 	doing, asks := l.health(owner, u)
 	rec := &record{
 		version: unique.Make(u.GroupVersionKind().Version), applied: unique.Make(own.version), rival: unique.Make(own.rival),
-		shared: unique.Make(own.shared),
+		shared: unique.Make(own.shared), operation: unique.Make(u.GetAnnotations()[delivery.OperationAnnotation]),
 		owner:  unique.Make(owner), uid: string(u.GetUID()), resourceVersion: u.GetResourceVersion(),
 		health: doing, fleeting: health.Fleeting(u), done: health.Done(u), replicas: replicas, owned: own.hash, ownsReplicas: own.replicas,
 		deleting: u.GetDeletionTimestamp() != nil, marks: l.opts.MarksOf(u), created: created(u),
@@ -85,7 +86,7 @@ func (r *record) live(ref delivery.Ref) delivery.Live {
 	return delivery.Live{
 		Ref: ref, Version: r.version.Value(), UID: r.uid, Created: time.Unix(r.created, 0), ResourceVersion: r.resourceVersion, Owner: r.owner.Value(),
 		Owned: r.owned, OwnsReplicas: r.ownsReplicas, Replicas: r.replicas, Health: r.health, Deleting: r.deleting, Done: r.done,
-		Marks: r.marks, Fixed: r.fixedFields(), Rival: r.rival.Value(), Shared: r.shared.Value(),
+		Marks: r.marks, Fixed: r.fixedFields(), Rival: r.rival.Value(), Shared: r.shared.Value(), Operation: r.operation.Value(),
 	}
 }
 

@@ -29,6 +29,9 @@ func Start(d Decision, s Standing) delivery.Operation {
 	op := delivery.Operation{
 		Request: *d.Begin, Phase: delivery.OperationRunning, Revisions: slices.Clone(s.Revisions), Started: s.Now,
 	}
+	if last := s.Last; last != nil && !op.Started.Truncate(time.Second).After(last.Started.Truncate(time.Second)) {
+		op.Started = last.Started.Truncate(time.Second).Add(time.Second) // which tells the two apart
+	}
 	if d.Retry {
 		op.Retries = s.Last.Retries + 1
 		op.Message = fmt.Sprintf("Retrying operation. Attempt #%d", op.Retries)
@@ -138,7 +141,7 @@ func held(s Standing) (Decision, bool) {
 	case s.Policy.Held != nil:
 		return Decision{Why: "auto-sync is on hold: " + s.Policy.Held.Describe()}, true
 	case !s.Policy.Windows.Automated:
-		return Decision{Why: "Sync operation blocked by sync window: " + s.Policy.Windows.Why, After: until(s.Policy.Windows.Next, s.Now)}, true
+		return Decision{Why: "Sync operation blocked by sync window: " + s.Policy.Windows.Why, After: until(s.Policy.Windows.Next, s.Now), Window: true}, true
 	}
 	return Decision{}, false
 }

@@ -113,6 +113,13 @@ func (r *run) makeHook(h delivery.Object, s step) delivery.Change {
 		Ref: h.Ref(), Version: h.GroupVersionKind().Version, Verb: delivery.Create, Object: &h, Moment: s.moment, Wave: s.wave, Asks: h.Asks,
 		Reason: string(s.moment) + " hook",
 	}
+	h.Unstructured = h.DeepCopy()
+	annotations := h.GetAnnotations()
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[delivery.OperationAnnotation] = r.maker(s.moment)
+	h.SetAnnotations(annotations)
 	live, there := r.v.Live(c.Ref)
 	switch {
 	case there && deletes(h, delivery.BeforeHookCreation):
@@ -171,24 +178,38 @@ func (r *run) followHook(h delivery.Object, moment delivery.Moment) {
 	}
 }
 
-// adopt takes in a hook that this operation has made before the controller was started anew, when nothing of it was known: one that is
-// younger than the operation. One that may be of an earlier operation, which began in the same second, is run once more.
+// maker names the operation and a moment of it, as [delivery.OperationAnnotation] does. Operations of an app begin in different seconds.
+func (r *run) maker(moment delivery.Moment) string {
+	return r.op.Started.UTC().Format(time.RFC3339) + "/" + string(moment)
+}
+
+// adopt takes in a hook that this operation has made before the controller was started anew, when nothing of it was known.
 func (r *run) adopt(h delivery.Object, moment delivery.Moment) {
 	ref := h.Ref()
 	live, there := r.v.Live(ref)
-	if _, foreign := r.foreign(ref); foreign || !there || live.Deleting || !live.Created.After(r.op.Started) || r.op.Request.DryRun {
-		return
-	}
-	if slices.ContainsFunc(r.op.Results, func(res delivery.OperationResult) bool { return res.Ref == ref }) {
-		return
-	}
-	if before := h.Hook.Moments; len(before) > 1 && moment != slices.MinFunc(before, func(a, b delivery.Moment) int { return order[a] - order[b] }) {
+	if _, foreign := r.foreign(ref); foreign || !there || live.Deleting || !r.made(live, h, moment) || r.op.Request.DryRun {
 		return
 	}
 	r.note(delivery.OperationResult{
 		Ref: ref, Version: h.GroupVersionKind().Version, Status: Synced, Moment: moment, Hook: delivery.OperationRunning,
 		Message: strings.ToLower(ref.Kind) + "/" + ref.Name + " created",
 	})
+}
+
+// made tells whether this operation has made a hook for a moment, and has not written it down.
+func (r *run) made(live delivery.Live, h delivery.Object, moment delivery.Moment) bool {
+	if _, told := r.result(live.Ref, moment); told {
+		return false
+	}
+	if live.Operation != "" {
+		return live.Operation == r.maker(moment)
+	}
+	// A controller that annotated nothing may have made it: it is younger than the operation then.
+	if !live.Created.After(r.op.Started) || slices.ContainsFunc(r.op.Results, func(res delivery.OperationResult) bool { return res.Ref == live.Ref }) {
+		return false
+	}
+	before := h.Hook.Moments
+	return len(before) <= 1 || moment == slices.MinFunc(before, func(a, b delivery.Moment) int { return order[a] - order[b] })
 }
 
 // order of the moments.

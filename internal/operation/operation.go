@@ -36,6 +36,8 @@ type Decision struct {
 	Why   string                     // why nothing begins although the app is not in sync, for people
 	// Fault says that Why is something to be mended: Argo CD's condition SyncError.
 	Fault bool
+	// Window says that a sync window keeps it from beginning.
+	Window bool
 }
 
 // View is what an operation under way looks at.

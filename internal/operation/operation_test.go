@@ -114,7 +114,7 @@ func (w *world) put(obj delivery.Object, health delivery.HealthStatus) {
 		live = delivery.Live{Ref: ref, UID: fmt.Sprint(w.uids), Created: w.now}
 	}
 	live.Version, live.Owner, live.Owned, live.Marks, live.Health = "v1", app, delivery.Hash{1}, obj.Asks, delivery.Health{Status: health}
-	live.Replicas = -1
+	live.Replicas, live.Operation = -1, obj.GetAnnotations()[delivery.OperationAnnotation]
 	w.live[ref] = live
 	w.inventory[ref] = "v1"
 }
@@ -609,6 +609,58 @@ func TestDegradedStaysFailed(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, w.log); diff != "" {
 		t.Errorf("steps (-want +got):\n%s", diff)
+	}
+}
+
+// TestHookMadeOnce: a controller that ends before it has written down which hook it made knows the hook again when it is started anew,
+// even one that was made in the second in which the operation began, at each of its moments, and one that is changed instead of made.
+func TestHookMadeOnce(t *testing.T) {
+	const done = "Succeeded: successfully synced (all tasks run)"
+	for name, tt := range map[string]struct {
+		hook  string
+		there bool // it is there from an earlier operation
+		want  []string
+	}{
+		"made anew": {"Job/migrate PreSync", false, []string{"create Job/migrate", "wait for completion of hook Job/shop/migrate", "create ConfigMap/a", done}},
+		"at two moments": {"Job/migrate PreSync,PostSync", false, []string{
+			"create Job/migrate", "wait for completion of hook Job/shop/migrate", "create ConfigMap/a", "replace Job/migrate",
+			"wait for deletion of hook Job/shop/migrate", "create Job/migrate", "wait for completion of hook Job/shop/migrate", done,
+		}},
+		"changed": {"Job/migrate PreSync HookSucceeded", true, []string{
+			"update Job/migrate", "wait for completion of hook Job/shop/migrate", "create ConfigMap/a", "delete Job/migrate", done,
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld([]string{"ConfigMap/a"}, []string{tt.hook}, nil)
+			if tt.there {
+				w.put(object("Job/migrate"), delivery.Healthy)
+			}
+			for range 100 {
+				s := w.next()
+				before := w.op
+				w.op = s.Operation
+				switch {
+				case s.Over:
+					w.log = append(w.log, string(w.op.Phase)+": "+w.op.Message)
+				case s.Waiting != "":
+					if line := "wait for " + s.Waiting; w.log[len(w.log)-1] != line {
+						w.log = append(w.log, line)
+					}
+					w.happen(s.After)
+					continue
+				default:
+					w.act(s.Stage)
+					if c := s.Stage.Changes[0]; c.Moment != "" && !c.Verb.Deletes() {
+						w.op.Results = before.Results // that it made the hook was not written down
+					}
+					continue
+				}
+				break
+			}
+			if diff := cmp.Diff(tt.want, w.log); diff != "" {
+				t.Errorf("steps (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 

@@ -162,19 +162,16 @@ func Claimed(app delivery.App, ref delivery.Ref, owner delivery.ID) delivery.Blo
 	}}
 }
 
-// denied tells whether the app's project forbids an object.
+// denied tells whether the app's project, or the Secret of its cluster, forbids an object.
 func denied(app delivery.App, obj delivery.Object) (delivery.Block, bool) {
-	if app.Limits == nil {
-		return delivery.Block{}, false
-	}
-	rule := app.Limits.Deny(obj.Ref(), obj.GetNamespace() != "")
-	if rule == "" {
+	no := app.Limits.Refuse(obj.Ref(), obj.GetNamespace() != "")
+	if no == nil {
 		return delivery.Block{}, false
 	}
 	return delivery.Block{Ref: obj.Ref(), Fault: &delivery.Fault{
 		Reason: "NotPermitted", Where: obj.Where(), Retry: delivery.OnChange,
-		Hint: fmt.Sprintf("take it out of Git, or allow it in the project %s", app.Limits.Project),
-		Err:  fmt.Errorf("%s of %s is not permitted in project %s: %s", obj.GetKind(), obj.GetAPIVersion(), app.Limits.Project, rule),
+		Hint: "take it out of Git, or " + no.Remedy,
+		Err:  fmt.Errorf("%s of %s is not permitted in %s: %s", obj.GetKind(), obj.GetAPIVersion(), no.Where, no.Rule),
 	}}, true
 }
 

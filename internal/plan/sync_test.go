@@ -120,6 +120,53 @@ func TestSync(t *testing.T) {
 	}
 }
 
+// TestNotPermitted: who is told that an object must not be delivered is told what forbids it, and what to change there.
+func TestNotPermitted(t *testing.T) {
+	everything := []delivery.KindRule{{Group: "*", Kind: "*"}}
+	limits := func(cluster *delivery.ClusterLimits, namespaces ...string) *delivery.Limits {
+		return &delivery.Limits{Project: "team", Namespaces: namespaces, AllowAll: true, ClusterAllow: everything, Cluster: cluster}
+	}
+	const inShop, wide = "kind: ConfigMap\nmetadata: {name: a, namespace: shop}\n", "kind: Namespace\nmetadata: {name: shop}\n"
+	for name, tt := range map[string]struct {
+		object    string
+		limits    *delivery.Limits
+		err, hint string
+	}{
+		"the project": {
+			inShop, limits(nil, "dev"),
+			"ConfigMap of v1 is not permitted in project team: project 'team' does not allow namespace 'shop': no entry of spec.destinations matches it in this cluster",
+			"take it out of Git, or allow it in the project team",
+		},
+		"the cluster's namespaces": {
+			inShop, limits(&delivery.ClusterLimits{Secret: "far", Namespaces: []string{"dev"}}, "*"),
+			"ConfigMap of v1 is not permitted in its cluster: namespaces of the cluster's Secret far does not have 'shop'",
+			"take it out of Git, or add 'shop' to namespaces of the cluster's Secret far",
+		},
+		"what the cluster has in no namespace": {
+			wide, limits(&delivery.ClusterLimits{Secret: "far", Namespaces: []string{"shop"}}, "*"),
+			"Namespace of v1 is not permitted in its cluster: the cluster's Secret far limits it to namespaces, and does not have clusterResources: \"true\"",
+			"take it out of Git, or set clusterResources: \"true\" in the cluster's Secret far",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := &unstructured.Unstructured{}
+			if err := yaml.Unmarshal([]byte("apiVersion: v1\n"+tt.object), &u.Object); err != nil {
+				t.Fatal(err)
+			}
+			p := plan.Compute(plan.Input{
+				App:     delivery.App{ID: delivery.ID{Kind: "Application", Name: "shop"}, Limits: tt.limits, Sync: &delivery.SyncPolicy{}},
+				Desired: []delivery.Object{{Unstructured: u}},
+			})
+			if len(p.Blocks) != 1 {
+				t.Fatalf("blocked by %v", p.Blocks)
+			}
+			if f := p.Blocks[0].Fault; f.Err.Error() != tt.err || f.Hint != tt.hint {
+				t.Errorf("%s\n(%s)\nwant\n%s\n(%s)", f.Err, f.Hint, tt.err, tt.hint)
+			}
+		})
+	}
+}
+
 // TestFieldsOf: managedFields are read as pointers into the object.
 func TestFieldsOf(t *testing.T) {
 	u := &unstructured.Unstructured{}
