@@ -82,21 +82,17 @@ func (a *applications) operate(ctx context.Context, p *applicationPass) error {
 		}
 		return a.undertake(ctx, p, d, a.standing(p))
 	}
-	leave, err := a.places.Enter(ctx)
-	if err != nil {
+	if err := a.enter(ctx, p); err != nil {
 		return err
 	}
-	defer leave()
 	return a.carryOut(ctx, p, nil)
 }
 
 // undertake starts an operation and carries it out as far as it goes now.
 func (a *applications) undertake(ctx context.Context, p *applicationPass, d operation.Decision, s operation.Standing) error {
-	leave, err := a.places.Enter(ctx)
-	if err != nil {
+	if err := a.enter(ctx, p); err != nil {
 		return err
 	}
-	defer leave()
 	p.req.Now = a.now()
 	s.Now = p.req.Now
 	state, err := a.start(ctx, p, d, s)

@@ -46,8 +46,9 @@ type applicationPass struct {
 	revs     []string           // of the sources that the request is about
 	pinned   bool               // the target is not what is declared, but what the operation began with
 	seen     []seen
-	busy     bool // an operation is under way
-	urgent   bool // what there is to say is said now
+	busy     bool   // an operation is under way
+	urgent   bool   // what there is to say is said now
+	leave    func() // gives the place among the apps that are being delivered back; nil: it has none
 }
 
 func applicationID(name types.NamespacedName) delivery.ID {
@@ -206,6 +207,11 @@ func (a *applications) run(ctx context.Context, p *applicationPass) error {
 		return errNotYet
 	}
 	defer done()
+	defer func() {
+		if p.leave != nil {
+			p.leave()
+		}
+	}()
 	a.arrive(&p.pass)
 	p.st.target.engine.Live.JudgeKind(argocdv1.ApplicationKind, p.held.rules)
 	err := a.operate(ctx, p)
@@ -213,6 +219,15 @@ func (a *applications) run(ctx context.Context, p *applicationPass) error {
 		err = a.compare(ctx, p)
 	}
 	return p.st.explain(err)
+}
+
+// enter waits for a place among the apps that are being delivered, once in a pass: what is rendered is not kept while others have
+// their turn.
+func (a *applications) enter(ctx context.Context, p *applicationPass) (err error) {
+	if p.leave == nil {
+		p.leave, err = a.places.Enter(ctx)
+	}
+	return err
 }
 
 // valid ends the pass of an Application whose declaration is wrong: its conditions say so.

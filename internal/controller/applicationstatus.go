@@ -32,9 +32,15 @@ func (a *applications) compare(ctx context.Context, p *applicationPass) error {
 		return err
 	}
 	mem, engine := &p.st.mem, p.st.target.engine
-	p.req.Now = a.now()
-	a.reg.setConflict(p.app.ID, true)
-	state, err := engine.Observe(ctx, p.req, mem)
+	state, known, err := engine.Glance(p.req, mem)
+	if err == nil && !known {
+		if err = a.enter(ctx, p); err != nil {
+			return err
+		}
+		p.req.Now = a.now()
+		a.reg.setConflict(p.app.ID, true)
+		state, err = engine.Observe(ctx, p.req, mem)
+	}
 	a.reg.setConflict(p.app.ID, err == nil && conflicted(state.Plan))
 	if err != nil {
 		return err

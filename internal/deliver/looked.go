@@ -103,19 +103,25 @@ func lifts(b delivery.Block) bool {
 	return b.Fault.Reason == "KindNotFound" || b.Fault.Reason == "OwnershipConflict"
 }
 
+// differs tells whether an object has changed since a comparison in what decides it.
+func (e *Engine) differs(l looked) bool {
+	for ref, was := range l.seen {
+		if e.sightOf(ref) != was {
+			return true
+		}
+	}
+	return false
+}
+
 // glanced is [Engine.Glance] for an app with operations.
 func (e *Engine) glanced(req Request, mem *Memory, state State) (State, bool, error) {
-	if mem.looked.seen == nil {
+	if l := mem.looked; l.seen == nil || !l.blocked && e.differs(l) {
+		// Not looked at yet, or not since what was sent came back: then all that was sent is there, and that is known too.
 		mem.looked = e.recall(req.App.ID, mem)
 	}
 	l := mem.looked
-	if l.seen == nil || l.blocked || !l.retry.IsZero() && !req.Now.Before(l.retry) {
+	if l.seen == nil || l.blocked || !l.retry.IsZero() && !req.Now.Before(l.retry) || e.differs(l) {
 		return state, false, nil
-	}
-	for ref, was := range l.seen {
-		if e.sightOf(ref) != was {
-			return state, false, nil
-		}
 	}
 	mem.remember(req.Snapshot)
 	state.Compared = make([]delivery.Comparison, len(l.compared))
