@@ -63,7 +63,7 @@ func (l *Live) record(u *unstructured.Unstructured) (*record, error) {
 	rec := &record{
 		version: unique.Make(u.GroupVersionKind().Version), applied: unique.Make(own.version), rival: unique.Make(own.rival),
 		shared: unique.Make(own.shared), operation: unique.Make(u.GetAnnotations()[delivery.OperationAnnotation]),
-		owner:  unique.Make(owner), uid: string(u.GetUID()), resourceVersion: u.GetResourceVersion(),
+		owner: unique.Make(owner), uid: string(u.GetUID()), resourceVersion: u.GetResourceVersion(),
 		health: doing, fleeting: health.Fleeting(u), done: health.Done(u), replicas: replicas, owned: own.hash, ownsReplicas: own.replicas,
 		deleting: u.GetDeletionTimestamp() != nil, marks: l.opts.MarksOf(u), created: created(u),
 		generation: u.GetGeneration(), asks: asks,
