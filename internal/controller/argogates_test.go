@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -104,6 +106,55 @@ func TestApplicationInASyncWindow(t *testing.T) {
 	if o := a.Status.OperationState; !o.Operation.InitiatedBy.Automated {
 		t.Errorf("somebody has asked for it: %+v", o.Operation)
 	}
+}
+
+// TestApplicationWithoutRecords: a controller whose records are lost looks whether an app is as Git wants it, and begins no operation that
+// would repair nothing. It knows drift all the same.
+func TestApplicationWithoutRecords(t *testing.T) {
+	w := newArgoWorld(t)
+	head := w.push(map[string]string{"web/a.yaml": w.configMap("a", "1"), "web/b.yaml": w.configMap("b", "1"), "web/c.yaml": w.job("c", "argocd.argoproj.io/hook: PreSync")})
+	w.app("web", automated)
+	w.synced("web", head)
+	before := w.operated("web", argocdv1.OperationSucceeded).Status.OperationState
+	running.stop()
+	w.must(os.RemoveAll(running.dir + "/records/apps"))
+	w.must(running.start())
+	w.eventually("the controller to have looked at everything", func() error {
+		if looked, err := running.looked(w.ctx); err != nil || !looked {
+			return fmt.Errorf("looked: %v (%w)", looked, err)
+		}
+		return nil
+	})
+	time.Sleep(time.Second)
+	a := w.synced("web", head)
+	if diff := cmp.Diff(before, a.Status.OperationState); diff != "" {
+		t.Errorf("the last operation (-before +after the start):\n%s", diff)
+	}
+	w.must(w.client.Patch(w.ctx, &corev1.ConfigMap{ObjectMeta: w.named("a")}, client.RawPatch("application/merge-patch+json", []byte(`{"data":{"v":"rogue"}}`))))
+	w.value("a", "1")
+	w.synced("web", head)
+}
+
+// TestApplicationResumesWithoutRecords: an operation that a controller without records carries on ends with the app Synced, also where
+// nothing is ever done by itself.
+func TestApplicationResumesWithoutRecords(t *testing.T) {
+	w := newArgoWorld(t)
+	head := w.push(map[string]string{
+		"web/a.yaml": w.configMap("a", "1"), "web/c.yaml": w.annotated("c", `argocd.argoproj.io/sync-wave: "2"`),
+		"web/b.yaml": strings.Replace(w.job("before", `argocd.argoproj.io/hook: Sync, argocd.argoproj.io/sync-wave: "1"`), "spec:\n", "spec:\n  suspend: true\n", 1),
+	})
+	w.app("web", "")
+	w.sync("web", `{"sync":{}}`)
+	began := w.waits("web").Status.OperationState.StartedAt
+	running.stop()
+	w.must(os.RemoveAll(running.dir + "/records/apps"))
+	w.must(running.start())
+	job := &batchv1.Job{ObjectMeta: w.named("before")}
+	w.must(w.client.Patch(w.ctx, job, client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"suspend":false}}`))))
+	if o := w.operated("web", argocdv1.OperationSucceeded).Status.OperationState; !o.StartedAt.Equal(&began) {
+		t.Errorf("the operation began at %v, and another one at %v", began, o.StartedAt)
+	}
+	w.synced("web", head)
 }
 
 // TestApplicationOfAnotherShard: an Application without the label of this controller's share is left alone, its operation too, until a

@@ -79,7 +79,8 @@ type State struct {
 	// as its own. Plan.Inventory is what it owns once an operation has carried out the plan.
 	Owned delivery.Inventory
 
-	origin origin
+	origin  origin
+	unasked bool // only the server could tell of some objects whether they differ, and it was not asked
 }
 
 // Glance is the part of Observe that neither renders nor asks: it tells from memory whether the app is made of what it was

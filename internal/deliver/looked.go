@@ -55,7 +55,7 @@ func (e *Engine) lookedAt(state *State, want delivery.Inventory, mem *Memory, no
 	if again := now.Add(lookElsewhere); slices.ContainsFunc(state.Plan.Blocks, lifts) && (state.Retry.IsZero() || again.Before(state.Retry)) {
 		state.Retry = again
 	}
-	l.blocked = slices.ContainsFunc(state.Plan.Blocks, lifts) || len(state.Plan.Awaits) > 0 || state.Refused != nil || state.Going != ""
+	l.blocked = slices.ContainsFunc(state.Plan.Blocks, lifts) || len(state.Plan.Awaits) > 0 || state.Refused != nil || state.Going != "" || state.unasked
 	l.retry = state.Retry
 	mem.unsaved = mem.unsaved || mem.pass.digest != ""
 	mem.made, mem.desired = state.origin, want

@@ -3,6 +3,7 @@ package deliver
 import (
 	"context"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -58,10 +59,13 @@ type look struct {
 }
 
 // verify asks the server about the objects of a comparison that hashes say nothing about, and notes when it is worth to be asked again.
+// During an operation, which sends them or has sent them, it is not asked.
 func (e *Engine) verify(ctx context.Context, req Request, state *State, mem *Memory) error {
-	policy := req.App.Sync
-	if req.Operation != nil || policy.Automated && policy.SelfHeal && policy.Held == nil {
+	if req.Operation != nil {
 		mem.verdicts = nil
+		state.unasked = slices.ContainsFunc(state.Plan.Stages, func(s delivery.Stage) bool {
+			return slices.ContainsFunc(s.Changes, func(c delivery.Change) bool { return e.doubtful(req, c, mem) })
+		})
 		return nil
 	}
 	verdicts := map[delivery.Ref]verdict{}
@@ -117,10 +121,20 @@ func (e *Engine) doubtful(req Request, c delivery.Change, mem *Memory) bool {
 	last, sent := mem.applied[c.Ref]
 	if sent {
 		_, ignores := mem.ignoring[c.Ref]
-		return ignores && last.Desired != c.Desired
+		return ignores && last.Desired != c.Desired && !heals(req)
+	}
+	if heals(req) {
+		rec, watched := e.Live.Get(c.Ref)
+		return watched && rec.Owner == req.App.ID
 	}
 	_, owned := mem.Inventory[c.Ref]
 	return owned || !req.App.Sync.Automated
+}
+
+// heals tells whether what differs is repaired without anybody's doing.
+func heals(req Request) bool {
+	policy := req.App.Sync
+	return policy.Automated && policy.SelfHeal && policy.Held == nil
 }
 
 // lookAt makes the looks, some at once.

@@ -29,14 +29,18 @@ func Start(d Decision, s Standing) delivery.Operation {
 	op := delivery.Operation{
 		Request: *d.Begin, Phase: delivery.OperationRunning, Revisions: slices.Clone(s.Revisions), Started: s.Now,
 	}
-	if last := s.Last; last != nil && !op.Started.Truncate(time.Second).After(last.Started.Truncate(time.Second)) {
-		op.Started = last.Started.Truncate(time.Second).Add(time.Second) // which tells the two apart
+	if last := s.Last; last != nil && hasHooks(last.Results) && !op.Started.Truncate(time.Second).After(last.Started.Truncate(time.Second)) {
+		op.Started = last.Started.Truncate(time.Second).Add(time.Second) // else its hooks would be taken for those of this one
 	}
 	if d.Retry {
 		op.Retries = s.Last.Retries + 1
 		op.Message = fmt.Sprintf("Retrying operation. Attempt #%d", op.Retries)
 	}
 	return op
+}
+
+func hasHooks(results []delivery.OperationResult) bool {
+	return slices.ContainsFunc(results, func(r delivery.OperationResult) bool { return r.Hook != "" })
 }
 
 // Defaults of the pauses between two attempts (Argo CD: DefaultSyncRetry…).

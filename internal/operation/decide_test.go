@@ -164,14 +164,14 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-// TestStartTimes: operations that follow each other at once are told apart by the second in which they begin.
+// TestStartTimes: operations with hooks that follow each other at once are told apart by the second in which they begin.
 func TestStartTimes(t *testing.T) {
 	for _, tt := range []struct{ last, now, want time.Duration }{
 		{-time.Hour, 0, 0}, {-time.Second, 0, 0}, {0, 0, time.Second}, {0, 900 * time.Millisecond, time.Second}, {time.Second, 300 * time.Millisecond, 2 * time.Second},
 		{0, 1100 * time.Millisecond, 1100 * time.Millisecond},
 	} {
 		op := operation.Start(operation.Decision{Begin: &delivery.OperationRequest{}}, operation.Standing{
-			Last: &delivery.Operation{Started: start.Add(tt.last)}, Now: start.Add(tt.now),
+			Last: &delivery.Operation{Started: start.Add(tt.last), Results: []delivery.OperationResult{{Hook: delivery.OperationSucceeded}}}, Now: start.Add(tt.now),
 		})
 		if got := op.Started.Sub(start); got != tt.want {
 			t.Errorf("after one at %s, at %s: it began at %s, want %s", tt.last, tt.now, got, tt.want)

@@ -178,7 +178,7 @@ func (r *run) followHook(h delivery.Object, moment delivery.Moment) {
 	}
 }
 
-// maker names the operation and a moment of it, as [delivery.OperationAnnotation] does. Operations of an app begin in different seconds.
+// maker names the operation and a moment of it, as [delivery.OperationAnnotation] does. Operations of an app with hooks begin in different seconds.
 func (r *run) maker(moment delivery.Moment) string {
 	return r.op.Started.UTC().Format(time.RFC3339) + "/" + string(moment)
 }

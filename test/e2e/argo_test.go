@@ -21,6 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -250,12 +251,13 @@ spec:
 type happened struct {
 	mu    sync.Mutex
 	lines map[string]uint64
+	made  map[string]map[types.UID]bool // of each name: more than one object was there one after the other
 }
 
 // watchNamespace logs when Jobs, ConfigMaps and Deployments are made, and when Jobs complete and Deployments get available.
-func watchNamespace(t *testing.T, namespace string) *happened {
+func watchNamespace(t *testing.T, kubeconfig, namespace string) *happened {
 	t.Helper()
-	config, err := clientcmd.BuildConfigFromFlags("", shared.Kubeconfig)
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +265,7 @@ func watchNamespace(t *testing.T, namespace string) *happened {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &happened{lines: map[string]uint64{}}
+	h := &happened{lines: map[string]uint64{}, made: map[string]map[types.UID]bool{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
 	t.Cleanup(func() { cancel(); all.Wait() })
@@ -299,6 +301,11 @@ func (h *happened) see(u *unstructured.Unstructured) {
 		}
 	}
 	note("made")
+	name := u.GetKind() + "/" + u.GetName()
+	if h.made[name] == nil {
+		h.made[name] = map[types.UID]bool{}
+	}
+	h.made[name][u.GetUID()] = true
 	conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
 	for _, c := range conditions {
 		m, _ := c.(map[string]any)
@@ -332,7 +339,7 @@ func TestWavesAndHooks(t *testing.T) {
 		"app/notify.yaml", jobYAML("notify", hook+"PostSync", ""),
 		"app/mourn.yaml", jobYAML("mourn", hook+"SyncFail", ""),
 	)
-	log := watchNamespace(t, "waves")
+	log := watchNamespace(t, shared.Kubeconfig, "waves")
 	declareApp(t, "waves", `
 project: default
 source: {repoURL: `+url+`, path: app}
@@ -565,7 +572,7 @@ func TestHelmChart(t *testing.T) {
 	)
 	shared.kubectl(t, "create", "namespace", "helm")
 	t.Cleanup(func() { shared.kubectl(t, "delete", "namespace", "helm", "--wait=false") })
-	log := watchNamespace(t, "helm")
+	log := watchNamespace(t, shared.Kubeconfig, "helm")
 	declareApp(t, "charted", `
 project: default
 source:
