@@ -400,6 +400,24 @@ func TestRun(t *testing.T) {
 			},
 		},
 		{
+			name:    "a dry run of some objects",
+			desired: []string{"ConfigMap/a", "ConfigMap/b 1"}, hooks: []string{"Job/migrate PreSync"}, gone: []string{"ConfigMap/c", "ConfigMap/d"},
+			change: func(w *world) {
+				w.op.Request.DryRun = true
+				w.op.Request.Only = []delivery.Ref{object("ConfigMap/b").Ref(), object("ConfigMap/c").Ref()}
+			},
+			want: []string{"try create ConfigMap/b, try delete ConfigMap/c", "Succeeded: successfully synced (dry run)"},
+		},
+		{
+			name:    "a dry run of some objects that prunes nothing",
+			desired: []string{"ConfigMap/a", "ConfigMap/b 1"}, gone: []string{"ConfigMap/c"},
+			change: func(w *world) {
+				w.op.Request.DryRun, w.op.Request.Prune = true, false
+				w.op.Request.Only = []delivery.Ref{object("ConfigMap/b").Ref(), object("ConfigMap/c").Ref()}
+			},
+			want: []string{"try create ConfigMap/b", "Succeeded: successfully synced (dry run)"},
+		},
+		{
 			name: "a hook that never ends hits its deadline", hooks: []string{"Job/migrate PreSync"}, desired: []string{"ConfigMap/a"},
 			change: func(w *world) { w.ends["Job/migrate"], w.deadline = "", time.Minute },
 			want: []string{
