@@ -490,6 +490,7 @@ func TestForeignHook(t *testing.T) {
 func TestTerminate(t *testing.T) {
 	w := newWorld([]string{"ConfigMap/a"}, []string{"Job/migrate PreSync", "Job/tell SyncFail"}, nil)
 	w.ends["Job/migrate"] = ""
+	w.op.Request.Retry.Limit = 5
 	w.run()
 	w.op.Phase = delivery.OperationTerminating
 	w.log = nil
@@ -497,7 +498,7 @@ func TestTerminate(t *testing.T) {
 	if diff := cmp.Diff([]string{"delete Job/migrate", "Failed: Operation terminated"}, w.log); diff != "" {
 		t.Errorf("what happened (-want +got):\n%s", diff)
 	}
-	if !w.op.Terminated || w.op.Results[0].Hook != delivery.OperationFailed {
+	if !w.op.Next.IsZero() || w.op.Results[0].Hook != delivery.OperationFailed {
 		t.Errorf("the operation is left as %+v", w.op)
 	}
 }
