@@ -183,6 +183,7 @@ func TestIdle(t *testing.T) {
 		"it is over":      {"status: {operationState: {phase: Failed}}", ""},
 		"it runs":         {"status: {operationState: {phase: Running, message: waiting for Job/x, operation: {initiatedBy: {username: ada}}}}", "asked for by ada): waiting for Job/x"},
 		"it ends":         {"status: {operationState: {phase: Terminating}}", "is under way"},
+		"it is to retry":  {"status: {operationState: {phase: Running, finishedAt: 2026-11-21T12:00:00Z}}", ""},
 		"by itself":       {"status: {operationState: {phase: Running, operation: {initiatedBy: {automated: true}}}}", "it began by itself"},
 		"not begun":       {"operation: {sync: {}}", "has not begun"},
 		"not begun again": {"operation: {sync: {}}\nstatus: {operationState: {phase: Succeeded}}", "has not begun"},
@@ -256,6 +257,10 @@ func TestSyncTells(t *testing.T) {
 	step(`
 status: {operationState: {phase: Running, syncResult: {revision: r, resources: [
   {group: batch, kind: Job, namespace: web, name: migrate, status: Synced, hookType: PreSync, hookPhase: Running, syncPhase: PreSync}]}}}`)
+	for range 2 {
+		step(`
+status: {operationState: {phase: Running, finishedAt: 2026-11-21T12:00:00Z, message: it failed. Retrying attempt, syncResult: {revision: r, resources: []}}}`)
+	}
 	last := step(`
 status: {sync: {status: Synced}, health: {status: Progressing}, operationState: {phase: Succeeded, syncResult: {revision: 0123456789abcdef0123456789abcdef01234567, resources: [
   {group: batch, kind: Job, namespace: web, name: migrate, status: Synced, hookType: PreSync, hookPhase: Succeeded, syncPhase: PreSync},
@@ -269,6 +274,7 @@ status: {sync: {status: Synced}, health: {status: Progressing}, operationState: 
 		t.Errorf("code %d: %v", exitCode(err), err)
 	}
 	want := `Running      Job/web/migrate (PreSync hook)
+Failed       it failed. Retrying attempt
 Succeeded    Job/web/migrate (PreSync hook)
 Synced       Deployment/web/ui  configured, new
 Pruned       Service/web/old

@@ -147,6 +147,11 @@ func operationRuns(op *argocdv1.OperationState) bool {
 	return op.Phase == argocdv1.OperationRunning || op.Phase == argocdv1.OperationTerminating
 }
 
+// operationPauses tells whether an operation has failed and waits for another attempt: it is under way, but a new one may take its place.
+func operationPauses(op *argocdv1.OperationState) bool {
+	return operationRuns(op) && op.FinishedAt != nil
+}
+
 // waitsForPerson tells whether an Application that differs from Git stays so until somebody asks for a sync.
 func waitsForPerson(a *argocdv1.Application) bool {
 	auto := automatedOf(a)

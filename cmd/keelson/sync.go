@@ -85,6 +85,7 @@ type synced struct {
 	Sync      string       `json:"sync,omitempty"`
 	Health    string       `json:"health,omitempty"`
 	Objects   []syncedItem `json:"objects"`
+	pauses    bool         // it has failed and is tried again
 }
 
 // syncedItem is what a sync did to one object, or with one hook.
@@ -245,7 +246,7 @@ func followSync(ctx context.Context, g *global, w watch.Interface, a *argocdv1.A
 			return fmt.Errorf("sync app %s/%s: %w", out.Namespace, out.Name, err)
 		}
 		op := now.Status.OperationState
-		if older(now, a) || op == nil || now.Operation != nil && !operationRuns(op) {
+		if older(now, a) || op == nil || now.Operation != nil && (!operationRuns(op) || operationPauses(op)) {
 			continue // nobody has taken it up yet
 		}
 		tell(now)
@@ -331,7 +332,7 @@ func patchApplication(ctx context.Context, c client.Client, a *argocdv1.Applicat
 // idle refuses while an operation is under way.
 func idle(a *argocdv1.Application) error {
 	op := a.Status.OperationState
-	running := op != nil && operationRuns(op)
+	running := op != nil && operationRuns(op) && !operationPauses(op)
 	switch {
 	case a.Operation == nil && !running:
 		return nil
@@ -348,7 +349,7 @@ func idle(a *argocdv1.Application) error {
 // take reads what an operation has done so far.
 func (s *synced) take(a *argocdv1.Application) {
 	op := a.Status.OperationState
-	s.Phase, s.Message = op.Phase, redact.Text(op.Message)
+	s.Phase, s.Message, s.pauses = op.Phase, redact.Text(op.Message), operationPauses(op)
 	s.Sync, s.Health = a.Status.Sync.Status, a.Status.Health.Status
 	s.Held = a.Annotations[argocdv1.HoldAnnotation] != ""
 	if op.SyncResult == nil {
@@ -368,7 +369,7 @@ func (s *synced) take(a *argocdv1.Application) {
 	}
 }
 
-// tell prints the objects that have something new to say.
+// tell prints the objects that have something new to say, and that the sync is tried again.
 func (s *synced) tell(w io.Writer, told map[string]string) {
 	for _, o := range s.Objects {
 		line := o.Result + " " + o.Message
@@ -382,6 +383,10 @@ func (s *synced) tell(w io.Writer, told map[string]string) {
 			what += " (" + o.Hook + " hook)"
 		}
 		fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("%-12s %s  %s", o.Result, what, strings.Join(strings.Fields(o.Message), " ")), " "))
+	}
+	if s.pauses && told[""] != s.Message {
+		told[""] = s.Message
+		fmt.Fprintf(w, "%-12s %s\n", argocdv1.OperationFailed, strings.Join(strings.Fields(s.Message), " "))
 	}
 }
 

@@ -43,6 +43,14 @@ func (a *applications) begun(p *applicationPass, op delivery.Operation) dialect.
 	return a.read(p.obj, p.held, pin)
 }
 
+// retried reads an Application as the next attempt at its last operation has it.
+func (a *applications) retried(p *applicationPass, last delivery.Operation) dialect.ArgoApp {
+	if last.Request.Retry.Refresh {
+		return a.read(p.obj, p.held, dialect.ArgoNewest(p.obj))
+	}
+	return a.begun(p, last)
+}
+
 // keeps tells why what the request is made from is not what an operation began with; nil: it is.
 func (a *applications) keeps(p *applicationPass, op *delivery.Operation) error {
 	switch {
@@ -64,8 +72,15 @@ func (a *applications) keeps(p *applicationPass, op *delivery.Operation) error {
 
 // operate carries an operation out as far as it goes now: the one under way, or the one that somebody asks for.
 func (a *applications) operate(ctx context.Context, p *applicationPass) error {
-	if p.op == nil && p.asked == nil {
+	req := p.asked
+	if p.op != nil {
+		req = &p.op.Request
+	}
+	if req == nil {
 		return nil
+	}
+	if req.Invalid != "" {
+		return a.unstartable(p, &delivery.Fault{Reason: argocdv1.ConditionSyncError, Retry: delivery.OnChange, Err: errors.New(req.Invalid)})
 	}
 	if err := a.sources(p, p.target); err != nil {
 		return a.unstartable(p, err)
@@ -131,22 +146,33 @@ func (a *applications) unstartable(p *applicationPass, err error) error {
 	if f.Retry == delivery.Backoff && p.st.failures < maxFailures && !ending {
 		return err
 	}
-	op := p.op
+	op, end := p.op, operation.End
+	if p.declared.Invalid() != "" && (op == nil || !op.Request.Automated) { // it must not run once that is mended
+		end = operation.GiveUp
+	}
 	if op == nil {
 		p.req.App.Sync = cmp.Or(p.req.App.Sync, &delivery.SyncPolicy{})
 		begun := operation.Start(operation.Decision{Begin: p.asked}, a.standing(p))
-		op, begun.Terminated = &begun, p.declared.Invalid() != ""
+		op = &begun
 		p.obj.Status.OperationState = dialect.ArgoBegun(p.obj, begun)
 		p.st.pin = dialect.ArgoPin(p.obj, begun)
 		p.obj.Operation, p.asked = nil, nil
 	}
-	op.Phase, op.Finished, op.Message = delivery.OperationError, p.req.Now, p.secrets.Text(f.Error())
+	message := p.secrets.Text(f.Error())
 	if ending {
-		op.Phase, op.Terminated, op.Message = delivery.OperationFailed, true, "Operation terminated; its hooks are left: "+op.Message
+		*op = operation.GiveUp(*op, delivery.OperationFailed, operation.Terminated+"; its hooks are left: "+message, p.req.Now)
+	} else {
+		*op = end(*op, delivery.OperationError, message, p.req.Now)
 	}
 	a.over(p, *op)
 	p.urgent = true
 	return nil
+}
+
+// giveUp ends for good what waits for another attempt.
+func (a *applications) giveUp(p *applicationPass, phase delivery.OperationPhase, message string) {
+	a.over(p, operation.GiveUp(*p.st.last, phase, message, p.req.Now))
+	p.urgent = true
 }
 
 // maxFailures is how often in a row an operation is hindered by what may pass before it ends for it.
@@ -335,8 +361,9 @@ func conflicted(plan delivery.Plan) bool {
 // over has the end of an operation be told.
 func (a *applications) over(p *applicationPass, op delivery.Operation) {
 	p.news.Operation, p.st.last, p.st.op, p.op = &op, &op, nil, nil
-	p.busy = false
-	p.events = append(p.events, completedEvent(op))
+	if p.busy = false; op.Next.IsZero() { // else it is tried again
+		p.events = append(p.events, completedEvent(op))
+	}
 }
 
 // automate begins an operation that nobody has asked for, where the policy wants one and nothing stands against it.
@@ -346,7 +373,9 @@ func (a *applications) automate(ctx context.Context, p *applicationPass, state d
 	}
 	standing := state.Standing(a.standing(p))
 	d := operation.Decide(standing)
-	p.sooner(d.After)
+	if p.sooner(d.After); d.GivesUp {
+		a.giveUp(p, p.st.last.Phase, p.st.last.Message)
+	}
 	if d.Fault {
 		p.warn(argocdv1.ConditionSyncError, d.Why)
 	}
@@ -378,7 +407,7 @@ func (a *applications) automate(ctx context.Context, p *applicationPass, state d
 
 // again has the request be about what the last operation was about.
 func (a *applications) again(p *applicationPass) error {
-	if err := a.sources(p, p.target); err != nil || len(p.st.last.Revisions) == 0 {
+	if err := a.sources(p, p.target); err != nil || len(p.st.last.Revisions) == 0 || p.st.last.Request.Retry.Refresh {
 		return err
 	}
 	return a.keeps(p, p.st.last)

@@ -123,6 +123,9 @@ func (a *applications) begin(obj *argocdv1.Application, pen pen) *applicationPas
 	if st.op != nil && terminating(obj) {
 		st.op.Phase = delivery.OperationTerminating
 	}
+	if st.op == nil && operation.Retriable(st.last) && terminating(obj) {
+		a.giveUp(p, delivery.OperationFailed, operation.Terminated)
+	}
 	if p.op = st.op; p.op == nil {
 		p.asked = dialect.ArgoRequest(obj)
 	}
@@ -131,8 +134,10 @@ func (a *applications) begin(obj *argocdv1.Application, pen pen) *applicationPas
 		p.target = a.begun(p, *p.op)
 	case p.asked != nil:
 		p.target = a.read(obj, p.held, obj.Operation.Sync)
+	case operation.Retriable(st.last) && st.last.Request.Invalid != "":
+		a.giveUp(p, delivery.OperationError, st.last.Request.Invalid)
 	case operation.Retriable(st.last) && !st.last.Request.Automated:
-		p.target = a.begun(p, *st.last)
+		p.target = a.retried(p, *st.last)
 	}
 	a.follow(p)
 	return p
@@ -248,6 +253,9 @@ func (a *applications) undeliverable(p *applicationPass, err error) error {
 	if ending || p.declared.Invalid() != "" {
 		if failed := a.unstartable(p, err); failed != nil {
 			return failed
+		}
+		if operation.Retriable(p.st.last) && !p.st.last.Request.Automated {
+			a.giveUp(p, delivery.OperationError, p.secrets.Text(delivery.FaultOf(err, argocdv1.ConditionSyncError).Error()))
 		}
 	}
 	return err

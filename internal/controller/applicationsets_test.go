@@ -307,7 +307,7 @@ func TestApplicationSetRollout(t *testing.T) {
 	second := w.push(map[string]string{"dev/a.yaml": w.configMap("dev", "2"), "qa/a.yaml": "kind: ConfigMap\napiVersion: v1\nmetadata: {name: Not_A_Name}\n", "prod/a.yaml": w.configMap("prod", "2")})
 	w.synced("dev", second)
 	w.conditions("RolloutProgressing=True ApplicationSetModified", "step 2")
-	w.operated("qa", argocdv1.OperationFailed)
+	w.pauses("qa", 1)
 	w.value("dev", "2")
 	w.value("prod", "1")
 

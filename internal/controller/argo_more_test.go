@@ -132,8 +132,8 @@ func (w *argoWorld) waits(app string) *argocdv1.Application {
 	})
 }
 
-// TestApplicationInvalidMeanwhile: the operation of an Application that gets invalid ends, and so does one that is asked for then: it
-// does not run later.
+// TestApplicationInvalidMeanwhile: the operation of an Application that gets invalid ends: an automated one is tried again once that is
+// mended, one that is asked for does not run later.
 func TestApplicationInvalidMeanwhile(t *testing.T) {
 	t.Parallel()
 	w := newArgoWorld(t)
@@ -142,7 +142,9 @@ func TestApplicationInvalidMeanwhile(t *testing.T) {
 	w.app("asked", "")
 	w.waits("web")
 	w.merge("web", `{"spec":{"project":"nonesuch"}}`)
-	w.operated("web", argocdv1.OperationError, "nonesuch")
+	if o := w.pauses("web", 1).Status.OperationState; !strings.Contains(o.Message, "nonesuch") {
+		t.Errorf("the operation says %q", o.Message)
+	}
 	w.merge("asked", `{"spec":{"project":"nonesuch"}}`)
 	w.until("asked", func(a *argocdv1.Application) error {
 		if len(a.Status.Conditions) == 0 {
@@ -161,6 +163,46 @@ func TestApplicationInvalidMeanwhile(t *testing.T) {
 	})
 	time.Sleep(time.Second)
 	w.value("b", "")
+}
+
+// TestApplicationRefusesOperation: an operation that cannot be carried out as it is asked for ends, and nothing of it is done.
+func TestApplicationRefusesOperation(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	w.push(map[string]string{"web/a.yaml": w.configMap("a", "1")})
+	w.app("web", "")
+	for _, c := range []struct{ operation, want string }{
+		{`{"sync":{"manifests":["{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{\"name\":\"local\"}}"]},"retry":{"limit":5}}`, "operation.sync.manifests"},
+		{`{"info":[{"name":"a","value":"b"}]}`, "Invalid operation request: no operation specified"},
+		{`{"sync":{},"retry":{"limit":2,"backoff":{"duration":"soon"}}}`, `operation.retry.backoff.duration: "soon" is no duration`},
+	} {
+		w.sync("web", c.operation)
+		w.operated("web", argocdv1.OperationError, c.want)
+	}
+	w.apply(fmt.Sprintf(`
+apiVersion: argoproj.io/v1alpha1
+kind: Application
+metadata: {name: %s, namespace: argocd}
+spec:
+  project: default
+  source: {repoURL: %s, path: web, targetRevision: main}
+  destination: {server: https://kubernetes.default.svc, namespace: %s}
+status: # as Argo CD leaves it between two attempts
+  operationState:
+    operation: {sync: {manifests: ["{}"]}, retry: {limit: -1}}
+    phase: Running
+    message: it failed. Retrying attempt #1 at 2026-01-01T00:00:00Z.
+    startedAt: 2026-01-01T00:00:00Z
+    finishedAt: 2026-01-01T00:00:00Z
+    retryCount: 1
+`, w.name("left"), w.url(), w.ns))
+	w.operated("left", argocdv1.OperationError, "operation.sync.manifests")
+	w.value("a", "")
+	w.sync("web", `{"sync":{"syncOptions":["Wonder=true"]}}`)
+	a := w.operated("web", argocdv1.OperationSucceeded)
+	if c := a.Status.Conditions; len(c) != 1 || !strings.Contains(c[0].Message, "operation.sync.syncOptions Wonder=true") {
+		t.Errorf("what has no effect is told as %+v", c)
+	}
 }
 
 // TestApplicationTerminatedInvalid: an operation can be ended although its Application has got invalid.

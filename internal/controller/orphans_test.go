@@ -18,7 +18,7 @@ func TestOrphanedResources(t *testing.T) {
 	w := newArgoWorld(t)
 	w.must(w.client.Create(w.ctx, &argocdv1.AppProject{ObjectMeta: metav1.ObjectMeta{Namespace: "argocd", Name: w.ns}, Spec: argocdv1.AppProjectSpec{
 		SourceRepos: []string{"*"}, Destinations: []argocdv1.ApplicationDestination{{Server: "*", Namespace: "*"}},
-		OrphanedResources: &argocdv1.OrphanedResourcesMonitorSettings{Ignore: []argocdv1.OrphanedResourceKey{{Kind: "ConfigMap", Name: "known-*"}}},
+		OrphanedResources: &argocdv1.OrphanedResourcesMonitorSettings{Warn: new(true), Ignore: []argocdv1.OrphanedResourceKey{{Kind: "ConfigMap", Name: "known-*"}}},
 	}}))
 	owner := &corev1.ConfigMap{ObjectMeta: w.named("stray")}
 	w.must(w.client.Create(w.ctx, owner))

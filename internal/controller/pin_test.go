@@ -116,3 +116,82 @@ func TestApplicationStaysTerminated(t *testing.T) {
 		t.Errorf("it was begun again: %s %s, attempt %d", o.Phase, o.Message, o.RetryCount)
 	}
 }
+
+// unmakeable is an object that the API server refuses.
+const unmakeable = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: bad}\ndata: {v: {w: x}}\n"
+
+// pauses waits until an Application's operation has failed and waits for another attempt at it.
+func (w *argoWorld) pauses(app string, attempt int64) *argocdv1.Application {
+	w.Helper()
+	return w.until(app, func(a *argocdv1.Application) error {
+		o := a.Status.OperationState
+		if o == nil || o.Phase != argocdv1.OperationRunning || o.FinishedAt == nil || o.RetryCount != attempt ||
+			!strings.Contains(o.Message, fmt.Sprintf(". Retrying attempt #%d at ", attempt)) {
+			return fmt.Errorf("want it to wait for attempt %d", attempt)
+		}
+		return nil
+	})
+}
+
+// TestApplicationTerminatedBetweenAttempts: an operation that waits for its next attempt is under way, and can be ended.
+func TestApplicationTerminatedBetweenAttempts(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	w.push(map[string]string{"web/bad.yaml": unmakeable})
+	w.app("web", "")
+	w.sync("web", `{"sync":{},"retry":{"limit":-1,"backoff":{"duration":"2s","factor":1}}}`)
+	w.pauses("web", 1)
+	w.pauses("web", 2)
+	w.merge("web", `{"status":{"operationState":{"phase":"Terminating"}}}`)
+	w.operated("web", argocdv1.OperationFailed, "Operation terminated")
+	time.Sleep(3 * time.Second)
+	if o := w.application("web").Status.OperationState; o.Phase != argocdv1.OperationFailed || o.RetryCount != 2 {
+		t.Errorf("it was begun again: %s %s, attempt %d", o.Phase, o.Message, o.RetryCount)
+	}
+}
+
+// TestApplicationResumesBetweenAttempts: the next controller goes on with the attempts that are left, or ends what a person ends.
+func TestApplicationResumesBetweenAttempts(t *testing.T) {
+	w := newArgoWorld(t)
+	w.push(map[string]string{"web/bad.yaml": unmakeable, "ended/bad.yaml": unmakeable})
+	for _, app := range []string{"web", "ended"} {
+		w.app(app, "")
+		w.sync(app, `{"sync":{},"retry":{"limit":2,"backoff":{"duration":"2s","factor":1}}}`)
+		w.pauses(app, 1)
+	}
+	running.stop()
+	w.merge("ended", `{"status":{"operationState":{"phase":"Terminating"}}}`)
+	w.must(running.start())
+	if o := w.operated("ended", argocdv1.OperationFailed, "Operation terminated").Status.OperationState; o.RetryCount != 1 {
+		t.Errorf("what was ended has come to attempt %d", o.RetryCount)
+	}
+	if o := w.operated("web", argocdv1.OperationFailed, "(retried 2 times).").Status.OperationState; o.RetryCount != 2 {
+		t.Errorf("attempt %d", o.RetryCount)
+	}
+}
+
+// TestApplicationRetriedWithTheNewest: where that is asked for, an attempt takes what Git has by then.
+func TestApplicationRetriedWithTheNewest(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	first := w.push(map[string]string{"web/bad.yaml": unmakeable})
+	w.app("web", "")
+	w.sync("web", fmt.Sprintf(`{"sync":{"revision":%q},"retry":{"limit":5,"refresh":true,"backoff":{"duration":"2s","factor":1}}}`, first))
+	w.pauses("web", 1)
+	second := w.push(map[string]string{"web/a.yaml": w.configMap("a", "2"), "web/bad.yaml": ""})
+	o := w.operated("web", argocdv1.OperationSucceeded).Status.OperationState
+	if o.SyncResult.Revision != second || w.data("a")["v"] != "2" || o.Operation.Sync.Revision != "" || !o.Operation.Retry.Refresh {
+		t.Errorf("synced to %s, asked for %+v, a %v; want %s", o.SyncResult.Revision, o.Operation, w.data("a"), second)
+	}
+}
+
+// TestApplicationWithoutMoreAttempts: what waits for an attempt that does not come any more is over.
+func TestApplicationWithoutMoreAttempts(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	w.push(map[string]string{"web/bad.yaml": unmakeable})
+	w.app("web", automated)
+	w.pauses("web", 1)
+	w.merge("web", `{"spec":{"syncPolicy":{"automated":null}}}`)
+	w.operated("web", argocdv1.OperationFailed, "bad")
+}

@@ -42,6 +42,7 @@ type RetryPolicy struct {
 	Duration time.Duration
 	Factor   int
 	Max      time.Duration
+	Refresh  bool // an attempt takes what Git has by then; else what the operation began with
 }
 
 // Window is what an app's sync windows say at a time.
@@ -113,6 +114,7 @@ type OperationRequest struct {
 	Only      []Ref // these objects alone; none: all
 	Options   SyncOptions
 	Retry     RetryPolicy
+	Invalid   string // why it cannot be carried out as it is asked for; empty: it can
 }
 
 // Operation is one sync, under way or over: data that survives a restart in the cluster.
@@ -122,11 +124,10 @@ type Operation struct {
 	Message   string
 	Revisions []string // that it makes the cluster like, one for each source
 	Started   time.Time
-	Finished  time.Time // zero: not yet
-	Retries   int
+	Finished  time.Time         // zero: not yet
+	Retries   int               // attempts after the first one, with the one at Next
+	Next      time.Time         // it has failed and is tried again then; zero: it is under way, or over for good
 	Results   []OperationResult // in the order in which they came
-	// Terminated says that somebody ended it: it is not tried again.
-	Terminated bool
 }
 
 // OperationAnnotation of a hook names the operation and the moment that it was made for: "2026-11-21T12:00:00Z/PreSync". By it a

@@ -92,8 +92,13 @@ func TestOperationSurvivesARestart(t *testing.T) {
 		},
 		"ended by a person": {
 			Request: delivery.OperationRequest{Automated: true, Revisions: []string{firstCommit}, Retry: delivery.RetryPolicy{Limit: 5, Duration: 5 * time.Second, Factor: 2, Max: 3 * time.Minute}},
-			Phase:   delivery.OperationFailed, Message: "Operation terminated", Terminated: true, Started: noon, Finished: noon.Add(time.Second),
+			Phase:   delivery.OperationFailed, Message: "Operation terminated", Started: noon, Finished: noon.Add(time.Second),
 			Revisions: []string{firstCommit},
+		},
+		"between two attempts": {
+			Request: delivery.OperationRequest{By: "jane", Retry: delivery.RetryPolicy{Limit: -1, Duration: 5 * time.Second, Factor: 2, Max: 3 * time.Minute, Refresh: true}},
+			Phase:   delivery.OperationFailed, Message: "it failed. Retrying attempt #3 at noon.", Started: noon, Finished: noon.Add(time.Second), Retries: 3,
+			Next: noon.Add(time.Minute), Revisions: []string{firstCommit},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -2,6 +2,7 @@ package dialect
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -18,17 +19,14 @@ const (
 	infoHealing   = "keelson.dev/healing"   // "true": the operation is for drift, although it counts no attempts
 )
 
-// terminated begins the message of an operation that somebody has ended: here as upstream.
-const terminated = "Operation terminated"
-
 // ArgoRequest reads an Application's operation, in the light of its policy. nil: there is none.
 func ArgoRequest(a *argocdv1.Application) *delivery.OperationRequest {
-	if a.Operation == nil || a.Operation.Sync == nil {
+	if a.Operation == nil {
 		return nil
 	}
 	op := a.Operation.DeepCopy()
 	p := a.Spec.SyncPolicy
-	if op.Sync.SyncOptions == nil && p != nil { // as Argo CD's API server fills them in
+	if op.Sync != nil && op.Sync.SyncOptions == nil && p != nil { // as Argo CD's API server fills them in
 		op.Sync.SyncOptions = slices.Clone(p.SyncOptions)
 	}
 	r := readRequest(*op)
@@ -47,7 +45,16 @@ func readRequest(op argocdv1.Operation) delivery.OperationRequest {
 		Prune: s.Prune, DryRun: s.DryRun,
 	}
 	r.Options, _ = readSyncOptions(s.SyncOptions)
-	r.Retry, _ = retryPolicy(op.Retry)
+	var err error
+	r.Retry, err = retryPolicy(op.Retry)
+	switch {
+	case op.Sync == nil: // in Argo CD's words
+		r.Invalid = "Invalid operation request: no operation specified"
+	case len(s.Manifests) > 0:
+		r.Invalid = "operation.sync.manifests is not supported: what is synced is what Git has (hint: push the change, or sync without --local)"
+	case err != nil:
+		r.Invalid = fmt.Sprintf("operation.retry.backoff.%v", err)
+	}
 	switch {
 	case len(s.Revisions) > 0:
 		r.Revisions = slices.Clone(s.Revisions)
@@ -71,6 +78,8 @@ func writeRequest(r delivery.OperationRequest, override *argocdv1.SyncOperation)
 	}
 	if override != nil {
 		s.Source, s.Sources = override.Source.DeepCopy(), slices.Clone(override.Sources)
+		_, ignored := readSyncOptions(override.SyncOptions)
+		s.SyncOptions = append(s.SyncOptions, ignored...)
 	}
 	switch {
 	case r.NoHooks:
@@ -117,10 +126,13 @@ func ArgoOperation(a *argocdv1.Application) *delivery.Operation {
 	op := &delivery.Operation{
 		Request: readRequest(s.Operation), Phase: delivery.OperationPhase(s.Phase), Message: s.Message,
 		Started: s.StartedAt.Time, Retries: int(s.RetryCount),
-		Terminated: s.Phase == argocdv1.OperationFailed && strings.HasPrefix(s.Message, terminated),
 	}
 	if s.FinishedAt != nil {
 		op.Finished = s.FinishedAt.Time
+	}
+	if pauses(s) {
+		op.Phase = delivery.OperationFailed
+		op.Message, op.Next = readPause(*op)
 	}
 	if r := s.SyncResult; r != nil {
 		op.Revisions = slices.Clone(r.Revisions)
@@ -138,6 +150,33 @@ func ArgoOperation(a *argocdv1.Application) *delivery.Operation {
 		}
 	}
 	return op
+}
+
+// pauses tells whether an operation is between two attempts: it has failed and is tried again.
+func pauses(s *argocdv1.OperationState) bool {
+	return s.FinishedAt != nil && (s.Phase == argocdv1.OperationRunning || s.Phase == argocdv1.OperationTerminating)
+}
+
+// pausing follows the message of an operation that is tried again (in Argo CD's words).
+const pausing = ". Retrying attempt #%d at %s."
+
+// writePause gives the message of an operation that is tried again.
+func writePause(op delivery.Operation) string {
+	return cut(op.Message, maxCondition-len(pausing)-len(time.RFC3339)-20) + fmt.Sprintf(pausing, op.Retries, op.Next.UTC().Format(time.RFC3339))
+}
+
+// readPause is the inverse of [writePause]. Where the message does not say when the next attempt is, it is now.
+func readPause(op delivery.Operation) (message string, next time.Time) {
+	before, after, _ := strings.Cut(fmt.Sprintf(pausing, op.Retries, "\n"), "\n")
+	n := strings.LastIndex(op.Message, before)
+	if n < 0 {
+		return op.Message, op.Finished
+	}
+	at, err := time.Parse(time.RFC3339, strings.TrimSuffix(op.Message[n+len(before):], after))
+	if err != nil {
+		return op.Message, op.Finished
+	}
+	return op.Message[:n], at
 }
 
 func readResult(r argocdv1.ResourceResult) delivery.OperationResult {
@@ -186,6 +225,9 @@ func ArgoBegun(a *argocdv1.Application, op delivery.Operation) *argocdv1.Operati
 	var old *argocdv1.OperationState
 	if last := a.Status.OperationState; op.Retries > 0 && a.Operation == nil && last != nil { // one more attempt at the same
 		old = last.DeepCopy()
+		if op.Request.Retry.Refresh && !op.Request.Automated { // what it was about before counts no more
+			old.SyncResult = nil
+		}
 		old.StartedAt = metav1.NewTime(op.Started.UTC().Truncate(time.Second))
 	}
 	return operationState(old, a, op, override)
@@ -209,6 +251,9 @@ func operationState(old *argocdv1.OperationState, a *argocdv1.Application, op de
 		Operation: writeRequest(op.Request, override), Phase: string(op.Phase), Message: cut(op.Message, maxCondition),
 		StartedAt: started, RetryCount: int64(op.Retries),
 		SyncResult: &argocdv1.SyncOperationResult{},
+	}
+	if !op.Next.IsZero() {
+		s.Phase, s.Message = argocdv1.OperationRunning, writePause(op)
 	}
 	s.Operation.Sync.Revision, s.Operation.Sync.Revisions = requestedRevisions(spec, op.Request)
 	if same { // what people and tools have said of it stays
@@ -288,6 +333,16 @@ func ArgoPin(a *argocdv1.Application, op delivery.Operation) *argocdv1.SyncOpera
 		pin.Revision, pin.Revisions = statusRevisions(overridden(a, pin), op.Revisions)
 	}
 	return pin.DeepCopy()
+}
+
+// ArgoNewest gives what a further attempt at an operation is about that takes the newest there is: the sources that somebody has asked
+// for in place of those that its Application declares, if so, at no revision.
+func ArgoNewest(a *argocdv1.Application) *argocdv1.SyncOperation {
+	s := a.Status.OperationState
+	if s == nil || s.Operation.Sync == nil {
+		return nil
+	}
+	return (&argocdv1.SyncOperation{Source: s.Operation.Sync.Source, Sources: s.Operation.Sync.Sources}).DeepCopy()
 }
 
 // ArgoSameRevisions tells whether sources have the revisions that an operation is about. Where only the version of an archive is known

@@ -34,6 +34,7 @@ func (r *argoReader) policy() {
 		r.condition(argocdv1.ConditionHeldWarning, "automation is on hold: %s (hint: keelson resume, or take the annotation %s away)", p.Held.Reason, argocdv1.HoldAnnotation)
 	}
 	p.Approved = approved(r.a)
+	r.operationOptions()
 	s := r.spec.SyncPolicy
 	if s == nil {
 		return
@@ -57,6 +58,24 @@ func (r *argoReader) policy() {
 	}
 	if m := s.ManagedNamespaceMetadata; m != nil {
 		p.NamespaceMetadata = &delivery.Metadata{Labels: m.Labels, Annotations: m.Annotations}
+	}
+}
+
+// operationOptions names the options without effect of the operation that is asked for, or of the last one.
+func (r *argoReader) operationOptions() {
+	op := r.a.Operation
+	if s := r.a.Status.OperationState; op == nil && s != nil {
+		op = &s.Operation
+	}
+	if op == nil || op.Sync == nil {
+		return
+	}
+	_, ignored := readSyncOptions(op.Sync.SyncOptions)
+	for _, name := range ignored {
+		if p := r.spec.SyncPolicy; p != nil && slices.Contains(p.SyncOptions, name) {
+			continue // it is named there
+		}
+		r.ignored = append(r.ignored, "operation.sync.syncOptions "+name)
 	}
 }
 
@@ -178,7 +197,7 @@ func writeSyncOptions(o delivery.SyncOptions) (texts []string) {
 
 // retryPolicy reads how often and when a failed operation is tried again.
 func retryPolicy(s argocdv1.RetryStrategy) (delivery.RetryPolicy, error) {
-	p := delivery.RetryPolicy{Limit: int(s.Limit), Duration: retryDuration, Factor: retryFactor, Max: retryMax}
+	p := delivery.RetryPolicy{Limit: int(s.Limit), Duration: retryDuration, Factor: retryFactor, Max: retryMax, Refresh: s.Refresh}
 	if s.Backoff == nil {
 		return p, nil
 	}
@@ -208,8 +227,8 @@ func orDefault(text, name string, other time.Duration) (time.Duration, error) {
 
 // writeRetry is the inverse of [retryPolicy].
 func writeRetry(p delivery.RetryPolicy) argocdv1.RetryStrategy {
-	s := argocdv1.RetryStrategy{Limit: int64(p.Limit)}
-	if p == (delivery.RetryPolicy{Limit: p.Limit, Duration: retryDuration, Factor: retryFactor, Max: retryMax}) || p == (delivery.RetryPolicy{}) {
+	s := argocdv1.RetryStrategy{Limit: int64(p.Limit), Refresh: p.Refresh}
+	if p.Refresh = false; p == (delivery.RetryPolicy{Limit: p.Limit, Duration: retryDuration, Factor: retryFactor, Max: retryMax}) || p == (delivery.RetryPolicy{}) {
 		return s
 	}
 	factor := int64(p.Factor)

@@ -94,7 +94,7 @@ func (r *argoReader) govern(p *argocdv1.AppProject, destination ArgoCluster, kno
 		r.ignored = append(r.ignored, "AppProject/"+p.Name+" "+name)
 	}
 	if o := p.Spec.OrphanedResources; o != nil {
-		r.out.Orphans = &ArgoOrphans{Warn: o.Warn == nil || *o.Warn, Ignore: o.Ignore}
+		r.out.Orphans = &ArgoOrphans{Warn: isTrue(o.Warn), Ignore: o.Ignore}
 	}
 	if !known {
 		return

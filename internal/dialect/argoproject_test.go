@@ -94,3 +94,15 @@ func TestClusterOfSomeNamespaces(t *testing.T) {
 		})
 	}
 }
+
+// TestOrphansAreWarnedOf: only a project that says so wants to be warned of what no app owns.
+func TestOrphansAreWarnedOf(t *testing.T) {
+	for monitor, want := range map[string]bool{"{}": false, "{warn: false}": false, "{warn: true}": true} {
+		p := dialect.DefaultArgoProject("argocd")
+		decode(t, monitor, &p.Spec.OrphanedResources)
+		got := dialect.Application(readApplication(t, guestbook), dialect.Argo{Namespace: "argocd", Project: p, Now: noon})
+		if got.Orphans == nil || got.Orphans.Warn != want {
+			t.Errorf("%s: %+v, want warnings: %t", monitor, got.Orphans, want)
+		}
+	}
+}

@@ -257,7 +257,7 @@ func argoIntentBase(a *argocdv1.Application) string {
 		return ""
 	}
 	base := o.StartedAt.UTC().Format(time.RFC3339)
-	if delivery.OperationPhase(o.Phase).Over() && a.Status.Sync.Status != argocdv1.SyncUnknown {
+	if (delivery.OperationPhase(o.Phase).Over() || pauses(o)) && a.Status.Sync.Status != argocdv1.SyncUnknown {
 		base += " over"
 	}
 	return base

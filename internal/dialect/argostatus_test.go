@@ -206,6 +206,21 @@ func TestArgoRequest(t *testing.T) {
 			Only:    []delivery.Ref{{Group: "apps", Kind: "Deployment", Namespace: "dev", Name: "web"}},
 			Options: delivery.SyncOptions{Replace: true}, Retry: delivery.RetryPolicy{Limit: 2, Duration: time.Minute, Factor: 2, Max: 3 * time.Minute},
 		}},
+		"nothing": {"{}", &delivery.OperationRequest{
+			Retry:   delivery.RetryPolicy{Duration: 5 * time.Second, Factor: 2, Max: 3 * time.Minute},
+			Invalid: "Invalid operation request: no operation specified",
+		}},
+		"the newest": {"{sync: {}, retry: {refresh: true}}", &delivery.OperationRequest{
+			Options: delivery.SyncOptions{CreateNamespace: true}, Retry: delivery.RetryPolicy{Duration: 5 * time.Second, Factor: 2, Max: 3 * time.Minute, Refresh: true},
+		}},
+		"manifests": {"{sync: {manifests: ['{}'], syncOptions: []}}", &delivery.OperationRequest{
+			Retry:   delivery.RetryPolicy{Duration: 5 * time.Second, Factor: 2, Max: 3 * time.Minute},
+			Invalid: "operation.sync.manifests is not supported: what is synced is what Git has (hint: push the change, or sync without --local)",
+		}},
+		"no duration": {"{sync: {syncOptions: [Wonder=true]}, retry: {backoff: {maxDuration: soon}}}", &delivery.OperationRequest{
+			Retry:   delivery.RetryPolicy{Duration: 5 * time.Second, Factor: 2, Max: 3 * time.Minute},
+			Invalid: `operation.retry.backoff.maxDuration: "soon" is no duration (hint: write as 30s or 5m)`,
+		}},
 	} {
 		a := readApplication(t, guestbook)
 		if c.operation != "" {

@@ -21,7 +21,9 @@ func Decide(s Standing) Decision {
 	if d, ok := retry(s); ok {
 		return d
 	}
-	return automated(s)
+	d := automated(s)
+	d.GivesUp = Retriable(s.Last)
+	return d
 }
 
 // Start gives the operation that a decision begins.
@@ -33,8 +35,12 @@ func Start(d Decision, s Standing) delivery.Operation {
 		op.Started = last.Started.Truncate(time.Second).Add(time.Second) // else its hooks would be taken for those of this one
 	}
 	if d.Retry {
-		op.Retries = s.Last.Retries + 1
-		op.Message = fmt.Sprintf("Retrying operation. Attempt #%d", op.Retries)
+		op.Retries = s.Last.Retries
+		latest := ""
+		if op.Request.Retry.Refresh {
+			latest = " with latest revisions"
+		}
+		op.Message = fmt.Sprintf("Retrying operation%s. Attempt #%d", latest, op.Retries)
 	}
 	return op
 }
@@ -66,13 +72,28 @@ func Pause(p delivery.RetryPolicy, retries int) time.Duration {
 	return time.Duration(min(pause, float64(most)))
 }
 
-// Retriable tells whether an operation has failed, and attempts at it are left.
-func Retriable(last *delivery.Operation) bool {
-	if last == nil || last.Terminated || last.Phase != delivery.OperationFailed && last.Phase != delivery.OperationError {
-		return false
+// Retriable tells whether an operation has failed and waits for another attempt.
+func Retriable(last *delivery.Operation) bool { return last != nil && !last.Next.IsZero() }
+
+// End ends an attempt at an operation: one that has failed is tried again, as often as its request allows.
+func End(op delivery.Operation, phase delivery.OperationPhase, message string, now time.Time) delivery.Operation {
+	op = GiveUp(op, phase, message, now)
+	retry := op.Request.Retry
+	switch {
+	case phase == delivery.OperationSucceeded:
+	case op.Request.Invalid == "" && (retry.Limit < 0 || op.Retries < retry.Limit):
+		op.Next = now.Add(Pause(retry, op.Retries))
+		op.Retries++
+	case op.Retries > 0:
+		op.Message = fmt.Sprintf("%s (retried %d times).", message, op.Retries)
 	}
-	limit := last.Request.Retry.Limit
-	return limit < 0 || last.Retries < limit
+	return op
+}
+
+// GiveUp ends an operation for good.
+func GiveUp(op delivery.Operation, phase delivery.OperationPhase, message string, now time.Time) delivery.Operation {
+	op.Phase, op.Message, op.Finished, op.Next = phase, message, now, time.Time{}
+	return op
 }
 
 // retry decides whether the last operation, which failed, is tried again. One that nobody asked for is not once there is a new commit:
@@ -92,11 +113,13 @@ func retry(s Standing) (Decision, bool) {
 			return d, true
 		}
 	}
-	due := last.Finished.Add(Pause(last.Request.Retry, last.Retries))
-	if rest := due.Sub(s.Now); rest > 0 {
-		return Decision{After: rest, Why: fmt.Sprintf("%s. Retrying attempt #%d at %s", why, last.Retries+1, due.UTC().Format(time.RFC3339)), Fault: true}, true
+	if rest := last.Next.Sub(s.Now); rest > 0 {
+		return Decision{After: rest, Why: fmt.Sprintf("%s. Retrying attempt #%d at %s", why, last.Retries, last.Next.UTC().Format(time.RFC3339)), Fault: true}, true
 	}
 	again := last.Request
+	if again.Retry.Refresh && !again.Automated {
+		again.Revisions = nil
+	}
 	return Decision{Begin: &again, Retry: true}, true
 }
 

@@ -29,7 +29,10 @@ func TestDecide(t *testing.T) {
 		return op
 	}
 	retries := func(limit, tried int) func(*delivery.Operation) {
-		return func(op *delivery.Operation) { op.Request.Retry.Limit, op.Retries = limit, tried }
+		return func(op *delivery.Operation) {
+			op.Request.Retry.Limit, op.Retries = limit, tried
+			*op = operation.End(*op, op.Phase, op.Message, op.Finished)
+		}
 	}
 	healed := func(times int) func(*delivery.Operation) {
 		return func(op *delivery.Operation) { op.Request.Healing, op.Request.Attempts = true, times }
@@ -108,8 +111,9 @@ func TestDecide(t *testing.T) {
 			"automated", 0, "",
 		},
 		{"a retry is due", operation.Standing{Policy: auto, Last: at(failed, "a", retries(1, 0))}, "retry", 0, ""},
-		{"no more retries", operation.Standing{Policy: auto, Last: at(failed, "a", retries(2, 2))}, "", 0, "Failed last sync attempt to a: why"},
-		{"retries without end", operation.Standing{Policy: auto, Last: at(failed, "a", retries(-1, 20), func(op *delivery.Operation) { op.Request.Retry.Max = time.Minute })}, "retry", 0, ""},
+		{"no more retries", operation.Standing{Policy: auto, Last: at(failed, "a", retries(2, 2))}, "", 0, "Failed last sync attempt to a: why (retried 2 times)."},
+		{"retries without end", operation.Standing{Policy: auto, Last: at(failed, "a", retries(-1, 20), func(op *delivery.Operation) { op.Next = start.Add(time.Minute) })}, "retry", 0, ""},
+		{"asked while another one waits for its retry", operation.Standing{Asked: asked, Policy: auto, Now: start.Add(time.Second), Last: at(failed, "a", retries(5, 1))}, "asked", 0, ""},
 		{"a retry to come", operation.Standing{Policy: auto, Now: start.Add(time.Second), Last: at(failed, "a", retries(5, 1))}, "", 9 * time.Second, "Failed last sync attempt to a: why. Retrying attempt #2 at 2026-11-21T12:00:10Z"},
 		{"a person's retry", operation.Standing{Policy: delivery.SyncPolicy{}, Last: at(failed, "z", byPerson, retries(5, 0))}, "retry", 0, ""},
 		{"a rollout's retry", operation.Standing{Policy: delivery.SyncPolicy{Windows: open}, Last: at(failed, "a", byRollout, retries(5, 0))}, "retry", 0, ""},
@@ -117,7 +121,9 @@ func TestDecide(t *testing.T) {
 		{"a retry of what is in sync", operation.Standing{InSync: true, Policy: auto, Last: at(failed, "a", retries(5, 0))}, "", 0, ""},
 		{"a rollout's retry once there is a new commit", operation.Standing{Policy: delivery.SyncPolicy{Windows: open}, Last: at(failed, "z", byRollout, retries(5, 0))}, "", 0, ""},
 		{"a retry once automation is off", operation.Standing{Policy: delivery.SyncPolicy{Windows: open}, Last: at(failed, "a", retries(5, 0))}, "", 0, ""},
-		{"terminated", operation.Standing{Last: at(failed, "a", byPerson, retries(5, 0), func(op *delivery.Operation) { op.Terminated = true })}, "", 0, ""},
+		{"given up", operation.Standing{Last: at(failed, "a", byPerson, retries(5, 0), func(op *delivery.Operation) {
+			*op = operation.GiveUp(*op, failed, "why", start)
+		})}, "", 0, ""},
 		{"after a dry run", operation.Standing{Policy: auto, Last: at(ok, "a", byPerson, func(op *delivery.Operation) { op.Request.DryRun = true })}, "automated", 0, ""},
 	}
 	for _, tt := range tests {
@@ -150,6 +156,9 @@ func TestDecide(t *testing.T) {
 			default:
 				begins = "automated"
 			}
+			if ended := operation.Retriable(s.Last) && begins != "retry" && begins != "asked" && d.After == 0; d.GivesUp != ended {
+				t.Errorf("it is given up: %t, want %t", d.GivesUp, ended)
+			}
 			if begins != tt.begins || d.After != tt.after || d.Why != tt.why {
 				t.Errorf("begins %q after %s: %q\nwant %q after %s: %q", begins, d.After, d.Why, tt.begins, tt.after, tt.why)
 			}
@@ -157,7 +166,7 @@ func TestDecide(t *testing.T) {
 				return
 			}
 			op := operation.Start(d, s)
-			if op.Phase != running || !op.Started.Equal(s.Now) || !op.Finished.IsZero() || len(op.Results) != 0 || d.Retry && op.Retries != s.Last.Retries+1 {
+			if op.Phase != running || !op.Started.Equal(s.Now) || !op.Finished.IsZero() || len(op.Results) != 0 || d.Retry && op.Retries != s.Last.Retries {
 				t.Errorf("it starts as %+v", op)
 			}
 		})
@@ -204,5 +213,51 @@ func TestHealPause(t *testing.T) {
 	}
 	if p := operation.HealPause(1_000_000); p != 5*time.Minute {
 		t.Errorf("the pause after a million is %s", p)
+	}
+}
+
+// TestEnd: what has failed is tried again, as often as it may.
+func TestEnd(t *testing.T) {
+	const ok, failed, broken = delivery.OperationSucceeded, delivery.OperationFailed, delivery.OperationError
+	for name, c := range map[string]struct {
+		phase          delivery.OperationPhase
+		limit, retries int
+		invalid        string
+		next           time.Duration // zero: none
+		message        string
+	}{
+		"a success":            {ok, 5, 1, "", 0, "why"},
+		"no retries":           {failed, 0, 0, "", 0, "why"},
+		"the first failure":    {failed, 2, 0, "", 5 * time.Second, "why"},
+		"the second failure":   {broken, 2, 1, "", 10 * time.Second, "why"},
+		"the last failure":     {failed, 2, 2, "", 0, "why (retried 2 times)."},
+		"without end":          {failed, -1, 90, "", 3 * time.Minute, "why"},
+		"what cannot be asked": {broken, 5, 0, "no", 0, "why"},
+	} {
+		op := delivery.Operation{Retries: c.retries, Request: delivery.OperationRequest{Invalid: c.invalid, Retry: delivery.RetryPolicy{Limit: c.limit}}}
+		got := operation.End(op, c.phase, "why", start)
+		want := op
+		if want.Phase, want.Message, want.Finished = c.phase, c.message, start; c.next > 0 {
+			want.Next, want.Retries = start.Add(c.next), c.retries+1
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// TestStartRetry: another attempt is about the same revisions, or about the newest ones.
+func TestStartRetry(t *testing.T) {
+	for refresh, want := range map[bool]string{
+		false: "Retrying operation. Attempt #1 [v1]", true: "Retrying operation with latest revisions. Attempt #1 []",
+	} {
+		last := operation.End(delivery.Operation{Request: delivery.OperationRequest{
+			By: "kim", Revisions: []string{"v1"}, Retry: delivery.RetryPolicy{Limit: 1, Refresh: refresh},
+		}}, delivery.OperationFailed, "why", start)
+		s := operation.Standing{Last: &last, Now: start.Add(time.Minute)}
+		op := operation.Start(operation.Decide(s), s)
+		if got := fmt.Sprint(op.Message, " ", op.Request.Revisions); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }

@@ -194,6 +194,9 @@ func (r *run) fail(message string) Step {
 	return r.end(delivery.OperationFailed, message)
 }
 
+// Terminated is the message of an operation that somebody has ended: here as upstream.
+const Terminated = "Operation terminated"
+
 // terminate deletes the hooks that are under way and ends the operation.
 func (r *run) terminate() Step {
 	var stage delivery.Stage
@@ -214,8 +217,7 @@ func (r *run) terminate() Step {
 		stage.Name = "Terminate hooks"
 		return r.stage(stage)
 	}
-	r.op.Terminated = true
-	return r.end(delivery.OperationFailed, "Operation terminated")
+	return Step{Over: true, Operation: GiveUp(r.op, delivery.OperationFailed, Terminated, r.v.Now)}
 }
 
 // dryRun asks the server about everything at once.
@@ -258,11 +260,7 @@ func (r *run) wait(what string, after time.Duration) Step {
 }
 
 func (r *run) end(phase delivery.OperationPhase, message string) Step {
-	if phase == delivery.OperationFailed && r.op.Retries > 0 {
-		message = fmt.Sprintf("%s (retried %d times).", message, r.op.Retries)
-	}
-	r.op.Phase, r.op.Message, r.op.Finished = phase, message, r.v.Now
-	return Step{Over: true, Operation: r.op}
+	return Step{Over: true, Operation: End(r.op, phase, message, r.v.Now)}
 }
 
 // Record takes in what became of a stage.

@@ -32,8 +32,10 @@ type Standing struct {
 type Decision struct {
 	Begin *delivery.OperationRequest // not nil: an operation begins
 	Retry bool                       // … the last one once more
-	After time.Duration              // nothing begins now, but may after this long; zero: not by itself
-	Why   string                     // why nothing begins although the app is not in sync, for people
+	// GivesUp says that the last operation, which waits for another attempt, gets none.
+	GivesUp bool
+	After   time.Duration // nothing begins now, but may after this long; zero: not by itself
+	Why     string        // why nothing begins although the app is not in sync, for people
 	// Fault says that Why is something to be mended: Argo CD's condition SyncError.
 	Fault bool
 	// Window says that a sync window keeps it from beginning.

@@ -400,6 +400,24 @@ func TestRun(t *testing.T) {
 			},
 		},
 		{
+			name:    "a dry run of some objects",
+			desired: []string{"ConfigMap/a", "ConfigMap/b 1"}, hooks: []string{"Job/migrate PreSync"}, gone: []string{"ConfigMap/c", "ConfigMap/d"},
+			change: func(w *world) {
+				w.op.Request.DryRun = true
+				w.op.Request.Only = []delivery.Ref{object("ConfigMap/b").Ref(), object("ConfigMap/c").Ref()}
+			},
+			want: []string{"try create ConfigMap/b, try delete ConfigMap/c", "Succeeded: successfully synced (dry run)"},
+		},
+		{
+			name:    "a dry run of some objects that prunes nothing",
+			desired: []string{"ConfigMap/a", "ConfigMap/b 1"}, gone: []string{"ConfigMap/c"},
+			change: func(w *world) {
+				w.op.Request.DryRun, w.op.Request.Prune = true, false
+				w.op.Request.Only = []delivery.Ref{object("ConfigMap/b").Ref(), object("ConfigMap/c").Ref()}
+			},
+			want: []string{"try create ConfigMap/b", "Succeeded: successfully synced (dry run)"},
+		},
+		{
 			name: "a hook that never ends hits its deadline", hooks: []string{"Job/migrate PreSync"}, desired: []string{"ConfigMap/a"},
 			change: func(w *world) { w.ends["Job/migrate"], w.deadline = "", time.Minute },
 			want: []string{
@@ -472,6 +490,7 @@ func TestForeignHook(t *testing.T) {
 func TestTerminate(t *testing.T) {
 	w := newWorld([]string{"ConfigMap/a"}, []string{"Job/migrate PreSync", "Job/tell SyncFail"}, nil)
 	w.ends["Job/migrate"] = ""
+	w.op.Request.Retry.Limit = 5
 	w.run()
 	w.op.Phase = delivery.OperationTerminating
 	w.log = nil
@@ -479,7 +498,7 @@ func TestTerminate(t *testing.T) {
 	if diff := cmp.Diff([]string{"delete Job/migrate", "Failed: Operation terminated"}, w.log); diff != "" {
 		t.Errorf("what happened (-want +got):\n%s", diff)
 	}
-	if !w.op.Terminated || w.op.Results[0].Hook != delivery.OperationFailed {
+	if !w.op.Next.IsZero() || w.op.Results[0].Hook != delivery.OperationFailed {
 		t.Errorf("the operation is left as %+v", w.op)
 	}
 }

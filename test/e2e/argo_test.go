@@ -344,7 +344,7 @@ func TestWavesAndHooks(t *testing.T) {
 project: default
 source: {repoURL: `+url+`, path: app}
 destination: {server: `+inCluster+`, namespace: waves}
-syncPolicy: {automated: {prune: true, selfHeal: true}}
+syncPolicy: {automated: {prune: true, selfHeal: true}, retry: {limit: 0}}
 `)
 	a := awaitSynced(t, "waves", "")
 	want := []string{
