@@ -303,14 +303,9 @@ func (a *applications) recheck(p *applicationPass) time.Duration {
 
 // act carries out one stage of the operation.
 func (a *applications) act(ctx context.Context, p *applicationPass, state deliver.State, stage delivery.Stage) error {
-	if before := p.st.mem.Inventory; !p.op.Request.DryRun {
-		if err := a.widen(p, state.Plan); err != nil {
+	if !p.op.Request.DryRun {
+		if err := a.record(p, state.Plan); err != nil {
 			return err
-		}
-		if len(before) != len(p.st.mem.Inventory) {
-			if err := a.write(p); err != nil {
-				return err
-			}
 		}
 	}
 	if deliver.Begins(stage) {
@@ -324,6 +319,18 @@ func (a *applications) act(ctx context.Context, p *applicationPass, state delive
 	}
 	p.events = append(p.events, changeEvents(res.Changes, p.req.Snapshot.Revision)...)
 	*p.op = operation.Record(*p.op, res.Dones(), a.now())
+	return nil
+}
+
+// record sees to it that it is written what a plan may make, before any of that is made.
+func (a *applications) record(p *applicationPass, plan delivery.Plan) error {
+	before := p.st.mem.Inventory
+	if err := a.widen(p, plan); err != nil {
+		return err
+	}
+	if len(before) != len(p.st.mem.Inventory) {
+		return a.write(p)
+	}
 	return nil
 }
 
@@ -386,20 +393,42 @@ func (a *applications) again(p *applicationPass) error {
 
 // dependencies tells whether the apps that this one depends on are ready.
 func (a *applications) dependencies(ctx context.Context, p *applicationPass) (ready bool, err error) {
-	dep, why, stands := a.reg.unready(p.app, p.req.Snapshot.Revision)
-	what := dep.Namespace + "/" + dep.Name
+	dep, why, stands := a.reg.unready(p.app, stand{applied: p.req.Snapshot.Revision, mounted: p.mounted})
+	since := p.st.awaits
+	p.st.awaits = time.Time{}
 	switch stands {
 	case standsReady:
 		return true, nil
 	case standsUnknown:
-		found, err := a.exists(ctx, a.empty(), dep)
-		if err != nil || found {
-			return false, cmp.Or(err, errNotYet)
+		if why, err = a.unheard(ctx, p, dep, since); err != nil {
+			return false, err
 		}
-		why = "it does not exist"
 	case standsBusy:
 		why = "it is being delivered"
 	}
-	p.warn(argocdv1.ConditionDependencyWarning, fmt.Sprintf("waiting for Application %s: %s", what, why))
+	p.warn(argocdv1.ConditionDependencyWarning, fmt.Sprintf("waiting for Application %s/%s: %s", dep.Namespace, dep.Name, why))
 	return false, nil
 }
+
+// unheard tells why nothing is known of an app that this one has waited for since then (zero: since now); errNotYet: that may change
+// in a moment.
+func (a *applications) unheard(ctx context.Context, p *applicationPass, dep delivery.ID, since time.Time) (why string, err error) {
+	obj := a.empty()
+	switch found, err := a.exists(ctx, obj, dep); {
+	case err != nil:
+		return "", err
+	case !found:
+		return "it does not exist", nil
+	case obj.Annotations[dialect.SkipReconcileAnnotation] == "true":
+		return "its annotation " + dialect.SkipReconcileAnnotation + " has it left as it is", nil
+	}
+	p.st.awaits = cmp.Or(since, p.req.Now)
+	if left := p.st.awaits.Add(dependencyPatience).Sub(p.req.Now); left > 0 {
+		p.sooner(left)
+		return "", errNotYet
+	}
+	return "nothing is known of it yet at this revision", nil
+}
+
+// dependencyPatience is how long an app waits for news of another before it says so: most come in a moment, as with a new commit.
+const dependencyPatience = 5 * time.Second

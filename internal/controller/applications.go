@@ -44,6 +44,7 @@ type applicationPass struct {
 	news     dialect.ArgoNews
 	owned    delivery.Inventory // if it was compared
 	revs     []string           // of the sources that the request is about
+	mounted  mounted            // the same of several sources
 	pinned   bool               // the target is not what is declared, but what the operation began with
 	seen     []seen
 	busy     bool   // an operation is under way
