@@ -176,12 +176,13 @@ func (a *applications) start(ctx context.Context, p *applicationPass, d operatio
 			p.obj.Status.OperationState, p.obj.Operation, p.obj.Annotations = was, asked, annotations
 		}
 	}()
+	var intent delivery.Inventory
 	if len(state.Plan.Blocks) == 0 && !op.Request.DryRun { // else nothing of it is begun
-		if err := a.widen(p, state.Plan); err != nil {
+		if intent, err = a.widen(p, state.Plan); err != nil {
 			return state, err
 		}
 	}
-	if err := a.write(p); err != nil {
+	if err := a.write(p, intent); err != nil {
 		return state, err
 	}
 	p.op, p.st.op, p.asked, p.st.told = &op, &op, nil, p.req.Now
@@ -191,31 +192,32 @@ func (a *applications) start(ctx context.Context, p *applicationPass, d operatio
 	return state, nil
 }
 
-// widen puts what a plan may make into the annotation that says what may be the app's, for the next write.
-func (a *applications) widen(p *applicationPass, plan delivery.Plan) error {
+// widen puts what a plan may make into the annotation that says what may be the app's, for the next write. It gives what may be the
+// app's from then on; nil: nothing more than is written already.
+func (a *applications) widen(p *applicationPass, plan delivery.Plan) (delivery.Inventory, error) {
 	mem := &p.st.mem
 	// What is in memory may belong to the intent of an operation before this one, which counts no more.
 	if mem.Inventory.Covers(plan.Inventory) && dialect.ArgoInventory(p.obj).Covers(plan.Inventory) {
-		return nil
+		return nil, nil
 	}
 	claims := p.st.target.engine.Claims
 	intent := deliver.Intent(mem, plan)
 	if !dialect.ArgoFits(intent) {
-		return &delivery.Fault{
+		return nil, &delivery.Fault{
 			Reason: argocdv1.ConditionSyncError, Retry: delivery.OnChange, Hint: "split the Application",
 			Err: fmt.Errorf("%d objects are more than the status of one Application can list", len(intent)),
 		}
 	}
 	if conflicts, _ := claims.Set(p.app.ID, claimed(p.declared, intent)); len(conflicts) > 0 {
-		_, released := claims.Set(p.app.ID, claimed(p.declared, mem.Inventory)) // nothing of this plan is begun
-		a.released(released)
-		return &delivery.Fault{
+		a.disclaim(p)
+		return nil, &delivery.Fault{
 			Reason: "OwnershipConflict", Where: conflicts[0].String(), Retry: delivery.OnEvent, Err: errors.New("another app has just claimed it"),
 		}
 	}
 	text, fits := dialect.ArgoIntent(p.obj, intent)
 	if !fits {
-		return &delivery.Fault{
+		a.disclaim(p)
+		return nil, &delivery.Fault{
 			Reason: argocdv1.ConditionSyncError, Retry: delivery.OnChange, Hint: "split the Application",
 			Err: fmt.Errorf("%d new objects are more than can be recorded ahead of making them", len(intent)-len(mem.Inventory)),
 		}
@@ -226,13 +228,25 @@ func (a *applications) widen(p *applicationPass, plan delivery.Plan) error {
 	}
 	annotations[dialect.IntentAnnotation] = text
 	p.obj.Annotations = annotations
-	mem.Inventory = intent
-	return nil
+	return intent, nil
 }
 
-// write writes the Application as it is now.
-func (a *applications) write(p *applicationPass) error {
+// disclaim takes back the claim on what a plan would make of which nothing is begun.
+func (a *applications) disclaim(p *applicationPass) {
+	_, released := p.st.target.engine.Claims.Set(p.app.ID, claimed(p.declared, p.st.mem.Inventory))
+	a.released(released)
+}
+
+// write writes the Application as it is now. intent is what may be the app's once that is written; nil: nothing more than before.
+func (a *applications) write(p *applicationPass, intent delivery.Inventory) error {
 	err := p.pen.save()
+	switch {
+	case intent == nil:
+	case err == nil:
+		p.st.mem.Inventory = intent
+	default:
+		a.disclaim(p)
+	}
 	switch {
 	case apierrors.IsConflict(err):
 		p.sooner(again)
@@ -324,14 +338,11 @@ func (a *applications) act(ctx context.Context, p *applicationPass, state delive
 
 // record sees to it that it is written what a plan may make, before any of that is made.
 func (a *applications) record(p *applicationPass, plan delivery.Plan) error {
-	before := p.st.mem.Inventory
-	if err := a.widen(p, plan); err != nil {
+	intent, err := a.widen(p, plan)
+	if err != nil || intent == nil {
 		return err
 	}
-	if len(before) != len(p.st.mem.Inventory) {
-		return a.write(p)
-	}
-	return nil
+	return a.write(p, intent)
 }
 
 // conflicted tells whether a plan must not be carried out since an object is another app's.
