@@ -196,9 +196,7 @@ func (a *applications) tell(p *applicationPass, failed error) next {
 	}
 	p.obj.Status = status
 	p.st.told = p.req.Now
-	events := gathered(append(p.st.untold, changedEvents(was, p.obj.Status)...))
-	p.st.untold = nil
-	return next{after: p.after, events: events}
+	return next{after: p.after, events: p.st.kept(changedEvents(was, p.obj.Status))}
 }
 
 // running tells whether the status says that an operation is under way.
