@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/delivery"
 )
@@ -61,6 +63,24 @@ func changedEvents(was, now argocdv1.ApplicationStatus) []event {
 		}
 	}
 	return out
+}
+
+// kept gives the events that were kept back, and some that come after them.
+func (st *appState) kept(more []event) []event {
+	out := gathered(append(st.untold, more...))
+	st.untold = nil
+	return out
+}
+
+// parting gives what was kept back of an Application that is gone, or none of ours any more, and its uid.
+func (a *applications) parting(name types.NamespacedName) (types.UID, []event) {
+	a.reg.mu.Lock()
+	defer a.reg.mu.Unlock()
+	st, ok := a.reg.apps[applicationID(name)]
+	if !ok {
+		return "", nil
+	}
+	return types.UID(st.app.UID), st.kept(nil)
 }
 
 // gathered makes one event of what went well between two tellings of a status, under the reason that says most: each event is

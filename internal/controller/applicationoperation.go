@@ -202,12 +202,13 @@ func (a *applications) start(ctx context.Context, p *applicationPass, d operatio
 			p.obj.Status.OperationState, p.obj.Operation, p.obj.Annotations = was, asked, annotations
 		}
 	}()
+	var intent delivery.Inventory
 	if len(state.Plan.Blocks) == 0 && !op.Request.DryRun { // else nothing of it is begun
-		if err := a.widen(p, state.Plan); err != nil {
+		if intent, err = a.widen(p, state.Plan); err != nil {
 			return state, err
 		}
 	}
-	if err := a.write(p); err != nil {
+	if err := a.write(p, intent); err != nil {
 		return state, err
 	}
 	p.op, p.st.op, p.asked, p.st.told = &op, &op, nil, p.req.Now
@@ -217,31 +218,32 @@ func (a *applications) start(ctx context.Context, p *applicationPass, d operatio
 	return state, nil
 }
 
-// widen puts what a plan may make into the annotation that says what may be the app's, for the next write.
-func (a *applications) widen(p *applicationPass, plan delivery.Plan) error {
+// widen puts what a plan may make into the annotation that says what may be the app's, for the next write. It gives what may be the
+// app's from then on; nil: nothing more than is written already.
+func (a *applications) widen(p *applicationPass, plan delivery.Plan) (delivery.Inventory, error) {
 	mem := &p.st.mem
 	// What is in memory may belong to the intent of an operation before this one, which counts no more.
 	if mem.Inventory.Covers(plan.Inventory) && dialect.ArgoInventory(p.obj).Covers(plan.Inventory) {
-		return nil
+		return nil, nil
 	}
 	claims := p.st.target.engine.Claims
 	intent := deliver.Intent(mem, plan)
 	if !dialect.ArgoFits(intent) {
-		return &delivery.Fault{
+		return nil, &delivery.Fault{
 			Reason: argocdv1.ConditionSyncError, Retry: delivery.OnChange, Hint: "split the Application",
 			Err: fmt.Errorf("%d objects are more than the status of one Application can list", len(intent)),
 		}
 	}
 	if conflicts, _ := claims.Set(p.app.ID, claimed(p.declared, intent)); len(conflicts) > 0 {
-		_, released := claims.Set(p.app.ID, claimed(p.declared, mem.Inventory)) // nothing of this plan is begun
-		a.released(released)
-		return &delivery.Fault{
+		a.disclaim(p)
+		return nil, &delivery.Fault{
 			Reason: "OwnershipConflict", Where: conflicts[0].String(), Retry: delivery.OnEvent, Err: errors.New("another app has just claimed it"),
 		}
 	}
 	text, fits := dialect.ArgoIntent(p.obj, intent)
 	if !fits {
-		return &delivery.Fault{
+		a.disclaim(p)
+		return nil, &delivery.Fault{
 			Reason: argocdv1.ConditionSyncError, Retry: delivery.OnChange, Hint: "split the Application",
 			Err: fmt.Errorf("%d new objects are more than can be recorded ahead of making them", len(intent)-len(mem.Inventory)),
 		}
@@ -252,13 +254,25 @@ func (a *applications) widen(p *applicationPass, plan delivery.Plan) error {
 	}
 	annotations[dialect.IntentAnnotation] = text
 	p.obj.Annotations = annotations
-	mem.Inventory = intent
-	return nil
+	return intent, nil
 }
 
-// write writes the Application as it is now.
-func (a *applications) write(p *applicationPass) error {
+// disclaim takes back the claim on what a plan would make of which nothing is begun.
+func (a *applications) disclaim(p *applicationPass) {
+	_, released := p.st.target.engine.Claims.Set(p.app.ID, claimed(p.declared, p.st.mem.Inventory))
+	a.released(released)
+}
+
+// write writes the Application as it is now. intent is what may be the app's once that is written; nil: nothing more than before.
+func (a *applications) write(p *applicationPass, intent delivery.Inventory) error {
 	err := p.pen.save()
+	switch {
+	case intent == nil:
+	case err == nil:
+		p.st.mem.Inventory = intent
+	default:
+		a.disclaim(p)
+	}
 	switch {
 	case apierrors.IsConflict(err):
 		p.sooner(again)
@@ -329,14 +343,9 @@ func (a *applications) recheck(p *applicationPass) time.Duration {
 
 // act carries out one stage of the operation.
 func (a *applications) act(ctx context.Context, p *applicationPass, state deliver.State, stage delivery.Stage) error {
-	if before := p.st.mem.Inventory; !p.op.Request.DryRun {
-		if err := a.widen(p, state.Plan); err != nil {
+	if !p.op.Request.DryRun {
+		if err := a.record(p, state.Plan); err != nil {
 			return err
-		}
-		if len(before) != len(p.st.mem.Inventory) {
-			if err := a.write(p); err != nil {
-				return err
-			}
 		}
 	}
 	if deliver.Begins(stage) {
@@ -351,6 +360,15 @@ func (a *applications) act(ctx context.Context, p *applicationPass, state delive
 	p.events = append(p.events, changeEvents(res.Changes, p.req.Snapshot.Revision)...)
 	*p.op = operation.Record(*p.op, res.Dones(), a.now())
 	return nil
+}
+
+// record sees to it that it is written what a plan may make, before any of that is made.
+func (a *applications) record(p *applicationPass, plan delivery.Plan) error {
+	intent, err := a.widen(p, plan)
+	if err != nil || intent == nil {
+		return err
+	}
+	return a.write(p, intent)
 }
 
 // conflicted tells whether a plan must not be carried out since an object is another app's.
@@ -415,20 +433,42 @@ func (a *applications) again(p *applicationPass) error {
 
 // dependencies tells whether the apps that this one depends on are ready.
 func (a *applications) dependencies(ctx context.Context, p *applicationPass) (ready bool, err error) {
-	dep, why, stands := a.reg.unready(p.app, p.req.Snapshot.Revision)
-	what := dep.Namespace + "/" + dep.Name
+	dep, why, stands := a.reg.unready(p.app, stand{applied: p.req.Snapshot.Revision, mounted: p.mounted})
+	since := p.st.awaits
+	p.st.awaits = time.Time{}
 	switch stands {
 	case standsReady:
 		return true, nil
 	case standsUnknown:
-		found, err := a.exists(ctx, a.empty(), dep)
-		if err != nil || found {
-			return false, cmp.Or(err, errNotYet)
+		if why, err = a.unheard(ctx, p, dep, since); err != nil {
+			return false, err
 		}
-		why = "it does not exist"
 	case standsBusy:
 		why = "it is being delivered"
 	}
-	p.warn(argocdv1.ConditionDependencyWarning, fmt.Sprintf("waiting for Application %s: %s", what, why))
+	p.warn(argocdv1.ConditionDependencyWarning, fmt.Sprintf("waiting for Application %s/%s: %s", dep.Namespace, dep.Name, why))
 	return false, nil
 }
+
+// unheard tells why nothing is known of an app that this one has waited for since then (zero: since now); errNotYet: that may change
+// in a moment.
+func (a *applications) unheard(ctx context.Context, p *applicationPass, dep delivery.ID, since time.Time) (why string, err error) {
+	obj := a.empty()
+	switch found, err := a.exists(ctx, obj, dep); {
+	case err != nil:
+		return "", err
+	case !found:
+		return "it does not exist", nil
+	case obj.Annotations[dialect.SkipReconcileAnnotation] == "true":
+		return "its annotation " + dialect.SkipReconcileAnnotation + " has it left as it is", nil
+	}
+	p.st.awaits = cmp.Or(since, p.req.Now)
+	if left := p.st.awaits.Add(dependencyPatience).Sub(p.req.Now); left > 0 {
+		p.sooner(left)
+		return "", errNotYet
+	}
+	return "nothing is known of it yet at this revision", nil
+}
+
+// dependencyPatience is how long an app waits for news of another before it says so: most come in a moment, as with a new commit.
+const dependencyPatience = 5 * time.Second

@@ -69,14 +69,14 @@ func (a *applications) remove(ctx context.Context, obj *argocdv1.Application) (r
 	p.declared = a.read(obj, p.held, nil)
 	app := a.govern(p.declared.App)
 	p.pass = pass{app: app, secrets: redact.New(), st: a.stateOf(app, func(st *appState) { a.load(st, obj) })}
-	if app.KeepOnDelete || len(p.st.mem.Inventory) == 0 {
+	defer func() { r.events = append(p.st.kept(p.events), r.events...) }()
+	if app.KeepOnDelete || len(p.st.mem.Inventory) == 0 && !expectsHooks(obj) {
 		return removal{done: true}, nil
 	}
 	if why := p.declared.Nowhere; why != "" { // as Argo CD does; no other cluster is touched
 		return removal{done: true, events: []event{{warning: true, reason: "Orphaned",
 			message: fmt.Sprintf("%d objects are left where they are: %s", len(p.st.mem.Inventory), why)}}}, nil
 	}
-	defer func() { r.events = append(p.events, r.events...) }()
 	gone, err := a.takeAway(ctx, p)
 	switch {
 	case errors.Is(err, errNotYet):

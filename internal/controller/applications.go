@@ -44,6 +44,7 @@ type applicationPass struct {
 	news     dialect.ArgoNews
 	owned    delivery.Inventory // if it was compared
 	revs     []string           // of the sources that the request is about
+	mounted  mounted            // the same of several sources
 	pinned   bool               // the target is not what is declared, but what the operation began with
 	seen     []seen
 	busy     bool   // an operation is under way
@@ -90,8 +91,10 @@ func (a *applications) step(ctx context.Context, obj *argocdv1.Application, pen 
 		return next{after: estateRetry} // a project that is not known yet would forbid nothing
 	}
 	if !a.estate.serves(obj.Namespace) {
-		a.forget(client.ObjectKeyFromObject(obj)) // it may have been served before
-		return next{}
+		name := client.ObjectKeyFromObject(obj)
+		_, events := a.parting(name)
+		a.forget(name) // it may have been served before
+		return next{events: events}
 	}
 	if obj.Annotations[dialect.SkipReconcileAnnotation] == "true" { // it is left as it is
 		return next{}
@@ -104,7 +107,7 @@ func (a *applications) step(ctx context.Context, obj *argocdv1.Application, pen 
 	a.release(p.st, errors.Is(err, errNotYet))
 	a.overtaken(p)
 	if errors.Is(err, errNotYet) || ctx.Err() != nil { // too early, or the controller is ending
-		return next{after: p.after, events: p.events}
+		return next{after: p.after, events: p.st.kept(p.events)}
 	}
 	if err != nil {
 		a.fails(p, err)

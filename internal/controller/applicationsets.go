@@ -223,11 +223,14 @@ func requeueAfter(generators []argocdv1.ApplicationSetGenerator) time.Duration {
 func (a *applicationSets) generate(set *argocdv1.ApplicationSet, st *setState) (appset.Generated, error) {
 	held := a.estate.holds()
 	key := setKey{uid: set.UID, generation: set.Generation, holdings: held}
-	key.snapshots = a.stand(st.wants)
-	if st.key == key {
+	now := map[delivery.ID]string{}
+	for id := range st.wants {
+		now[id] = standingOf(a.repos.snapshot(id))
+	}
+	if key.snapshots = stands(now); st.key == key {
 		return st.made, nil
 	}
-	wants := map[delivery.ID]delivery.Source{}
+	wants, read := map[delivery.ID]delivery.Source{}, map[delivery.ID]string{}
 	world := appset.World{Now: a.now(), Projects: map[string]bool{dialect.DefaultProject: true}} // which needs not be declared
 	for name := range held.projects {
 		world.Projects[name] = true
@@ -235,7 +238,7 @@ func (a *applicationSets) generate(set *argocdv1.ApplicationSet, st *setState) (
 	for _, c := range held.argo.Clusters {
 		world.Clusters = append(world.Clusters, appset.Cluster{Name: c.Name, Server: c.Server, Project: c.Project, Labels: c.Labels, Annotations: c.Annotations})
 	}
-	world.Repository = func(r appset.Repository) (fs.FS, error) { return a.repository(set, held, r, wants) }
+	world.Repository = func(r appset.Repository) (fs.FS, error) { return a.repository(set, held, r, wants, read) }
 	made, err := appset.Generate(set, world)
 	if err != nil { // perhaps it did not get as far as before
 		for id, src := range st.wants {
@@ -252,9 +255,8 @@ func (a *applicationSets) generate(set *argocdv1.ApplicationSet, st *setState) (
 	if err != nil {
 		return appset.Generated{}, err
 	}
-	if key.snapshots = a.stand(wants); len(wants) == 0 || key.snapshots != "" {
-		st.key, st.made = key, made
-	}
+	key.snapshots = stands(read) // which may not be how they are by now
+	st.key, st.made = key, made
 	return made, nil
 }
 
@@ -262,26 +264,32 @@ func sameKeys(a, b map[delivery.ID]delivery.Source) bool {
 	return maps.EqualFunc(a, b, func(x, y delivery.Source) bool { return reflect.DeepEqual(x, y) })
 }
 
-// stand names the snapshots of sources as they are now.
-func (a *applicationSets) stand(wants map[delivery.ID]delivery.Source) string {
-	ids := slices.SortedFunc(maps.Keys(wants), func(x, y delivery.ID) int { return strings.Compare(x.Name, y.Name) })
+// standingOf names a snapshot of a source, and whether it could be fetched since.
+func standingOf(snap delivery.Snapshot, err error) string {
+	return fmt.Sprintf("%s %s %t", snap.Revision, snap.Digest, err != nil)
+}
+
+// stands names how sources stand.
+func stands(of map[delivery.ID]string) string {
 	out := ""
-	for _, id := range ids {
-		snap, err := a.repos.snapshot(id)
-		out += fmt.Sprintf("%s %s %s %t\n", id.Name, snap.Revision, snap.Digest, err != nil)
+	for _, id := range slices.SortedFunc(maps.Keys(of), func(x, y delivery.ID) int { return strings.Compare(x.Name, y.Name) }) {
+		out += id.Name + " " + of[id] + "\n"
 	}
 	return out
 }
 
 // repository gives the files of a repository that a generator names, with the credentials that Argo CD's namespace has for it,
-// and notes in wants that it is to be followed.
-func (a *applicationSets) repository(set *argocdv1.ApplicationSet, held *holdings, r appset.Repository, wants map[delivery.ID]delivery.Source) (fs.FS, error) {
+// and notes in wants that it is to be followed, and in read as what it was read: at first, since another commit may arrive any time.
+func (a *applicationSets) repository(set *argocdv1.ApplicationSet, held *holdings, r appset.Repository, wants map[delivery.ID]delivery.Source, read map[delivery.ID]string) (fs.FS, error) {
 	src, err := dialect.ArgoFiles(set.Namespace, r.Project, r.URL, r.Revision, held.about(r.Project, a.now()))
 	if err != nil {
 		return nil, err
 	}
 	wants[src.ID] = src
 	snap, err := a.repos.snapshot(src.ID)
+	if _, before := read[src.ID]; !before {
+		read[src.ID] = standingOf(snap, err)
+	}
 	switch {
 	case snap.Revision.Commit != "":
 		return snap.FS, nil

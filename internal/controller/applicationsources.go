@@ -85,6 +85,7 @@ func (a *applications) sources(p *applicationPass, of dialect.ArgoApp) error {
 		p.seen = append(p.seen, seen{src.ID, snap})
 	}
 	app := a.govern(of.App)
+	p.mounted = nil
 	dialect.ArgoRevisionEnv(&app, revisions)
 	p.req.App, p.revs = app, make([]string, len(revisions))
 	for i, rev := range revisions {
@@ -95,11 +96,13 @@ func (a *applications) sources(p *applicationPass, of dialect.ArgoApp) error {
 		p.req.Snapshot, err = a.complete(p, snaps[app.Source])
 		return err
 	}
-	mounted := make([]source.Mounted, len(app.Mounts))
+	parts := make([]source.Mounted, len(app.Mounts))
+	p.mounted = make(mounted, len(app.Mounts))
 	for i, m := range app.Mounts {
-		mounted[i] = source.Mounted{At: m.At, Snapshot: snaps[m.Source]}
+		parts[i] = source.Mounted{At: m.At, Snapshot: snaps[m.Source]}
+		p.mounted[m.Source] = snaps[m.Source].Revision
 	}
-	whole, err := source.Compose(mounted)
+	whole, err := source.Compose(parts)
 	if err != nil {
 		return err
 	}

@@ -172,7 +172,8 @@ func (a *applications) tell(p *applicationPass, failed error) next {
 	}
 	healthy := p.news.Health.Status == delivery.Healthy
 	a.stands(p.app.ID, stand{
-		busy: p.busy, ready: failed == nil && !p.busy && p.news.InSync && healthy, applied: p.req.Snapshot.Revision, inputs: p.st.mem.Inputs(),
+		busy: p.busy, ready: failed == nil && !p.busy && p.news.InSync && healthy,
+		applied: p.req.Snapshot.Revision, mounted: p.mounted, inputs: p.st.mem.Inputs(),
 	})
 	p.st.untold = append(p.st.untold, p.events...)
 	if rest := a.hold(p); rest > 0 {
@@ -195,9 +196,7 @@ func (a *applications) tell(p *applicationPass, failed error) next {
 	}
 	p.obj.Status = status
 	p.st.told = p.req.Now
-	events := gathered(append(p.st.untold, changedEvents(was, p.obj.Status)...))
-	p.st.untold = nil
-	return next{after: p.after, events: events}
+	return next{after: p.after, events: p.st.kept(changedEvents(was, p.obj.Status))}
 }
 
 // running tells whether the status says that an operation is under way.

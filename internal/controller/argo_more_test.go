@@ -676,3 +676,102 @@ func TestApplicationWithoutRoomForItsIntent(t *testing.T) {
 		t.Errorf("operation %s has begun", o.Phase)
 	}
 }
+
+// says waits until an Application has a condition of a type, with a message that has all parts.
+func (w *argoWorld) says(app, condition string, parts ...string) *argocdv1.Application {
+	w.Helper()
+	return w.until(app, func(a *argocdv1.Application) error {
+	next:
+		for _, c := range a.Status.Conditions {
+			if c.Type != condition {
+				continue
+			}
+			for _, part := range parts {
+				if !strings.Contains(c.Message, part) {
+					continue next
+				}
+			}
+			return nil
+		}
+		return fmt.Errorf("want a condition %s with %q", condition, parts)
+	})
+}
+
+// TestApplicationDependsOnSeveralSources: an app of several sources is ready for those that depend on it at the revisions of the
+// sources that they share, whatever else it is made from.
+func TestApplicationDependsOnSeveralSources(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	files := func(value string) map[string]string {
+		return map[string]string{
+			"base/a.yaml": w.configMap("a", value), "more/b.yaml": w.configMap("b", value), "web/c.yaml": w.configMap("c", value), "one/d.yaml": w.configMap("d", value),
+		}
+	}
+	head := w.push(files("1"))
+	for _, app := range []struct{ name, needs, sources string }{
+		{"base", "", "sources: [{repoURL: %[1]s, path: base, targetRevision: main}, {repoURL: %[1]s, path: more, targetRevision: " + head + "}]"},
+		{"web", w.name("base"), "sources: [{repoURL: %[1]s, path: web, targetRevision: main}]"},
+		{"one", w.name("web"), "source: {repoURL: %[1]s, path: one, targetRevision: main}"},
+	} {
+		w.apply(fmt.Sprintf(`
+apiVersion: argoproj.io/v1alpha1
+kind: Application
+metadata: {name: %[2]s, namespace: argocd, annotations: {keelson.dev/depends-on: %[4]q}}
+spec:
+  project: default
+  `+app.sources+`
+  destination: {server: https://kubernetes.default.svc, namespace: %[3]s}
+  syncPolicy: {automated: {}}
+`, w.url(), w.name(app.name), w.ns, app.needs))
+	}
+	w.synced("one", head)
+	w.value("a", "1")
+	w.value("c", "1")
+	head = w.push(files("2"))
+	a := w.synced("one", head)
+	w.value("a", "2")
+	w.value("b", "1")
+	w.value("c", "2")
+	for _, c := range a.Status.Conditions {
+		if c.Type == argocdv1.ConditionDependencyWarning {
+			t.Errorf("it still says %s", c.Message)
+		}
+	}
+}
+
+// TestApplicationDependsOnUnknown: where nothing gets known of what an app depends on, it says so.
+func TestApplicationDependsOnUnknown(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	w.push(map[string]string{"web/a.yaml": w.configMap("a", "1")})
+	w.must(w.client.Create(w.ctx, &argocdv1.Application{ObjectMeta: w.named("unserved")}))
+	w.app("web", automated)
+	w.merge("web", `{"metadata":{"annotations":{"keelson.dev/depends-on":"`+w.ns+`/unserved"}}}`)
+	w.says("web", argocdv1.ConditionDependencyWarning, w.ns+"/unserved")
+}
+
+// TestApplicationSkipped: an Application that says so is left as it is, and those that depend on it say what they wait for.
+func TestApplicationSkipped(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	head := w.push(map[string]string{"base/a.yaml": w.configMap("a", "1"), "web/b.yaml": w.configMap("b", "1")})
+	w.apply(fmt.Sprintf(`
+apiVersion: argoproj.io/v1alpha1
+kind: Application
+metadata: {name: %s, namespace: argocd, annotations: {argocd.argoproj.io/skip-reconcile: "true"}}
+spec:
+  project: default
+  source: {repoURL: %s, path: base, targetRevision: main}
+  destination: {server: https://kubernetes.default.svc, namespace: %s}
+  syncPolicy: {automated: {}}
+  `, w.name("base"), w.url(), w.ns))
+	w.app("web", "")
+	w.merge("web", `{"metadata":{"annotations":{"keelson.dev/depends-on":"`+w.name("base")+`"}},"spec":{"syncPolicy":{"automated":{}}}}`)
+	w.says("web", argocdv1.ConditionDependencyWarning, w.name("base"), "argocd.argoproj.io/skip-reconcile")
+	if a := w.application("base"); a.Status.Sync.Status != "" || a.Status.OperationState != nil || w.data("a") != nil {
+		t.Errorf("it was looked at: %+v", a.Status)
+	}
+	w.merge("base", `{"metadata":{"annotations":{"argocd.argoproj.io/skip-reconcile":null}}}`)
+	w.synced("base", head)
+	w.synced("web", head)
+}

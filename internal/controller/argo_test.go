@@ -7,7 +7,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -201,13 +203,7 @@ func TestApplicationDeleted(t *testing.T) {
 	w.must(w.client.Delete(w.ctx, a))
 	w.must(w.client.Delete(w.ctx, w.application("kept")))
 	w.value("a", "")
-	w.eventually("the Application", func() error {
-		err := w.client.Get(w.ctx, client.ObjectKeyFromObject(a), a)
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
-		return fmt.Errorf("it is still there (%w), with %v", err, a.Finalizers)
-	})
+	w.gone("web")
 	w.value("b", "1")
 }
 
@@ -246,11 +242,81 @@ func TestApplicationDeletedWithHooks(t *testing.T) {
 	w.merge("web", `{"spec":{"project":"default","source":{"repoURL":"`+w.url()+`"}}}`)
 	w.jobEnds("backup")
 	w.value("a", "")
+	w.gone("web")
+}
+
+// gone waits until an Application is not there any more.
+func (w *argoWorld) gone(app string) {
+	w.Helper()
 	w.eventually("the Application to be gone", func() error {
-		err := w.client.Get(w.ctx, client.ObjectKey{Namespace: "argocd", Name: w.name("web")}, &argocdv1.Application{})
+		err := w.client.Get(w.ctx, client.ObjectKey{Namespace: "argocd", Name: w.name(app)}, &argocdv1.Application{})
 		if !apierrors.IsNotFound(err) {
 			return fmt.Errorf("it is still there (%w)", err)
 		}
 		return nil
 	})
+}
+
+// TestApplicationDeletedWithLastHook: what runs after a deletion does once the objects are gone, also where there are none.
+func TestApplicationDeletedWithLastHook(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	head := w.push(map[string]string{
+		"web/a.yaml":     w.annotated("a", "x: y"),
+		"web/last.yaml":  w.job("last", "argocd.argoproj.io/hook: PostDelete"),
+		"bare/only.yaml": w.job("only", "argocd.argoproj.io/hook: PostDelete"),
+	})
+	for _, app := range []string{"web", "bare"} {
+		w.app(app, automated)
+		w.merge(app, `{"metadata":{"finalizers":["resources-finalizer.argocd.argoproj.io"]}}`)
+	}
+	for _, app := range []string{"web", "bare"} {
+		w.synced(app, head)
+		w.until(app, func(a *argocdv1.Application) error {
+			if !slices.Contains(a.Finalizers, argocdv1.PostDeleteFinalizer) {
+				return fmt.Errorf("want a finalizer for its hook, not %v", a.Finalizers)
+			}
+			return nil
+		})
+	}
+	w.must(w.client.Delete(w.ctx, w.application("web")))
+	w.must(w.client.Delete(w.ctx, w.application("bare")))
+	w.jobEnds("only")
+	w.gone("bare")
+	w.jobEnds("last")
+	w.gone("web")
+	w.value("a", "")
+}
+
+// TestApplicationDeletedAtOnce: what was done is told though the Application goes before its status says it.
+func TestApplicationDeletedAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	never := func(name string) string { // never gets ready: no node is as it wants one
+		return "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: " + name + "}\nspec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: c}], nodeSelector: {no: where}}}}\n"
+	}
+	w.push(map[string]string{"web/a.yaml": never("web"), "kept/a.yaml": never("kept")})
+	for app, finalizers := range map[string]string{"web": `["resources-finalizer.argocd.argoproj.io"]`, "kept": "null"} {
+		w.app(app, "")
+		w.merge(app, `{"metadata":{"finalizers":`+finalizers+`},"spec":{"syncPolicy":{"automated":{}}}}`)
+		w.eventually("its Deployment", func() error {
+			return w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: app}, &appsv1.Deployment{})
+		})
+		time.Sleep(300 * time.Millisecond)
+		w.must(w.client.Delete(w.ctx, w.application(app)))
+		w.eventually("events of "+app, func() error {
+			var list corev1.EventList
+			w.must(w.client.List(w.ctx, &list, client.InNamespace("argocd")))
+			var told []string
+			for _, e := range list.Items {
+				if e.InvolvedObject.Name != w.name(app) {
+					continue
+				}
+				if told = append(told, e.Reason+": "+e.Message); e.Reason == "OperationCompleted" && e.InvolvedObject.UID != "" {
+					return nil
+				}
+			}
+			return fmt.Errorf("none of its operation among %q", told)
+		})
+	}
 }

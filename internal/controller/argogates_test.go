@@ -1,14 +1,18 @@
 package controller_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	"github.com/google/go-cmp/cmp"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -268,4 +272,47 @@ func TestApplicationOfAClusterThatGoesAway(t *testing.T) {
 			t.Errorf("it still says %s: %s", c.Type, c.Message)
 		}
 	}
+}
+
+// TestApplicationOfSignedCommits: in a project with signatureKeys, a commit that none of the keys has signed is not compared to.
+func TestApplicationOfSignedCommits(t *testing.T) {
+	t.Parallel()
+	w := newArgoWorld(t)
+	key, err := openpgp.NewEntity("ada", "", "ada@example.com", nil)
+	w.must(err)
+	var public bytes.Buffer
+	out, err := armor.Encode(&public, openpgp.PublicKeyType, nil)
+	w.must(err)
+	w.must(key.Serialize(out))
+	w.must(out.Close())
+	id := key.PrimaryKey.KeyIdString()
+	keys := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "argocd", Name: "argocd-gpg-keys-cm"}, Data: map[string]string{id: public.String()}}
+	w.must(w.client.Create(w.ctx, keys))
+	w.Cleanup(func() { _ = w.client.Delete(context.Background(), keys) })
+
+	w.push(map[string]string{"web/a.yaml": w.configMap("a", "1")})
+	w.app("web", "")
+	w.project("web", "  signatureKeys: [{keyID: "+id+"}]\n")
+	w.merge("web", `{"spec":{"syncPolicy":{"automated":{}}}}`)
+	w.says("web", argocdv1.ConditionComparisonError, "sign")
+	if w.data("a") != nil {
+		t.Error("it is applied all the same")
+	}
+	git := func(input string, args ...string) string {
+		cmd := exec.Command("git", args...)
+		cmd.Dir, cmd.Stdin = w.repo.Dir(), strings.NewReader(input)
+		out, err := cmd.Output()
+		w.must(err)
+		return string(out)
+	}
+	commit := git("", "cat-file", "commit", w.head)
+	var signature bytes.Buffer
+	w.must(openpgp.ArmoredDetachSign(&signature, key, strings.NewReader(commit), nil))
+	head, message, _ := strings.Cut(commit, "\n\n")
+	signed := head + "\ngpgsig " + strings.ReplaceAll(signature.String(), "\n", "\n ") + "\n\n" + message
+	w.head = strings.TrimSpace(git(signed, "hash-object", "-t", "commit", "-w", "--stdin"))
+	git("", "update-ref", "refs/heads/main", w.head)
+	running.pushed(func(url string) bool { return url == w.url() })
+	w.synced("web", w.head)
+	w.value("a", "1")
 }

@@ -200,7 +200,7 @@ func (k *kustomizations) source(ctx context.Context, p *kustomizationPass) error
 }
 
 func (k *kustomizations) dependencies(ctx context.Context, p *kustomizationPass) error {
-	dep, why, stands := k.reg.unready(p.app, p.req.Snapshot.Revision)
+	dep, why, stands := k.reg.unready(p.app, stand{applied: p.req.Snapshot.Revision})
 	switch stands {
 	case standsReady:
 		return k.readyExprs(ctx, p)

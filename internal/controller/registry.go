@@ -75,6 +75,7 @@ type appState struct {
 	leaving   time.Time // since when its objects have been deleted and it waits for them to be gone; zero: it does not
 	working   time.Time // since when it is under way without the status saying so; zero: it is not
 	progress  string    // what was said last, by an event, about what it waits for
+	awaits    time.Time // since when it waits for news of an app that it depends on; zero: it does not
 	way       string    // what says how the other cluster is reached, for people: "Secret/far"
 
 	// Of an Application.
@@ -97,7 +98,20 @@ type stand struct {
 	busy      bool // something else than what it was ready with is under way, or may be in the cluster in part
 	ready     bool
 	applied   delivery.Revision // the last revision that got ready, or that is known to change nothing for the app
+	mounted   mounted           // what that is composed of, of an app of several sources
 	inputs    render.Inputs     // of the last delivery that got ready
+}
+
+// mounted gives the revision of each of several sources.
+type mounted map[delivery.ID]delivery.Revision
+
+// at gives the revision of a source that an app stands at; false: it is not made from that.
+func (s stand) at(app delivery.App, source delivery.ID) (delivery.Revision, bool) {
+	if len(app.Mounts) == 0 {
+		return s.applied, source == app.Source
+	}
+	rev, ok := s.mounted[source]
+	return rev, ok
 }
 
 func newRegistry() *registry {
@@ -270,7 +284,7 @@ func (r *registry) settle(id delivery.ID, s stand) bool {
 	old := st.stand
 	s.evaluated = true
 	st.stand = s
-	return !old.evaluated || old.busy != s.busy || old.ready != s.ready || old.applied != s.applied
+	return !old.evaluated || old.busy != s.busy || old.ready != s.ready || old.applied != s.applied || !maps.Equal(old.mounted, s.mounted)
 }
 
 // standOf tells how an app stands.
@@ -355,8 +369,9 @@ const (
 	standsUnknown // no step has looked at it yet in this process, or at the new revision; it wakes its dependents then
 )
 
-// unready gives the first dependency of an app that is not ready, and why.
-func (r *registry) unready(app delivery.App, revision delivery.Revision) (dep delivery.ID, why string, s standing) {
+// unready gives the first dependency of an app that is not ready, and why. Of the sources that they share, a dependency has to be at the
+// same revisions as the app is to be.
+func (r *registry) unready(app delivery.App, to stand) (dep delivery.ID, why string, s standing) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, id := range app.DependsOn {
@@ -364,6 +379,11 @@ func (r *registry) unready(app delivery.App, revision delivery.Revision) (dep de
 			continue
 		}
 		st, ok := r.apps[id]
+		elsewhere := ok && slices.ContainsFunc(madeOf(app), func(source delivery.ID) bool {
+			want, _ := to.at(app, source)
+			is, shared := st.stand.at(st.app, source)
+			return shared && is != want
+		})
 		switch {
 		case r.reaches(id, app.ID, map[delivery.ID]bool{}):
 			return id, "it depends on this app in turn", standsUnready
@@ -373,9 +393,9 @@ func (r *registry) unready(app delivery.App, revision delivery.Revision) (dep de
 			return id, "", standsBusy
 		case !st.stand.ready:
 			return id, "it is not ready", standsUnready
-		case st.app.Source == app.Source && st.stand.applied != revision && st.app.Suspend:
+		case elsewhere && st.app.Suspend:
 			return id, "it is suspended at " + st.stand.applied.Short(), standsUnready
-		case st.app.Source == app.Source && st.stand.applied != revision:
+		case elsewhere:
 			return id, "", standsUnknown
 		}
 	}

@@ -129,26 +129,71 @@ func TestUnready(t *testing.T) {
 	}
 	for _, s := range steps {
 		s.do()
-		if _, _, got := r.unready(top, s.at); got != s.want {
+		if _, _, got := r.unready(top, stand{applied: s.at}); got != s.want {
 			t.Errorf("%s: %d, want %d", s.what, got, s.want)
 		}
 	}
 	asking := top
 	asking.ReadyExprs = map[delivery.ID]string{base.ID: "true"}
 	r.app(asking)
-	if _, _, got := r.unready(asking, second); got != standsReady {
+	if _, _, got := r.unready(asking, stand{applied: second}); got != standsReady {
 		t.Errorf("it failed, and an expression decides: %d, want %d", got, standsReady)
 	}
 	if got := r.askers(base.ID); len(got) != 1 || got[0] != top.ID || !r.asks(top.ID) || r.asks(base.ID) {
 		t.Errorf("%v ask in CEL", got)
 	}
 	r.additive = true
-	if _, _, got := r.unready(asking, second); got != standsUnready {
+	if _, _, got := r.unready(asking, stand{applied: second}); got != standsUnready {
 		t.Errorf("it failed, and an expression decides too: %d, want %d", got, standsUnready)
 	}
 	r.dropApp(base.ID)
 	r.dropApp(top.ID)
 	if len(r.byDep)+len(r.bySource) > 0 {
 		t.Errorf("indexes keep %v and %v of apps that are gone", r.byDep, r.bySource)
+	}
+}
+
+// TestUnreadySources: what counts is at which revisions a dependency is of the sources that both are made from.
+func TestUnreadySources(t *testing.T) {
+	fleet, charts, values := delivery.ID{Name: "fleet"}, delivery.ID{Name: "charts"}, delivery.ID{Name: "values"}
+	at := func(commit string) delivery.Revision { return delivery.Revision{Commit: commit} }
+	for name, tt := range map[string]struct {
+		base, top mounted // each with one: a single source
+		want      standing
+	}{
+		"several, none shared":                   {mounted{fleet: at("1"), charts: at("1")}, mounted{values: at("2")}, standsReady},
+		"several, one shared":                    {mounted{fleet: at("1"), charts: at("1")}, mounted{fleet: at("1"), values: at("2")}, standsReady},
+		"several, the shared one is further":     {mounted{fleet: at("1"), charts: at("1")}, mounted{fleet: at("2"), values: at("2")}, standsUnknown},
+		"several, the other one is further":      {mounted{fleet: at("1"), charts: at("2")}, mounted{fleet: at("1"), values: at("1")}, standsReady},
+		"several and one that they share":        {mounted{fleet: at("1"), charts: at("2")}, mounted{charts: at("2")}, standsReady},
+		"several and one that is further":        {mounted{fleet: at("1"), charts: at("2")}, mounted{charts: at("3")}, standsUnknown},
+		"one and several":                        {mounted{charts: at("2")}, mounted{fleet: at("1"), charts: at("2")}, standsReady},
+		"one and several, of which it is behind": {mounted{charts: at("1")}, mounted{fleet: at("1"), charts: at("2")}, standsUnknown},
+		"one each, of their own":                 {mounted{charts: at("1")}, mounted{fleet: at("2")}, standsReady},
+	} {
+		t.Run(name, func(t *testing.T) {
+			declare := func(name string, of mounted) (delivery.App, stand) {
+				app, s := delivery.App{ID: delivery.ID{Kind: "Application", Name: name}}, stand{ready: true, applied: at("of " + name)}
+				for source, rev := range of {
+					if len(of) == 1 {
+						app.Source, s.applied = source, rev
+						return app, s
+					}
+					app.Mounts = append(app.Mounts, delivery.Mount{At: source.Name, Source: source})
+				}
+				s.mounted = of
+				return app, s
+			}
+			base, stands := declare("base", tt.base)
+			top, to := declare("top", tt.top)
+			top.DependsOn = []delivery.ID{base.ID}
+			r := newRegistry()
+			r.app(base)
+			r.app(top)
+			r.settle(base.ID, stands)
+			if _, why, got := r.unready(top, to); got != tt.want {
+				t.Errorf("it stands %d (%s), want %d", got, why, tt.want)
+			}
+		})
 	}
 }

@@ -124,7 +124,22 @@ func (s *shell[T]) Reconcile(ctx context.Context, req ctrl.Request) (_ ctrl.Resu
 	return ctrl.Result{RequeueAfter: n.after}, nil
 }
 
+// parting is a kind that may have kept back something to tell of an object that is gone.
+type parting interface {
+	parting(id types.NamespacedName) (types.UID, []event)
+}
+
 func (s *shell[T]) forget(key types.NamespacedName) {
+	if k, ok := s.kind.(parting); ok {
+		gone := s.kind.empty()
+		gone.SetNamespace(key.Namespace)
+		gone.SetName(key.Name)
+		uid, events := k.parting(key)
+		gone.SetUID(uid)
+		for _, e := range events {
+			s.recorder.record(gone, e)
+		}
+	}
 	s.kind.forget(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
