@@ -279,13 +279,33 @@ func TestApplicationDeletedWithLastHook(t *testing.T) {
 			return nil
 		})
 	}
+	busy := func(finalizers string) {
+		patch := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":`+finalizers+`}}`))
+		w.must(w.client.Patch(w.ctx, &corev1.ConfigMap{ObjectMeta: w.named("a")}, patch))
+	}
+	busy(`["example.com/busy"]`)
 	w.must(w.client.Delete(w.ctx, w.application("web")))
 	w.must(w.client.Delete(w.ctx, w.application("bare")))
-	w.jobEnds("only")
+	w.event("only", "Completed: Job completed") // it is deleted then
 	w.gone("bare")
-	w.jobEnds("last")
+	if told := w.events("last"); len(told) > 0 {
+		t.Errorf("the hook ran while an object was still there: %q", told)
+	}
+	busy("null")
+	w.event("last", "Completed: Job completed")
 	w.gone("web")
 	w.value("a", "")
+	for _, hook := range []string{"only", "last"} {
+		runs := 0
+		for _, e := range w.events(hook) {
+			if strings.HasPrefix(e, "SuccessfulCreate: ") {
+				runs++
+			}
+		}
+		if runs != 1 {
+			t.Errorf("the hook %s ran %d times", hook, runs)
+		}
+	}
 }
 
 // TestApplicationDeletedAtOnce: what was done is told though the Application goes before its status says it.

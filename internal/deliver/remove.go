@@ -30,6 +30,10 @@ const maxRemovals = 20
 // one none are run. What [delivery.SyncOptions] NoDelete or the object itself says is left.
 func (e *Engine) Remove(ctx context.Context, req Request, asked time.Time, mem *Memory) (Removal, error) {
 	var out Removal
+	if was := mem.removal; was != nil && was.Started.Equal(asked) && was.Phase == delivery.OperationSucceeded {
+		out.Done = true // its hooks have run, though it could not be said yet that it is over
+		return out, nil
+	}
 	hooks, err := e.deletionHooks(ctx, req, mem)
 	if err != nil {
 		return out, err
