@@ -84,9 +84,9 @@ func (a *applications) parting(name types.NamespacedName) (types.UID, []event) {
 }
 
 // gathered makes one event of what went well between two tellings of a status, under the reason that says most: each event is
-// a request. Warnings and repairs stay as they are.
+// a request. Warnings stay as they are.
 func gathered(events []event) []event {
-	order := []string{operationCompleted, operationStarted, resourceUpdated, appliedReason}
+	order := []string{repairedReason, operationCompleted, operationStarted, resourceUpdated, appliedReason}
 	weight := func(e event) int {
 		if e.warning {
 			return -1

@@ -26,7 +26,10 @@ func TestGatheredEvents(t *testing.T) {
 			message: "Sync operation to 93837fb succeeded\nInitiated automated sync to '93837fb'\nUpdated sync status: Synced\nConfigMap/shop/web created",
 		}}},
 		{"one that begins", []event{begun, made}, []event{{reason: operationStarted, revision: at, message: "Initiated automated sync to '93837fb'\nConfigMap/shop/web created"}}},
-		{"repairs are told apart", []event{mended, synced}, []event{mended, synced}},
+		{"a repair", []event{begun, mended, over, synced}, []event{{
+			reason: "DriftRepaired", revision: at,
+			message: "ConfigMap/shop/web repaired: it was changed\nSync operation to 93837fb succeeded\nInitiated automated sync to '93837fb'\nUpdated sync status: Synced",
+		}}},
 		{"warnings too", []event{begun, failed, synced}, []event{failed, {
 			reason: operationStarted, message: "Initiated automated sync to '93837fb'\nUpdated sync status: Synced",
 		}}},

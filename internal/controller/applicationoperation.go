@@ -208,8 +208,11 @@ func (a *applications) start(ctx context.Context, p *applicationPass, d operatio
 			return state, err
 		}
 	}
-	if err := a.write(p, intent); err != nil {
-		return state, err
+	// A repair is told with its end: it makes nothing that is not known to be the app's, and one that nobody knows of is begun anew.
+	if !op.Request.Healing || intent != nil || len(state.Plan.Blocks) > 0 {
+		if err := a.write(p, intent); err != nil {
+			return state, err
+		}
 	}
 	p.op, p.st.op, p.asked, p.st.told = &op, &op, nil, p.req.Now
 	p.st.pin = dialect.ArgoPin(p.obj, op)

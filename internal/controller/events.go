@@ -78,8 +78,8 @@ var verbWords = map[delivery.Verb]string{
 	delivery.Replace: "deleted, to be made anew",
 }
 
-// appliedReason is the reason of events that list what was changed: the one that Flux gives them.
-const appliedReason = meta.ProgressingReason
+// The reasons of events that list what was changed, which is the one that Flux gives them, and what was repaired.
+const appliedReason, repairedReason = meta.ProgressingReason, "DriftRepaired"
 
 // changeEvents tells what a stage did: repairs in one event, with the reason for each, everything else in another.
 func changeEvents(results []apply.Result, rev delivery.Revision) []event {
@@ -100,7 +100,7 @@ func changeEvents(results []apply.Result, rev delivery.Revision) []event {
 	}
 	var events []event
 	if len(repaired) > 0 {
-		events = append(events, event{reason: "DriftRepaired", message: strings.Join(repaired, "\n"), revision: rev})
+		events = append(events, event{reason: repairedReason, message: strings.Join(repaired, "\n"), revision: rev})
 	}
 	if len(changed) > 0 {
 		events = append(events, event{reason: appliedReason, message: strings.Join(changed, "\n"), revision: rev})
