@@ -81,7 +81,8 @@ type shell[T client.Object] struct {
 	queue atomic.Pointer[workqueue.TypedRateLimitingInterface[reconcile.Request]] // set at start
 
 	mu      sync.Mutex
-	written map[types.NamespacedName]T // as the server returned our last write, until the cache has it too
+	written map[types.NamespacedName]T         // as the server returned our last write, until the cache has it too
+	ended   map[types.NamespacedName]types.UID // whose removal is over, until the cache has it that they are gone
 }
 
 // enqueue asks for a step. It never blocks.
@@ -144,6 +145,26 @@ func (s *shell[T]) forget(key types.NamespacedName) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.written, key)
+	delete(s.ended, key)
+}
+
+// end notes that the removal of an object is over. What the cache still has of it is not removed once more: its hooks would run again.
+func (s *shell[T]) end(obj T) {
+	key := client.ObjectKeyFromObject(obj)
+	s.forget(key) // now: another of the same name may come at once
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended == nil {
+		s.ended = map[types.NamespacedName]types.UID{}
+	}
+	s.ended[key] = obj.GetUID()
+}
+
+// hasEnded tells whether the removal of an object is over.
+func (s *shell[T]) hasEnded(obj T) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended[client.ObjectKeyFromObject(obj)] == obj.GetUID()
 }
 
 func (s *shell[T]) copy(obj T) T {
@@ -283,7 +304,7 @@ func (s *shell[T]) isOurs(finalizer string) bool {
 }
 
 func (s *shell[T]) finalize(ctx context.Context, obj T) (ctrl.Result, error) {
-	if !slices.ContainsFunc(obj.GetFinalizers(), s.isOurs) {
+	if s.hasEnded(obj) || !slices.ContainsFunc(obj.GetFinalizers(), s.isOurs) {
 		return ctrl.Result{}, nil
 	}
 	was := s.copy(obj)
@@ -307,6 +328,6 @@ func (s *shell[T]) finalize(ctx context.Context, obj T) (ctrl.Result, error) {
 	if client.IgnoreNotFound(err) != nil {
 		return ctrl.Result{}, err
 	}
-	s.forget(client.ObjectKeyFromObject(obj)) // now: another of the same name may come at once
+	s.end(before)
 	return ctrl.Result{}, nil
 }
