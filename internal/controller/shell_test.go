@@ -27,7 +27,9 @@ func (l lagging) Get(_ context.Context, _ client.ObjectKey, into client.Object, 
 	return nil
 }
 
-func (l lagging) Patch(context.Context, client.Object, client.Patch, ...client.PatchOption) error { return nil }
+func (l lagging) Patch(context.Context, client.Object, client.Patch, ...client.PatchOption) error {
+	return nil
+}
 
 func (l lagging) GroupVersionKindFor(runtime.Object) (schema.GroupVersionKind, error) {
 	return argocdv1.GroupVersion.WithKind(argocdv1.ApplicationKind), nil
