@@ -95,7 +95,7 @@ func (a *applications) operate(ctx context.Context, p *applicationPass) error {
 		if p.sooner(d.After); d.Begin == nil {
 			return nil
 		}
-		return a.undertake(ctx, p, d, a.standing(p))
+		return a.undertake(ctx, p, d, a.standing(p), deliver.State{})
 	}
 	if err := a.enter(ctx, p); err != nil {
 		return err
@@ -103,14 +103,14 @@ func (a *applications) operate(ctx context.Context, p *applicationPass) error {
 	return a.carryOut(ctx, p, nil)
 }
 
-// undertake starts an operation and carries it out as far as it goes now.
-func (a *applications) undertake(ctx context.Context, p *applicationPass, d operation.Decision, s operation.Standing) error {
+// undertake starts an operation and carries it out as far as it goes now. seen is what the app was just compared by, if it was.
+func (a *applications) undertake(ctx context.Context, p *applicationPass, d operation.Decision, s operation.Standing, seen deliver.State) error {
 	if err := a.enter(ctx, p); err != nil {
 		return err
 	}
 	p.req.Now = a.now()
 	s.Now = p.req.Now
-	state, err := a.start(ctx, p, d, s)
+	state, err := a.start(ctx, p, d, s, seen)
 	if err != nil {
 		return a.unstartable(p, err)
 	}
@@ -180,10 +180,12 @@ const maxFailures = 5
 
 // start writes, in one request, that an operation has begun, that nobody asks for it any more and which objects it may make, before
 // any of it is done. It gives how things stood when that was decided.
-func (a *applications) start(ctx context.Context, p *applicationPass, d operation.Decision, s operation.Standing) (state deliver.State, err error) {
+func (a *applications) start(
+	ctx context.Context, p *applicationPass, d operation.Decision, s operation.Standing, seen deliver.State,
+) (state deliver.State, err error) {
 	op := operation.Start(d, s)
 	p.req.Operation = &op
-	state, err = p.st.target.engine.Observe(ctx, p.req, &p.st.mem)
+	state, err = p.st.target.engine.Reconsider(ctx, p.req, seen, &p.st.mem)
 	if err != nil {
 		return state, err
 	}
@@ -381,7 +383,7 @@ func conflicted(plan delivery.Plan) bool {
 
 // over has the end of an operation be told.
 func (a *applications) over(p *applicationPass, op delivery.Operation) {
-	p.news.Operation, p.st.last, p.st.op, p.op = &op, &op, nil, nil
+	p.news.Operation, p.st.last, p.st.op, p.op, p.st.unsaid = &op, &op, nil, nil, true
 	if p.busy = false; op.Next.IsZero() { // else it is tried again
 		p.events = append(p.events, completedEvent(op))
 	}
@@ -410,7 +412,7 @@ func (a *applications) automate(ctx context.Context, p *applicationPass, state d
 		if err := a.again(p); err != nil {
 			return err
 		}
-		standing.Revisions = p.revs
+		standing.Revisions, state = p.revs, deliver.State{}
 	} else {
 		if len(state.Plan.Blocks) > 0 {
 			return nil
@@ -420,7 +422,7 @@ func (a *applications) automate(ctx context.Context, p *applicationPass, state d
 		}
 		p.target = p.declared
 	}
-	if err := a.undertake(ctx, p, d, standing); err != nil || p.op != nil {
+	if err := a.undertake(ctx, p, d, standing, state); err != nil || p.op != nil {
 		return err
 	}
 	return a.compare(ctx, p)

@@ -164,7 +164,7 @@ func (a *applications) tell(p *applicationPass, failed error) next {
 		p.news.Operation = p.op
 	}
 	p.news.Conditions = slices.Concat(p.declared.Conditions, p.news.Conditions)
-	if p.op == nil && p.st.last != nil && running(p.obj) {
+	if p.op == nil && p.st.last != nil && (p.st.unsaid || running(p.obj)) {
 		p.news.Operation = p.st.last // its end could not be written, or was kept back
 	}
 	if failed == nil && !p.busy && p.news.Known {
@@ -195,7 +195,7 @@ func (a *applications) tell(p *applicationPass, failed error) next {
 		}
 	}
 	p.obj.Status = status
-	p.st.told = p.req.Now
+	p.st.told, p.st.unsaid, p.st.mended = p.req.Now, false, time.Time{}
 	return next{after: p.after, events: p.st.kept(changedEvents(was, p.obj.Status))}
 }
 
@@ -222,8 +222,11 @@ func (a *applications) own(p *applicationPass) {
 // tells both.
 const calmDown = 3 * time.Second
 
+// lull is how long a repair is kept back: what drifts often does so with others, and repairing them comes before writing about it.
+const lull = time.Second
+
 // hold tells how long news is kept back; zero: it is told now. An operation under way is told of once in a while; what is
-// merely restless is told of once it lasts.
+// merely restless is told of once it lasts, and a repair once others have had theirs.
 func (a *applications) hold(p *applicationPass) time.Duration {
 	if p.urgent {
 		return 0
@@ -234,10 +237,21 @@ func (a *applications) hold(p *applicationPass) time.Duration {
 	}
 	if p.news.Health.Status != delivery.Progressing || !p.news.InSync {
 		p.st.working = time.Time{}
-		return 0
+		return p.st.breather(p.req.Now)
 	}
 	if p.st.working.IsZero() {
 		p.st.working = p.req.Now
 	}
 	return max(p.st.working.Add(calmDown).Sub(p.req.Now), 0)
+}
+
+// breather is the rest of the time that a repair is kept back for; zero: there is none to tell of, or it is told now.
+func (st *appState) breather(now time.Time) time.Duration {
+	if !st.unsaid || !st.last.Request.Healing || st.last.Phase != delivery.OperationSucceeded {
+		return 0
+	}
+	if st.mended.IsZero() {
+		st.mended = now
+	}
+	return max(st.mended.Add(lull).Sub(now), 0)
 }

@@ -84,6 +84,8 @@ type appState struct {
 	pin        *argocdv1.SyncOperation // what that is made from; nil: there was none
 	told       time.Time               // when the status was written last for an operation under way
 	untold     []event                 // that wait for the next writing of the status
+	unsaid     bool                    // the status does not tell yet how the last operation ended
+	mended     time.Time               // since when the status does not tell of a repair; zero: it tells of all
 	seeded     bool                    // the revisions of a controller before this one were said
 	refreshing bool                    // a person's refresh is under way
 	summary    *summary                // of an Application; nil: not rendered in this process

@@ -79,8 +79,9 @@ type State struct {
 	// as its own. Plan.Inventory is what it owns once an operation has carried out the plan.
 	Owned delivery.Inventory
 
-	origin  origin
-	unasked bool // only the server could tell of some objects whether they differ, and it was not asked
+	origin   origin
+	surveyed *plan.Input // what was found out for the plan that does not depend on the operation; nil: nothing
+	unasked  bool        // only the server could tell of some objects whether they differ, and it was not asked
 }
 
 // Glance is the part of Observe that neither renders nor asks: it tells from memory whether the app is made of what it was
@@ -116,59 +117,95 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if ok || err != nil {
 		return state, err
 	}
-	if req, err = e.capable(ctx, req); err != nil {
+	surveyed, err := e.survey(ctx, req, &state, mem)
+	if err != nil || state.Waiting != "" {
 		return state, err
+	}
+	state.surveyed = &surveyed
+	return e.decide(ctx, req, state, mem)
+}
+
+// Reconsider is Observe for a request that differs from the one before in its operation and in the time only, by what was found out
+// for that a moment ago.
+func (e *Engine) Reconsider(ctx context.Context, req Request, state State, mem *Memory) (State, error) {
+	if state.surveyed == nil {
+		return e.Observe(ctx, req, mem)
+	}
+	again := State{origin: state.origin, surveyed: state.surveyed, Desired: state.Desired, Hooks: state.Hooks, Going: state.Going}
+	return e.decide(ctx, req, again, mem)
+}
+
+// survey finds out what Git wants and what the cluster has to be asked for.
+func (e *Engine) survey(ctx context.Context, req Request, state *State, mem *Memory) (plan.Input, error) {
+	var none plan.Input
+	req, err := e.capable(ctx, req)
+	if err != nil {
+		return none, err
 	}
 	desired, made, err := mem.render(ctx, req)
 	if err != nil {
-		return state, err
+		return none, err
 	}
 	state.origin, state.Desired = made, desired
 	unknown, err := e.prepare(req.App, desired)
 	if err != nil {
-		return state, err
+		return none, err
 	}
 	desired, state.Hooks = withoutHooks(desired)
 	var holds []delivery.Hold
 	holds, mem.Ignored = marks(desired)
 	toolkit, skipped, err := e.toolkit(ctx, req.App, desired)
 	if err != nil {
-		return state, err
+		return none, err
 	}
 	holds, mem.Skipped = append(holds, toolkit...), skipped
-	want := make(delivery.Inventory, len(desired))
+	want := wanted(desired)
 	for _, obj := range desired {
-		want[obj.Ref()] = obj.GroupVersionKind().Version
 		if rec, ok := e.Live.Get(obj.Ref()); ok && rec.Deleting && (!rec.Done || !health.Fleeting(obj.Unstructured)) {
 			state.Going = obj.Ref().String()
 		}
 	}
 	synced, err := e.watch(req.App.ID, want, mem.Inventory, hookKinds(state.Hooks))
 	if err != nil {
-		return state, err
+		return none, err
 	}
 	e.addUnknown(unknown, mem.Inventory)
 	if !synced {
 		state.Waiting = firstList
-		return state, nil
+		return none, nil
 	}
 	there, err := e.present(ctx, desired)
 	if err != nil {
+		return none, err
+	}
+	return plan.Input{Desired: desired, Hooks: state.Hooks, Unknown: unknown, Holds: holds, Present: there}, nil
+}
+
+// wanted gives objects as an inventory.
+func wanted(objects []delivery.Object) delivery.Inventory {
+	want := make(delivery.Inventory, len(objects))
+	for _, obj := range objects {
+		want[obj.Ref()] = obj.GroupVersionKind().Version
+	}
+	return want
+}
+
+// decide makes the plan of what was found out, and tells how the app is doing and how it compares.
+func (e *Engine) decide(ctx context.Context, req Request, state State, mem *Memory) (State, error) {
+	in := *state.surveyed
+	desired, want := in.Desired, wanted(in.Desired)
+	var err error
+	if in.Ignored, err = e.ignored(req, desired, mem); err != nil {
 		return state, err
 	}
-	ignored, err := e.ignored(req, desired, mem)
-	if err != nil {
-		return state, err
-	}
-	seen, err := e.forgive(ctx, mem.ignoring, mem)
-	if err != nil {
+	if in.Live, err = e.forgive(ctx, mem.ignoring, mem); err != nil {
 		return state, err
 	}
 	elsewhere, err := e.elsewhere(ctx, req.App.ID, slices.Concat(desired, namedHooks(state.Hooks, req.Operation)))
 	if err != nil {
 		return state, err
 	}
-	in := plan.Input{Live: seen, Claims: elsewhere, Desired: desired, Hooks: state.Hooks, Unknown: unknown, Holds: holds, Present: there, Ignored: ignored}
+	in.Claims = elsewhere
 	if req.App.Sync != nil {
 		if err := e.strangers(ctx, req.App.ID, want, &in, mem); err != nil {
 			return state, err
