@@ -211,10 +211,10 @@ func (a *applications) start(
 		}
 	}
 	// A repair is told with its end: it makes nothing that is not known to be the app's, and one that nobody knows of is begun anew.
-	if !op.Request.Healing || intent != nil || len(state.Plan.Blocks) > 0 {
-		if err := a.write(p, intent); err != nil {
-			return state, err
-		}
+	if op.Request.Healing && intent == nil && len(state.Plan.Blocks) == 0 {
+		p.unsay = func() { p.obj.Status.OperationState = was }
+	} else if err := a.write(p, intent); err != nil {
+		return state, err
 	}
 	p.op, p.st.op, p.asked, p.st.told = &op, &op, nil, p.req.Now
 	p.st.pin = dialect.ArgoPin(p.obj, op)

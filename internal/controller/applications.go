@@ -49,6 +49,7 @@ type applicationPass struct {
 	seen     []seen
 	busy     bool   // an operation is under way
 	urgent   bool   // what there is to say is said now
+	unsay    func() // takes back from the object that an operation has begun, where that is not written yet
 	leave    func() // gives the place among the apps that are being delivered back; nil: it has none
 }
 

@@ -177,6 +177,9 @@ func (a *applications) tell(p *applicationPass, failed error) next {
 	})
 	p.st.untold = append(p.st.untold, p.events...)
 	if rest := a.hold(p); rest > 0 {
+		if p.unsay != nil {
+			p.unsay()
+		}
 		p.sooner(rest)
 		return next{after: p.after}
 	}
