@@ -295,6 +295,7 @@ const maxOperationSteps = 100
 func (a *applications) carryOut(ctx context.Context, p *applicationPass, seen *deliver.State) error {
 	engine, mem := p.st.target.engine, &p.st.mem
 	for range maxOperationSteps {
+		recorded := seen != nil && len(seen.Plan.Blocks) == 0 // when the operation began
 		state, err := a.look(ctx, p, seen)
 		if seen = nil; err != nil {
 			return a.unstartable(p, err)
@@ -316,6 +317,11 @@ func (a *applications) carryOut(ctx context.Context, p *applicationPass, seen *d
 			p.sooner(step.After)
 			p.sooner(a.recheck(p))
 			return nil
+		}
+		if !recorded {
+			if err := a.record(p, state.Plan); err != nil {
+				return err
+			}
 		}
 		if err := a.act(ctx, p, state, step.Stage); err != nil {
 			return err
@@ -348,11 +354,6 @@ func (a *applications) recheck(p *applicationPass) time.Duration {
 
 // act carries out one stage of the operation.
 func (a *applications) act(ctx context.Context, p *applicationPass, state deliver.State, stage delivery.Stage) error {
-	if !p.op.Request.DryRun {
-		if err := a.record(p, state.Plan); err != nil {
-			return err
-		}
-	}
 	if deliver.Begins(stage) {
 		if err := a.records.Drop(p.app.ID); err != nil {
 			return err
@@ -369,6 +370,9 @@ func (a *applications) act(ctx context.Context, p *applicationPass, state delive
 
 // record sees to it that it is written what a plan may make, before any of that is made.
 func (a *applications) record(p *applicationPass, plan delivery.Plan) error {
+	if p.op.Request.DryRun {
+		return nil
+	}
 	intent, err := a.widen(p, plan)
 	if err != nil || intent == nil {
 		return err

@@ -35,22 +35,23 @@ type applications struct {
 // applicationPass is one step for one Application.
 type applicationPass struct {
 	pass
-	obj      *argocdv1.Application
-	declared dialect.ArgoApp // as it is declared
-	target   dialect.ArgoApp // as the operation under way or asked for wants it
-	held     *holdings
-	op       *delivery.Operation // under way, or just over; nil: none
-	asked    *delivery.OperationRequest
-	news     dialect.ArgoNews
-	owned    delivery.Inventory // if it was compared
-	revs     []string           // of the sources that the request is about
-	mounted  mounted            // the same of several sources
-	pinned   bool               // the target is not what is declared, but what the operation began with
-	seen     []seen
-	busy     bool   // an operation is under way
-	urgent   bool   // what there is to say is said now
-	unsay    func() // takes back from the object that an operation has begun, where that is not written yet
-	leave    func() // gives the place among the apps that are being delivered back; nil: it has none
+	obj        *argocdv1.Application
+	declared   dialect.ArgoApp // as it is declared
+	target     dialect.ArgoApp // as the operation under way or asked for wants it
+	held       *holdings
+	op         *delivery.Operation // under way, or just over; nil: none
+	asked      *delivery.OperationRequest
+	news       dialect.ArgoNews
+	owned      delivery.Inventory // if it was compared
+	revs       []string           // of the sources that the request is about
+	mounted    mounted            // the same of several sources
+	pinned     bool               // the target is not what is declared, but what the operation began with
+	seen       []seen
+	busy       bool   // an operation is under way
+	urgent     bool   // what there is to say is said now
+	summarized bool   // what there is to tell of the objects of the request was noted
+	unsay      func() // takes back from the object that an operation has begun, where that is not written yet
+	leave      func() // gives the place among the apps that are being delivered back; nil: it has none
 }
 
 func applicationID(name types.NamespacedName) delivery.ID {

@@ -85,7 +85,7 @@ func (a *applications) sources(p *applicationPass, of dialect.ArgoApp) error {
 		p.seen = append(p.seen, seen{src.ID, snap})
 	}
 	app := a.govern(of.App)
-	p.mounted = nil
+	p.mounted, p.summarized = nil, false
 	dialect.ArgoRevisionEnv(&app, revisions)
 	p.req.App, p.revs = app, make([]string, len(revisions))
 	for i, rev := range revisions {

@@ -39,7 +39,7 @@ func (a *applications) compare(ctx context.Context, p *applicationPass) error {
 		}
 		p.req.Now = a.now()
 		a.reg.setConflict(p.app.ID, true)
-		state, err = engine.Observe(ctx, p.req, mem)
+		state, err = engine.Inspect(ctx, p.req, state, mem)
 	}
 	a.reg.setConflict(p.app.ID, err == nil && conflicted(state.Plan))
 	if err != nil {
@@ -84,11 +84,12 @@ type summary struct {
 	repeated              []string // warnings
 }
 
-// summarize notes what there is to tell of the objects that Git wants, where they were rendered.
+// summarize notes what there is to tell of the objects that Git wants, where they were rendered, once for each source of the request.
 func (p *applicationPass) summarize(desired []delivery.Object) {
-	if desired == nil {
+	if desired == nil || p.summarized && p.st.summary != nil {
 		return
 	}
+	p.summarized = true
 	s := &summary{formats: render.Formats(p.req.Snapshot, p.req.App.Build)}
 	s.images, s.urls = dialect.ArgoSummary(desired)
 	for _, obj := range desired {

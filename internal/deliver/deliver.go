@@ -117,6 +117,11 @@ func (e *Engine) Observe(ctx context.Context, req Request, mem *Memory) (State, 
 	if ok || err != nil {
 		return state, err
 	}
+	return e.Inspect(ctx, req, state, mem)
+}
+
+// Inspect is the part of Observe that renders and asks, for a caller who has had the [Engine.Glance] that did not suffice.
+func (e *Engine) Inspect(ctx context.Context, req Request, state State, mem *Memory) (State, error) {
 	surveyed, err := e.survey(ctx, req, &state, mem)
 	if err != nil || state.Waiting != "" {
 		return state, err
