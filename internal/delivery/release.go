@@ -24,12 +24,16 @@ type HelmRelease struct {
 	Test      HelmTest
 
 	Drift         DriftMode
-	DriftIgnore   []IgnoreRule // fields in which a difference is no drift
+	DriftIgnore   []IgnoreRule // fields in which a difference is no drift; the path "" is the whole object
 	PostRenderers []PostRenderer
 	HookRendering HookRendering
-	MaxHistory    int    // how many versions the storage keeps; zero: all
-	LegacyWait    bool   // health is told as Helm 3 told it, not by kstatus and App.HealthExprs
-	Force, Reset  string // a person's requests, which count where they equal App.Requested: to install or upgrade once though nothing has changed, and to count failures anew
+	// What identifies PostRenderers, and the app's common metadata, in the status: "sha256:…"; empty: there are none.
+	PostRenderersDigest, CommonMetadataDigest string
+
+	MaxHistory int  // how many versions the storage keeps; zero: all
+	LegacyWait bool // health is told as Helm 3 told it, not by kstatus and App.HealthExprs
+	// A person's requests: to install or upgrade once though nothing has changed, and to count failures anew; see [ReleaseRecord.Take].
+	Force, Reset string
 }
 
 // ChartTemplate says which chart a HelmChart object is made for.
@@ -54,7 +58,7 @@ type ValuesRef struct {
 	Key        string // of its data
 	Path       string // where the value goes, as in "helm --set"; empty: it is a document, merged at the root
 	Literal    bool   // at Path, the value is text as it is, as in "helm --set-literal"
-	Optional   bool   // that there is no such object is no error; that it has no such key is one, as upstream
+	Optional   bool   // that there is no such object, or no such key in it, is no error
 }
 
 // Secret tells whether the values are not to be told.
@@ -113,7 +117,7 @@ type HelmInstall struct {
 type HelmUpgrade struct {
 	HelmWait
 	HelmWrite
-	Force          bool // objects that cannot be changed are deleted and made anew
+	Force          bool // objects are replaced, not merged; of no effect in server-side apply
 	PreserveValues bool // the values of the release are kept, under those of the app
 	CleanupOnFail  bool // objects that a failed upgrade made are deleted
 	ReinstallChart bool // a chart of another name is installed after the release is uninstalled; false: the release is upgraded to it
@@ -122,8 +126,7 @@ type HelmUpgrade struct {
 // HelmRollback are the options of rollbacks.
 type HelmRollback struct {
 	HelmWait
-	Recreate      bool // pods are restarted
-	Force         bool
+	Force         bool // as in upgrades
 	CleanupOnFail bool
 	Apply         ApplyMode
 }
@@ -296,14 +299,14 @@ func (v Verdict) False() bool { return v.Status == "False" }
 // ReleaseRecord is what the status of an app remembers of its release from one step to the next: what decisions are made of besides
 // the storage, and what a step leaves changed.
 type ReleaseRecord struct {
-	StorageNamespace string            // empty: there has been no release yet
-	Name, Namespace  string            // of the release in History; empty where that is
+	StorageNamespace string            // of the release; empty: there has been none yet
+	HelmChart        string            // "namespace/name" of the HelmChart that was made for [HelmRelease.Chart]; empty: none
 	History          []ReleaseSnapshot // newest first
-	Inventory        Inventory         // the objects of the newest one's manifest, and of its chart's CRDs
+	Inventory        Inventory         // the objects of the newest one's manifest, hooks left out, and the definitions of its chart's folder crds
 
 	Observed             int64  // the generation that was last dealt with to its end
-	PostRenderersDigest  string // of [HelmRelease.PostRenderers] at the last release; empty: there were none
-	CommonMetadataDigest string // of [App.Common] at the last release; empty: there was none
+	PostRenderersDigest  string // [HelmRelease.PostRenderersDigest] when the app was last ready
+	CommonMetadataDigest string // [HelmRelease.CommonMetadataDigest] when the app was last ready
 
 	Attempted       int64 // the generation of the last attempt
 	AttemptedAction ReleaseAction
@@ -358,6 +361,38 @@ func (r *ReleaseRecord) Remember(s ReleaseSnapshot, ignoreTests, keepFailed bool
 		keep = i + 1
 	}
 	r.History = r.History[:keep]
+}
+
+// Take tells whether a person's requests are new and count: a force or a reset does together with a request for a reconciliation of the
+// same value that has not been handled either. That they were seen is remembered (upstream: meta.HandleAnnotationRequest).
+func (r *ReleaseRecord) Take(app App, handled string) (force, reset bool) {
+	take := func(request string, seen *string) bool {
+		if request == "" || request == *seen {
+			return false
+		}
+		*seen = request
+		return request == app.Requested && request != handled
+	}
+	return take(app.Release.Force, &r.HandledForce), take(app.Release.Reset, &r.HandledReset)
+}
+
+// Verdict is what the release comes to, as the Ready condition is to say it: a remediation, else a failed test where it counts, else
+// the release itself.
+func (r *ReleaseRecord) Verdict(test HelmTest) Verdict {
+	switch tested := test.Enable && !test.IgnoreFailures; {
+	case r.Remedied(test):
+		return Verdict{Status: "False", Reason: r.Remediated.Reason, Message: r.Remediated.Message}
+	case tested && r.TestSuccess.Status != "" && !r.Released.False():
+		return r.TestSuccess
+	default:
+		return r.Released
+	}
+}
+
+// Remedied tells whether what was said of a remediation still holds: a release that succeeded, its tests too where they count, ends it.
+func (r *ReleaseRecord) Remedied(test HelmTest) bool {
+	passed := !test.Enable || test.IgnoreFailures || r.TestSuccess.True()
+	return r.Remediated.Status != "" && !(r.Released.True() && passed)
 }
 
 // Forgive counts failures anew.
