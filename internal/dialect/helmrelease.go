@@ -177,8 +177,8 @@ func chartTemplate(hr *helmv2.HelmRelease) *delivery.ChartTemplate {
 	return chart
 }
 
-// HelmChart is the HelmChart that the chart of an app's release is taken from; nil: the app names one that others make.
-func HelmChart(app delivery.App) *sourcev1.HelmChart {
+// HelmChartFor is the HelmChart that the chart of an app's release is taken from; nil: the app names one that others make.
+func HelmChartFor(app delivery.App) *sourcev1.HelmChart {
 	if app.Release == nil || app.Release.Chart == nil {
 		return nil
 	}

@@ -38,7 +38,7 @@ func TestHelmRelease(t *testing.T) {
 			}
 			got := &txtar.Archive{Comment: archive.Comment, Files: archive.Files[:1]}
 			got.Files = append(got.Files, txtar.File{Name: "app.yaml", Data: toYAML(t, dump(reflect.ValueOf(app)))})
-			if chart := dialect.HelmChart(app); chart != nil {
+			if chart := dialect.HelmChartFor(app); chart != nil {
 				got.Files = append(got.Files, txtar.File{Name: "chart.yaml", Data: toYAML(t, chart)})
 			}
 			if *update {
