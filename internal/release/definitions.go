@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
 )
 
 // definedLimit is how long it is waited for definitions to be served (as Helm).
@@ -52,7 +53,7 @@ func (r *run) applyCRDs(policy delivery.CRDPolicy) ([]string, error) {
 		if !ok {
 			continue
 		}
-		u.SetLabels(merged(u.GetLabels(), map[string]string{OriginName: r.app.ID.Name, OriginNamespace: r.app.ID.Namespace}))
+		u.SetLabels(merged(u.GetLabels(), dialect.HelmLabels(r.app.ID)))
 		resource := (&waiter{client: r.client}).resource(info)
 		var answer *unstructured.Unstructured
 		var err error

@@ -22,13 +22,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/kube"
-)
-
-// The labels that tell whose release an object is of (upstream's origin labels).
-const (
-	OriginName      = "helm.toolkit.fluxcd.io/name"
-	OriginNamespace = "helm.toolkit.fluxcd.io/namespace"
 )
 
 // postRender changes what the templates gave: the app's own post-renderers in their order, then the common metadata, then the
@@ -55,7 +50,7 @@ func (p postRender) Run(in *bytes.Buffer) (*bytes.Buffer, error) {
 	if err != nil {
 		return nil, err
 	}
-	origin := map[string]string{OriginName: p.app.ID.Name, OriginNamespace: p.app.ID.Namespace}
+	origin := dialect.HelmLabels(p.app.ID)
 	var out bytes.Buffer
 	for i, o := range objects {
 		labels := merged(o.GetLabels(), p.app.Common.Labels)

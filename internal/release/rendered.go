@@ -12,6 +12,7 @@ import (
 	"helm.sh/helm/v4/pkg/storage/driver"
 
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
 )
 
 // Rendered is what an install or upgrade would make, beside what there is.
@@ -139,8 +140,9 @@ func comparable(manifest string) (map[delivery.Ref]any, error) {
 	out := map[delivery.Ref]any{}
 	for _, o := range objects {
 		labels := o.GetLabels()
-		delete(labels, OriginName)
-		delete(labels, OriginNamespace)
+		for label := range dialect.HelmLabels(delivery.ID{}) {
+			delete(labels, label)
+		}
 		o.SetLabels(labels)
 		if len(o.GetLabels()) == 0 {
 			if m, ok := o.Object["metadata"].(map[string]any); ok {

@@ -6,30 +6,53 @@ import (
 	"encoding/json"
 	"slices"
 
-	chartv2 "helm.sh/helm/v4/pkg/chart/v2"
-	releasev1 "helm.sh/helm/v4/pkg/release/v1"
-	"sigs.k8s.io/yaml"
+	chart "helm.sh/helm/v4/pkg/chart/v2"
+	helm "helm.sh/helm/v4/pkg/release/v1"
 
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
 )
 
-// observation is what a snapshot's digest is computed of: the JSON of it, in the order and with the names of upstream's
-// (helm-controller, internal/release: Observation), so that a release made by Flux is known again. Of the chart only the metadata count,
-// of the hooks those that are no tests, which a person may run at any time.
+// snapshotVersion says in a snapshot how its digest is computed: over Helm 4's types. Snapshots without a version are of Helm 3's, whose
+// digests are taken for right, as upstream does (v2.CurrentSnapshotAPIVersion).
+const snapshotVersion = "v2"
+
+// observation is what a snapshot's digest is computed of: a release as the storage has it, of its chart the metadata only. The fields,
+// their order and their names in JSON are helm-controller's.
 type observation struct {
-	Name          string           `json:"name"`
-	Version       int              `json:"version"`
-	Info          releasev1.Info   `json:"info"`
-	ChartMetadata chartv2.Metadata `json:"chartMetadata"`
-	Config        map[string]any   `json:"config"`
-	Manifest      string           `json:"manifest"`
-	Hooks         []releasev1.Hook `json:"hooks"`
-	Namespace     string           `json:"namespace"`
-	OCIDigest     string           `json:"ociDigest,omitempty"`
+	Name          string         `json:"name"`
+	Version       int            `json:"version"`
+	Info          helm.Info      `json:"info"`
+	ChartMetadata chart.Metadata `json:"chartMetadata"`
+	Config        map[string]any `json:"config"`
+	Manifest      string         `json:"manifest"`
+	Hooks         []helm.Hook    `json:"hooks"`
+	Namespace     string         `json:"namespace"`
+	OCIDigest     string         `json:"ociDigest,omitempty"`
 }
 
-// digestOf identifies a release in the storage.
-func digestOf(rel *releasev1.Release, ociDigest string) string {
+// Snapshot is what a status remembers of a release. ociDigest is that of the OCI artifact that its chart came as; empty: it did not.
+// What did it, and its tests, are left to the caller.
+func Snapshot(rel *helm.Release, ociDigest string) delivery.ReleaseSnapshot {
+	o := observe(rel, ociDigest)
+	return delivery.ReleaseSnapshot{
+		APIVersion: snapshotVersion, Digest: o.digest(), Name: o.Name, Namespace: o.Namespace, Version: o.Version,
+		Status: o.Info.Status.String(), ChartName: o.ChartMetadata.Name, ChartVersion: o.ChartMetadata.Version,
+		AppVersion: o.ChartMetadata.AppVersion, ConfigDigest: dialect.ValuesDigest(o.Config), OCIDigest: ociDigest,
+		FirstDeployed: o.Info.FirstDeployed, LastDeployed: o.Info.LastDeployed, Deleted: o.Info.Deleted,
+	}
+}
+
+// Verify tells whether a release is still as it was when the snapshot of it was taken.
+func Verify(rel *helm.Release, s delivery.ReleaseSnapshot) bool {
+	if !s.Targets(rel.Name, rel.Namespace, rel.Version) {
+		return false
+	}
+	return s.APIVersion != snapshotVersion || observe(rel, s.OCIDigest).digest() == s.Digest
+}
+
+// observe leaves tests out: whoever runs them does not change the release.
+func observe(rel *helm.Release, ociDigest string) observation {
 	o := observation{Name: rel.Name, Version: rel.Version, Manifest: rel.Manifest, Namespace: rel.Namespace, OCIDigest: ociDigest}
 	if rel.Info != nil {
 		o.Info = *rel.Info
@@ -41,90 +64,18 @@ func digestOf(rel *releasev1.Release, ociDigest string) string {
 		o.Config = rel.Config
 	}
 	for _, h := range rel.Hooks {
-		if !isTest(h) {
+		if h != nil && !slices.Contains(h.Events, helm.HookTest) {
 			o.Hooks = append(o.Hooks, *h)
 		}
 	}
-	hash := sha256.New()
-	if err := json.NewEncoder(hash).Encode(o); err != nil {
+	return o
+}
+
+// digest is empty for what JSON cannot say.
+func (o observation) digest() string {
+	h := sha256.New()
+	if err := json.NewEncoder(h).Encode(o); err != nil {
 		return ""
 	}
-	return "sha256:" + hex.EncodeToString(hash.Sum(nil))
-}
-
-func isTest(h *releasev1.Hook) bool { return slices.Contains(h.Events, releasev1.HookTest) }
-
-// snapshotOf is what is remembered of a version of a release.
-func snapshotOf(rel *releasev1.Release, ociDigest string) delivery.ReleaseSnapshot {
-	s := delivery.ReleaseSnapshot{
-		APIVersion: snapshotVersion, Digest: digestOf(rel, ociDigest), Name: rel.Name, Namespace: rel.Namespace, Version: rel.Version,
-		ConfigDigest: configDigest(rel.Config), OCIDigest: ociDigest,
-	}
-	if rel.Info != nil {
-		s.Status = rel.Info.Status.String()
-		s.FirstDeployed, s.LastDeployed, s.Deleted = rel.Info.FirstDeployed, rel.Info.LastDeployed, rel.Info.Deleted
-	}
-	if rel.Chart != nil && rel.Chart.Metadata != nil {
-		s.ChartName, s.ChartVersion, s.AppVersion = rel.Chart.Metadata.Name, rel.Chart.Metadata.Version, rel.Chart.Metadata.AppVersion
-	}
-	return s
-}
-
-// storedOf is what the storage tells of a version of a release.
-func storedOf(rel *releasev1.Release, ociDigest string) delivery.StoredRelease {
-	s := delivery.StoredRelease{ReleaseSnapshot: snapshotOf(rel, ociDigest), Labels: rel.Labels}
-	if rel.Info != nil {
-		s.Description = rel.Info.Description
-	}
-	return s
-}
-
-// testsOf is how the tests of a release ended that were to be run.
-func testsOf(rel *releasev1.Release, filters []delivery.TestFilter) map[string]delivery.TestHook {
-	out := map[string]delivery.TestHook{}
-	for _, h := range rel.Hooks {
-		if isTest(h) && wanted(h.Name, filters) {
-			out[h.Name] = delivery.TestHook{Started: h.LastRun.StartedAt, Completed: h.LastRun.CompletedAt, Phase: string(h.LastRun.Phase)}
-		}
-	}
-	return out
-}
-
-// wanted tells whether a test is to be run, as Helm decides it: what is excluded is not, and where tests are named, only these are.
-func wanted(name string, filters []delivery.TestFilter) bool {
-	named, included := false, false
-	for _, f := range filters {
-		switch {
-		case f.Exclude && f.Name == name:
-			return false
-		case !f.Exclude:
-			named = true
-			included = included || f.Name == name
-		}
-	}
-	return included || !named
-}
-
-// knows tells whether a snapshot is of the release as the storage has it.
-func knows(s *delivery.ReleaseSnapshot, stored *delivery.StoredRelease) bool {
-	if s == nil || !s.Targets(stored.Name, stored.Namespace, stored.Version) {
-		return false
-	}
-	if s.APIVersion != snapshotVersion { // of a Flux before Helm 4: its digest cannot be computed any more (upstream: fluxcd/helm-controller#1383)
-		return s.Status == stored.Status && s.ChartName == stored.ChartName && s.ChartVersion == stored.ChartVersion
-	}
-	return s.Digest == stored.Digest
-}
-
-// configDigest identifies values, as upstream does: the sha256 of their YAML, and of nothing where there are none.
-func configDigest(values map[string]any) string {
-	hash := sha256.New()
-	if len(values) > 0 {
-		text, err := yaml.Marshal(values)
-		if err != nil {
-			return ""
-		}
-		hash.Write(text)
-	}
-	return "sha256:" + hex.EncodeToString(hash.Sum(nil))
+	return "sha256:" + hex.EncodeToString(h.Sum(nil))
 }
