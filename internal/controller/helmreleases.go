@@ -78,7 +78,6 @@ func (h *helmReleases) empty() *helmv2.HelmRelease { return &helmv2.HelmRelease{
 func (h *helmReleases) forget(name types.NamespacedName) {
 	id := helmReleaseID(name)
 	h.charts.drop(id)
-	h.engine.Forget(id)
 	h.drop(id)
 }
 
@@ -208,12 +207,9 @@ func (h *helmReleases) decide(ctx context.Context, p *helmPass) (release.Decisio
 	p.want = release.Want{
 		App: p.app, ChartName: p.chart.Name, ChartVersion: p.chart.Version, OCIDigest: p.chart.OCIDigest, ConfigDigest: p.helm.digest, Handled: p.st.handled,
 	}
-	seen, err := h.engine.Observe(ctx, p.request())
+	seen, err := h.engine.Observe(ctx, p.app, p.helm.record)
 	if err != nil {
 		return release.Decision{}, err
-	}
-	if seen.Waiting {
-		return release.Decision{}, errNotYet
 	}
 	d := release.Decide(p.want, p.helm.record, seen, p.req.Now)
 	p.helm.record = d.Record
@@ -223,8 +219,9 @@ func (h *helmReleases) decide(ctx context.Context, p *helmPass) (release.Decisio
 	return d, nil
 }
 
+// request is what an action needs.
 func (p *helmPass) request() release.Request {
-	return release.Request{App: p.app, Chart: p.chart.release(), Values: p.values, Record: p.helm.record, Now: p.req.Now}
+	return release.Request{Want: p.want, Chart: p.chart.release(), Values: p.values, Redact: p.secrets.Text}
 }
 
 func (h *helmReleases) supported(_ context.Context, p *helmPass) error {
@@ -419,7 +416,6 @@ func (h *helmReleases) act(p *helmPass, d release.Decision, rec delivery.Release
 	a := &acting{want: p.want, decision: d, record: rec, began: h.now(), cancel: cancel, done: make(chan struct{})}
 	p.helm.acting = a
 	req, id := p.request(), p.app.ID
-	req.Record = rec
 	go func() {
 		defer h.wake(id)
 		defer close(a.done)
@@ -533,22 +529,20 @@ func (h *helmReleases) remove(_ context.Context, obj *helmv2.HelmRelease) (remov
 	return removal{after: recheck, events: p.events}, nil
 }
 
-// loadApps lists the HelmReleases.
-func (h *helmReleases) loadApps(ctx context.Context) ([]delivery.ID, error) {
+// looked tells whether every HelmRelease that is not suspended has been looked at.
+func (h *helmReleases) looked(ctx context.Context) (bool, error) {
 	var list helmv2.HelmReleaseList
 	if err := h.cache.List(ctx, &list); err != nil {
-		return nil, fmt.Errorf("list HelmReleases: %w", err)
+		return false, fmt.Errorf("list HelmReleases: %w", err)
 	}
-	apps := make([]delivery.ID, len(list.Items))
-	for i := range list.Items {
-		apps[i] = helmReleaseID(client.ObjectKeyFromObject(&list.Items[i]))
-	}
-	return apps, nil
+	return !slices.ContainsFunc(list.Items, func(hr helmv2.HelmRelease) bool {
+		return !hr.Spec.Suspend && !h.reg.standOf(helmReleaseID(client.ObjectKeyFromObject(&hr))).evaluated
+	}), nil
 }
 
-// stored wakes the apps whose release in the storage has changed.
-func (h *helmReleases) stored(name, namespace string) {
-	for _, id := range h.engine.Users(name, namespace) {
+// stored wakes the apps whose release somebody else has written.
+func (h *helmReleases) stored(namespace, name string) {
+	for _, id := range h.reg.releases(namespace, name) {
 		h.wake(id)
 	}
 }

@@ -15,7 +15,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -82,7 +81,7 @@ func (w *world) helmUntil(name string, check func(*helmv2.HelmRelease) error) *h
 	return hr
 }
 
-// says waits until a condition of a HelmRelease has a status, a reason, and a message with all parts.
+// helmSays waits until a condition of a HelmRelease has a status, a reason, and a message with all parts.
 func (w *world) helmSays(name, condition, status, reason string, parts ...string) *helmv2.HelmRelease {
 	w.Helper()
 	return w.helmUntil(name, func(hr *helmv2.HelmRelease) error {
@@ -109,8 +108,8 @@ func (w *world) helm() *action.Configuration {
 	return cfg
 }
 
-// versions are those of a release in the storage, as the stock program reads them: "1 superseded", "2 deployed".
-func (w *world) versions(name string) []string {
+// helmVersions are those of a release in the storage, as the stock program reads them: "1 superseded", "2 deployed".
+func (w *world) helmVersions(name string) []string {
 	w.Helper()
 	list, err := action.NewHistory(w.helm()).Run(name)
 	if err != nil {
@@ -152,7 +151,7 @@ func TestHelmRelease(t *testing.T) {
 	w.push(chart("1.1.0", map[string]string{"templates/more.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: more}\ndata: {v: x}\n"}))
 	w.released("web", 3)
 	w.value("more", "x")
-	if got, want := fmt.Sprint(w.versions("web")), "[1 superseded 2 superseded 3 deployed]"; got != want {
+	if got, want := fmt.Sprint(w.helmVersions("web")), "[1 superseded 2 superseded 3 deployed]"; got != want {
 		t.Errorf("helm history %s, want %s", got, want)
 	}
 	w.must(w.client.Delete(w.ctx, hr))
@@ -163,7 +162,7 @@ func TestHelmRelease(t *testing.T) {
 		return nil
 	})
 	w.value("web", "")
-	if got := w.versions("web"); len(got) != 1 || !strings.Contains(got[0], "not found") {
+	if got := w.helmVersions("web"); len(got) != 1 || !strings.Contains(got[0], "not found") {
 		t.Errorf("helm history after the uninstall: %v", got)
 	}
 }
@@ -201,7 +200,7 @@ func TestHelmReleaseRemedied(t *testing.T) {
 	w.helmRelease("web", "  values: {v: two, broken: true}\n  upgrade: {remediation: {retries: 0, remediateLastFailure: true}}\n")
 	w.helmSays("web", "Remediated", "True", "RollbackSucceeded", "web.v1")
 	w.value("web", "one")
-	if got, want := fmt.Sprint(w.versions("web")), "[1 superseded 2 failed 3 deployed]"; got != want {
+	if got, want := fmt.Sprint(w.helmVersions("web")), "[1 superseded 2 failed 3 deployed]"; got != want {
 		t.Errorf("helm history %s, want %s", got, want)
 	}
 }
@@ -252,5 +251,3 @@ func TestHelmValues(t *testing.T) {
 	w.helmRelease("lost", "  valuesFrom: [{kind: Secret, name: nowhere}]\n")
 	w.helmSays("lost", "Ready", "False", "ValuesError", "Secret/nowhere")
 }
-
-var _ = metav1.ObjectMeta{}
