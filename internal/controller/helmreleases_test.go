@@ -10,6 +10,7 @@ import (
 
 	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	"helm.sh/helm/v4/pkg/action"
+	"helm.sh/helm/v4/pkg/kube"
 	releasei "helm.sh/helm/v4/pkg/release"
 	helm "helm.sh/helm/v4/pkg/release/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -198,7 +199,7 @@ func TestHelmReleaseRemedied(t *testing.T) {
 	w.helmRelease("web", "  values: {v: one}\n  upgrade: {remediation: {retries: 0, remediateLastFailure: true}}\n")
 	w.released("web", 1)
 	w.helmRelease("web", "  values: {v: two, broken: true}\n  upgrade: {remediation: {retries: 0, remediateLastFailure: true}}\n")
-	w.helmSays("web", "Remediated", "True", "RollbackSucceeded", "web.v1")
+	w.helmSays("web", "Remediated", "True", "RollbackSucceeded", "web.v3")
 	w.value("web", "one")
 	if got, want := fmt.Sprint(w.helmVersions("web")), "[1 superseded 2 failed 3 deployed]"; got != want {
 		t.Errorf("helm history %s, want %s", got, want)
@@ -215,7 +216,7 @@ func TestHelmRollbackIsHeld(t *testing.T) {
 	w.helmRelease("web", "  values: {v: two}\n")
 	w.released("web", 2)
 	rollback := action.NewRollback(w.helm())
-	rollback.Version = 1
+	rollback.Version, rollback.WaitStrategy = 1, kube.HookOnlyStrategy
 	w.must(rollback.Run("web"))
 	w.helmSays("web", "Ready", "False", "HeldByRollback", "web.v3", "Rollback to 1")
 	time.Sleep(2 * time.Second)
