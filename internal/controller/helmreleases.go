@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	helmv2 "github.com/fluxcd/helm-controller/api/v2"
@@ -51,7 +52,7 @@ type acting struct {
 	want     release.Want
 	decision release.Decision
 	record   delivery.ReleaseRecord // with the action begun
-	began    time.Time
+	began    atomic.Pointer[time.Time] // when its turn came; nil: it has not come yet
 	cancel   context.CancelFunc
 	parting  bool          // it is the uninstall of an app that is deleted
 	done     chan struct{} // closed at its end
@@ -127,6 +128,10 @@ func (h *helmReleases) step(ctx context.Context, obj *helmv2.HelmRelease, pen pe
 // begin reads the declaration and what is known of the app.
 func (h *helmReleases) begin(obj *helmv2.HelmRelease, pen pen) (*helmPass, error) {
 	app, err := dialect.HelmRelease(obj)
+	if app.Release.Drift != delivery.DriftDisabled {
+		app.Ignored = append(app.Ignored, "spec.driftDetection")
+		app.Release.Drift = delivery.DriftDisabled
+	}
 	app = h.policy.Govern(app)
 	st := h.stateOf(app, func(st *appState) {
 		st.helm = &helmState{record: dialect.HelmReleaseRecord(&obj.Status)}
@@ -181,7 +186,11 @@ func actionEvents(was, now delivery.ReleaseRecord, res release.Result) []event {
 func (h *helmReleases) underWay(p *helmPass) next {
 	a := p.helm.acting
 	h.stands(p.app.ID, stand{busy: true})
-	if rest := a.began.Add(haste).Sub(p.req.Now); rest > 0 {
+	began := a.began.Load()
+	if began == nil {
+		return next{after: haste, events: p.events}
+	}
+	if rest := began.Add(haste).Sub(p.req.Now); rest > 0 {
 		return next{after: rest, events: p.events}
 	}
 	out := delivery.Outcome{
@@ -233,6 +242,9 @@ func (h *helmReleases) supported(_ context.Context, p *helmPass) error {
 	}
 	if p.app.KubeConfig != (delivery.KubeConfig{}) {
 		refused = append(slices.Clone(refused), "spec.kubeConfig")
+	}
+	if len(p.app.ReadyExprs) > 0 {
+		refused = append(slices.Clone(refused), "spec.dependsOn.readyExpr")
 	}
 	if len(refused) == 0 {
 		return nil
@@ -413,7 +425,7 @@ func (h *helmReleases) undertake(ctx context.Context, p *helmPass, d release.Dec
 // act carries out an action aside; its end wakes the app.
 func (h *helmReleases) act(p *helmPass, d release.Decision, rec delivery.ReleaseRecord) {
 	ctx, cancel := context.WithCancel(h.life)
-	a := &acting{want: p.want, decision: d, record: rec, began: h.now(), cancel: cancel, done: make(chan struct{})}
+	a := &acting{want: p.want, decision: d, record: rec, cancel: cancel, done: make(chan struct{})}
 	p.helm.acting = a
 	req, id := p.request(), p.app.ID
 	go func() {
@@ -426,6 +438,8 @@ func (h *helmReleases) act(p *helmPass, d release.Decision, rec delivery.Release
 			return
 		}
 		defer leave()
+		now := h.now()
+		a.began.Store(&now)
 		a.result, a.err = h.engine.Act(ctx, req, d)
 	}()
 }
