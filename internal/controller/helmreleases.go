@@ -51,7 +51,7 @@ type helmState struct {
 type acting struct {
 	want     release.Want
 	decision release.Decision
-	record   delivery.ReleaseRecord // with the action begun
+	record   delivery.ReleaseRecord    // with the action begun
 	began    atomic.Pointer[time.Time] // when its turn came; nil: it has not come yet
 	cancel   context.CancelFunc
 	parting  bool          // it is the uninstall of an app that is deleted
