@@ -140,6 +140,5 @@ func Shard(text string) (labels.Selector, error) {
 
 // OnlyFlux are kinds of Flux, by resource ("helmreleases.helm.toolkit.fluxcd.io"), that Keelson does not serve and source-controller is needed for.
 var OnlyFlux = []string{
-	"helmrepositories.source.toolkit.fluxcd.io", "helmcharts.source.toolkit.fluxcd.io", "ocirepositories.source.toolkit.fluxcd.io",
 	"buckets.source.toolkit.fluxcd.io", "helmreleases.helm.toolkit.fluxcd.io", "imageupdateautomations.image.toolkit.fluxcd.io",
 }
