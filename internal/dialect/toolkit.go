@@ -138,7 +138,7 @@ func Shard(text string) (labels.Selector, error) {
 	return s, nil
 }
 
-// OnlyFlux are kinds of Flux, by resource ("helmreleases.helm.toolkit.fluxcd.io"), that Keelson does not serve and source-controller is needed for.
+// OnlyFlux are kinds of Flux, by resource ("buckets.source.toolkit.fluxcd.io"), that Keelson does not serve and source-controller is needed for.
 var OnlyFlux = []string{
-	"buckets.source.toolkit.fluxcd.io", "helmreleases.helm.toolkit.fluxcd.io", "imageupdateautomations.image.toolkit.fluxcd.io",
+	"buckets.source.toolkit.fluxcd.io", "externalartifacts.source.toolkit.fluxcd.io", "imageupdateautomations.image.toolkit.fluxcd.io",
 }
