@@ -83,7 +83,7 @@ func HelmRelease(hr *helmv2.HelmRelease) (delivery.App, error) {
 			InProgress: e.InProgress, Failed: e.Failed, Current: e.Current,
 		})
 	}
-	app.Refused, app.Ignored = unsupportedHelmRelease(spec)
+	app.Refused, app.Ignored = unsupportedHelmRelease(spec, app.Release.Chart)
 	var err error
 	app.Guard, err = guard(hr.Annotations)
 	return app, err
@@ -308,7 +308,7 @@ func helmTest(hr *helmv2.HelmRelease) delivery.HelmTest {
 
 // unsupportedHelmRelease names the fields that are not implemented, and those that cannot mean anything: those whose being ignored
 // would release something else, or elsewhere, than the user asked for, and those that only have no effect.
-func unsupportedHelmRelease(spec *helmv2.HelmReleaseSpec) (refused, ignored []string) {
+func unsupportedHelmRelease(spec *helmv2.HelmReleaseSpec, chart *delivery.ChartTemplate) (refused, ignored []string) {
 	fields := []field{
 		{"spec without exactly one of chart and chartRef", (spec.Chart == nil) == (spec.ChartRef == nil)},
 		{"spec.kubeConfig without exactly one of secretRef and configMapRef", badKubeConfig(spec.KubeConfig)},
@@ -317,14 +317,15 @@ func unsupportedHelmRelease(spec *helmv2.HelmReleaseSpec) (refused, ignored []st
 		known := []string{sourcev1.OCIRepositoryKind, sourcev1.HelmChartKind}
 		fields = append(fields, field{"spec.chartRef.kind " + ref.Kind, !slices.Contains(known, ref.Kind)})
 	}
-	if c := spec.Chart; c != nil {
-		known := []string{sourcev1.HelmRepositoryKind, sourcev1.GitRepositoryKind}
-		fields = append(fields, field{"spec.chart.spec.sourceRef.kind " + c.Spec.SourceRef.Kind, !slices.Contains(known, c.Spec.SourceRef.Kind)})
-	}
 	for i, v := range spec.ValuesFrom {
 		fields = append(fields, field{fmt.Sprintf("spec.valuesFrom[%d].kind %s", i, v.Kind), v.Kind != "Secret" && v.Kind != "ConfigMap"})
 	}
 	refused = set(fields)
+	if chart != nil {
+		for _, name := range ChartRefused(*chart) {
+			refused = append(refused, "spec.chart."+name)
+		}
+	}
 	if d := spec.DriftDetection; d != nil {
 		for i, rule := range d.Ignore {
 			for _, p := range rule.Paths {
