@@ -90,14 +90,14 @@ bench: build ## measure what the README claims
 
 # Only the kinds that Keelson serves; their modules hold more.
 CRDS := source.toolkit.fluxcd.io_gitrepositories.yaml kustomize.toolkit.fluxcd.io_kustomizations.yaml \
-	notification.toolkit.fluxcd.io_receivers.yaml
+	helm.toolkit.fluxcd.io_helmreleases.yaml notification.toolkit.fluxcd.io_receivers.yaml
 
 generate: ## generate config/crd from the upstream API modules and from api/
 	@mkdir -p bin/tools
 	cd tools && GOWORK=off go build -o ../bin/tools/controller-gen sigs.k8s.io/controller-tools/cmd/controller-gen
 	rm -rf .out/crd config/crd && mkdir -p .out/crd config/crd
 	bin/tools/controller-gen crd paths=github.com/fluxcd/source-controller/api/v1 paths=github.com/fluxcd/kustomize-controller/api/v1 \
-		paths=github.com/fluxcd/notification-controller/api/v1 output:crd:dir=.out/crd
+		paths=github.com/fluxcd/helm-controller/api/v2 paths=github.com/fluxcd/notification-controller/api/v1 output:crd:dir=.out/crd
 	cd .out/crd && cp $(CRDS) ../../config/crd/
 	bin/tools/controller-gen object crd paths=./api/... output:object:dir=api/argocd/v1alpha1 output:crd:dir=config/crd
 

@@ -551,6 +551,54 @@ func TestApplicationCosts(t *testing.T) {
 	}
 }
 
+// TestApplicationRepairsCost: objects that drift one after the other are repaired at once, and told of together by one write of the
+// Application and one event, when that keeps no other repair waiting.
+func TestApplicationRepairsCost(t *testing.T) {
+	w := newArgoWorld(t)
+	w.app("web", automated)
+	w.synced("web", w.push(map[string]string{"web/a.yaml": w.configMap("a", "1"), "web/b.yaml": w.configMap("b", "1")}))
+	time.Sleep(2 * time.Second)
+	_, from := requests(t, 0)
+	mine := client.RawPatch("application/merge-patch+json", []byte(`{"data":{"v":"mine"}}`))
+	w.must(w.client.Patch(w.ctx, &corev1.ConfigMap{ObjectMeta: w.named("a")}, mine))
+	w.value("a", "1")
+	w.must(w.client.Delete(w.ctx, &corev1.ConfigMap{ObjectMeta: w.named("b")}))
+	w.value("b", "1")
+	healed := w.until("web", func(a *argocdv1.Application) error {
+		if a.Status.OperationState.Operation.Sync.SelfHealAttemptsCount == 0 {
+			return errors.New("want a repair told of")
+		}
+		return nil
+	})
+	if o := healed.Status.OperationState; o.Phase != argocdv1.OperationSucceeded || len(o.SyncResult.Resources) != 1 || o.SyncResult.Resources[0].Name != "b" {
+		t.Errorf("operation %+v", o)
+	}
+	w.eventually("one event of both", func() error {
+		var list corev1.EventList
+		w.must(w.client.List(w.ctx, &list, client.InNamespace("argocd")))
+		for _, e := range list.Items {
+			if e.InvolvedObject.Name == w.name("web") && e.Reason == "DriftRepaired" {
+				if strings.Contains(e.Message, "/a repaired") && strings.Contains(e.Message, "/b repaired") {
+					return nil
+				}
+				t.Errorf("it tells of one: %q", e.Message)
+			}
+		}
+		return errors.New("there is none")
+	})
+	time.Sleep(time.Second)
+	all, _ := requests(t, from)
+	count := map[string]int{}
+	for _, r := range all {
+		if r.ObjectRef.Namespace == w.ns || strings.HasPrefix(r.ObjectRef.Name, w.ns) {
+			count[r.Verb+" "+r.ObjectRef.Resource]++
+		}
+	}
+	if want := map[string]int{"create events": 1, "patch applications": 1, "patch configmaps": 2}; fmt.Sprint(count) != fmt.Sprint(want) {
+		t.Errorf("requests %v, want %v", count, want)
+	}
+}
+
 // TestApplicationWaitsQuietly: an operation that waits is not written about as long as nothing happens.
 func TestApplicationWaitsQuietly(t *testing.T) {
 	w := newArgoWorld(t)

@@ -275,8 +275,9 @@ type App struct {
 	HealthChecks            []HealthCheck // without Wait: Ready only once these objects are healthy
 	HealthExprs             []HealthExpr  // CEL: how objects of some kinds tell how they are doing
 	Suspend                 bool
-	Limits                  *Limits     // nil: none
-	Sync                    *SyncPolicy // not nil: changes are carried out by operations (Argo CD); nil: at once, as Git wants it
+	Limits                  *Limits      // nil: none
+	Sync                    *SyncPolicy  // not nil: changes are carried out by operations (Argo CD); nil: at once, as Git wants it
+	Release                 *HelmRelease // not nil: the app is a Helm release, made by Helm's own actions; nil: its objects are applied
 	Interval                time.Duration
 	RetryInterval           time.Duration // after a failure; zero: Interval
 	Timeout                 time.Duration // bound of one attempt and of waiting for health

@@ -348,3 +348,10 @@ func templateFault(name string, err error) error {
 	}
 	return fault(where, "", "chart '%s': %s", name, withoutValues(errors.New(text)))
 }
+
+// TemplateFault is the error of a chart's template that cannot be parsed or executed, with its file and line, without what Helm
+// quotes of values.
+func TemplateFault(chart string, err error) error { return templateFault(chart, err) }
+
+// WithoutValues is what Helm says, in one line, without what it quotes of values and templates that may be secret.
+func WithoutValues(err error) string { return withoutValues(err) }
