@@ -323,7 +323,7 @@ func (r *run) takeOver() (bool, error) {
 		return false, err
 	}
 	r.last = is
-	r.written[is.Version] = snapshotOf(is, r.req.OCIDigest)
+	r.written[is.Version] = Snapshot(is, r.req.OCIDigest)
 	return true, nil
 }
 
@@ -371,7 +371,7 @@ func (r *run) uninstall() error {
 	}
 	if res != nil { // its last version is gone from the storage, unless history is kept; what it came to is remembered
 		if rel := releaseOf(res.Release); rel != nil {
-			r.written[rel.Version] = snapshotOf(rel, r.ociDigest(rel.Version))
+			r.written[rel.Version] = Snapshot(rel, r.ociDigest(rel.Version))
 		}
 	}
 	return nil

@@ -78,7 +78,6 @@ const (
 	statusUninstalled    = "uninstalled"
 	statusUninstalling   = "uninstalling"
 	pendingPrefix        = "pending-"
-	snapshotVersion      = "v2" // of the digest (upstream: SnapshotAPIVersion2, Helm 4)
 	minPending           = time.Minute
 	helmControllerWriter = "helm-controller"
 )
