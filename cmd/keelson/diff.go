@@ -120,6 +120,10 @@ func previewApp(ctx context.Context, g *global, arg string, policy delivery.Poli
 	if found.argo != nil {
 		return previewApplication(ctx, engine, c, found.argo, policy)
 	}
+	if found.helm != nil {
+		return preview{}, withCode(exitUsage, hintf(fmt.Errorf("app %s is a HelmRelease: its objects are made by Helm", found),
+			"keelson render --chart renders a chart, helm get manifest tells what is released"))
+	}
 	k := found.flux
 	app, err := dialect.Kustomization(k)
 	if err != nil {
