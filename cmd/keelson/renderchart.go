@@ -207,7 +207,7 @@ func openChart(ctx context.Context, g *global, opts chartOptions, ref string, as
 		if err != nil {
 			return delivery.Snapshot{}, nil, fmt.Errorf("open chart: %w", err)
 		}
-		snap, err := source.Chart(data)
+		snap, err := source.Packaged(data)
 		if err != nil {
 			return snap, nil, fmt.Errorf("open chart %s: %w", opts.chart, err)
 		}

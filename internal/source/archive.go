@@ -27,8 +27,8 @@ const (
 // errArchive: an archive cannot be used.
 var errArchive = errors.New("the archive cannot be used")
 
-// Chart gives the files of a packaged chart.
-func Chart(archive []byte) (delivery.Snapshot, error) {
+// Packaged gives the files of a packaged chart.
+func Packaged(archive []byte) (delivery.Snapshot, error) {
 	if len(archive) > maxArchive {
 		return delivery.Snapshot{}, fmt.Errorf("%w: it is larger than %d MiB", errArchive, maxArchive>>20)
 	}
