@@ -246,7 +246,7 @@ func (r *records) put(obj any) error {
 		r.set(at, rec)
 	}
 	r.mu.Unlock()
-	if news {
+	if news && rec.writer != kube.FieldManager { // the event may come before the answer to our own write
 		r.changed(at.namespace, at.name)
 	}
 	return nil
