@@ -62,7 +62,7 @@ func TestIndexIsFollowed(t *testing.T) {
 		t.Errorf("an index in a registry: %v", err)
 	}
 	index.URL = h.URL + "/none"
-	if _, err := f.Resolve(t.Context(), index); err == nil || !strings.Contains(err.Error(), "404") || !strings.Contains(err.Error(), "spec.url") {
+	if _, err := f.Resolve(t.Context(), index); err == nil || !strings.Contains(err.Error(), "404") || !strings.Contains(err.Error(), "spec.url") || faultReason(err) != "Failed" {
 		t.Errorf("no index: %v", err)
 	}
 }

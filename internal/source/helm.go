@@ -25,6 +25,8 @@ const (
 	ReasonIndex = "IndexationFailed"
 	ReasonChart = "ChartPullFailed"
 	ReasonOCI   = "OCIArtifactPullFailed"
+
+	reasonFailed = "Failed" // an index cannot be fetched
 )
 
 // errNoVersion: a repository has no such chart, or no such version of it.
@@ -102,7 +104,11 @@ func (f *Fetcher) resolveIndex(ctx context.Context, src delivery.Source) (delive
 	}
 	x, err := f.index(ctx, t, timeoutOf(src))
 	if err != nil {
-		return delivery.Revision{}, chartFault(t, "fetch the index", "", err)
+		f := delivery.FaultOf(chartFault(t, "fetch the index", "", err), reasonFailed)
+		if f.Reason == ReasonChart {
+			f.Reason = reasonFailed
+		}
+		return delivery.Revision{}, f
 	}
 	return delivery.Revision{Commit: x.digest}, nil
 }
