@@ -95,6 +95,9 @@ func (e *Engine) newRun(ctx context.Context, req Request, d Decision) (*run, err
 		client: newClient(ctx, user, d.Target.Namespace), written: map[int]delivery.ReleaseSnapshot{},
 	}
 	r.client.rules, r.client.legacy = rules, app.Release.LegacyWait
+	for _, version := range e.records.of(place{d.Target.StorageNamespace, d.Target.Name}) {
+		r.client.adopts = r.client.adopts || version.writer == helmControllerWriter
+	}
 	store.wrote, store.deleted = r.noteWrite, func(int) {}
 	r.cfg = action.NewConfiguration(action.ConfigurationSetLogger(slog.DiscardHandler))
 	r.cfg.KubeClient = r.client

@@ -3,21 +3,25 @@ package release
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 
 	helmkube "helm.sh/helm/v4/pkg/kube"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	k8sjson "k8s.io/apimachinery/pkg/util/json"
 	k8syaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/cli-runtime/pkg/resource"
@@ -27,6 +31,7 @@ import (
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/health"
 	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/plan"
 )
 
 // fieldManager is the name under which objects of releases are written. It is that of the helm program, so that "helm rollback" and
@@ -45,6 +50,7 @@ type client struct {
 	namespace string
 	rules     *health.Rules
 	legacy    bool   // health as Helm 3 tells it
+	adopts    bool   // Flux has made versions of the release
 	lenient   bool   // objects whose kind the cluster does not know are passed over: they are gone with it
 	built     func() // called before objects are built: the chart has been rendered then
 
@@ -109,6 +115,68 @@ func (c *client) Build(r io.Reader, _ bool) (helmkube.ResourceList, error) {
 		list = append(list, info)
 	}
 	return list, nil
+}
+
+// adoptions bounds how often managedFields are written anew because somebody else wrote to the object in between.
+const adoptions = 5
+
+// Update implements [helmkube.Interface]. Where Flux has made the release, what helm-controller owns of the objects becomes ours: else a field
+// that leaves the chart would stay, and a person's "helm rollback" would stop at it.
+func (c *client) Update(originals, targets helmkube.ResourceList, options ...helmkube.ClientUpdateOption) (*helmkube.Result, error) {
+	wanted := make([]*unstructured.Unstructured, len(targets))
+	for i, info := range targets {
+		if u, ok := info.Object.(*unstructured.Unstructured); ok && c.adopts {
+			wanted[i] = u.DeepCopy()
+		}
+	}
+	res, err := c.Client.Update(originals, targets, options...)
+	if err != nil || !c.adopts {
+		return res, err
+	}
+	for i, info := range targets {
+		if u, ok := info.Object.(*unstructured.Unstructured); ok {
+			if err := c.adopt(u, wanted[i]); err != nil {
+				return res, fmt.Errorf("take over the fields of %s of %s: %w", helmControllerWriter, c.where(refOf(info)), err)
+			}
+		}
+	}
+	return res, nil
+}
+
+// adopt makes the fields of an object ours that helm-controller owns, and removes those that are not wanted any more; u is the object as
+// the server returned it.
+func (c *client) adopt(u, wanted *unstructured.Unstructured) error {
+	if !slices.ContainsFunc(u.GetManagedFields(), func(f metav1.ManagedFieldsEntry) bool { return f.Manager == helmControllerWriter }) {
+		return nil
+	}
+	r, err := c.user.Resource(u.GroupVersionKind(), u.GetNamespace())
+	if err != nil {
+		return err
+	}
+	for attempt := 1; ; attempt++ {
+		t, ok, err := plan.TakeOver(u, fieldManager)
+		if err != nil || !ok {
+			return err
+		}
+		body, err := json.Marshal([]map[string]any{
+			{"op": "replace", "path": "/metadata/managedFields", "value": t.Fields},
+			{"op": "replace", "path": "/metadata/resourceVersion", "value": u.GetResourceVersion()},
+		})
+		if err != nil {
+			return err
+		}
+		_, err = r.Patch(c.ctx, u.GetName(), types.JSONPatchType, body, metav1.PatchOptions{FieldManager: fieldManager})
+		if err == nil && t.Again {
+			_, err = r.Apply(c.ctx, u.GetName(), wanted, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
+			return err
+		}
+		if !apierrors.IsConflict(err) || attempt == adoptions {
+			return err
+		}
+		if u, err = r.Get(c.ctx, u.GetName(), metav1.GetOptions{}); err != nil {
+			return err
+		}
+	}
 }
 
 // Delete implements [helmkube.Interface].

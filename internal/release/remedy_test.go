@@ -102,7 +102,7 @@ func TestFailedUpgrade(t *testing.T) {
 	}
 }
 
-// job is a hook that fails, or is never done with.
+// job is a hook that is never done with by itself.
 const job = `apiVersion: batch/v1
 kind: Job
 metadata:
@@ -113,6 +113,7 @@ spec:
   template:
     spec:
       restartPolicy: Never
+      nodeSelector: {no: where}
       containers: [{name: c, image: "nowhere.invalid/never:1"}]
 `
 
