@@ -71,7 +71,7 @@ func newEngine(ctx context.Context, g *global) (*deliver.Engine, error) {
 }
 
 func runDiffPath(ctx context.Context, g *global, path string) error {
-	objects, err := renderFolder(ctx, path)
+	objects, err := renderFolder(ctx, path, "")
 	if err != nil {
 		return err
 	}
@@ -119,6 +119,10 @@ func previewApp(ctx context.Context, g *global, arg string, policy delivery.Poli
 	}
 	if found.argo != nil {
 		return previewApplication(ctx, engine, c, found.argo, policy)
+	}
+	if found.helm != nil {
+		return preview{}, withCode(exitUsage, hintf(fmt.Errorf("app %s is a HelmRelease: its objects are made by Helm", found),
+			"keelson render --chart renders a chart, helm get manifest tells what is released"))
 	}
 	k := found.flux
 	app, err := dialect.Kustomization(k)
@@ -270,7 +274,7 @@ func fetchSource(ctx context.Context, c client.Client, k *kustomizev1.Kustomizat
 
 // fetchOnce fetches into a directory of its own, which goes when the caller is done with the snapshot.
 func fetchOnce(fetch func(*source.Fetcher) (delivery.Snapshot, error)) (snap delivery.Snapshot, done func(), err error) {
-	dir, err := os.MkdirTemp("", "keelson-diff-")
+	dir, err := os.MkdirTemp("", "keelson-sources-")
 	if err != nil {
 		return snap, nil, fmt.Errorf("make a directory for the sources: %w", err)
 	}

@@ -224,7 +224,7 @@ func (c *Controller) serveReleases(ctx context.Context, opts Options, common *ap
 		wake: common.wake, later: common.later, places: common.places, log: opts.Log,
 	}}
 	var err error
-	if c.helm.engine, err = release.New(ctx, opts.Cluster, release.Options{Changed: c.helm.stored}); err != nil {
+	if c.helm.engine, err = release.New(ctx, opts.Cluster, release.Options{Changed: c.helm.stored, Touched: declared.enqueue}); err != nil {
 		return fmt.Errorf("watch releases: %w", err)
 	}
 	declared.kind = c.helm

@@ -79,6 +79,7 @@ func (h *helmReleases) empty() *helmv2.HelmRelease { return &helmv2.HelmRelease{
 func (h *helmReleases) forget(name types.NamespacedName) {
 	id := helmReleaseID(name)
 	h.charts.drop(id)
+	h.engine.Forget(id)
 	h.drop(id)
 }
 
@@ -128,10 +129,6 @@ func (h *helmReleases) step(ctx context.Context, obj *helmv2.HelmRelease, pen pe
 // begin reads the declaration and what is known of the app.
 func (h *helmReleases) begin(obj *helmv2.HelmRelease, pen pen) (*helmPass, error) {
 	app, err := dialect.HelmRelease(obj)
-	if app.Release.Drift != delivery.DriftDisabled {
-		app.Ignored = append(app.Ignored, "spec.driftDetection")
-		app.Release.Drift = delivery.DriftDisabled
-	}
 	app = h.policy.Govern(app)
 	st := h.stateOf(app, func(st *appState) {
 		st.helm = &helmState{record: dialect.HelmReleaseRecord(&obj.Status)}
