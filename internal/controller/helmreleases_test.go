@@ -252,3 +252,38 @@ func TestHelmValues(t *testing.T) {
 	w.helmRelease("lost", "  valuesFrom: [{kind: Secret, name: nowhere}]\n")
 	w.helmSays("lost", "Ready", "False", "ValuesError", "Secret/nowhere")
 }
+
+// TestHelmReleaseDrift: what drifts is repaired at once, told only, or left alone, as the HelmRelease says; no new version comes of it.
+func TestHelmReleaseDrift(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push(chart("1.0.0", map[string]string{"templates/other.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: {{ .Release.Name }}-other}\ndata: {v: chart, free: chart}\n"}))
+	w.helmRelease("web", "  driftDetection: {mode: enabled, ignore: [{paths: [/data/free], target: {name: web-other}}]}\n")
+	w.helmRelease("told", "  driftDetection: {mode: warn}\n")
+	w.helmRelease("left", "")
+	for _, name := range []string{"web", "told", "left"} {
+		w.released(name, 1)
+	}
+	mine := client.RawPatch("application/merge-patch+json", []byte(`{"data":{"v":"mine"}}`))
+	for _, name := range []string{"web", "told", "left"} {
+		w.must(w.client.Patch(w.ctx, &corev1.ConfigMap{ObjectMeta: w.named(name)}, mine))
+	}
+	w.value("web", "chart")
+	w.event("web", "DriftRepaired", "ConfigMap/"+w.ns+"/web")
+	w.helmSays("told", "Drifted", "True", "DriftDetected", "ConfigMap/"+w.ns+"/told")
+	w.must(w.client.Delete(w.ctx, &corev1.ConfigMap{ObjectMeta: w.named("web-other")}))
+	w.value("web-other", "chart")
+	free := client.RawPatch("application/merge-patch+json", []byte(`{"data":{"free":"mine"}}`))
+	w.must(w.client.Patch(w.ctx, &corev1.ConfigMap{ObjectMeta: w.named("web-other")}, free))
+	time.Sleep(2 * time.Second)
+	if got := w.data("web-other")["free"]; got != "mine" {
+		t.Errorf("an ignored field was repaired: %q", got)
+	}
+	w.value("told", "mine")
+	w.value("left", "mine")
+	for _, name := range []string{"web", "told", "left"} {
+		if got := fmt.Sprint(w.helmVersions(name)); got != "[1 deployed]" {
+			t.Errorf("helm history of %s: %s", name, got)
+		}
+	}
+}

@@ -285,7 +285,6 @@ func unsupportedHelmRelease(spec *helmv2.HelmReleaseSpec, chart *delivery.ChartT
 	}
 	ignored = set([]field{
 		{"spec.chart.metadata", spec.Chart != nil && spec.Chart.ObjectMeta != nil},                     // no HelmChart is made
-		{"spec.driftDetection", spec.DriftDetection != nil && spec.DriftDetection.MustDetectChanges()}, // not looked for yet
 		{"spec.rollback.recreate", spec.Rollback != nil && spec.Rollback.Recreate},
 	})
 	if d := spec.DriftDetection; d != nil {
