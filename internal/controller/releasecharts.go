@@ -115,11 +115,29 @@ func (c *releaseCharts) drop(user delivery.ID) {
 func (c *releaseCharts) refresh(user delivery.ID)        { c.repos.refresh(user) }
 func (c *releaseCharts) refreshed(user delivery.ID) bool { return c.repos.refreshed(user) }
 
-// find gives the chart that a template names; generation is that of the HelmChart which the template is, or would be, of. The error is
-// errNotYet while it is being fetched; otherwise a [*delivery.Fault] with upstream's reasons.
+// find gives the chart that a template names; generation is that of the object with the template. The error is errNotYet while it is being
+// fetched; otherwise a [*delivery.Fault] with upstream's reasons.
 func (c *releaseCharts) find(ctx context.Context, user delivery.ID, t delivery.ChartTemplate, generation int64) (releaseChart, error) {
 	c.follow(user, t.Source)
+	if len(t.ValuesFiles) > 0 && user.Kind != sourcev1.HelmChartKind {
+		generation = c.generation(ctx, user, t, generation)
+	}
 	return c.of(ctx, user, t, generation)
+}
+
+// generation is that of the HelmChart which Flux has made for a HelmRelease, where it says the same: what Flux has released is then told
+// by the same version.
+func (c *releaseCharts) generation(ctx context.Context, user delivery.ID, t delivery.ChartTemplate, otherwise int64) int64 {
+	var made sourcev1.HelmChart
+	if c.cache.Get(ctx, types.NamespacedName{Namespace: t.Source.Namespace, Name: user.Namespace + "-" + user.Name}, &made) != nil {
+		return otherwise
+	}
+	is := dialect.HelmChart(&made)
+	if is.Name == t.Name && is.Version == t.Version && is.Source == t.Source && is.EachRevision == t.EachRevision &&
+		slices.Equal(is.ValuesFiles, t.ValuesFiles) && is.IgnoreMissingValues == t.IgnoreMissingValues {
+		return made.Generation
+	}
+	return otherwise
 }
 
 // findRef gives the chart of an object: of a HelmChart, or of an OCIRepository. Errors are those of find.

@@ -192,6 +192,17 @@ func TestReleasesShareCharts(t *testing.T) {
 	if v.Version != "1.2.0+1" || v.Values["a"] != float64(1) || v.Values["b"] != float64(2) || v.Key() == c.Key() || w.requests != 2 {
 		t.Errorf("chart %+v after %d requests", v, w.requests)
 	}
+	made := &sourcev1.HelmChart{ObjectMeta: metav1.ObjectMeta{Generation: 4}, Spec: sourcev1.HelmChartSpec{
+		Chart: "web", Version: "1.x", ValuesFiles: template.ValuesFiles, SourceRef: sourcev1.LocalHelmChartSourceReference{Kind: sourcev1.HelmRepositoryKind, Name: "charts"},
+	}}
+	w.objects.add(made, "team-b") // by Flux, for the release b
+	if v := w.eventually(find("b")); v.Version != "1.2.0+4" {
+		t.Errorf("version %s", v.Version)
+	}
+	made.Spec.Version = "2.x"
+	if v := w.eventually(find("b")); v.Version != "1.2.0+1" {
+		t.Errorf("version %s", v.Version)
+	}
 	w.drop(release("a"))
 	if len(w.repos.wanted) != 1 {
 		t.Errorf("wanted %v", w.repos.wanted)
