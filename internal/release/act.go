@@ -161,6 +161,8 @@ func (r *run) act(res *Result) error {
 		return r.test()
 	case Unlock:
 		return r.unlock()
+	case Repair:
+		return r.repair(res)
 	default:
 		return fmt.Errorf("'%s' is nothing that can be done to a release", r.d.Action)
 	}

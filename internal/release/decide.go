@@ -355,6 +355,9 @@ func (d *decider) deployed(latest *delivery.StoredRelease) Decision {
 		}
 		return out
 	}
+	if d.rec.Drifted.True() {
+		d.rec.Drifted = delivery.Verdict{Status: "False", Reason: ReasonNoDrift, Message: "No drift detected"}
+	}
 	if d.force {
 		return d.attempt(InSync, Upgrade, "the release is in sync")
 	}

@@ -18,14 +18,16 @@
 // A process that is killed in the middle of an action leaves a release that is "pending-…" or "uninstalling"; Decide takes it up from
 // there. Errors of Act are [delivery.Fault]s that name the template, the values' path, the hook and its Pod, or the object.
 //
-// What is not here: drift. Observe leaves [delivery.ReleaseObserved.Drift] to who watches the objects, and Act repairs what the decision's
-// state names.
+// Drift is looked for where the app says so: Observe tells of it, from watches of the objects with the origin labels; [Options.Touched]
+// tells when it is time to observe.
 package release
 
 import (
 	"context"
 	"errors"
 	"fmt"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/kube"
@@ -41,6 +43,9 @@ type Options struct {
 	// Changed is called after somebody else has written or deleted a version of a release: the namespace of its storage, and its name. It
 	// must not block.
 	Changed func(namespace, name string)
+	// Touched is called after an object of the release of an app that drift is looked for of was changed, and when it is known how such
+	// objects are. It must not block.
+	Touched func(app delivery.ID)
 }
 
 // Engine makes releases in one cluster. It is safe for concurrent use, but for two actions on one release at a time.
@@ -48,6 +53,7 @@ type Engine struct {
 	cluster *kube.Cluster
 	records *records
 	charts  *charts
+	objects *objects
 }
 
 // New starts the watch of the cluster's releases; ctx ends it.
@@ -55,12 +61,24 @@ func New(ctx context.Context, cluster *kube.Cluster, opts Options) (*Engine, err
 	if opts.Changed == nil {
 		opts.Changed = func(string, string) {}
 	}
+	if opts.Touched == nil {
+		opts.Touched = func(delivery.ID) {}
+	}
 	records, err := newRecords(ctx, cluster, opts.Changed)
 	if err != nil {
 		return nil, err
 	}
-	return &Engine{cluster: cluster, records: records, charts: &charts{all: map[string]*parsed{}}}, nil
+	return &Engine{
+		cluster: cluster, records: records, charts: &charts{all: map[string]*parsed{}},
+		objects: &objects{
+			ctx: ctx, cluster: cluster, touched: opts.Touched, watches: map[schema.GroupVersionKind]*objectWatch{},
+			there: map[delivery.Ref]thing{}, apps: map[delivery.ID]*checked{},
+		},
+	}, nil
 }
+
+// Forget ends what is watched for an app: it is gone.
+func (e *Engine) Forget(app delivery.ID) { e.objects.forget(app) }
 
 // Meta is what a chart's Chart.yaml says of it.
 type Meta struct{ Name, Version, AppVersion string }
@@ -116,6 +134,17 @@ func (e *Engine) Observe(ctx context.Context, app delivery.App, record delivery.
 		if seen.Gone, err = e.gone(ctx, app, record, at); err != nil {
 			return Seen{}, err
 		}
+	}
+	if d := app.Release.Drift; d == delivery.DriftEnabled || d == delivery.DriftWarn {
+		if seen.Known && stored.Status == deployed {
+			texts, _, err := e.drift(ctx, app, &stored)
+			if err != nil {
+				return Seen{}, fmt.Errorf("look for drift: %w", err)
+			}
+			seen.Drift = texts
+		}
+	} else {
+		e.objects.forget(app.ID)
 	}
 	return seen, nil
 }
