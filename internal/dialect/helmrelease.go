@@ -68,7 +68,14 @@ func HelmRelease(hr *helmv2.HelmRelease) (delivery.App, error) {
 		app.Common = delivery.Metadata{Labels: m.Labels, Annotations: m.Annotations}
 	}
 	for _, d := range spec.DependsOn {
-		app.DependsOn = append(app.DependsOn, delivery.ID{Kind: helmv2.HelmReleaseKind, Namespace: orElse(d.Namespace, hr.Namespace), Name: d.Name})
+		id := delivery.ID{Kind: helmv2.HelmReleaseKind, Namespace: orElse(d.Namespace, hr.Namespace), Name: d.Name}
+		app.DependsOn = append(app.DependsOn, id)
+		if d.ReadyExpr != "" {
+			if app.ReadyExprs == nil {
+				app.ReadyExprs = map[delivery.ID]string{}
+			}
+			app.ReadyExprs[id] = d.ReadyExpr
+		}
 	}
 	for _, e := range spec.HealthCheckExprs {
 		app.HealthExprs = append(app.HealthExprs, delivery.HealthExpr{
@@ -271,9 +278,6 @@ func unsupportedHelmRelease(spec *helmv2.HelmReleaseSpec, chart *delivery.ChartT
 		known := []string{sourcev1.OCIRepositoryKind, sourcev1.HelmChartKind}
 		fields = append(fields, field{"spec.chartRef.kind " + ref.Kind, !slices.Contains(known, ref.Kind)})
 	}
-	for i, d := range spec.DependsOn {
-		fields = append(fields, field{fmt.Sprintf("spec.dependsOn[%d].readyExpr", i), d.ReadyExpr != ""})
-	}
 	for i, v := range spec.ValuesFrom {
 		fields = append(fields, field{fmt.Sprintf("spec.valuesFrom[%d].kind %s", i, v.Kind), v.Kind != "Secret" && v.Kind != "ConfigMap"})
 	}
@@ -284,8 +288,7 @@ func unsupportedHelmRelease(spec *helmv2.HelmReleaseSpec, chart *delivery.ChartT
 		}
 	}
 	ignored = set([]field{
-		{"spec.chart.metadata", spec.Chart != nil && spec.Chart.ObjectMeta != nil},                     // no HelmChart is made
-		{"spec.driftDetection", spec.DriftDetection != nil && spec.DriftDetection.MustDetectChanges()}, // not looked for yet
+		{"spec.chart.metadata", spec.Chart != nil && spec.Chart.ObjectMeta != nil}, // no HelmChart is made
 		{"spec.rollback.recreate", spec.Rollback != nil && spec.Rollback.Recreate},
 	})
 	if d := spec.DriftDetection; d != nil {
