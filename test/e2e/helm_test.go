@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -201,9 +202,14 @@ spec:
 	if got := shared.must(t, "get", "releases", "-n", namespace); !strings.Contains(got, "web-1.2.3") {
 		t.Errorf("the table is\n%s", got)
 	}
+	// A release that is held is resumed by asking for what Git wants, in Flux's words.
+	shared.kubectl(t, "-n", namespace, "patch", "helmrelease", "shop", "--subresource=status", "--type=merge", "-p",
+		`{"status":{"conditions":[{"type":"Ready","status":"False","reason":"HeldByRollback","message":"held","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}`)
 	shared.must(t, "resume", "shop", "-n", namespace)
-	if got := shared.kubectl(t, "-n", namespace, "get", "helmrelease", "shop", "-o", "jsonpath={.spec.suspend}"); got == "true" {
-		t.Error("it is suspended still")
+	got := strings.Fields(shared.kubectl(t, "-n", namespace, "get", "helmrelease", "shop", "-o", "jsonpath={.spec.suspend} "+
+		`{.metadata.annotations.reconcile\.fluxcd\.io/requestedAt} {.metadata.annotations.reconcile\.fluxcd\.io/forceAt}`))
+	if got = slices.DeleteFunc(got, func(s string) bool { return s == "false" }); len(got) != 2 || got[0] != got[1] {
+		t.Errorf("resumed, it has suspend and requests %q", got)
 	}
 	shared.must(t, "suspend", "shop", "-n", namespace)
 }
