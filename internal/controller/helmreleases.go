@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,12 +34,15 @@ import (
 type helmReleases struct {
 	apps
 	charts *releaseCharts
-	engine *release.Engine
 	life   context.Context // of the controller; its end ends the actions
+
+	mu      sync.Mutex
+	engines map[*target]*release.Engine // of the clusters that there are releases in
 }
 
 // helmState is what is known of an app that is a HelmRelease.
 type helmState struct {
+	engine   *release.Engine        // of the cluster that it is released in; nil: none is known yet
 	record   delivery.ReleaseRecord // as the last step left it
 	acting   *acting                // under way, or over and not taken in yet; nil: no action is
 	values   string                 // the versions of what the values come from, when their digest was taken
@@ -79,7 +83,7 @@ func (h *helmReleases) empty() *helmv2.HelmRelease { return &helmv2.HelmRelease{
 func (h *helmReleases) forget(name types.NamespacedName) {
 	id := helmReleaseID(name)
 	h.charts.drop(id)
-	h.engine.Forget(id)
+	h.leave(id, nil)
 	h.drop(id)
 }
 
@@ -129,6 +133,9 @@ func (h *helmReleases) step(ctx context.Context, obj *helmv2.HelmRelease, pen pe
 // begin reads the declaration and what is known of the app.
 func (h *helmReleases) begin(obj *helmv2.HelmRelease, pen pen) (*helmPass, error) {
 	app, err := dialect.HelmRelease(obj)
+	for _, v := range app.Release.ValuesFrom {
+		app.VarsFrom = append(app.VarsFrom, delivery.VarsRef{Kind: v.Kind, Name: v.Name, Optional: v.Optional})
+	}
 	app = h.policy.Govern(app)
 	st := h.stateOf(app, func(st *appState) {
 		st.helm = &helmState{record: dialect.HelmReleaseRecord(&obj.Status)}
@@ -202,6 +209,7 @@ func (h *helmReleases) underWay(p *helmPass) next {
 func (h *helmReleases) decide(ctx context.Context, p *helmPass) (release.Decision, error) {
 	for _, phase := range []func(context.Context, *helmPass) error{
 		h.supported,    // nothing is released from a declaration that we would misread
+		h.aim,          // in which cluster
 		h.chart,        // which chart
 		h.dependencies, // are the apps that this one builds on ready
 		h.digest,       // with which values
@@ -213,9 +221,14 @@ func (h *helmReleases) decide(ctx context.Context, p *helmPass) (release.Decisio
 	p.want = release.Want{
 		App: p.app, ChartName: p.chart.Name, ChartVersion: p.chart.Version, OCIDigest: p.chart.OCIDigest, ConfigDigest: p.helm.digest, Handled: p.st.handled,
 	}
-	seen, err := h.engine.Observe(ctx, p.app, p.helm.record)
+	done, ok := h.targets.enter(p.st.target, p.app.ID)
+	if !ok {
+		return release.Decision{}, errNotYet
+	}
+	defer done()
+	seen, err := p.helm.engine.Observe(ctx, p.app, p.helm.record)
 	if err != nil {
-		return release.Decision{}, err
+		return release.Decision{}, p.st.explain(err)
 	}
 	d := release.Decide(p.want, p.helm.record, seen, p.req.Now)
 	p.helm.record = d.Record
@@ -237,9 +250,6 @@ func (h *helmReleases) supported(_ context.Context, p *helmPass) error {
 			Reason: "AccessDenied", Retry: delivery.OnEvent, Err: errors.New(p.app.Denied), Hint: "declare the source in the namespace of the HelmRelease",
 		}
 	}
-	if p.app.KubeConfig != (delivery.KubeConfig{}) {
-		refused = append(slices.Clone(refused), "spec.kubeConfig")
-	}
 	if len(p.app.ReadyExprs) > 0 {
 		refused = append(slices.Clone(refused), "spec.dependsOn.readyExpr")
 	}
@@ -249,6 +259,50 @@ func (h *helmReleases) supported(_ context.Context, p *helmPass) error {
 	return &delivery.Fault{
 		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Hint: "remove the fields",
 		Err: fmt.Errorf("%s: not supported yet; nothing is released", strings.Join(refused, ", ")),
+	}
+}
+
+// aim finds the cluster that the release is made in, and what makes releases there.
+func (h *helmReleases) aim(ctx context.Context, p *helmPass) error {
+	if err := h.target(ctx, &p.pass); err != nil {
+		return err
+	}
+	e, err := h.engineOf(p.st.target)
+	if err == nil && e != p.helm.engine {
+		h.leave(p.app.ID, e)
+		p.helm.engine = e
+	}
+	return err
+}
+
+// engineOf gives what makes releases in a cluster, as long as it is connected.
+func (h *helmReleases) engineOf(t *target) (*release.Engine, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if e := h.engines[t]; e != nil {
+		return e, nil
+	}
+	e, err := release.New(t.life, t.engine.Cluster, release.Options{Changed: h.stored, Touched: h.wake})
+	if err != nil {
+		return nil, fmt.Errorf("watch releases: %w", err)
+	}
+	h.engines[t] = e
+	context.AfterFunc(t.life, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.engines, t)
+	})
+	return e, nil
+}
+
+// leave ends what is watched for an app anywhere but by one of the engines.
+func (h *helmReleases) leave(app delivery.ID, but *release.Engine) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, e := range h.engines {
+		if e != but {
+			e.Forget(app)
+		}
 	}
 }
 
@@ -285,13 +339,9 @@ func (h *helmReleases) dependencies(ctx context.Context, p *helmPass) error {
 // digest identifies the values. What they come from is watched by name: it is read only when one of its versions has changed.
 func (h *helmReleases) digest(ctx context.Context, p *helmPass) error {
 	live, namespace := h.targets.home.engine.Live, p.app.ID.Namespace
-	refs := make([]delivery.VarsRef, len(p.app.Release.ValuesFrom))
-	for i, v := range p.app.Release.ValuesFrom {
-		refs[i] = delivery.VarsRef{Kind: v.Kind, Name: v.Name, Optional: v.Optional}
-	}
-	live.References(p.app.ID, refs)
+	live.References(p.app.ID, references(p.app))
 	versions := []string{fmt.Sprint(p.app.UID, p.app.Generation)}
-	for _, ref := range refs {
+	for _, ref := range p.app.VarsFrom {
 		version, known, err := live.Version(p.app.ID, ref.Kind, namespace, ref.Name)
 		switch {
 		case err != nil:
@@ -424,7 +474,7 @@ func (h *helmReleases) act(p *helmPass, d release.Decision, rec delivery.Release
 	ctx, cancel := context.WithCancel(h.life)
 	a := &acting{want: p.want, decision: d, record: rec, cancel: cancel, done: make(chan struct{})}
 	p.helm.acting = a
-	req, id := p.request(), p.app.ID
+	req, id, engine := p.request(), p.app.ID, p.helm.engine
 	go func() {
 		defer h.wake(id)
 		defer close(a.done)
@@ -437,7 +487,7 @@ func (h *helmReleases) act(p *helmPass, d release.Decision, rec delivery.Release
 		defer leave()
 		now := h.now()
 		a.began.Store(&now)
-		a.result, a.err = h.engine.Act(ctx, req, d)
+		a.result, a.err = engine.Act(ctx, req, d)
 	}()
 }
 
@@ -516,7 +566,7 @@ func (h *helmReleases) told(p *helmPass, out *delivery.Outcome) next {
 }
 
 // remove uninstalls the release of an app that is deleted, unless it is suspended. An action under way is ended first.
-func (h *helmReleases) remove(_ context.Context, obj *helmv2.HelmRelease) (removal, error) {
+func (h *helmReleases) remove(ctx context.Context, obj *helmv2.HelmRelease) (removal, error) {
 	p, _ := h.begin(obj, pen{})
 	if a := p.helm.acting; a != nil {
 		if !a.parting {
@@ -533,6 +583,9 @@ func (h *helmReleases) remove(_ context.Context, obj *helmv2.HelmRelease) (remov
 	d, left := release.ForDeletion(p.app, p.helm.record)
 	if p.app.Suspend || !left {
 		return removal{done: true, events: p.events}, nil
+	}
+	if err := h.aim(ctx, p); err != nil {
+		return removal{after: recheck, events: p.events}, ignoreNotYet(err)
 	}
 	p.want = release.Want{App: p.app}
 	h.act(p, d, d.Record)

@@ -287,3 +287,25 @@ func TestHelmReleaseDrift(t *testing.T) {
 		}
 	}
 }
+
+// TestHelmReleaseElsewhere: a release is made, repaired and uninstalled in the cluster that spec.kubeConfig names, with its history there.
+func TestHelmReleaseElsewhere(t *testing.T) {
+	t.Parallel()
+	w := newRemoteWorld(t)
+	w.token(w.user("deployer"))
+	w.push(chart("1.0.0", nil))
+	w.helmRelease("web", far+"\n  driftDetection: {mode: enabled}\n  values: {v: one}\n")
+	hr := w.released("web", 1)
+	w.remote.value("web", "one")
+	w.value("web", "")
+	mine := client.RawPatch("application/merge-patch+json", []byte(`{"data":{"v":"mine"}}`))
+	w.must(w.remote.client.Patch(w.ctx, &corev1.ConfigMap{ObjectMeta: w.named("web")}, mine))
+	w.remote.value("web", "one")
+	var stored corev1.SecretList
+	w.must(w.remote.client.List(w.ctx, &stored, client.InNamespace(w.ns), client.MatchingLabels{"owner": "helm"}))
+	if len(stored.Items) != 1 {
+		t.Errorf("%d versions are stored there", len(stored.Items))
+	}
+	w.must(w.client.Delete(w.ctx, hr))
+	w.remote.value("web", "")
+}
