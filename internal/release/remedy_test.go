@@ -253,8 +253,9 @@ func TestPendingOfOthers(t *testing.T) {
 	if d.After <= 0 || d.After > time.Minute {
 		t.Errorf("%+v", d)
 	}
-	want, seen := r.want(), Seen{}
-	if seen, err = r.engine.Observe(w.ctx, r.app, r.record); err != nil {
+	want := r.want()
+	seen, err := r.engine.Observe(w.ctx, r.app, r.record)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if later := Decide(want, r.record, seen, time.Now().Add(time.Hour)); later.Action != Unlock {
@@ -409,5 +410,44 @@ func TestCancel(t *testing.T) {
 	}
 	if len(res.Snapshots) != 1 || res.Snapshots[0].Status != "failed" {
 		t.Errorf("%+v", res.Snapshots)
+	}
+}
+
+func TestEndlessTemplate(t *testing.T) {
+	w := newWorld(t)
+	r := w.release("web", files("1.0.0", map[string]string{
+		"templates/a.yaml": "{{ range until 20000 }}{{ range until 20000 }}{{ end }}{{ end }}\n" + configMap,
+	}))
+	ctx, cancel := context.WithTimeout(w.ctx, 500*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	_, err := r.engine.Act(ctx, Request{Want: r.want(), Chart: r.chart}, Decision{Action: Install})
+	if !errors.Is(err, ErrCancelled) || time.Since(began) > 5*time.Second {
+		t.Errorf("after %s: %v", time.Since(began), err)
+	}
+	if _, there := w.engine.records.newest(place{w.ns, "web"}); there {
+		t.Error("something was written")
+	}
+}
+
+// Killed in the middle of the first install, before the status knew anything of it: a deletion leaves nothing behind.
+func TestDeletedInTheMiddle(t *testing.T) {
+	w := newWorld(t)
+	r := w.release("web", files("1.0.0", simple()))
+	d, _, _ := r.step()
+	r.record = Begun(r.want(), d)
+	seen, err := r.engine.Observe(w.ctx, r.app, r.record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone, ok := ForDeletion(r.app, r.record, seen)
+	if !ok {
+		t.Fatal("nothing to uninstall")
+	}
+	if _, err := r.engine.Act(w.ctx, Request{Want: r.want()}, gone); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.resource("v1", "configmaps", w.ns).Get(w.ctx, "web", getOptions); err == nil {
+		t.Error("the ConfigMap is still there")
 	}
 }
