@@ -86,8 +86,8 @@ bench: build ## measure what the README claims
 	go run ./bench
 
 # Only the kinds that Keelson serves; their modules hold more.
-CRDS := source.toolkit.fluxcd.io_gitrepositories.yaml kustomize.toolkit.fluxcd.io_kustomizations.yaml \
-	helm.toolkit.fluxcd.io_helmreleases.yaml notification.toolkit.fluxcd.io_receivers.yaml
+CRDS := $(addprefix source.toolkit.fluxcd.io_,gitrepositories.yaml helmcharts.yaml helmrepositories.yaml ocirepositories.yaml) \
+	kustomize.toolkit.fluxcd.io_kustomizations.yaml helm.toolkit.fluxcd.io_helmreleases.yaml notification.toolkit.fluxcd.io_receivers.yaml
 
 generate: ## generate config/crd from the upstream API modules and from api/
 	@mkdir -p bin/tools

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
-	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -168,23 +167,6 @@ func findApplication(ctx context.Context, c client.Client, namespace, arg, hint 
 		return nil, withCode(exitUsage, hintf(fmt.Errorf("app %s is a %s: this is for Applications of Argo CD", app, app.id().Kind), "%s", hint))
 	}
 	return app.argo, nil
-}
-
-// sourceOfApp reads the GitRepository that an app follows.
-func sourceOfApp(ctx context.Context, c client.Client, k *kustomizev1.Kustomization) (*sourcev1.GitRepository, error) {
-	ref := k.Spec.SourceRef
-	if ref.Kind != sourcev1.GitRepositoryKind {
-		return nil, fmt.Errorf("app %s/%s follows a %s: only a GitRepository can be asked", k.Namespace, k.Name, ref.Kind)
-	}
-	key := client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}
-	if key.Namespace == "" {
-		key.Namespace = k.Namespace
-	}
-	var src sourcev1.GitRepository
-	if err := c.Get(ctx, key, &src); err != nil {
-		return nil, explainAPI(fmt.Errorf("read source %s: %w", key, err))
-	}
-	return &src, nil
 }
 
 // annotate sets an annotation and nothing else; an empty value takes it away.

@@ -100,7 +100,9 @@ func newClient(config *rest.Config) (client.WithWatch, error) {
 		mapper.Add(corev1.SchemeGroupVersion.WithKind(kind), meta.RESTScopeNamespace)
 	}
 	mapper.Add(kustomizev1.GroupVersion.WithKind(kustomizev1.KustomizationKind), meta.RESTScopeNamespace)
-	mapper.Add(sourcev1.GroupVersion.WithKind(sourcev1.GitRepositoryKind), meta.RESTScopeNamespace)
+	for _, kind := range []string{sourcev1.GitRepositoryKind, sourcev1.OCIRepositoryKind, sourcev1.HelmRepositoryKind, sourcev1.HelmChartKind} {
+		mapper.Add(sourcev1.GroupVersion.WithKind(kind), meta.RESTScopeNamespace)
+	}
 	for _, kind := range []string{argocdv1.ApplicationKind, argocdv1.AppProjectKind, argocdv1.ApplicationSetKind} {
 		mapper.Add(argocdv1.GroupVersion.WithKind(kind), meta.RESTScopeNamespace)
 	}

@@ -250,13 +250,13 @@ func renderSnapshot(ctx context.Context, c client.Client, snap delivery.Snapshot
 	return objects, secrets, err
 }
 
-// fetchSource gives the newest commit of an app's source. The caller closes it.
+// fetchSource gives the newest revision of an app's source. The caller closes it.
 func fetchSource(ctx context.Context, c client.Client, k *kustomizev1.Kustomization) (snap delivery.Snapshot, done func(), err error) {
 	repository, err := sourceOfApp(ctx, c, k)
 	if err != nil {
 		return snap, nil, err
 	}
-	src := dialect.GitRepository(repository)
+	src := declaredSource(repository)
 	if len(src.Refused) > 0 {
 		return snap, nil, fmt.Errorf("source %s: %s: not supported yet", src.ID, strings.Join(src.Refused, ", "))
 	}

@@ -11,7 +11,6 @@ import (
 	"sync"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
-	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/liggitt/tabwriter" // the standard library's, with memory for widths: kubectl's choice for watches
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -78,17 +77,16 @@ var appListing = listing{
 }
 
 var sourceListing = listing{
-	use: "sources", short: "List the sources", aliases: []string{"source", "gitrepositories"}, key: "sources",
-	headings: []string{"NAMESPACE", "NAME", "STATE", "REVISION", "AGE", "MESSAGE", "|", "URL", "REF"},
-	kinds:    []listedKind{{list: func() client.ObjectList { return &sourcev1.GitRepositoryList{} }}},
+	use: "sources", short: "List the sources", aliases: []string{"source", "gitrepositories", "ocirepositories", "helmrepositories", "helmcharts"}, key: "sources",
+	headings: []string{"NAMESPACE", "NAME", "STATE", "REVISION", "AGE", "MESSAGE", "|", "KIND", "URL", "REF"},
+	kinds:    sourceKinds,
 	of: func(obj client.Object) (web.Status, func(web.Status) any, func(web.Status, bool) []string) {
-		r, ok := obj.(*sourcev1.GitRepository)
-		if !ok {
+		if partsOf(obj).kind == "" {
 			return web.Status{}, nil, nil
 		}
-		src := sourceOf(r)
+		src := sourceOf(obj)
 		return src.Status, func(s web.Status) any { src.Status = s; return src }, func(s web.Status, whole bool) []string {
-			return append(cellsOf(s, whole), src.URL, src.Ref)
+			return append(cellsOf(s, whole), src.Kind, src.URL, src.Ref)
 		}
 	},
 }
@@ -120,7 +118,7 @@ func (l listing) only(name string) listing {
 }
 
 // all lists the objects of every kind, sorted.
-func (l listing) all(ctx context.Context, c client.Client, opts ...client.ListOption) ([]client.Object, error) {
+func (l listing) all(ctx context.Context, c client.Reader, opts ...client.ListOption) ([]client.Object, error) {
 	var all []client.Object
 	for _, k := range l.kinds {
 		objects, _, err := listAll(ctx, c, k.list(), opts...)

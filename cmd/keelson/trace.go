@@ -237,7 +237,7 @@ func (t *traced) follow(ctx context.Context, g *global, c client.Client, u *unst
 		return app, nil
 	}
 	k := app.flux
-	if k.Spec.SourceRef.Kind != sourcev1.GitRepositoryKind {
+	if k.Spec.SourceRef.Kind != sourcev1.GitRepositoryKind && k.Spec.SourceRef.Kind != sourcev1.OCIRepositoryKind {
 		t.Source = &tracedSource{Name: status.Source}
 		return app, nil
 	}
@@ -248,7 +248,9 @@ func (t *traced) follow(ctx context.Context, g *global, c client.Client, u *unst
 	}
 	s := sourceOf(src)
 	t.Source = &tracedSource{Name: status.Source, URL: s.URL, Ref: s.Ref, Revision: s.Revision}
-	t.commit(g, src.Namespace, src.Spec.URL, delivery.ParseRevision(status.Revision).Commit)
+	if rev := delivery.ParseRevision(status.Revision); !rev.Archive() {
+		t.commit(g, src.GetNamespace(), partsOf(src).url, rev.Commit)
+	}
 	return app, nil
 }
 

@@ -23,6 +23,7 @@ import (
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	k8sruntime "k8s.io/apimachinery/pkg/runtime"
@@ -32,6 +33,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	ctrlcontroller "sigs.k8s.io/controller-runtime/pkg/controller"
 	ctrlevent "sigs.k8s.io/controller-runtime/pkg/event"
@@ -72,7 +74,9 @@ type Options struct {
 // Controller runs the reconcilers against one cluster.
 type Controller struct {
 	mgr     manager.Manager
-	git     *gitRepositories
+	sources *fluxSources
+	repos   *repositories  // that apps name themselves
+	charts  *releaseCharts // of HelmCharts, and of who else names a chart in Flux's words
 	targets *targets
 
 	receivers *receivers       // nil: the cluster does not have the kind
@@ -142,30 +146,29 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 		reg: c.reg, sources: opts.Sources, now: opts.Now, life: ctx, log: opts.Log, slots: newLanes(fetches, fetchesPerHost),
 		wake: c.wakes.wake, changed: common.news,
 	}
-	claims := newLedger()
-	if err := c.serveFlux(ctx, opts, common, fetching, claims, rec); err != nil {
+	if err := c.serveSources(ctx, opts, common, fetching, rec); err != nil {
 		return nil, err
 	}
-	return c, c.serveApplications(ctx, opts, scheme, common, fetching, claims, rec)
+	claims := newLedger()
+	if err := c.serveFlux(ctx, opts, common, claims, rec); err != nil {
+		return nil, err
+	}
+	return c, c.serveApplications(ctx, opts, scheme, common, claims, rec)
 }
 
-// serveFlux makes what serves Flux's kinds.
-func (c *Controller) serveFlux(ctx context.Context, opts Options, common *apps, fetching follower, claims *ledger, rec *recorder) error {
+// serveFlux makes what serves Flux's kinds of apps, and Receivers.
+func (c *Controller) serveFlux(ctx context.Context, opts Options, common *apps, claims *ledger, rec *recorder) error {
 	mgr := c.mgr
 	sharded := opts.Shard != nil && !opts.Shard.Empty()
 	declared := &shell[*kustomizev1.Kustomization]{
 		client: mgr.GetClient(), recorder: rec, finalizer: kustomizev1.KustomizationFinalizer, log: opts.Log,
 		written: map[types.NamespacedName]*kustomizev1.Kustomization{},
 	}
-	sources := &shell[*sourcev1.GitRepository]{
-		client: mgr.GetClient(), recorder: rec, finalizer: sourcev1.SourceFinalizer, log: opts.Log,
-		written: map[types.NamespacedName]*sourcev1.GitRepository{},
-	}
 	hooks := &shell[*notificationv1.Receiver]{
 		client: mgr.GetClient(), recorder: rec, finalizer: notificationv1.NotificationFinalizer, log: opts.Log,
 		written: map[types.NamespacedName]*notificationv1.Receiver{},
 	}
-	c.wakes[kustomizev1.KustomizationKind], c.wakes[sourcev1.GitRepositoryKind] = declared.enqueue, sources.enqueue
+	c.wakes[kustomizev1.KustomizationKind] = declared.enqueue
 	watched := live.Options{
 		Key: opts.Records.Key(), Selector: dialect.OwnerNameLabel, OwnerOf: dialect.FluxOwner,
 		Notify: func(app delivery.ID, _ delivery.Ref) {
@@ -192,11 +195,6 @@ func (c *Controller) serveFlux(ctx context.Context, opts Options, common *apps, 
 		c.targets.base.Elsewhere, engine.Elsewhere = ks.ownedElsewhere, ks.ownedElsewhere
 	}
 	declared.kind, declared.seen, c.flux = ks, ks.seen, ks
-	c.git = &gitRepositories{follower: fetching, cache: mgr.GetClient(), reader: mgr.GetAPIReader()}
-	sources.kind = c.git
-	if err := setup(mgr, "gitrepository", sources, sourceWorkers, nil); err != nil {
-		return err
-	}
 	if err := c.serveReceivers(ctx, opts, hooks); err != nil {
 		return err
 	}
@@ -222,6 +220,17 @@ func (c *Controller) loadClaims(ctx context.Context) error {
 
 func newManager(opts Options, scheme *k8sruntime.Scheme) (manager.Manager, error) {
 	lease, renew, retry := leaseDuration, renewDeadline, retryPeriod
+	sharded := map[client.Object]cache.ByObject{}
+	for _, obj := range []client.Object{
+		&sourcev1.GitRepository{}, &sourcev1.OCIRepository{}, &sourcev1.HelmRepository{}, &sourcev1.HelmChart{}, &kustomizev1.Kustomization{},
+		&notificationv1.Receiver{}, &argocdv1.Application{}, &argocdv1.ApplicationSet{},
+	} {
+		if ok, err := has(opts.Cluster, scheme, obj); err != nil {
+			return nil, err
+		} else if ok {
+			sharded[obj] = cache.ByObject{Label: opts.Shard}
+		}
+	}
 	mgr, err := ctrl.NewManager(opts.Cluster.Config(), manager.Options{
 		Scheme: scheme, Logger: logr.FromSlogHandler(opts.Log.Handler()),
 		Metrics:        metricsserver.Options{BindAddress: "0"},
@@ -232,17 +241,29 @@ func newManager(opts Options, scheme *k8sruntime.Scheme) (manager.Manager, error
 		Client:     client.Options{FieldValidation: metav1.FieldValidationIgnore}, // what we write comes from Go types
 		Cache: cache.Options{
 			DefaultTransform: cache.TransformStripManagedFields(), // half of a small object
-			ByObject: map[client.Object]cache.ByObject{
-				&sourcev1.GitRepository{}: {Label: opts.Shard}, &kustomizev1.Kustomization{}: {Label: opts.Shard},
-				&notificationv1.Receiver{}: {Label: opts.Shard}, &argocdv1.Application{}: {Label: opts.Shard},
-				&argocdv1.ApplicationSet{}: {Label: opts.Shard},
-			},
+			ByObject:         sharded,
 		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make manager: %w", err)
 	}
 	return mgr, nil
+}
+
+// has tells whether a cluster has the kind of an object: one that was prepared for an older version lacks some.
+func has(cluster *kube.Cluster, scheme *k8sruntime.Scheme, obj client.Object) (bool, error) {
+	gvk, err := apiutil.GVKForObject(obj, scheme)
+	if err != nil {
+		return false, fmt.Errorf("look up %T: %w", obj, err)
+	}
+	_, err = cluster.Mapper().RESTMapping(gvk.GroupKind(), gvk.Version)
+	if apimeta.IsNoMatchError(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look up %s: %w", gvk.Kind, err)
+	}
+	return true, nil
 }
 
 // setup registers a shell: it is asked for a step when the spec or the annotations of an object change, and by enqueue.
@@ -382,4 +403,4 @@ func (c *Controller) Looked(ctx context.Context) (bool, error) {
 }
 
 // Pushed tells that the repositories whose URLs match have just changed.
-func (c *Controller) Pushed(match func(url string) bool) { c.git.pushed(match) }
+func (c *Controller) Pushed(match func(url string) bool) { c.sources.git.pushed(match) }

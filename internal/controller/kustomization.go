@@ -17,6 +17,7 @@ import (
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
@@ -189,7 +190,17 @@ func (k *kustomizations) source(ctx context.Context, p *kustomizationPass) error
 			Err: fmt.Errorf("source %s is not ready: %w", id, err),
 		}
 	}
-	found, err := k.exists(ctx, &sourcev1.GitRepository{}, id)
+	var obj client.Object = &sourcev1.GitRepository{}
+	if id.Kind == sourcev1.OCIRepositoryKind {
+		obj = &sourcev1.OCIRepository{}
+	}
+	found, err := k.exists(ctx, obj, id)
+	if apimeta.IsNoMatchError(err) {
+		return &delivery.Fault{
+			Reason: meta.ArtifactFailedReason, Hint: "kubectl apply -f config/crd, then start Keelson again",
+			Err: fmt.Errorf("source %s cannot be: the cluster lacks the kind", id),
+		}
+	}
 	if err != nil || found {
 		return cmp.Or(err, errNotYet)
 	}

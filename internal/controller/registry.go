@@ -36,6 +36,7 @@ type sourceState struct {
 	fetching bool
 	epoch    int          // see [registry.epoch]
 	again    bool         // a push asks for a look
+	fresh    bool         // the next fetch is because somebody has asked for it
 	result   *fetchResult // to be taken in by the next step
 	err      error        // of the last fetch; nil: it succeeded, or there was none
 	failures int
@@ -43,6 +44,7 @@ type sourceState struct {
 	asked    time.Time
 	uid      types.UID // of the object that declares it
 	gen      int64     // of the spec last fetched
+	declared int64     // the generation of the spec last looked at
 	included []*fluxmeta.Artifact
 }
 

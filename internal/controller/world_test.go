@@ -180,7 +180,8 @@ func installCRDs() error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"source.toolkit.fluxcd.io_gitrepositories", "notification.toolkit.fluxcd.io_receivers", "kustomize.toolkit.fluxcd.io_kustomizations",
+	for _, name := range []string{"source.toolkit.fluxcd.io_gitrepositories", "source.toolkit.fluxcd.io_ocirepositories", "source.toolkit.fluxcd.io_helmrepositories",
+		"source.toolkit.fluxcd.io_helmcharts", "notification.toolkit.fluxcd.io_receivers", "kustomize.toolkit.fluxcd.io_kustomizations",
 		"argoproj.io_applications", "argoproj.io_applicationsets", "argoproj.io_appprojects"} {
 		b, err := os.ReadFile("../../config/crd/" + name + ".yaml")
 		if err != nil {
@@ -192,7 +193,8 @@ func installCRDs() error {
 			}
 		}
 	}
-	for _, kind := range []string{"kustomize.toolkit.fluxcd.io/v1 KustomizationList", "argoproj.io/v1alpha1 ApplicationList", "argoproj.io/v1alpha1 AppProjectList"} {
+	for _, kind := range []string{"source.toolkit.fluxcd.io/v1 OCIRepositoryList", "source.toolkit.fluxcd.io/v1 HelmRepositoryList", "source.toolkit.fluxcd.io/v1 HelmChartList",
+		"kustomize.toolkit.fluxcd.io/v1 KustomizationList", "argoproj.io/v1alpha1 ApplicationList", "argoproj.io/v1alpha1 AppProjectList"} {
 		if err := served(c, kind); err != nil {
 			return err
 		}
@@ -276,7 +278,9 @@ func (w *world) cleanup() {
 	for i := range ks.Items {
 		w.must(client.IgnoreNotFound(w.client.Delete(ctx, &ks.Items[i])))
 	}
-	w.must(w.client.DeleteAllOf(ctx, &sourcev1.GitRepository{}, client.InNamespace(w.ns)))
+	for _, obj := range []client.Object{&sourcev1.GitRepository{}, &sourcev1.OCIRepository{}, &sourcev1.HelmChart{}, &sourcev1.HelmRepository{}} {
+		w.must(w.client.DeleteAllOf(ctx, obj, client.InNamespace(w.ns)))
+	}
 }
 
 func (w *world) must(err error) {

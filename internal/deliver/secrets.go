@@ -3,6 +3,7 @@ package deliver
 import (
 	"context"
 	"errors"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -24,11 +25,25 @@ func ReadSecrets(ctx context.Context, reader client.Reader, src *delivery.Source
 	}
 	uses := []use{
 		{src.Secrets.Credentials, reasonAuth, credentialsHint(*src), func(data map[string][]byte) (err error) {
-			proxy := src.Credentials.Proxy
-			src.Credentials, err = dialect.Credentials(*src, data)
-			src.Credentials.Proxy = proxy
+			was := src.Credentials
+			if inRegistry(*src) {
+				var found bool
+				src.Credentials, found, err = dialect.RegistryCredentials(src.URL, data)
+				if err == nil && !found && !src.OCI { // as upstream: an OCIRepository is asked without any then
+					err = errors.New("its Docker configuration has nothing for this registry")
+				}
+			} else {
+				src.Credentials, err = dialect.Credentials(*src, data)
+			}
+			c := &src.Credentials
+			c.Proxy, c.Insecure, c.PlainHTTP, c.PassAll = was.Proxy, was.Insecure, was.PlainHTTP, was.PassAll
 			return err
 		}},
+		{src.Secrets.Certificates, reasonAuth, "spec.certSecretRef needs a Secret with ca.crt, or tls.crt and tls.key, or all of them",
+			func(data map[string][]byte) (err error) {
+				src.Credentials, err = dialect.Certificates(src.Credentials, data)
+				return err
+			}},
 		{src.Secrets.Proxy, reasonAuth, "spec.proxySecretRef needs a Secret with address and, if the proxy wants them, username and password",
 			func(data map[string][]byte) (err error) {
 				src.Credentials.Proxy, err = dialect.Proxy(data)
@@ -63,11 +78,18 @@ func ReadSecrets(ctx context.Context, reader client.Reader, src *delivery.Source
 	return nil
 }
 
+// inRegistry tells whether a source is in an OCI registry.
+func inRegistry(src delivery.Source) bool {
+	return src.OCI || src.Chart != "" && strings.HasPrefix(src.URL, "oci://")
+}
+
 // credentialsHint says what the Secret of a source should hold.
 func credentialsHint(src delivery.Source) string {
 	switch {
 	case src.GitHub:
 		return "spec.secretRef needs a Secret with githubAppID, githubAppPrivateKey, and githubAppInstallationID or githubAppInstallationOwner"
+	case inRegistry(src):
+		return "spec.secretRef needs a Secret of the type kubernetes.io/dockerconfigjson, or one with username and password"
 	case dialect.OverSSH(src.URL):
 		return "spec.secretRef needs a Secret with identity, known_hosts and, if the key is encrypted, password"
 	}

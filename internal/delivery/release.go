@@ -7,13 +7,13 @@ import (
 )
 
 // HelmRelease is what an app's Helm release is to be: what a HelmRelease (helm.toolkit.fluxcd.io/v2) says, with upstream's defaults
-// filled in. What it has in common with other apps is in [App]: Source (what gives the chart: a HelmChart, an OCIRepository or an
-// ExternalArtifact), Common (the common metadata), HealthExprs, DependsOn, ServiceAccount, KubeConfig, Timeout, Interval, Suspend, Requested.
+// filled in. What it has in common with other apps is in [App]: Source (what gives the chart: a HelmChart or an OCIRepository), Common
+// (the common metadata), HealthExprs, DependsOn, ServiceAccount, KubeConfig, Timeout, Interval, Suspend, Requested.
 type HelmRelease struct {
 	Name             string         // of the release, 53 bytes at most
 	Namespace        string         // of the release: of its objects that name none
 	StorageNamespace string         // of the Secrets with its history
-	Chart            *ChartTemplate // what App.Source, a HelmChart, is made of; nil: it is made by others
+	Chart            *ChartTemplate // the chart itself; App.Source, the HelmChart of it, need not be there; nil: App.Source is
 	Values           []byte         // inline, JSON; over ValuesFrom; nil: none
 	ValuesFrom       []ValuesRef    // later entries win over earlier ones
 
@@ -36,16 +36,15 @@ type HelmRelease struct {
 	Force, Reset string
 }
 
-// ChartTemplate says which chart a HelmChart object is made for.
+// ChartTemplate says which chart is wanted.
 type ChartTemplate struct {
 	Name                string // of the chart in a HelmRepository, or its folder in another source
 	Version             string // a version or a range of a HelmRepository; "*": the newest
-	Source              ID     // a HelmRepository, GitRepository or Bucket; the HelmChart is in its namespace
+	Source              ID     // a HelmRepository or GitRepository
 	Interval            time.Duration
 	EachRevision        bool     // each revision of the source makes a new version of the chart, not only a new version in Chart.yaml
 	ValuesFiles         []string // folders of the source; later ones win; none: the chart's values.yaml
 	IgnoreMissingValues bool
-	Meta                Metadata // of the HelmChart object
 	Verify              ChartVerification
 }
 
@@ -300,7 +299,7 @@ func (v Verdict) False() bool { return v.Status == "False" }
 // the storage, and what a step leaves changed.
 type ReleaseRecord struct {
 	StorageNamespace string            // of the release; empty: there has been none yet
-	HelmChart        string            // "namespace/name" of the HelmChart that was made for [HelmRelease.Chart]; empty: none
+	HelmChart        string            // "namespace/name" of the HelmChart that Flux has made for the app; empty: none
 	History          []ReleaseSnapshot // newest first
 	Inventory        Inventory         // the objects of the newest one's manifest, hooks left out, and the definitions of its chart's folder crds
 

@@ -83,13 +83,13 @@ func HelmRelease(hr *helmv2.HelmRelease) (delivery.App, error) {
 			InProgress: e.InProgress, Failed: e.Failed, Current: e.Current,
 		})
 	}
-	app.Refused, app.Ignored = unsupportedHelmRelease(spec)
+	app.Refused, app.Ignored = unsupportedHelmRelease(spec, app.Release.Chart)
 	var err error
 	app.Guard, err = guard(hr.Annotations)
 	return app, err
 }
 
-// chartSource is what gives the chart. For a template it is the HelmChart that is made for it, beside the template's source.
+// chartSource is what gives the chart. For a template it is the HelmChart that Flux would make for it, beside the template's source.
 func chartSource(hr *helmv2.HelmRelease) delivery.ID {
 	switch spec := &hr.Spec; {
 	case spec.ChartRef != nil:
@@ -165,49 +165,10 @@ func chartTemplate(hr *helmv2.HelmRelease) *delivery.ChartTemplate {
 		ValuesFiles:         t.Spec.ValuesFiles,
 		IgnoreMissingValues: t.Spec.IgnoreMissingValuesFiles,
 	}
-	if m := t.ObjectMeta; m != nil {
-		chart.Meta = delivery.Metadata{Labels: m.Labels, Annotations: m.Annotations}
-	}
 	if v := t.Spec.Verify; v != nil {
 		chart.Verify.Provider = orElse(v.Provider, "cosign")
 		if v.SecretRef != nil {
 			chart.Verify.Secret = v.SecretRef.Name
-		}
-	}
-	return chart
-}
-
-// HelmChartFor is the HelmChart that the chart of an app's release is taken from; nil: the app names one that others make.
-func HelmChartFor(app delivery.App) *sourcev1.HelmChart {
-	if app.Release == nil || app.Release.Chart == nil {
-		return nil
-	}
-	t := app.Release.Chart
-	labels := HelmLabels(app.ID)
-	for k, v := range t.Meta.Labels {
-		if _, ours := labels[k]; !ours {
-			labels[k] = v
-		}
-	}
-	chart := &sourcev1.HelmChart{
-		TypeMeta:   metav1.TypeMeta{APIVersion: sourcev1.GroupVersion.String(), Kind: sourcev1.HelmChartKind},
-		ObjectMeta: metav1.ObjectMeta{Namespace: app.Source.Namespace, Name: app.Source.Name, Labels: labels, Annotations: t.Meta.Annotations},
-		Spec: sourcev1.HelmChartSpec{
-			Chart: t.Name, Version: t.Version,
-			SourceRef:                sourcev1.LocalHelmChartSourceReference{Kind: t.Source.Kind, Name: t.Source.Name},
-			Interval:                 metav1.Duration{Duration: t.Interval},
-			ReconcileStrategy:        sourcev1.ReconcileStrategyChartVersion,
-			ValuesFiles:              t.ValuesFiles,
-			IgnoreMissingValuesFiles: t.IgnoreMissingValues,
-		},
-	}
-	if t.EachRevision {
-		chart.Spec.ReconcileStrategy = sourcev1.ReconcileStrategyRevision
-	}
-	if t.Verify.Provider != "" {
-		chart.Spec.Verify = &sourcev1.HelmChartVerification{Provider: t.Verify.Provider}
-		if t.Verify.Secret != "" {
-			chart.Spec.Verify.SecretRef = &meta.LocalObjectReference{Name: t.Verify.Secret}
 		}
 	}
 	return chart
@@ -308,7 +269,7 @@ func helmTest(hr *helmv2.HelmRelease) delivery.HelmTest {
 
 // unsupportedHelmRelease names the fields that are not implemented, and those that cannot mean anything: those whose being ignored
 // would release something else, or elsewhere, than the user asked for, and those that only have no effect.
-func unsupportedHelmRelease(spec *helmv2.HelmReleaseSpec) (refused, ignored []string) {
+func unsupportedHelmRelease(spec *helmv2.HelmReleaseSpec, chart *delivery.ChartTemplate) (refused, ignored []string) {
 	fields := []field{
 		{"spec without exactly one of chart and chartRef", (spec.Chart == nil) == (spec.ChartRef == nil)},
 		{"spec.kubeConfig without exactly one of secretRef and configMapRef", badKubeConfig(spec.KubeConfig)},
@@ -317,14 +278,19 @@ func unsupportedHelmRelease(spec *helmv2.HelmReleaseSpec) (refused, ignored []st
 		known := []string{sourcev1.OCIRepositoryKind, sourcev1.HelmChartKind}
 		fields = append(fields, field{"spec.chartRef.kind " + ref.Kind, !slices.Contains(known, ref.Kind)})
 	}
-	if c := spec.Chart; c != nil {
-		known := []string{sourcev1.HelmRepositoryKind, sourcev1.GitRepositoryKind}
-		fields = append(fields, field{"spec.chart.spec.sourceRef.kind " + c.Spec.SourceRef.Kind, !slices.Contains(known, c.Spec.SourceRef.Kind)})
-	}
 	for i, v := range spec.ValuesFrom {
 		fields = append(fields, field{fmt.Sprintf("spec.valuesFrom[%d].kind %s", i, v.Kind), v.Kind != "Secret" && v.Kind != "ConfigMap"})
 	}
 	refused = set(fields)
+	if chart != nil {
+		for _, name := range ChartRefused(*chart) {
+			refused = append(refused, "spec.chart."+name)
+		}
+	}
+	ignored = set([]field{
+		{"spec.chart.metadata", spec.Chart != nil && spec.Chart.ObjectMeta != nil}, // no HelmChart is made
+		{"spec.rollback.recreate", spec.Rollback != nil && spec.Rollback.Recreate},
+	})
 	if d := spec.DriftDetection; d != nil {
 		for i, rule := range d.Ignore {
 			for _, p := range rule.Paths {
@@ -333,9 +299,6 @@ func unsupportedHelmRelease(spec *helmv2.HelmReleaseSpec) (refused, ignored []st
 				}
 			}
 		}
-	}
-	if r := spec.Rollback; r != nil && r.Recreate {
-		ignored = append(ignored, "spec.rollback.recreate")
 	}
 	return refused, ignored
 }

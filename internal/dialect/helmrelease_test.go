@@ -17,8 +17,8 @@ import (
 	"keelson.dev/keelson/internal/dialect"
 )
 
-// TestHelmRelease holds testdata/helm/*.txtar: a HelmRelease (release.yaml), the app that it comes to (app.yaml), without what is
-// empty, and the HelmChart that is made for it, if any (chart.yaml).
+// TestHelmRelease holds testdata/helm/*.txtar: a HelmRelease (release.yaml) and the app that it comes to (app.yaml), without what is
+// empty.
 func TestHelmRelease(t *testing.T) {
 	files, err := filepath.Glob("testdata/helm/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -38,9 +38,6 @@ func TestHelmRelease(t *testing.T) {
 			}
 			got := &txtar.Archive{Comment: archive.Comment, Files: archive.Files[:1]}
 			got.Files = append(got.Files, txtar.File{Name: "app.yaml", Data: toYAML(t, dump(reflect.ValueOf(app)))})
-			if chart := dialect.HelmChartFor(app); chart != nil {
-				got.Files = append(got.Files, txtar.File{Name: "chart.yaml", Data: toYAML(t, chart)})
-			}
 			if *update {
 				if err := os.WriteFile(name, txtar.Format(got), 0o644); err != nil {
 					t.Fatal(err)

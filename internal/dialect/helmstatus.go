@@ -87,11 +87,19 @@ func HelmReleaseStatus(old helmv2.HelmReleaseStatus, app delivery.App, out deliv
 		r = *out.Release
 	}
 	c := conditions{list: s.Conditions, generation: app.Generation, now: now}
-	if out.Reason == "" {
-		verdict := r.Verdict(test)
-		out.Reason, out.Message = cmp.Or(verdict.Reason, fluxmeta.SucceededReason), cmp.Or(out.Message, verdict.Message)
+	said := out.Reason != ""
+	verdict := r.Verdict(test)
+	if !said {
+		usual := fluxmeta.ProgressingReason
+		if out.Phase == delivery.Ready {
+			usual = fluxmeta.SucceededReason
+		}
+		out.Reason, out.Message = cmp.Or(verdict.Reason, usual), cmp.Or(out.Message, verdict.Message)
 	}
 	c.summary(out)
+	if out.Phase == delivery.Ready && !said && verdict.False() { // a failed test that nothing follows from, as upstream
+		c.set(fluxmeta.ReadyCondition, metav1.ConditionFalse, out.Reason, out.Message)
+	}
 	c.ignored(app.Ignored)
 	if !r.Remedied(test) {
 		r.Remediated = delivery.Verdict{}

@@ -191,6 +191,13 @@ func TestHelmReleaseStatus(t *testing.T) {
 			}},
 			want: []string{"Ready True UpgradeSucceeded upgraded", "Released True UpgradeSucceeded upgraded"},
 		},
+		"a test failed, and nothing follows from it": {
+			test: tested,
+			out: delivery.Outcome{Phase: delivery.Ready, Release: &delivery.ReleaseRecord{
+				Released: yes("UpgradeSucceeded", "upgraded"), TestSuccess: no("TestFailed", "1 test"),
+			}},
+			want: []string{"Ready False TestFailed 1 test", "Released True UpgradeSucceeded upgraded", "TestSuccess False TestFailed 1 test"},
+		},
 		"no chart, and what is known of the release stays": {
 			out:  delivery.Outcome{Phase: delivery.Failing, Reason: "SourceNotReady", Message: "no chart yet"},
 			want: []string{"Reconciling True ProgressingWithRetry no chart yet", "Ready False SourceNotReady no chart yet", "Released True InstallSucceeded before"},
