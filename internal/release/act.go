@@ -99,6 +99,9 @@ func (e *Engine) newRun(ctx context.Context, req Request, d Decision) (*run, err
 	for _, version := range e.records.of(place{d.Target.StorageNamespace, d.Target.Name}) {
 		r.client.adopts = r.client.adopts || version.writer == helmControllerWriter
 	}
+	if d.Action == Rollback && !d.Remedy {
+		store.writer = personWriter
+	}
 	store.wrote, store.deleted = r.noteWrite, func(int) {}
 	r.cfg = action.NewConfiguration(action.ConfigurationSetLogger(slog.DiscardHandler))
 	r.cfg.KubeClient = r.client

@@ -80,6 +80,7 @@ const (
 	pendingPrefix        = "pending-"
 	minPending           = time.Minute
 	helmControllerWriter = "helm-controller"
+	personWriter         = kube.FieldManager + "-rollback" // of "keelson rollback"
 )
 
 // Want is what is wanted of a release: what Git says, and what a person asks for.
@@ -114,7 +115,8 @@ type Decision struct {
 	Target Target
 	// Version is the version that a rollback goes to.
 	Version int
-	// Remedy: the action follows a failure, and says so in Remediated; else in Released.
+	// Remedy: the action follows a failure, and says so in Remediated; else in Released. A rollback that does not is a person's, and is held
+	// as one with the helm program is.
 	Remedy bool
 	// Force: an install or upgrade that a person has asked for though nothing has changed.
 	Force bool

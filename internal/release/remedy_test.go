@@ -143,6 +143,9 @@ func (w *world) finish(ctx context.Context, name, condition, reason string) {
 		}
 		now := time.Now().UTC().Format(time.RFC3339)
 		status := map[string]any{"startTime": now, "conditions": []any{}}
+		if began, ok, _ := unstructured.NestedString(u.Object, "status", "startTime"); ok {
+			status["startTime"] = began // it cannot be changed
+		}
 		kinds := []string{"FailureTarget", "Failed"}
 		if condition == "Complete" {
 			kinds = []string{"SuccessCriteriaMet", "Complete"}
@@ -450,4 +453,24 @@ func TestDeletedInTheMiddle(t *testing.T) {
 	if _, err := w.resource("v1", "configmaps", w.ns).Get(w.ctx, "web", getOptions); err == nil {
 		t.Error("the ConfigMap is still there")
 	}
+}
+
+// A person rolls back with "keelson rollback": that is held as well.
+func TestPersonsRollback(t *testing.T) {
+	w := newWorld(t)
+	r := w.release("web", files("1.0.0", simple()))
+	r.settle()
+	r.wants(files("1.1.0", simple()))
+	r.settle()
+	person := newWorld(t)
+	want := r.want()
+	res, err := person.engine.Act(w.ctx, Request{Want: Want{App: r.app}}, Decision{Action: Rollback, Target: TargetOf(r.app), Version: 1, Record: r.record})
+	if err != nil || len(res.Snapshots) == 0 || res.Snapshots[0].Version != 3 {
+		t.Fatalf("%+v %v", res, err)
+	}
+	w.eventually("it is told of", func() bool { return w.told("web") > 0 })
+	w.eventually("it is held", func() bool {
+		seen, err := r.engine.Observe(w.ctx, r.app, r.record)
+		return err == nil && Decide(want, r.record, seen, time.Now()).Action == Hold
+	})
 }
