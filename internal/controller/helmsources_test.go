@@ -181,6 +181,14 @@ func TestHelmRepository(t *testing.T) {
 	w.helmChart("signed", "charts", "*", "  verify: {provider: cosign}\n")
 	w.conditionOf(w.chart("signed"), metav1.ConditionFalse, "FieldsNotSupported", "spec.verify: not supported yet; nothing is fetched")
 
+	// A suspended one tells of nothing new, and its charts go by what it had.
+	w.helmRepository("charts", repo.URL, "  suspend: true\n")
+	repo.change(func() { repo.versions = append(repo.versions, "1.4.0") })
+	w.helmChart("late", "charts", "1.x", "")
+	w.conditionOf(w.chart("late"), metav1.ConditionTrue, "ChartPullSucceeded", "version '1.3.0'")
+	w.helmRepository("charts", repo.URL, "")
+	w.conditionOf(w.chart("late"), metav1.ConditionTrue, "ChartPullSucceeded", "version '1.4.0'")
+
 	// The repository goes: its charts say so, and keep what they had.
 	w.must(w.client.Delete(w.ctx, h))
 	w.conditionOf(w.chart("old"), metav1.ConditionFalse, "SourceUnavailable", "does not exist")
@@ -391,6 +399,16 @@ apiVersion: v1
 kind: Secret
 metadata: {name: wrong}
 stringData: {username: bob, password: guess}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: puller}
+imagePullSecrets: [{name: right}]
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: poor}
+imagePullSecrets: [{name: none}]
 `, host, host))
 	for _, tt := range []struct {
 		name, extra     string
@@ -408,7 +426,9 @@ stringData: {username: bob, password: guess}
 		{"malformed", "  secretRef: {name: right}\n  ref: {semver: 1.x, semverFilter: \"(\"}\n", metav1.ConditionFalse, "ReadOperationFailed", "spec.ref.semverFilter"},
 		{"signed", "  verify: {provider: notation, secretRef: {name: x}}\n", metav1.ConditionFalse, "FieldsNotSupported", "spec.verify: not supported yet; nothing is fetched"},
 		{"cloud", "  provider: gcp\n", metav1.ConditionFalse, "FieldsNotSupported", "spec.provider gcp"},
-		{"account", "  serviceAccountName: puller\n", metav1.ConditionFalse, "FieldsNotSupported", "spec.serviceAccountName"},
+		{"account", "  serviceAccountName: puller\n  layerSelector: {mediaType: " + fluxLayer + "}\n", metav1.ConditionTrue, "Succeeded", "'latest@" + digest + "'"},
+		{"poor", "  serviceAccountName: poor\n", metav1.ConditionFalse, "AuthenticationFailed", "/none: the Secret does not exist (hint: spec.serviceAccountName needs"},
+		{"unknown", "  serviceAccountName: nobody\n", metav1.ConditionFalse, "AuthenticationFailed", "/nobody: the ServiceAccount does not exist"},
 	} {
 		w.ociRepository(tt.name, o.url("private/app"), tt.extra)
 		w.conditionOf(&sourcev1.OCIRepository{ObjectMeta: w.named(tt.name)}, tt.status, tt.reason, tt.message)
@@ -430,11 +450,14 @@ func TestHelmChartsOfARegistry(t *testing.T) {
 	w.conditionOf(w.chart("web"), metav1.ConditionFalse, "SourceUnavailable")
 	w.helmRepository("registry", o.url("charts"), "  type: oci\n")
 	w.conditionOf(w.chart("web"), metav1.ConditionTrue, "ChartPullSucceeded", "pulled 'web' chart with version '1.0.0+build.1'")
-	var h sourcev1.HelmRepository
-	w.must(w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "registry"}, &h))
-	if len(h.Status.Conditions) > 0 || h.Status.Artifact != nil || h.Status.ObservedGeneration > 0 {
-		t.Errorf("status %+v", h.Status)
-	}
+	w.eventually("an empty status", func() error {
+		var h sourcev1.HelmRepository
+		w.must(w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "registry"}, &h))
+		if len(h.Status.Conditions) > 0 || h.Status.Artifact != nil || h.Status.ObservedGeneration != 0 {
+			return fmt.Errorf("status %+v", h.Status)
+		}
+		return nil
+	})
 	o.push("charts/web", "1.4.0", helmConfig, helmLayer, chartOf("web", "1.4.0"))
 	w.eventually("the new version", func() error {
 		w.request(&sourcev1.HelmChart{}, "web")

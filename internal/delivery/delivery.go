@@ -150,6 +150,7 @@ func (v Verification) Wanted() bool { return v.Head || v.Tag }
 type SecretRefs struct {
 	Credentials, Proxy, Verify string
 	Certificates               string // its own authorities and client certificate win over those of Credentials
+	Account                    string // a service account: its image pull secrets count where Credentials say nothing about a registry
 }
 
 // Layer says which layer of an OCI artifact has its content. The zero Layer: the only one that is a tar archive (Argo CD).
@@ -171,6 +172,7 @@ type Source struct {
 	Layer       Layer  // of such an artifact
 	Index       bool   // URL is a Helm repository over HTTP, and its index is followed: the digest of that is the revision, and the snapshot has no files
 	IndexAt     string // of a chart: the digest of the index, in hex, in which its version is looked for, if that is here; otherwise it is asked for
+	IndexFixed  bool   // the index is not asked for: nothing newer is wanted
 	Ref         GitRef
 	Secrets     SecretRefs
 	GitHub      bool // the credentials are those of a GitHub App

@@ -37,17 +37,18 @@ ignore: "*.md"
 secretRef: {name: key}
 certSecretRef: {name: cert}
 proxySecretRef: {name: proxy}
+serviceAccountName: puller
 `, delivery.Source{
 			ID: id, URL: "oci://example.com/app", OCI: true, Interval: 5 * time.Minute, Timeout: 10 * time.Minute, Suspend: true, Requested: "now",
 			Ref: delivery.GitRef{Commit: "sha256:1", SemVer: "1.x", Filter: "^1", Tag: "t"}, Layer: delivery.Layer{Type: "a/b"}, Whole: true, Ignore: "*.md", HasIgnore: true,
-			Secrets:     delivery.SecretRefs{Credentials: "key", Certificates: "cert", Proxy: "proxy"},
+			Secrets:     delivery.SecretRefs{Credentials: "key", Certificates: "cert", Proxy: "proxy", Account: "puller"},
 			Credentials: delivery.Credentials{PlainHTTP: true, Insecure: true},
 		}},
-		"refused": {"{url: 'oci://example.com/app', provider: aws, serviceAccountName: sa, verify: {provider: cosign}}", delivery.Source{
+		"refused": {"{url: 'oci://example.com/app', provider: aws, verify: {provider: cosign}}", delivery.Source{
 			ID: id, URL: "oci://example.com/app", OCI: true, Timeout: time.Minute, Layer: delivery.Layer{First: true}, Requested: "now",
 			Refused: []string{
 				"spec.provider aws (identities of clouds are not spoken: give user name and password in spec.secretRef)",
-				"spec.serviceAccountName (its image pull secrets are not read: name one in spec.secretRef)", "spec.verify",
+				"spec.verify",
 			},
 		}},
 	} {
@@ -91,7 +92,7 @@ func TestHelmRepository(t *testing.T) {
 // TestRepositoryChart: who wants the same chart gets the same one, and who wants another one does not.
 func TestRepositoryChart(t *testing.T) {
 	var h sourcev1.HelmRepository
-	decode(t, "{metadata: {name: charts, namespace: team, annotations: {reconcile.fluxcd.io/requestedAt: now}}, spec: {url: 'https://example.com', interval: 1h, suspend: true, secretRef: {name: key}}}", &h)
+	decode(t, "{metadata: {name: charts, namespace: team, annotations: {reconcile.fluxcd.io/requestedAt: now}}, spec: {url: 'https://example.com', interval: 1h, secretRef: {name: key}}}", &h)
 	template := delivery.ChartTemplate{Name: "web", Version: "1.x", Interval: time.Minute, ValuesFiles: []string{"a"}}
 	index := delivery.Revision{Commit: strings.Repeat("a", 64)}
 	got := dialect.RepositoryChart(&h, template, index)
@@ -107,6 +108,10 @@ func TestRepositoryChart(t *testing.T) {
 		if dialect.RepositoryChart(&h, other, index).ID == got.ID {
 			t.Errorf("%+v is taken for the same chart", other)
 		}
+	}
+	h.Spec.Suspend = true
+	if s := dialect.RepositoryChart(&h, template, index); !s.IndexFixed || s.Suspend || s.Interval < 24*time.Hour || s.ID == got.ID {
+		t.Errorf("of a suspended repository: %+v", s)
 	}
 }
 
