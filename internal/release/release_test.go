@@ -101,7 +101,7 @@ func TestInstall(t *testing.T) {
 	}
 
 	// The app goes.
-	gone, ok := ForDeletion(r.app, r.record)
+	gone, ok := ForDeletion(r.app, r.record, Seen{})
 	if !ok {
 		t.Fatal("nothing to uninstall")
 	}
@@ -110,7 +110,7 @@ func TestInstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.record = Done(r.want(), gone, r.record, res, nil)
-	if _, ok := ForDeletion(r.app, r.record); ok {
+	if _, ok := ForDeletion(r.app, r.record, Seen{}); ok {
 		t.Errorf("there is something left to uninstall: %+v", r.record)
 	}
 	if _, err := w.resource("v1", "configmaps", w.ns).Get(w.ctx, "web", getOptions); err == nil {
