@@ -49,6 +49,22 @@ type helmState struct {
 	digest   string                 // of the values
 	secrets  *redact.Redactor       // knows the values that came from Secrets
 	resolved bool                   // the last step has got as far as deciding
+	rest     respite                // after what has failed
+}
+
+// respite is the time after a failed action before what it was about is tried again.
+type respite struct {
+	until   time.Time
+	inputs  string // of what has failed; with others it is tried at once
+	counted bool   // in a retry budget: what remedies it does not wait
+}
+
+// left is how long an action still waits.
+func (r respite) left(d release.Decision, inputs string, now time.Time) time.Duration {
+	if inputs != r.inputs || d.Force || r.counted && d.Remedy {
+		return 0
+	}
+	return max(0, r.until.Sub(now))
 }
 
 // acting is an action under way. Its fields are written before done is closed, or when it is made.
@@ -58,6 +74,7 @@ type acting struct {
 	record   delivery.ReleaseRecord    // with the action begun
 	began    atomic.Pointer[time.Time] // when its turn came; nil: it has not come yet
 	cancel   context.CancelFunc
+	inputs   string
 	parting  bool          // it is the uninstall of an app that is deleted
 	done     chan struct{} // closed at its end
 	result   release.Result
@@ -119,6 +136,10 @@ func (h *helmReleases) step(ctx context.Context, obj *helmv2.HelmRelease, pen pe
 		return h.told(p, nil)
 	}
 	if err == nil && d.Action.Runs() && d.After <= 0 {
+		d.After = p.helm.rest.left(d, p.inputs(), p.req.Now)
+		p.after = d.After
+	}
+	if err == nil && d.Action.Runs() && d.After <= 0 {
 		if err = h.undertake(ctx, p, d); err == nil {
 			return h.underWay(p)
 		}
@@ -166,6 +187,16 @@ func (h *helmReleases) ended(p *helmPass) bool {
 		err = &f
 	}
 	p.helm.record = release.Done(a.want, a.decision, a.record, a.result, err)
+	if now := &p.helm.record; err != nil && !a.parting {
+		if a.inputs != p.helm.rest.inputs {
+			p.st.failures = 0
+		}
+		p.st.failures++
+		p.helm.rest = respite{
+			until: h.now().Add(deliver.Backoff(p.st.failures, p.app.RetryInterval)), inputs: a.inputs,
+			counted: now.InstallFailures != a.record.InstallFailures || now.UpgradeFailures != a.record.UpgradeFailures,
+		}
+	}
 	p.events = append(p.events, actionEvents(a.record, p.helm.record, a.result)...)
 	return true
 }
@@ -236,6 +267,11 @@ func (h *helmReleases) decide(ctx context.Context, p *helmPass) (release.Decisio
 		p.after = d.After
 	}
 	return d, nil
+}
+
+// inputs identify what an action is about.
+func (p *helmPass) inputs() string {
+	return fmt.Sprintln(p.app.UID, p.app.Generation, p.app.Requested, p.chart.Key(), p.want.ConfigDigest)
 }
 
 // request is what an action needs.
@@ -444,7 +480,7 @@ func leaves(document []byte) (texts []string) {
 	return texts
 }
 
-// undertake begins an action, aside. What a failure before it has left is written first: a controller that is killed has to know of it.
+// undertake begins an action, aside. What an action before it has left is written first: a controller that is killed has to know of it.
 func (h *helmReleases) undertake(ctx context.Context, p *helmPass, d release.Decision) error {
 	if p.values == nil && d.Action != release.Uninstall {
 		if err := h.readValues(ctx, p); err != nil {
@@ -459,10 +495,10 @@ func (h *helmReleases) undertake(ctx context.Context, p *helmPass, d release.Dec
 		return fmt.Errorf("record that there is a release: %w", err)
 	}
 	rec := release.Begun(p.want, d)
-	if len(p.events) > 0 && d.Record.Failures > 0 {
+	if len(p.events) > 0 {
 		p.obj.Status = dialect.HelmReleaseStatus(p.obj.Status, p.app, h.working(&d.Record, d), h.now())
 		if err := p.pen.save(); err != nil {
-			return fmt.Errorf("record what has failed: %w", err)
+			return fmt.Errorf("record what the last action has come to: %w", err)
 		}
 	}
 	h.act(p, d, rec)
@@ -472,7 +508,7 @@ func (h *helmReleases) undertake(ctx context.Context, p *helmPass, d release.Dec
 // act carries out an action aside; its end wakes the app.
 func (h *helmReleases) act(p *helmPass, d release.Decision, rec delivery.ReleaseRecord) {
 	ctx, cancel := context.WithCancel(h.life)
-	a := &acting{want: p.want, decision: d, record: rec, cancel: cancel, done: make(chan struct{})}
+	a := &acting{want: p.want, decision: d, record: rec, inputs: p.inputs(), cancel: cancel, done: make(chan struct{})}
 	p.helm.acting = a
 	req, id, engine := p.request(), p.app.ID, p.helm.engine
 	go func() {
