@@ -616,12 +616,21 @@ func (h *helmReleases) remove(ctx context.Context, obj *helmv2.HelmRelease) (rem
 			return removal{after: deliver.Backoff(p.st.failures, 0), events: p.events}, nil
 		}
 	}
-	d, left := release.ForDeletion(p.app, p.helm.record)
-	if p.app.Suspend || !left {
+	if p.app.Suspend {
 		return removal{done: true, events: p.events}, nil
 	}
 	if err := h.aim(ctx, p); err != nil {
 		return removal{after: recheck, events: p.events}, ignoreNotYet(err)
+	}
+	seen, err := p.helm.engine.Observe(ctx, p.app, p.helm.record)
+	if err != nil {
+		return removal{after: recheck, events: p.events}, err
+	}
+	rec := p.helm.record
+	rec.AttemptedAction = cmp.Or(rec.AttemptedAction, delivery.InstallRelease) // perhaps: our finalizer is there, whatever the status says
+	d, left := release.ForDeletion(p.app, rec, seen)
+	if !left {
+		return removal{done: true, events: p.events}, nil
 	}
 	p.want = release.Want{App: p.app}
 	h.act(p, d, d.Record)
