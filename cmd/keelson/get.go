@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/liggitt/tabwriter" // the standard library's, with memory for widths: kubectl's choice for watches
 	"github.com/spf13/cobra"
@@ -23,15 +24,16 @@ import (
 func getCommand(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "get",
-		Short: "List apps, sources or ApplicationSets and how they are doing",
+		Short: "List apps, Helm releases, sources or ApplicationSets and how they are doing",
 		Args:  args(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
-			return withCode(exitUsage, hintf(fmt.Errorf("get what?"), "keelson get apps, keelson get sources, or keelson get appsets"))
+			return withCode(exitUsage, hintf(fmt.Errorf("get what?"), "keelson get apps, keelson get releases, keelson get sources, or keelson get appsets"))
 		},
 	}
 	for _, l := range []listing{appListing, sourceListing, appSetListing} {
 		cmd.AddCommand(l.command(g))
 	}
+	cmd.AddCommand(releasesCommand(g))
 	return cmd
 }
 
@@ -54,11 +56,12 @@ type listedKind struct {
 }
 
 var appListing = listing{
-	use: "apps", short: "List the apps", aliases: []string{"app", "kustomizations", "ks", "applications"}, key: "apps",
+	use: "apps", short: "List the apps", aliases: []string{"app", "kustomizations", "ks", "applications", "helmreleases", "hr"}, key: "apps",
 	headings: []string{"NAMESPACE", "NAME", "STATE", "REVISION", "AGE", "MESSAGE", "|", "KIND", "SOURCE", "PATH", "OBJECTS", "SYNC", "HEALTH"},
 	kinds: []listedKind{
 		{names: []string{"kustomizations", "ks"}, list: func() client.ObjectList { return &kustomizev1.KustomizationList{} }},
 		{names: []string{"applications"}, list: func() client.ObjectList { return &argocdv1.ApplicationList{} }, other: true},
+		{names: []string{"helmreleases", "hr"}, list: func() client.ObjectList { return &helmv2.HelmReleaseList{} }, other: true},
 	},
 	of: func(obj client.Object) (web.Status, func(web.Status) any, func(web.Status, bool) []string) {
 		var a web.App
@@ -67,6 +70,8 @@ var appListing = listing{
 			a = appOf(obj)
 		case *argocdv1.Application:
 			a = appOfArgo(obj)
+		case *helmv2.HelmRelease:
+			a = appOfHelm(obj)
 		default:
 			return web.Status{}, nil, nil
 		}

@@ -134,6 +134,10 @@ func (h *handback) apps(ctx context.Context) error {
 			h.done = append(h.done, handedBack{App: app.String(), Object: "its objects in another cluster", Result: "are left as they are"})
 			continue
 		}
+		if app.helm != nil {
+			h.done = append(h.done, handedBack{App: app.String(), Object: "its release", Result: "is left as it is: Flux and Helm know it from its Secrets"})
+			continue
+		}
 		inv := app.owned()
 		for _, ref := range inv.Refs() {
 			if err := h.object(ctx, app.id(), ref, inv[ref]); err != nil {

@@ -77,6 +77,9 @@ func reconcileApp(ctx context.Context, c client.WithWatch, app foundApp, opts re
 		}
 		return status, nil
 	}
+	if app.helm != nil {
+		return reconcileRelease(ctx, c, app, opts)
+	}
 	k := app.flux
 	if k.Spec.Suspend {
 		return web.Status{}, hintf(fmt.Errorf("app %s is suspended", app), "keelson resume %s", opts.app)

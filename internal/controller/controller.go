@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	notificationv1 "github.com/fluxcd/notification-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
@@ -50,6 +51,7 @@ import (
 	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/live"
+	"keelson.dev/keelson/internal/release"
 	"keelson.dev/keelson/internal/source"
 )
 
@@ -85,6 +87,7 @@ type Controller struct {
 
 	reg     *registry
 	flux    *kustomizations
+	helm    *helmReleases // nil: the cluster does not have the kind
 	records *deliver.Records
 	wakes   wakes
 	prepare func(context.Context) error // before any app is looked at
@@ -107,7 +110,7 @@ const leaseDuration, renewDeadline, retryPeriod = 15 * time.Second, 10 * time.Se
 // Scheme knows the kinds that the controller and the CLI read and write.
 func Scheme() (*k8sruntime.Scheme, error) {
 	scheme := k8sruntime.NewScheme()
-	for _, add := range []func(*k8sruntime.Scheme) error{corev1.AddToScheme, sourcev1.AddToScheme, kustomizev1.AddToScheme, notificationv1.AddToScheme, argocdv1.AddToScheme} {
+	for _, add := range []func(*k8sruntime.Scheme) error{corev1.AddToScheme, sourcev1.AddToScheme, kustomizev1.AddToScheme, helmv2.AddToScheme, notificationv1.AddToScheme, argocdv1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return nil, fmt.Errorf("register kinds: %w", err)
 		}
@@ -153,6 +156,9 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 	if err := c.serveFlux(ctx, opts, common, claims, rec); err != nil {
 		return nil, err
 	}
+	if err := c.serveReleases(ctx, opts, common, rec); err != nil {
+		return nil, err
+	}
 	return c, c.serveApplications(ctx, opts, scheme, common, claims, rec)
 }
 
@@ -179,7 +185,7 @@ func (c *Controller) serveFlux(ctx context.Context, opts Options, common *apps, 
 			if sharded && !c.reg.knows(app) {
 				return // an app of another shard, whose objects have the same labels
 			}
-			declared.enqueue(app)
+			c.wakes.wake(app)
 		},
 	}
 	engine := &deliver.Engine{
@@ -199,6 +205,31 @@ func (c *Controller) serveFlux(ctx context.Context, opts Options, common *apps, 
 		return err
 	}
 	return setup(mgr, "kustomization", declared, appWorkers, c.prepare)
+}
+
+// serveReleases makes what serves HelmReleases, in a cluster that has the kind.
+func (c *Controller) serveReleases(ctx context.Context, opts Options, common *apps, rec *recorder) error {
+	if ok, err := has(opts.Cluster, c.mgr.GetScheme(), &helmv2.HelmRelease{}); err != nil {
+		return err
+	} else if !ok {
+		opts.Log.Warn("HelmReleases are not served: the cluster lacks the kind (hint: kubectl apply -f config/crd, then start again)")
+		return nil
+	}
+	declared := &shell[*helmv2.HelmRelease]{
+		client: c.mgr.GetClient(), recorder: rec, finalizer: helmv2.HelmReleaseFinalizer, log: opts.Log,
+		written: map[types.NamespacedName]*helmv2.HelmRelease{},
+	}
+	c.helm = &helmReleases{charts: c.charts, life: ctx, apps: apps{
+		reg: common.reg, targets: c.targets, records: opts.Records, policy: opts.Policy, now: opts.Now, cache: common.cache, reader: common.reader,
+		wake: common.wake, later: common.later, places: common.places, log: opts.Log,
+	}}
+	var err error
+	if c.helm.engine, err = release.New(ctx, opts.Cluster, release.Options{Changed: c.helm.stored, Touched: declared.enqueue}); err != nil {
+		return fmt.Errorf("watch releases: %w", err)
+	}
+	declared.kind = c.helm
+	c.wakes[helmv2.HelmReleaseKind] = declared.enqueue
+	return setup(c.mgr, "helmrelease", declared, appWorkers, c.prepare)
 }
 
 // loadClaims makes known who owns what, and forgets the apps that are gone.
@@ -222,7 +253,7 @@ func newManager(opts Options, scheme *k8sruntime.Scheme) (manager.Manager, error
 	lease, renew, retry := leaseDuration, renewDeadline, retryPeriod
 	sharded := map[client.Object]cache.ByObject{}
 	for _, obj := range []client.Object{
-		&sourcev1.GitRepository{}, &sourcev1.OCIRepository{}, &sourcev1.HelmRepository{}, &sourcev1.HelmChart{}, &kustomizev1.Kustomization{},
+		&sourcev1.GitRepository{}, &sourcev1.OCIRepository{}, &sourcev1.HelmRepository{}, &sourcev1.HelmChart{}, &kustomizev1.Kustomization{}, &helmv2.HelmRelease{},
 		&notificationv1.Receiver{}, &argocdv1.Application{}, &argocdv1.ApplicationSet{},
 	} {
 		if ok, err := has(opts.Cluster, scheme, obj); err != nil {
@@ -394,6 +425,11 @@ func (c *Controller) Looked(ctx context.Context) (bool, error) {
 	for i := range list.Items {
 		if k := &list.Items[i]; !k.Spec.Suspend && !c.reg.standOf(kustomizationID(client.ObjectKeyFromObject(k))).evaluated {
 			return false, nil
+		}
+	}
+	if c.helm != nil {
+		if looked, err := c.helm.looked(ctx); err != nil || !looked {
+			return false, err
 		}
 	}
 	if c.argo != nil {

@@ -58,7 +58,7 @@ func (f *follower) distrusts(st *sourceState, src delivery.Source) (news bool) {
 
 // sameSource tells whether a result still answers what is declared.
 func sameSource(a, b delivery.Source) bool {
-	return a.URL == b.URL && a.Chart == b.Chart && a.OCI == b.OCI && a.Layer == b.Layer && a.Index == b.Index && a.IndexAt == b.IndexAt &&
+	return a.URL == b.URL && a.Chart == b.Chart && a.OCI == b.OCI && a.Layer == b.Layer && a.Index == b.Index && a.IndexAt == b.IndexAt && a.IndexFixed == b.IndexFixed &&
 		a.Whole == b.Whole && a.Ref == b.Ref && a.Ignore == b.Ignore && a.HasIgnore == b.HasIgnore &&
 		a.Verify.Head == b.Verify.Head && a.Verify.Tag == b.Verify.Tag && a.Secrets == b.Secrets &&
 		slices.Equal(a.Sparse, b.Sparse) && a.Submodules == b.Submodules && slices.Equal(a.Include, b.Include)

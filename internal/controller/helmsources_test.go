@@ -181,6 +181,14 @@ func TestHelmRepository(t *testing.T) {
 	w.helmChart("signed", "charts", "*", "  verify: {provider: cosign}\n")
 	w.conditionOf(w.chart("signed"), metav1.ConditionFalse, "FieldsNotSupported", "spec.verify: not supported yet; nothing is fetched")
 
+	// A suspended one tells of nothing new, and its charts go by what it had.
+	w.helmRepository("charts", repo.URL, "  suspend: true\n")
+	repo.change(func() { repo.versions = append(repo.versions, "1.4.0") })
+	w.helmChart("late", "charts", "1.x", "")
+	w.conditionOf(w.chart("late"), metav1.ConditionTrue, "ChartPullSucceeded", "version '1.3.0'")
+	w.helmRepository("charts", repo.URL, "")
+	w.conditionOf(w.chart("late"), metav1.ConditionTrue, "ChartPullSucceeded", "version '1.4.0'")
+
 	// The repository goes: its charts say so, and keep what they had.
 	w.must(w.client.Delete(w.ctx, h))
 	w.conditionOf(w.chart("old"), metav1.ConditionFalse, "SourceUnavailable", "does not exist")
@@ -430,11 +438,14 @@ func TestHelmChartsOfARegistry(t *testing.T) {
 	w.conditionOf(w.chart("web"), metav1.ConditionFalse, "SourceUnavailable")
 	w.helmRepository("registry", o.url("charts"), "  type: oci\n")
 	w.conditionOf(w.chart("web"), metav1.ConditionTrue, "ChartPullSucceeded", "pulled 'web' chart with version '1.0.0+build.1'")
-	var h sourcev1.HelmRepository
-	w.must(w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "registry"}, &h))
-	if len(h.Status.Conditions) > 0 || h.Status.Artifact != nil || h.Status.ObservedGeneration > 0 {
-		t.Errorf("status %+v", h.Status)
-	}
+	w.eventually("an empty status", func() error {
+		var h sourcev1.HelmRepository
+		w.must(w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "registry"}, &h))
+		if len(h.Status.Conditions) > 0 || h.Status.Artifact != nil || h.Status.ObservedGeneration != 0 {
+			return fmt.Errorf("status %+v", h.Status)
+		}
+		return nil
+	})
 	o.push("charts/web", "1.4.0", helmConfig, helmLayer, chartOf("web", "1.4.0"))
 	w.eventually("the new version", func() error {
 		w.request(&sourcev1.HelmChart{}, "web")

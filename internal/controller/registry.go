@@ -80,6 +80,8 @@ type appState struct {
 	awaits    time.Time // since when it waits for news of an app that it depends on; zero: it does not
 	way       string    // what says how the other cluster is reached, for people: "Secret/far"
 
+	helm *helmState // of a HelmRelease
+
 	// Of an Application.
 	op         *delivery.Operation     // under way; nil: none is
 	last       *delivery.Operation     // that is over, or under way
@@ -193,6 +195,18 @@ func (r *registry) app(app delivery.App) *appState {
 }
 
 // uid is that of an app's declaration; empty: the app is not known.
+// releases gives the apps whose Helm release has a name, and its history in a namespace.
+func (r *registry) releases(namespace, name string) (ids []delivery.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, st := range r.apps {
+		if rel := st.app.Release; rel != nil && rel.StorageNamespace == namespace && rel.Name == name {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
 // knows tells whether an app has been looked at.
 func (r *registry) knows(id delivery.ID) bool {
 	r.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/release"
 	"keelson.dev/keelson/internal/source"
 )
 
@@ -26,7 +28,8 @@ import (
 type releaseChart struct {
 	source.Chart                   // Version as upstream tells it: with what tells its values files, revision or digest from others
 	Values         map[string]any  // that stand in for its values.yaml; nil: none do
-	ValuesFiles    []string        // that these were merged from
+	ValuesFiles    []string        // that these were merged from, as they are named
+	valuesDir      string          // the folder of the snapshot that they are named from
 	SourceRevision string          // of what it was made from, as that object's status tells it
 	URL            string          // of where it came from
 	OCIDigest      string          // of the artifact of an OCIRepository: "sha256:…"; empty: it came otherwise
@@ -36,6 +39,15 @@ type releaseChart struct {
 // Key identifies the content: equal keys mean that the same would be rendered.
 func (c releaseChart) Key() string {
 	return strings.Join([]string{c.Snapshot.Digest, c.Path, c.Version, strings.Join(c.ValuesFiles, "\n")}, " ")
+}
+
+// release gives the chart as an action reads it.
+func (c releaseChart) release() release.Chart {
+	files := make([]string, len(c.ValuesFiles))
+	for i, name := range c.ValuesFiles {
+		files[i] = strings.TrimPrefix(path.Join("/", c.valuesDir, path.Clean("/"+name)), "/")
+	}
+	return release.Chart{Digest: c.Snapshot.Digest, Files: c.Snapshot.FS, Path: c.Path, Version: c.Version, ValuesFiles: files}
 }
 
 // releaseCharts find charts for who names them in Flux's words: HelmCharts, and HelmReleases. Nothing is waited for: what has to be
@@ -115,11 +127,29 @@ func (c *releaseCharts) drop(user delivery.ID) {
 func (c *releaseCharts) refresh(user delivery.ID)        { c.repos.refresh(user) }
 func (c *releaseCharts) refreshed(user delivery.ID) bool { return c.repos.refreshed(user) }
 
-// find gives the chart that a template names; generation is that of the HelmChart which the template is, or would be, of. The error is
-// errNotYet while it is being fetched; otherwise a [*delivery.Fault] with upstream's reasons.
+// find gives the chart that a template names; generation is that of the object with the template. The error is errNotYet while it is being
+// fetched; otherwise a [*delivery.Fault] with upstream's reasons.
 func (c *releaseCharts) find(ctx context.Context, user delivery.ID, t delivery.ChartTemplate, generation int64) (releaseChart, error) {
 	c.follow(user, t.Source)
+	if len(t.ValuesFiles) > 0 && user.Kind != sourcev1.HelmChartKind {
+		generation = c.generation(ctx, user, t, generation)
+	}
 	return c.of(ctx, user, t, generation)
+}
+
+// generation is that of the HelmChart which Flux has made for a HelmRelease, where it says the same: what Flux has released is then told
+// by the same version.
+func (c *releaseCharts) generation(ctx context.Context, user delivery.ID, t delivery.ChartTemplate, otherwise int64) int64 {
+	var made sourcev1.HelmChart
+	if c.cache.Get(ctx, types.NamespacedName{Namespace: t.Source.Namespace, Name: user.Namespace + "-" + user.Name}, &made) != nil {
+		return otherwise
+	}
+	is := dialect.HelmChart(&made)
+	if is.Name == t.Name && is.Version == t.Version && is.Source == t.Source && is.EachRevision == t.EachRevision &&
+		slices.Equal(is.ValuesFiles, t.ValuesFiles) && is.IgnoreMissingValues == t.IgnoreMissingValues {
+		return made.Generation
+	}
+	return otherwise
 }
 
 // findRef gives the chart of an object: of a HelmChart, or of an OCIRepository. Errors are those of find.
@@ -238,7 +268,7 @@ func (c *releaseCharts) ofRepository(ctx context.Context, user delivery.ID, t de
 			return out, err
 		}
 	}
-	out.SourceRevision, out.URL = index.String(), src.URL
+	out.SourceRevision, out.URL, out.valuesDir = index.String(), src.URL, out.Path
 	return c.keep(user, key, out), nil
 }
 

@@ -111,7 +111,7 @@ func newChartWorld(t *testing.T, dir string) *chartWorld {
 	return w
 }
 
-func release(name string) delivery.ID {
+func chartOf(name string) delivery.ID {
 	return delivery.ID{Kind: "HelmRelease", Namespace: "team", Name: name}
 }
 
@@ -161,7 +161,7 @@ func TestReleasesShareCharts(t *testing.T) {
 	w := newChartWorld(t, t.TempDir())
 	template := delivery.ChartTemplate{Name: "web", Version: "1.x", Source: delivery.ID{Kind: sourcev1.HelmRepositoryKind, Namespace: "team", Name: "charts"}, Interval: time.Hour}
 	find := func(name string) func() (releaseChart, error) {
-		return func() (releaseChart, error) { return w.find(t.Context(), release(name), template, 1) }
+		return func() (releaseChart, error) { return w.find(t.Context(), chartOf(name), template, 1) }
 	}
 	if f := (*delivery.Fault)(nil); !errors.As(second(find("a")()), &f) || f.Reason != "SourceUnavailable" || f.Retry != delivery.OnEvent {
 		t.Errorf("no repository: %v", f)
@@ -171,7 +171,7 @@ func TestReleasesShareCharts(t *testing.T) {
 		t.Errorf("no index yet: %v", err)
 	}
 	index := w.arrive(id, delivery.Source{URL: w.server.URL, Index: true})
-	if w.woken[release("a")] != 1 {
+	if w.woken[chartOf("a")] != 1 {
 		t.Error("news of the repository does not wake the release")
 	}
 	c := w.eventually(find("a"))
@@ -192,11 +192,22 @@ func TestReleasesShareCharts(t *testing.T) {
 	if v.Version != "1.2.0+1" || v.Values["a"] != float64(1) || v.Values["b"] != float64(2) || v.Key() == c.Key() || w.requests != 2 {
 		t.Errorf("chart %+v after %d requests", v, w.requests)
 	}
-	w.drop(release("a"))
+	made := &sourcev1.HelmChart{ObjectMeta: metav1.ObjectMeta{Generation: 4}, Spec: sourcev1.HelmChartSpec{
+		Chart: "web", Version: "1.x", ValuesFiles: template.ValuesFiles, SourceRef: sourcev1.LocalHelmChartSourceReference{Kind: sourcev1.HelmRepositoryKind, Name: "charts"},
+	}}
+	w.objects.add(made, "team-b") // by Flux, for the release b
+	if v := w.eventually(find("b")); v.Version != "1.2.0+4" {
+		t.Errorf("version %s", v.Version)
+	}
+	made.Spec.Version = "2.x"
+	if v := w.eventually(find("b")); v.Version != "1.2.0+1" {
+		t.Errorf("version %s", v.Version)
+	}
+	w.drop(chartOf("a"))
 	if len(w.repos.wanted) != 1 {
 		t.Errorf("wanted %v", w.repos.wanted)
 	}
-	w.drop(release("b"))
+	w.drop(chartOf("b"))
 	if len(w.repos.wanted)+len(w.follows)+len(w.users)+len(w.found)+len(w.whole) != 0 {
 		t.Errorf("nobody wants anything: %v %v %v %v", w.repos.wanted, w.follows, w.users, w.found)
 	}
@@ -212,7 +223,7 @@ func second(_ releaseChart, err error) error { return err }
 func TestChartsOfReferences(t *testing.T) {
 	w := newChartWorld(t, t.TempDir())
 	ref := delivery.ID{Kind: sourcev1.HelmChartKind, Namespace: "team", Name: "web"}
-	find := func() (releaseChart, error) { return w.findRef(t.Context(), release("a"), ref) }
+	find := func() (releaseChart, error) { return w.findRef(t.Context(), chartOf("a"), ref) }
 	if _, err := find(); err == nil || !strings.Contains(err.Error(), "HelmChart/team/web does not exist") {
 		t.Errorf("no HelmChart: %v", err)
 	}
@@ -224,13 +235,13 @@ func TestChartsOfReferences(t *testing.T) {
 	if c := w.eventually(find); c.Version != "1.2.0+7" || len(c.Values) != 1 {
 		t.Errorf("chart %+v", c)
 	}
-	before := w.woken[release("a")]
+	before := w.woken[chartOf("a")]
 	w.inform(ref)
 	w.inform(delivery.ID{Kind: sourcev1.HelmRepositoryKind, Namespace: "team", Name: "charts"})
-	if got := w.woken[release("a")]; got != before+2 {
+	if got := w.woken[chartOf("a")]; got != before+2 {
 		t.Errorf("woken %d times, want %d", got, before+2)
 	}
-	if _, err := w.findRef(t.Context(), release("a"), delivery.ID{Kind: "ExternalArtifact", Name: "x"}); err == nil || !strings.Contains(err.Error(), "spec.chartRef.kind ExternalArtifact") {
+	if _, err := w.findRef(t.Context(), chartOf("a"), delivery.ID{Kind: "ExternalArtifact", Name: "x"}); err == nil || !strings.Contains(err.Error(), "spec.chartRef.kind ExternalArtifact") {
 		t.Errorf("an ExternalArtifact: %v", err)
 	}
 }
@@ -241,7 +252,7 @@ func TestChartsAfterARestart(t *testing.T) {
 	template := delivery.ChartTemplate{Name: "web", Version: "1.x", Source: delivery.ID{Kind: sourcev1.HelmRepositoryKind, Namespace: "team", Name: "charts"}, Interval: time.Hour}
 	w := newChartWorld(t, dir)
 	index := w.arrive(w.repository("charts"), delivery.Source{URL: w.server.URL, Index: true})
-	c := w.eventually(func() (releaseChart, error) { return w.find(t.Context(), release("a"), template, 1) })
+	c := w.eventually(func() (releaseChart, error) { return w.find(t.Context(), chartOf("a"), template, 1) })
 	w.server.Close()
 
 	again := newChartWorld(t, dir)
@@ -253,7 +264,7 @@ func TestChartsAfterARestart(t *testing.T) {
 	}
 	st := again.reg.source(id)
 	again.reg.with(func() { st.snapshot = snap })
-	if d := again.eventually(func() (releaseChart, error) { return again.find(t.Context(), release("a"), template, 1) }); d.Key() != c.Key() {
+	if d := again.eventually(func() (releaseChart, error) { return again.find(t.Context(), chartOf("a"), template, 1) }); d.Key() != c.Key() {
 		t.Errorf("keys %q and %q", c.Key(), d.Key())
 	}
 }

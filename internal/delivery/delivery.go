@@ -171,6 +171,7 @@ type Source struct {
 	Layer       Layer  // of such an artifact
 	Index       bool   // URL is a Helm repository over HTTP, and its index is followed: the digest of that is the revision, and the snapshot has no files
 	IndexAt     string // of a chart: the digest of the index, in hex, in which its version is looked for, if that is here; otherwise it is asked for
+	IndexFixed  bool   // the index is not asked for: nothing newer is wanted
 	Ref         GitRef
 	Secrets     SecretRefs
 	GitHub      bool // the credentials are those of a GitHub App

@@ -14,8 +14,12 @@ import (
 // RepositoryChartKind is that of the ids of charts of HelmRepositories, as HelmCharts and HelmReleases want them.
 const RepositoryChartKind = "HelmRepositoryChart"
 
-// defaultHelmInterval is that of a HelmRepository that names none (upstream).
-const defaultHelmInterval = time.Minute
+const (
+	// defaultHelmInterval is that of a HelmRepository that names none (upstream).
+	defaultHelmInterval = time.Minute
+	// suspendedInterval is that of the charts of one that is suspended: there is nothing new to look for.
+	suspendedInterval = 30 * 24 * time.Hour
+)
 
 // HelmRepository reads a Flux HelmRepository: its index is followed. One of the type oci has none ([IsStatic]).
 func HelmRepository(h *sourcev1.HelmRepository) delivery.Source {
@@ -51,6 +55,9 @@ func RepositoryChart(h *sourcev1.HelmRepository, t delivery.ChartTemplate, index
 	src.Chart, src.Ref, src.IndexAt = t.Name, delivery.GitRef{SemVer: t.Version}, index.Commit
 	if t.Interval > 0 {
 		src.Interval = t.Interval
+	}
+	if h.Spec.Suspend && !IsStatic(h) {
+		src.IndexFixed, src.Interval = true, suspendedInterval
 	}
 	src.ID = delivery.ID{Kind: RepositoryChartKind, Namespace: h.Namespace, Name: fmt.Sprintf("%s/%s@%s every %s", h.Name, t.Name, t.Version, src.Interval)}
 	return src

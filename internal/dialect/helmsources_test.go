@@ -91,7 +91,7 @@ func TestHelmRepository(t *testing.T) {
 // TestRepositoryChart: who wants the same chart gets the same one, and who wants another one does not.
 func TestRepositoryChart(t *testing.T) {
 	var h sourcev1.HelmRepository
-	decode(t, "{metadata: {name: charts, namespace: team, annotations: {reconcile.fluxcd.io/requestedAt: now}}, spec: {url: 'https://example.com', interval: 1h, suspend: true, secretRef: {name: key}}}", &h)
+	decode(t, "{metadata: {name: charts, namespace: team, annotations: {reconcile.fluxcd.io/requestedAt: now}}, spec: {url: 'https://example.com', interval: 1h, secretRef: {name: key}}}", &h)
 	template := delivery.ChartTemplate{Name: "web", Version: "1.x", Interval: time.Minute, ValuesFiles: []string{"a"}}
 	index := delivery.Revision{Commit: strings.Repeat("a", 64)}
 	got := dialect.RepositoryChart(&h, template, index)
@@ -107,6 +107,10 @@ func TestRepositoryChart(t *testing.T) {
 		if dialect.RepositoryChart(&h, other, index).ID == got.ID {
 			t.Errorf("%+v is taken for the same chart", other)
 		}
+	}
+	h.Spec.Suspend = true
+	if s := dialect.RepositoryChart(&h, template, index); !s.IndexFixed || s.Suspend || s.Interval < 24*time.Hour || s.ID == got.ID {
+		t.Errorf("of a suspended repository: %+v", s)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/source"
 )
 
@@ -51,6 +52,16 @@ func TestIndexIsFollowed(t *testing.T) {
 	if got := snapshot(t, f, chart).Revision.Name; got != "1.0.0" || h.count("/charts/index.yaml") != 2 {
 		t.Errorf("version %s, index asked for %d times", got, h.count("/charts/index.yaml"))
 	}
+	// Nothing newer is wanted: what is here counts, and the repository is not asked.
+	chart.IndexFixed = true
+	if got := snapshot(t, f, chart).Revision.Name; got != "1.0.0" {
+		t.Errorf("version %s", got)
+	}
+	chart.IndexAt = strings.Repeat("0", 64)
+	if _, err := f.Resolve(t.Context(), chart); !errors.Is(err, git.ErrUnreachable) || h.count("/charts/index.yaml") != 2 {
+		t.Errorf("an index that is not here: %v; asked for %d times", err, h.count("/charts/index.yaml"))
+	}
+	chart.IndexFixed, chart.IndexAt = false, second.Revision.Commit
 	chart.Ref.SemVer = "7.x"
 	_, err := f.Resolve(t.Context(), chart)
 	if err == nil || !strings.Contains(err.Error(), "correct chart or version, or publish") || strings.Contains(err.Error(), "targetRevision") {

@@ -61,7 +61,7 @@ func (f *Fetcher) archiveTarget(src delivery.Source) (target, error) {
 	c := src.Credentials
 	t := target{
 		id: src.ID, words: wordsOf(src), salt: src.ID.Namespace, tenant: src.Tenant, plain: c.PlainHTTP, passAll: c.PassAll, oci: isOCI(src.URL),
-		indexAt: src.IndexAt, fresh: src.Fresh,
+		indexAt: src.IndexAt, fixed: src.IndexFixed, fresh: src.Fresh,
 	}
 	raw := src.URL
 	if !t.oci {
@@ -342,12 +342,15 @@ func (f *Fetcher) index(ctx context.Context, t target, timeout time.Duration) (*
 	}
 	if x != nil {
 		x.used = now
-		if x.digest == t.indexAt || !t.fresh && now.Sub(x.answered) < maxAskingShare*x.took {
+		if x.digest == t.indexAt || !t.fixed && !t.fresh && now.Sub(x.answered) < maxAskingShare*x.took {
 			f.mu.Unlock()
 			return x, nil
 		}
 	}
 	f.mu.Unlock()
+	if t.fixed { // what was fetched last is good enough then
+		return nil, fmt.Errorf("%w: the repository is suspended, and the index that it had is not here any more", git.ErrUnreachable)
+	}
 	_, err := f.once(ctx, "index "+key, timeout, func(ctx context.Context) ([]byte, error) {
 		began := time.Now()
 		fresh, err := f.askIndex(ctx, t, x)

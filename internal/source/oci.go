@@ -334,9 +334,7 @@ func (r registry) tags(ctx context.Context) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, tag := range page.Tags {
-			all = append(all, tag)
-		}
+		all = append(all, page.Tags...)
 		if len(all) > maxTags {
 			return nil, fmt.Errorf("%w: the repository has more than %d tags", errArchive, maxTags)
 		}

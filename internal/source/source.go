@@ -112,6 +112,7 @@ type target struct {
 	plain   bool   // without TLS
 	passAll bool   // other hosts see user name and password too
 	fresh   bool   // answers of before do not count
+	fixed   bool   // no other index than indexAt is good enough, and it is not asked for
 	indexAt string // the digest of the index that a chart is looked for in
 
 	// Who shares the mirror and the archives: the namespace; of a submodule the source alone, for nobody asks the remote who may read
