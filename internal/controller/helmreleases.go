@@ -46,6 +46,7 @@ type helmState struct {
 	secrets  *redact.Redactor       // knows the values that came from Secrets
 	resolved bool                   // the last step has got as far as deciding
 }
+	failing  failing
 
 // acting is an action under way. Its fields are written before done is closed, or when it is made.
 type acting struct {
@@ -165,6 +166,7 @@ func (h *helmReleases) ended(p *helmPass) bool {
 
 // actionEvents tell what an action has come to, by what its record says anew.
 func actionEvents(was, now delivery.ReleaseRecord, res release.Result) []event {
+	p.helm.failing.note(a.want, a.decision, err, p.req.Now)
 	var out []event
 	for _, v := range []struct{ was, now delivery.Verdict }{
 		{was.Released, now.Released}, {was.TestSuccess, now.TestSuccess}, {was.Remediated, now.Remediated},
@@ -225,6 +227,9 @@ func (h *helmReleases) decide(ctx context.Context, p *helmPass) (release.Decisio
 	return d, nil
 }
 
+	if d.Action.Runs() {
+		d.After = p.helm.failing.pause(p.want, d, p.req.Now)
+	}
 // request is what an action needs.
 func (p *helmPass) request() release.Request {
 	return release.Request{Want: p.want, Chart: p.chart.release(), Values: p.values, Redact: p.secrets.Text}
