@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"maps"
 	"slices"
 	"strings"
@@ -42,29 +43,13 @@ type helmReleases struct {
 
 // helmState is what is known of an app that is a HelmRelease.
 type helmState struct {
-	engine   *release.Engine        // of the cluster that it is released in; nil: none is known yet
-	record   delivery.ReleaseRecord // as the last step left it
-	acting   *acting                // under way, or over and not taken in yet; nil: no action is
-	values   string                 // the versions of what the values come from, when their digest was taken
-	digest   string                 // of the values
-	secrets  *redact.Redactor       // knows the values that came from Secrets
-	resolved bool                   // the last step has got as far as deciding
-	rest     respite                // after what has failed
-}
-
-// respite is the time after a failed action before what it was about is tried again.
-type respite struct {
-	until   time.Time
-	inputs  string // of what has failed; with others it is tried at once
-	counted bool   // in a retry budget: what remedies it does not wait
-}
-
-// left is how long an action still waits.
-func (r respite) left(d release.Decision, inputs string, now time.Time) time.Duration {
-	if inputs != r.inputs || d.Force || r.counted && d.Remedy {
-		return 0
-	}
-	return max(0, r.until.Sub(now))
+	engine  *release.Engine        // of the cluster that it is released in; nil: none is known yet
+	record  delivery.ReleaseRecord // as the last step left it
+	acting  *acting                // under way, or over and not taken in yet; nil: no action is
+	values  string                 // the versions of what the values come from, when their digest was taken
+	digest  string                 // of the values
+	secrets *redact.Redactor       // knows the values that came from Secrets
+	failing failing
 }
 
 // acting is an action under way. Its fields are written before done is closed, or when it is made.
@@ -74,7 +59,6 @@ type acting struct {
 	record   delivery.ReleaseRecord    // with the action begun
 	began    atomic.Pointer[time.Time] // when its turn came; nil: it has not come yet
 	cancel   context.CancelFunc
-	inputs   string
 	parting  bool          // it is the uninstall of an app that is deleted
 	done     chan struct{} // closed at its end
 	result   release.Result
@@ -136,10 +120,6 @@ func (h *helmReleases) step(ctx context.Context, obj *helmv2.HelmRelease, pen pe
 		return h.told(p, nil)
 	}
 	if err == nil && d.Action.Runs() && d.After <= 0 {
-		d.After = p.helm.rest.left(d, p.inputs(), p.req.Now)
-		p.after = d.After
-	}
-	if err == nil && d.Action.Runs() && d.After <= 0 {
 		if err = h.undertake(ctx, p, d); err == nil {
 			return h.underWay(p)
 		}
@@ -187,16 +167,7 @@ func (h *helmReleases) ended(p *helmPass) bool {
 		err = &f
 	}
 	p.helm.record = release.Done(a.want, a.decision, a.record, a.result, err)
-	if now := &p.helm.record; err != nil && !a.parting {
-		if a.inputs != p.helm.rest.inputs {
-			p.st.failures = 0
-		}
-		p.st.failures++
-		p.helm.rest = respite{
-			until: h.now().Add(deliver.Backoff(p.st.failures, p.app.RetryInterval)), inputs: a.inputs,
-			counted: now.InstallFailures != a.record.InstallFailures || now.UpgradeFailures != a.record.UpgradeFailures,
-		}
-	}
+	p.helm.failing.note(a.want, a.decision, err, p.req.Now)
 	p.events = append(p.events, actionEvents(a.record, p.helm.record, a.result)...)
 	return true
 }
@@ -262,16 +233,14 @@ func (h *helmReleases) decide(ctx context.Context, p *helmPass) (release.Decisio
 		return release.Decision{}, p.st.explain(err)
 	}
 	d := release.Decide(p.want, p.helm.record, seen, p.req.Now)
+	if d.Action.Runs() {
+		d.After = p.helm.failing.pause(p.want, d, p.req.Now)
+	}
 	p.helm.record = d.Record
 	if d.After > 0 {
 		p.after = d.After
 	}
 	return d, nil
-}
-
-// inputs identify what an action is about.
-func (p *helmPass) inputs() string {
-	return fmt.Sprintln(p.app.UID, p.app.Generation, p.app.Requested, p.chart.Key(), p.want.ConfigDigest)
 }
 
 // request is what an action needs.
@@ -346,11 +315,18 @@ func (h *helmReleases) leave(app delivery.ID, but *release.Engine) {
 func (h *helmReleases) chart(ctx context.Context, p *helmPass) (err error) {
 	r := p.app.Release
 	if r.Chart != nil {
-		p.chart, err = h.charts.find(ctx, p.app.ID, *r.Chart, p.obj.Generation)
+		p.chart, err = h.charts.find(ctx, p.app.ID, *r.Chart, wish(*r.Chart))
 	} else {
 		p.chart, err = h.charts.findRef(ctx, p.app.ID, p.app.Source)
 	}
 	return err
+}
+
+// wish stands for the generation of the HelmChart that Flux would make of a template, and which tells versions of a chart with other
+// values files apart: it changes with the template, not with whatever else a HelmRelease says.
+func wish(t delivery.ChartTemplate) int64 {
+	t.Interval = 0
+	return int64(crc32.ChecksumIEEE(fmt.Appendf(nil, "%+v", t)))
 }
 
 func (h *helmReleases) dependencies(ctx context.Context, p *helmPass) error {
@@ -508,7 +484,7 @@ func (h *helmReleases) undertake(ctx context.Context, p *helmPass, d release.Dec
 // act carries out an action aside; its end wakes the app.
 func (h *helmReleases) act(p *helmPass, d release.Decision, rec delivery.ReleaseRecord) {
 	ctx, cancel := context.WithCancel(h.life)
-	a := &acting{want: p.want, decision: d, record: rec, inputs: p.inputs(), cancel: cancel, done: make(chan struct{})}
+	a := &acting{want: p.want, decision: d, record: rec, cancel: cancel, done: make(chan struct{})}
 	p.helm.acting = a
 	req, id, engine := p.request(), p.app.ID, p.helm.engine
 	go func() {

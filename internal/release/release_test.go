@@ -1,6 +1,7 @@
 package release
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -117,3 +118,20 @@ func TestInstall(t *testing.T) {
 		t.Error("the ConfigMap is still there")
 	}
 }
+
+// After an uninstall nothing is left to uninstall, whatever version the storage had.
+func TestNothingIsUninstalledTwice(t *testing.T) {
+	s := newScene()
+	d, left := ForDeletion(s.want.App, s.rec, Seen{})
+	if !left {
+		t.Fatal("want it uninstalled")
+	}
+	if _, left = ForDeletion(s.want.App, Done(s.want, d, d.Record, Result{}, nil), Seen{}); left {
+		t.Error("it is uninstalled once more, and so on for ever")
+	}
+	if _, left = ForDeletion(s.want.App, Done(s.want, d, d.Record, Result{}, errNo), Seen{}); !left {
+		t.Error("an uninstall that failed is not repeated")
+	}
+}
+
+var errNo = errors.New("no")
