@@ -23,6 +23,7 @@ import (
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/redact"
 	"keelson.dev/keelson/internal/release"
 	"keelson.dev/keelson/internal/telemetry"
@@ -552,7 +553,7 @@ func (h *helmReleases) told(p *helmPass, out *delivery.Outcome) next {
 }
 
 // remove uninstalls the release of an app that is deleted, unless it is suspended. An action under way is ended first.
-func (h *helmReleases) remove(_ context.Context, obj *helmv2.HelmRelease) (removal, error) {
+func (h *helmReleases) remove(ctx context.Context, obj *helmv2.HelmRelease) (removal, error) {
 	p, _ := h.begin(obj, pen{})
 	if a := p.helm.acting; a != nil {
 		if !a.parting {
@@ -567,6 +568,12 @@ func (h *helmReleases) remove(_ context.Context, obj *helmv2.HelmRelease) (remov
 		}
 	}
 	d, left := release.ForDeletion(p.app, p.helm.record)
+	if !left && !p.app.Suspend {
+		var err error
+		if d, left, err = h.cutOff(ctx, p); err != nil {
+			return removal{}, err
+		}
+	}
 	if p.app.Suspend || !left {
 		return removal{done: true, events: p.events}, nil
 	}
@@ -574,6 +581,23 @@ func (h *helmReleases) remove(_ context.Context, obj *helmv2.HelmRelease) (remov
 	h.act(p, d, d.Record)
 	p.helm.acting.parting = true
 	return removal{after: recheck, events: p.events}, nil
+}
+
+// cutOff finds a first install that was cut off before anything of it was recorded, as by the end of the process: what it has made is the
+// app's where no other one wants a release of that name.
+func (h *helmReleases) cutOff(ctx context.Context, p *helmPass) (release.Decision, bool, error) {
+	if p.app.Release == nil || len(p.helm.record.History) > 0 {
+		return release.Decision{}, false, nil
+	}
+	target := release.TargetOf(p.app)
+	if len(h.reg.releases(target.StorageNamespace, target.Name)) > 1 {
+		return release.Decision{}, false, nil
+	}
+	seen, err := h.engine.Observe(ctx, p.app, p.helm.record)
+	if err != nil || seen.Latest == nil || seen.Writer != kube.FieldManager || !strings.HasPrefix(seen.Latest.Status, "pending-") {
+		return release.Decision{}, false, err
+	}
+	return release.Decision{Action: release.Uninstall, Message: "the app is deleted", Record: p.helm.record, Target: target}, true, nil
 }
 
 // looked tells whether every HelmRelease that is not suspended has been looked at.
