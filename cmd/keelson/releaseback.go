@@ -30,7 +30,7 @@ type releaseVersion struct {
 	ChartVersion string    `json:"chartVersion"`
 	AppVersion   string    `json:"appVersion,omitempty"`
 	Description  string    `json:"description,omitempty"`
-	By           string    `json:"by,omitempty"` // who wrote it last: keelson, Helm, helm-controller, …
+	By           string    `json:"by,omitempty"` // who made it: keelson, Helm, helm-controller, …
 }
 
 // releaseHistory reads the versions of a HelmRelease's release in Helm's storage, the newest last.
@@ -59,7 +59,7 @@ func releaseHistory(ctx context.Context, c client.Client, hr *helmv2.HelmRelease
 		if !ok {
 			continue
 		}
-		v := releaseVersion{Version: e.Version, Status: e.Status, By: e.Writer}
+		v := releaseVersion{Version: e.Version, Status: e.Status, By: cmp.Or(e.Maker, e.Writer)}
 		if s, err := release.Stored(secret); err != nil {
 			v.Description = err.Error()
 		} else {

@@ -192,7 +192,7 @@ func (c *Controller) serveFlux(ctx context.Context, opts Options, common *apps, 
 		Key: opts.Records.Key(), Cluster: opts.Cluster, Live: live.New(ctx, opts.Cluster, watched),
 		Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner,
 	}
-	c.targets = newTargets(ctx, engine, watched, kube.Policy{InsecureTLS: opts.Policy.InsecureKubeConfigTLS}, claims, declared.enqueue)
+	c.targets = newTargets(ctx, engine, watched, kube.Policy{InsecureTLS: opts.Policy.InsecureKubeConfigTLS}, claims, c.wakes.wake)
 	ks := &kustomizations{apps: apps{
 		reg: common.reg, targets: c.targets, records: opts.Records, policy: opts.Policy, now: opts.Now, cache: common.cache, reader: common.reader,
 		wake: common.wake, later: common.later, places: common.places, log: opts.Log,
@@ -219,14 +219,10 @@ func (c *Controller) serveReleases(ctx context.Context, opts Options, common *ap
 		client: c.mgr.GetClient(), recorder: rec, finalizer: helmv2.HelmReleaseFinalizer, log: opts.Log,
 		written: map[types.NamespacedName]*helmv2.HelmRelease{},
 	}
-	c.helm = &helmReleases{charts: c.charts, life: ctx, apps: apps{
+	c.helm = &helmReleases{charts: c.charts, life: ctx, engines: map[*target]*release.Engine{}, apps: apps{
 		reg: common.reg, targets: c.targets, records: opts.Records, policy: opts.Policy, now: opts.Now, cache: common.cache, reader: common.reader,
 		wake: common.wake, later: common.later, places: common.places, log: opts.Log,
 	}}
-	var err error
-	if c.helm.engine, err = release.New(ctx, opts.Cluster, release.Options{Changed: c.helm.stored, Touched: declared.enqueue}); err != nil {
-		return fmt.Errorf("watch releases: %w", err)
-	}
 	declared.kind = c.helm
 	c.wakes[helmv2.HelmReleaseKind] = declared.enqueue
 	return setup(c.mgr, "helmrelease", declared, appWorkers, c.prepare)

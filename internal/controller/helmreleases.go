@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,7 +25,6 @@ import (
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
-	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/redact"
 	"keelson.dev/keelson/internal/release"
 	"keelson.dev/keelson/internal/telemetry"
@@ -34,34 +35,21 @@ import (
 type helmReleases struct {
 	apps
 	charts *releaseCharts
-	engine *release.Engine
 	life   context.Context // of the controller; its end ends the actions
+
+	mu      sync.Mutex
+	engines map[*target]*release.Engine // of the clusters that there are releases in
 }
 
 // helmState is what is known of an app that is a HelmRelease.
 type helmState struct {
-	record   delivery.ReleaseRecord // as the last step left it
-	acting   *acting                // under way, or over and not taken in yet; nil: no action is
-	values   string                 // the versions of what the values come from, when their digest was taken
-	digest   string                 // of the values
-	secrets  *redact.Redactor       // knows the values that came from Secrets
-	resolved bool                   // the last step has got as far as deciding
-	rest     respite                // after what has failed
-}
-
-// respite is the time after a failed action before what it was about is tried again.
-type respite struct {
-	until   time.Time
-	inputs  string // of what has failed; with others it is tried at once
-	counted bool   // in a retry budget: what remedies it does not wait
-}
-
-// left is how long an action still waits.
-func (r respite) left(d release.Decision, inputs string, now time.Time) time.Duration {
-	if inputs != r.inputs || d.Force || r.counted && d.Remedy {
-		return 0
-	}
-	return max(0, r.until.Sub(now))
+	engine  *release.Engine        // of the cluster that it is released in; nil: none is known yet
+	record  delivery.ReleaseRecord // as the last step left it
+	acting  *acting                // under way, or over and not taken in yet; nil: no action is
+	values  string                 // the versions of what the values come from, when their digest was taken
+	digest  string                 // of the values
+	secrets *redact.Redactor       // knows the values that came from Secrets
+	failing failing
 }
 
 // acting is an action under way. Its fields are written before done is closed, or when it is made.
@@ -71,7 +59,6 @@ type acting struct {
 	record   delivery.ReleaseRecord    // with the action begun
 	began    atomic.Pointer[time.Time] // when its turn came; nil: it has not come yet
 	cancel   context.CancelFunc
-	inputs   string
 	parting  bool          // it is the uninstall of an app that is deleted
 	done     chan struct{} // closed at its end
 	result   release.Result
@@ -97,7 +84,7 @@ func (h *helmReleases) empty() *helmv2.HelmRelease { return &helmv2.HelmRelease{
 func (h *helmReleases) forget(name types.NamespacedName) {
 	id := helmReleaseID(name)
 	h.charts.drop(id)
-	h.engine.Forget(id)
+	h.leave(id, nil)
 	h.drop(id)
 }
 
@@ -133,10 +120,6 @@ func (h *helmReleases) step(ctx context.Context, obj *helmv2.HelmRelease, pen pe
 		return h.told(p, nil)
 	}
 	if err == nil && d.Action.Runs() && d.After <= 0 {
-		d.After = p.helm.rest.left(d, p.inputs(), p.req.Now)
-		p.after = d.After
-	}
-	if err == nil && d.Action.Runs() && d.After <= 0 {
 		if err = h.undertake(ctx, p, d); err == nil {
 			return h.underWay(p)
 		}
@@ -151,6 +134,9 @@ func (h *helmReleases) step(ctx context.Context, obj *helmv2.HelmRelease, pen pe
 // begin reads the declaration and what is known of the app.
 func (h *helmReleases) begin(obj *helmv2.HelmRelease, pen pen) (*helmPass, error) {
 	app, err := dialect.HelmRelease(obj)
+	for _, v := range app.Release.ValuesFrom {
+		app.VarsFrom = append(app.VarsFrom, delivery.VarsRef{Kind: v.Kind, Name: v.Name, Optional: v.Optional})
+	}
 	app = h.policy.Govern(app)
 	st := h.stateOf(app, func(st *appState) {
 		st.helm = &helmState{record: dialect.HelmReleaseRecord(&obj.Status)}
@@ -181,16 +167,7 @@ func (h *helmReleases) ended(p *helmPass) bool {
 		err = &f
 	}
 	p.helm.record = release.Done(a.want, a.decision, a.record, a.result, err)
-	if now := &p.helm.record; err != nil && !a.parting {
-		if a.inputs != p.helm.rest.inputs {
-			p.st.failures = 0
-		}
-		p.st.failures++
-		p.helm.rest = respite{
-			until: h.now().Add(deliver.Backoff(p.st.failures, p.app.RetryInterval)), inputs: a.inputs,
-			counted: now.InstallFailures != a.record.InstallFailures || now.UpgradeFailures != a.record.UpgradeFailures,
-		}
-	}
+	p.helm.failing.note(a.want, a.decision, err, p.req.Now)
 	p.events = append(p.events, actionEvents(a.record, p.helm.record, a.result)...)
 	return true
 }
@@ -234,6 +211,7 @@ func (h *helmReleases) underWay(p *helmPass) next {
 func (h *helmReleases) decide(ctx context.Context, p *helmPass) (release.Decision, error) {
 	for _, phase := range []func(context.Context, *helmPass) error{
 		h.supported,    // nothing is released from a declaration that we would misread
+		h.aim,          // in which cluster
 		h.chart,        // which chart
 		h.dependencies, // are the apps that this one builds on ready
 		h.digest,       // with which values
@@ -245,21 +223,24 @@ func (h *helmReleases) decide(ctx context.Context, p *helmPass) (release.Decisio
 	p.want = release.Want{
 		App: p.app, ChartName: p.chart.Name, ChartVersion: p.chart.Version, OCIDigest: p.chart.OCIDigest, ConfigDigest: p.helm.digest, Handled: p.st.handled,
 	}
-	seen, err := h.engine.Observe(ctx, p.app, p.helm.record)
+	done, ok := h.targets.enter(p.st.target, p.app.ID)
+	if !ok {
+		return release.Decision{}, errNotYet
+	}
+	defer done()
+	seen, err := p.helm.engine.Observe(ctx, p.app, p.helm.record)
 	if err != nil {
-		return release.Decision{}, err
+		return release.Decision{}, p.st.explain(err)
 	}
 	d := release.Decide(p.want, p.helm.record, seen, p.req.Now)
+	if d.Action.Runs() {
+		d.After = p.helm.failing.pause(p.want, d, p.req.Now)
+	}
 	p.helm.record = d.Record
 	if d.After > 0 {
 		p.after = d.After
 	}
 	return d, nil
-}
-
-// inputs identify what an action is about.
-func (p *helmPass) inputs() string {
-	return fmt.Sprintln(p.app.UID, p.app.Generation, p.app.Requested, p.chart.Key(), p.want.ConfigDigest)
 }
 
 // request is what an action needs.
@@ -274,9 +255,6 @@ func (h *helmReleases) supported(_ context.Context, p *helmPass) error {
 			Reason: "AccessDenied", Retry: delivery.OnEvent, Err: errors.New(p.app.Denied), Hint: "declare the source in the namespace of the HelmRelease",
 		}
 	}
-	if p.app.KubeConfig != (delivery.KubeConfig{}) {
-		refused = append(slices.Clone(refused), "spec.kubeConfig")
-	}
 	if len(p.app.ReadyExprs) > 0 {
 		refused = append(slices.Clone(refused), "spec.dependsOn.readyExpr")
 	}
@@ -289,15 +267,66 @@ func (h *helmReleases) supported(_ context.Context, p *helmPass) error {
 	}
 }
 
+// aim finds the cluster that the release is made in, and what makes releases there.
+func (h *helmReleases) aim(ctx context.Context, p *helmPass) error {
+	if err := h.target(ctx, &p.pass); err != nil {
+		return err
+	}
+	e, err := h.engineOf(p.st.target)
+	if err == nil && e != p.helm.engine {
+		h.leave(p.app.ID, e)
+		p.helm.engine = e
+	}
+	return err
+}
+
+// engineOf gives what makes releases in a cluster, as long as it is connected.
+func (h *helmReleases) engineOf(t *target) (*release.Engine, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if e := h.engines[t]; e != nil {
+		return e, nil
+	}
+	e, err := release.New(t.life, t.engine.Cluster, release.Options{Changed: h.stored, Touched: h.wake})
+	if err != nil {
+		return nil, fmt.Errorf("watch releases: %w", err)
+	}
+	h.engines[t] = e
+	context.AfterFunc(t.life, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.engines, t)
+	})
+	return e, nil
+}
+
+// leave ends what is watched for an app anywhere but by one of the engines.
+func (h *helmReleases) leave(app delivery.ID, but *release.Engine) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, e := range h.engines {
+		if e != but {
+			e.Forget(app)
+		}
+	}
+}
+
 // chart finds the chart that the release is made of.
 func (h *helmReleases) chart(ctx context.Context, p *helmPass) (err error) {
 	r := p.app.Release
 	if r.Chart != nil {
-		p.chart, err = h.charts.find(ctx, p.app.ID, *r.Chart, p.obj.Generation)
+		p.chart, err = h.charts.find(ctx, p.app.ID, *r.Chart, wish(*r.Chart))
 	} else {
 		p.chart, err = h.charts.findRef(ctx, p.app.ID, p.app.Source)
 	}
 	return err
+}
+
+// wish stands for the generation of the HelmChart that Flux would make of a template, and which tells versions of a chart with other
+// values files apart: it changes with the template, not with whatever else a HelmRelease says.
+func wish(t delivery.ChartTemplate) int64 {
+	t.Interval = 0
+	return int64(crc32.ChecksumIEEE(fmt.Appendf(nil, "%+v", t)))
 }
 
 func (h *helmReleases) dependencies(ctx context.Context, p *helmPass) error {
@@ -322,13 +351,9 @@ func (h *helmReleases) dependencies(ctx context.Context, p *helmPass) error {
 // digest identifies the values. What they come from is watched by name: it is read only when one of its versions has changed.
 func (h *helmReleases) digest(ctx context.Context, p *helmPass) error {
 	live, namespace := h.targets.home.engine.Live, p.app.ID.Namespace
-	refs := make([]delivery.VarsRef, len(p.app.Release.ValuesFrom))
-	for i, v := range p.app.Release.ValuesFrom {
-		refs[i] = delivery.VarsRef{Kind: v.Kind, Name: v.Name, Optional: v.Optional}
-	}
-	live.References(p.app.ID, refs)
+	live.References(p.app.ID, references(p.app))
 	versions := []string{fmt.Sprint(p.app.UID, p.app.Generation)}
-	for _, ref := range refs {
+	for _, ref := range p.app.VarsFrom {
 		version, known, err := live.Version(p.app.ID, ref.Kind, namespace, ref.Name)
 		switch {
 		case err != nil:
@@ -459,9 +484,9 @@ func (h *helmReleases) undertake(ctx context.Context, p *helmPass, d release.Dec
 // act carries out an action aside; its end wakes the app.
 func (h *helmReleases) act(p *helmPass, d release.Decision, rec delivery.ReleaseRecord) {
 	ctx, cancel := context.WithCancel(h.life)
-	a := &acting{want: p.want, decision: d, record: rec, inputs: p.inputs(), cancel: cancel, done: make(chan struct{})}
+	a := &acting{want: p.want, decision: d, record: rec, cancel: cancel, done: make(chan struct{})}
 	p.helm.acting = a
-	req, id := p.request(), p.app.ID
+	req, id, engine := p.request(), p.app.ID, p.helm.engine
 	go func() {
 		defer h.wake(id)
 		defer close(a.done)
@@ -474,7 +499,7 @@ func (h *helmReleases) act(p *helmPass, d release.Decision, rec delivery.Release
 		defer leave()
 		now := h.now()
 		a.began.Store(&now)
-		a.result, a.err = h.engine.Act(ctx, req, d)
+		a.result, a.err = engine.Act(ctx, req, d)
 	}()
 }
 
@@ -567,37 +592,26 @@ func (h *helmReleases) remove(ctx context.Context, obj *helmv2.HelmRelease) (rem
 			return removal{after: deliver.Backoff(p.st.failures, 0), events: p.events}, nil
 		}
 	}
-	d, left := release.ForDeletion(p.app, p.helm.record)
-	if !left && !p.app.Suspend {
-		var err error
-		if d, left, err = h.cutOff(ctx, p); err != nil {
-			return removal{}, err
-		}
+	if p.app.Suspend {
+		return removal{done: true, events: p.events}, nil
 	}
-	if p.app.Suspend || !left {
+	if err := h.aim(ctx, p); err != nil {
+		return removal{after: recheck, events: p.events}, ignoreNotYet(err)
+	}
+	seen, err := p.helm.engine.Observe(ctx, p.app, p.helm.record)
+	if err != nil {
+		return removal{after: recheck, events: p.events}, err
+	}
+	rec := p.helm.record
+	rec.AttemptedAction = cmp.Or(rec.AttemptedAction, delivery.InstallRelease) // perhaps: our finalizer is there, whatever the status says
+	d, left := release.ForDeletion(p.app, rec, seen)
+	if !left {
 		return removal{done: true, events: p.events}, nil
 	}
 	p.want = release.Want{App: p.app}
 	h.act(p, d, d.Record)
 	p.helm.acting.parting = true
 	return removal{after: recheck, events: p.events}, nil
-}
-
-// cutOff finds a first install that was cut off before anything of it was recorded, as by the end of the process: what it has made is the
-// app's where no other one wants a release of that name.
-func (h *helmReleases) cutOff(ctx context.Context, p *helmPass) (release.Decision, bool, error) {
-	if p.app.Release == nil || len(p.helm.record.History) > 0 {
-		return release.Decision{}, false, nil
-	}
-	target := release.TargetOf(p.app)
-	if len(h.reg.releases(target.StorageNamespace, target.Name)) > 1 {
-		return release.Decision{}, false, nil
-	}
-	seen, err := h.engine.Observe(ctx, p.app, p.helm.record)
-	if err != nil || seen.Latest == nil || seen.Writer != kube.FieldManager || !strings.HasPrefix(seen.Latest.Status, "pending-") {
-		return release.Decision{}, false, err
-	}
-	return release.Decision{Action: release.Uninstall, Message: "the app is deleted", Record: p.helm.record, Target: target}, true, nil
 }
 
 // looked tells whether every HelmRelease that is not suspended has been looked at.

@@ -287,3 +287,57 @@ func TestHelmReleaseDrift(t *testing.T) {
 		}
 	}
 }
+
+// TestHelmReleaseElsewhere: a release is made, repaired and uninstalled in the cluster that spec.kubeConfig names, with its history there.
+func TestHelmReleaseElsewhere(t *testing.T) {
+	t.Parallel()
+	w := newRemoteWorld(t)
+	w.token(w.user("deployer"))
+	w.push(chart("1.0.0", nil))
+	w.helmRelease("web", far+"\n  driftDetection: {mode: enabled}\n  values: {v: one}\n")
+	hr := w.released("web", 1)
+	w.remote.value("web", "one")
+	w.value("web", "")
+	mine := client.RawPatch("application/merge-patch+json", []byte(`{"data":{"v":"mine"}}`))
+	w.must(w.remote.client.Patch(w.ctx, &corev1.ConfigMap{ObjectMeta: w.named("web")}, mine))
+	w.remote.value("web", "one")
+	var stored corev1.SecretList
+	w.must(w.remote.client.List(w.ctx, &stored, client.InNamespace(w.ns), client.MatchingLabels{"owner": "helm"}))
+	if len(stored.Items) != 1 {
+		t.Errorf("%d versions are stored there", len(stored.Items))
+	}
+	w.must(w.client.Delete(w.ctx, hr))
+	w.remote.value("web", "")
+}
+
+// TestHelmReleaseAgain: what fails is tried again, after the pause that the strategy says or one that grows, and not without any.
+func TestHelmReleaseAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push(chart("1.0.0", map[string]string{
+		"templates/fail.yaml":   `{{ if .Values.fail }}{{ fail "no" }}{{ end }}`,
+		"templates/broken.yaml": "{{ if .Values.broken }}\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: NOT-A-NAME}\n{{ end }}\n",
+	}))
+	w.helmRelease("fails", "  values: {fail: true}\n")
+	w.helmRelease("ever", "  values: {broken: true}\n  install: {remediation: {retries: -1}}\n")
+	w.helmRelease("again", "  values: {broken: true}\n  install: {strategy: {name: RetryOnFailure, retryInterval: 1s}}\n  upgrade: {strategy: {name: RetryOnFailure, retryInterval: 1s}}\n")
+	w.helmSays("fails", "Released", "False", "InstallFailed", "no")
+	w.helmUntil("again", func(hr *helmv2.HelmRelease) error {
+		if hr.Status.Failures < 3 {
+			return fmt.Errorf("want 3 failures, not %d", hr.Status.Failures)
+		}
+		return nil
+	})
+	for _, name := range []string{"fails", "ever"} {
+		before := w.helmUntil(name, func(hr *helmv2.HelmRelease) error {
+			if hr.Status.Failures < 2 {
+				return errors.New("want it tried again")
+			}
+			return nil
+		}).Status.Failures
+		time.Sleep(2 * time.Second)
+		if after := w.getHelmRelease(name).Status.Failures; after > before+2 {
+			t.Errorf("%s: %d attempts within 2 seconds", name, after-before)
+		}
+	}
+}

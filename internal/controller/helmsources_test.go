@@ -399,6 +399,16 @@ apiVersion: v1
 kind: Secret
 metadata: {name: wrong}
 stringData: {username: bob, password: guess}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: puller}
+imagePullSecrets: [{name: right}]
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: poor}
+imagePullSecrets: [{name: none}]
 `, host, host))
 	for _, tt := range []struct {
 		name, extra     string
@@ -416,7 +426,9 @@ stringData: {username: bob, password: guess}
 		{"malformed", "  secretRef: {name: right}\n  ref: {semver: 1.x, semverFilter: \"(\"}\n", metav1.ConditionFalse, "ReadOperationFailed", "spec.ref.semverFilter"},
 		{"signed", "  verify: {provider: notation, secretRef: {name: x}}\n", metav1.ConditionFalse, "FieldsNotSupported", "spec.verify: not supported yet; nothing is fetched"},
 		{"cloud", "  provider: gcp\n", metav1.ConditionFalse, "FieldsNotSupported", "spec.provider gcp"},
-		{"account", "  serviceAccountName: puller\n", metav1.ConditionFalse, "FieldsNotSupported", "spec.serviceAccountName"},
+		{"account", "  serviceAccountName: puller\n  layerSelector: {mediaType: " + fluxLayer + "}\n", metav1.ConditionTrue, "Succeeded", "'latest@" + digest + "'"},
+		{"poor", "  serviceAccountName: poor\n", metav1.ConditionFalse, "AuthenticationFailed", "/none: the Secret does not exist (hint: spec.serviceAccountName needs"},
+		{"unknown", "  serviceAccountName: nobody\n", metav1.ConditionFalse, "AuthenticationFailed", "/nobody: the ServiceAccount does not exist"},
 	} {
 		w.ociRepository(tt.name, o.url("private/app"), tt.extra)
 		w.conditionOf(&sourcev1.OCIRepository{ObjectMeta: w.named(tt.name)}, tt.status, tt.reason, tt.message)

@@ -143,7 +143,7 @@ func (k *kustomizations) run(ctx context.Context, p *kustomizationPass) (deliver
 	for _, phase := range []func(context.Context, *kustomizationPass) error{
 		k.supported,    // nothing is applied from a declaration that we would misread
 		k.expressions,  // or that has CEL in it that cannot be used
-		k.target,       // to which cluster
+		k.aim,          // at which cluster
 		k.rules,        // by which rules the objects there are judged
 		k.source,       // which commit
 		k.dependencies, // are the apps that this one builds on ready
@@ -175,6 +175,10 @@ func (k *kustomizations) supported(_ context.Context, p *kustomizationPass) erro
 		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Hint: hint,
 		Err: fmt.Errorf("%s: not supported yet; nothing is applied", strings.Join(p.app.Refused, ", ")),
 	}
+}
+
+func (k *kustomizations) aim(ctx context.Context, p *kustomizationPass) error {
+	return k.target(ctx, &p.pass)
 }
 
 func (k *kustomizations) source(ctx context.Context, p *kustomizationPass) error {
@@ -565,7 +569,7 @@ func (k *kustomizations) remove(ctx context.Context, obj *kustomizev1.Kustomizat
 
 // uninstall deletes what the app owns in the cluster that it is delivered to. going are the objects that are not yet gone.
 func (k *kustomizations) uninstall(ctx context.Context, p *kustomizationPass) (going []delivery.Ref, waiting bool, err error) {
-	if err := k.target(ctx, p); err != nil {
+	if err := k.target(ctx, &p.pass); err != nil {
 		return nil, errors.Is(err, errNotYet), ignoreNotYet(err)
 	}
 	return k.apps.uninstall(ctx, &p.pass)

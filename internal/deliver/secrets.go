@@ -16,7 +16,7 @@ import (
 // reasonAuth is Flux's reason for credentials that are missing, or not usable.
 const reasonAuth = "AuthenticationFailed"
 
-// ReadSecrets reads the Secrets that a source names: its credentials, its proxy and the public keys it trusts. The reader
+// ReadSecrets reads the Secrets that a source names: its credentials, certificates, its proxy and the public keys it trusts. The reader
 // should not be a cached one: Secrets are not to be kept in memory. What is missing or malformed is a [*delivery.Fault].
 func ReadSecrets(ctx context.Context, reader client.Reader, src *delivery.Source) error {
 	type use struct {
@@ -73,6 +73,42 @@ func ReadSecrets(ctx context.Context, reader client.Reader, src *delivery.Source
 		}
 		if err != nil {
 			return &delivery.Fault{Reason: u.reason, Where: "Secret/" + src.ID.Namespace + "/" + u.name, Err: err, Hint: u.hint}
+		}
+	}
+	return readPullSecrets(ctx, reader, src)
+}
+
+// readPullSecrets reads the image pull secrets of a source's service account, unless there are credentials already. The first one that has
+// some for the registry counts.
+func readPullSecrets(ctx context.Context, reader client.Reader, src *delivery.Source) error {
+	if c := src.Credentials; src.Secrets.Account == "" || c.Username != "" || c.BearerToken != "" {
+		return nil
+	}
+	const hint = "spec.serviceAccountName needs a ServiceAccount, and each of its imagePullSecrets a Secret of the type kubernetes.io/dockerconfigjson"
+	fault := func(kind, name string, err error) error {
+		if apierrors.IsNotFound(err) {
+			err = errors.New("the " + kind + " does not exist")
+		}
+		return &delivery.Fault{Reason: reasonAuth, Where: kind + "/" + src.ID.Namespace + "/" + name, Err: err, Hint: hint}
+	}
+	var account corev1.ServiceAccount
+	if err := reader.Get(ctx, client.ObjectKey{Namespace: src.ID.Namespace, Name: src.Secrets.Account}, &account); err != nil {
+		return fault("ServiceAccount", src.Secrets.Account, err)
+	}
+	for _, ref := range account.ImagePullSecrets {
+		var secret corev1.Secret
+		err := reader.Get(ctx, client.ObjectKey{Namespace: src.ID.Namespace, Name: ref.Name}, &secret)
+		var found bool
+		var c delivery.Credentials
+		if err == nil {
+			c, found, err = dialect.RegistryCredentials(src.URL, secret.Data)
+		}
+		if err != nil {
+			return fault("Secret", ref.Name, err)
+		}
+		if found {
+			src.Credentials.Username, src.Credentials.Password, src.Credentials.BearerToken = c.Username, c.Password, c.BearerToken
+			return nil
 		}
 	}
 	return nil

@@ -150,6 +150,7 @@ func (v Verification) Wanted() bool { return v.Head || v.Tag }
 type SecretRefs struct {
 	Credentials, Proxy, Verify string
 	Certificates               string // its own authorities and client certificate win over those of Credentials
+	Account                    string // a service account: its image pull secrets count where Credentials say nothing about a registry
 }
 
 // Layer says which layer of an OCI artifact has its content. The zero Layer: the only one that is a tar archive (Argo CD).

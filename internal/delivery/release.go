@@ -391,7 +391,7 @@ func (r *ReleaseRecord) Verdict(test HelmTest) Verdict {
 // Remedied tells whether what was said of a remediation still holds: a release that succeeded, its tests too where they count, ends it.
 func (r *ReleaseRecord) Remedied(test HelmTest) bool {
 	passed := !test.Enable || test.IgnoreFailures || r.TestSuccess.True()
-	return r.Remediated.Status != "" && !(r.Released.True() && passed)
+	return r.Remediated.Status != "" && (!r.Released.True() || !passed)
 }
 
 // Forgive counts failures anew.

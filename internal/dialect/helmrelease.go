@@ -289,7 +289,7 @@ func unsupportedHelmRelease(spec *helmv2.HelmReleaseSpec, chart *delivery.ChartT
 	}
 	ignored = set([]field{
 		{"spec.chart.metadata", spec.Chart != nil && spec.Chart.ObjectMeta != nil}, // no HelmChart is made
-		{"spec.rollback.recreate", spec.Rollback != nil && spec.Rollback.Recreate},
+		{"spec.rollback.recreate", spec.Rollback != nil && spec.Rollback.Recreate}, //nolint:staticcheck // deprecated, and named for that
 	})
 	if d := spec.DriftDetection; d != nil {
 		for i, rule := range d.Ignore {

@@ -37,17 +37,18 @@ ignore: "*.md"
 secretRef: {name: key}
 certSecretRef: {name: cert}
 proxySecretRef: {name: proxy}
+serviceAccountName: puller
 `, delivery.Source{
 			ID: id, URL: "oci://example.com/app", OCI: true, Interval: 5 * time.Minute, Timeout: 10 * time.Minute, Suspend: true, Requested: "now",
 			Ref: delivery.GitRef{Commit: "sha256:1", SemVer: "1.x", Filter: "^1", Tag: "t"}, Layer: delivery.Layer{Type: "a/b"}, Whole: true, Ignore: "*.md", HasIgnore: true,
-			Secrets:     delivery.SecretRefs{Credentials: "key", Certificates: "cert", Proxy: "proxy"},
+			Secrets:     delivery.SecretRefs{Credentials: "key", Certificates: "cert", Proxy: "proxy", Account: "puller"},
 			Credentials: delivery.Credentials{PlainHTTP: true, Insecure: true},
 		}},
-		"refused": {"{url: 'oci://example.com/app', provider: aws, serviceAccountName: sa, verify: {provider: cosign}}", delivery.Source{
+		"refused": {"{url: 'oci://example.com/app', provider: aws, verify: {provider: cosign}}", delivery.Source{
 			ID: id, URL: "oci://example.com/app", OCI: true, Timeout: time.Minute, Layer: delivery.Layer{First: true}, Requested: "now",
 			Refused: []string{
 				"spec.provider aws (identities of clouds are not spoken: give user name and password in spec.secretRef)",
-				"spec.serviceAccountName (its image pull secrets are not read: name one in spec.secretRef)", "spec.verify",
+				"spec.verify",
 			},
 		}},
 	} {

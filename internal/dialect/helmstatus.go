@@ -149,7 +149,7 @@ func record(s *helmv2.HelmReleaseStatus, r delivery.ReleaseRecord) {
 	}
 	s.LastAttemptedRevision, s.LastAttemptedRevisionDigest, s.LastAttemptedConfigDigest = r.Revision, r.RevisionDigest, r.ConfigDigest
 	if r.Attempted != 0 { // what older versions of Flux wrote instead
-		s.LastAttemptedValuesChecksum, s.LastReleaseRevision = "", 0
+		s.LastAttemptedValuesChecksum, s.LastReleaseRevision = "", 0 //nolint:staticcheck // deprecated: that is why
 	}
 	s.Failures, s.InstallFailures, s.UpgradeFailures = r.Failures, r.InstallFailures, r.UpgradeFailures
 	s.LastHandledForceAt, s.LastHandledResetAt = r.HandledForce, r.HandledReset

@@ -25,6 +25,7 @@ func OCIRepository(o *sourcev1.OCIRepository) delivery.Source {
 		Requested: o.Annotations[fluxmeta.ReconcileRequestAnnotation],
 		Secrets: delivery.SecretRefs{
 			Credentials: secretName(spec.SecretRef), Certificates: secretName(spec.CertSecretRef), Proxy: secretName(spec.ProxySecretRef),
+			Account: spec.ServiceAccountName,
 		},
 		Layer: delivery.Layer{First: true},
 		// With "insecure", upstream speaks plain HTTP where TLS is not spoken, and checks no certificate where it is.
@@ -44,7 +45,6 @@ func OCIRepository(o *sourcev1.OCIRepository) delivery.Source {
 	}
 	src.Refused = set([]field{
 		{cloudProvider(spec.Provider), isCloud(spec.Provider)},
-		{"spec.serviceAccountName (its image pull secrets are not read: name one in spec.secretRef)", spec.ServiceAccountName != ""},
 		{"spec.verify", spec.Verify != nil},
 	})
 	return src

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"helm.sh/helm/v4/pkg/action"
@@ -97,6 +98,9 @@ func (e *Engine) newRun(ctx context.Context, req Request, d Decision) (*run, err
 	r.client.rules, r.client.legacy = rules, app.Release.LegacyWait
 	for _, version := range e.records.of(place{d.Target.StorageNamespace, d.Target.Name}) {
 		r.client.adopts = r.client.adopts || version.writer == helmControllerWriter
+	}
+	if d.Action == Rollback && !d.Remedy {
+		store.writer = personWriter
 	}
 	store.wrote, store.deleted = r.noteWrite, func(int) {}
 	r.cfg = action.NewConfiguration(action.ConfigurationSetLogger(slog.DiscardHandler))
@@ -202,13 +206,50 @@ func (r *run) prepare(policy delivery.CRDPolicy) error {
 	return nil
 }
 
-// rendering is a context that ends with the action's until the chart is rendered. After that the action ends because its requests do, so
-// that what has happened is written: Helm itself would leave it running.
-func (r *run) rendering() context.Context {
-	ctx, cancel := context.WithCancelCause(context.WithoutCancel(r.ctx))
-	stop := context.AfterFunc(r.ctx, func() { cancel(context.Cause(r.ctx)) })
-	r.client.built = func() { stop() }
-	return ctx
+// renderLimit is how long the templates of a chart may take.
+const renderLimit = time.Minute
+
+var errSlow = fmt.Errorf("rendering the chart takes longer than %s", renderLimit)
+
+// What becomes of a rendering.
+const (
+	underWay int32 = iota
+	ready          // it has ended, and the action goes on
+	givenUp        // nobody waits for it any more
+)
+
+// rendering runs an action that renders a chart. Until the chart is rendered it can be given up at any time: nothing has been written then, and
+// what may still go on stops before it writes. After that it ends, where it is called off, because its requests do, so that what has happened
+// is written. (Helm itself would go on in the background.)
+func (r *run) rendering(do func(ctx context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(r.ctx, renderLimit, errSlow)
+	defer cancel()
+	var state atomic.Int32
+	rendered := make(chan struct{})
+	r.client.built = func() error {
+		if state.CompareAndSwap(underWay, ready) {
+			close(rendered)
+		}
+		if state.Load() == givenUp {
+			return context.Cause(ctx)
+		}
+		return nil
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- do(context.WithoutCancel(r.ctx)) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-rendered:
+	case <-ctx.Done():
+		if state.CompareAndSwap(underWay, givenUp) {
+			return &delivery.Fault{
+				Reason: r.reason(), Where: r.req.ChartName, Retry: delivery.OnChange, Err: context.Cause(ctx),
+				Hint: "look for a template that loops",
+			}
+		}
+	}
+	return <-ended
 }
 
 func (r *run) values() map[string]any {
@@ -241,8 +282,10 @@ func (r *run) install() error {
 			return err
 		}
 	}
-	_, err := i.RunWithContext(r.rendering(), r.chart, r.values())
-	return err
+	return r.rendering(func(ctx context.Context) error {
+		_, err := i.RunWithContext(ctx, r.chart, r.values())
+		return err
+	})
 }
 
 // newUpgrade is an upgrade as the app wants it.
@@ -300,8 +343,16 @@ func (r *run) upgraded(dry bool) (*releasev1.Release, error) {
 	if dry {
 		u.DryRunStrategy = action.DryRunServer
 	}
-	out, err := u.RunWithContext(r.rendering(), r.d.Target.Name, r.chart, r.values())
-	return releaseOf(out), err
+	var out *releasev1.Release
+	err = r.rendering(func(ctx context.Context) error {
+		made, err := u.RunWithContext(ctx, r.d.Target.Name, r.chart, r.values())
+		out = releaseOf(made)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // releaseOf is the release that an action returned; nil: none.

@@ -49,10 +49,10 @@ type client struct {
 	user      *kube.User
 	namespace string
 	rules     *health.Rules
-	legacy    bool   // health as Helm 3 tells it
-	adopts    bool   // Flux has made versions of the release
-	lenient   bool   // objects whose kind the cluster does not know are passed over: they are gone with it
-	built     func() // called before objects are built: the chart has been rendered then
+	legacy    bool         // health as Helm 3 tells it
+	adopts    bool         // Flux has made versions of the release
+	lenient   bool         // objects whose kind the cluster does not know are passed over: they are gone with it
+	built     func() error // called before objects are built: the chart has been rendered then; an error: nobody waits for it any more
 
 	mu      sync.Mutex
 	clients map[schema.GroupVersion]*rest.RESTClient
@@ -97,7 +97,9 @@ func (c *client) BuildTable(r io.Reader, validate bool) (helmkube.ResourceList, 
 // server finds out when it is written: it is strict then.
 func (c *client) Build(r io.Reader, _ bool) (helmkube.ResourceList, error) {
 	if c.built != nil {
-		c.built()
+		if err := c.built(); err != nil {
+			return nil, err
+		}
 	}
 	objects, err := readManifest(r)
 	if err != nil {

@@ -80,6 +80,7 @@ const (
 	pendingPrefix        = "pending-"
 	minPending           = time.Minute
 	helmControllerWriter = "helm-controller"
+	personWriter         = kube.FieldManager + "-rollback" // of "keelson rollback"
 )
 
 // Want is what is wanted of a release: what Git says, and what a person asks for.
@@ -114,7 +115,8 @@ type Decision struct {
 	Target Target
 	// Version is the version that a rollback goes to.
 	Version int
-	// Remedy: the action follows a failure, and says so in Remediated; else in Released.
+	// Remedy: the action follows a failure, and says so in Remediated; else in Released. A rollback that does not is a person's, and is held
+	// as one with the helm program is.
 	Remedy bool
 	// Force: an install or upgrade that a person has asked for though nothing has changed.
 	Force bool
@@ -219,7 +221,7 @@ func (d *decider) moved() (Decision, bool) {
 	if d.rec.StorageNamespace == "" || last == nil || last.Status == statusUninstalled {
 		return Decision{}, false
 	}
-	what := ""
+	var what string
 	switch {
 	case d.rec.StorageNamespace != d.rel.StorageNamespace:
 		what = "storage namespace"
@@ -414,14 +416,15 @@ func (d *decider) failed(why string) Decision {
 	return Decision{State: Failed, Action: Rollback, Remedy: true, Version: to.Version, Message: fmt.Sprintf("%s: it is rolled back to version %d", why, to.Version)}
 }
 
-// ForDeletion decides about the release of an app that is being deleted; false: there is nothing left to do.
-func ForDeletion(app delivery.App, record delivery.ReleaseRecord) (Decision, bool) {
+// ForDeletion decides about the release of an app that is being deleted; false: there is nothing left to do. A release that the record does
+// not know is left alone, unless it was us who began to make it.
+func ForDeletion(app delivery.App, record delivery.ReleaseRecord, seen Seen) (Decision, bool) {
+	out := Decision{Action: Uninstall, Message: "the app is deleted", Record: record, Target: TargetOf(app)}
 	last := record.Latest()
-	if last == nil || last.Status == statusUninstalled {
-		return Decision{Record: record}, false
+	if last == nil {
+		begun := record.AttemptedAction != "" && seen.Latest != nil && seen.Latest.Status != statusUninstalled && seen.Writer == kube.FieldManager
+		return out, begun
 	}
-	return Decision{
-		Action: Uninstall, Message: "the app is deleted", Record: record,
-		Target: Target{Name: last.Name, Namespace: last.Namespace, StorageNamespace: cmp.Or(record.StorageNamespace, app.Release.StorageNamespace)},
-	}, true
+	out.Target = Target{Name: last.Name, Namespace: last.Namespace, StorageNamespace: cmp.Or(record.StorageNamespace, app.Release.StorageNamespace)}
+	return out, last.Status != statusUninstalled
 }

@@ -2,6 +2,7 @@ package release
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	chartv2 "helm.sh/helm/v4/pkg/chart/v2"
 	helmkube "helm.sh/helm/v4/pkg/kube"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -82,7 +84,40 @@ func (r *run) applyCRDs(policy delivery.CRDPolicy) ([]string, error) {
 			return nil, err
 		}
 	}
-	return apis, nil
+	return apis, r.offered(written)
+}
+
+// offered waits until the server offers what was defined: it says that a definition is established a moment before that, and nothing
+// that could be watched tells of it.
+func (r *run) offered(definitions helmkube.ResourceList) error {
+	ctx, cancel := context.WithTimeout(r.ctx, definedLimit)
+	defer cancel()
+	for _, info := range definitions {
+		u, ok := info.Object.(*unstructured.Unstructured)
+		if !ok {
+			continue
+		}
+		for _, api := range defined(u) {
+			parts := strings.Split(api, "/")
+			if len(parts) != 3 {
+				continue
+			}
+			pause := time.Duration(0)
+			for {
+				_, err := r.user.Mapper.RESTMapping(schema.GroupKind{Group: parts[0], Kind: parts[2]}, parts[1])
+				if err == nil {
+					break
+				}
+				if !meta.IsNoMatchError(err) {
+					return fmt.Errorf("find %s: %w", api, err)
+				}
+				if pause, err = rested(ctx, pause); err != nil {
+					return fmt.Errorf("the server does not offer %s, though its definition is established: %w", api, err)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // defined lists the APIs that a definition makes: "example.org/v1" and "example.org/v1/Thing".

@@ -43,6 +43,7 @@ type secrets struct {
 	namespace string
 	client    corev1client.SecretInterface
 	records   *records
+	writer    string                                   // the field manager that Secrets are written under; empty: Keelson's own
 	wrote     func(rel *releasev1.Release, rec record) // after each write
 	deleted   func(version int)
 	read      map[string]*corev1.Secret
@@ -171,7 +172,7 @@ func (s *secrets) Create(key string, r releasei.Releaser) error {
 	}
 	ctx, cancel := s.limited()
 	defer cancel()
-	written, err := s.client.Create(ctx, secret, metav1.CreateOptions{})
+	written, err := s.client.Create(ctx, secret, metav1.CreateOptions{FieldManager: s.writer})
 	if apierrors.IsAlreadyExists(err) {
 		return driver.ErrReleaseExists
 	}
@@ -194,7 +195,7 @@ func (s *secrets) Update(key string, r releasei.Releaser) error {
 	}
 	ctx, cancel := s.limited()
 	defer cancel()
-	written, err := s.client.Update(ctx, secret, metav1.UpdateOptions{})
+	written, err := s.client.Update(ctx, secret, metav1.UpdateOptions{FieldManager: s.writer})
 	if apierrors.IsNotFound(err) {
 		return driver.ErrReleaseNotFound
 	}

@@ -170,6 +170,9 @@ func (n *noter) uninstalled() {
 		return
 	}
 	n.rec.Inventory = nil
+	if len(n.rec.History) > 0 { // whatever version of it was there, or none: it is gone
+		n.rec.History[0].Status = statusUninstalled
+	}
 	if n.d.State == Moved { // what is installed next is another release
 		n.rec.History, n.rec.StorageNamespace = nil, ""
 		n.rec.Forgive()

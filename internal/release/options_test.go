@@ -85,7 +85,7 @@ func TestDefinitions(t *testing.T) {
 	if err := w.kube.ForgetKinds(); err != nil {
 		t.Fatal(err)
 	}
-	gone, _ := ForDeletion(r.app, r.record)
+	gone, _ := ForDeletion(r.app, r.record, Seen{})
 	if _, err := r.engine.Act(r.ctx, Request{Want: r.want()}, gone); err != nil {
 		t.Errorf("uninstall: %v", err)
 	}

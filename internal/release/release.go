@@ -13,7 +13,8 @@
 //	result, err := engine.Act(ctx, request, d)            // exactly one action, in a goroutine of its own; ends with ctx
 //	record = release.Done(want, d, record, result, err)   // kept in the status; then round again
 //
-// Where the app is deleted, [ForDeletion] takes the place of Decide. [Engine.Render] tells what an upgrade would make.
+// After an error the pen's holder lets some time pass before the next round, longer each time, unless the fault's Retry says that only a
+// change helps: Decide counts attempts, not time. Where the app is deleted, [ForDeletion] takes the place of Decide. [Engine.Render] tells what an upgrade would make.
 //
 // A process that is killed in the middle of an action leaves a release that is "pending-…" or "uninstalling"; Decide takes it up from
 // there. Errors of Act are [delivery.Fault]s that name the template, the values' path, the hook and its Pod, or the object.
@@ -27,12 +28,12 @@ import (
 	"errors"
 	"fmt"
 
+	"helm.sh/helm/v4/pkg/storage/driver"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/kube"
-
-	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 )
 
 // ErrCancelled is wrapped by the error of an action that was called off.
@@ -102,6 +103,7 @@ func (e *Engine) Observe(ctx context.Context, app delivery.App, record delivery.
 	at := place{target.StorageNamespace, target.Name}
 	rec, ok := e.records.newest(at)
 	if !ok {
+		e.objects.forget(app.ID)
 		return Seen{}, nil
 	}
 	var oci string
@@ -116,6 +118,10 @@ func (e *Engine) Observe(ctx context.Context, app delivery.App, record delivery.
 			return Seen{}, err
 		}
 		secret, err := store.get(rec.secret)
+		if errors.Is(err, driver.ErrReleaseNotFound) { // the watch will say so in a moment
+			e.records.forget(at, rec.secret)
+			return e.Observe(ctx, app, record)
+		}
 		if err != nil {
 			return Seen{}, fmt.Errorf("read release %s: %w", target, err)
 		}

@@ -1,6 +1,7 @@
 package release
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -101,7 +102,7 @@ func TestInstall(t *testing.T) {
 	}
 
 	// The app goes.
-	gone, ok := ForDeletion(r.app, r.record)
+	gone, ok := ForDeletion(r.app, r.record, Seen{})
 	if !ok {
 		t.Fatal("nothing to uninstall")
 	}
@@ -110,10 +111,27 @@ func TestInstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.record = Done(r.want(), gone, r.record, res, nil)
-	if _, ok := ForDeletion(r.app, r.record); ok {
+	if _, ok := ForDeletion(r.app, r.record, Seen{}); ok {
 		t.Errorf("there is something left to uninstall: %+v", r.record)
 	}
 	if _, err := w.resource("v1", "configmaps", w.ns).Get(w.ctx, "web", getOptions); err == nil {
 		t.Error("the ConfigMap is still there")
 	}
 }
+
+// After an uninstall nothing is left to uninstall, whatever version the storage had.
+func TestNothingIsUninstalledTwice(t *testing.T) {
+	s := newScene()
+	d, left := ForDeletion(s.want.App, s.rec, Seen{})
+	if !left {
+		t.Fatal("want it uninstalled")
+	}
+	if _, left = ForDeletion(s.want.App, Done(s.want, d, d.Record, Result{}, nil), Seen{}); left {
+		t.Error("it is uninstalled once more, and so on for ever")
+	}
+	if _, left = ForDeletion(s.want.App, Done(s.want, d, d.Record, Result{}, errNo), Seen{}); !left {
+		t.Error("an uninstall that failed is not repeated")
+	}
+}
+
+var errNo = errors.New("no")

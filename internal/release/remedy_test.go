@@ -143,6 +143,9 @@ func (w *world) finish(ctx context.Context, name, condition, reason string) {
 		}
 		now := time.Now().UTC().Format(time.RFC3339)
 		status := map[string]any{"startTime": now, "conditions": []any{}}
+		if began, ok, _ := unstructured.NestedString(u.Object, "status", "startTime"); ok {
+			status["startTime"] = began // it cannot be changed
+		}
 		kinds := []string{"FailureTarget", "Failed"}
 		if condition == "Complete" {
 			kinds = []string{"SuccessCriteriaMet", "Complete"}
@@ -253,8 +256,9 @@ func TestPendingOfOthers(t *testing.T) {
 	if d.After <= 0 || d.After > time.Minute {
 		t.Errorf("%+v", d)
 	}
-	want, seen := r.want(), Seen{}
-	if seen, err = r.engine.Observe(w.ctx, r.app, r.record); err != nil {
+	want := r.want()
+	seen, err := r.engine.Observe(w.ctx, r.app, r.record)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if later := Decide(want, r.record, seen, time.Now().Add(time.Hour)); later.Action != Unlock {
@@ -410,4 +414,63 @@ func TestCancel(t *testing.T) {
 	if len(res.Snapshots) != 1 || res.Snapshots[0].Status != "failed" {
 		t.Errorf("%+v", res.Snapshots)
 	}
+}
+
+func TestEndlessTemplate(t *testing.T) {
+	w := newWorld(t)
+	r := w.release("web", files("1.0.0", map[string]string{
+		"templates/a.yaml": "{{ range until 20000 }}{{ range until 20000 }}{{ end }}{{ end }}\n" + configMap,
+	}))
+	ctx, cancel := context.WithTimeout(w.ctx, 500*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	_, err := r.engine.Act(ctx, Request{Want: r.want(), Chart: r.chart}, Decision{Action: Install})
+	if !errors.Is(err, ErrCancelled) || time.Since(began) > 5*time.Second {
+		t.Errorf("after %s: %v", time.Since(began), err)
+	}
+	if _, there := w.engine.records.newest(place{w.ns, "web"}); there {
+		t.Error("something was written")
+	}
+}
+
+// Killed in the middle of the first install, before the status knew anything of it: a deletion leaves nothing behind.
+func TestDeletedInTheMiddle(t *testing.T) {
+	w := newWorld(t)
+	r := w.release("web", files("1.0.0", simple()))
+	d, _, _ := r.step()
+	r.record = Begun(r.want(), d)
+	seen, err := r.engine.Observe(w.ctx, r.app, r.record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone, ok := ForDeletion(r.app, r.record, seen)
+	if !ok {
+		t.Fatal("nothing to uninstall")
+	}
+	if _, err := r.engine.Act(w.ctx, Request{Want: r.want()}, gone); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.resource("v1", "configmaps", w.ns).Get(w.ctx, "web", getOptions); err == nil {
+		t.Error("the ConfigMap is still there")
+	}
+}
+
+// A person rolls back with "keelson rollback": that is held as well.
+func TestPersonsRollback(t *testing.T) {
+	w := newWorld(t)
+	r := w.release("web", files("1.0.0", simple()))
+	r.settle()
+	r.wants(files("1.1.0", simple()))
+	r.settle()
+	person := newWorld(t)
+	want := r.want()
+	res, err := person.engine.Act(w.ctx, Request{Want: Want{App: r.app}}, Decision{Action: Rollback, Target: TargetOf(r.app), Version: 1, Record: r.record})
+	if err != nil || len(res.Snapshots) == 0 || res.Snapshots[0].Version != 3 {
+		t.Fatalf("%+v %v", res, err)
+	}
+	w.eventually("it is told of", func() bool { return w.told("web") > 0 })
+	w.eventually("it is held", func() bool {
+		seen, err := r.engine.Observe(w.ctx, r.app, r.record)
+		return err == nil && Decide(want, r.record, seen, time.Now()).Action == Hold
+	})
 }

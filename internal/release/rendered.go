@@ -81,8 +81,16 @@ func (r *run) wouldInstall() (*releasev1.Release, error) {
 	i.SkipCRDs, i.TakeOwnership, i.SkipSchemaValidation = true, true, r.rel.Install.NoSchema
 	i.DryRunStrategy = action.DryRunServer
 	i.PostRenderer, i.PostRenderStrategy = postRender{r.app}, renderStrategy(r.rel.HookRendering)
-	out, err := i.RunWithContext(r.rendering(), r.chart, r.values())
-	return releaseOf(out), err
+	var out *releasev1.Release
+	err := r.rendering(func(ctx context.Context) error {
+		made, err := i.RunWithContext(ctx, r.chart, r.values())
+		out = releaseOf(made)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // objectsOf reads a manifest; objects that name no namespace get the release's where their kind has namespaces.

@@ -75,6 +75,7 @@ spec: {interval: 10m, chart: web, version: 1.x, sourceRef: {kind: HelmRepository
 	contains(t, flux(t, "get", "all", "-A"), "helmrepository/packed", "helmchart/packed", "ocirepository/packed")
 	contains(t, shared.must(t, "get", "sources", "-n", "flux-system"), "packed", "sample")
 	contains(t, shared.must(t, "reconcile", "packed", "--with-source"), "flux-system/packed is Ready at 1.0.0@sha256:")
+	contains(t, shared.must(t, "diff", "packed"), "0 of 1 objects differ")
 	contains(t, flux(t, "suspend", "source", "oci", "packed"), "source oci suspended")
 	contains(t, flux(t, "resume", "source", "oci", "packed"), "fetched revision 1.0.0@sha256:")
 }

@@ -2,8 +2,11 @@ package e2e
 
 import (
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -199,9 +202,87 @@ spec:
 	if got := shared.must(t, "get", "releases", "-n", namespace); !strings.Contains(got, "web-1.2.3") {
 		t.Errorf("the table is\n%s", got)
 	}
+	// A release that is held is resumed by asking for what Git wants, in Flux's words.
+	shared.kubectl(t, "-n", namespace, "patch", "helmrelease", "shop", "--subresource=status", "--type=merge", "-p",
+		`{"status":{"conditions":[{"type":"Ready","status":"False","reason":"HeldByRollback","message":"held","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}`)
 	shared.must(t, "resume", "shop", "-n", namespace)
-	if got := shared.kubectl(t, "-n", namespace, "get", "helmrelease", "shop", "-o", "jsonpath={.spec.suspend}"); got == "true" {
-		t.Error("it is suspended still")
+	got := strings.Fields(shared.kubectl(t, "-n", namespace, "get", "helmrelease", "shop", "-o", "jsonpath={.spec.suspend} "+
+		`{.metadata.annotations.reconcile\.fluxcd\.io/requestedAt} {.metadata.annotations.reconcile\.fluxcd\.io/forceAt}`))
+	if got = slices.DeleteFunc(got, func(s string) bool { return s == "false" }); len(got) != 2 || got[0] != got[1] {
+		t.Errorf("resumed, it has suspend and requests %q", got)
 	}
 	shared.must(t, "suspend", "shop", "-n", namespace)
+}
+
+// TestDiffRelease compares a release with what the newest chart of its repository and the values of the HelmRelease would make of it.
+func TestDiffRelease(t *testing.T) {
+	const namespace = "diffrelease"
+	dir := smallChart(t)
+	repo := t.TempDir()
+	server := httptest.NewServer(http.FileServer(http.Dir(repo)))
+	t.Cleanup(server.Close)
+	shared.helm(t, "install", "web", dir, "-n", namespace, "--create-namespace")
+	t.Cleanup(func() {
+		shared.kubectl(t, "-n", namespace, "delete", "helmreleases,helmrepositories", "--all", "--timeout="+limit.String())
+		shared.kubectl(t, "delete", "namespace", namespace, "--wait=false")
+	})
+	writeFiles(t, dir, "templates/more.yaml", `apiVersion: v1
+kind: ConfigMap
+metadata: {name: more}
+data: {password: {{ .Values.password }}, level: {{ .Values.level }}}
+`)
+	if err := os.Remove(filepath.Join(dir, "templates", "before.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	shared.helm(t, "package", dir, "--version", "1.3.0", "-d", repo)
+	shared.helm(t, "repo", "index", repo)
+	manifest := filepath.Join(t.TempDir(), "release.yaml")
+	if err := os.WriteFile(manifest, []byte(strings.NewReplacer("NAMESPACE", namespace, "URL", server.URL).Replace(`apiVersion: source.toolkit.fluxcd.io/v1
+kind: HelmRepository
+metadata: {name: charts, namespace: NAMESPACE}
+spec: {interval: 1h, url: URL, suspend: true}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: web, namespace: NAMESPACE}
+stringData: {values.yaml: "password: correct-horse"}
+---
+apiVersion: helm.toolkit.fluxcd.io/v2
+kind: HelmRelease
+metadata: {name: shop, namespace: NAMESPACE}
+spec:
+  interval: 1h
+  suspend: true
+  releaseName: web
+  chart: {spec: {chart: web, version: 1.x, sourceRef: {kind: HelmRepository, name: charts}}}
+  valuesFrom: [{kind: Secret, name: web}]
+  values: {level: high}
+`)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	shared.kubectl(t, "apply", "-f", manifest)
+	for _, args := range [][]string{{"diff", "release", "shop", "-n", namespace}, {"diff", "shop", "-n", namespace}} {
+		r := shared.keelson(args...)
+		if r.code != 4 {
+			t.Fatalf("%q ended with %d: %s", args, r.code, r.err)
+		}
+		for _, part := range []string{"-  level: low", "+  level: high", "+++ git/ConfigMap/" + namespace + "/more", "+  password: **REDACTED**", "3 of 3 objects differ"} {
+			if !strings.Contains(r.out, part) {
+				t.Errorf("%q lacks %q:\n%s", args, part, r.out)
+			}
+		}
+		if strings.Contains(r.out+r.err, "correct-horse") {
+			t.Errorf("%q tells a value of a Secret", args)
+		}
+	}
+	if got := shared.kubectl(t, "-n", namespace, "get", "configmap", "web", "-o", "jsonpath={.data.level}"); got != "low" {
+		t.Errorf("a diff has changed the level to %s", got)
+	}
+	// What the chart's schema refuses, and what is not there.
+	writeFiles(t, dir, "values.schema.json", `{"type": "object", "properties": {"level": {"type": "integer"}}}`)
+	shared.helm(t, "package", dir, "--version", "1.4.0", "-d", repo)
+	shared.helm(t, "repo", "index", repo)
+	fails(t, shared.keelson("diff", "release", "shop", "-n", namespace), 1, "level")
+	shared.kubectl(t, "-n", namespace, "delete", "secret", "web")
+	fails(t, shared.keelson("diff", "release", "shop", "-n", namespace), 1, "there is no Secret/web")
 }
