@@ -174,6 +174,26 @@ spec:
 	if r := tryKubectl(kubeconfig, "-n", ns, "get", "deployment", "web"); r.code == 0 {
 		t.Error("the release outlives its HelmRelease")
 	}
+	// An install that was cut off before anything of it was recorded goes with its HelmRelease, too.
+	kubectl(t, kubeconfig, "label", "nodes", "--all", "go-installing-")
+	declare("{v: three}")
+	eventually(t, "the install", func() error {
+		if got := stockHistory(t, kubeconfig, ns, "killed"); !slices.Equal(got, []string{"1 pending-install"}) {
+			return fmt.Errorf("history %q", got)
+		}
+		return nil
+	})
+	s.kill(t)
+	if history := read().Status.History; len(history) > 0 {
+		t.Errorf("recorded before the kill: %+v", history)
+	}
+	kubectl(t, kubeconfig, "-n", ns, "delete", "helmrelease", "killed", "--wait=false")
+	s = startServer(t, kubeconfig, data)
+	s.waitFor(t, works)
+	kubectl(t, kubeconfig, "-n", ns, "wait", "--for=delete", "helmrelease/killed", "--timeout=60s")
+	if got := stockHistory(t, kubeconfig, ns, "killed"); len(got) != 1 || !strings.Contains(got[0], "not found") {
+		t.Errorf("history after the deletion: %q", got)
+	}
 	s.stop(t)
 	kubectl(t, kubeconfig, "-n", ns, "delete", "gitrepository", "charts")
 	kubectl(t, kubeconfig, "delete", "namespace", ns, "--wait=false")
