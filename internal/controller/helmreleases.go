@@ -45,6 +45,7 @@ type helmState struct {
 	digest   string                 // of the values
 	secrets  *redact.Redactor       // knows the values that came from Secrets
 	resolved bool                   // the last step has got as far as deciding
+	failing  failing
 }
 
 // acting is an action under way. Its fields are written before done is closed, or when it is made.
@@ -158,6 +159,7 @@ func (h *helmReleases) ended(p *helmPass) bool {
 		f.Err = errors.New(p.secrets.Text(f.Err.Error()))
 		err = &f
 	}
+	p.helm.failing.note(a.want, a.decision, err, p.req.Now)
 	p.helm.record = release.Done(a.want, a.decision, a.record, a.result, err)
 	p.events = append(p.events, actionEvents(a.record, p.helm.record, a.result)...)
 	return true
@@ -218,6 +220,9 @@ func (h *helmReleases) decide(ctx context.Context, p *helmPass) (release.Decisio
 		return release.Decision{}, err
 	}
 	d := release.Decide(p.want, p.helm.record, seen, p.req.Now)
+	if d.Action.Runs() {
+		d.After = p.helm.failing.pause(p.want, d, p.req.Now)
+	}
 	p.helm.record = d.Record
 	if d.After > 0 {
 		p.after = d.After

@@ -287,3 +287,35 @@ func TestHelmReleaseDrift(t *testing.T) {
 		}
 	}
 }
+
+// TestHelmReleaseAgain: what fails is tried again, after the pause that the strategy says or one that grows, and not without any.
+func TestHelmReleaseAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push(chart("1.0.0", map[string]string{
+		"templates/fail.yaml":   `{{ if .Values.fail }}{{ fail "no" }}{{ end }}`,
+		"templates/broken.yaml": "{{ if .Values.broken }}\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: NOT-A-NAME}\n{{ end }}\n",
+	}))
+	w.helmRelease("fails", "  values: {fail: true}\n")
+	w.helmRelease("ever", "  values: {broken: true}\n  install: {remediation: {retries: -1}}\n")
+	w.helmRelease("again", "  values: {broken: true}\n  install: {strategy: {name: RetryOnFailure, retryInterval: 1s}}\n  upgrade: {strategy: {name: RetryOnFailure, retryInterval: 1s}}\n")
+	w.helmSays("fails", "Released", "False", "InstallFailed", "no")
+	w.helmUntil("again", func(hr *helmv2.HelmRelease) error {
+		if hr.Status.Failures < 3 {
+			return fmt.Errorf("want 3 failures, not %d", hr.Status.Failures)
+		}
+		return nil
+	})
+	for _, name := range []string{"fails", "ever"} {
+		before := w.helmUntil(name, func(hr *helmv2.HelmRelease) error {
+			if hr.Status.Failures < 2 {
+				return errors.New("want it tried again")
+			}
+			return nil
+		}).Status.Failures
+		time.Sleep(2 * time.Second)
+		if after := w.getHelmRelease(name).Status.Failures; after > before+2 {
+			t.Errorf("%s: %d attempts within 2 seconds", name, after-before)
+		}
+	}
+}
