@@ -539,6 +539,12 @@ func (h *helmReleases) remove(_ context.Context, obj *helmv2.HelmRelease) (remov
 	if p.app.Suspend || !left {
 		return removal{done: true, events: p.events}, nil
 	}
+	if p.app.KubeConfig != (delivery.KubeConfig{}) { // a release of the same name in this cluster is another one
+		return removal{events: p.events}, &delivery.Fault{
+			Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Err: errors.New("spec.kubeConfig: not supported yet; nothing is uninstalled"),
+			Hint: "uninstall the release in its cluster, then suspend the HelmRelease: it is let go then",
+		}
+	}
 	p.want = release.Want{App: p.app}
 	h.act(p, d, d.Record)
 	p.helm.acting.parting = true
