@@ -109,6 +109,7 @@ func (h *helmReleases) step(ctx context.Context, obj *helmv2.HelmRelease, pen pe
 		p.st.began = h.now()
 	}
 	var d release.Decision
+	before := p.helm.record
 	if err == nil {
 		d, err = h.decide(ctx, p)
 	}
@@ -119,6 +120,7 @@ func (h *helmReleases) step(ctx context.Context, obj *helmv2.HelmRelease, pen pe
 		if err = h.undertake(ctx, p, d); err == nil {
 			return h.underWay(p)
 		}
+		p.helm.record = before // nothing was begun: a person's request to force it still counts
 		if errors.Is(err, errNotYet) {
 			return h.told(p, nil)
 		}
