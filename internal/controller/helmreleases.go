@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -158,7 +159,11 @@ func (h *helmReleases) ended(p *helmPass) bool {
 	err := a.err
 	if err != nil {
 		f := *delivery.FaultOf(err, release.ReasonUpgrade)
-		f.Err = errors.New(p.secrets.Text(f.Err.Error()))
+		text := p.secrets.Text(f.Err.Error())
+		f.Err = errors.New(text)
+		if errors.Is(err, release.ErrCancelled) { // which counts as no failure
+			f.Err = fmt.Errorf("%w: %s", release.ErrCancelled, strings.TrimPrefix(text, release.ErrCancelled.Error()+": "))
+		}
 		err = &f
 	}
 	p.helm.failing.note(a.want, a.decision, err, p.req.Now)
@@ -444,6 +449,12 @@ func (h *helmReleases) act(p *helmPass, d release.Decision, rec delivery.Release
 		defer leave()
 		now := h.now()
 		a.began.Store(&now)
+		defer func() { // a chart that Helm cannot cope with is that app's trouble only
+			if v := recover(); v != nil {
+				h.log.Error("an action panicked", "app", id, "action", d.Action, "stack", string(debug.Stack()))
+				a.err = fmt.Errorf("%s: the action panicked: %v", d.Action, v)
+			}
+		}()
 		a.result, a.err = h.engine.Act(ctx, req, d)
 	}()
 }
