@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -113,6 +114,7 @@ func (h *helmReleases) step(ctx context.Context, obj *helmv2.HelmRelease, pen pe
 		p.st.began = h.now()
 	}
 	var d release.Decision
+	before := p.helm.record
 	if err == nil {
 		d, err = h.decide(ctx, p)
 	}
@@ -123,6 +125,7 @@ func (h *helmReleases) step(ctx context.Context, obj *helmv2.HelmRelease, pen pe
 		if err = h.undertake(ctx, p, d); err == nil {
 			return h.underWay(p)
 		}
+		p.helm.record = before // nothing was begun: a person's request to force it still counts
 		if errors.Is(err, errNotYet) {
 			return h.told(p, nil)
 		}
@@ -163,11 +166,15 @@ func (h *helmReleases) ended(p *helmPass) bool {
 	err := a.err
 	if err != nil {
 		f := *delivery.FaultOf(err, release.ReasonUpgrade)
-		f.Err = errors.New(p.secrets.Text(f.Err.Error()))
+		text := p.secrets.Text(f.Err.Error())
+		f.Err = errors.New(text)
+		if errors.Is(err, release.ErrCancelled) { // which counts as no failure
+			f.Err = fmt.Errorf("%w: %s", release.ErrCancelled, strings.TrimPrefix(text, release.ErrCancelled.Error()+": "))
+		}
 		err = &f
 	}
-	p.helm.record = release.Done(a.want, a.decision, a.record, a.result, err)
 	p.helm.failing.note(a.want, a.decision, err, p.req.Now)
+	p.helm.record = release.Done(a.want, a.decision, a.record, a.result, err)
 	p.events = append(p.events, actionEvents(a.record, p.helm.record, a.result)...)
 	return true
 }
@@ -499,6 +506,12 @@ func (h *helmReleases) act(p *helmPass, d release.Decision, rec delivery.Release
 		defer leave()
 		now := h.now()
 		a.began.Store(&now)
+		defer func() { // a chart that Helm cannot cope with is that app's trouble only
+			if v := recover(); v != nil {
+				h.log.Error("an action panicked", "app", id, "action", d.Action, "stack", string(debug.Stack()))
+				a.err = fmt.Errorf("%s: the action panicked: %v", d.Action, v)
+			}
+		}()
 		a.result, a.err = engine.Act(ctx, req, d)
 	}()
 }

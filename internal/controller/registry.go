@@ -194,7 +194,6 @@ func (r *registry) app(app delivery.App) *appState {
 	return st
 }
 
-// uid is that of an app's declaration; empty: the app is not known.
 // releases gives the apps whose Helm release has a name, and its history in a namespace.
 func (r *registry) releases(namespace, name string) (ids []delivery.ID) {
 	r.mu.Lock()
@@ -215,6 +214,7 @@ func (r *registry) knows(id delivery.ID) bool {
 	return ok
 }
 
+// uid is that of an app's declaration; empty: the app is not known.
 func (r *registry) uid(id delivery.ID) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
