@@ -108,7 +108,14 @@ func (h *helmReleases) step(ctx context.Context, obj *helmv2.HelmRelease, pen pe
 		was := h.reg.standOf(p.app.ID)
 		was.busy = false
 		h.stands(p.app.ID, was)
-		return h.told(p, nil)
+		if len(p.events) > 0 { // of an action that was under way: the status says what it has come to
+			out := delivery.Outcome{Phase: delivery.Failing, Release: &p.helm.record}
+			if p.helm.record.Released.True() {
+				out.Phase = delivery.Ready
+			}
+			p.obj.Status = dialect.HelmReleaseStatus(p.obj.Status, p.app, out, h.now())
+		}
+		return next{events: p.events}
 	}
 	if p.st.began.IsZero() {
 		p.st.began = h.now()
