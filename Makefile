@@ -11,7 +11,9 @@ export CGO_ENABLED ?= 0
 export GOFLAGS := $(GOFLAGS) -trimpath
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-LDFLAGS := -s -w -X main.version=$(VERSION)
+# Helm's own build sets its version in this way; charts see it.
+HELM    := $(shell sed -n 's/^[[:space:]]*helm.sh\/helm\/v4 \(v[^ ]*\).*/\1/p' go.mod)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X helm.sh/helm/v4/internal/version.version=$(HELM)
 GOBUILD := go build -v -ldflags '$(LDFLAGS)'
 
 # A cold build downloads hundreds of modules and compiles more than two thousand packages; the counter shows that it moves.
@@ -36,12 +38,13 @@ help: ## list the targets
 
 # The program is linked aside and copied to its place: the pages of a copied file are mapped in small pieces, which
 # takes a third off the memory that a short command is charged with (Linux maps whole folios of the page cache).
-build: ## build bin/keelson, bin/keelson-cluster and bin/kubectl
+build: ## build bin/keelson, bin/keelson-cluster, bin/kubectl and bin/helm
 	@mkdir -p bin .out
 	@echo "building bin/keelson"
 	@$(GOBUILD) -o .out/keelson ./cmd/keelson 2>&1 | $(COUNT) name=keelson
 	@cmp -s .out/keelson bin/keelson || install -m 755 .out/keelson bin/keelson
 	@ln -sf keelson bin/kubectl
+	@ln -sf keelson bin/helm
 	@echo "building bin/keelson-cluster"
 	@cd cluster && $(GOBUILD) -o ../bin/keelson-cluster . 2>&1 | $(COUNT) name=keelson-cluster
 
@@ -86,15 +89,15 @@ bench: build ## measure what the README claims
 	go run ./bench
 
 # Only the kinds that Keelson serves; their modules hold more.
-CRDS := source.toolkit.fluxcd.io_gitrepositories.yaml kustomize.toolkit.fluxcd.io_kustomizations.yaml \
-	notification.toolkit.fluxcd.io_receivers.yaml
+CRDS := $(addprefix source.toolkit.fluxcd.io_,gitrepositories.yaml helmcharts.yaml helmrepositories.yaml ocirepositories.yaml) \
+	helm.toolkit.fluxcd.io_helmreleases.yaml kustomize.toolkit.fluxcd.io_kustomizations.yaml notification.toolkit.fluxcd.io_receivers.yaml
 
 generate: ## generate config/crd from the upstream API modules and from api/
 	@mkdir -p bin/tools
 	cd tools && GOWORK=off go build -o ../bin/tools/controller-gen sigs.k8s.io/controller-tools/cmd/controller-gen
 	rm -rf .out/crd config/crd && mkdir -p .out/crd config/crd
 	bin/tools/controller-gen crd paths=github.com/fluxcd/source-controller/api/v1 paths=github.com/fluxcd/kustomize-controller/api/v1 \
-		paths=github.com/fluxcd/notification-controller/api/v1 output:crd:dir=.out/crd
+		paths=github.com/fluxcd/helm-controller/api/v2 paths=github.com/fluxcd/notification-controller/api/v1 output:crd:dir=.out/crd
 	cd .out/crd && cp $(CRDS) ../../config/crd/
 	bin/tools/controller-gen object crd paths=./api/... output:object:dir=api/argocd/v1alpha1 output:crd:dir=config/crd
 

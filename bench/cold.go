@@ -33,7 +33,7 @@ func (b *bench) measureCold(ctx context.Context) error {
 		var s coldSamples
 		var details []map[string]any
 		for run := range b.coldRuns {
-			detail, err := b.coldRun(ctx, n, run, workers, &s)
+			detail, err := b.coldRun(ctx, fleet{}, n, run, workers, &s)
 			if err != nil {
 				return fmt.Errorf("%d apps, run %d: %w", n, run, err)
 			}
@@ -58,25 +58,28 @@ func (b *bench) measureCold(ctx context.Context) error {
 	return nil
 }
 
-// coldRun takes one sample of everything. A cluster gets slower as it fills, whoever fills it; so the floor is measured before
-// and after, and its mean is what counts.
-func (b *bench) coldRun(ctx context.Context, n, run, workers int, s *coldSamples) (map[string]any, error) {
-	w, err := b.newWorld(ctx, fmt.Sprintf("cold-%d-%d", n, run))
+// coldRun takes one sample of everything about a fleet of n apps like another one. A cluster gets slower as it fills, whoever fills it; so
+// the floor is measured before and after, and its mean is what counts.
+func (b *bench) coldRun(ctx context.Context, like fleet, n, run, workers int, s *coldSamples) (map[string]any, error) {
+	w, err := b.newWorld(ctx, fmt.Sprintf("cold-%v-%d-%d", like.helm, n, run))
 	if err != nil {
 		return nil, err
 	}
-	before, err := w.floor(ctx, fleet{name: "before", apps: n, repositories: 1}, workers)
+	of := func(name string) fleet { return fleet{name: name, apps: n, repositories: 1, helm: like.helm} }
+	before, err := w.floor(ctx, of("before"), workers)
 	if err != nil {
 		return nil, err
 	}
-	detail, took, err := w.coldStart(ctx, fleet{name: "fleet", apps: n, repositories: b.repositories}, s)
+	whole := of("fleet")
+	whole.repositories = b.repositories
+	detail, took, err := w.coldStart(ctx, whole, s)
 	if err != nil {
 		return nil, err
 	}
 	if err := w.stopKeelson(syscall.SIGTERM); err != nil {
 		return nil, err
 	}
-	after, err := w.floor(ctx, fleet{name: "after", apps: n, repositories: 1}, workers)
+	after, err := w.floor(ctx, of("after"), workers)
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +147,7 @@ func (w *world) floor(ctx context.Context, f fleet, workers int) (floorRun, erro
 	if err != nil {
 		return floorRun{}, err
 	}
-	warm := fleet{name: f.name + "-warm", apps: floorWarm, repositories: 1}
+	warm := fleet{name: f.name + "-warm", apps: floorWarm, repositories: 1, helm: f.helm}
 	all, err1 := w.prepareWrites(ctx, f)
 	first, err2 := w.prepareWrites(ctx, warm)
 	if err := errors.Join(err1, err2, makeWrites(ctx, do, first, floorWarm)); err != nil {
@@ -168,7 +171,7 @@ func (w *world) floor(ctx context.Context, f fleet, workers int) (floorRun, erro
 		return floorRun{}, err
 	}
 	for _, home := range []string{f.home(), warm.home()} {
-		if err := w.dynamic.Resource(kustomizations).Namespace(home).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
+		if err := w.dynamic.Resource(f.resource()).Namespace(home).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
 			return floorRun{}, err
 		}
 	}
@@ -229,6 +232,9 @@ func (w *world) writer() (func(context.Context, write) error, error) {
 
 // writes are those for one app.
 func (f fleet) writes(i int) ([]write, error) {
+	if f.helm {
+		return f.releaseWrites(i)
+	}
 	k := f.kustomization(i)
 	k.Object["spec"].(map[string]any)["suspend"] = true // whoever runs later leaves it alone
 	body, err := json.Marshal(k.Object)

@@ -20,6 +20,7 @@ type fleet struct {
 	apps         int
 	repositories int  // at least 1
 	argo         bool // its apps are Applications of Argo CD, not Kustomizations of Flux
+	helm         bool // its apps are HelmReleases, all of one chart
 }
 
 const (
@@ -52,16 +53,22 @@ func (f fleet) home() string {
 
 // resource is what the apps are.
 func (f fleet) resource() schema.GroupVersionResource {
-	if f.argo {
+	switch {
+	case f.argo:
 		return applications
+	case f.helm:
+		return helmReleases
 	}
 	return kustomizations
 }
 
 // ready tells whether an app is ready at a commit.
 func (f fleet) ready(u *unstructured.Unstructured, commit string) bool {
-	if f.argo {
+	switch {
+	case f.argo:
 		return syncedAt(u, commit)
+	case f.helm:
+		return releasedAt(u)
 	}
 	return readyAt(u, commit)
 }
@@ -147,6 +154,9 @@ const firstValue = "first"
 
 // files of a repository, by path: a folder for each app with a kustomization that lists its files.
 func (f fleet) files(r int) (map[string]string, error) {
+	if f.helm {
+		return f.chart()
+	}
 	files := map[string]string{"README.md": "The apps of a fleet.\n"}
 	for _, i := range f.inRepository(r) {
 		list := "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n"
@@ -191,8 +201,11 @@ func textOf(items []item, file string) string {
 
 // declaration of an app; base is the URL below which its repository is.
 func (f fleet) declaration(i int, base string) *unstructured.Unstructured {
-	if f.argo {
+	switch {
+	case f.argo:
 		return application(f.app(i), base+"/"+f.repository(i)+".git", f.folder(i), f.namespace(i))
+	case f.helm:
+		return f.release(i)
 	}
 	return f.kustomization(i)
 }

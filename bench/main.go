@@ -73,6 +73,8 @@ var measurements = []measurement{
 	{"argo-large", (*bench).measureArgoLarge},
 	{"argo-drift", (*bench).measureArgoDrift},
 	{"argo-steady", (*bench).measureArgoSteady},
+	{"helm-cold", (*bench).measureHelmCold},
+	{"helm-steady", (*bench).measureHelmSteady},
 }
 
 func main() {

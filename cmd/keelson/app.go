@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"strings"
 
+	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
-	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -22,20 +22,28 @@ import (
 type foundApp struct {
 	flux *kustomizev1.Kustomization
 	argo *argocdv1.Application
+	helm *helmv2.HelmRelease
 }
 
 // object is the API object that declares the app.
 func (f foundApp) object() client.Object {
-	if f.argo != nil {
+	switch {
+	case f.argo != nil:
 		return f.argo
+	case f.helm != nil:
+		return f.helm
+	default:
+		return f.flux
 	}
-	return f.flux
 }
 
 func (f foundApp) id() delivery.ID {
 	kind := kustomizev1.KustomizationKind
-	if f.argo != nil {
+	switch {
+	case f.argo != nil:
 		kind = argocdv1.ApplicationKind
+	case f.helm != nil:
+		kind = helmv2.HelmReleaseKind
 	}
 	return delivery.ID{Kind: kind, Namespace: f.object().GetNamespace(), Name: f.object().GetName()}
 }
@@ -45,18 +53,26 @@ func (f foundApp) String() string { return f.object().GetNamespace() + "/" + f.o
 
 // shown is the app as it is told to people and programs.
 func (f foundApp) shown() web.App {
-	if f.argo != nil {
+	switch {
+	case f.argo != nil:
 		return appOfArgo(f.argo)
+	case f.helm != nil:
+		return appOfHelm(f.helm)
+	default:
+		return appOf(f.flux)
 	}
-	return appOf(f.flux)
 }
 
 // owned is what the app owns, and was about to.
 func (f foundApp) owned() delivery.Inventory {
-	if f.argo != nil {
+	switch {
+	case f.argo != nil:
 		return dialect.ArgoInventory(f.argo)
+	case f.helm != nil:
+		return dialect.HelmReleaseRecord(&f.helm.Status).Inventory
+	default:
+		return dialect.KustomizationOwned(f.flux)
 	}
-	return dialect.KustomizationOwned(f.flux)
 }
 
 // told gives the health of objects that the app's status tells.
@@ -74,29 +90,42 @@ func (f foundApp) told() map[delivery.Ref]delivery.Health {
 
 // elsewhere tells whether the app is delivered to another cluster than the one that it is declared in.
 func (f foundApp) elsewhere() bool {
-	if f.argo != nil {
+	switch {
+	case f.argo != nil:
 		return argoElsewhere(f.argo)
+	case f.helm != nil:
+		return f.helm.Spec.KubeConfig != nil
+	default:
+		return f.flux.Spec.KubeConfig != nil
 	}
-	return f.flux.Spec.KubeConfig != nil
 }
 
-// allApps lists the apps of every dialect. A cluster may do without one of the kinds.
+// allApps lists the apps of every dialect. A cluster may do without some of the kinds.
 func allApps(ctx context.Context, c client.Reader, opts ...client.ListOption) ([]foundApp, error) {
 	var flux kustomizev1.KustomizationList
-	missing := c.List(ctx, &flux, opts...)
-	if missing != nil && !isMissingKind(missing) {
-		return nil, missing
-	}
 	var argo argocdv1.ApplicationList
-	if err := c.List(ctx, &argo, opts...); err != nil && (missing != nil || !isMissingKind(err)) {
-		return nil, err
+	var helm helmv2.HelmReleaseList
+	var missing []error
+	kinds := []client.ObjectList{&flux, &argo, &helm}
+	for _, list := range kinds {
+		if err := c.List(ctx, list, opts...); isMissingKind(err) {
+			missing = append(missing, err)
+		} else if err != nil {
+			return nil, err
+		}
 	}
-	apps := make([]foundApp, 0, len(flux.Items)+len(argo.Items))
+	if len(missing) == len(kinds) {
+		return nil, missing[0]
+	}
+	apps := make([]foundApp, 0, len(flux.Items)+len(argo.Items)+len(helm.Items))
 	for i := range flux.Items {
 		apps = append(apps, foundApp{flux: &flux.Items[i]})
 	}
 	for i := range argo.Items {
 		apps = append(apps, foundApp{argo: &argo.Items[i]})
+	}
+	for i := range helm.Items {
+		apps = append(apps, foundApp{helm: &helm.Items[i]})
 	}
 	return apps, nil
 }
@@ -154,6 +183,9 @@ func readApp(ctx context.Context, c client.Reader, ref delivery.Ref) (app foundA
 	case argocdv1.GroupVersion.WithKind(argocdv1.ApplicationKind).GroupKind():
 		app.argo = &argocdv1.Application{}
 		return app, c.Get(ctx, key, app.argo)
+	case helmv2.GroupVersion.WithKind(helmv2.HelmReleaseKind).GroupKind():
+		app.helm = &helmv2.HelmRelease{}
+		return app, c.Get(ctx, key, app.helm)
 	}
 	return app, apierrors.NewNotFound(schema.GroupResource{Group: ref.Group, Resource: ref.Kind}, ref.Name)
 }
@@ -164,27 +196,15 @@ func findApplication(ctx context.Context, c client.Client, namespace, arg, hint 
 	if err != nil {
 		return nil, err
 	}
-	if app.argo == nil {
-		return nil, withCode(exitUsage, hintf(fmt.Errorf("app %s is a %s: this is for Applications of Argo CD", app, app.id().Kind), "%s", hint))
-	}
-	return app.argo, nil
+	return app.application(hint)
 }
 
-// sourceOfApp reads the GitRepository that an app follows.
-func sourceOfApp(ctx context.Context, c client.Client, k *kustomizev1.Kustomization) (*sourcev1.GitRepository, error) {
-	ref := k.Spec.SourceRef
-	if ref.Kind != sourcev1.GitRepositoryKind {
-		return nil, fmt.Errorf("app %s/%s follows a %s: only a GitRepository can be asked", k.Namespace, k.Name, ref.Kind)
+// application is the app as an Application; what is only for these says so.
+func (f foundApp) application(hint string) (*argocdv1.Application, error) {
+	if f.argo == nil {
+		return nil, withCode(exitUsage, hintf(fmt.Errorf("app %s is a %s: this is for Applications of Argo CD", f, f.id().Kind), "%s", hint))
 	}
-	key := client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}
-	if key.Namespace == "" {
-		key.Namespace = k.Namespace
-	}
-	var src sourcev1.GitRepository
-	if err := c.Get(ctx, key, &src); err != nil {
-		return nil, explainAPI(fmt.Errorf("read source %s: %w", key, err))
-	}
-	return &src, nil
+	return f.argo, nil
 }
 
 // annotate sets an annotation and nothing else; an empty value takes it away.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"time"
 
+	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -87,7 +88,7 @@ func (g *global) connect() (client.WithWatch, *kube.Cluster, error) {
 func newClient(config *rest.Config) (client.WithWatch, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(corev1.AddToScheme(scheme), coordinationv1.AddToScheme(scheme), kustomizev1.AddToScheme(scheme), sourcev1.AddToScheme(scheme),
-		argocdv1.AddToScheme(scheme), authenticationv1.AddToScheme(scheme)); err != nil {
+		argocdv1.AddToScheme(scheme), helmv2.AddToScheme(scheme), authenticationv1.AddToScheme(scheme)); err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
 	}
 	mapper := meta.NewDefaultRESTMapper(nil)
@@ -100,7 +101,10 @@ func newClient(config *rest.Config) (client.WithWatch, error) {
 		mapper.Add(corev1.SchemeGroupVersion.WithKind(kind), meta.RESTScopeNamespace)
 	}
 	mapper.Add(kustomizev1.GroupVersion.WithKind(kustomizev1.KustomizationKind), meta.RESTScopeNamespace)
-	mapper.Add(sourcev1.GroupVersion.WithKind(sourcev1.GitRepositoryKind), meta.RESTScopeNamespace)
+	mapper.Add(helmv2.GroupVersion.WithKind(helmv2.HelmReleaseKind), meta.RESTScopeNamespace)
+	for _, kind := range []string{sourcev1.GitRepositoryKind, sourcev1.OCIRepositoryKind, sourcev1.HelmRepositoryKind, sourcev1.HelmChartKind} {
+		mapper.Add(sourcev1.GroupVersion.WithKind(kind), meta.RESTScopeNamespace)
+	}
 	for _, kind := range []string{argocdv1.ApplicationKind, argocdv1.AppProjectKind, argocdv1.ApplicationSetKind} {
 		mapper.Add(argocdv1.GroupVersion.WithKind(kind), meta.RESTScopeNamespace)
 	}

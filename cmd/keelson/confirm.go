@@ -55,6 +55,9 @@ func runConfirm(ctx context.Context, g *global, opts confirmOptions) error {
 		return g.print(map[string]string{"namespace": app.argo.Namespace, "name": app.argo.Name, "deletionApproved": now},
 			printf("%s: what asks for a confirmation before it is deleted may be deleted", app))
 	}
+	if app.helm != nil {
+		return withCode(exitUsage, fmt.Errorf("app %s is a HelmRelease: nothing of it is held back until somebody confirms it", app))
+	}
 	commit := opts.revision
 	if commit == "" {
 		commit = attemptedBy(app)

@@ -32,13 +32,18 @@ func diffCommand(g *global) *cobra.Command {
 	var path string
 	var flags policyFlags
 	cmd := &cobra.Command{
-		Use:   "diff APP | diff --path DIR",
+		Use:   "diff APP | diff release NAME | diff --path DIR",
 		Short: "Show what delivering would change in the cluster",
 		Long: `Diff renders an app at the newest commit of its source, or a folder on disk, and compares the objects with what is in the
 cluster, as the API server itself would merge them. It changes nothing and needs no running controller. Values of Secrets are
-masked. It ends with code 4 where something differs.`,
-		Args: args(cobra.MaximumNArgs(1)),
+masked. It ends with code 4 where something differs.
+
+Of a HelmRelease it renders what an upgrade would make now, of the newest version of its chart and the values as they are.`,
+		Args: args(cobra.MaximumNArgs(2)),
 		RunE: func(cmd *cobra.Command, a []string) error {
+			if len(a) == 2 && path == "" && (a[0] == "release" || a[0] == "helmrelease") {
+				return runDiffRelease(cmd.Context(), g, a[1])
+			}
 			if (len(a) == 1) == (path != "") {
 				return withCode(exitUsage, hintf(errors.New("name either an app or a folder"), "usage: %s", cmd.UseLine()))
 			}
@@ -71,7 +76,7 @@ func newEngine(ctx context.Context, g *global) (*deliver.Engine, error) {
 }
 
 func runDiffPath(ctx context.Context, g *global, path string) error {
-	objects, err := renderFolder(ctx, path)
+	objects, err := renderFolder(ctx, path, "")
 	if err != nil {
 		return err
 	}
@@ -87,6 +92,13 @@ func runDiffPath(ctx context.Context, g *global, path string) error {
 }
 
 func runDiffApp(ctx context.Context, g *global, arg string, policy delivery.Policy) error {
+	c, err := g.client()
+	if err != nil {
+		return err
+	}
+	if found, err := findApp(ctx, c, g.namespace, arg); err == nil && found.helm != nil {
+		return runDiffRelease(ctx, g, arg)
+	}
 	p, err := previewApp(ctx, g, arg, policy)
 	if err != nil {
 		return err
@@ -119,6 +131,10 @@ func previewApp(ctx context.Context, g *global, arg string, policy delivery.Poli
 	}
 	if found.argo != nil {
 		return previewApplication(ctx, engine, c, found.argo, policy)
+	}
+	if found.helm != nil {
+		return preview{}, withCode(exitUsage, hintf(fmt.Errorf("app %s is a HelmRelease: its objects are made by Helm", found),
+			"keelson diff release %s tells what an upgrade would change", found.id().Name))
 	}
 	k := found.flux
 	app, err := dialect.Kustomization(k)
@@ -250,13 +266,13 @@ func renderSnapshot(ctx context.Context, c client.Client, snap delivery.Snapshot
 	return objects, secrets, err
 }
 
-// fetchSource gives the newest commit of an app's source. The caller closes it.
+// fetchSource gives the newest revision of an app's source. The caller closes it.
 func fetchSource(ctx context.Context, c client.Client, k *kustomizev1.Kustomization) (snap delivery.Snapshot, done func(), err error) {
 	repository, err := sourceOfApp(ctx, c, k)
 	if err != nil {
 		return snap, nil, err
 	}
-	src := dialect.GitRepository(repository)
+	src := declaredSource(repository)
 	if len(src.Refused) > 0 {
 		return snap, nil, fmt.Errorf("source %s: %s: not supported yet", src.ID, strings.Join(src.Refused, ", "))
 	}
@@ -270,7 +286,7 @@ func fetchSource(ctx context.Context, c client.Client, k *kustomizev1.Kustomizat
 
 // fetchOnce fetches into a directory of its own, which goes when the caller is done with the snapshot.
 func fetchOnce(fetch func(*source.Fetcher) (delivery.Snapshot, error)) (snap delivery.Snapshot, done func(), err error) {
-	dir, err := os.MkdirTemp("", "keelson-diff-")
+	dir, err := os.MkdirTemp("", "keelson-sources-")
 	if err != nil {
 		return snap, nil, fmt.Errorf("make a directory for the sources: %w", err)
 	}

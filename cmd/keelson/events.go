@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/spf13/cobra"
@@ -146,7 +147,12 @@ func (v resourceVersion) ApplyToList(o *client.ListOptions) {
 
 func isOurs(e *corev1.Event) bool {
 	group, _, _ := strings.Cut(e.InvolvedObject.APIVersion, "/")
-	return group == kustomizev1.GroupVersion.Group || group == sourcev1.GroupVersion.Group || group == argocdv1.GroupVersion.Group
+	switch group {
+	case kustomizev1.GroupVersion.Group, helmv2.GroupVersion.Group, sourcev1.GroupVersion.Group, argocdv1.GroupVersion.Group:
+		return true
+	default:
+		return false
+	}
 }
 
 func happeningOf(e *corev1.Event) happening {

@@ -14,7 +14,7 @@ import (
 )
 
 // listAll lists objects, sorted by namespace and name, and gives the resource version that a watch may begin at.
-func listAll(ctx context.Context, c client.Client, list client.ObjectList, opts ...client.ListOption) ([]client.Object, resourceVersion, error) {
+func listAll(ctx context.Context, c client.Reader, list client.ObjectList, opts ...client.ListOption) ([]client.Object, resourceVersion, error) {
 	if err := c.List(ctx, list, opts...); err != nil {
 		return nil, "", err
 	}

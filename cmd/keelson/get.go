@@ -10,8 +10,8 @@ import (
 	"strings"
 	"sync"
 
+	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
-	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/liggitt/tabwriter" // the standard library's, with memory for widths: kubectl's choice for watches
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -24,15 +24,16 @@ import (
 func getCommand(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "get",
-		Short: "List apps, sources or ApplicationSets and how they are doing",
+		Short: "List apps, Helm releases, sources or ApplicationSets and how they are doing",
 		Args:  args(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
-			return withCode(exitUsage, hintf(fmt.Errorf("get what?"), "keelson get apps, keelson get sources, or keelson get appsets"))
+			return withCode(exitUsage, hintf(fmt.Errorf("get what?"), "keelson get apps, keelson get releases, keelson get sources, or keelson get appsets"))
 		},
 	}
 	for _, l := range []listing{appListing, sourceListing, appSetListing} {
 		cmd.AddCommand(l.command(g))
 	}
+	cmd.AddCommand(releasesCommand(g))
 	return cmd
 }
 
@@ -55,11 +56,12 @@ type listedKind struct {
 }
 
 var appListing = listing{
-	use: "apps", short: "List the apps", aliases: []string{"app", "kustomizations", "ks", "applications"}, key: "apps",
+	use: "apps", short: "List the apps", aliases: []string{"app", "kustomizations", "ks", "applications", "helmreleases", "hr"}, key: "apps",
 	headings: []string{"NAMESPACE", "NAME", "STATE", "REVISION", "AGE", "MESSAGE", "|", "KIND", "SOURCE", "PATH", "OBJECTS", "SYNC", "HEALTH"},
 	kinds: []listedKind{
 		{names: []string{"kustomizations", "ks"}, list: func() client.ObjectList { return &kustomizev1.KustomizationList{} }},
 		{names: []string{"applications"}, list: func() client.ObjectList { return &argocdv1.ApplicationList{} }, other: true},
+		{names: []string{"helmreleases", "hr"}, list: func() client.ObjectList { return &helmv2.HelmReleaseList{} }, other: true},
 	},
 	of: func(obj client.Object) (web.Status, func(web.Status) any, func(web.Status, bool) []string) {
 		var a web.App
@@ -68,6 +70,8 @@ var appListing = listing{
 			a = appOf(obj)
 		case *argocdv1.Application:
 			a = appOfArgo(obj)
+		case *helmv2.HelmRelease:
+			a = appOfHelm(obj)
 		default:
 			return web.Status{}, nil, nil
 		}
@@ -78,17 +82,16 @@ var appListing = listing{
 }
 
 var sourceListing = listing{
-	use: "sources", short: "List the sources", aliases: []string{"source", "gitrepositories"}, key: "sources",
-	headings: []string{"NAMESPACE", "NAME", "STATE", "REVISION", "AGE", "MESSAGE", "|", "URL", "REF"},
-	kinds:    []listedKind{{list: func() client.ObjectList { return &sourcev1.GitRepositoryList{} }}},
+	use: "sources", short: "List the sources", aliases: []string{"source", "gitrepositories", "ocirepositories", "helmrepositories", "helmcharts"}, key: "sources",
+	headings: []string{"NAMESPACE", "NAME", "STATE", "REVISION", "AGE", "MESSAGE", "|", "KIND", "URL", "REF"},
+	kinds:    sourceKinds,
 	of: func(obj client.Object) (web.Status, func(web.Status) any, func(web.Status, bool) []string) {
-		r, ok := obj.(*sourcev1.GitRepository)
-		if !ok {
+		if partsOf(obj).kind == "" {
 			return web.Status{}, nil, nil
 		}
-		src := sourceOf(r)
+		src := sourceOf(obj)
 		return src.Status, func(s web.Status) any { src.Status = s; return src }, func(s web.Status, whole bool) []string {
-			return append(cellsOf(s, whole), src.URL, src.Ref)
+			return append(cellsOf(s, whole), src.Kind, src.URL, src.Ref)
 		}
 	},
 }
@@ -120,7 +123,7 @@ func (l listing) only(name string) listing {
 }
 
 // all lists the objects of every kind, sorted.
-func (l listing) all(ctx context.Context, c client.Client, opts ...client.ListOption) ([]client.Object, error) {
+func (l listing) all(ctx context.Context, c client.Reader, opts ...client.ListOption) ([]client.Object, error) {
 	var all []client.Object
 	for _, k := range l.kinds {
 		objects, _, err := listAll(ctx, c, k.list(), opts...)

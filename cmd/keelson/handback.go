@@ -10,7 +10,6 @@ import (
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
-	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -135,6 +134,10 @@ func (h *handback) apps(ctx context.Context) error {
 			h.done = append(h.done, handedBack{App: app.String(), Object: "its objects in another cluster", Result: "are left as they are"})
 			continue
 		}
+		if app.helm != nil {
+			h.done = append(h.done, handedBack{App: app.String(), Object: "its release", Result: "is left as it is: Flux and Helm know it from its Secrets"})
+			continue
+		}
 		inv := app.owned()
 		for _, ref := range inv.Refs() {
 			if err := h.object(ctx, app.id(), ref, inv[ref]); err != nil {
@@ -239,16 +242,16 @@ func (h *handback) app(ctx context.Context, k *kustomizev1.Kustomization) error 
 
 // sources forgets the artifacts that Keelson tells of: there is no archive behind them, which Flux would look for.
 func (h *handback) sources(ctx context.Context) error {
-	var list sourcev1.GitRepositoryList
-	if err := h.client.List(ctx, &list); err != nil {
-		return fmt.Errorf("list sources: %w", err)
+	list, err := allSources(ctx, h.client)
+	if err != nil {
+		return err
 	}
-	for i := range list.Items {
-		s := &list.Items[i]
-		if s.Status.Artifact == nil || s.Status.Artifact.Size != nil {
+	for _, s := range list {
+		p := partsOf(s)
+		if p.artifact == nil || p.artifact.Size != nil {
 			continue // Flux's own tells its size
 		}
-		name := "GitRepository " + s.Namespace + "/" + s.Name
+		name := p.kind + " " + s.GetNamespace() + "/" + s.GetName()
 		if h.dryRun {
 			h.note("", name, "would be handed back")
 			continue

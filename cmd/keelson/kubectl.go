@@ -21,18 +21,25 @@ var translationsLoaded = true
 
 // runKubectl is kubectl, with the instance's cluster unless the caller names another.
 func runKubectl() int {
-	if os.Getenv("KUBECONFIG") == "" {
-		g := &global{}
-		if err := g.completeData(); err == nil {
-			if inst, err := readInstance(g.data); err == nil && inst.Kubeconfig != "" {
-				_ = os.Setenv("KUBECONFIG", inst.Kubeconfig) // fails for malformed names only
-			}
-		}
-	}
+	useInstance()
 	// As in kubectl's own main: the verbosity is needed before the flags are parsed. A bad one is reported by the parser.
 	_, _ = logs.GlogSetter(kubectl.GetLogVerbosity(os.Args))
 	if err := cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()); err != nil {
 		util.CheckErr(err)
 	}
 	return exitOK
+}
+
+// useInstance has kubectl and helm find the instance's cluster, unless the environment names a kubeconfig.
+func useInstance() {
+	if os.Getenv("KUBECONFIG") != "" {
+		return
+	}
+	g := &global{}
+	if err := g.completeData(); err != nil {
+		return
+	}
+	if inst, err := readInstance(g.data); err == nil && inst.Kubeconfig != "" {
+		_ = os.Setenv("KUBECONFIG", inst.Kubeconfig) // fails for malformed names only
+	}
 }

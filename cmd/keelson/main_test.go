@@ -1,9 +1,13 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"log"
+	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
@@ -13,16 +17,19 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/rogpeppe/go-internal/testscript"
+	"sigs.k8s.io/yaml"
 
 	"keelson.dev/keelson/internal/githost"
 )
 
 var update = flag.Bool("update", false, "write what the commands print into the scripts")
 
-// The test binary is keelson and kubectl as well, each by its name, as the built program is.
+// The test binary is keelson, kubectl and helm as well, each by its name, as the built program is.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"keelson": main, "kubectl": main})
+	testscript.Main(m, map[string]func(){"keelson": main, "kubectl": main, "helm": main})
 }
 
 func TestScripts(t *testing.T) {
@@ -42,9 +49,12 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exitcode": expectExitCode,
-			"sample":   commitSample,
-			"instance": startHost,
+			"exitcode":    expectExitCode,
+			"sameobjects": sameObjects,
+			"sample":      commitSample,
+			"instance":    startHost,
+			"registry":    startRegistry,
+			"serve":       serveFolder,
 		},
 	})
 }
@@ -66,6 +76,24 @@ func expectExitCode(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got != want {
 		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// sameObjects compares what helm prints with what keelson does: sameobjects manifests.yaml list.json
+func sameObjects(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: sameobjects manifests.yaml list.json")
+	}
+	want := []any{}
+	for document := range strings.SplitSeq(ts.ReadFile(args[0]), "\n---\n") {
+		var object map[string]any
+		ts.Check(yaml.Unmarshal([]byte(document), &object))
+		want = append(want, object)
+	}
+	var got struct{ Items []any }
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &got))
+	if diff := cmp.Diff(want, got.Items); diff != "" {
+		ts.Fatalf("the objects differ (-%s +%s):\n%s", args[0], args[1], diff)
 	}
 }
 
@@ -106,6 +134,33 @@ func startHost(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(writeInstance(dir, inst))
 	ts.Setenv("GIT", inst.git(true))
 	ts.Setenv("PORT", u.Port())
+}
+
+// startRegistry serves an empty OCI registry at $REGISTRY: registry
+func startRegistry(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: registry")
+	}
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	ts.Defer(server.Close)
+	ts.Setenv("REGISTRY", strings.TrimPrefix(server.URL, "http://"))
+}
+
+// serveFolder serves a folder's files at $REPO to those who know the password: serve dir user password
+func serveFolder(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: serve dir user password")
+	}
+	files := http.FileServer(http.Dir(ts.MkAbs(args[0])))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != args[1] || password != args[2] {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		files.ServeHTTP(w, r)
+	}))
+	ts.Defer(server.Close)
+	ts.Setenv("REPO", server.URL)
 }
 
 // Every command pays for what its packages do when the program starts. kubectl's translations were 4.4 MB and 35 ms of

@@ -20,6 +20,7 @@ import (
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/release"
 	"keelson.dev/keelson/internal/web"
 )
 
@@ -296,6 +297,8 @@ func (t trouble) advice() string {
 		return "keelson tree " + name + " shows what is not healthy"
 	case t.Reason == fluxmeta.DependencyNotReadyReason || t.Reason == fluxmeta.ArtifactFailedReason:
 		return "" // it goes on by itself
+	case t.Reason == release.ReasonHeld:
+		return "keelson resume " + name + " makes it what Git wants again"
 	case t.Reason == fluxmeta.BuildFailedReason:
 		return "correct it in Git and push"
 	default:

@@ -52,11 +52,12 @@ All is well.
 				app("c", web.Failing, "ConfirmationRequired", "the commit renders to nothing (hint: if it is meant, run 'keelson confirm c')"),
 				app("d", web.Working, "Progressing", "delivering"),
 				app("e", web.Failing, "BuildFailed", "app/a.yaml:3: malformed YAML"),
+				app("f", web.Failing, "HeldByRollback", "web/f.v3 was made by a person"),
 			}, false, `
 Cluster       https://here, Kubernetes v1.37.1, 1 of 1 nodes ready
 Controllers   running, host_1
 Sources       1 ready
-Apps          1 working, 4 failing
+Apps          1 working, 5 failing
 
 Failing
   App flux-system/b at main@sha1:0123456, for 2m
@@ -65,6 +66,9 @@ Failing
   App flux-system/e at main@sha1:0123456, for 2m
     BuildFailed: app/a.yaml:3: malformed YAML
     -> correct it in Git and push
+  App flux-system/f at main@sha1:0123456, for 2m
+    HeldByRollback: web/f.v3 was made by a person
+    -> keelson resume f -n flux-system makes it what Git wants again
   App flux-system/a at main@sha1:0123456, for 2m
     DependencyNotReady: waiting for dependency 'flux-system/b'
 

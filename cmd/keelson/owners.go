@@ -141,8 +141,7 @@ func claimApplications(ctx context.Context, cluster *kube.Cluster, all []dialect
 // activeOwners are the Flux controllers that run and deliver objects which this process would deliver.
 func activeOwners(all []dialect.FluxController, shard labels.Selector) []dialect.FluxController {
 	return slices.DeleteFunc(slices.Clone(all), func(c dialect.FluxController) bool {
-		delivers := c.Program == dialect.SourceController || c.Program == dialect.KustomizeController
-		return !delivers || c.Replicas == 0 || !dialect.Overlap(shard, c.Selector)
+		return !c.Delivers() || c.Replicas == 0 || !dialect.Overlap(shard, c.Selector)
 	})
 }
 

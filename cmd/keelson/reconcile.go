@@ -12,8 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	sourcev1 "github.com/fluxcd/source-controller/api/v1"
-
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/web"
 )
@@ -79,6 +77,9 @@ func reconcileApp(ctx context.Context, c client.WithWatch, app foundApp, opts re
 		}
 		return status, nil
 	}
+	if app.helm != nil {
+		return reconcileRelease(ctx, c, app, opts)
+	}
 	k := app.flux
 	if k.Spec.Suspend {
 		return web.Status{}, hintf(fmt.Errorf("app %s is suspended", app), "keelson resume %s", opts.app)
@@ -89,8 +90,8 @@ func reconcileApp(ctx context.Context, c client.WithWatch, app foundApp, opts re
 		if err != nil {
 			return web.Status{}, err
 		}
-		if _, err := requestAndWait(ctx, c, src, &sourcev1.GitRepositoryList{}, request{fluxmeta.ReconcileRequestAnnotation, now, sourceResult}); err != nil {
-			return web.Status{}, fmt.Errorf("reconcile source %s/%s: %w", src.Namespace, src.Name, err)
+		if _, err := requestAndWait(ctx, c, src, sourceListOf(src), request{fluxmeta.ReconcileRequestAnnotation, now, sourceResult}); err != nil {
+			return web.Status{}, fmt.Errorf("reconcile source %s/%s: %w", src.GetNamespace(), src.GetName(), err)
 		}
 	}
 	status, err := requestAndWait(ctx, c, k, &kustomizev1.KustomizationList{}, request{fluxmeta.ReconcileRequestAnnotation, now, appResult})
@@ -116,11 +117,11 @@ func appResult(obj client.Object, value string) (handled bool, status web.Status
 }
 
 func sourceResult(obj client.Object, value string) (handled bool, status web.Status) {
-	s, ok := obj.(*sourcev1.GitRepository)
-	if !ok {
+	p := partsOf(obj)
+	if p.kind == "" {
 		return false, web.Status{}
 	}
-	return s.Status.LastHandledReconcileAt == value, sourceOf(s).Status
+	return p.handled == value, sourceOf(obj).Status
 }
 
 // refreshed: whoever refreshes an Application takes the annotation away (Argo CD: user-guide/annotations-and-labels).

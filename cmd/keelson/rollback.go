@@ -23,22 +23,27 @@ type rollbackOptions struct {
 	prune   bool
 	noWait  bool
 	timeout time.Duration
+	limited bool // timeout was said, and is no default
 }
 
 func rollbackCommand(g *global) *cobra.Command {
 	var opts rollbackOptions
 	cmd := &cobra.Command{
 		Use:   "rollback APP [ID|REVISION]",
-		Short: "Deploy an earlier revision of an Application again, and hold it there",
+		Short: "Deploy an earlier revision of an Application or a HelmRelease again, and hold it there",
 		Long: `Rollback deploys what an Application had before: the deployment before the last one, or the one with an id of keelson history, or
 a revision. As Argo CD does, it runs no hooks then. Unlike there, it may be done while the app is synced by itself: the app is
 held at that revision, by the annotation ` + argocdv1.HoldAnnotation + `, until keelson resume. What is not in the earlier
-revision is deleted where the app's policy prunes, or with --prune.`,
+revision is deleted where the app's policy prunes, or with --prune.
+
+The release of a HelmRelease is rolled back as helm rollback does, as you, with the options of spec.rollback: to a revision of keelson
+history, or to the one that was deployed before. It is held there until Git wants something else, or until keelson resume.`,
 		Args: args(cobra.RangeArgs(1, 2)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			if opts.app = a[0]; len(a) > 1 {
 				opts.to = a[1]
 			}
+			opts.limited = cmd.Flags().Changed("timeout")
 			return runRollback(cmd.Context(), g, opts)
 		},
 	}
@@ -53,7 +58,14 @@ func runRollback(ctx context.Context, g *global, opts rollbackOptions) error {
 	if err != nil {
 		return err
 	}
-	a, err := findApplication(ctx, c, g.namespace, opts.app, "roll a Kustomization back in Git: git revert, and push")
+	app, err := findApp(ctx, c, g.namespace, opts.app)
+	if err != nil {
+		return err
+	}
+	if app.helm != nil {
+		return rollbackRelease(ctx, g, c, app.helm, opts)
+	}
+	a, err := app.application("roll a Kustomization back in Git: git revert, and push")
 	if err != nil {
 		return err
 	}
@@ -131,7 +143,7 @@ func named(h argocdv1.RevisionHistory, revision string) bool {
 func historyCommand(g *global) *cobra.Command {
 	return &cobra.Command{
 		Use:   "history APP",
-		Short: "List the deployments of an Application that its status remembers, the newest last",
+		Short: "List the deployments of an Application that its status remembers, or the versions of a Helm release, the newest last",
 		Args:  args(cobra.ExactArgs(1)),
 		RunE:  func(cmd *cobra.Command, a []string) error { return runHistory(cmd.Context(), g, a[0]) },
 	}
@@ -151,7 +163,14 @@ func runHistory(ctx context.Context, g *global, arg string) error {
 	if err != nil {
 		return err
 	}
-	a, err := findApplication(ctx, c, g.namespace, arg, "keelson events "+arg+" tells what was done")
+	app, err := findApp(ctx, c, g.namespace, arg)
+	if err != nil {
+		return err
+	}
+	if app.helm != nil {
+		return printReleaseHistory(ctx, g, c, app.helm)
+	}
+	a, err := app.application("keelson events " + arg + " tells what was done")
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,6 @@ import (
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	fluxmeta "github.com/fluxcd/pkg/apis/meta"
-	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
@@ -42,13 +41,13 @@ func (l clusterLister) Apps(ctx context.Context) ([]web.App, error) {
 
 // Sources implements web.Lister.
 func (l clusterLister) Sources(ctx context.Context) ([]web.Source, error) {
-	var list sourcev1.GitRepositoryList
-	if err := l.client.List(ctx, &list, client.InNamespace(l.namespace)); err != nil {
+	list, err := allSources(ctx, l.client, client.InNamespace(l.namespace))
+	if err != nil {
 		return nil, err
 	}
-	sources := make([]web.Source, len(list.Items))
-	for i := range list.Items {
-		sources[i] = sourceOf(&list.Items[i])
+	sources := make([]web.Source, len(list))
+	for i, obj := range list {
+		sources[i] = sourceOf(obj)
 	}
 	slices.SortFunc(sources, func(a, b web.Source) int { return byName(a.Status, b.Status) })
 	return sources, nil
@@ -69,20 +68,6 @@ func appOf(k *kustomizev1.Kustomization) web.App {
 		app.Objects = len(k.Status.Inventory.Entries)
 	}
 	return app
-}
-
-func sourceOf(g *sourcev1.GitRepository) web.Source {
-	src := web.Source{
-		Status: statusOf(sourcev1.GitRepositoryKind, g, g.Spec.Suspend, g.Status.ObservedGeneration, g.Status.Conditions),
-		URL:    redact.URL(g.Spec.URL),
-	}
-	if r := g.Spec.Reference; r != nil {
-		src.Ref = cmp.Or(r.Commit, r.Name, r.SemVer, r.Tag, r.Branch)
-	}
-	if g.Status.Artifact != nil {
-		src.Revision = g.Status.Artifact.Revision
-	}
-	return src
 }
 
 func statusOf(kind string, obj client.Object, suspended bool, observed int64, conditions []metav1.Condition) web.Status {

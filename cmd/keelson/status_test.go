@@ -10,6 +10,7 @@ import (
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"keelson.dev/keelson/internal/delivery"
@@ -104,6 +105,17 @@ func TestPrintError(t *testing.T) {
 				t.Errorf("code %d, want %d; text (-want +got):\n%s", exitCode(tc.err), tc.code, diff)
 			}
 		})
+	}
+}
+
+func TestIsOurs(t *testing.T) {
+	for version, want := range map[string]bool{
+		"kustomize.toolkit.fluxcd.io/v1": true, "helm.toolkit.fluxcd.io/v2": true, "source.toolkit.fluxcd.io/v1": true, "argoproj.io/v1alpha1": true,
+		"v1": false, "apps/v1": false,
+	} {
+		if got := isOurs(&corev1.Event{InvolvedObject: corev1.ObjectReference{APIVersion: version}}); got != want {
+			t.Errorf("events of objects of %s are shown: %t, want %t", version, got, want)
+		}
 	}
 }
 

@@ -45,17 +45,23 @@ func runSuspend(ctx context.Context, g *global, arg string, suspend bool) error 
 		verb, result = "suspend", "suspended"
 	}
 	var already bool
-	if app.argo != nil {
+	switch {
+	case app.argo != nil:
 		already = (app.argo.Annotations[argocdv1.HoldAnnotation] != "") == suspend
-	} else {
+	case app.helm != nil:
+		already = app.helm.Spec.Suspend == suspend && (suspend || !heldRelease(app.helm))
+	default:
 		already = app.flux.Spec.Suspend == suspend
 	}
 	if already {
 		return g.print(app.shown().Status, printf("%s is %s already", app, result))
 	}
-	if app.argo != nil {
+	switch {
+	case app.argo != nil:
 		err = holdApplication(ctx, c, app.argo, suspend)
-	} else {
+	case app.helm != nil:
+		err = holdRelease(ctx, c, app.helm, suspend)
+	default:
 		before := app.flux.DeepCopy()
 		app.flux.Spec.Suspend = suspend
 		err = c.Patch(ctx, app.flux, client.MergeFrom(before))

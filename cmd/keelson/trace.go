@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/spf13/cobra"
@@ -194,7 +195,8 @@ func traceObject(ctx context.Context, g *global, c client.Client, cluster *kube.
 
 // appThatOwns reads from its labels which app manages an object.
 func appThatOwns(u *unstructured.Unstructured) delivery.ID {
-	return cmp.Or(dialect.FluxOwner(u.GetLabels()), dialect.ArgoOwner(u.GetLabels()), dialect.LocalOwner(u.GetLabels()))
+	labels := u.GetLabels()
+	return cmp.Or(dialect.FluxOwner(labels), dialect.ArgoOwner(labels), dialect.HelmOwner(labels), dialect.LocalOwner(labels))
 }
 
 // follow goes from an object to its app, source and commit. It gives the app where that is in the cluster.
@@ -236,8 +238,12 @@ func (t *traced) follow(ctx context.Context, g *global, c client.Client, u *unst
 		t.sourcesOf(g, app.argo)
 		return app, nil
 	}
+	if app.helm != nil {
+		t.Source = &tracedSource{Name: status.Source, Revision: status.Revision}
+		return app, nil
+	}
 	k := app.flux
-	if k.Spec.SourceRef.Kind != sourcev1.GitRepositoryKind {
+	if k.Spec.SourceRef.Kind != sourcev1.GitRepositoryKind && k.Spec.SourceRef.Kind != sourcev1.OCIRepositoryKind {
 		t.Source = &tracedSource{Name: status.Source}
 		return app, nil
 	}
@@ -248,7 +254,9 @@ func (t *traced) follow(ctx context.Context, g *global, c client.Client, u *unst
 	}
 	s := sourceOf(src)
 	t.Source = &tracedSource{Name: status.Source, URL: s.URL, Ref: s.Ref, Revision: s.Revision}
-	t.commit(g, src.Namespace, src.Spec.URL, delivery.ParseRevision(status.Revision).Commit)
+	if rev := delivery.ParseRevision(status.Revision); !rev.Archive() {
+		t.commit(g, src.GetNamespace(), partsOf(src).url, rev.Commit)
+	}
 	return app, nil
 }
 
@@ -280,8 +288,11 @@ func (t *traced) sourcesOf(g *global, a *argocdv1.Application) {
 // refOfApp is the object that declares an app.
 func refOfApp(id delivery.ID) delivery.Ref {
 	group := kustomizev1.GroupVersion.Group
-	if id.Kind == argocdv1.ApplicationKind {
+	switch id.Kind {
+	case argocdv1.ApplicationKind:
 		group = argocdv1.GroupVersion.Group
+	case helmv2.HelmReleaseKind:
+		group = helmv2.GroupVersion.Group
 	}
 	return delivery.Ref{Group: group, Kind: id.Kind, Namespace: id.Namespace, Name: id.Name}
 }

@@ -45,8 +45,8 @@ func servesArgo(opts Options) (bool, error) {
 	return true, nil
 }
 
-// serveApplications makes what serves Argo CD's kinds. common is what all kinds of apps share, fetching what all sources do.
-func (c *Controller) serveApplications(ctx context.Context, opts Options, scheme *runtime.Scheme, common *apps, fetching follower, claims *ledger, rec *recorder) error {
+// serveApplications makes what serves Argo CD's kinds. common is what all kinds of apps share.
+func (c *Controller) serveApplications(ctx context.Context, opts Options, scheme *runtime.Scheme, common *apps, claims *ledger, rec *recorder) error {
 	yes, err := servesArgo(opts)
 	if err != nil || !yes {
 		return err
@@ -70,32 +70,24 @@ func (c *Controller) serveApplications(ctx context.Context, opts Options, scheme
 		Label: dialect.ArgoLabeler(opts.ArgoNamespace), OwnerOf: dialect.ArgoOwner, Read: dialect.ArgoRead,
 		Tracks: dialect.ArgoTracker(opts.ArgoNamespace),
 	}
-	repos := newRepositories(fetching, common.news, common.later, c.git.tidy)
 	apps := &applications{
 		apps: apps{
 			reg: common.reg, targets: newTargets(ctx, engine, watched, kube.Policy{}, claims, s.enqueue), records: opts.Records, policy: opts.Policy,
 			cache: common.cache, reader: common.reader, now: common.now, wake: common.wake, later: common.later, places: common.places, log: opts.Log,
 		},
-		repos: repos, estate: estate,
+		repos: c.repos, estate: estate,
 	}
 	if opts.Shard != nil && !opts.Shard.Empty() {
 		engine.Elsewhere, apps.targets.base.Elsewhere = apps.ownedElsewhere, apps.ownedElsewhere
 	}
 	s.kind = apps
-	c.argo = &argo{apps: apps, repos: repos, estate: estate, shell: s}
-	c.wakes[argocdv1.ApplicationKind], c.wakes[dialect.RepositoryKind] = s.enqueue, repos.queue.Add
-	c.git.others = func() ([]delivery.Source, bool) {
-		looked, err := c.argo.looked(ctx)
-		return repos.all(), err == nil && looked
-	}
+	c.argo = &argo{apps: apps, repos: c.repos, estate: estate, shell: s}
+	c.wakes[argocdv1.ApplicationKind] = s.enqueue
 	estate.onChange(func() { c.argo.wakeAll(ctx, opts.Log) })
-	if err := c.mgr.Add(repos); err != nil {
-		return fmt.Errorf("add the follower of repositories: %w", err)
-	}
 	if err := setup(c.mgr, "application", s, appWorkers, c.prepare); err != nil {
 		return err
 	}
-	return c.serveApplicationSets(ctx, opts, rec, estate, repos)
+	return c.serveApplicationSets(ctx, opts, rec, estate, c.repos)
 }
 
 // wakeAll has every Application be looked at: something that concerns all has changed.

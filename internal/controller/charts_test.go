@@ -7,8 +7,10 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,19 +19,24 @@ import (
 
 // chartOf packs a chart that makes a ConfigMap with the value "from <version>", and what further templates make.
 func chartOf(name, version string, further ...string) []byte {
+	files := map[string]string{
+		name + "/Chart.yaml":        fmt.Sprintf("apiVersion: v2\nname: %s\nversion: %s\n", name, version),
+		name + "/templates/cm.yaml": fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s}\ndata: {v: from {{ .Chart.Version }}}\n", name),
+	}
+	for i, text := range further {
+		files[fmt.Sprintf("%s/templates/further-%d.yaml", name, i)] = text
+	}
+	return packed(files)
+}
+
+// packed makes a tar archive, compressed by gzip, of files in their order by name.
+func packed(files map[string]string) []byte {
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
 	w := tar.NewWriter(z)
-	files := [][2]string{
-		{"Chart.yaml", fmt.Sprintf("apiVersion: v2\nname: %s\nversion: %s\n", name, version)},
-		{"templates/cm.yaml", fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s}\ndata: {v: from {{ .Chart.Version }}}\n", name)},
-	}
-	for i, text := range further {
-		files = append(files, [2]string{fmt.Sprintf("templates/further-%d.yaml", i), text})
-	}
-	for _, f := range files {
-		w.WriteHeader(&tar.Header{Name: name + "/" + f[0], Mode: 0o644, Size: int64(len(f[1]))})
-		w.Write([]byte(f[1]))
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(files[name]))})
+		w.Write([]byte(files[name]))
 	}
 	w.Close()
 	z.Close()

@@ -18,11 +18,13 @@ import (
 	"sync"
 	"time"
 
+	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	notificationv1 "github.com/fluxcd/notification-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	k8sruntime "k8s.io/apimachinery/pkg/runtime"
@@ -32,6 +34,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	ctrlcontroller "sigs.k8s.io/controller-runtime/pkg/controller"
 	ctrlevent "sigs.k8s.io/controller-runtime/pkg/event"
@@ -48,6 +51,7 @@ import (
 	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/live"
+	"keelson.dev/keelson/internal/release"
 	"keelson.dev/keelson/internal/source"
 )
 
@@ -72,7 +76,9 @@ type Options struct {
 // Controller runs the reconcilers against one cluster.
 type Controller struct {
 	mgr     manager.Manager
-	git     *gitRepositories
+	sources *fluxSources
+	repos   *repositories  // that apps name themselves
+	charts  *releaseCharts // of HelmCharts, and of who else names a chart in Flux's words
 	targets *targets
 
 	receivers *receivers       // nil: the cluster does not have the kind
@@ -81,6 +87,7 @@ type Controller struct {
 
 	reg     *registry
 	flux    *kustomizations
+	helm    *helmReleases // nil: the cluster does not have the kind
 	records *deliver.Records
 	wakes   wakes
 	prepare func(context.Context) error // before any app is looked at
@@ -103,7 +110,7 @@ const leaseDuration, renewDeadline, retryPeriod = 15 * time.Second, 10 * time.Se
 // Scheme knows the kinds that the controller and the CLI read and write.
 func Scheme() (*k8sruntime.Scheme, error) {
 	scheme := k8sruntime.NewScheme()
-	for _, add := range []func(*k8sruntime.Scheme) error{corev1.AddToScheme, sourcev1.AddToScheme, kustomizev1.AddToScheme, notificationv1.AddToScheme, argocdv1.AddToScheme} {
+	for _, add := range []func(*k8sruntime.Scheme) error{corev1.AddToScheme, sourcev1.AddToScheme, kustomizev1.AddToScheme, helmv2.AddToScheme, notificationv1.AddToScheme, argocdv1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return nil, fmt.Errorf("register kinds: %w", err)
 		}
@@ -142,30 +149,32 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 		reg: c.reg, sources: opts.Sources, now: opts.Now, life: ctx, log: opts.Log, slots: newLanes(fetches, fetchesPerHost),
 		wake: c.wakes.wake, changed: common.news,
 	}
-	claims := newLedger()
-	if err := c.serveFlux(ctx, opts, common, fetching, claims, rec); err != nil {
+	if err := c.serveSources(ctx, opts, common, fetching, rec); err != nil {
 		return nil, err
 	}
-	return c, c.serveApplications(ctx, opts, scheme, common, fetching, claims, rec)
+	claims := newLedger()
+	if err := c.serveFlux(ctx, opts, common, claims, rec); err != nil {
+		return nil, err
+	}
+	if err := c.serveReleases(ctx, opts, common, rec); err != nil {
+		return nil, err
+	}
+	return c, c.serveApplications(ctx, opts, scheme, common, claims, rec)
 }
 
-// serveFlux makes what serves Flux's kinds.
-func (c *Controller) serveFlux(ctx context.Context, opts Options, common *apps, fetching follower, claims *ledger, rec *recorder) error {
+// serveFlux makes what serves Flux's kinds of apps, and Receivers.
+func (c *Controller) serveFlux(ctx context.Context, opts Options, common *apps, claims *ledger, rec *recorder) error {
 	mgr := c.mgr
 	sharded := opts.Shard != nil && !opts.Shard.Empty()
 	declared := &shell[*kustomizev1.Kustomization]{
 		client: mgr.GetClient(), recorder: rec, finalizer: kustomizev1.KustomizationFinalizer, log: opts.Log,
 		written: map[types.NamespacedName]*kustomizev1.Kustomization{},
 	}
-	sources := &shell[*sourcev1.GitRepository]{
-		client: mgr.GetClient(), recorder: rec, finalizer: sourcev1.SourceFinalizer, log: opts.Log,
-		written: map[types.NamespacedName]*sourcev1.GitRepository{},
-	}
 	hooks := &shell[*notificationv1.Receiver]{
 		client: mgr.GetClient(), recorder: rec, finalizer: notificationv1.NotificationFinalizer, log: opts.Log,
 		written: map[types.NamespacedName]*notificationv1.Receiver{},
 	}
-	c.wakes[kustomizev1.KustomizationKind], c.wakes[sourcev1.GitRepositoryKind] = declared.enqueue, sources.enqueue
+	c.wakes[kustomizev1.KustomizationKind] = declared.enqueue
 	watched := live.Options{
 		Key: opts.Records.Key(), Selector: dialect.OwnerNameLabel, OwnerOf: dialect.FluxOwner,
 		Notify: func(app delivery.ID, _ delivery.Ref) {
@@ -176,14 +185,14 @@ func (c *Controller) serveFlux(ctx context.Context, opts Options, common *apps, 
 			if sharded && !c.reg.knows(app) {
 				return // an app of another shard, whose objects have the same labels
 			}
-			declared.enqueue(app)
+			c.wakes.wake(app)
 		},
 	}
 	engine := &deliver.Engine{
 		Key: opts.Records.Key(), Cluster: opts.Cluster, Live: live.New(ctx, opts.Cluster, watched),
 		Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner,
 	}
-	c.targets = newTargets(ctx, engine, watched, kube.Policy{InsecureTLS: opts.Policy.InsecureKubeConfigTLS}, claims, declared.enqueue)
+	c.targets = newTargets(ctx, engine, watched, kube.Policy{InsecureTLS: opts.Policy.InsecureKubeConfigTLS}, claims, c.wakes.wake)
 	ks := &kustomizations{apps: apps{
 		reg: common.reg, targets: c.targets, records: opts.Records, policy: opts.Policy, now: opts.Now, cache: common.cache, reader: common.reader,
 		wake: common.wake, later: common.later, places: common.places, log: opts.Log,
@@ -192,15 +201,31 @@ func (c *Controller) serveFlux(ctx context.Context, opts Options, common *apps, 
 		c.targets.base.Elsewhere, engine.Elsewhere = ks.ownedElsewhere, ks.ownedElsewhere
 	}
 	declared.kind, declared.seen, c.flux = ks, ks.seen, ks
-	c.git = &gitRepositories{follower: fetching, cache: mgr.GetClient(), reader: mgr.GetAPIReader()}
-	sources.kind = c.git
-	if err := setup(mgr, "gitrepository", sources, sourceWorkers, nil); err != nil {
-		return err
-	}
 	if err := c.serveReceivers(ctx, opts, hooks); err != nil {
 		return err
 	}
 	return setup(mgr, "kustomization", declared, appWorkers, c.prepare)
+}
+
+// serveReleases makes what serves HelmReleases, in a cluster that has the kind.
+func (c *Controller) serveReleases(ctx context.Context, opts Options, common *apps, rec *recorder) error {
+	if ok, err := has(opts.Cluster, c.mgr.GetScheme(), &helmv2.HelmRelease{}); err != nil {
+		return err
+	} else if !ok {
+		opts.Log.Warn("HelmReleases are not served: the cluster lacks the kind (hint: kubectl apply -f config/crd, then start again)")
+		return nil
+	}
+	declared := &shell[*helmv2.HelmRelease]{
+		client: c.mgr.GetClient(), recorder: rec, finalizer: helmv2.HelmReleaseFinalizer, log: opts.Log,
+		written: map[types.NamespacedName]*helmv2.HelmRelease{},
+	}
+	c.helm = &helmReleases{charts: c.charts, life: ctx, engines: map[*target]*release.Engine{}, apps: apps{
+		reg: common.reg, targets: c.targets, records: opts.Records, policy: opts.Policy, now: opts.Now, cache: common.cache, reader: common.reader,
+		wake: common.wake, later: common.later, places: common.places, log: opts.Log,
+	}}
+	declared.kind = c.helm
+	c.wakes[helmv2.HelmReleaseKind] = declared.enqueue
+	return setup(c.mgr, "helmrelease", declared, appWorkers, c.prepare)
 }
 
 // loadClaims makes known who owns what, and forgets the apps that are gone.
@@ -222,6 +247,17 @@ func (c *Controller) loadClaims(ctx context.Context) error {
 
 func newManager(opts Options, scheme *k8sruntime.Scheme) (manager.Manager, error) {
 	lease, renew, retry := leaseDuration, renewDeadline, retryPeriod
+	sharded := map[client.Object]cache.ByObject{}
+	for _, obj := range []client.Object{
+		&sourcev1.GitRepository{}, &sourcev1.OCIRepository{}, &sourcev1.HelmRepository{}, &sourcev1.HelmChart{}, &kustomizev1.Kustomization{}, &helmv2.HelmRelease{},
+		&notificationv1.Receiver{}, &argocdv1.Application{}, &argocdv1.ApplicationSet{},
+	} {
+		if ok, err := has(opts.Cluster, scheme, obj); err != nil {
+			return nil, err
+		} else if ok {
+			sharded[obj] = cache.ByObject{Label: opts.Shard}
+		}
+	}
 	mgr, err := ctrl.NewManager(opts.Cluster.Config(), manager.Options{
 		Scheme: scheme, Logger: logr.FromSlogHandler(opts.Log.Handler()),
 		Metrics:        metricsserver.Options{BindAddress: "0"},
@@ -232,17 +268,29 @@ func newManager(opts Options, scheme *k8sruntime.Scheme) (manager.Manager, error
 		Client:     client.Options{FieldValidation: metav1.FieldValidationIgnore}, // what we write comes from Go types
 		Cache: cache.Options{
 			DefaultTransform: cache.TransformStripManagedFields(), // half of a small object
-			ByObject: map[client.Object]cache.ByObject{
-				&sourcev1.GitRepository{}: {Label: opts.Shard}, &kustomizev1.Kustomization{}: {Label: opts.Shard},
-				&notificationv1.Receiver{}: {Label: opts.Shard}, &argocdv1.Application{}: {Label: opts.Shard},
-				&argocdv1.ApplicationSet{}: {Label: opts.Shard},
-			},
+			ByObject:         sharded,
 		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make manager: %w", err)
 	}
 	return mgr, nil
+}
+
+// has tells whether a cluster has the kind of an object: one that was prepared for an older version lacks some.
+func has(cluster *kube.Cluster, scheme *k8sruntime.Scheme, obj client.Object) (bool, error) {
+	gvk, err := apiutil.GVKForObject(obj, scheme)
+	if err != nil {
+		return false, fmt.Errorf("look up %T: %w", obj, err)
+	}
+	_, err = cluster.Mapper().RESTMapping(gvk.GroupKind(), gvk.Version)
+	if apimeta.IsNoMatchError(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look up %s: %w", gvk.Kind, err)
+	}
+	return true, nil
 }
 
 // setup registers a shell: it is asked for a step when the spec or the annotations of an object change, and by enqueue.
@@ -375,6 +423,11 @@ func (c *Controller) Looked(ctx context.Context) (bool, error) {
 			return false, nil
 		}
 	}
+	if c.helm != nil {
+		if looked, err := c.helm.looked(ctx); err != nil || !looked {
+			return false, err
+		}
+	}
 	if c.argo != nil {
 		return c.argo.looked(ctx)
 	}
@@ -382,4 +435,4 @@ func (c *Controller) Looked(ctx context.Context) (bool, error) {
 }
 
 // Pushed tells that the repositories whose URLs match have just changed.
-func (c *Controller) Pushed(match func(url string) bool) { c.git.pushed(match) }
+func (c *Controller) Pushed(match func(url string) bool) { c.sources.git.pushed(match) }

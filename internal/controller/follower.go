@@ -28,7 +28,9 @@ type follower struct {
 	slots   *lanes          // bounds the fetches under way
 	life    context.Context //nolint:containedctx // fetches outlive the step that starts them; this is the controller's life
 	log     *slog.Logger
-	wake    func(delivery.ID)        // a source of any kind
+	wake    func(delivery.ID) // a source of any kind
+	// secrets reads the Secrets that a source names, aside, before it is asked; nil: they have been read.
+	secrets func(context.Context, *delivery.Source) error
 	changed func(source delivery.ID) // a new snapshot is there
 }
 
@@ -56,7 +58,8 @@ func (f *follower) distrusts(st *sourceState, src delivery.Source) (news bool) {
 
 // sameSource tells whether a result still answers what is declared.
 func sameSource(a, b delivery.Source) bool {
-	return a.URL == b.URL && a.Chart == b.Chart && a.OCI == b.OCI && a.Ref == b.Ref && a.Ignore == b.Ignore && a.HasIgnore == b.HasIgnore &&
+	return a.URL == b.URL && a.Chart == b.Chart && a.OCI == b.OCI && a.Layer == b.Layer && a.Index == b.Index && a.IndexAt == b.IndexAt && a.IndexFixed == b.IndexFixed &&
+		a.Whole == b.Whole && a.Ref == b.Ref && a.Ignore == b.Ignore && a.HasIgnore == b.HasIgnore &&
 		a.Verify.Head == b.Verify.Head && a.Verify.Tag == b.Verify.Tag && a.Secrets == b.Secrets &&
 		slices.Equal(a.Sparse, b.Sparse) && a.Submodules == b.Submodules && slices.Equal(a.Include, b.Include)
 }
@@ -65,7 +68,9 @@ func sameSource(a, b delivery.Source) bool {
 func (f *follower) due(st *sourceState, src delivery.Source, generation int64) time.Duration {
 	var again bool
 	f.reg.with(func() { again, st.again = st.again, false })
-	if again || st.asked.IsZero() || st.gen != generation || (src.Requested != "" && src.Requested != st.handled) {
+	requested := src.Requested != "" && src.Requested != st.handled
+	st.fresh = again || requested
+	if st.fresh || st.asked.IsZero() || st.gen != generation {
 		return 0
 	}
 	wait := f.sources.PollAfter(src, max(src.Interval, poll))
@@ -88,6 +93,7 @@ const fallback, poll = 10 * time.Second, time.Second
 // is not asked for anything newer.
 func (f *follower) fetch(st *sourceState, src delivery.Source, generation int64, last delivery.Revision, inc included) {
 	first := st.snapshot.Revision.Commit == ""
+	src.Fresh = st.fresh
 	f.reg.with(func() { st.fetching = true })
 	if !src.Suspend {
 		f.asked(st, src, generation)
@@ -117,6 +123,11 @@ func (f *follower) bring(res *fetchResult, last delivery.Revision, inc included,
 	}()
 	ctx, cancel := context.WithTimeout(f.life, src.Timeout)
 	defer cancel()
+	if f.secrets != nil && src.Secrets != (delivery.SecretRefs{}) {
+		if res.err = f.secrets(ctx, &src); res.err != nil {
+			return
+		}
+	}
 	rev := last
 	if !src.Suspend {
 		began := f.now()

@@ -36,7 +36,7 @@ const dependencyPause = 30 * time.Second
 
 // included gives what a source includes. The error is errNotYet where an included source has something that was not
 // looked at yet, as after a start; otherwise a [*delivery.Fault] with upstream's reasons.
-func (g *gitRepositories) included(ctx context.Context, src delivery.Source) (included, error) {
+func (g *declaredSources[T]) included(ctx context.Context, src delivery.Source) (included, error) {
 	inc := included{epoch: g.reg.epoch(src.ID)}
 	if g.reg.includesItself(src.ID) {
 		return inc, &delivery.Fault{Reason: "InvalidInclude", Where: src.ID.String(), Retry: delivery.OnChange,
@@ -65,12 +65,12 @@ func (g *gitRepositories) included(ctx context.Context, src delivery.Source) (in
 }
 
 // without ends the step of a source that includes what is not there: what it has stays, and news of the other wakes it.
-func (g *gitRepositories) without(obj *sourcev1.GitRepository, st *sourceState, src delivery.Source, err error, n next) next {
+func (g *declaredSources[T]) without(obj T, st *sourceState, src delivery.Source, err error, n next) next {
 	if errors.Is(err, errNotYet) {
 		n.after = time.Second
 		return n
 	}
-	g.asked(st, src, obj.Generation)
+	g.asked(st, src, obj.GetGeneration())
 	st.failures++
 	n = g.fail(obj, st, src, err)
 	n.after = min(max(n.after, time.Second), dependencyPause)

@@ -17,6 +17,7 @@ import (
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
@@ -142,7 +143,7 @@ func (k *kustomizations) run(ctx context.Context, p *kustomizationPass) (deliver
 	for _, phase := range []func(context.Context, *kustomizationPass) error{
 		k.supported,    // nothing is applied from a declaration that we would misread
 		k.expressions,  // or that has CEL in it that cannot be used
-		k.target,       // to which cluster
+		k.aim,          // at which cluster
 		k.rules,        // by which rules the objects there are judged
 		k.source,       // which commit
 		k.dependencies, // are the apps that this one builds on ready
@@ -176,6 +177,10 @@ func (k *kustomizations) supported(_ context.Context, p *kustomizationPass) erro
 	}
 }
 
+func (k *kustomizations) aim(ctx context.Context, p *kustomizationPass) error {
+	return k.target(ctx, &p.pass)
+}
+
 func (k *kustomizations) source(ctx context.Context, p *kustomizationPass) error {
 	id := p.app.Source
 	snap, err := k.reg.snapshot(id)
@@ -189,7 +194,17 @@ func (k *kustomizations) source(ctx context.Context, p *kustomizationPass) error
 			Err: fmt.Errorf("source %s is not ready: %w", id, err),
 		}
 	}
-	found, err := k.exists(ctx, &sourcev1.GitRepository{}, id)
+	var obj client.Object = &sourcev1.GitRepository{}
+	if id.Kind == sourcev1.OCIRepositoryKind {
+		obj = &sourcev1.OCIRepository{}
+	}
+	found, err := k.exists(ctx, obj, id)
+	if apimeta.IsNoMatchError(err) {
+		return &delivery.Fault{
+			Reason: meta.ArtifactFailedReason, Hint: "kubectl apply -f config/crd, then start Keelson again",
+			Err: fmt.Errorf("source %s cannot be: the cluster lacks the kind", id),
+		}
+	}
 	if err != nil || found {
 		return cmp.Or(err, errNotYet)
 	}
@@ -554,7 +569,7 @@ func (k *kustomizations) remove(ctx context.Context, obj *kustomizev1.Kustomizat
 
 // uninstall deletes what the app owns in the cluster that it is delivered to. going are the objects that are not yet gone.
 func (k *kustomizations) uninstall(ctx context.Context, p *kustomizationPass) (going []delivery.Ref, waiting bool, err error) {
-	if err := k.target(ctx, p); err != nil {
+	if err := k.target(ctx, &p.pass); err != nil {
 		return nil, errors.Is(err, errNotYet), ignoreNotYet(err)
 	}
 	return k.apps.uninstall(ctx, &p.pass)

@@ -48,8 +48,9 @@ func orphaned(objects []metav1.PartialObjectMetadata, monitor dialect.ArgoOrphan
 		o := &objects[i]
 		gvk := o.GroupVersionKind()
 		ref := delivery.Ref{Group: gvk.Group, Kind: gvk.Kind, Namespace: o.Namespace, Name: o.Name}
-		owned := slices.ContainsFunc([]delivery.ID{dialect.ArgoOwner(o.Labels), dialect.FluxOwner(o.Labels), dialect.LocalOwner(o.Labels)},
-			func(id delivery.ID) bool { return id != delivery.ID{} })
+		owned := slices.ContainsFunc([]delivery.ID{
+			dialect.ArgoOwner(o.Labels), dialect.FluxOwner(o.Labels), dialect.HelmOwner(o.Labels), dialect.LocalOwner(o.Labels),
+		}, func(id delivery.ID) bool { return id != delivery.ID{} })
 		if !owned && len(o.OwnerReferences) == 0 && !monitor.Ignores(ref) {
 			names = append(names, ref.String())
 		}

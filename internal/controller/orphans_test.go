@@ -10,6 +10,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
 )
 
 // TestOrphanedResources: a project may want to be warned of what no app owns; what others or controllers own does not count.
@@ -22,8 +24,11 @@ func TestOrphanedResources(t *testing.T) {
 	}}))
 	owner := &corev1.ConfigMap{ObjectMeta: w.named("stray")}
 	w.must(w.client.Create(w.ctx, owner))
-	for _, made := range []*corev1.ConfigMap{{ObjectMeta: w.named("known-one")}, {ObjectMeta: w.named("child")}} {
-		if made.Name == "child" {
+	for _, made := range []*corev1.ConfigMap{{ObjectMeta: w.named("known-one")}, {ObjectMeta: w.named("child")}, {ObjectMeta: w.named("released")}} {
+		switch made.Name {
+		case "released":
+			made.Labels = dialect.HelmLabels(delivery.ID{Kind: "HelmRelease", Namespace: w.ns, Name: "web"})
+		case "child":
 			made.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: owner.Name, UID: owner.UID}}
 		}
 		w.must(w.client.Create(w.ctx, made))

@@ -36,6 +36,7 @@ type sourceState struct {
 	fetching bool
 	epoch    int          // see [registry.epoch]
 	again    bool         // a push asks for a look
+	fresh    bool         // the next fetch is because somebody has asked for it
 	result   *fetchResult // to be taken in by the next step
 	err      error        // of the last fetch; nil: it succeeded, or there was none
 	failures int
@@ -43,6 +44,7 @@ type sourceState struct {
 	asked    time.Time
 	uid      types.UID // of the object that declares it
 	gen      int64     // of the spec last fetched
+	declared int64     // the generation of the spec last looked at
 	included []*fluxmeta.Artifact
 }
 
@@ -77,6 +79,8 @@ type appState struct {
 	progress  string    // what was said last, by an event, about what it waits for
 	awaits    time.Time // since when it waits for news of an app that it depends on; zero: it does not
 	way       string    // what says how the other cluster is reached, for people: "Secret/far"
+
+	helm *helmState // of a HelmRelease
 
 	// Of an Application.
 	op         *delivery.Operation     // under way; nil: none is
@@ -190,7 +194,18 @@ func (r *registry) app(app delivery.App) *appState {
 	return st
 }
 
-// uid is that of an app's declaration; empty: the app is not known.
+// releases gives the apps whose Helm release has a name, and its history in a namespace.
+func (r *registry) releases(namespace, name string) (ids []delivery.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, st := range r.apps {
+		if rel := st.app.Release; rel != nil && rel.StorageNamespace == namespace && rel.Name == name {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
 // knows tells whether an app has been looked at.
 func (r *registry) knows(id delivery.ID) bool {
 	r.mu.Lock()
@@ -199,6 +214,7 @@ func (r *registry) knows(id delivery.ID) bool {
 	return ok
 }
 
+// uid is that of an app's declaration; empty: the app is not known.
 func (r *registry) uid(id delivery.ID) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -28,6 +28,7 @@ type target struct {
 	cluster    string // identifies the cluster, whoever uses it
 	connection string // identifies the cluster and its user
 	engine     *deliver.Engine
+	life       context.Context    //nolint:containedctx // of the connection
 	close      context.CancelFunc // nil: home is never left
 	users      map[delivery.ID]bool
 	steps      int           // going on
@@ -118,7 +119,7 @@ func (l *ledger) drop(app delivery.ID) (released []delivery.Ref) {
 func newTargets(ctx context.Context, home *deliver.Engine, opts live.Options, policy kube.Policy, claims *ledger, wake func(delivery.ID)) *targets {
 	home.Claims = claims.claims(homeCluster)
 	return &targets{
-		home: &target{cluster: homeCluster, connection: homeCluster, engine: home, users: map[delivery.ID]bool{}}, base: *home,
+		home: &target{cluster: homeCluster, connection: homeCluster, engine: home, life: ctx, users: map[delivery.ID]bool{}}, base: *home,
 		live: opts, policy: policy, wake: wake, life: ctx,
 		open: map[string]*target{}, of: map[delivery.ID]*target{}, claims: claims,
 	}
@@ -194,7 +195,7 @@ func (ts *targets) claimsOf(app delivery.ID, cluster string) *deliver.Claims {
 // connect opens a connection. The caller holds the lock.
 func (ts *targets) connect(r kube.Remote) (*target, error) {
 	ctx, cancel := context.WithCancel(ts.life)
-	t := &target{cluster: r.Cluster(), connection: r.Connection(), close: cancel, users: map[delivery.ID]bool{}}
+	t := &target{cluster: r.Cluster(), connection: r.Connection(), life: ctx, close: cancel, users: map[delivery.ID]bool{}}
 	cluster, err := r.Connect(ctx, ts.home.engine.Cluster, func() { ts.wakeUsers(t) })
 	if err != nil {
 		cancel()
@@ -296,41 +297,41 @@ func references(app delivery.App) []delivery.VarsRef {
 }
 
 // target finds the cluster that the app is delivered to, and sees to it that it can be reached.
-func (k *kustomizations) target(ctx context.Context, p *kustomizationPass) error {
+func (a *apps) target(ctx context.Context, p *pass) error {
 	st, id, was := p.st, p.app.ID, p.st.target
 	if p.app.KubeConfig == (delivery.KubeConfig{}) {
 		if was == nil || !was.home() {
-			t, released := k.targets.aimHome(id)
-			k.released(released)
-			k.aimed(&p.pass, t, "", st.mem.Inventory)
+			t, released := a.targets.aimHome(id)
+			a.released(released)
+			a.aimed(p, t, "", st.mem.Inventory)
 		}
 		return nil
 	}
-	version, err := k.follow(p.app)
+	version, err := a.follow(p.app)
 	if err != nil {
 		if !errors.Is(err, errNotYet) {
-			k.lost(st, p.app)
+			a.lost(st, p.app)
 		}
 		return err
 	}
 	if named := p.app.KubeConfig.String() + "/" + p.app.KubeConfig.Key + " " + version; was == nil || st.aimed != named {
-		remote, err := deliver.ReadRemote(ctx, k.reader, p.app, k.targets.policy)
+		remote, err := deliver.ReadRemote(ctx, a.reader, p.app, a.targets.policy)
 		if err != nil {
-			k.lost(st, p.app)
+			a.lost(st, p.app)
 			return err
 		}
-		t, released, err := k.targets.aim(id, remote)
+		t, released, err := a.targets.aim(id, remote)
 		if err != nil {
 			return err
 		}
-		k.released(released)
+		a.released(released)
 		if was != nil && was.home() {
 			was.engine.Live.Forget(id)
-			if _, err := k.follow(p.app); err != nil { // what it refers to was forgotten as well
+			if _, err := a.follow(p.app); err != nil { // what it refers to was forgotten as well
 				return err
 			}
 		}
-		k.aimed(&p.pass, t, named, st.mem.Inventory)
+		a.aimed(p, t, named, st.mem.Inventory)
 	}
 	st.way = p.app.KubeConfig.String()
 	switch up, err := st.target.engine.Cluster.Reached(); {
@@ -343,8 +344,8 @@ func (k *kustomizations) target(ctx context.Context, p *kustomizationPass) error
 }
 
 // follow gives the version of what says how the app's other cluster is reached.
-func (k *kustomizations) follow(app delivery.App) (string, error) {
-	home := k.targets.home.engine.Live
+func (a *apps) follow(app delivery.App) (string, error) {
+	home := a.targets.home.engine.Live
 	home.References(app.ID, references(app))
 	version, known, err := home.Version(app.ID, app.KubeConfig.Kind, app.ID.Namespace, app.KubeConfig.Name)
 	switch {
@@ -432,11 +433,11 @@ func (a *apps) abandon(st *appState, app delivery.App) {
 }
 
 // lost lets go of a cluster that the app may no longer use.
-func (k *kustomizations) lost(st *appState, app delivery.App) {
+func (a *apps) lost(st *appState, app delivery.App) {
 	home := st.target != nil && st.target.home()
-	k.abandon(st, app)
+	a.abandon(st, app)
 	if home {
-		_, _ = k.follow(app) // what it refers to was forgotten as well, and wakes it; what is wrong with that is known
+		_, _ = a.follow(app) // what it refers to was forgotten as well, and wakes it; what is wrong with that is known
 	}
 }
 

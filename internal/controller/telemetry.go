@@ -7,7 +7,6 @@ import (
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
-	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -29,16 +28,11 @@ func (c *Controller) State() telemetry.State {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	var apps kustomizev1.KustomizationList
-	var sources sourcev1.GitRepositoryList
-	for _, list := range []client.ObjectList{&apps, &sources} { // one that cannot be read yet has nothing
-		_ = c.mgr.GetCache().List(ctx, list, client.UnsafeDisableDeepCopy)
-	}
+	_ = c.mgr.GetCache().List(ctx, &apps, client.UnsafeDisableDeepCopy) // what cannot be read yet has nothing
 	for i := range apps.Items {
 		state.Resources = append(state.Resources, resourceOf(&apps.Items[i], kustomizev1.KustomizationKind, apps.Items[i].Spec.Suspend))
 	}
-	for i := range sources.Items {
-		state.Resources = append(state.Resources, resourceOf(&sources.Items[i], sourcev1.GitRepositoryKind, sources.Items[i].Spec.Suspend))
-	}
+	state.Resources = append(state.Resources, c.sources.resources(ctx, c.mgr.GetCache())...)
 	state.Resources = append(state.Resources, c.receiversOf(ctx)...)
 	if c.argo != nil {
 		state.Resources = append(state.Resources, c.argo.resources(ctx)...)
@@ -136,17 +130,6 @@ func (k *kustomizations) about(ctx context.Context, obj *kustomizev1.Kustomizati
 	snap, _ := k.reg.snapshot(app.Source)
 	ctx = telemetry.With(ctx, telemetry.App(app.ID.String()), telemetry.Source(app.Source.String()))
 	return telemetry.Commit(ctx, snap.Revision.Commit, snap.Revision.Name, k.reg.standOf(app.ID).applied != snap.Revision)
-}
-
-// about gives a context whose spans name the source and the commit that it stands at, or is about to.
-func (g *gitRepositories) about(ctx context.Context, obj *sourcev1.GitRepository) context.Context {
-	if !telemetry.Tracing() {
-		return ctx
-	}
-	id := gitRepositoryID(client.ObjectKeyFromObject(obj))
-	ctx = telemetry.With(ctx, telemetry.Source(id.String()))
-	rev, news := g.reg.arriving(id)
-	return telemetry.Commit(ctx, rev.Commit, rev.Name, news)
 }
 
 // arriving gives the revision that a fetch has brought and that is still to be taken in (news), else the last one.

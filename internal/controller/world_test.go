@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
@@ -180,8 +181,9 @@ func installCRDs() error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"source.toolkit.fluxcd.io_gitrepositories", "notification.toolkit.fluxcd.io_receivers", "kustomize.toolkit.fluxcd.io_kustomizations",
-		"argoproj.io_applications", "argoproj.io_applicationsets", "argoproj.io_appprojects"} {
+	for _, name := range []string{"source.toolkit.fluxcd.io_gitrepositories", "source.toolkit.fluxcd.io_ocirepositories", "source.toolkit.fluxcd.io_helmrepositories",
+		"source.toolkit.fluxcd.io_helmcharts", "notification.toolkit.fluxcd.io_receivers", "kustomize.toolkit.fluxcd.io_kustomizations",
+		"helm.toolkit.fluxcd.io_helmreleases", "argoproj.io_applications", "argoproj.io_applicationsets", "argoproj.io_appprojects"} {
 		b, err := os.ReadFile("../../config/crd/" + name + ".yaml")
 		if err != nil {
 			return err
@@ -192,7 +194,8 @@ func installCRDs() error {
 			}
 		}
 	}
-	for _, kind := range []string{"kustomize.toolkit.fluxcd.io/v1 KustomizationList", "argoproj.io/v1alpha1 ApplicationList", "argoproj.io/v1alpha1 AppProjectList"} {
+	for _, kind := range []string{"source.toolkit.fluxcd.io/v1 OCIRepositoryList", "source.toolkit.fluxcd.io/v1 HelmRepositoryList", "source.toolkit.fluxcd.io/v1 HelmChartList",
+		"kustomize.toolkit.fluxcd.io/v1 KustomizationList", "helm.toolkit.fluxcd.io/v2 HelmReleaseList", "argoproj.io/v1alpha1 ApplicationList", "argoproj.io/v1alpha1 AppProjectList"} {
 		if err := served(c, kind); err != nil {
 			return err
 		}
@@ -276,7 +279,10 @@ func (w *world) cleanup() {
 	for i := range ks.Items {
 		w.must(client.IgnoreNotFound(w.client.Delete(ctx, &ks.Items[i])))
 	}
-	w.must(w.client.DeleteAllOf(ctx, &sourcev1.GitRepository{}, client.InNamespace(w.ns)))
+	w.must(w.client.DeleteAllOf(ctx, &helmv2.HelmRelease{}, client.InNamespace(w.ns)))
+	for _, obj := range []client.Object{&sourcev1.GitRepository{}, &sourcev1.OCIRepository{}, &sourcev1.HelmChart{}, &sourcev1.HelmRepository{}} {
+		w.must(w.client.DeleteAllOf(ctx, obj, client.InNamespace(w.ns)))
+	}
 }
 
 func (w *world) must(err error) {

@@ -99,6 +99,8 @@ type GitRef struct {
 	// TagPrefix limits ranges of versions to tags that begin with it; their versions are what follows ("web/" of "web/1.2.0").
 	// With Any, an exact version names the tag with the prefix before it.
 	TagPrefix string
+	// Filter is a regular expression: with SemVer, only tags of an OCI repository that match it count (Flux: semverFilter).
+	Filter string
 }
 
 // Credentials authenticate to a remote repository, and say how it is reached. They are never logged, stored or compared
@@ -147,7 +149,18 @@ func (v Verification) Wanted() bool { return v.Head || v.Tag }
 // SecretRefs names the Secrets that a source is read with, all in its own namespace. Empty: none.
 type SecretRefs struct {
 	Credentials, Proxy, Verify string
+	Certificates               string // its own authorities and client certificate win over those of Credentials
+	Account                    string // a service account: its image pull secrets count where Credentials say nothing about a registry
 }
+
+// Layer says which layer of an OCI artifact has its content. The zero Layer: the only one that is a tar archive (Argo CD).
+type Layer struct {
+	First bool   // the first one, of whatever type (Flux)
+	Type  string // the first one of this media type
+}
+
+// Given tells whether it is said which layer it is.
+func (l Layer) Given() bool { return l.First || l.Type != "" }
 
 // Source is a repository to follow.
 type Source struct {
@@ -156,6 +169,10 @@ type Source struct {
 	URL         string
 	Chart       string // not empty: URL is a Helm repository, of HTTP or "oci://", and Ref.SemVer or Ref.Any a version or a range of the chart
 	OCI         bool   // URL is an OCI artifact with manifests, and Ref.Tag, Ref.SemVer or Ref.Commit (a digest), or Ref.Any, which of its versions
+	Layer       Layer  // of such an artifact
+	Index       bool   // URL is a Helm repository over HTTP, and its index is followed: the digest of that is the revision, and the snapshot has no files
+	IndexAt     string // of a chart: the digest of the index, in hex, in which its version is looked for, if that is here; otherwise it is asked for
+	IndexFixed  bool   // the index is not asked for: nothing newer is wanted
 	Ref         GitRef
 	Secrets     SecretRefs
 	GitHub      bool // the credentials are those of a GitHub App
@@ -171,6 +188,7 @@ type Source struct {
 	Timeout     time.Duration // bound of one exchange with the remote
 	Suspend     bool
 	Requested   string   // a person's request for a reconciliation: any value not seen before starts one
+	Fresh       bool     // somebody knows of news: what the remote has answered before is not good enough
 	Refused     []string // fields that are not implemented, as "spec.verify": nothing is fetched
 }
 
@@ -275,8 +293,9 @@ type App struct {
 	HealthChecks            []HealthCheck // without Wait: Ready only once these objects are healthy
 	HealthExprs             []HealthExpr  // CEL: how objects of some kinds tell how they are doing
 	Suspend                 bool
-	Limits                  *Limits     // nil: none
-	Sync                    *SyncPolicy // not nil: changes are carried out by operations (Argo CD); nil: at once, as Git wants it
+	Limits                  *Limits      // nil: none
+	Sync                    *SyncPolicy  // not nil: changes are carried out by operations (Argo CD); nil: at once, as Git wants it
+	Release                 *HelmRelease // not nil: the app is a Helm release, made by Helm's own actions; nil: its objects are applied
 	Interval                time.Duration
 	RetryInterval           time.Duration // after a failure; zero: Interval
 	Timeout                 time.Duration // bound of one attempt and of waiting for health

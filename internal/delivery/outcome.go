@@ -27,4 +27,5 @@ type Outcome struct {
 	Digest    string    // identifies what the app was rendered from, "sha256:…"; empty: nothing was
 	Origin    string    // the revision that the source's content was made from, where it tells one
 	Took      time.Duration
+	Release   *ReleaseRecord // of a Helm release: what is known of it now; nil: as before
 }

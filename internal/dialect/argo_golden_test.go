@@ -3,9 +3,11 @@ package dialect_test
 import (
 	"bytes"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -55,7 +57,7 @@ func TestApplication(t *testing.T) {
 					t.Fatalf("%s: what is %s?", name, f.Name)
 				}
 			}
-			got, err := yaml.Marshal(dump(reflect.ValueOf(dialect.Application(a, in))))
+			got, err := yaml.Marshal(dump(reflect.ValueOf(dialect.Application(a, in)), "Generation", "Interval", "Timeout", "Env"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -99,8 +101,8 @@ func readSecrets(t *testing.T, data []byte, in *dialect.Argo) {
 	in.Repositories, in.Clusters = all.Repositories, all.Clusters
 }
 
-// dump gives a value as YAML can hold it, without what is empty, and without what is the same in every one.
-func dump(v reflect.Value) any {
+// dump gives a value as YAML can hold it, without what is empty, and without some fields.
+func dump(v reflect.Value, without ...string) any {
 	switch x := v.Interface().(type) {
 	case time.Duration:
 		return x.String()
@@ -109,15 +111,15 @@ func dump(v reflect.Value) any {
 	}
 	switch v.Kind() {
 	case reflect.Pointer:
-		return dump(v.Elem())
+		return dump(v.Elem(), without...)
 	case reflect.Struct:
 		out := map[string]any{}
 		for i := range v.NumField() {
 			field := v.Type().Field(i)
-			if name := field.Name; v.Field(i).IsZero() || name == "Generation" || name == "Interval" || name == "Timeout" || name == "Env" {
+			if v.Field(i).IsZero() || slices.Contains(without, field.Name) {
 				continue
 			}
-			out[field.Name] = dump(v.Field(i))
+			out[field.Name] = dump(v.Field(i), without...)
 		}
 		return out
 	case reflect.Slice:
@@ -126,13 +128,13 @@ func dump(v reflect.Value) any {
 		}
 		out := []any{}
 		for i := range v.Len() {
-			out = append(out, dump(v.Index(i)))
+			out = append(out, dump(v.Index(i), without...))
 		}
 		return out
 	case reflect.Map:
 		out := map[string]any{}
 		for _, k := range v.MapKeys() {
-			out[k.String()] = dump(v.MapIndex(k))
+			out[fmt.Sprint(k.Interface())] = dump(v.MapIndex(k), without...)
 		}
 		return out
 	}

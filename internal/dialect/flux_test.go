@@ -91,7 +91,8 @@ func TestKustomizationNames(t *testing.T) {
 		"another cluster":     {"{kubeConfig: {secretRef: {name: x}}, sourceRef: {kind: GitRepository}}", nil, nil},
 		"which cluster":       {"{kubeConfig: {}, sourceRef: {kind: GitRepository}}", []string{"spec.kubeConfig without exactly one of secretRef and configMapRef"}, nil},
 		"encrypted":           {"{decryption: {provider: sops}, sourceRef: {kind: GitRepository}}", []string{"spec.decryption"}, nil},
-		"another source kind": {"{sourceRef: {kind: OCIRepository}}", []string{"spec.sourceRef.kind OCIRepository"}, nil},
+		"an OCI artifact":     {"{sourceRef: {kind: OCIRepository}}", nil, nil},
+		"another source kind": {"{sourceRef: {kind: Bucket}}", []string{"spec.sourceRef.kind Bucket"}, nil},
 		"a path to nowhere":   {"{ignore: [{paths: [spec/replicas]}], sourceRef: {kind: GitRepository}}", nil, []string{`spec.ignore[0].paths "spec/replicas", which is no JSON pointer`}},
 	}
 	for name, tt := range tests {

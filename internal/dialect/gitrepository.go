@@ -100,7 +100,7 @@ func Credentials(src delivery.Source, data map[string][]byte) (delivery.Credenti
 	}
 	c := delivery.Credentials{
 		Username: get(keyUsername), Password: get(keyPassword), BearerToken: get(keyBearer),
-		CA: cmp.Or(get("ca.crt"), get("caFile")), ClientCert: get("tls.crt"), ClientKey: get("tls.key"),
+		CA: cmp.Or(get("ca.crt"), get("caFile")), ClientCert: cmp.Or(get("tls.crt"), get("certFile")), ClientKey: cmp.Or(get("tls.key"), get("keyFile")),
 	}
 	switch {
 	case c.Username == "" && c.Password != "":
@@ -206,6 +206,7 @@ type Artifact struct {
 	Digest string // of the visible tree, "sha256:…"
 	URL    string // of the repository, without userinfo
 
+	Origin   string // what the content of an OCI artifact was made from
 	Verified string // whose signatures were verified; empty: none was wanted
 	Included []*fluxmeta.Artifact
 }

@@ -118,7 +118,7 @@ func unsupportedKustomization(spec *kustomizev1.KustomizationSpec) (refused, ign
 	refused = set([]field{
 		{"spec.decryption", spec.Decryption != nil},
 		{"spec.kubeConfig without exactly one of secretRef and configMapRef", badKubeConfig(spec.KubeConfig)},
-		{"spec.sourceRef.kind " + spec.SourceRef.Kind, spec.SourceRef.Kind != sourcev1.GitRepositoryKind},
+		{"spec.sourceRef.kind " + spec.SourceRef.Kind, spec.SourceRef.Kind != sourcev1.GitRepositoryKind && spec.SourceRef.Kind != sourcev1.OCIRepositoryKind},
 	})
 	return refused, badPointers(spec.Ignore)
 }

@@ -22,6 +22,11 @@ type FluxController struct {
 	Selector labels.Selector
 }
 
+// Delivers tells whether it works on the same sources and apps as Keelson.
+func (c FluxController) Delivers() bool {
+	return c.Program == SourceController || c.Program == KustomizeController || c.Program == HelmController
+}
+
 // String is "namespace/name".
 func (c FluxController) String() string { return c.Namespace + "/" + c.Name }
 
@@ -29,6 +34,7 @@ func (c FluxController) String() string { return c.Namespace + "/" + c.Name }
 const (
 	SourceController    = "source-controller"
 	KustomizeController = "kustomize-controller"
+	HelmController      = "helm-controller"
 	// NotificationController serves webhooks, and sends the alerts that Keelson does not.
 	NotificationController = "notification-controller"
 	FluxOperator           = "flux-operator"
@@ -41,7 +47,7 @@ func FluxControllerOf(d *appsv1.Deployment) (FluxController, bool) {
 	if d.Spec.Replicas != nil {
 		c.Replicas = *d.Spec.Replicas
 	}
-	programs := []string{SourceController, KustomizeController, NotificationController, FluxOperator}
+	programs := []string{SourceController, KustomizeController, HelmController, NotificationController, FluxOperator}
 	for _, container := range d.Spec.Template.Spec.Containers {
 		program := imageName(container.Image)
 		if !slices.Contains(programs, program) {
@@ -138,8 +144,7 @@ func Shard(text string) (labels.Selector, error) {
 	return s, nil
 }
 
-// OnlyFlux are kinds of Flux, by resource ("helmreleases.helm.toolkit.fluxcd.io"), that Keelson does not serve and source-controller is needed for.
+// OnlyFlux are kinds of Flux, by resource ("buckets.source.toolkit.fluxcd.io"), that Keelson does not serve and source-controller is needed for.
 var OnlyFlux = []string{
-	"helmrepositories.source.toolkit.fluxcd.io", "helmcharts.source.toolkit.fluxcd.io", "ocirepositories.source.toolkit.fluxcd.io",
-	"buckets.source.toolkit.fluxcd.io", "helmreleases.helm.toolkit.fluxcd.io", "imageupdateautomations.image.toolkit.fluxcd.io",
+	"buckets.source.toolkit.fluxcd.io", "externalartifacts.source.toolkit.fluxcd.io", "imageupdateautomations.image.toolkit.fluxcd.io",
 }

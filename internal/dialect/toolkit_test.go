@@ -24,7 +24,8 @@ func TestFluxControllerOf(t *testing.T) {
 		"scaled down":           {`{spec: {replicas: 0, template: {spec: {containers: [{image: source-controller}]}}}}`, "source-controller 0 "},
 		"renamed image":         {`{metadata: {name: kustomize-controller, labels: {app.kubernetes.io/part-of: flux}}, spec: {template: {spec: {containers: [{image: "mirror/kc:1", args: [--watch-label-selector, "!a"]}]}}}}`, "kustomize-controller 1 !a"},
 		"an unreadable shard":   {`{spec: {template: {spec: {containers: [{image: source-controller, args: ["--watch-label-selector=%%"]}]}}}}`, "source-controller 1 "},
-		"another one of Flux":   {`{metadata: {name: helm-controller, labels: {app.kubernetes.io/part-of: flux}}, spec: {template: {spec: {containers: [{image: "ghcr.io/fluxcd/helm-controller:v1"}]}}}}`, ""},
+		"another one of Flux":   {`{metadata: {name: image-automation-controller, labels: {app.kubernetes.io/part-of: flux}}, spec: {template: {spec: {containers: [{image: "ghcr.io/fluxcd/image-automation-controller:v1"}]}}}}`, ""},
+		"that of releases":      {`{spec: {template: {spec: {containers: [{image: "ghcr.io/fluxcd/helm-controller:v1"}]}}}}`, "helm-controller 1 "},
 		"something like it":     {`{metadata: {name: kustomize-controller}, spec: {template: {spec: {containers: [{image: nginx}]}}}}`, ""},
 		"without any container": {`{}`, ""},
 	}

@@ -45,6 +45,8 @@ type User struct {
 	Dynamic dynamic.Interface
 	Mapper  meta.RESTMapper
 	name    string // empty: Keelson itself
+	config  *rest.Config
+	http    *http.Client
 	reviews authclient.SelfSubjectAccessReviewInterface
 
 	mu      sync.Mutex
@@ -127,7 +129,7 @@ func (c *Cluster) newUser(name string, config *rest.Config, httpClient *http.Cli
 		return nil, fmt.Errorf("make authorization client: %w", err)
 	}
 	return &User{
-		Dynamic: dyn, Mapper: c.kinds, name: name, reviews: auth.SelfSubjectAccessReviews(),
+		Dynamic: dyn, Mapper: c.kinds, name: name, config: config, http: httpClient, reviews: auth.SelfSubjectAccessReviews(),
 		allowed: map[authv1.ResourceAttributes]time.Time{},
 	}, nil
 }
@@ -144,6 +146,10 @@ func (c *Cluster) Ping(ctx context.Context) (string, error) {
 	}
 	return v.GitVersion, nil
 }
+
+// REST is what clients of the user are made with: its connection, which is in the HTTP client already, and that client, which all
+// of them share.
+func (u *User) REST() (*rest.Config, *http.Client) { return rest.CopyConfig(u.config), u.http }
 
 // Resource finds the client for objects of a kind: namespaced where the kind is.
 func (u *User) Resource(gvk schema.GroupVersionKind, namespace string) (dynamic.ResourceInterface, error) {

@@ -40,22 +40,11 @@ func (t *tree) chart(sub *tree, p delivery.Part) ([]delivery.Object, error) {
 		c.APIs = p.APIVersions
 	}
 	dir := path.Clean(p.Path)
-	if mode, err := sub.stat(path.Join(dir, chartYAML)); err != nil || mode.IsDir() {
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, readFault(dir, err)
-		}
-		return nil, fault(dir, "name the chart's folder as path", "there is no %s, so it is not a chart", chartYAML)
-	}
-	g := gathering{tree: sub, root: dir}
-	if err := g.rules(); err != nil {
-		return nil, err
-	}
-	if err := g.folder(".", 0); err != nil {
-		return nil, err
-	}
-	c.Files = g.files
-	v := valueFiles{tree: t, sub: sub, part: p}
 	var err error
+	if c.Files, err = sub.chartFiles(dir, dir); err != nil {
+		return nil, err
+	}
+	v := valueFiles{tree: t, sub: sub, part: p}
 	if c.Values, err = v.all(asked); err != nil {
 		return nil, err
 	}
@@ -80,6 +69,24 @@ func (t *tree) chart(sub *tree, p delivery.Part) ([]delivery.Object, error) {
 	return madeObjects(done.Made, dir), nil
 }
 
+// chartFiles reads the chart in a folder; messages call the folder as shown.
+func (t *tree) chartFiles(dir, shown string) ([]chartFile, error) {
+	if mode, err := t.stat(path.Join(dir, chartYAML)); err != nil || mode.IsDir() {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, readFault(shown, err)
+		}
+		return nil, fault(shown, "name the chart's folder as path", "there is no %s, so it is not a chart", chartYAML)
+	}
+	g := gathering{tree: t, root: dir, shown: shown}
+	if err := g.rules(); err != nil {
+		return nil, err
+	}
+	if err := g.folder(".", 0); err != nil {
+		return nil, err
+	}
+	return g.files, nil
+}
+
 // ofChart gives a child's error with its place in the repository.
 func ofChart(err error, dir string) error {
 	var failed *childError
@@ -92,7 +99,7 @@ func ofChart(err error, dir string) error {
 		where = dir
 	case strings.HasPrefix(where, "/"):
 		where = where[1:]
-	case !strings.HasPrefix(where, "spec."):
+	case !strings.HasPrefix(where, "spec.") && !strings.HasPrefix(where, "--"):
 		where = path.Join(dir, where)
 	}
 	return fault(where, failed.hint, "%w", failed)
@@ -111,6 +118,7 @@ func madeObjects(all []product, dir string) []delivery.Object {
 type gathering struct {
 	*tree
 	root   string
+	shown  string // what messages call root
 	ignore *ignore.Rules
 	files  []chartFile
 	bytes  int
@@ -124,10 +132,10 @@ func (g *gathering) rules() error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
-		return readFault(name, err)
+		return readFault(path.Join(g.shown, ignore.HelmIgnore), err)
 	default:
 		if g.ignore, err = ignore.Parse(bytes.NewReader(data)); err != nil {
-			return fault(name, "", "malformed rules: %w", err)
+			return fault(path.Join(g.shown, ignore.HelmIgnore), "", "malformed rules: %w", err)
 		}
 	}
 	g.ignore.AddDefaults()
@@ -136,20 +144,20 @@ func (g *gathering) rules() error {
 
 func (g *gathering) folder(dir string, depth int) error {
 	if depth > maxChartDepth {
-		return fault(path.Join(g.root, dir), "links may not lead to a folder above", "the chart's folders are nested deeper than %d", maxChartDepth)
+		return fault(path.Join(g.shown, dir), "links may not lead to a folder above", "the chart's folders are nested deeper than %d", maxChartDepth)
 	}
 	entries, err := g.readDir(path.Join(g.root, dir))
 	if err != nil {
-		return readFault(path.Join(g.root, dir), err)
+		return readFault(path.Join(g.shown, dir), err)
 	}
 	for _, e := range entries {
 		name := path.Join(dir, e.Name())
-		full := path.Join(g.root, name)
+		full, shown := path.Join(g.root, name), path.Join(g.shown, name)
 		isDir := e.IsDir()
 		if e.Type()&fs.ModeSymlink != 0 {
 			mode, err := g.stat(full)
 			if err != nil {
-				return readFault(full, err)
+				return readFault(shown, err)
 			}
 			isDir = mode.IsDir()
 		}
@@ -164,17 +172,17 @@ func (g *gathering) folder(dir string, depth int) error {
 		}
 		data, err := g.read(full)
 		if err != nil {
-			return readFault(full, err)
+			return readFault(shown, err)
 		}
-		if err := checkChartYAML(full, name, data); err != nil {
+		if err := checkChartYAML(shown, name, data); err != nil {
 			return err
 		}
 		g.files = append(g.files, chartFile{name, data})
 		if g.bytes += len(data); g.bytes > maxInputBytes {
-			return fault(full, "split the chart, or keep what is no part of it out by "+ignore.HelmIgnore, "the chart is larger than %d MiB", maxInputBytes>>20)
+			return fault(shown, "split the chart, or keep what is no part of it out by "+ignore.HelmIgnore, "the chart is larger than %d MiB", maxInputBytes>>20)
 		}
 		if len(g.files) > maxChartFiles {
-			return fault(full, "split the chart, or keep what is no part of it out by "+ignore.HelmIgnore, "the chart has more than %d files", maxChartFiles)
+			return fault(shown, "split the chart, or keep what is no part of it out by "+ignore.HelmIgnore, "the chart has more than %d files", maxChartFiles)
 		}
 	}
 	return nil

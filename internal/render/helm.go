@@ -39,6 +39,11 @@ type chart struct {
 	SkipCRDs   bool
 	SkipTests  bool
 	SkipSchema bool
+
+	// Of a command line alone.
+	Settings []Setting
+	Named    map[string][]byte // contents of the files that settings name
+	Flags    bool              // messages speak of flags
 }
 
 // chartFile is a named content. The name is a path in the chart, a file for messages, or a parameter.
@@ -48,7 +53,7 @@ type chartFile struct {
 }
 
 // render gives the chart's objects in the order of "helm template": definitions, what Helm would install in its order, hooks.
-// Origins and places are relative to the chart, except places that begin with "/" or "spec.".
+// Origins and places are relative to the chart, except places that begin with "/", "spec." or "--".
 func (c *chart) render() (made []product, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -68,7 +73,7 @@ func (c *chart) render() (made []product, err error) {
 		return nil, err
 	}
 	if err := chartutil.ValidateReleaseName(c.Name); err != nil {
-		return nil, fault("", "set helm.releaseName", "release name '%s': %w", c.Name, err)
+		return nil, fault("", c.terms().setName, "release name '%s': %w", c.Name, err)
 	}
 	if err := chartutil.ProcessDependencies(loaded, values); err != nil {
 		return nil, fault("Chart.yaml", "", "chart '%s': dependencies: %s", loaded.Name(), withoutValues(err))
@@ -76,7 +81,7 @@ func (c *chart) render() (made []product, err error) {
 	release := common.ReleaseOptions{Name: c.Name, Namespace: c.Namespace, Revision: 1, IsInstall: true}
 	all, err := util.ToRenderValuesWithSchemaValidation(loaded, values, release, caps, c.SkipSchema)
 	if err != nil {
-		return nil, fault("values.schema.json", "mend the values, or set helm.skipSchemaValidation", "chart '%s': %s", loaded.Name(), withoutValues(err))
+		return nil, fault("values.schema.json", c.terms().mend, "chart '%s': %s", loaded.Name(), withoutValues(err))
 	}
 	files, err := engine.Render(loaded, all)
 	if err != nil {
@@ -106,7 +111,7 @@ func (c *chart) load() (*chartv2.Chart, error) {
 		}
 	}
 	if len(missing) > 0 {
-		return nil, fault("Chart.yaml", "commit what 'helm dependency update' puts into charts, or give credentials for the dependency's repository",
+		return nil, fault("Chart.yaml", c.terms().getCharts,
 			"chart '%s' depends on %s, which is not in its charts folder", loaded.Name(), strings.Join(missing, ", "))
 	}
 	return loaded, nil
@@ -161,7 +166,7 @@ func (c *chart) values() (map[string]any, error) {
 			return nil, fault("spec.source.helm.fileParameters", "write names as a.b or a[0]", "parameter '%s' cannot be set", f.Name)
 		}
 	}
-	return all, nil
+	return c.set(all)
 }
 
 // escapeCommas keeps a parameter's value one value, as Argo CD does: only "{a,b}" is a list.
@@ -187,16 +192,16 @@ func (c *chart) capabilities(loaded *chartv2.Chart) (*common.Capabilities, error
 	if c.Kube != "" {
 		v, err := k8sversion.ParseGeneric(c.Kube)
 		if err != nil {
-			return nil, fault("spec.source.helm.kubeVersion", "write it as 1.30.0", "Kubernetes version '%s' cannot be read", c.Kube)
+			return nil, fault(c.terms().kube, "write it as 1.30.0", "Kubernetes version '%s' cannot be read", c.Kube)
 		}
 		kube, err := common.ParseKubeVersion(v.String())
 		if err != nil {
-			return nil, fault("spec.source.helm.kubeVersion", "write it as 1.30.0", "Kubernetes version '%s' cannot be read", c.Kube)
+			return nil, fault(c.terms().kube, "write it as 1.30.0", "Kubernetes version '%s' cannot be read", c.Kube)
 		}
 		caps.KubeVersion = *kube
 	}
 	if want := loaded.Metadata.KubeVersion; want != "" && !chartutil.IsCompatibleRange(want, caps.KubeVersion.String()) {
-		return nil, fault("Chart.yaml", "use another version of the chart, or set helm.kubeVersion",
+		return nil, fault("Chart.yaml", c.terms().setKube,
 			"chart '%s' wants Kubernetes %s, and this is %s", loaded.Name(), want, caps.KubeVersion.Version)
 	}
 	return caps, nil
@@ -343,3 +348,10 @@ func templateFault(name string, err error) error {
 	}
 	return fault(where, "", "chart '%s': %s", name, withoutValues(errors.New(text)))
 }
+
+// TemplateFault is the error of a chart's template that cannot be parsed or executed, with its file and line, without what Helm
+// quotes of values.
+func TemplateFault(chart string, err error) error { return templateFault(chart, err) }
+
+// WithoutValues is what Helm says, in one line, without what it quotes of values and templates that may be secret.
+func WithoutValues(err error) string { return withoutValues(err) }

@@ -90,11 +90,16 @@ func Build(ctx context.Context, snap delivery.Snapshot, b delivery.Build, vars m
 
 func render(t *tree, b delivery.Build, vars map[string]string) ([]delivery.Object, error) {
 	objects, err := attempt(t, b, vars)
+	return settled(t, objects, err)
+}
+
+// settled is the outcome of an attempt, unless it was given up, or concluded from what could not be read.
+func settled(t *tree, objects []delivery.Object, err error) ([]delivery.Object, error) {
 	switch {
 	case t.ctx.Err() != nil:
 		return nil, t.ctx.Err()
 	case t.failed != nil:
-		return nil, t.failed // whatever was concluded from what could not be read
+		return nil, t.failed
 	}
 	return objects, err
 }

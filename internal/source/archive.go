@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/git"
 )
 
@@ -25,6 +26,18 @@ const (
 
 // errArchive: an archive cannot be used.
 var errArchive = errors.New("the archive cannot be used")
+
+// Packaged gives the files of a packaged chart.
+func Packaged(archive []byte) (delivery.Snapshot, error) {
+	if len(archive) > maxArchive {
+		return delivery.Snapshot{}, fmt.Errorf("%w: it is larger than %d MiB", errArchive, maxArchive>>20)
+	}
+	tree, err := unpack(archive, true)
+	if err != nil {
+		return delivery.Snapshot{}, err
+	}
+	return delivery.Snapshot{FS: tree, Digest: tree.ID().String()}, nil
+}
 
 // unpack reads a tar archive, compressed by gzip or not, as a tree. A chart's files are all in one folder, which is its root.
 // Nothing is written. What leads out of the archive, a link and what is too large are errors that wrap errArchive.

@@ -382,6 +382,6 @@ func (f *Fetcher) archive(ctx context.Context, t target, dir, chart string, rev 
 	if !t.oci {
 		return f.fetchChart(ctx, t, dir, chart, rev)
 	}
-	tree, _, err := f.pull(ctx, t.at(chart), dir, rev.Commit, true)
+	tree, _, err := f.pull(ctx, t.at(chart), dir, rev.Commit, content{chart: true})
 	return tree, err
 }

@@ -2,6 +2,9 @@ package source
 
 import (
 	"context"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +25,8 @@ const (
 	ReasonIndex = "IndexationFailed"
 	ReasonChart = "ChartPullFailed"
 	ReasonOCI   = "OCIArtifactPullFailed"
+
+	reasonFailed = "Failed" // an index cannot be fetched
 )
 
 // errNoVersion: a repository has no such chart, or no such version of it.
@@ -38,6 +43,7 @@ const (
 type index struct {
 	sections
 	file           *os.File // unlinked: it is gone with the last who reads it
+	digest         string   // SHA-256, in hex
 	etag, modified string
 	answered, used time.Time
 	took           time.Duration
@@ -53,7 +59,10 @@ func isOCI(raw string) bool {
 // archiveTarget is where a chart or an OCI artifact comes from.
 func (f *Fetcher) archiveTarget(src delivery.Source) (target, error) {
 	c := src.Credentials
-	t := target{id: src.ID, words: wordsOf(src), salt: src.ID.Namespace, tenant: src.Tenant, plain: c.PlainHTTP, passAll: c.PassAll, oci: isOCI(src.URL)}
+	t := target{
+		id: src.ID, words: wordsOf(src), salt: src.ID.Namespace, tenant: src.Tenant, plain: c.PlainHTTP, passAll: c.PassAll, oci: isOCI(src.URL),
+		indexAt: src.IndexAt, fixed: src.IndexFixed, fresh: src.Fresh,
+	}
 	raw := src.URL
 	if !t.oci {
 		raw, t.query, _ = strings.Cut(raw, "?")
@@ -63,7 +72,7 @@ func (f *Fetcher) archiveTarget(src delivery.Source) (target, error) {
 		err = &delivery.Fault{Reason: ReasonURL, Retry: delivery.OnChange, Err: errors.New("a Helm repository is not reached by ssh")}
 	}
 	if fault := (*delivery.Fault)(nil); errors.As(err, &fault) {
-		fault.Where, fault.Hint = redact.URL(src.URL), "write repoURL as https://host/path or oci://host/path"
+		fault.Where, fault.Hint = redact.URL(src.URL), "write "+t.words.url+" as https://host/path or oci://host/path"
 	}
 	t.url, t.auth = address, authOf(inURL, c)
 	return t, err
@@ -81,6 +90,29 @@ func parseAddress(raw string) (string, git.Auth, error) {
 	return "oci://" + strings.TrimPrefix(address, "https://"), auth, err
 }
 
+// resolveIndex says what a Helm repository's index is now.
+func (f *Fetcher) resolveIndex(ctx context.Context, src delivery.Source) (delivery.Revision, error) {
+	t, err := f.archiveTarget(src)
+	if err != nil {
+		return delivery.Revision{}, err
+	}
+	if t.oci {
+		return delivery.Revision{}, &delivery.Fault{
+			Reason: ReasonURL, Where: redact.URL(src.URL), Retry: delivery.OnChange,
+			Err: errors.New("an OCI registry has no index of charts"), Hint: "set spec.type: oci, or write spec.url as https://host/path",
+		}
+	}
+	x, err := f.index(ctx, t, timeoutOf(src))
+	if err != nil {
+		f := delivery.FaultOf(chartFault(t, "fetch the index", "", err), reasonFailed)
+		if f.Reason == ReasonChart {
+			f.Reason = reasonFailed
+		}
+		return delivery.Revision{}, f
+	}
+	return delivery.Revision{Commit: x.digest}, nil
+}
+
 // resolveChart says which version of a chart is meant now, and which archive that is.
 func (f *Fetcher) resolveChart(ctx context.Context, src delivery.Source) (delivery.Revision, error) {
 	t, err := f.archiveTarget(src)
@@ -96,7 +128,7 @@ func (f *Fetcher) resolveChart(ctx context.Context, src delivery.Source) (delive
 	}
 	if t.oci {
 		began := time.Now()
-		rev, err := f.resolveOCI(ctx, t.at(src.Chart), timeoutOf(src), want, true)
+		rev, err := f.resolveOCI(ctx, t.at(src.Chart), timeoutOf(src), artifactRef{name: want, chart: true})
 		if err != nil {
 			return delivery.Revision{}, chartFault(t.at(src.Chart), "find chart "+src.Chart, "", err)
 		}
@@ -154,14 +186,21 @@ func (f *Fetcher) fetchArchive(ctx context.Context, src delivery.Source, rev del
 	}
 	ctx, cancel := withTimeout(ctx, src)
 	defer cancel()
-	src.Whole, src.HasIgnore, src.Ignore, src.Sparse, src.Include = true, false, "", nil, nil
+	src.Sparse, src.Include = nil, nil
+	if !src.Layer.Given() { // what is left out is said in Flux's words only
+		src.Whole, src.HasIgnore, src.Ignore = true, false, ""
+	}
 	snap := delivery.Snapshot{Revision: rev}
+	if src.Index {
+		snap.Digest, snap.FS = "sha256:"+rev.Commit, embed.FS{}
+		return snap, nil
+	}
 	dir := f.archivesDir(t)
 	if t.oci {
 		if src.Chart != "" {
 			t = t.at(src.Chart)
 		}
-		tree, origin, err := f.pull(ctx, t, dir, rev.Commit, src.Chart != "")
+		tree, origin, err := f.pull(ctx, t, dir, rev.Commit, contentOf(src))
 		if err != nil {
 			return delivery.Snapshot{}, chartFault(t, what, "", err)
 		}
@@ -303,12 +342,15 @@ func (f *Fetcher) index(ctx context.Context, t target, timeout time.Duration) (*
 	}
 	if x != nil {
 		x.used = now
-		if now.Sub(x.answered) < maxAskingShare*x.took {
+		if x.digest == t.indexAt || !t.fixed && !t.fresh && now.Sub(x.answered) < maxAskingShare*x.took {
 			f.mu.Unlock()
 			return x, nil
 		}
 	}
 	f.mu.Unlock()
+	if t.fixed { // what was fetched last is good enough then
+		return nil, fmt.Errorf("%w: the repository is suspended, and the index that it had is not here any more", git.ErrUnreachable)
+	}
 	_, err := f.once(ctx, "index "+key, timeout, func(ctx context.Context) ([]byte, error) {
 		began := time.Now()
 		fresh, err := f.askIndex(ctx, t, x)
@@ -365,10 +407,12 @@ func (f *Fetcher) askIndex(ctx context.Context, t target, old *index) (*index, e
 		file.Close()
 		return nil, fmt.Errorf("store index: %w", err)
 	}
-	if x.sections, err = findSections(resp.Body, file); err != nil {
+	sum := sha256.New()
+	if x.sections, err = findSections(io.TeeReader(resp.Body, sum), file); err != nil {
 		file.Close()
 		return nil, unlessKnown(err)
 	}
+	x.digest = hex.EncodeToString(sum.Sum(nil))
 	return x, nil
 }
 
@@ -559,12 +603,12 @@ func chartFault(t target, what, hint string, err error) error {
 	case errors.Is(err, errNoVersion):
 		f.Retry = delivery.OnChange
 		if f.Hint == "" {
-			f.Hint = "correct chart or targetRevision, or publish that version"
+			f.Hint = "correct " + t.words.version + ", or publish that version"
 		}
 	case errors.Is(err, errIndex):
 		f.Reason = ReasonIndex
 		if f.Hint == "" {
-			f.Hint = "check that repoURL is that of a Helm repository"
+			f.Hint = "check that " + t.words.url + " is that of a Helm repository"
 		}
 	case errors.Is(err, errArchive):
 		if f.Hint == "" {

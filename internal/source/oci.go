@@ -11,9 +11,11 @@ import (
 	"net/url"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/Masterminds/semver/v3"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -73,7 +75,7 @@ func (t target) registry() (registry, error) {
 	if err != nil {
 		return registry{}, err
 	}
-	g := &registryTransport{host: reg.RegistryStr(), plain: t.plain, ourselves: with.Transport, nobody: with.Transport}
+	g := &registryTransport{host: reg.RegistryStr(), plain: t.plain, word: t.words.plain, ourselves: with.Transport, nobody: with.Transport}
 	if t.auth.ClientCert != "" {
 		anonymous := t.auth
 		anonymous.ClientCert, anonymous.ClientKey = "", ""
@@ -99,13 +101,14 @@ func (t target) registry() (registry, error) {
 type registryTransport struct {
 	host              string
 	plain             bool
+	word              string // the field that says so
 	ourselves, nobody http.RoundTripper
 }
 
 // RoundTrip implements [http.RoundTripper].
 func (g *registryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Scheme != "https" && !g.plain && !loopback(req.URL.Hostname()) {
-		return nil, fmt.Errorf("%s does not speak TLS, and insecureOCIForceHttp is not set", req.URL.Host)
+		return nil, fmt.Errorf("%s does not speak TLS, and %s is not set", req.URL.Host, g.word)
 	}
 	hops := 0
 	for r := req; r.Response != nil && r.Response.Request != nil; r = r.Response.Request {
@@ -135,8 +138,8 @@ func loopback(host string) bool {
 
 // registryError tells what an error of a registry means.
 func registryError(err error) error {
-	if err == nil {
-		return nil
+	if fault := (*delivery.Fault)(nil); err == nil || errors.As(err, &fault) {
+		return err
 	}
 	text := errors.New(redact.Text(err.Error()))
 	var answer *transport.Error
@@ -169,10 +172,20 @@ type answer struct {
 	took time.Duration
 }
 
+// artifactRef names a version of an OCI artifact, or a range of them.
+type artifactRef struct {
+	name  string
+	chart bool // of a chart: its repository has "_" for "+"
+
+	// In Flux's words: name is a range, and nothing but versions in full count, of tags that match filter.
+	ranged bool
+	filter string
+}
+
 // resolveOCI says which manifest is meant: the tag that is called so, in a chart's repository with "_" for "+", or else the highest
 // one in the range of versions. A digest is itself, if it is there.
-func (f *Fetcher) resolveOCI(ctx context.Context, t target, timeout time.Duration, want string, chart bool) (delivery.Revision, error) {
-	key := fmt.Sprintf("%s %q %t", f.identity(t), want, chart)
+func (f *Fetcher) resolveOCI(ctx context.Context, t target, timeout time.Duration, want artifactRef) (delivery.Revision, error) {
+	key := fmt.Sprintf("%s %q %t %t %q", f.identity(t), want.name, want.chart, want.ranged, want.filter)
 	f.mu.Lock()
 	now := time.Now()
 	for k, a := range f.answers {
@@ -182,12 +195,16 @@ func (f *Fetcher) resolveOCI(ctx context.Context, t target, timeout time.Duratio
 	}
 	known, ok := f.answers[key]
 	f.mu.Unlock()
-	if ok {
+	if ok && !t.fresh {
 		return known.rev, nil
 	}
 	told, err := f.once(ctx, "oci "+key, timeout, func(ctx context.Context) ([]byte, error) {
 		began := time.Now()
-		rev, err := t.resolveTag(ctx, want, chart)
+		resolve := t.resolveTag
+		if want.ranged {
+			resolve = t.highestTag
+		}
+		rev, err := resolve(ctx, want)
 		if err != nil {
 			return nil, registryError(err)
 		}
@@ -200,7 +217,8 @@ func (f *Fetcher) resolveOCI(ctx context.Context, t target, timeout time.Duratio
 }
 
 // resolveTag asks the registry.
-func (t target) resolveTag(ctx context.Context, want string, chart bool) (delivery.Revision, error) {
+func (t target) resolveTag(ctx context.Context, ref artifactRef) (delivery.Revision, error) {
+	want, chart := ref.name, ref.chart
 	r, err := t.registry()
 	if err != nil {
 		return delivery.Revision{}, err
@@ -225,12 +243,59 @@ func (t target) resolveTag(ctx context.Context, want string, chart bool) (delive
 	if err != nil {
 		return delivery.Revision{}, err
 	}
+	for i, tag := range tags {
+		tags[i] = strings.ReplaceAll(tag, "_", "+")
+	}
 	version, err := chooseVersion(path.Base(t.url), want, tags)
 	if err != nil {
 		return delivery.Revision{}, err
 	}
 	digest, err := r.digest(ctx, r.Tag(tagOf(version)))
 	return delivery.Revision{Name: version, Commit: digest}, err
+}
+
+// highestTag gives the highest version in a range, as Flux does: versions are written in full, with or without a leading "v". Of tags
+// that say the same version the last one by name is taken.
+func (t target) highestTag(ctx context.Context, ref artifactRef) (delivery.Revision, error) {
+	filter, err := regexp.Compile(ref.filter)
+	if err != nil {
+		return delivery.Revision{}, badRange(t, "spec.ref.semverFilter", fmt.Errorf("'%s' is no regular expression: %w", ref.filter, err))
+	}
+	constraint, err := semver.NewConstraint(ref.name)
+	if err != nil {
+		return delivery.Revision{}, badRange(t, "spec.ref.semver", fmt.Errorf("'%s' is no range of versions: %w", ref.name, err))
+	}
+	r, err := t.registry()
+	if err != nil {
+		return delivery.Revision{}, err
+	}
+	tags, err := r.tags(ctx)
+	if err != nil {
+		return delivery.Revision{}, err
+	}
+	slices.Sort(tags)
+	var best *semver.Version
+	found := ""
+	for _, tag := range tags {
+		text := strings.TrimPrefix(tag, "v")
+		if ref.chart {
+			text = strings.ReplaceAll(text, "_", "+")
+		}
+		v, err := semver.StrictNewVersion(text)
+		if err == nil && filter.MatchString(tag) && constraint.Check(v) && (best == nil || !v.LessThan(best)) {
+			best, found = v, tag
+		}
+	}
+	if best == nil {
+		return delivery.Revision{}, badRange(t, "spec.ref", fmt.Errorf("%w: of %d tags none is in the range '%s'", errNoVersion, len(tags), ref.name))
+	}
+	digest, err := r.digest(ctx, r.Tag(found))
+	return delivery.Revision{Name: found, Commit: digest}, err
+}
+
+// badRange tells that no tag can be found.
+func badRange(t target, field string, err error) error {
+	return &delivery.Fault{Reason: "ReadOperationFailed", Where: t.url, Retry: delivery.OnChange, Err: fmt.Errorf("find a tag: %w", err), Hint: "correct " + field + ", or push such a tag"}
 }
 
 // tagName is what a registry takes for a tag.
@@ -257,7 +322,7 @@ func (r registry) digest(ctx context.Context, ref name.Reference) (string, error
 	return d.Digest.Hex, nil
 }
 
-// tags lists the tags of a repository, as versions.
+// tags lists the tags of a repository.
 func (r registry) tags(ctx context.Context) ([]string, error) {
 	l, err := r.Lister(ctx, r.Repository)
 	if err != nil {
@@ -269,9 +334,7 @@ func (r registry) tags(ctx context.Context) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, tag := range page.Tags {
-			all = append(all, strings.ReplaceAll(tag, "_", "+"))
-		}
+		all = append(all, page.Tags...)
 		if len(all) > maxTags {
 			return nil, fmt.Errorf("%w: the repository has more than %d tags", errArchive, maxTags)
 		}
@@ -288,19 +351,24 @@ func (f *Fetcher) resolveArtifact(ctx context.Context, src delivery.Source) (del
 	if err != nil {
 		return delivery.Revision{}, err
 	}
-	want := ""
-	for _, s := range []string{src.Ref.Any, src.Ref.Commit, src.Ref.SemVer, src.Ref.Tag} { // the first one that is set
-		if want = s; want != "" {
-			break
-		}
+	var want artifactRef
+	switch {
+	case src.Ref.Any != "":
+		want.name = src.Ref.Any
+	case src.Ref.Commit != "":
+		want.name = src.Ref.Commit
+	case src.Ref.SemVer != "":
+		want = artifactRef{name: src.Ref.SemVer, ranged: true, filter: src.Ref.Filter, chart: src.Layer.Type == helmLayerType}
+	default:
+		want.name = src.Ref.Tag
 	}
-	if want == "HEAD" {
-		want = ""
+	if want.name == "HEAD" && !src.Layer.Given() {
+		want.name = ""
 	}
 	began := time.Now()
-	rev, err := f.resolveOCI(ctx, t, timeoutOf(src), want, false)
+	rev, err := f.resolveOCI(ctx, t, timeoutOf(src), want)
 	if err != nil {
-		return delivery.Revision{}, chartFault(t, "resolve targetRevision", "", err)
+		return delivery.Revision{}, chartFault(t, "resolve "+t.words.ref, "", err)
 	}
 	f.noteTook(t, began)
 	return rev, nil
@@ -313,18 +381,26 @@ func (f *Fetcher) noteTook(t target, began time.Time) {
 	f.took[asker{t.id, t.url}] = time.Since(began)
 }
 
+// content is what of an artifact is wanted.
+type content struct {
+	chart bool // a chart, without the folder that it is in
+	layer delivery.Layer
+}
+
+func contentOf(src delivery.Source) content { return content{chart: src.Chart != "", layer: src.Layer} }
+
 // pull gives the files of an artifact by the digest of its manifest, and what they were made from. What is in dir already is not
 // asked for again.
-func (f *Fetcher) pull(ctx context.Context, t target, dir, digest string, chart bool) (*git.Tree, string, error) {
+func (f *Fetcher) pull(ctx context.Context, t target, dir, digest string, want content) (*git.Tree, string, error) {
 	manifest, err := f.content(ctx, dir, digest, func(ctx context.Context) ([]byte, error) { return t.manifest(ctx, "sha256:"+digest) })
 	if err != nil {
 		return nil, "", err
 	}
-	layer, isChart, origin, err := layerOf(manifest)
+	layer, isChart, origin, err := layerOf(manifest, want.layer)
 	if err != nil {
 		return nil, "", err
 	}
-	if chart && !isChart {
+	if want.chart && !isChart {
 		return nil, "", fmt.Errorf("%w: it is not a Helm chart", errArchive)
 	}
 	data, err := f.content(ctx, dir, layer, func(ctx context.Context) ([]byte, error) { return t.blob(ctx, layer) })
@@ -397,8 +473,9 @@ func (t target) blob(ctx context.Context, digest string) ([]byte, error) {
 	return data, nil
 }
 
-// layerOf finds the one layer with content, as Argo CD does (user-guide/oci): of a chart its archive, else a tar archive.
-func layerOf(manifest []byte) (digest string, chart bool, origin string, err error) {
+// layerOf finds the layer with the content. Where it is not said which one that is, it is the only one, as in Argo CD (user-guide/oci):
+// of a chart its archive, else a tar archive. chart tells that its files are in one folder, which is to be left out.
+func layerOf(manifest []byte, want delivery.Layer) (digest string, chart bool, origin string, err error) {
 	m, err := v1.ParseManifest(bytes.NewReader(manifest))
 	if err != nil {
 		return "", false, "", fmt.Errorf("%w: malformed manifest: %w", errArchive, err)
@@ -406,19 +483,29 @@ func layerOf(manifest []byte) (digest string, chart bool, origin string, err err
 	if len(m.Layers) > maxLayers {
 		return "", false, "", fmt.Errorf("%w: it has %d layers, more than %d", errArchive, len(m.Layers), maxLayers)
 	}
-	chart = m.Config.MediaType == helmConfigType
+	chart = m.Config.MediaType == helmConfigType && !want.Given()
 	var found []v1.Descriptor
 	var types []string
 	for _, l := range m.Layers {
 		kind := string(l.MediaType)
 		types = append(types, kind)
-		if chart && kind == helmLayerType || !chart && (strings.HasSuffix(kind, "tar+gzip") || strings.HasSuffix(kind, "tar.gzip") || strings.HasSuffix(kind, ".tar")) {
+		switch {
+		case want.Given():
+			if len(found) == 0 && (want.Type == "" || want.Type == kind) {
+				found = append(found, l)
+			}
+		case chart && kind == helmLayerType || !chart && (strings.HasSuffix(kind, "tar+gzip") || strings.HasSuffix(kind, "tar.gzip") || strings.HasSuffix(kind, ".tar")):
 			found = append(found, l)
 		}
 	}
+	all := strings.Join(types, ", ")
 	switch {
+	case len(m.Layers) == 0 && want.Given():
+		return "", false, "", fmt.Errorf("%w: it has no layers", errArchive)
+	case len(found) == 0 && want.Given():
+		return "", false, "", fmt.Errorf("%w: it has no layer of the type %s; there is: %s", errArchive, want.Type, all)
 	case len(found) != 1:
-		return "", false, "", fmt.Errorf("%w: it must have one layer that is a tar archive, and has %d among: %s", errArchive, len(found), strings.Join(types, ", "))
+		return "", false, "", fmt.Errorf("%w: it must have one layer that is a tar archive, and has %d among: %s", errArchive, len(found), all)
 	case found[0].Digest.Algorithm != "sha256" || !isDigest(found[0].Digest.Hex):
 		return "", false, "", fmt.Errorf("%w: its content is named by %s, and only sha256 is known", errArchive, found[0].Digest)
 	case found[0].Size > maxArchive:
@@ -450,7 +537,7 @@ func (f *Fetcher) pullFrom(ctx context.Context, t target, u *url.URL) ([]byte, e
 	if err != nil {
 		return nil, err
 	}
-	layer, chart, _, err := layerOf(manifest)
+	layer, chart, _, err := layerOf(manifest, delivery.Layer{})
 	if err == nil && !chart {
 		err = fmt.Errorf("%w: it is not a Helm chart", errArchive)
 	}

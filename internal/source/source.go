@@ -111,6 +111,9 @@ type target struct {
 	query   string // of the URL; it may hold credentials
 	plain   bool   // without TLS
 	passAll bool   // other hosts see user name and password too
+	fresh   bool   // answers of before do not count
+	fixed   bool   // no other index than indexAt is good enough, and it is not asked for
+	indexAt string // the digest of the index that a chart is looked for in
 
 	// Who shares the mirror and the archives: the namespace; of a submodule the source alone, for nobody asks the remote who may read
 	// it. Of those the tenant alone, where there is one.
@@ -280,6 +283,8 @@ func shortName(ref string) string {
 func (f *Fetcher) Resolve(ctx context.Context, src delivery.Source) (_ delivery.Revision, err error) {
 	defer telemetry.Timer(telemetry.SourceRequests, "resolve")(&err)
 	switch {
+	case src.Index:
+		return f.resolveIndex(ctx, src)
 	case src.Chart != "":
 		return f.resolveChart(ctx, src)
 	case src.OCI:
@@ -373,7 +378,7 @@ func (f *Fetcher) resolveRemote(ctx context.Context, t target, timeout time.Dura
 // they must be of a Fetcher too.
 func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.Revision, included ...delivery.Snapshot) (_ delivery.Snapshot, err error) {
 	defer telemetry.Timer(telemetry.SourceRequests, "fetch")(&err)
-	if src.Chart != "" || src.OCI {
+	if src.Chart != "" || src.OCI || src.Index {
 		return f.fetchArchive(ctx, src, rev)
 	}
 	t, err := f.target(ctx, src)
@@ -456,23 +461,39 @@ func timeoutOf(src delivery.Source) time.Duration {
 // words are what the fields are called that say where a source is.
 type words struct {
 	url, ref, commit, secret, noSecret, password, key, certificates string
+	version, plain                                                  string // of charts and OCI artifacts
 }
+
+// fluxKinds are those of the ids of charts and OCI artifacts that are declared in Flux's words.
+var fluxKinds = map[string]bool{"OCIRepository": true, "HelmRepositoryChart": true}
 
 // wordsOf are Argo CD's for what only Argo CD has, else Flux's.
 func wordsOf(src delivery.Source) words {
-	if src.Ref.Any != "" || src.Chart != "" || src.OCI {
+	if src.Ref.Any != "" || (src.Chart != "" || src.OCI) && !fluxKinds[src.ID.Kind] {
 		const secret = "the Secret of the repository, which has the label argocd.argoproj.io/secret-type"
 		return words{
 			url: "repoURL", ref: "targetRevision", commit: "targetRevision", secret: secret, password: "username and password, or bearerToken", key: "sshPrivateKey, and the known hosts",
 			noSecret:     "make a Secret with the label argocd.argoproj.io/secret-type: repository, url and %s",
 			certificates: "tlsClientCertData and tlsClientCertKey in " + secret + ", and the certificates in argocd-tls-certs-cm",
+			version:      "chart or targetRevision", plain: "insecureOCIForceHttp",
 		}
 	}
-	return words{
+	w := words{
 		url: "spec.url", ref: "spec.ref", commit: "spec.ref.commit", secret: "the Secret that spec.secretRef names", password: "username and password, or bearerToken",
 		key: "identity, known_hosts and, for an encrypted key, password", noSecret: "name a Secret with %s in spec.secretRef",
 		certificates: "ca.crt (and, where the server wants them, tls.crt and tls.key) in the Secret that spec.secretRef names",
+		version:      "spec.ref", plain: "spec.insecure",
 	}
+	if src.Chart != "" || src.OCI || src.Index {
+		w.password = "username and password, or .dockerconfigjson"
+		w.certificates = "ca.crt (and, where the server wants them, tls.crt and tls.key) in the Secret that spec.certSecretRef names"
+	}
+	if src.Chart != "" {
+		w.version = "chart or version"
+		w.url, w.secret = "spec.url of the HelmRepository", w.secret+" of the HelmRepository"
+		w.noSecret, w.certificates = w.noSecret+" of the HelmRepository", w.certificates+" of the HelmRepository"
+	}
+	return w
 }
 
 // fault tells people what failed, with the reason and, where no better hint is given, what to do about it.
