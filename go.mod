@@ -214,6 +214,3 @@ require (
 	sigs.k8s.io/randfill v1.0.0 // indirect
 	sigs.k8s.io/structured-merge-diff/v6 v6.4.2
 )
-
-// Helm's own is slow to start: third_party/govalidator says why.
-replace github.com/asaskevich/govalidator => ./third_party/govalidator
