@@ -251,6 +251,7 @@ func (f chartFinder) ofTemplate(ctx context.Context, t delivery.ChartTemplate, g
 			return release.Chart{}, explainAPI(fmt.Errorf("read source %s: %w", t.Source, err))
 		}
 		src = dialect.RepositoryChart(&repo, t, delivery.Revision{})
+		src.IndexFixed = false // of a suspended repository, too: no controller's index is here
 	} else {
 		var repo sourcev1.GitRepository
 		if err := f.client.Get(ctx, key, &repo); err != nil {

@@ -40,6 +40,8 @@ type helmReleases struct {
 
 	mu      sync.Mutex
 	engines map[*target]*release.Engine // of the clusters that there are releases in
+	owners  map[string]delivery.ID      // of releases, by where and what they are: the first who wanted one has it
+	owned   map[delivery.ID]string
 }
 
 // helmState is what is known of an app that is a HelmRelease.
@@ -85,6 +87,7 @@ func (h *helmReleases) empty() *helmv2.HelmRelease { return &helmv2.HelmRelease{
 func (h *helmReleases) forget(name types.NamespacedName) {
 	id := helmReleaseID(name)
 	h.charts.drop(id)
+	h.disown(id)
 	h.leave(id, nil)
 	h.drop(id)
 }
@@ -225,6 +228,7 @@ func (h *helmReleases) underWay(p *helmPass) next {
 func (h *helmReleases) decide(ctx context.Context, p *helmPass) (release.Decision, error) {
 	for _, phase := range []func(context.Context, *helmPass) error{
 		h.supported,    // nothing is released from a declaration that we would misread
+		h.claim,        // nor is another's release changed
 		h.aim,          // in which cluster
 		h.chart,        // which chart
 		h.dependencies, // are the apps that this one builds on ready
@@ -279,6 +283,64 @@ func (h *helmReleases) supported(_ context.Context, p *helmPass) error {
 		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Hint: "remove the fields",
 		Err: fmt.Errorf("%s: not supported yet; nothing is released", strings.Join(refused, ", ")),
 	}
+}
+
+// place tells releases apart: the cluster as the app names it, the namespace of the history, and the name.
+func place(app delivery.App) string {
+	cluster := ""
+	if app.KubeConfig != (delivery.KubeConfig{}) {
+		cluster = app.ID.Namespace + "/" + app.KubeConfig.String() + "/" + app.KubeConfig.Key
+	}
+	return strings.Join([]string{cluster, app.Release.StorageNamespace, app.Release.Name}, " ")
+}
+
+// claim sees to it that no two apps have one release: each would upgrade over the other, and take it along when it goes.
+func (h *helmReleases) claim(_ context.Context, p *helmPass) error {
+	if owner := h.own(p.app); owner != p.app.ID {
+		return &delivery.Fault{
+			Reason: "OwnershipConflict", Retry: delivery.Backoff, Where: "release " + p.app.Release.StorageNamespace + "/" + p.app.Release.Name,
+			Hint: "give one of the two another releaseName or storageNamespace", Err: fmt.Errorf("it is already %s's", owner),
+		}
+	}
+	return nil
+}
+
+// own gives a release to an app, unless another one has it, and tells whose it is. An app has one at a time.
+func (h *helmReleases) own(app delivery.App) delivery.ID {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	at := place(app)
+	if owner, ok := h.owners[at]; ok && owner != app.ID {
+		return owner
+	}
+	if was := h.owned[app.ID]; was != at {
+		delete(h.owners, was)
+	}
+	h.owners[at], h.owned[app.ID] = app.ID, at
+	return app.ID
+}
+
+// disown takes back what an app that is gone had.
+func (h *helmReleases) disown(app delivery.ID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.owners, h.owned[app])
+	delete(h.owned, app)
+}
+
+// loadOwners makes known, before the first step, which apps have a release: those whose status tells of one.
+func (h *helmReleases) loadOwners(ctx context.Context) error {
+	var list helmv2.HelmReleaseList
+	if err := h.cache.List(ctx, &list); err != nil {
+		return fmt.Errorf("list HelmReleases: %w", err)
+	}
+	for i := range list.Items {
+		if len(list.Items[i].Status.History) > 0 {
+			app, _ := dialect.HelmRelease(&list.Items[i]) // its error is the step's
+			h.own(app)
+		}
+	}
+	return nil
 }
 
 // aim finds the cluster that the release is made in, and what makes releases there.
@@ -612,7 +674,7 @@ func (h *helmReleases) remove(ctx context.Context, obj *helmv2.HelmRelease) (rem
 			return removal{after: deliver.Backoff(p.st.failures, 0), events: p.events}, nil
 		}
 	}
-	if p.app.Suspend {
+	if p.app.Suspend || h.own(p.app) != p.app.ID {
 		return removal{done: true, events: p.events}, nil
 	}
 	if err := h.aim(ctx, p); err != nil {

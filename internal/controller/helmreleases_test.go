@@ -341,3 +341,36 @@ func TestHelmReleaseAgain(t *testing.T) {
 		}
 	}
 }
+
+// TestHelmReleaseOfTwo: a second HelmRelease for a release that is another's changes nothing, and takes nothing along when it goes.
+func TestHelmReleaseOfTwo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push(chart("1.0.0", nil))
+	w.helmRelease("web", "  releaseName: shared\n  values: {v: one}\n")
+	w.released("web", 1)
+	w.helmRelease("other", "  releaseName: shared\n  values: {v: two}\n")
+	w.helmSays("other", "Ready", "False", "OwnershipConflict", "HelmRelease/"+w.ns+"/web", "releaseName")
+	w.must(w.client.Delete(w.ctx, w.getHelmRelease("other")))
+	time.Sleep(2 * time.Second)
+	w.value("shared", "one")
+	if got := fmt.Sprint(w.helmVersions("shared")); got != "[1 deployed]" {
+		t.Errorf("helm history %s", got)
+	}
+}
+
+// TestHelmUninstalledByAPerson: a release that somebody has uninstalled, its history kept, is installed again.
+func TestHelmUninstalledByAPerson(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push(chart("1.0.0", nil))
+	w.helmRelease("web", "  values: {v: one}\n")
+	w.released("web", 1)
+	uninstall := action.NewUninstall(w.helm())
+	uninstall.KeepHistory, uninstall.WaitStrategy = true, kube.HookOnlyStrategy
+	if _, err := uninstall.Run("web"); err != nil {
+		t.Fatal(err)
+	}
+	w.released("web", 2)
+	w.value("web", "one")
+}

@@ -275,8 +275,9 @@ func (r *run) install() error {
 	i.ForceConflicts = i.ServerSideApply
 	i.PostRenderer, i.PostRenderStrategy = postRender{r.app}, renderStrategy(r.rel.HookRendering)
 	newest, any := r.engine.records.newest(place{r.store.namespace, r.d.Target.Name})
-	// A name that our own uninstall has left in the history is free; one that others have left, only where that is said.
-	i.Replace = opts.Replace || any && newest.status == statusUninstalled && newest.writer == kube.FieldManager
+	// The name of a release that was ours is free once it is uninstalled, by whomever; one that others have left, only where that is said.
+	ours := newest.writer == kube.FieldManager || len(r.d.Record.History) > 0
+	i.Replace = opts.Replace || any && newest.status == statusUninstalled && ours
 	if opts.CreateNamespace {
 		if err := r.createNamespace(r.d.Target.Namespace); err != nil {
 			return err

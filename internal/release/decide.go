@@ -197,7 +197,7 @@ func (d *decider) decide() Decision {
 			return Decision{State: Uninstalling, Action: None, After: after, Message: fmt.Sprintf("%s uninstalls the release", d.seen.Writer)}
 		}
 		return Decision{State: Uninstalling, Action: Uninstall, Remedy: true, Message: "an uninstall was begun and has not ended"}
-	case latest.Status == statusUninstalled && (len(d.rec.History) == 0 || d.seen.Known):
+	case latest.Status == statusUninstalled: // by whomever
 		return d.absent("the release was uninstalled")
 	}
 	if out, held := d.held(latest); held {

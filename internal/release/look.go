@@ -2,9 +2,11 @@ package release
 
 import (
 	"encoding/json"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"keelson.dev/keelson/internal/delivery"
 )
@@ -28,17 +30,21 @@ func EntryOf(m metav1.Object) (Entry, bool) {
 }
 
 // makerOf finds who made a Secret: nobody can change its type later, so that stays the field of its maker. Empty: it is not known.
-func makerOf(m metav1.Object) string {
+func makerOf(m metav1.Object) string { return ownerOf(m, "f:type") }
+
+// ownerOf finds the field manager that has given a field its value: of several, who wrote last. Empty: it is not known.
+func ownerOf(m metav1.Object, path ...string) (owner string) {
+	var last time.Time
 	for _, f := range m.GetManagedFields() {
 		var fields map[string]any
 		if f.FieldsV1 == nil || json.Unmarshal(f.FieldsV1.GetRawBytes(), &fields) != nil {
 			continue
 		}
-		if _, ok := fields["f:type"]; ok {
-			return f.Manager
+		if _, ok, _ := unstructured.NestedFieldNoCopy(fields, path...); ok && f.Time != nil && !f.Time.Time.Before(last) {
+			last, owner = f.Time.Time, f.Manager
 		}
 	}
-	return ""
+	return owner
 }
 
 // Stored reads the version of a release that a Secret keeps.

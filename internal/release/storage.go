@@ -204,12 +204,7 @@ func recordOf(m metav1.Object) (place, record, bool) {
 		return place{}, record{}, false
 	}
 	rec := record{secret: m.GetName(), version: version, status: labels["status"], resourceVersion: m.GetResourceVersion()}
-	var last time.Time
-	for _, f := range m.GetManagedFields() {
-		if f.Time != nil && !f.Time.Time.Before(last) {
-			last, rec.writer = f.Time.Time, f.Manager
-		}
-	}
+	rec.writer = ownerOf(m, "f:data", "f:release") // its times have whole seconds, in which two may have written
 	return place{m.GetNamespace(), labels["name"]}, rec, true
 }
 

@@ -189,7 +189,7 @@ spec:
 		t.Fatal(err)
 	}
 	last := history.History[len(history.History)-1]
-	if len(history.History) != 3 || last.Status != "deployed" || last.Description != "Rollback to 1" || last.By != "keelson-cli" {
+	if len(history.History) != 3 || last.Status != "deployed" || last.Description != "Rollback to 1" || last.By != "keelson-rollback" {
 		t.Errorf("history: %+v", history)
 	}
 	if got := shared.helm(t, "history", "web", "-n", namespace); !strings.Contains(got, "Rollback to 1") {
