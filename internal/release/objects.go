@@ -282,6 +282,8 @@ func written(u *unstructured.Unstructured) bool {
 	var own, others time.Time
 	for _, f := range u.GetManagedFields() {
 		switch {
+		case f.Subresource == "scale": // somebody has; it is not told when, and goes when the number is ours again
+			return false
 		case f.Time == nil || f.Subresource == "status":
 		case (f.Manager == fieldManager || f.Manager == helmControllerWriter) && f.Subresource == "":
 			if f.Time.After(own) {
