@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -13,8 +12,6 @@ import (
 
 	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
@@ -56,11 +53,15 @@ func diffRelease(ctx context.Context, g *global, c client.Client, hr *helmv2.Hel
 		return nil, fmt.Errorf("%s: not supported yet", strings.Join(app.Refused, ", "))
 	}
 	app.ServiceAccount = "" // it is looked at as the caller
-	values, secrets, err := readReleaseValues(ctx, c, app)
+	data, secrets, err := deliver.ReadValues(ctx, c, app)
+	if err != nil {
+		return nil, explainAPI(err)
+	}
+	values, err := dialect.ReleaseValues(app.Release, data)
 	if err != nil {
 		return nil, err
 	}
-	rendered, err := renderRelease(ctx, g, c, hr, app, values)
+	rendered, err := renderRelease(ctx, g, c, app, values)
 	if err != nil {
 		return nil, masked(secrets, fmt.Errorf("render the release of %s/%s: %w", hr.Namespace, hr.Name, err))
 	}
@@ -108,71 +109,8 @@ func leaving(ctx context.Context, engine *deliver.Engine, r release.Rendered) ([
 	return out, nil
 }
 
-// readReleaseValues composes the values of a release. The redactor, never nil, knows those that are from Secrets.
-func readReleaseValues(ctx context.Context, c client.Client, app delivery.App) (map[string]any, *redact.Redactor, error) {
-	var secret []string
-	var failed error
-	values, err := dialect.ReleaseValues(app.Release, func(ref delivery.ValuesRef) (map[string][]byte, bool) {
-		key := client.ObjectKey{Namespace: app.ID.Namespace, Name: ref.Name}
-		data := map[string][]byte{}
-		var err error
-		if ref.Secret() {
-			var s corev1.Secret
-			if err = c.Get(ctx, key, &s); err == nil {
-				data = s.Data
-				secret = append(secret, leavesOf(s.Data[ref.Key], ref.Path != "")...)
-			}
-		} else {
-			var m corev1.ConfigMap
-			err = c.Get(ctx, key, &m)
-			for k, v := range m.Data {
-				data[k] = []byte(v)
-			}
-		}
-		if err != nil && !apierrors.IsNotFound(err) {
-			failed = errors.Join(failed, fmt.Errorf("read %s of namespace %s: %w", ref, key.Namespace, err))
-		}
-		return data, err == nil
-	})
-	if failed != nil {
-		return nil, redact.New(), explainAPI(failed)
-	}
-	return values, redact.New(secret...), err
-}
-
-// leavesOf are the texts and numbers in a Secret's values: the value itself, or what is in the document.
-func leavesOf(data []byte, single bool) []string {
-	if single {
-		return []string{string(data)}
-	}
-	var document any
-	if yaml.Unmarshal(data, &document) != nil {
-		return nil // composing them tells
-	}
-	var out []string
-	var walk func(v any)
-	walk = func(v any) {
-		switch v := v.(type) {
-		case map[string]any:
-			for _, inner := range v {
-				walk(inner)
-			}
-		case []any:
-			for _, inner := range v {
-				walk(inner)
-			}
-		case string:
-			out = append(out, v)
-		case float64:
-			out = append(out, strconv.FormatFloat(v, 'f', -1, 64))
-		}
-	}
-	walk(document)
-	return out
-}
-
 // renderRelease renders a release with the newest version of its chart.
-func renderRelease(ctx context.Context, g *global, c client.Client, hr *helmv2.HelmRelease, app delivery.App, values map[string]any) (release.Rendered, error) {
+func renderRelease(ctx context.Context, g *global, c client.Client, app delivery.App, values map[string]any) (release.Rendered, error) {
 	dir, err := os.MkdirTemp("", "keelson-sources-")
 	if err != nil {
 		return release.Rendered{}, fmt.Errorf("make a directory for the sources: %w", err)
@@ -184,7 +122,7 @@ func renderRelease(ctx context.Context, g *global, c client.Client, hr *helmv2.H
 	}
 	defer fetcher.Close()
 	f := chartFinder{client: c, fetcher: fetcher}
-	chart, err := f.chartOf(ctx, app, hr.Generation)
+	chart, err := f.chartOf(ctx, app)
 	if err != nil {
 		return release.Rendered{}, err
 	}
@@ -209,10 +147,10 @@ type chartFinder struct {
 	fetcher *source.Fetcher
 }
 
-// chartOf gives the newest version of the chart that an app names; generation is that of the HelmRelease.
-func (f chartFinder) chartOf(ctx context.Context, app delivery.App, generation int64) (release.Chart, error) {
+// chartOf gives the newest version of the chart that an app names.
+func (f chartFinder) chartOf(ctx context.Context, app delivery.App) (release.Chart, error) {
 	if t := app.Release.Chart; t != nil {
-		return f.ofTemplate(ctx, *t, generation)
+		return f.ofTemplate(ctx, *t, t.Wish())
 	}
 	key := client.ObjectKey{Namespace: app.Source.Namespace, Name: app.Source.Name}
 	if app.Source.Kind == sourcev1.HelmChartKind {

@@ -219,7 +219,7 @@ func (c *Controller) serveReleases(ctx context.Context, opts Options, common *ap
 		client: c.mgr.GetClient(), recorder: rec, finalizer: helmv2.HelmReleaseFinalizer, log: opts.Log,
 		written: map[types.NamespacedName]*helmv2.HelmRelease{},
 	}
-	c.helm = &helmReleases{charts: c.charts, life: ctx, engines: map[*target]*release.Engine{}, owners: map[string]delivery.ID{}, owned: map[delivery.ID]string{}, apps: apps{
+	c.helm = &helmReleases{charts: c.charts, life: ctx, engines: map[*target]*release.Engine{}, owners: map[string]delivery.ID{}, apps: apps{
 		reg: common.reg, targets: c.targets, records: opts.Records, policy: opts.Policy, now: opts.Now, cache: common.cache, reader: common.reader,
 		wake: common.wake, later: common.later, places: common.places, log: opts.Log,
 	}}

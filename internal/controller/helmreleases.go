@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"maps"
 	"runtime/debug"
 	"slices"
@@ -16,12 +15,10 @@ import (
 
 	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	"github.com/fluxcd/pkg/apis/meta"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/yaml"
 
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
@@ -41,7 +38,6 @@ type helmReleases struct {
 	mu      sync.Mutex
 	engines map[*target]*release.Engine // of the clusters that there are releases in
 	owners  map[string]delivery.ID      // of releases, by where and what they are: the first who wanted one has it
-	owned   map[delivery.ID]string
 }
 
 // helmState is what is known of an app that is a HelmRelease.
@@ -53,6 +49,7 @@ type helmState struct {
 	digest  string                 // of the values
 	secrets *redact.Redactor       // knows the values that came from Secrets
 	failing failing
+	stale   string // why the chart may be old, as an event has told; empty: it is not
 }
 
 // acting is an action under way. Its fields are written before done is closed, or when it is made.
@@ -87,7 +84,7 @@ func (h *helmReleases) empty() *helmv2.HelmRelease { return &helmv2.HelmRelease{
 func (h *helmReleases) forget(name types.NamespacedName) {
 	id := helmReleaseID(name)
 	h.charts.drop(id)
-	h.disown(id)
+	h.disown(delivery.App{ID: id}, nil)
 	h.leave(id, nil)
 	h.drop(id)
 }
@@ -286,46 +283,45 @@ func (h *helmReleases) supported(_ context.Context, p *helmPass) error {
 }
 
 // place tells releases apart: the cluster as the app names it, the namespace of the history, and the name.
-func place(app delivery.App) string {
+func place(app delivery.App, of release.Target) string {
 	cluster := ""
 	if app.KubeConfig != (delivery.KubeConfig{}) {
 		cluster = app.ID.Namespace + "/" + app.KubeConfig.String() + "/" + app.KubeConfig.Key
 	}
-	return strings.Join([]string{cluster, app.Release.StorageNamespace, app.Release.Name}, " ")
+	return strings.Join([]string{cluster, of.StorageNamespace, of.Name}, " ")
 }
 
 // claim sees to it that no two apps have one release: each would upgrade over the other, and take it along when it goes.
 func (h *helmReleases) claim(_ context.Context, p *helmPass) error {
-	if owner := h.own(p.app); owner != p.app.ID {
+	target := release.TargetOf(p.app)
+	if owner := h.own(p.app, target); owner != p.app.ID {
 		return &delivery.Fault{
-			Reason: "OwnershipConflict", Retry: delivery.Backoff, Where: "release " + p.app.Release.StorageNamespace + "/" + p.app.Release.Name,
+			Reason: "OwnershipConflict", Retry: delivery.Backoff, Where: "release " + target.StorageNamespace + "/" + target.Name,
 			Hint: "give one of the two another releaseName or storageNamespace", Err: fmt.Errorf("it is already %s's", owner),
 		}
 	}
 	return nil
 }
 
-// own gives a release to an app, unless another one has it, and tells whose it is. An app has one at a time.
-func (h *helmReleases) own(app delivery.App) delivery.ID {
+// own gives a release to an app, unless another one has it, and tells whose it is.
+func (h *helmReleases) own(app delivery.App, of release.Target) delivery.ID {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	at := place(app)
-	if owner, ok := h.owners[at]; ok && owner != app.ID {
+	at := place(app, of)
+	if owner, ok := h.owners[at]; ok {
 		return owner
 	}
-	if was := h.owned[app.ID]; was != at {
-		delete(h.owners, was)
-	}
-	h.owners[at], h.owned[app.ID] = app.ID, at
+	h.owners[at] = app.ID
 	return app.ID
 }
 
-// disown takes back what an app that is gone had.
-func (h *helmReleases) disown(app delivery.ID) {
+// disown takes back what an app has but for one release; nil: all. What it had under another name it has until that is uninstalled.
+func (h *helmReleases) disown(app delivery.App, but *release.Target) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.owners, h.owned[app])
-	delete(h.owned, app)
+	maps.DeleteFunc(h.owners, func(at string, owner delivery.ID) bool {
+		return owner == app.ID && (but == nil || at != place(app, *but))
+	})
 }
 
 // loadOwners makes known, before the first step, which apps have a release: those whose status tells of one.
@@ -335,9 +331,10 @@ func (h *helmReleases) loadOwners(ctx context.Context) error {
 		return fmt.Errorf("list HelmReleases: %w", err)
 	}
 	for i := range list.Items {
-		if len(list.Items[i].Status.History) > 0 {
+		rec := dialect.HelmReleaseRecord(&list.Items[i].Status)
+		if last := rec.Latest(); last != nil {
 			app, _ := dialect.HelmRelease(&list.Items[i]) // its error is the step's
-			h.own(app)
+			h.own(app, release.Target{Name: last.Name, Namespace: last.Namespace, StorageNamespace: rec.StorageNamespace})
 		}
 	}
 	return nil
@@ -391,18 +388,11 @@ func (h *helmReleases) leave(app delivery.ID, but *release.Engine) {
 func (h *helmReleases) chart(ctx context.Context, p *helmPass) (err error) {
 	r := p.app.Release
 	if r.Chart != nil {
-		p.chart, err = h.charts.find(ctx, p.app.ID, *r.Chart, wish(*r.Chart))
+		p.chart, err = h.charts.find(ctx, p.app.ID, *r.Chart, r.Chart.Wish())
 	} else {
 		p.chart, err = h.charts.findRef(ctx, p.app.ID, p.app.Source)
 	}
 	return err
-}
-
-// wish stands for the generation of the HelmChart that Flux would make of a template, and which tells versions of a chart with other
-// values files apart: it changes with the template, not with whatever else a HelmRelease says.
-func wish(t delivery.ChartTemplate) int64 {
-	t.Interval = 0
-	return int64(crc32.ChecksumIEEE(fmt.Appendf(nil, "%+v", t)))
 }
 
 func (h *helmReleases) dependencies(ctx context.Context, p *helmPass) error {
@@ -450,86 +440,13 @@ func (h *helmReleases) digest(ctx context.Context, p *helmPass) error {
 
 // readValues composes the values; whatever is said from then on passes what knows those that come from Secrets.
 func (h *helmReleases) readValues(ctx context.Context, p *helmPass) error {
-	read := map[delivery.ValuesRef]map[string][]byte{}
-	var hidden []string
-	for _, ref := range p.app.Release.ValuesFrom {
-		data, err := h.valuesData(ctx, types.NamespacedName{Namespace: p.app.ID.Namespace, Name: ref.Name}, ref.Secret())
-		if apierrors.IsNotFound(err) {
-			continue
-		}
-		if err != nil {
-			return &delivery.Fault{Reason: dialect.ReasonValues, Where: ref.String(), Err: fmt.Errorf("read values: %w", err)}
-		}
-		read[ref] = data
-		if ref.Secret() {
-			for _, value := range data {
-				hidden = append(hidden, string(value))
-			}
-		}
-	}
-	values, err := dialect.ReleaseValues(p.app.Release, func(ref delivery.ValuesRef) (map[string][]byte, bool) {
-		data, ok := read[ref]
-		return data, ok
-	})
+	data, secrets, err := deliver.ReadValues(ctx, h.reader, p.app)
 	if err != nil {
 		return err
 	}
-	for _, ref := range p.app.Release.ValuesFrom {
-		if ref.Secret() && ref.Path == "" {
-			hidden = append(hidden, leaves(read[ref][ref.Key])...)
-		}
-	}
-	p.values, p.secrets = values, redact.New(hidden...)
-	p.helm.secrets = p.secrets
-	return nil
-}
-
-// valuesData reads the data of a ConfigMap or Secret.
-func (h *helmReleases) valuesData(ctx context.Context, name types.NamespacedName, secret bool) (map[string][]byte, error) {
-	if secret {
-		var s corev1.Secret
-		err := h.reader.Get(ctx, name, &s)
-		return s.Data, err
-	}
-	var cm corev1.ConfigMap
-	if err := h.reader.Get(ctx, name, &cm); err != nil {
-		return nil, err
-	}
-	data := maps.Clone(cm.BinaryData)
-	if data == nil {
-		data = make(map[string][]byte, len(cm.Data))
-	}
-	for key, text := range cm.Data {
-		data[key] = []byte(text)
-	}
-	return data, nil
-}
-
-// leaves gives the texts in a YAML document; none, if it is no document.
-func leaves(document []byte) (texts []string) {
-	var node any
-	if yaml.Unmarshal(document, &node) != nil {
-		return nil
-	}
-	var walk func(any)
-	walk = func(v any) {
-		switch v := v.(type) {
-		case map[string]any:
-			for _, item := range v {
-				walk(item)
-			}
-		case []any:
-			for _, item := range v {
-				walk(item)
-			}
-		case string:
-			texts = append(texts, v)
-		case float64, int64:
-			texts = append(texts, fmt.Sprint(v))
-		}
-	}
-	walk(node)
-	return texts
+	p.secrets, p.helm.secrets = secrets, secrets
+	p.values, err = dialect.ReleaseValues(p.app.Release, data)
+	return err
 }
 
 // undertake begins an action, aside. What an action before it has left is written first: a controller that is killed has to know of it.
@@ -612,10 +529,25 @@ func (h *helmReleases) outcome(p *helmPass, d release.Decision, err error) deliv
 		out.Message = d.Message
 	default:
 		*rec = release.Settled(p.want, *rec)
+		target := release.TargetOf(p.app)
+		h.disown(p.app, &target)
 		out.Phase = delivery.Ready
 		p.st.failures = 0
+		p.stale()
 	}
 	return out
+}
+
+// stale says, once, why the chart of a release that is ready may be old: nothing else tells of a registry that is away.
+func (p *helmPass) stale() {
+	text := ""
+	if p.chart.Stale != nil {
+		text = p.secrets.Text(p.chart.Stale.Error())
+	}
+	if text != "" && text != p.helm.stale {
+		p.events = append(p.events, event{warning: true, reason: p.chart.Stale.Reason, message: "the chart may be old: " + text})
+	}
+	p.helm.stale = text
 }
 
 // failed is the outcome of an error: its condition, its event (once), its retry.
@@ -674,7 +606,7 @@ func (h *helmReleases) remove(ctx context.Context, obj *helmv2.HelmRelease) (rem
 			return removal{after: deliver.Backoff(p.st.failures, 0), events: p.events}, nil
 		}
 	}
-	if p.app.Suspend || h.own(p.app) != p.app.ID {
+	if p.app.Suspend {
 		return removal{done: true, events: p.events}, nil
 	}
 	if err := h.aim(ctx, p); err != nil {
@@ -687,7 +619,7 @@ func (h *helmReleases) remove(ctx context.Context, obj *helmv2.HelmRelease) (rem
 	rec := p.helm.record
 	rec.AttemptedAction = cmp.Or(rec.AttemptedAction, delivery.InstallRelease) // perhaps: our finalizer is there, whatever the status says
 	d, left := release.ForDeletion(p.app, rec, seen)
-	if !left {
+	if !left || h.own(p.app, d.Target) != p.app.ID {
 		return removal{done: true, events: p.events}, nil
 	}
 	p.want = release.Want{App: p.app}

@@ -27,8 +27,7 @@ import (
 // releaseChart is a chart as a release is made from it.
 type releaseChart struct {
 	source.Chart                   // Version as upstream tells it: with what tells its values files, revision or digest from others
-	Values         map[string]any  // that stand in for its values.yaml; nil: none do
-	ValuesFiles    []string        // that these were merged from, as they are named
+	ValuesFiles    []string        // in place of its values.yaml, as they are named; later ones win; none: it counts
 	valuesDir      string          // the folder of the snapshot that they are named from
 	SourceRevision string          // of what it was made from, as that object's status tells it
 	URL            string          // of where it came from
@@ -260,7 +259,7 @@ func (c *releaseCharts) ofRepository(ctx context.Context, user delivery.ID, t de
 	if err != nil {
 		return out, err
 	}
-	if out.Values, out.ValuesFiles, err = source.Values(out.Snapshot, out.Path, t.ValuesFiles, t.IgnoreMissingValues); err != nil {
+	if _, out.ValuesFiles, err = source.Values(out.Snapshot, out.Path, t.ValuesFiles, t.IgnoreMissingValues); err != nil {
 		return out, err
 	}
 	if len(t.ValuesFiles) > 0 {
@@ -286,7 +285,7 @@ func (c *releaseCharts) ofFolder(ctx context.Context, user delivery.ID, t delive
 	if out.Chart, err = c.repos.sources.Chart(snap, cmp.Or(t.Name, ".")); err != nil {
 		return out, err
 	}
-	if out.Values, out.ValuesFiles, err = source.Values(snap, ".", t.ValuesFiles, t.IgnoreMissingValues); err != nil {
+	if _, out.ValuesFiles, err = source.Values(snap, ".", t.ValuesFiles, t.IgnoreMissingValues); err != nil {
 		return out, err
 	}
 	var metadata []string

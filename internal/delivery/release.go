@@ -1,6 +1,8 @@
 package delivery
 
 import (
+	"fmt"
+	"hash/crc32"
 	"slices"
 	"strconv"
 	"time"
@@ -46,6 +48,13 @@ type ChartTemplate struct {
 	ValuesFiles         []string // folders of the source; later ones win; none: the chart's values.yaml
 	IgnoreMissingValues bool
 	Verify              ChartVerification
+}
+
+// Wish stands for the generation of the HelmChart that Flux would make of a template, and which tells versions of a chart with other values
+// files apart: it changes with the template, not with whatever else a HelmRelease says.
+func (t ChartTemplate) Wish() int64 {
+	t.Interval = 0
+	return int64(crc32.ChecksumIEEE(fmt.Appendf(nil, "%+v", t)))
 }
 
 // ChartVerification says how a chart is verified: "cosign" or "notation", with keys of a Secret beside the source. The zero one: not.

@@ -236,7 +236,19 @@ func (r *run) rendering(do func(ctx context.Context) error) error {
 		return nil
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- do(context.WithoutCancel(r.ctx)) }()
+	go func() {
+		var err error
+		defer func() { // a chart that Helm cannot cope with is that release's trouble only
+			if v := recover(); v != nil {
+				err = &delivery.Fault{
+					Reason: r.reason(), Where: r.req.ChartName, Retry: delivery.OnChange, Err: fmt.Errorf("the %s panicked: %v", r.d.Action, v),
+					Hint: "it is a fault of Keelson or of Helm: please report it",
+				}
+			}
+			ended <- err
+		}()
+		err = do(context.WithoutCancel(r.ctx))
+	}()
 	select {
 	case err := <-ended:
 		return err

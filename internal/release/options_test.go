@@ -1,6 +1,7 @@
 package release
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -225,6 +226,15 @@ func TestRender(t *testing.T) {
 	}
 	if got := w.history("web"); len(got) != 1 {
 		t.Errorf("helm history: %q", got)
+	}
+}
+
+// Helm's panic is the release's error: it is not in the goroutine that steps apps.
+func TestPanics(t *testing.T) {
+	r := &run{ctx: t.Context(), client: &client{}, req: Request{Want: Want{}}, d: Decision{Action: Install}}
+	err := r.rendering(func(context.Context) error { panic("no such chart") })
+	if f := delivery.FaultOf(err, ""); f.Reason != ReasonInstall || !strings.Contains(err.Error(), "install panicked: no such chart") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -1,0 +1,99 @@
+package deliver
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/redact"
+)
+
+// ReadValues reads the ConfigMaps and Secrets that the values of an app's Helm release come from. data gives what is in one of them; false:
+// there is none. The redactor, never nil, knows what comes from Secrets: whole values, and the texts and numbers in documents.
+func ReadValues(ctx context.Context, reader client.Reader, app delivery.App) (
+	data func(delivery.ValuesRef) (map[string][]byte, bool), secrets *redact.Redactor, err error,
+) {
+	read := map[string]map[string][]byte{}
+	var hidden []string
+	for _, ref := range app.Release.ValuesFrom {
+		have, ok := read[ref.String()]
+		if !ok {
+			have, err = valuesIn(ctx, reader, types.NamespacedName{Namespace: app.ID.Namespace, Name: ref.Name}, ref.Secret())
+			if apierrors.IsNotFound(err) {
+				continue
+			}
+			if err != nil {
+				return nil, redact.New(), &delivery.Fault{
+					Reason: "ValuesError", Where: ref.Kind + "/" + app.ID.Namespace + "/" + ref.Name, Err: fmt.Errorf("read values: %w", err),
+				}
+			}
+			read[ref.String()] = have
+		}
+		if !ref.Secret() {
+			continue
+		}
+		for _, value := range have {
+			hidden = append(hidden, string(value))
+		}
+		if ref.Path == "" {
+			hidden = append(hidden, leaves(have[ref.Key])...)
+		}
+	}
+	return func(ref delivery.ValuesRef) (map[string][]byte, bool) {
+		have, ok := read[ref.String()]
+		return have, ok
+	}, redact.New(hidden...), nil
+}
+
+func valuesIn(ctx context.Context, reader client.Reader, key types.NamespacedName, secret bool) (map[string][]byte, error) {
+	if secret {
+		var s corev1.Secret
+		err := reader.Get(ctx, key, &s)
+		return s.Data, err
+	}
+	var cm corev1.ConfigMap
+	if err := reader.Get(ctx, key, &cm); err != nil {
+		return nil, err
+	}
+	data := make(map[string][]byte, len(cm.Data)+len(cm.BinaryData))
+	maps.Copy(data, cm.BinaryData)
+	for name, text := range cm.Data {
+		data[name] = []byte(text)
+	}
+	return data, nil
+}
+
+// leaves gives the texts and numbers in a YAML document; none, if it is no document: composing the values tells.
+func leaves(document []byte) (texts []string) {
+	var root any
+	if yaml.Unmarshal(document, &root) != nil {
+		return nil
+	}
+	var walk func(any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			for _, inner := range v {
+				walk(inner)
+			}
+		case []any:
+			for _, inner := range v {
+				walk(inner)
+			}
+		case string:
+			texts = append(texts, v)
+		case float64:
+			texts = append(texts, strconv.FormatFloat(v, 'f', -1, 64))
+		}
+	}
+	walk(root)
+	return texts
+}
