@@ -29,6 +29,7 @@ type chartRepo struct {
 	archives map[string][]byte // by version; nil: that of chartOf
 	index    string            // in place of the real one
 	password string            // of the user "bob"; empty: everybody may read
+	slow     time.Duration     // how long the index takes
 	asked    map[string]int
 }
 
@@ -82,6 +83,7 @@ func (r *chartRepo) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	version := strings.TrimSuffix(strings.TrimPrefix(req.URL.Path, "/web-"), ".tgz")
 	switch {
 	case req.URL.Path == "/index.yaml":
+		time.Sleep(r.slow)
 		io.WriteString(w, r.indexText())
 	case strings.HasSuffix(req.URL.Path, ".tgz"):
 		w.Write(r.archive(version))
@@ -153,6 +155,7 @@ func TestHelmRepository(t *testing.T) {
 			t.Errorf("the index was asked for %d times", n)
 		}
 		repo.versions = append(repo.versions, "1.3.0")
+		repo.slow = 500 * time.Millisecond // what took long is asked again later; not where somebody wants to know
 	})
 	at := w.request(&sourcev1.HelmRepository{}, "charts")
 	w.eventually("the new version", func() error {
@@ -183,7 +186,10 @@ func TestHelmRepository(t *testing.T) {
 
 	// A suspended one tells of nothing new, and its charts go by what it had.
 	w.helmRepository("charts", repo.URL, "  suspend: true\n")
-	repo.change(func() { repo.versions = append(repo.versions, "1.4.0") })
+	repo.change(func() {
+		repo.versions = append(repo.versions, "1.4.0")
+		repo.slow = 0
+	})
 	w.helmChart("late", "charts", "1.x", "")
 	w.conditionOf(w.chart("late"), metav1.ConditionTrue, "ChartPullSucceeded", "version '1.3.0'")
 	w.helmRepository("charts", repo.URL, "")

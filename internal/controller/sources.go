@@ -92,6 +92,9 @@ func (g *declaredSources[T]) step(ctx context.Context, obj T, _ pen) next {
 	if st.declared != obj.GetGeneration() && g.respecified != nil {
 		g.respecified(src.ID)
 	}
+	if st.declared != 0 && st.declared != obj.GetGeneration() { // somebody wants to know now: what was answered before is not good enough
+		g.reg.with(func() { st.again = true })
+	}
 	st.declared = obj.GetGeneration()
 	if g.form.static != nil && len(src.Refused) == 0 && g.form.static(obj, src) {
 		return next{}
