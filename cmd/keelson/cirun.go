@@ -118,10 +118,9 @@ func runCIRun(ctx context.Context, g *global, opts ciRunOptions, jobs []string) 
 		defer func() { _ = base.Remove() }() // what cannot be removed now a later run tries again
 		sources = run.Isolated(c.repo.Root(), base.Path())
 	}
-	outcome, err := c.play(ctx, g, graph, run.Options{
-		Executor: x, Sources: sources, Store: store, Downstream: downstream{c}, Jobs: opts.jobs, Play: opts.manual,
-		Project: c.repo.Scope(), ID: c.context.PipelineID,
-	})
+	outcome, err := c.play(ctx, g, run.Pipeline{
+		Graph: graph, Executor: x, Sources: sources, Downstream: downstream{c}, Play: opts.manual, Project: c.repo.Scope(), ID: c.context.PipelineID,
+	}, run.Options{Store: store, Jobs: opts.jobs})
 	if err != nil {
 		return err
 	}
@@ -169,8 +168,8 @@ func (c *compiled) manual(g *global, graph *pipeline.Graph, name string) error {
 }
 
 // play runs a graph and shows how it goes.
-func (c *compiled) play(ctx context.Context, g *global, graph *pipeline.Graph, o run.Options) (run.Outcome, error) {
-	shown := show.WithoutSecrets(graph)
+func (c *compiled) play(ctx context.Context, g *global, p run.Pipeline, o run.Options) (run.Outcome, error) {
+	shown := show.WithoutSecrets(p.Graph)
 	for _, text := range show.Local(shown) {
 		fmt.Fprintln(g.err, "note: "+text)
 	}
@@ -189,10 +188,10 @@ func (c *compiled) play(ctx context.Context, g *global, graph *pipeline.Graph, o
 	if g.output == "json" {
 		o.Sink = newPacedSink(run.JSON(out), out)
 	} else {
-		o.Sink = newPacedSink(newPlayOutput(out, graph, bool(paint(g.out))), out)
+		o.Sink = newPacedSink(newPlayOutput(out, p.Graph, bool(paint(g.out))), out)
 		fmt.Fprintln(out, show.Headline(shown))
 	}
-	outcome, err := run.Run(ctx, graph, o)
+	outcome, err := run.Run(ctx, p, o)
 	if err == nil && g.output == "" {
 		_ = printOutcome(out, outcome, paint(g.out)) // w keeps the error
 	}

@@ -56,7 +56,7 @@ func (e *engine) trigger(a attempt) {
 	case j.Trigger.Project != "":
 		over(executor.Failed(pipeline.DownstreamFailure, "the pipeline of project %s cannot be started: only child pipelines of this project are played here", j.Trigger.Project))
 		return
-	case e.o.Downstream == nil:
+	case p.Downstream == nil:
 		over(executor.Failed(pipeline.DownstreamFailure, "child pipelines are not played here"))
 		return
 	case p.depth+1 > MaxDepth:
@@ -73,7 +73,7 @@ func (e *engine) trigger(a attempt) {
 		err := w.takeVariables(ctx)
 		if err == nil {
 			t.Variables = forwarded(&w.job.Job)
-			g, err = e.o.Downstream.Compile(ctx, t)
+			g, err = p.Downstream.Compile(ctx, t)
 		}
 		e.inbox <- func() {
 			switch {
@@ -84,10 +84,10 @@ func (e *engine) trigger(a attempt) {
 			case g == nil || len(g.Jobs) == 0:
 				over(executor.Failed(pipeline.DownstreamFailure, "the child pipeline has no jobs"))
 			case j.Trigger.Strategy == "":
-				e.add(g, t.ID, nil, &a)
+				e.add(p.Pipeline, g, t.ID, nil, &a)
 				over(executor.Succeeded())
 			default:
-				e.add(g, t.ID, nil, &a)
+				e.add(p.Pipeline, g, t.ID, nil, &a)
 				_ = trace.Close()
 				e.active-- // the child's jobs count by themselves
 			}

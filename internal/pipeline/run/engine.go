@@ -26,11 +26,11 @@ type engine struct {
 	todo      []todo // events that are to be applied
 	errs      []error
 	resources schedule.Resources
-	play      map[string]bool // Options.Play
 }
 
 // play is one pipeline that is being played.
 type play struct {
+	Pipeline // what it was added with; a child has its parent's
 	engine   *engine
 	id       int64
 	graph    *pipeline.Graph
@@ -42,7 +42,8 @@ type play struct {
 	children map[int]*play              // by the trigger job
 	parent   *attempt                   // the trigger job that started it; nil: the first pipeline
 	depth    int
-	told     bool // the parent knows how it ended
+	told     bool            // the parent knows how it ended
+	auto     map[string]bool // Pipeline.Play
 
 	secrets *redact.Stream // hides the masked values of all its jobs; nil: there are none
 }
@@ -75,21 +76,56 @@ type todo struct {
 }
 
 func newEngine(ctx context.Context, o Options) *engine {
-	e := &engine{o: o, ctx: context.WithoutCancel(ctx), inbox: make(chan func()), byID: map[int64]*play{}, play: map[string]bool{}}
+	e := &engine{o: o, ctx: context.WithoutCancel(ctx), inbox: make(chan func()), byID: map[int64]*play{}}
 	for i := range o.Jobs {
 		e.free = append(e.free, o.Jobs-1-i)
-	}
-	for _, name := range o.Play {
-		e.play[name] = true
 	}
 	return e
 }
 
-// add takes up a pipeline.
-func (e *engine) add(g *pipeline.Graph, id int64, s *schedule.State, parent *attempt) *play {
+// take takes up a pipeline with the children that it has already.
+func (e *engine) take(from Pipeline) *play {
+	root := e.add(from, from.Graph, from.ID, from.State, nil)
+	for _, c := range from.Children {
+		parent := e.byID[c.Parent]
+		if parent == nil {
+			e.errs = append(e.errs, fmt.Errorf("run: the parent %d of pipeline %d is not here", c.Parent, c.ID))
+			continue
+		}
+		job, ok := parent.index[c.Job]
+		if !ok {
+			e.errs = append(e.errs, fmt.Errorf("run: pipeline %d has no job %q that could have started pipeline %d", c.Parent, c.Job, c.ID))
+			continue
+		}
+		e.add(from, c.Graph, c.ID, c.State, &attempt{parent, job, c.Attempt})
+	}
+	if from.State != nil {
+		for _, p := range e.tree(root) {
+			e.lost(p)
+		}
+	}
+	return root
+}
+
+// tree gives a pipeline and all that have come of it.
+func (e *engine) tree(root *play) []*play {
+	out := []*play{root}
+	for _, p := range e.pipelines {
+		if p.parent != nil && slices.Contains(out, p.parent.play) { // parents come first
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// add takes up one pipeline.
+func (e *engine) add(from Pipeline, g *pipeline.Graph, id int64, s *schedule.State, parent *attempt) *play {
 	p := &play{
-		engine: e, id: id, graph: g, state: s, parent: parent, index: make(map[string]int, len(g.Jobs)), running: map[int]context.CancelFunc{},
-		results: make([]JobResult, len(g.Jobs)), attempts: make([]int, len(g.Jobs)), children: map[int]*play{},
+		Pipeline: from, engine: e, id: id, graph: g, state: s, parent: parent, index: make(map[string]int, len(g.Jobs)), running: map[int]context.CancelFunc{},
+		results: make([]JobResult, len(g.Jobs)), attempts: make([]int, len(g.Jobs)), children: map[int]*play{}, auto: map[string]bool{},
+	}
+	for _, name := range from.Play {
+		p.auto[name] = true
 	}
 	var secrets []string
 	for i := range g.Jobs {
@@ -116,10 +152,7 @@ func (e *engine) add(g *pipeline.Graph, id int64, s *schedule.State, parent *att
 	e.pipelines = append(e.pipelines, p)
 	e.byID[id] = p
 	e.o.Sink.Event(first)
-	e.take(p, p.state.All())
-	if s != nil {
-		e.lost(p)
-	}
+	e.follow(p, p.state.All())
 	return p
 }
 
@@ -134,6 +167,9 @@ func (p *play) shown(text string) string {
 // lost fails the jobs that another process ran.
 func (e *engine) lost(p *play) {
 	for i := range p.state.Jobs {
+		if child := p.children[i]; child != nil && child.parent.number == p.attempts[i] {
+			continue // it has been started, and tells how it ends
+		}
 		switch p.state.Jobs[i].Status {
 		case pipeline.StatusRunning, pipeline.StatusCanceling:
 			e.todo = append(e.todo, todo{play: p, event: schedule.Event{
@@ -264,12 +300,15 @@ func (e *engine) apply(p *play, event schedule.Event) error {
 	if err != nil {
 		return err
 	}
-	e.take(p, changes)
+	if e.o.Journal != nil {
+		e.o.Journal(p.id, event)
+	}
+	e.follow(p, changes)
 	return nil
 }
 
-// take tells of changes, and does what follows from them.
-func (e *engine) take(p *play, changes []schedule.Change) {
+// follow tells of changes, and does what follows from them.
+func (e *engine) follow(p *play, changes []schedule.Change) {
 	now := e.o.Now()
 	for _, c := range changes {
 		event := Event{Kind: KindPipeline, At: now, JobRef: JobRef{Pipeline: p.id}, From: c.From, To: c.To, Why: p.shown(c.Why)}
@@ -282,7 +321,11 @@ func (e *engine) take(p *play, changes []schedule.Change) {
 		}
 		e.o.Sink.Event(event)
 	}
-	for _, g := range e.resources.Update(p.state.Uses(p.id, changes)...) {
+	uses := p.state.Uses(p.id, changes)
+	for i := range uses {
+		uses[i].Group = p.Project + " " + uses[i].Group // groups are a project's
+	}
+	for _, g := range e.resources.Update(uses...) {
 		e.try(e.byID[g.Pipeline], schedule.Event{Kind: schedule.Grant, Jobs: []string{g.Job}})
 	}
 }
@@ -299,7 +342,7 @@ func (e *engine) job(p *play, i int, c schedule.Change, event Event) {
 	case pipeline.StatusPending:
 		e.queue = append(e.queue, a)
 	case pipeline.StatusManual, pipeline.StatusScheduled:
-		if e.play[j.Name] || e.play[j.Base] {
+		if p.auto[j.Name] || p.auto[j.Base] {
 			e.try(p, schedule.Event{Kind: schedule.Play, Jobs: []string{j.Name}})
 		}
 	case pipeline.StatusCanceling, pipeline.StatusCanceled:

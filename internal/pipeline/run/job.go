@@ -15,6 +15,7 @@ import (
 // work is an attempt of a job with all that its goroutine needs; it knows nothing of the engine's state.
 type work struct {
 	o    Options
+	of   Pipeline
 	ref  JobRef
 	job  executor.Job
 	keys []artifact.Key // whose artifacts it takes
@@ -32,10 +33,10 @@ type extras struct {
 // work puts together what a job needs to run.
 func (e *engine) work(a attempt, slot int) *work {
 	p, j := a.play, a.play.graph.Jobs[a.job]
-	w := &work{o: e.o, ref: a.ref()}
+	w := &work{o: e.o, of: p.Pipeline, ref: a.ref()}
 	w.job = executor.Job{Job: j, ID: w.ref.ID, Started: p.results[a.job].Started, Slot: slot, Abort: e.o.Abort}
 	protected, _ := j.Variables.Get("CI_COMMIT_REF_PROTECTED")
-	w.scope = artifact.Scope{Project: e.o.Project, Job: j.Name, Ref: p.graph.Ref, Protected: protected.Value == "true"}
+	w.scope = artifact.Scope{Project: p.Project, Job: j.Name, Ref: p.graph.Ref, Protected: protected.Value == "true"}
 	w.scope.Pipeline = strconv.FormatInt(w.ref.Pipeline, 10)
 	for _, n := range j.Needs {
 		if n.Pipeline != "" && n.Job == "" { // the job shows how another pipeline does
@@ -56,7 +57,7 @@ func (e *engine) work(a attempt, slot int) *work {
 }
 
 func (p *play) key(job string) artifact.Key {
-	return artifact.Key{Project: p.engine.o.Project, Pipeline: strconv.FormatInt(p.id, 10), Job: job}
+	return artifact.Key{Project: p.Project, Pipeline: strconv.FormatInt(p.id, 10), Job: job}
 }
 
 // sinkLog is a job's log on its way to the sink.
@@ -91,7 +92,7 @@ func (w *work) run(ctx context.Context) (result executor.Result, more extras) {
 	}
 	var trace *executor.Trace
 	defer func() { result.Message = trace.Redacted(result.Message) }()
-	place, err := w.o.Sources.Open(w.ref)
+	place, err := w.of.Sources.Open(w.ref)
 	if err == nil {
 		defer func() {
 			if err := place.Close(); err != nil && result.Status == pipeline.StatusSuccess {
@@ -113,7 +114,7 @@ func (w *work) run(ctx context.Context) (result executor.Result, more extras) {
 		more.tests = redacted(tests, trace)
 		return err
 	}
-	result = w.o.Executor.Run(ctx, w.job, trace)
+	result = w.of.Executor.Run(ctx, w.job, trace)
 	if err := trace.Close(); err != nil && result.Status == pipeline.StatusSuccess {
 		result = executor.FailedWith(fmt.Errorf("write the log: %w", err))
 	}

@@ -1,11 +1,15 @@
 // Package run plays a graph: it starts what the scheduler has made pending, and tells it what came of it.
 //
-//	outcome, err := run.Run(ctx, graph, run.Options{Executor: x, Sink: sink, Sources: run.InPlace(dir), Store: store})
+//	outcome, err := run.Run(ctx, run.Pipeline{Graph: graph, Executor: x, Sources: run.InPlace(dir)}, run.Options{Sink: sink, Store: store})
 //
-// One goroutine owns the states of a pipeline and of the child pipelines that it starts; each job has a goroutine of its own, which
-// only knows its job. So a job starts as soon as what it needs is over, whatever else is under way. What happens is told to the
-// sink, step by step. The same driver serves a laptop and a server: executor, sink, sources and what compiles child pipelines are
-// ports.
+//	s, err := run.NewServer(run.Options{Sink: sink, Store: store})    // many pipelines, as they come
+//	go s.Serve(ctx)
+//	err = s.Add(ctx, run.Pipeline{…})
+//	err = s.Do(ctx, run.Command{…})
+//
+// One goroutine owns the states of all pipelines; each job has a goroutine of its own, which only knows its job. So a job starts as
+// soon as what it needs is over, whatever else is under way. What happens is told to the sink, step by step. The same driver serves a
+// laptop and a server: executor, sink, sources and what compiles child pipelines are ports.
 package run
 
 import (
@@ -24,30 +28,51 @@ import (
 // MaxDepth is how many levels of child pipelines there may be (GitLab's MAX_NESTED_CHILDREN).
 const MaxDepth = 2
 
-// Options of a run. Executor, Sink and Sources must be set.
-type Options struct {
+// Pipeline is one that is to be played. Graph, Executor and Sources must be set.
+type Pipeline struct {
+	Graph    *pipeline.Graph
 	Executor executor.Executor
-	Sink     Sink
 	Sources  Sources
-	// Store keeps artifacts, caches and reports; nil: there are none.
-	Store *artifact.Store
 	// Downstream compiles child pipelines; nil: trigger jobs fail.
 	Downstream Downstream
-
-	// Jobs is how many jobs run at a time; 0: DefaultJobs.
-	Jobs int
 	// Play are the manual jobs that are played as soon as they could be, and the delayed ones that do not wait: names in the
 	// graph or in the file.
 	Play []string
 
-	Project string // whose artifacts and caches they are: its path, or what else tells it from others
-	// ID numbers the pipeline (CI_PIPELINE_ID); jobs and child pipelines get the numbers of NextID. Nil: those after ID.
-	ID     int64
-	NextID func() int64
+	Project string // whose artifacts, caches and resource groups they are: its path, or what else tells it from others
+	ID      int64  // CI_PIPELINE_ID; 0: 1
 
 	// State is where an earlier run has got to; nil: from the beginning. Jobs that ran then have failed by their runner's end.
 	State *schedule.State
-	// Commands are what people do while the pipeline plays; Run does not wait for them. Nil or closed: nothing.
+	// Children are the child pipelines that an earlier run has started, also those that are over.
+	Children []Child
+}
+
+// Child is a child pipeline of an earlier run.
+type Child struct {
+	ID      int64
+	Parent  int64  // the pipeline that started it, the first one or another child before this one
+	Job     string // the trigger job
+	Attempt int    // of that job
+	Graph   *pipeline.Graph
+	State   *schedule.State
+}
+
+// Options are those of whoever plays pipelines. Sink must be set.
+type Options struct {
+	Sink Sink
+	// Journal is told of every event that a pipeline's state has taken in, before anything follows from it: a state is rebuilt from the
+	// graph and these events, with [schedule.New] at the time of creation and [schedule.State.Apply]. Nil: nobody asks.
+	Journal func(pipeline int64, event schedule.Event)
+	// Store keeps artifacts, caches and reports; nil: there are none.
+	Store *artifact.Store
+
+	// Jobs is how many jobs run at a time; 0: DefaultJobs.
+	Jobs int
+	// NextID numbers jobs and child pipelines; nil: with the numbers after the pipeline's.
+	NextID func() int64
+
+	// Commands are what people do while pipelines play; Run does not wait for them. Nil or closed: nothing.
 	Commands <-chan Command
 	// Abort ends everything at once when it is closed: no after_script, no artifacts. Nil: never.
 	Abort <-chan struct{}
@@ -101,27 +126,42 @@ type JobResult struct {
 // Failed tells whether the job's failure counts.
 func (r JobResult) Failed() bool { return r.Status == pipeline.StatusFailed && !r.Allowed }
 
-// Run plays a graph until nothing more happens by itself. When ctx ends the pipeline is canceled: what runs is told to end, and its
-// after_script still runs. The error is about options that make no sense; how the pipeline ended is in the outcome.
-func Run(ctx context.Context, g *pipeline.Graph, o Options) (Outcome, error) {
+// check tells what a pipeline lacks, and fills in what may be left out.
+func (p *Pipeline) check() error {
+	if p.Graph == nil || p.Executor == nil || p.Sources == nil {
+		return errors.New("run: a graph, an executor and sources are needed")
+	}
+	if p.ID == 0 {
+		p.ID = 1
+	}
+	return nil
+}
+
+func (o *Options) check() error {
 	switch {
-	case o.Executor == nil || o.Sink == nil || o.Sources == nil:
-		return Outcome{}, errors.New("run: an executor, a sink and sources are needed")
+	case o.Sink == nil:
+		return errors.New("run: a sink is needed")
 	case o.Jobs < 0:
-		return Outcome{}, fmt.Errorf("run: %d jobs at a time are too few", o.Jobs)
+		return fmt.Errorf("run: %d jobs at a time are too few", o.Jobs)
 	}
 	if o.Jobs == 0 {
 		o.Jobs = DefaultJobs()
 	}
-	if o.ID == 0 {
-		o.ID = 1
-	}
-	if o.NextID == nil {
-		last := o.ID
-		o.NextID = func() int64 { last++; return last }
-	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	return nil
+}
+
+// Run plays a pipeline until nothing more happens by itself. When ctx ends the pipeline is canceled: what runs is told to end, and its
+// after_script still runs. The error is about options that make no sense; how the pipeline ended is in the outcome.
+func Run(ctx context.Context, p Pipeline, o Options) (Outcome, error) {
+	if err := errors.Join(p.check(), o.check()); err != nil {
+		return Outcome{}, err
+	}
+	if o.NextID == nil {
+		last := p.ID
+		o.NextID = func() int64 { last++; return last }
 	}
 	if o.Store != nil {
 		release, err := o.Store.Hold(ctx)
@@ -131,7 +171,7 @@ func Run(ctx context.Context, g *pipeline.Graph, o Options) (Outcome, error) {
 		defer release()
 	}
 	e := newEngine(ctx, o)
-	root := e.add(g, o.ID, o.State, nil)
+	root := e.take(p)
 	e.loop(ctx)
 	return root.outcome(), errors.Join(e.errs...)
 }

@@ -81,6 +81,7 @@ type bench struct {
 	t    testing.TB
 	dir  string
 	sink *recorder
+	p    Pipeline
 	o    Options
 }
 
@@ -97,7 +98,8 @@ func newBench(t testing.TB) *bench {
 	}
 	t.Cleanup(func() { store.Close() })
 	b := &bench{t: t, dir: t.TempDir(), sink: &recorder{}}
-	b.o = Options{Executor: x, Sink: b.sink, Sources: InPlace(b.dir), Store: store, Project: "group/project"}
+	b.p = Pipeline{Executor: x, Sources: InPlace(b.dir), Project: "group/project"}
+	b.o = Options{Sink: b.sink, Store: store}
 	return b
 }
 
@@ -108,7 +110,8 @@ func (b *bench) run(g *pipeline.Graph) Outcome {
 
 func (b *bench) runIn(ctx context.Context, g *pipeline.Graph) Outcome {
 	b.t.Helper()
-	out, err := Run(ctx, g, b.o)
+	b.p.Graph = g
+	out, err := Run(ctx, b.p, b.o)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -292,10 +295,10 @@ func TestGates(t *testing.T) {
 		t.Errorf("waits for %v", out.Waiting)
 	}
 	b = newBench(t)
-	b.o.Play = []string{"staging", "later"}
+	b.p.Play = []string{"staging", "later"}
 	out = b.run(g)
 	b.want(out, "manual: compile=success staging=success later=success live=manual tell=created")
-	b.o.Play = []string{"staging", "later", "live"}
+	b.p.Play = []string{"staging", "later", "live"}
 	b.want(b.run(g), "success: compile=success staging=success later=success live=success tell=success")
 }
 
@@ -311,7 +314,7 @@ func TestDelayed(t *testing.T) {
 // TestArtifacts passes files, caches and dotenv variables on.
 func TestArtifacts(t *testing.T) {
 	b := newBench(t)
-	b.o.Sources = Isolated(b.dir, t.TempDir())
+	b.p.Sources = Isolated(b.dir, t.TempDir())
 	if err := os.WriteFile(filepath.Join(b.dir, "source.txt"), []byte("source\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -359,7 +362,7 @@ func TestMissingArtifacts(t *testing.T) {
 	b := newBench(t)
 	b.sink.on = func(e Event) {
 		if e.Job == "compile" && e.To == pipeline.StatusSuccess {
-			if err := b.o.Store.Erase(context.Background(), artifact.Key{Project: b.o.Project, Pipeline: "1", Job: "compile"}); err != nil {
+			if err := b.o.Store.Erase(context.Background(), artifact.Key{Project: b.p.Project, Pipeline: "1", Job: "compile"}); err != nil {
 				t.Error(err)
 			}
 		}
@@ -493,7 +496,7 @@ func trigger(name, stage, file, strategy string) pipeline.Job {
 func TestChildren(t *testing.T) {
 	b := newBench(t)
 	b.o.Jobs = 1
-	b.o.Downstream = children{
+	b.p.Downstream = children{
 		"good.yml":  graph(job("c1", "test", "echo got $WHO"), job("c2", "later", "true")),
 		"bad.yml":   graph(job("c3", "test", "exit 1")),
 		"gate.yml":  graph(with(job("c4", "test", "true"), func(j *pipeline.Job) { j.When = pipeline.Manual })),
@@ -529,7 +532,7 @@ func TestChildren(t *testing.T) {
 // TestChildOfArtifact plays what a job has written.
 func TestChildOfArtifact(t *testing.T) {
 	b := newBench(t)
-	b.o.Downstream = children{}
+	b.p.Downstream = children{}
 	made := pipeline.Job{Name: "made", Stage: "test", Trigger: &pipeline.Trigger{Include: []pipeline.Include{{Artifact: "gen.yml", Job: "generate"}}, Strategy: "depend"}}
 	none := pipeline.Job{Name: "none", Stage: "test", Trigger: &pipeline.Trigger{Include: []pipeline.Include{{Artifact: "no.yml", Job: "generate"}}}}
 	other := pipeline.Job{Name: "other", Stage: "test", Trigger: &pipeline.Trigger{Project: "a/b"}}
@@ -574,7 +577,7 @@ func TestForeign(t *testing.T) {
 // TestDotenvToChild hands on what a job has found out.
 func TestDotenvToChild(t *testing.T) {
 	b := newBench(t)
-	b.o.Downstream = children{"child.yml": graph(job("child", "test", "echo got $TAG"))}
+	b.p.Downstream = children{"child.yml": graph(job("child", "test", "echo got $TAG"))}
 	b.run(graph(
 		with(job("find", "build", "echo VERSION=1.2 > e"), func(j *pipeline.Job) {
 			j.Artifacts = &pipeline.Artifacts{Reports: map[string][]string{"dotenv": {"e"}}}
@@ -591,7 +594,7 @@ func TestDotenvToChild(t *testing.T) {
 // TestCancelChildren ends a child pipeline with the job that waits for it.
 func TestCancelChildren(t *testing.T) {
 	b := newBench(t)
-	b.o.Downstream = children{"long.yml": graph(job("long", "test", "echo begun", "sleep 60"))}
+	b.p.Downstream = children{"long.yml": graph(job("long", "test", "echo begun", "sleep 60"))}
 	commands := make(chan Command, 1)
 	b.o.Commands = commands
 	var once sync.Once
@@ -641,7 +644,7 @@ func TestResume(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b.o.State, err = schedule.Resume(g, data); err != nil {
+	if b.p.State, err = schedule.Resume(g, data); err != nil {
 		t.Fatal(err)
 	}
 	b.want(b.run(g), "success: a=success b=success c=success")
@@ -803,7 +806,7 @@ func git(t *testing.T, dir string, args ...string) string {
 func TestIsolated(t *testing.T) {
 	b := newBench(t)
 	base := t.TempDir()
-	b.o.Sources = Isolated(b.dir, base)
+	b.p.Sources = Isolated(b.dir, base)
 	git(t, b.dir, "init", "-q", "-b", "main")
 	write := func(name, text string, mode os.FileMode) {
 		if err := os.MkdirAll(filepath.Join(b.dir, filepath.Dir(name)), 0o755); err != nil {
@@ -851,7 +854,7 @@ func TestIsolated(t *testing.T) {
 // TestIsolatedSubmodules copies submodules as GIT_SUBMODULE_STRATEGY says, and tells what it leaves out.
 func TestIsolatedSubmodules(t *testing.T) {
 	b := newBench(t)
-	b.o.Sources = Isolated(b.dir, t.TempDir())
+	b.p.Sources = Isolated(b.dir, t.TempDir())
 	source := filepath.Join(t.TempDir(), "source")
 	write := func(dir, name, text string) {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -926,7 +929,7 @@ func TestManyAtOnce(t *testing.T) {
 // TestIsolatedInHook copies a working tree while a hook of its repository runs: neither the copies nor the jobs work on that one.
 func TestIsolatedInHook(t *testing.T) {
 	b := newBench(t)
-	b.o.Sources = Isolated(b.dir, t.TempDir())
+	b.p.Sources = Isolated(b.dir, t.TempDir())
 	git(t, b.dir, "init", "-q", "-b", "main")
 	for _, name := range []string{"a.txt", "b.txt"} {
 		if err := os.WriteFile(filepath.Join(b.dir, name), []byte(name), 0o600); err != nil {
@@ -958,7 +961,7 @@ func TestIsolatedInHook(t *testing.T) {
 // TestIsolatedOrigin gives copies the remote of the working tree, which is never the working tree itself.
 func TestIsolatedOrigin(t *testing.T) {
 	b := newBench(t)
-	b.o.Sources = Isolated(b.dir, t.TempDir())
+	b.p.Sources = Isolated(b.dir, t.TempDir())
 	git(t, b.dir, "init", "-q", "-b", "main")
 	git(t, b.dir, "commit", "-q", "--allow-empty", "-m", "first")
 	push := []string{"git commit -q --allow-empty -m job", "if git push -q origin HEAD:pushed; then exit 1; fi", "echo origin: $(git remote get-url origin || echo none)"}
@@ -986,7 +989,7 @@ func TestIsolatedOrigin(t *testing.T) {
 // TestIsolatedBecameLink copies a tree in which tracked directories have become a link and a file.
 func TestIsolatedBecameLink(t *testing.T) {
 	b := newBench(t)
-	b.o.Sources = Isolated(b.dir, t.TempDir())
+	b.p.Sources = Isolated(b.dir, t.TempDir())
 	outside := t.TempDir()
 	git(t, b.dir, "init", "-q", "-b", "main")
 	for _, name := range []string{"linked/deep/a.txt", "filed/a.txt", "kept/a.txt"} {
