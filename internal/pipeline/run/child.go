@@ -77,6 +77,8 @@ func (e *engine) trigger(a attempt) {
 		}
 		e.inbox <- func() {
 			switch {
+			case e.leaving:
+				over(executor.Canceled())
 			case !a.current(pipeline.StatusRunning): // it was canceled in the meantime
 				over(executor.Canceled())
 			case err != nil:

@@ -26,6 +26,7 @@ type engine struct {
 	todo      []todo // events that are to be applied
 	errs      []error
 	resources schedule.Resources
+	leaving   bool // nothing that happens is taken in any more
 }
 
 // play is one pipeline that is being played.
@@ -43,6 +44,7 @@ type play struct {
 	parent   *attempt                   // the trigger job that started it; nil: the first pipeline
 	depth    int
 	told     bool            // the parent knows how it ended
+	silent   bool            // what is being done now has happened before
 	auto     map[string]bool // Pipeline.Play
 
 	secrets *redact.Stream // hides the masked values of all its jobs; nil: there are none
@@ -149,10 +151,15 @@ func (e *engine) add(from Pipeline, g *pipeline.Graph, id int64, s *schedule.Sta
 		ref := parent.ref()
 		first.Parent = &ref
 	}
+	if parent != nil && s == nil && e.o.Born != nil {
+		e.o.Born(Child{ID: id, Parent: parent.play.id, Job: parent.name(), Attempt: parent.number, Graph: g, State: p.state})
+	}
 	e.pipelines = append(e.pipelines, p)
 	e.byID[id] = p
-	e.o.Sink.Event(first)
+	p.silent = s != nil
+	p.tell(first)
 	e.follow(p, p.state.All())
+	p.silent = false
 	return p
 }
 
@@ -217,9 +224,7 @@ func (e *engine) loop(ctx context.Context) {
 		case tell := <-e.inbox:
 			tell()
 		case <-alarm:
-			for _, p := range e.pipelines {
-				e.push(p, schedule.Event{Kind: schedule.Due})
-			}
+			e.due()
 		case c, ok := <-commands:
 			if !ok {
 				commands = nil
@@ -229,6 +234,13 @@ func (e *engine) loop(ctx context.Context) {
 		case <-end:
 			cancel()
 		}
+	}
+}
+
+// due tells the states what time it is.
+func (e *engine) due() {
+	for _, p := range e.pipelines {
+		e.push(p, schedule.Event{Kind: schedule.Due})
 	}
 }
 
@@ -249,16 +261,24 @@ func (e *engine) command(c Command) {
 	}
 	err := fmt.Errorf("there is no pipeline %d here", c.Pipeline)
 	if p != nil {
-		err = e.apply(p, c.Event)
-		if err == nil && c.Event.Kind == schedule.Cancel && len(c.Event.Jobs) == 0 {
-			for _, child := range p.children {
-				e.try(child, c.Event)
-			}
-		}
+		err = e.do(p, c.Event)
 	}
 	if c.Reply != nil {
 		c.Reply <- err
 	}
+}
+
+// do applies what a person wants; who cancels a pipeline cancels what has come of it.
+func (e *engine) do(p *play, event schedule.Event) error {
+	if err := e.apply(p, event); err != nil {
+		return err
+	}
+	if event.Kind == schedule.Cancel && len(event.Jobs) == 0 {
+		for _, child := range p.children {
+			e.try(child, event)
+		}
+	}
+	return nil
 }
 
 // push lets an event be applied that cannot fail, as it is made of the state that it is for.
@@ -319,7 +339,7 @@ func (e *engine) follow(p *play, changes []schedule.Change) {
 		case c.Stage != "":
 			event.Kind, event.Stage = KindStage, c.Stage
 		}
-		e.o.Sink.Event(event)
+		p.tell(event)
 	}
 	uses := p.state.Uses(p.id, changes)
 	for i := range uses {
@@ -363,7 +383,14 @@ func (e *engine) job(p *play, i int, c schedule.Change, event Event) {
 		r.Allowed = p.state.Jobs[i].Allowed && c.To != pipeline.StatusSuccess
 		event.Result = &r
 	}
-	e.o.Sink.Event(event)
+	p.tell(event)
+}
+
+// tell tells the sink what has happened.
+func (p *play) tell(event Event) {
+	if !p.silent {
+		p.engine.o.Sink.Event(event)
+	}
 }
 
 // start starts pending jobs as long as there are slots. Trigger jobs need none.
@@ -404,8 +431,13 @@ func (e *engine) run(a attempt) context.Context {
 func (e *engine) over(a attempt, r executor.Result, more extras) {
 	p := a.play
 	e.active--
-	p.running[a.job]()
+	if end := p.running[a.job]; end != nil { // else another process has started it
+		end()
+	}
 	delete(p.running, a.job)
+	if e.leaving { // whoever comes next finds that it was running
+		return
+	}
 	res := &p.results[a.job]
 	res.Message, res.Duration, res.Reason, res.ExitCode = r.Message, e.o.Now().Sub(res.Started), r.Reason, max(r.ExitCode, 0)
 	res.Coverage, res.Tests = more.coverage, more.tests

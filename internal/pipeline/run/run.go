@@ -64,6 +64,8 @@ type Options struct {
 	// Journal is told of every event that a pipeline's state has taken in, before anything follows from it: a state is rebuilt from the
 	// graph and these events, with [schedule.New] at the time of creation and [schedule.State.Apply]. Nil: nobody asks.
 	Journal func(pipeline int64, event schedule.Event)
+	// Born is told of a child pipeline before anything of it happens. Nil: nobody asks.
+	Born func(Child)
 	// Store keeps artifacts, caches and reports; nil: there are none.
 	Store *artifact.Store
 
