@@ -30,6 +30,9 @@ type FilesOptions struct {
 	// cloned from.
 	Projects map[string]string
 	Cache    string // the directory that keeps what was fetched of them
+	// Hosted gives the bare repository of a project of the own host; an error says why the pipeline may not read it. Then no other
+	// host's projects are fetched, and no file of an address in this network. Nil: they are fetched from the host.
+	Hosted func(project string) (dir string, err error)
 	// Note is told what a person should know: a copy was used because the host cannot be reached.
 	Note func(text string)
 }
@@ -40,7 +43,7 @@ type FilesOptions struct {
 // It is for one reading of one configuration, and not safe for concurrent use.
 type Files struct {
 	ctx  context.Context // of the reading that it is made for
-	repo *Repository
+	home home
 	opts FilesOptions
 
 	event *pipeline.Context // of the reading
@@ -58,9 +61,28 @@ var (
 	_ pipeline.Tree = (*Files)(nil)
 )
 
+// home is what local files are in: a working tree as it is, or a commit.
+type home interface {
+	// read reads a file, Paths lists all.
+	read(name string) ([]byte, error)
+	Paths() ([]string, error)
+	// Changes are the paths that the event changes; nil: no diff is known.
+	Changes(ctx context.Context, c *pipeline.Context) ([]string, error)
+	// dir is where git is run.
+	dir() string
+	// origin is the host of other projects, and which project this is there.
+	origin() place
+	// own is this project at another ref; an error says that it is not here.
+	own(ctx context.Context, name, ref string) (*project, error)
+}
+
 // Files makes the port for one reading, which ends when ctx does.
 func (r *Repository) Files(ctx context.Context, opts FilesOptions) *Files {
-	return &Files{ctx: ctx, repo: r, opts: opts, open: map[string]*project{}, texts: map[string][]byte{}, web: map[string][]byte{}}
+	return newFiles(ctx, r, opts)
+}
+
+func newFiles(ctx context.Context, h home, opts FilesOptions) *Files {
+	return &Files{ctx: ctx, home: h, opts: opts, open: map[string]*project{}, texts: map[string][]byte{}, web: map[string][]byte{}}
 }
 
 // Close lets go of the repositories that were read.
@@ -105,7 +127,7 @@ func (f *Files) see(text []byte) {
 		return
 	}
 	f.asked = true
-	changes, err := f.repo.Changes(f.ctx, f.event)
+	changes, err := f.home.Changes(f.ctx, f.event)
 	if err != nil {
 		f.note(err.Error())
 	}
@@ -114,7 +136,7 @@ func (f *Files) see(text []byte) {
 
 // First reads the first file of a pipeline: a path in the working tree.
 func (f *Files) First(name string) (config.Source, error) {
-	text, err := f.readLocal(cleanLocal(name))
+	text, err := f.home.read(cleanLocal(name))
 	return f.keep(config.Source{Name: cleanLocal(name), Text: text}), err
 }
 
@@ -155,7 +177,7 @@ func (f *Files) keep(s config.Source) config.Source {
 
 // Paths lists the working tree's files.
 func (f *Files) Paths() []string {
-	paths, err := f.repo.Paths()
+	paths, err := f.home.Paths()
 	if err != nil {
 		f.note("exists: " + err.Error())
 	}
@@ -199,7 +221,7 @@ func (f *Files) local(name string, from config.Source) ([]config.Source, error) 
 	if slices.Contains(strings.Split(filepath.ToSlash(name), "/"), "..") {
 		return nil, fmt.Errorf("%s: a path with .. does not stay in the repository", name)
 	}
-	list, read := f.repo.Paths, f.readLocal
+	list, read := f.home.Paths, f.home.read
 	var other *project
 	if from.Project != "" {
 		p, err := f.openNamed(from.Project, from.SHA)
@@ -260,8 +282,10 @@ func wildcard(pattern string, paths []string) ([]string, error) {
 	return names, nil
 }
 
-// readLocal reads a file of the working tree. Symbolic links count as long as they stay in it.
-func (f *Files) readLocal(name string) ([]byte, error) { return readUnder(f.repo.root, name) }
+// read reads a file of the working tree. Symbolic links count as long as they stay in it.
+func (r *Repository) read(name string) ([]byte, error) { return readUnder(r.root, name) }
+
+func (r *Repository) dir() string { return r.root }
 
 // ReadFile reads a configuration file of this machine that is named by whoever asks, within the bound of all of them.
 func ReadFile(name string) ([]byte, error) {

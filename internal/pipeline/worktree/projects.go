@@ -138,7 +138,7 @@ func (f *Files) where(name string) (where string, mapped bool) {
 		if where, mapped = f.opts.Projects[name]; mapped {
 			return where, true
 		}
-		return f.repo.origin().url(name), false
+		return f.home.origin().url(name), false
 	}
 	if where, mapped = f.opts.Projects[host+"/"+projectPath]; mapped {
 		return where, true
@@ -167,15 +167,18 @@ func (f *Files) openNamed(name, ref string) (*project, error) {
 }
 
 func (f *Files) findProject(name, ref string) (*project, error) {
-	from := f.repo.origin()
+	from := f.home.origin()
 	where, mapped := f.where(name)
 	if mapped && parsePlace(where).scheme == "" {
 		return folderProject(f.ctx, name, where)
 	}
-	if !mapped && name == from.path && from.path != "" && f.repo.hasGit {
-		if p, err := f.ownProject(name, ref); err == nil {
+	if !mapped && name == from.path && from.path != "" {
+		if p, err := f.home.own(f.ctx, name, ref); err == nil {
 			return p, nil
 		}
+	}
+	if f.opts.Hosted != nil {
+		return f.hostedProject(name, ref)
 	}
 	if where == "" {
 		return nil, fmt.Errorf("project %s: it is not known where it is, for this repository has no remote on a server; say so with --project %s=FOLDER-OR-URL", name, name)
@@ -199,17 +202,43 @@ func folderProject(ctx context.Context, name, dir string) (*project, error) {
 	return p, nil
 }
 
-// ownProject is the working tree's own repository at another ref.
-func (f *Files) ownProject(name, ref string) (*project, error) {
+// own is the working tree's own repository at another ref.
+func (r *Repository) own(ctx context.Context, name, ref string) (*project, error) {
+	if !r.hasGit {
+		return nil, fs.ErrNotExist
+	}
 	full := "HEAD"
 	if ref != "" && ref != "HEAD" {
-		full = cmp.Or(f.repo.find(f.ctx, ref), ref)
+		full = cmp.Or(r.find(ctx, ref), ref)
 	}
-	sha, err := f.repo.git(f.ctx, "rev-parse", "--verify", "--quiet", "--end-of-options", full+"^{commit}")
+	sha, err := r.git(ctx, "rev-parse", "--verify", "--quiet", "--end-of-options", full+"^{commit}")
 	if err != nil {
 		return nil, err
 	}
-	return openCommit(name, f.repo.common, strings.TrimSpace(sha))
+	return openCommit(name, r.common, strings.TrimSpace(sha))
+}
+
+// hostedProject is another project of the same server, at a ref.
+func (f *Files) hostedProject(name, ref string) (*project, error) {
+	if host, _ := splitName(name); host != "" {
+		return nil, fmt.Errorf("project %s: pipelines of a server read projects of that server only", name)
+	}
+	dir, err := f.opts.Hosted(name)
+	if err != nil {
+		return nil, fmt.Errorf("project %s: %w", name, err)
+	}
+	return atRef(f.ctx, name, dir, ref)
+}
+
+// atRef is a project in a bare repository at a branch, a tag or a commit; empty: what HEAD names.
+func atRef(ctx context.Context, name, dir, ref string) (*project, error) {
+	for _, full := range []string{"refs/heads/" + ref, "refs/tags/" + ref, cmp.Or(ref, "HEAD")} {
+		sha, err := runBare(ctx, dir, "rev-parse", "--verify", "--quiet", "--end-of-options", full+"^{commit}")
+		if err == nil {
+			return openCommit(name, dir, strings.TrimSpace(sha))
+		}
+	}
+	return nil, fmt.Errorf("project %s has no branch, tag or commit %s: %w", name, cmp.Or(ref, "HEAD"), fs.ErrNotExist)
 }
 
 func openCommit(name, dir, sha string) (*project, error) {
@@ -340,7 +369,7 @@ func (f *Files) component(reference string) ([]config.Source, error) {
 // isOwn tells whether a component's host is the one that the working tree was cloned from. Where there is none, what --project
 // names is on any host.
 func (f *Files) isOwn(host, projectPath string) bool {
-	from := f.repo.origin()
+	from := f.home.origin()
 	_, web, _ := strings.Cut(from.web(), "://")
 	if from.scheme == "" {
 		if _, mapped := f.opts.Projects[projectPath]; mapped {
@@ -359,9 +388,16 @@ func (f *Files) componentVersion(name, version string) (string, error) {
 	if version != "~latest" && !partialVersion().MatchString(version) {
 		return version, nil
 	}
+	if host, _ := splitName(name); f.opts.Hosted != nil && host == "" {
+		dir, err := f.opts.Hosted(name)
+		if err != nil {
+			return "", fmt.Errorf("project %s: %w", name, err)
+		}
+		where = dir
+	}
 	ctx, end := f.fetching()
 	defer end()
-	out, err := runGit(ctx, f.repo.root, "ls-remote", "--quiet", "--tags", "--refs", "--", where)
+	out, err := runGit(ctx, f.home.dir(), "ls-remote", "--quiet", "--tags", "--refs", "--", where)
 	if err != nil {
 		return "", fmt.Errorf("versions of project %s: %w", name, err)
 	}

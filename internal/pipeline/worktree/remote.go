@@ -7,9 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
+	"syscall"
 
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/config"
@@ -28,7 +31,7 @@ func (f *Files) remote(include pipeline.Include) ([]config.Source, error) {
 	text, ok := f.web[include.Remote]
 	if !ok {
 		ctx, end := f.fetching()
-		text, err = fetchURL(ctx, u)
+		text, err = fetchURL(ctx, u, f.opts.Hosted != nil)
 		end()
 		if err != nil {
 			return nil, fmt.Errorf("remote file %s: %w", name, err)
@@ -41,12 +44,29 @@ func (f *Files) remote(include pipeline.Include) ([]config.Source, error) {
 	return []config.Source{{Name: name, Text: text}}, nil
 }
 
-func fetchURL(ctx context.Context, u *url.URL) ([]byte, error) {
+// outside refuses to connect to this machine and to its network: whoever may write a pipeline's files may not reach all that a server does.
+func outside(_, address string, _ syscall.RawConn) error {
+	at, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	if ip := at.Addr().Unmap(); !ip.IsGlobalUnicast() || ip.IsPrivate() {
+		return fmt.Errorf("%s is an address of the server's own network", ip)
+	}
+	return nil
+}
+
+// fetchURL reads what is at an address; only with public, no address of this network is asked.
+func fetchURL(ctx context.Context, u *url.URL, public bool) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, err
 	}
-	client := &http.Client{CheckRedirect: func(req *http.Request, via []*http.Request) error {
+	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}
+	if public { // a proxy would reach that network for whoever asks
+		transport.Proxy, transport.DialContext = nil, (&net.Dialer{Control: outside}).DialContext
+	}
+	client := &http.Client{Transport: transport, CheckRedirect: func(req *http.Request, via []*http.Request) error {
 		if len(via) > maxRedirects {
 			return fmt.Errorf("it redirects more than %d times", maxRedirects)
 		}

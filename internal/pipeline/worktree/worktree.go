@@ -77,7 +77,7 @@ func Open(ctx context.Context, dir string) (*Repository, error) {
 	if r.common, err = commonDir(r.root); err != nil {
 		return nil, err
 	}
-	return r, r.read(ctx)
+	return r, r.load(ctx)
 }
 
 // Root is the folder that paths are relative to.
@@ -106,8 +106,8 @@ func commonDir(root string) (string, error) {
 	return common, nil
 }
 
-// read asks for the commit and for the configuration at the same time.
-func (r *Repository) read(ctx context.Context) error {
+// load asks for the commit and for the configuration at the same time.
+func (r *Repository) load(ctx context.Context) error {
 	var settings string
 	var settingsErr error
 	done := make(chan struct{})
