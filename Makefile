@@ -99,7 +99,9 @@ generate: ## generate config/crd from the upstream API modules and from api/
 	bin/tools/controller-gen crd paths=github.com/fluxcd/source-controller/api/v1 paths=github.com/fluxcd/kustomize-controller/api/v1 \
 		paths=github.com/fluxcd/helm-controller/api/v2 paths=github.com/fluxcd/notification-controller/api/v1 output:crd:dir=.out/crd
 	cd .out/crd && cp $(CRDS) ../../config/crd/
-	bin/tools/controller-gen object crd paths=./api/... output:object:dir=api/argocd/v1alpha1 output:crd:dir=config/crd
+	bin/tools/controller-gen object paths=./api/argocd/... output:object:dir=api/argocd/v1alpha1
+	bin/tools/controller-gen object paths=./api/v1alpha1/... output:object:dir=api/v1alpha1
+	bin/tools/controller-gen crd paths=./api/... output:crd:dir=config/crd
 
 generate-check: generate ## fail if generated files are not up to date
 	git diff --exit-code -- config/crd api
