@@ -201,7 +201,7 @@ func (d *Daemon) serve() (err error) {
 }
 
 // pushed passes a push on, without making it wait for controllers that are still starting.
-func (d *Daemon) pushed(repo string) { go func() { d.pushes <- repo }() }
+func (d *Daemon) pushed(p githost.Push) { go func() { d.pushes <- p.Repository }() }
 
 // connect starts the embedded cluster, or finds the user's.
 func (d *Daemon) connect(ctx context.Context) (*rest.Config, error) {

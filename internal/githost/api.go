@@ -27,7 +27,7 @@ func (h *Host) API() http.Handler {
 }
 
 func (h *Host) apiList(w http.ResponseWriter, r *http.Request) {
-	err := h.authorize(r, false)
+	err := h.authorize(r, "", false)
 	var names []string
 	if err == nil {
 		names, err = h.List()
@@ -44,7 +44,7 @@ func (h *Host) apiList(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Host) apiCreate(w http.ResponseWriter, r *http.Request) {
-	if err := h.authorize(r, true); err != nil {
+	if err := h.authorize(r, "", true); err != nil {
 		apiError(w, err)
 		return
 	}

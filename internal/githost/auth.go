@@ -8,10 +8,16 @@ import (
 	"strings"
 )
 
-// authorize says whether a request may go on; the error is the refusal.
-func (h *Host) authorize(r *http.Request, write bool) error {
+// authorize says whether a request to a repository, or where that is empty to the host, may go on; the error is the refusal.
+func (h *Host) authorize(r *http.Request, repository string, write bool) error {
 	given, ok := credentials(r)
 	if ok && equal(given, h.opts.Token) {
+		return nil
+	}
+	if ok && h.opts.Allow != nil && given != "" && repository != "" {
+		if err := h.opts.Allow(given, repository, write); err != nil {
+			return refusal{http.StatusUnauthorized, err.Error()}
+		}
 		return nil
 	}
 	if ok {

@@ -1,7 +1,7 @@
 // Package githost hosts bare Git repositories over smart HTTP: the git program does the work, this package guards
 // the door.
 //
-//	host, err := githost.New(githost.Options{Root: dir, Token: token, OnPush: func(repo string) { … }})
+//	host, err := githost.New(githost.Options{Root: dir, Token: token, OnPush: func(p githost.Push) { … }})
 //	mux.Handle("/git/", host)                   // git clone http://host/git/sample.git
 //	mux.Handle("/api/git/", host.API())         // GET and POST /api/git/repositories
 //	err = host.Create(ctx, "sample")            // an empty repository, its default branch is "main"
@@ -54,11 +54,13 @@ var (
 
 // Options of a host.
 type Options struct {
-	Root       string            // the folder of the repositories; it is made if need be
-	Token      string            // guards writes; it must not be empty
-	GuardReads bool              // reads need the token too, from this machine as well
-	MaxPack    int64             // bytes of a pushed pack; zero: [DefaultMaxPack]
-	OnPush     func(repo string) // called after a push has changed a ref; nil: nobody cares
+	Root       string     // the folder of the repositories; it is made if need be
+	Token      string     // guards writes; it must not be empty
+	GuardReads bool       // reads need the token too, from this machine as well
+	MaxPack    int64      // bytes of a pushed pack; zero: [DefaultMaxPack]
+	OnPush     func(Push) // called after a push has changed a ref; nil: nobody cares
+	// Allow lets other tokens than Token in, for a repository; an error says why not. Nil: there are none.
+	Allow func(token, repository string, write bool) error
 }
 
 // Host serves the repositories under one folder.

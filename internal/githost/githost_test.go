@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -33,17 +35,17 @@ type server struct {
 	root string
 
 	mu     sync.Mutex
-	pushed []string
+	pushed []githost.Push
 }
 
 func start(t *testing.T, opts githost.Options) *server {
 	t.Helper()
 	s := &server{root: t.TempDir()}
 	opts.Root, opts.Token = s.root, token
-	opts.OnPush = func(repo string) {
+	opts.OnPush = func(p githost.Push) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.pushed = append(s.pushed, repo)
+		s.pushed = append(s.pushed, p)
 	}
 	host, err := githost.New(opts)
 	if err != nil {
@@ -67,10 +69,10 @@ func (s *server) create(t *testing.T, name string) {
 	}
 }
 
-func (s *server) pushes() []string {
+func (s *server) pushes() []githost.Push {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return append([]string(nil), s.pushed...)
+	return slices.Clone(s.pushed)
 }
 
 // tryGit runs a git client as a user would, and returns everything it said.
@@ -140,7 +142,11 @@ func TestCloneAndPush(t *testing.T) {
 			t.Errorf("%s: cloned %s, pushed %s", name, got, want)
 		}
 	}
-	if diff := cmp.Diff([]string{"sample", "team/shop"}, s.pushes()); diff != "" {
+	var pushed []string
+	for _, p := range s.pushes() {
+		pushed = append(pushed, p.Repository)
+	}
+	if diff := cmp.Diff([]string{"sample", "team/shop"}, pushed); diff != "" {
 		t.Errorf("OnPush (-want +got):\n%s", diff)
 	}
 	names, err := s.List()
@@ -390,6 +396,85 @@ func TestForcePushAndDelete(t *testing.T) {
 	gitOK(t, dir, "push", "-q", "origin", "HEAD") // up to date: nothing changes
 	if got := s.pushes(); len(got) != 3 {
 		t.Errorf("OnPush was called %d times, want 3", len(got))
+	}
+}
+
+// TestPushTells holds what OnPush is told: the refs that were changed by this push, and its options.
+func TestPushTells(t *testing.T) {
+	s := start(t, githost.Options{})
+	s.create(t, "sample")
+	dir := s.clone(t, "sample")
+	first := gitOK(t, dir, "rev-parse", "HEAD")
+	gitOK(t, dir, "push", "-q", "origin", "HEAD", "HEAD:refs/heads/topic")
+	gitOK(t, dir, "commit", "-q", "--allow-empty", "-m", "second")
+	second := gitOK(t, dir, "rev-parse", "HEAD")
+	gitOK(t, dir, "tag", "-m", "a release", "v1")
+	tag := gitOK(t, dir, "rev-parse", "v1")
+	gitOK(t, dir, "commit", "-q", "--amend", "--allow-empty", "-m", "elsewhere")
+	elsewhere := gitOK(t, dir, "rev-parse", "HEAD")
+	gitOK(t, dir, "push", "-q", "origin", "+HEAD:topic")
+	gitOK(t, dir, "reset", "-q", "--hard", second)
+	gitOK(t, dir, "push", "-q", "-o", "ci.skip", "-o", "ci.variable=A=b c", "origin", "main", "v1", ":topic")
+	gitOK(t, dir, "reset", "-q", "--hard", first)
+	gitOK(t, dir, "commit", "-q", "--allow-empty", "-m", "third")
+	gitFails(t, dir, []string{"rejected"}, "push", "origin", "HEAD:main", "HEAD:other", "v1:refs/tags/v2")
+	refs := gitOK(t, "", "ls-remote", s.url+"/git/sample.git", "refs/heads/other", "refs/tags/v2")
+	change := func(ref, before, after string) githost.RefChange {
+		return githost.RefChange{Ref: ref, Before: before, After: after}
+	}
+	want := []githost.Push{
+		{Changes: []githost.RefChange{change("refs/heads/main", githost.Zero, first), change("refs/heads/topic", githost.Zero, first)}},
+		{Changes: []githost.RefChange{change("refs/heads/topic", first, elsewhere)}},
+		{Changes: []githost.RefChange{
+			change("refs/heads/main", first, second), change("refs/heads/topic", elsewhere, githost.Zero), change("refs/tags/v1", githost.Zero, tag),
+		}, Options: []string{"ci.skip", "ci.variable=A=b c"}},
+	}
+	if strings.Contains(refs, "refs/heads/other") { // what was not rejected was done
+		want = append(want, githost.Push{Changes: []githost.RefChange{
+			change("refs/heads/other", githost.Zero, gitOK(t, dir, "rev-parse", "HEAD")), change("refs/tags/v2", githost.Zero, tag),
+		}})
+	}
+	for i := range want {
+		want[i].Repository, want[i].User = "sample", "keelson"
+	}
+	got := s.pushes()
+	for i := range got {
+		slices.SortFunc(got[i].Changes, func(a, b githost.RefChange) int { return strings.Compare(a.Ref, b.Ref) })
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("OnPush (-want +got):\n%s", diff)
+	}
+}
+
+// TestAllow holds that other tokens open what they are for, and nothing else.
+func TestAllow(t *testing.T) {
+	s := start(t, githost.Options{GuardReads: true, Allow: func(given, repository string, write bool) error {
+		if given == "job" && repository == "sample" && !write {
+			return nil
+		}
+		return errors.New("this token reads sample, and nothing else")
+	}})
+	s.create(t, "sample")
+	s.create(t, "other")
+	dir := s.clone(t, "sample")
+	gitOK(t, dir, "push", "-q", "origin", "HEAD")
+	job := strings.Replace(s.url, "http://", "http://gitlab-ci-token:job@", 1)
+	gitOK(t, "", "clone", "-q", job+"/git/sample.git", t.TempDir())
+	gitFails(t, "", []string{"Authentication failed"}, "clone", "-q", job+"/git/other.git", t.TempDir())
+	gitFails(t, dir, []string{"Authentication failed"}, "push", job+"/git/sample.git", "HEAD:new")
+	for _, path := range []string{githost.APIPath, githost.APIPath + "?x=sample"} {
+		req, err := http.NewRequest(http.MethodGet, job+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusUnauthorized {
+			t.Errorf("%s: %s", path, resp.Status)
+		}
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"regexp"
 	"strings"
@@ -53,7 +52,7 @@ func (r refusal) Error() string { return r.text }
 func (h *Host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	req, err := h.parse(r)
 	if err == nil {
-		err = h.authorize(r, req.service == receivePack)
+		err = h.authorize(r, req.repo, req.service == receivePack)
 	}
 	if err == nil {
 		err = h.serve(w, r, req)
@@ -160,14 +159,22 @@ func (h *Host) push(ctx context.Context, w http.ResponseWriter, r *http.Request,
 	if err != nil {
 		return err
 	}
+	var asked asked
+	body = io.TeeReader(body, &asked)
 	before, err := repo.Refs()
 	if err != nil {
 		return err
 	}
 	err = h.run(ctx, w, r, req, body)
 	// Also after a failure: the client may have gone once the refs were changed.
-	if after, refsErr := repo.Refs(); h.opts.OnPush != nil && (refsErr != nil || !maps.Equal(before, after)) {
-		h.opts.OnPush(req.repo)
+	after, refsErr := repo.Refs()
+	changes := asked.changes
+	if refsErr == nil {
+		changes = asked.done(before, after)
+	}
+	if h.opts.OnPush != nil && len(changes) > 0 {
+		user, _, _ := r.BasicAuth()
+		h.opts.OnPush(Push{Repository: req.repo, User: user, Changes: changes, Options: asked.options})
 	}
 	return err
 }
@@ -197,7 +204,7 @@ func (h *Host) serveConfig() [][2]string {
 		{"receive.fsckObjects", "true"},
 		{"receive.maxInputSize", fmt.Sprint(h.opts.MaxPack)},
 		{"receive.denyDeleteCurrent", "warn"},
-		{"receive.advertisePushOptions", "false"},
+		{"receive.advertisePushOptions", "true"},
 		{"uploadpack.allowFilter", "true"},
 		{"uploadpack.allowAnySHA1InWant", "true"},
 		{"http.receivepack", "true"},
