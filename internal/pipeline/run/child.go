@@ -68,7 +68,7 @@ func (e *engine) trigger(a attempt) {
 	}
 	t := Trigger{Parent: p.graph, ParentID: p.id, Job: j, ID: e.o.NextID(), Depth: p.depth + 1, File: e.reader(p)}
 	trace.Printf("Making the child pipeline %d", t.ID)
-	go func() {
+	e.launch = append(e.launch, func() {
 		var g *pipeline.Graph
 		err := w.takeVariables(ctx)
 		if err == nil {
@@ -86,15 +86,15 @@ func (e *engine) trigger(a attempt) {
 			case g == nil || len(g.Jobs) == 0:
 				over(executor.Failed(pipeline.DownstreamFailure, "the child pipeline has no jobs"))
 			case j.Trigger.Strategy == "":
-				e.add(p.Pipeline, g, t.ID, nil, &a)
+				e.add(p.Pipeline, g, t.ID, nil, nil, &a)
 				over(executor.Succeeded())
 			default:
-				e.add(p.Pipeline, g, t.ID, nil, &a)
+				e.add(p.Pipeline, g, t.ID, nil, nil, &a)
 				_ = trace.Close()
 				e.active-- // the child's jobs count by themselves
 			}
 		}
-	}()
+	})
 }
 
 // forwarded are the variables of a trigger job that its pipeline gets: those that the files set, and where it says so those that

@@ -26,7 +26,8 @@ type engine struct {
 	todo      []todo // events that are to be applied
 	errs      []error
 	resources schedule.Resources
-	leaving   bool // nothing that happens is taken in any more
+	launch    []func() // what starts once all is told
+	leaving   bool     // nothing that happens is taken in any more
 }
 
 // play is one pipeline that is being played.
@@ -87,7 +88,7 @@ func newEngine(ctx context.Context, o Options) *engine {
 
 // take takes up a pipeline with the children that it has already.
 func (e *engine) take(from Pipeline) *play {
-	root := e.add(from, from.Graph, from.ID, from.State, nil)
+	root := e.add(from, from.Graph, from.ID, from.State, from.IDs, nil)
 	for _, c := range from.Children {
 		parent := e.byID[c.Parent]
 		if parent == nil {
@@ -99,7 +100,7 @@ func (e *engine) take(from Pipeline) *play {
 			e.errs = append(e.errs, fmt.Errorf("run: pipeline %d has no job %q that could have started pipeline %d", c.Parent, c.Job, c.ID))
 			continue
 		}
-		e.add(from, c.Graph, c.ID, c.State, &attempt{parent, job, c.Attempt})
+		e.add(from, c.Graph, c.ID, c.State, c.IDs, &attempt{parent, job, c.Attempt})
 	}
 	if from.State != nil {
 		for _, p := range e.tree(root) {
@@ -121,7 +122,7 @@ func (e *engine) tree(root *play) []*play {
 }
 
 // add takes up one pipeline.
-func (e *engine) add(from Pipeline, g *pipeline.Graph, id int64, s *schedule.State, parent *attempt) *play {
+func (e *engine) add(from Pipeline, g *pipeline.Graph, id int64, s *schedule.State, ids map[string]int64, parent *attempt) *play {
 	p := &play{
 		Pipeline: from, engine: e, id: id, graph: g, state: s, parent: parent, index: make(map[string]int, len(g.Jobs)), running: map[int]context.CancelFunc{},
 		results: make([]JobResult, len(g.Jobs)), attempts: make([]int, len(g.Jobs)), children: map[int]*play{}, auto: map[string]bool{},
@@ -132,6 +133,9 @@ func (e *engine) add(from Pipeline, g *pipeline.Graph, id int64, s *schedule.Sta
 	var secrets []string
 	for i := range g.Jobs {
 		p.index[g.Jobs[i].Name] = i
+		if p.results[i].ID = ids[g.Jobs[i].Name]; p.results[i].ID == 0 {
+			p.results[i].ID = e.o.NextID()
+		}
 		secrets = append(secrets, executor.Job{Job: g.Jobs[i]}.MaskedValues()...)
 	}
 	if len(secrets) > 0 {
@@ -152,7 +156,7 @@ func (e *engine) add(from Pipeline, g *pipeline.Graph, id int64, s *schedule.Sta
 		first.Parent = &ref
 	}
 	if parent != nil && s == nil && e.o.Born != nil {
-		e.o.Born(Child{ID: id, Parent: parent.play.id, Job: parent.name(), Attempt: parent.number, Graph: g, State: p.state})
+		e.o.Born(p.born())
 	}
 	e.pipelines = append(e.pipelines, p)
 	e.byID[id] = p
@@ -305,9 +309,17 @@ func (e *engine) settle() {
 		for _, p := range e.pipelines {
 			p.report()
 		}
-		if len(e.todo) == 0 {
-			return
+		if len(e.todo) > 0 {
+			continue
 		}
+		if e.o.Settled != nil {
+			e.o.Settled()
+		}
+		for _, start := range e.launch {
+			go start()
+		}
+		e.launch = nil
+		return
 	}
 }
 
@@ -355,7 +367,7 @@ func (e *engine) job(p *play, i int, c schedule.Change, event Event) {
 	j := &p.graph.Jobs[i]
 	if c.To == pipeline.StatusCreated && c.From.Completed() && c.From != pipeline.StatusSkipped {
 		p.attempts[i]++
-		p.results[i] = JobResult{}
+		p.results[i] = JobResult{ID: e.o.NextID()}
 	}
 	a := attempt{p, i, p.attempts[i]}
 	switch c.To {
@@ -384,6 +396,15 @@ func (e *engine) job(p *play, i int, c schedule.Change, event Event) {
 		event.Result = &r
 	}
 	p.tell(event)
+}
+
+// born is a child pipeline as it begins.
+func (p *play) born() Child {
+	c := Child{ID: p.id, Parent: p.parent.play.id, Job: p.parent.name(), Attempt: p.parent.number, Graph: p.graph, State: p.state, IDs: map[string]int64{}}
+	for i := range p.results {
+		c.IDs[p.graph.Jobs[i].Name] = p.results[i].ID
+	}
+	return c
 }
 
 // tell tells the sink what has happened.
@@ -417,7 +438,7 @@ func (e *engine) start() {
 // run tells that a job is started, and gives the context that ends with its cancellation.
 func (e *engine) run(a attempt) context.Context {
 	p := a.play
-	p.results[a.job] = JobResult{ID: e.o.NextID(), Started: e.o.Now()}
+	p.results[a.job] = JobResult{ID: p.results[a.job].ID, Started: e.o.Now()}
 	ctx, cancel := context.WithCancel(e.ctx)
 	p.running[a.job] = cancel
 	if err := e.apply(p, schedule.Event{Kind: schedule.Run, Jobs: []string{a.name()}}); err != nil {
@@ -448,14 +469,14 @@ func (e *engine) over(a attempt, r executor.Result, more extras) {
 func (e *engine) begin(a attempt, slot int) {
 	ctx := e.run(a)
 	w := e.work(a, slot)
-	go func() {
+	e.launch = append(e.launch, func() {
 		result, more := w.run(ctx)
 		e.inbox <- func() {
 			e.free = append(e.free, slot)
 			slices.SortFunc(e.free, func(x, y int) int { return y - x })
 			e.over(a, result, more)
 		}
-	}()
+	})
 }
 
 // finish tells the scheduler how a job ended.

@@ -44,6 +44,8 @@ type Pipeline struct {
 
 	// State is where an earlier run has got to; nil: from the beginning. Jobs that ran then have failed by their runner's end.
 	State *schedule.State
+	// IDs are the numbers of the jobs' attempts that State is at, by name; those that are missing get new ones.
+	IDs map[string]int64
 	// Children are the child pipelines that an earlier run has started, also those that are over.
 	Children []Child
 }
@@ -56,6 +58,7 @@ type Child struct {
 	Attempt int    // of that job
 	Graph   *pipeline.Graph
 	State   *schedule.State
+	IDs     map[string]int64 // as of a [Pipeline]
 }
 
 // Options are those of whoever plays pipelines. Sink must be set.
@@ -66,6 +69,8 @@ type Options struct {
 	Journal func(pipeline int64, event schedule.Event)
 	// Born is told of a child pipeline before anything of it happens. Nil: nobody asks.
 	Born func(Child)
+	// Settled is called when all that follows from something has been told, and before jobs start that follow from it. Nil: nobody asks.
+	Settled func()
 	// Store keeps artifacts, caches and reports; nil: there are none.
 	Store *artifact.Store
 
@@ -110,7 +115,7 @@ type Outcome struct {
 type JobResult struct {
 	Name     string                 `json:"name"`
 	Stage    string                 `json:"stage"`
-	ID       int64                  `json:"id,omitempty"` // of the last attempt; 0: it has not run
+	ID       int64                  `json:"id,omitempty"` // of the attempt
 	Attempt  int                    `json:"attempt"`
 	Status   pipeline.Status        `json:"status"`
 	Allowed  bool                   `json:"allowedToFail,omitempty"` // its failure does not count
