@@ -102,6 +102,12 @@ func (w *work) run(ctx context.Context) (result executor.Result, more extras) {
 		w.job.Dir = place.Dir()
 		err = w.takeVariables(ctx)
 	}
+	if err == nil && w.of.Begin != nil {
+		var end func()
+		if end, err = w.of.Begin(ctx, w.ref, &w.job); err == nil {
+			defer end()
+		}
+	}
 	trace = executor.NewTrace(log, w.job)
 	if err != nil {
 		trace.Errorf("Job failed: %s", err)

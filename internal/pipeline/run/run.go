@@ -35,6 +35,9 @@ type Pipeline struct {
 	Sources  Sources
 	// Downstream compiles child pipelines; nil: trigger jobs fail.
 	Downstream Downstream
+	// Begin gives a job that starts what it may have only while it runs (variables with tokens, what its log must not show), and end takes it
+	// back. Nil: there is no such thing.
+	Begin func(ctx context.Context, ref JobRef, job *executor.Job) (end func(), err error)
 	// Play are the manual jobs that are played as soon as they could be, and the delayed ones that do not wait: names in the
 	// graph or in the file.
 	Play []string

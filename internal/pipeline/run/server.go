@@ -22,7 +22,7 @@ type Server struct {
 	fault  func(error)
 	abort  chan struct{}
 	ended  chan struct{}
-	rested map[*play]func(Outcome)
+	rested map[*play]func([]Outcome)
 }
 
 // NewServer makes a server that plays once [Server.Serve] runs. Options.NextID must be set; Options.Abort and Options.Commands are not used.
@@ -34,7 +34,7 @@ func NewServer(o Options, fault func(error)) (*Server, error) {
 	if o.NextID == nil {
 		return nil, errors.New("run: a server needs numbers")
 	}
-	s := &Server{fault: fault, abort: make(chan struct{}), ended: make(chan struct{}), rested: map[*play]func(Outcome){}}
+	s := &Server{fault: fault, abort: make(chan struct{}), ended: make(chan struct{}), rested: map[*play]func([]Outcome){}}
 	o.Abort, o.Commands = s.abort, nil
 	s.e = newEngine(context.Background(), o)
 	return s, nil
@@ -92,14 +92,18 @@ func (s *Server) rest() {
 		for _, p := range tree {
 			delete(e.byID, p.id)
 		}
-		rested(root.outcome())
+		outcomes := make([]Outcome, len(tree))
+		for i, p := range tree {
+			outcomes[i] = p.outcome()
+		}
+		rested(outcomes)
 	}
 }
 
 // Add plays a pipeline. With events a pipeline that rested is taken up again, for what a person wants of it or of one of its children; their
-// error says why that makes no sense now. rested is called by the goroutine that plays, with where everything is once nothing more happens
-// by itself: the pipeline and its children are not here any more then.
-func (s *Server) Add(ctx context.Context, p Pipeline, rested func(Outcome), events ...Command) error {
+// error says why that makes no sense now. rested is called by the goroutine that plays, with where the pipeline and, after it, all that have
+// come of it are once nothing more happens by itself: they are not here any more then.
+func (s *Server) Add(ctx context.Context, p Pipeline, rested func([]Outcome), events ...Command) error {
 	if err := p.check(); err != nil {
 		return err
 	}

@@ -80,7 +80,7 @@ func (b *bench) serve(k *keeper, ids *atomic.Int64) *served {
 func (v *served) add(id int64, g *pipeline.Graph, commands ...Command) error {
 	p := v.p
 	p.ID, p.Graph = id, g
-	return v.Add(v.t.Context(), p, func(o Outcome) { v.ends <- o }, commands...)
+	return v.Add(v.t.Context(), p, func(all []Outcome) { v.ends <- all[0] }, commands...)
 }
 
 func (v *served) rested() Outcome {
