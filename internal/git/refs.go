@@ -28,6 +28,19 @@ func (r *Repository) Resolve(name string) (string, error) {
 	return peeled.String(), nil
 }
 
+// Head gives the full name of the ref that HEAD names, whether that is there or not; empty: HEAD names a commit.
+func (r *Repository) Head() (string, error) {
+	value, err := r.refValue("HEAD")
+	if err != nil {
+		return "", err
+	}
+	target, ok := strings.CutPrefix(value, "ref:")
+	if !ok {
+		return "", nil
+	}
+	return strings.TrimSpace(target), nil
+}
+
 // ref reads a ref, loose or packed, and follows symbolic ones.
 func (r *Repository) ref(name string) (ObjectID, error) {
 	const maxDepth = 5

@@ -183,6 +183,7 @@ func (e *engine) lost(p *play) {
 		}
 		switch p.state.Jobs[i].Status {
 		case pipeline.StatusRunning, pipeline.StatusCanceling:
+			p.results[i].Reason = pipeline.RunnerSystemFailure
 			e.todo = append(e.todo, todo{play: p, event: schedule.Event{
 				Kind: schedule.Drop, Jobs: []string{p.state.Jobs[i].Name}, Reason: pipeline.RunnerSystemFailure,
 				Why: "the process that ran it is gone",

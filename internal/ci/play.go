@@ -1,0 +1,278 @@
+package ci
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+
+	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/pipeline/executor"
+	"keelson.dev/keelson/internal/pipeline/run"
+	"keelson.dev/keelson/internal/pipeline/schedule"
+	"keelson.dev/keelson/internal/store"
+)
+
+// played is a pipeline as the engine takes it.
+func (s *Server) played(p Project, row store.Pipeline, event Event, g *pipeline.Graph, state *schedule.State, ids map[string]int64) run.Pipeline {
+	ref := "refs/heads/" + row.Ref
+	if row.Tag {
+		ref = "refs/tags/" + row.Ref
+	}
+	return run.Pipeline{
+		Graph: g, ID: row.ID, Project: p.Path, State: state, IDs: ids, Executor: s.o.Executor,
+		Sources: run.Checkout(run.CheckoutOptions{
+			Repository: p.Dir, SHA: row.SHA, Ref: ref, Project: p.Path, URL: s.o.GitURL + "/" + p.Repository + ".git", Base: s.o.Builds, Hand: s.o.Hand,
+		}),
+		Downstream: downstream{s: s, p: p, id: row.Project, event: event},
+		Begin: func(_ context.Context, _ run.JobRef, job *executor.Job) (func(), error) {
+			return s.credentials(p, job), nil
+		},
+	}
+}
+
+// credentials gives a job its token, and takes it back.
+func (s *Server) credentials(p Project, job *executor.Job) (end func()) {
+	token, end := s.tokens.give(grant{project: p.Path, repository: p.Repository})
+	origin := s.o.GitURL + "/" + p.Repository + ".git"
+	if u, err := url.Parse(origin); err == nil {
+		u.User = url.UserPassword("gitlab-ci-token", token)
+		origin = u.String()
+	}
+	for _, v := range []pipeline.Variable{{Name: "CI_JOB_TOKEN", Value: token, Masked: true}, {Name: "CI_REPOSITORY_URL", Value: origin}} {
+		v.Raw, v.Origin = true, pipeline.OriginPredefined
+		job.Variables = append(job.Variables, v)
+	}
+	return end
+}
+
+// rested keeps where pipelines rest.
+func (s *Server) rested(all []run.Outcome) {
+	for _, o := range all {
+		s.sink.rest(o)
+	}
+}
+
+// resume takes up what an earlier process has left.
+func (s *Server) resume(ctx context.Context) error {
+	rows, err := s.o.Store.Unfinished(ctx)
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		if row.Parent != 0 {
+			continue // with its parent
+		}
+		if err := s.takeUp(ctx, row.ID); err != nil {
+			s.o.Log.Error("take up a pipeline", "pipeline", row.ID, "error", err)
+		}
+	}
+	return nil
+}
+
+// saved is a pipeline as it was left.
+type saved struct {
+	row   store.Pipeline
+	graph *pipeline.Graph
+	state *schedule.State
+	ids   map[string]int64
+	event Event
+	jobs  []store.Job
+}
+
+// load reads a pipeline with its state.
+func (s *Server) load(ctx context.Context, row store.Pipeline) (*saved, error) {
+	from, err := s.o.Store.Saved(ctx, row.ID)
+	if err != nil {
+		return nil, err
+	}
+	if from.Graph == nil {
+		return nil, fmt.Errorf("pipeline %d has never run: its configuration has errors", row.ID)
+	}
+	v := &saved{row: row, graph: &pipeline.Graph{}, ids: map[string]int64{}}
+	if err := json.Unmarshal(from.Graph, v.graph); err != nil {
+		return nil, fmt.Errorf("read the graph of pipeline %d: %w", row.ID, err)
+	}
+	if from.Event != nil {
+		if err := json.Unmarshal(from.Event, &v.event); err != nil {
+			return nil, fmt.Errorf("read the event of pipeline %d: %w", row.ID, err)
+		}
+	}
+	if from.State == nil {
+		v.state = schedule.New(v.graph, row.Created)
+	} else if v.state, err = schedule.Resume(v.graph, from.State); err != nil {
+		return nil, fmt.Errorf("pipeline %d: %w", row.ID, err)
+	}
+	for _, entry := range from.Journal {
+		var e schedule.Event
+		if err := json.Unmarshal(entry, &e); err != nil {
+			return nil, fmt.Errorf("read the journal of pipeline %d: %w", row.ID, err)
+		}
+		if _, err := v.state.Apply(e); err != nil {
+			return nil, fmt.Errorf("read the journal of pipeline %d: %w", row.ID, err)
+		}
+	}
+	if v.jobs, err = s.o.Store.Jobs(ctx, row.ID); err != nil {
+		return nil, err
+	}
+	for _, j := range v.jobs {
+		if is, ok := v.state.Job(j.Name); ok && is.Attempt == j.Attempt {
+			v.ids[j.Name] = j.ID
+		}
+	}
+	k := s.sink.add(row.ID, row.Project, from.End, v.jobs, v.graph)
+	k.status = statuses{status: row.Status, why: row.Why, started: row.Started, finished: row.Finished}
+	return v, nil
+}
+
+// takeUp lets a pipeline be played on with all that have come of it, for what people want of it.
+func (s *Server) takeUp(ctx context.Context, id int64, commands ...run.Command) error {
+	row, err := s.o.Store.Pipeline(ctx, id)
+	if err != nil {
+		return err
+	}
+	root, err := s.load(ctx, row)
+	if err != nil {
+		return err
+	}
+	p, err := s.o.Projects.Named(ctx, root.event.Project)
+	if err != nil {
+		s.sink.forget(id)
+		return fmt.Errorf("project %s: %w", root.event.Project, err)
+	}
+	played := s.played(p, row, root.event, root.graph, root.state, root.ids)
+	if played.Children, err = s.children(ctx, root); err != nil {
+		s.sink.forget(id)
+		return err
+	}
+	return s.engine.Add(ctx, played, s.rested, commands...)
+}
+
+// children gives the pipelines that have come of one, parents before their children.
+func (s *Server) children(ctx context.Context, of *saved) ([]run.Child, error) {
+	var out []run.Child
+	for _, j := range of.jobs {
+		at := indexOf(of.graph, j.Name)
+		if at < 0 || of.graph.Jobs[at].Trigger == nil {
+			continue
+		}
+		rows, err := s.o.Store.Pipelines(ctx, store.PipelineFilter{Parent: j.ID})
+		if err != nil {
+			return nil, err
+		}
+		for _, row := range rows {
+			child, err := s.load(ctx, row)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, run.Child{ID: row.ID, Parent: of.row.ID, Job: j.Name, Attempt: j.Attempt, Graph: child.graph, State: child.state, IDs: child.ids})
+			more, err := s.children(ctx, child)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, more...)
+		}
+	}
+	return out, nil
+}
+
+func indexOf(g *pipeline.Graph, job string) int {
+	for i := range g.Jobs {
+		if g.Jobs[i].Name == job {
+			return i
+		}
+	}
+	return -1
+}
+
+// The kinds of commands in the store's queue.
+const (
+	CommandPlay   = "play"
+	CommandRetry  = "retry"
+	CommandCancel = "cancel"
+)
+
+// Args are the arguments of a command.
+type Args struct {
+	Dependants bool `json:"dependants,omitempty"` // of a retry: also what comes after the jobs
+}
+
+// commands does what people want, one after the other.
+func (s *Server) commands(ctx context.Context) {
+	for {
+		c, err := s.o.Store.Take(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			s.o.Log.Error("take a command", "error", err)
+			if !sleep(ctx) {
+				return
+			}
+			continue
+		}
+		refusal := ""
+		if err := s.do(ctx, c); err != nil {
+			if errors.Is(err, run.ErrEnded) || ctx.Err() != nil {
+				return // the next process does it
+			}
+			refusal = err.Error()
+		}
+		if err := s.o.Store.Answer(ctx, c.ID, refusal); err != nil {
+			s.o.Log.Error("answer a command", "command", c.ID, "error", err)
+		}
+	}
+}
+
+// do does one command.
+func (s *Server) do(ctx context.Context, c store.Command) error {
+	var args Args
+	if len(c.Args) > 0 {
+		if err := json.Unmarshal(c.Args, &args); err != nil {
+			return fmt.Errorf("read the arguments of a command: %w", err)
+		}
+	}
+	event := schedule.Event{Jobs: c.Jobs, Why: fmt.Sprintf("%s by %s", past[c.Kind], c.User)}
+	switch c.Kind {
+	case CommandPlay:
+		event.Kind = schedule.Play
+	case CommandRetry:
+		event.Kind, event.Dependants = schedule.Retry, args.Dependants
+	case CommandCancel:
+		event.Kind = schedule.Cancel
+	default:
+		return fmt.Errorf("unknown command %q", c.Kind)
+	}
+	command := run.Command{Pipeline: c.Pipeline, Event: event}
+	err := s.engine.Do(ctx, command)
+	if !errors.Is(err, run.ErrNotHere) {
+		return err
+	}
+	root, err := s.rootOf(ctx, c.Pipeline)
+	if err != nil {
+		return err
+	}
+	return s.takeUp(ctx, root, command)
+}
+
+var past = map[string]string{CommandPlay: "played", CommandRetry: "retried", CommandCancel: "canceled"}
+
+// rootOf gives the pipeline that a child has come of; of others it is themselves.
+func (s *Server) rootOf(ctx context.Context, id int64) (int64, error) {
+	for range run.MaxDepth + 1 {
+		row, err := s.o.Store.Pipeline(ctx, id)
+		if err != nil {
+			return 0, err
+		}
+		if row.Parent == 0 {
+			return id, nil
+		}
+		job, err := s.o.Store.Job(ctx, row.Parent)
+		if err != nil {
+			return 0, err
+		}
+		id = job.Pipeline
+	}
+	return 0, fmt.Errorf("pipeline %d has too many parents", id)
+}

@@ -1,0 +1,72 @@
+package ci
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"sync"
+)
+
+// tokens are those of jobs that run (CI_JOB_TOKEN). They are in memory only, by their hashes, and gone with the job.
+type tokens struct {
+	mu   sync.Mutex
+	jobs map[[sha256.Size]byte]grant
+}
+
+// grant is what a job's token opens.
+type grant struct {
+	project    string // path
+	repository string
+}
+
+func newTokens() *tokens { return &tokens{jobs: map[[sha256.Size]byte]grant{}} }
+
+// give makes the token of a job; end takes it back.
+func (t *tokens) give(g grant) (token string, end func()) {
+	var raw [20]byte
+	_, _ = rand.Read(raw[:]) // never fails
+	token = "keelson-job-" + hex.EncodeToString(raw[:])
+	key := sha256.Sum256([]byte(token))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.jobs[key] = g
+	return token, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		delete(t.jobs, key)
+	}
+}
+
+// of gives what a token opens; false: nothing.
+func (t *tokens) of(token string) (grant, bool) {
+	key := sha256.Sum256([]byte(token))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	g, ok := t.jobs[key]
+	return g, ok
+}
+
+// Allow is a Git host's port for the tokens of jobs: they read the job's own repository and those of projects that its project may read, as
+// long as the job runs.
+func (s *Server) Allow(token, repository string, write bool) error {
+	g, ok := s.tokens.of(token)
+	switch {
+	case !ok:
+		return errors.New("the token is wrong, or its job is over")
+	case write:
+		return errors.New("the token of a job does not push; use a token that may")
+	case g.repository == repository:
+		return nil
+	}
+	projects, err := s.o.Projects.Of(s.lifetime(), repository)
+	if err != nil {
+		return err
+	}
+	for _, p := range projects {
+		if anyMatch(p.ReadableBy, g.project) {
+			return nil
+		}
+	}
+	return errors.New("the token of a job of " + g.project + " does not open this repository: no Project of it names that project in readableBy")
+}
