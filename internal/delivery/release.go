@@ -315,6 +315,7 @@ type ReleaseRecord struct {
 	Observed             int64  // the generation that was last dealt with to its end
 	PostRenderersDigest  string // [HelmRelease.PostRenderersDigest] when the app was last ready
 	CommonMetadataDigest string // [HelmRelease.CommonMetadataDigest] when the app was last ready
+	Made                 Made   // what this process has released; it is not kept in the status
 
 	Attempted       int64 // the generation of the last attempt
 	AttemptedAction ReleaseAction
@@ -327,6 +328,12 @@ type ReleaseRecord struct {
 	HandledForce, HandledReset                 string // the person's last requests that were seen, whether or not they counted
 
 	Released, TestSuccess, Remediated, Drifted Verdict
+}
+
+// Made is an install or upgrade that succeeded: the version of the release, and the generation of the app that it was made from.
+type Made struct {
+	Version    int
+	Generation int64
 }
 
 // Latest is the newest snapshot, or nil.

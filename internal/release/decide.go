@@ -334,9 +334,12 @@ func (d *decider) ignoresTests() bool {
 
 // deployed is about a release that is as we left it.
 func (d *decider) deployed(latest *delivery.StoredRelease) Decision {
-	if why := d.differs(latest); why != "" {
+	if why := cmp.Or(d.differs(latest), d.dressed()); why != "" {
 		if d.rel.Upgrade.Remediation.Retry == 0 && d.rel.Upgrade.Remediation.Exhausted(d.rec.UpgradeFailures) && !d.force {
 			return d.stalled(OutOfSync, delivery.UpgradeRelease, d.rec.UpgradeFailures)
+		}
+		if d.differs(latest) == "" && d.rec.Attempted == d.want.App.Generation && !d.force { // perhaps it was made, by a process that was killed before it could say so
+			return Decision{State: OutOfSync, Action: TakeOver, Message: why}
 		}
 		return d.attempt(OutOfSync, Upgrade, why)
 	}
@@ -374,7 +377,15 @@ func (d *decider) differs(latest *delivery.StoredRelease) string {
 		return fmt.Sprintf("the chart has changed from %s to %s@%s", latest.VersionedChart(), d.want.ChartName, d.want.ChartVersion)
 	case cur.ConfigDigest != d.want.ConfigDigest:
 		return "the values have changed"
-	case d.rec.Observed == d.want.App.Generation: // what follows is remembered at the end, and cannot change without another generation
+	}
+	return ""
+}
+
+// dressed tells whether what chart and values give is to be changed otherwise than it was; empty: it is not.
+func (d *decider) dressed() string {
+	switch gen := d.want.App.Generation; {
+	// What follows is remembered at the end, and cannot change without another generation.
+	case d.rec.Observed == gen, d.rec.Made == (delivery.Made{Version: d.rec.Latest().Version, Generation: gen}):
 		return ""
 	case d.rec.PostRenderersDigest != d.rel.PostRenderersDigest:
 		return "the post-renderers have changed"

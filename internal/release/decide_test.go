@@ -119,6 +119,26 @@ func TestDecide(t *testing.T) {
 		{"another chart", func(s *scene) { s.want.ChartVersion = "1.2.0" }, OutOfSync, Upgrade, nil},
 		{"other values", func(s *scene) { s.want.ConfigDigest = "sha256:d" }, OutOfSync, Upgrade, nil},
 		{"other post-renderers", func(s *scene) { s.want.App.Generation = 4; s.want.App.Release.PostRenderersDigest = "sha256:p" }, OutOfSync, Upgrade, nil},
+		{"other post-renderers, of which nothing is left to try", func(s *scene) {
+			s.want.App.Generation, s.rec.Attempted = 4, 4
+			s.want.App.Release.PostRenderersDigest = "sha256:p"
+			s.rec.UpgradeFailures = 1
+		}, OutOfSync, Stall, nil},
+		{"other post-renderers, made", func(s *scene) {
+			s.want.App.Generation, s.rec.Attempted = 4, 4
+			s.want.App.Release.PostRenderersDigest = "sha256:p"
+			s.rec.Made = delivery.Made{Version: 2, Generation: 4}
+		}, InSync, None, nil},
+		{"other post-renderers, made and rolled back", func(s *scene) {
+			s.want.App.Generation, s.rec.Attempted = 4, 4
+			s.want.App.Release.PostRenderersDigest = "sha256:p"
+			s.rec.Made = delivery.Made{Version: 1, Generation: 4}
+			s.rec.UpgradeFailures = 1
+		}, OutOfSync, Stall, nil},
+		{"other post-renderers, perhaps made", func(s *scene) {
+			s.want.App.Generation, s.rec.Attempted = 4, 4
+			s.want.App.Release.PostRenderersDigest = "sha256:p"
+		}, OutOfSync, TakeOver, nil},
 		{"other common metadata", func(s *scene) { s.want.App.Generation = 4; s.want.App.Release.CommonMetadataDigest = "sha256:p" }, OutOfSync, Upgrade, nil},
 		{"another generation, and nothing else", func(s *scene) { s.want.App.Generation = 4 }, InSync, None, nil},
 		{"in sync, and forced", func(s *scene) { s.force() }, InSync, Upgrade, func(d Decision) bool { return d.Force && d.Record.HandledForce == "now" }},

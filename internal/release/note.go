@@ -123,6 +123,9 @@ func (n *noter) released() {
 	if n.err == nil {
 		n.rec.Released = delivery.Verdict{Status: "True", Reason: reason, Message: fmt.Sprintf("Helm %s succeeded for release %s", word, n.named())}
 		n.rec.Drifted = delivery.Verdict{}
+		if last := n.rec.Latest(); last != nil {
+			n.rec.Made = delivery.Made{Version: last.Version, Generation: n.want.App.Generation}
+		}
 		if !n.want.App.Release.Test.Enable {
 			n.rec.Forgive()
 		}
