@@ -165,6 +165,8 @@ func (r *run) act(res *Result) error {
 		return r.test()
 	case Unlock:
 		return r.unlock()
+	case Note:
+		err = r.note()
 	case Repair:
 		return r.repair(res)
 	default:
@@ -493,7 +495,7 @@ func (r *run) unlock() error {
 		return err
 	}
 	if status := rel.Info.Status; status.IsPending() {
-		rel.SetStatus(releasecommon.StatusFailed, fmt.Sprintf("Release unlocked from stale '%s' state", status))
+		rel.SetStatus(releasecommon.StatusFailed, fmt.Sprintf("%s stale '%s' state", unlockedPrefix, status))
 		return r.cfg.Releases.Update(rel)
 	}
 	return nil

@@ -52,6 +52,13 @@ func (s *scene) stored(snap delivery.ReleaseSnapshot, known bool, writer, descri
 	s.seen.Known, s.seen.Writer = known, writer
 }
 
+// missed makes a version of ours the newest one in the storage, which the record does not know.
+func (s *scene) missed(whole bool, action delivery.ReleaseAction, snap delivery.ReleaseSnapshot) {
+	snap.Action = action
+	s.stored(snap, false, "keelson", "")
+	s.seen.Missed, s.seen.Whole = []delivery.StoredRelease{*s.seen.Latest}, whole
+}
+
 // failed makes the newest version one that failed, after so many failures.
 func (s *scene) failed(failures int64) {
 	snap := snapshot(2, "failed", "1.1.0")
@@ -234,8 +241,43 @@ func TestDecide(t *testing.T) {
 			s.stored(snapshot(3, "deployed", "1.0.0"), false, "helm", "Rollback to 1")
 			s.force()
 		}, Unmanaged, Upgrade, nil},
-		{"our own rollback, of which the status does not know", func(s *scene) { s.stored(snapshot(3, "deployed", "1.0.0"), false, "keelson", "Rollback to 1") }, Unmanaged, Upgrade, nil},
-		{"our own upgrade, of which the status does not know", func(s *scene) { s.stored(snapshot(3, "deployed", "1.1.0"), false, "keelson", "Upgrade complete") }, Unmanaged, TakeOver, nil},
+		{"our own rollback, of which the status does not know", func(s *scene) {
+			s.failed(1)
+			s.missed(true, delivery.RollbackRelease, snapshot(3, "deployed", "1.0.0"))
+		}, Unnoted, Note, func(d Decision) bool { return len(d.Record.History) == 3 && d.Record.UpgradeFailures == 1 }},
+		{"our own rollback, and Git wants another chart", func(s *scene) {
+			s.missed(true, delivery.RollbackRelease, snapshot(3, "deployed", "1.0.0"))
+			s.want.ChartVersion = "1.2.0"
+		}, OutOfSync, Upgrade, func(d Decision) bool { return len(d.Record.History) == 3 }},
+		{"our own upgrade, of which the status does not know", func(s *scene) {
+			s.missed(true, delivery.UpgradeRelease, snapshot(3, "deployed", "1.1.0"))
+		}, Unnoted, Note, nil},
+		{"our own upgrade, of which the status does not know the beginning either", func(s *scene) {
+			s.rec.Revision = "1.0.0"
+			s.missed(true, delivery.UpgradeRelease, snapshot(3, "deployed", "1.1.0"))
+		}, Unnoted, TakeOver, func(d Decision) bool { return len(d.Record.History) == 3 }},
+		{"our own upgrade, after one of a person", func(s *scene) {
+			s.missed(false, delivery.UpgradeRelease, snapshot(4, "failed", "1.1.0"))
+		}, Unnoted, Note, func(d Decision) bool { return len(d.Record.History) == 1 }},
+		{"our own upgrade that failed, of which the status does not know", func(s *scene) {
+			s.missed(true, delivery.UpgradeRelease, snapshot(3, "failed", "1.1.0"))
+		}, Unnoted, Note, nil},
+		{"our own upgrade that failed, and Git wants another chart", func(s *scene) {
+			s.missed(true, delivery.UpgradeRelease, snapshot(3, "failed", "1.1.0"))
+			s.want.ChartVersion = "1.2.0"
+		}, Failed, Upgrade, func(d Decision) bool { return len(d.Record.History) == 3 }},
+		{"our own upgrade that failed, and a force", func(s *scene) {
+			s.missed(true, delivery.UpgradeRelease, snapshot(3, "failed", "1.1.0"))
+			s.force()
+		}, Failed, Upgrade, func(d Decision) bool { return d.Force }},
+		{"our own upgrade, cut off", func(s *scene) {
+			s.missed(true, delivery.UpgradeRelease, snapshot(3, "pending-upgrade", "1.1.0"))
+			s.force()
+		}, Locked, Unlock, func(d Decision) bool { return len(d.Record.History) == 3 && d.Record.HandledForce == "" }},
+		{"our own upgrade, unlocked", func(s *scene) {
+			s.missed(true, delivery.UpgradeRelease, snapshot(3, "failed", "1.1.0"))
+			s.seen.Latest.Description = "Release unlocked from stale 'pending-upgrade' state"
+		}, Failed, Upgrade, func(d Decision) bool { return len(d.Record.History) == 3 }},
 		{"a person's upgrade", func(s *scene) { s.stored(snapshot(3, "deployed", "1.4.0"), false, "helm", "Upgrade complete") }, Unmanaged, Upgrade, nil},
 		{"a person's install of the same", func(s *scene) {
 			s.rec = delivery.ReleaseRecord{}
@@ -302,5 +344,32 @@ func TestBudget(t *testing.T) {
 	}
 	if want := []Action{Install, Uninstall, Install, Uninstall, Install, Uninstall, Stall}; !slices.Equal(actions, want) {
 		t.Errorf("%v, want %v", actions, want)
+	}
+}
+
+func TestForDeletion(t *testing.T) {
+	gone := snapshot(1, "uninstalled", "1.0.0")
+	for _, c := range []struct {
+		name   string
+		change func(s *scene)
+		want   bool
+	}{
+		{"a release", func(*scene) {}, true},
+		{"none", func(s *scene) { s.rec.History, s.seen = nil, Seen{} }, false},
+		{"one that was uninstalled", func(s *scene) { s.rec.History, s.seen = []delivery.ReleaseSnapshot{gone}, Seen{} }, false},
+		{"one that was uninstalled, and we have begun to make it again", func(s *scene) {
+			s.rec.History = []delivery.ReleaseSnapshot{gone}
+			s.stored(snapshot(1, "pending-install", "1.1.0"), false, "keelson", "")
+		}, true},
+		{"one that was uninstalled, and a person has made it again", func(s *scene) {
+			s.rec.History = []delivery.ReleaseSnapshot{gone}
+			s.stored(snapshot(1, "deployed", "1.1.0"), false, "helm", "")
+		}, false},
+	} {
+		s := newScene()
+		c.change(s)
+		if d, got := ForDeletion(s.want.App, s.rec, s.seen); got != c.want || d.Action != Uninstall {
+			t.Errorf("%s: %t, %+v", c.name, got, d)
+		}
 	}
 }

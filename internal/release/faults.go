@@ -42,7 +42,7 @@ var (
 func (r *run) fault(err error) error {
 	f := r.explain(err)
 	f.Err = &shown{text: r.shown(f.Err.Error()), err: f.Err}
-	if r.ctx.Err() != nil {
+	if r.ctx.Err() != nil || errors.Is(err, ErrCancelled) {
 		f.Err = &shown{text: "the action was called off: " + f.Err.Error(), err: errors.Join(ErrCancelled, err)}
 	}
 	return f

@@ -135,6 +135,12 @@ func (e *Engine) Observe(ctx context.Context, app delivery.App, record delivery.
 	}
 	seen := Seen{Writer: rec.writer, Known: knows(last, &stored)}
 	seen.Latest = &stored
+	if !seen.Known && rec.writer == kube.FieldManager {
+		var err error
+		if seen.Missed, seen.Whole, err = e.missed(ctx, app, record, at); err != nil {
+			return Seen{}, err
+		}
+	}
 	if stored.Status == statusFailed || last != nil && last.TestFailed() {
 		var err error
 		if seen.Gone, err = e.gone(ctx, app, record, at); err != nil {
