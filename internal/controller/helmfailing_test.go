@@ -21,7 +21,7 @@ import (
 // helmAlone serves HelmReleases with no cluster behind it.
 func helmAlone(t *testing.T) *helmReleases {
 	t.Helper()
-	return &helmReleases{life: t.Context(), apps: apps{
+	return &helmReleases{life: t.Context(), acts: map[delivery.ID]*acting{}, apps: apps{
 		reg: newRegistry(), now: time.Now, wake: func(delivery.ID) {}, places: kube.NewPlaces(1, time.Second), log: slog.New(slog.DiscardHandler),
 	}}
 }

@@ -38,6 +38,7 @@ type helmReleases struct {
 	mu      sync.Mutex
 	engines map[*target]*release.Engine // of the clusters that there are releases in
 	owners  map[string]delivery.ID      // of releases, by where and what they are: the first who wanted one has it
+	acts    map[delivery.ID]*acting     // what is under way, also for a HelmRelease that is gone
 }
 
 // helmState is what is known of an app that is a HelmRelease.
@@ -60,6 +61,7 @@ type acting struct {
 	began    atomic.Pointer[time.Time] // when its turn came; nil: it has not come yet
 	cancel   context.CancelFunc
 	parting  bool          // it is the uninstall of an app that is deleted
+	left     bool          // its HelmRelease is gone; guarded by the mutex of helmReleases
 	done     chan struct{} // closed at its end
 	result   release.Result
 	err      error
@@ -84,7 +86,9 @@ func (h *helmReleases) empty() *helmv2.HelmRelease { return &helmv2.HelmRelease{
 func (h *helmReleases) forget(name types.NamespacedName) {
 	id := helmReleaseID(name)
 	h.charts.drop(id)
-	h.disown(delivery.App{ID: id}, nil)
+	if !h.callOff(id) {
+		h.disown(delivery.App{ID: id}, nil)
+	}
 	h.leave(id, nil)
 	h.drop(id)
 }
@@ -100,6 +104,9 @@ func (h *helmReleases) about(ctx context.Context, obj *helmv2.HelmRelease) conte
 // step does one step for a HelmRelease.
 func (h *helmReleases) step(ctx context.Context, obj *helmv2.HelmRelease, pen pen) next {
 	p, err := h.begin(obj, pen)
+	if h.former(p) {
+		return next{}
+	}
 	if p.helm.acting != nil && !h.ended(p) {
 		return h.underWay(p)
 	}
@@ -208,7 +215,7 @@ func (h *helmReleases) underWay(p *helmPass) next {
 	h.stands(p.app.ID, stand{busy: true})
 	began := a.began.Load()
 	if began == nil {
-		return next{after: haste, events: p.events}
+		return next{events: p.events} // it wakes the app when its turn comes
 	}
 	if rest := began.Add(haste).Sub(p.req.Now); rest > 0 {
 		return next{after: rest, events: p.events}
@@ -474,24 +481,31 @@ func (h *helmReleases) undertake(ctx context.Context, p *helmPass, d release.Dec
 	return nil
 }
 
-// act carries out an action aside; its end wakes the app.
+// act carries out an action aside; its end wakes the app, as does its turn where that did not come at once.
 func (h *helmReleases) act(p *helmPass, d release.Decision, rec delivery.ReleaseRecord) {
 	ctx, cancel := context.WithCancel(h.life)
 	a := &acting{want: p.want, decision: d, record: rec, cancel: cancel, done: make(chan struct{})}
 	p.helm.acting = a
 	req, id, engine := p.request(), p.app.ID, p.helm.engine
+	h.mu.Lock()
+	h.acts[id] = a
+	h.mu.Unlock()
+	leave, entered := h.places.TryEnter()
+	if entered {
+		a.began.Store(new(h.now()))
+	}
 	go func() {
 		defer h.wake(id)
-		defer close(a.done)
+		defer h.over(id, a)
 		defer cancel()
-		leave, err := h.places.Enter(ctx)
-		if err != nil {
-			a.err = err
-			return
+		if !entered {
+			if leave, a.err = h.places.Enter(ctx); a.err != nil {
+				return
+			}
+			a.began.Store(new(h.now()))
+			h.wake(id)
 		}
 		defer leave()
-		now := h.now()
-		a.began.Store(&now)
 		defer func() { // a chart that Helm cannot cope with is that app's trouble only
 			if v := recover(); v != nil {
 				h.log.Error("an action panicked", "app", id, "action", d.Action, "stack", string(debug.Stack()))
@@ -500,6 +514,60 @@ func (h *helmReleases) act(p *helmPass, d release.Decision, rec delivery.Release
 		}()
 		a.result, a.err = engine.Act(ctx, req, d)
 	}()
+}
+
+// over takes note that an action has ended.
+func (h *helmReleases) over(id delivery.ID, a *acting) {
+	h.mu.Lock()
+	delete(h.acts, id)
+	left := a.left
+	h.mu.Unlock()
+	if left { // only now may the release be another's
+		h.disown(delivery.App{ID: id}, nil)
+	}
+	close(a.done)
+}
+
+// callOff ends what is under way for a HelmRelease that is gone, as it is where somebody has taken our finalizer away; false: nothing is.
+func (h *helmReleases) callOff(id delivery.ID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	a := h.acts[id]
+	if a == nil {
+		return false
+	}
+	a.left = true
+	a.cancel()
+	return true
+}
+
+// former tells whether an action for a HelmRelease of the same name, which is gone, has not ended yet. Its end wakes this one.
+func (h *helmReleases) former(p *helmPass) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	a := h.acts[p.app.ID]
+	if a == nil || a == p.helm.acting {
+		return false
+	}
+	a.left = true
+	a.cancel()
+	return true
+}
+
+// rest waits until what is under way has ended, which the end of the controller calls off: its releases say so then, and none is left pending.
+func (h *helmReleases) rest(patience time.Duration) {
+	h.mu.Lock()
+	acts := slices.Collect(maps.Values(h.acts))
+	h.mu.Unlock()
+	late := time.After(patience)
+	for _, a := range acts {
+		select {
+		case <-a.done:
+		case <-late:
+			h.log.Warn("the controller ends in the middle of an action; the next start takes it up", "release", a.decision.Target, "action", a.decision.Action)
+			return
+		}
+	}
 }
 
 // working is the outcome while an action is under way.
@@ -594,15 +662,23 @@ func (h *helmReleases) told(p *helmPass, out *delivery.Outcome) next {
 // remove uninstalls the release of an app that is deleted, unless it is suspended. An action under way is ended first.
 func (h *helmReleases) remove(ctx context.Context, obj *helmv2.HelmRelease) (removal, error) {
 	p, _ := h.begin(obj, pen{})
+	if h.former(p) {
+		return removal{after: recheck}, nil
+	}
 	if a := p.helm.acting; a != nil {
 		if !a.parting {
 			a.cancel()
 		}
 		if !h.ended(p) {
+			if n := h.underWay(p); a.parting && n.after > 0 {
+				return removal{after: n.after}, nil
+			}
 			return removal{after: recheck}, nil
 		}
 		if a.parting && a.err != nil {
 			p.st.failures++
+			out := delivery.Outcome{Phase: delivery.Failing, Release: &p.helm.record}
+			p.obj.Status = dialect.HelmReleaseStatus(p.obj.Status, p.app, out, h.now())
 			return removal{after: deliver.Backoff(p.st.failures, 0), events: p.events}, nil
 		}
 	}
