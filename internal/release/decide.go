@@ -200,6 +200,9 @@ func (d *decider) decide() Decision {
 	}
 	latest := d.seen.Latest
 	if latest == nil {
+		if d.rec.Latest() != nil { // whoever uninstalled it: a person, or a process of ours that ended before it could say so
+			d.rec.History[0].Status, d.rec.Inventory = statusUninstalled, nil
+		}
 		return d.absent("there is no such release")
 	}
 	d.catchUp()

@@ -83,7 +83,14 @@ func TestDecide(t *testing.T) {
 	}{
 		{"nothing has changed", func(*scene) {}, InSync, None, nil},
 		{"there is none", func(s *scene) { s.seen = Seen{}; s.rec = delivery.ReleaseRecord{} }, Absent, Install, nil},
-		{"a person has uninstalled it", func(s *scene) { s.seen = Seen{} }, Absent, Install, nil},
+		{"a person has uninstalled it", func(s *scene) { s.seen = Seen{} }, Absent, Install, func(d Decision) bool {
+			return d.Record.History[0].Status == "uninstalled"
+		}},
+		{"uninstalled after a failed install, of which the status does not know", func(s *scene) {
+			s.seen = Seen{}
+			s.rec.History = []delivery.ReleaseSnapshot{snapshot(1, "failed", "1.1.0")}
+			s.rec.AttemptedAction, s.rec.InstallFailures = delivery.InstallRelease, 1
+		}, Absent, Stall, func(d Decision) bool { return d.Record.History[0].Status == "uninstalled" }},
 		{"uninstalled, the history kept", func(s *scene) {
 			s.rec.History[0].Status = "uninstalled"
 			s.stored(s.rec.History[0], true, "keelson", "")
