@@ -130,3 +130,27 @@ func TestCalledOff(t *testing.T) {
 		}
 	}
 }
+
+// A rollback whose hook hangs is tried again and again: maxHistory bounds what that leaves, and what it goes back to stays.
+func TestRollbackFailsAgain(t *testing.T) {
+	w := newWorld(t)
+	hook := strings.Replace(job, "pre-install", "pre-rollback", 1)
+	r := w.release("web", files("1.0.0", with(simple(), "templates/hook.yaml", hook)))
+	r.app.Release.Upgrade.Remediation.LastFailure = true
+	r.app.Release.MaxHistory = 3
+	r.app.Release.Rollback.Timeout = 200 * time.Millisecond
+	r.settle()
+	r.wants(files("1.1.0", with(simple(), "templates/broken.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: NOT-A-NAME}\n")))
+	r.steps = nil
+	for range 6 {
+		r.step()
+	}
+	r.went("OutOfSync: upgrade", "Failed: rollback", "Failed: rollback", "Failed: rollback", "Failed: rollback", "Failed: rollback")
+	got := w.history("web")
+	if len(got) > 4 || !strings.HasPrefix(got[0], "1 deployed") {
+		t.Errorf("helm history: %q", got)
+	}
+	if len(r.record.History) > 5 || r.record.Previous(false).Version != 1 {
+		t.Errorf("history: %s", r.versions())
+	}
+}
