@@ -480,6 +480,7 @@ func (w *world) event(app string, parts ...string) {
 type request struct {
 	Verb, UserAgent, RequestURI string
 	ObjectRef                   struct{ Resource, Namespace, Name, Subresource string }
+	ImpersonatedUser            struct{ Username string }
 }
 
 // requests reads the audit log from a position on and returns what keelson sent, and the new position.

@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	helmkube "helm.sh/helm/v4/pkg/kube"
+	helmrelease "helm.sh/helm/v4/pkg/release/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -116,7 +117,33 @@ func (c *client) Build(r io.Reader, _ bool) (helmkube.ResourceList, error) {
 		}
 		list = append(list, info)
 	}
+	if c.lenient {
+		return list, c.readable(objects)
+	}
 	return list, nil
+}
+
+// readable tells which objects of a release that is uninstalled cannot be read. Helm would pass over these, and forget the release: then
+// nobody knew any more that they are left. Hooks are not asked about: Helm does not either.
+func (c *client) readable(objects []delivery.Object) error {
+	var failed []error
+	for _, o := range objects {
+		if _, hook := o.GetAnnotations()[helmrelease.HookAnnotation]; hook || o.GetName() == "" {
+			continue
+		}
+		r, err := c.user.Resource(o.GroupVersionKind(), o.GetNamespace())
+		if meta.IsNoMatchError(err) {
+			continue
+		}
+		if err == nil {
+			_, err = r.Get(c.ctx, o.GetName(), metav1.GetOptions{})
+		}
+		if err != nil && !apierrors.IsNotFound(err) {
+			failed = append(failed, err)
+		}
+	}
+	c.failures = append(c.failures, failed...)
+	return errors.Join(failed...)
 }
 
 // adoptions bounds how often managedFields are written anew because somebody else wrote to the object in between.
