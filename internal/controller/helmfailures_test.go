@@ -147,7 +147,7 @@ func TestHelmReleaseMayNot(t *testing.T) {
 		{"nothing", "", "InstallFailed", []string{`cannot get resource "configmaps"`, "Role"}},
 		{"objects", allConfigMaps, "InstallFailed", []string{`cannot create resource "secrets"`, "Role"}},
 		{"records", allSecrets, "InstallFailed", []string{`cannot get resource "configmaps"`, "templates/settings.yaml", "Role"}},
-		{"reads", allSecrets + `, {apiGroups: [""], resources: [configmaps], verbs: [get]}`, "RetriesExceeded",
+		{"reads", allSecrets + `, {apiGroups: [""], resources: [configmaps], verbs: [get]}`, "InstallFailed",
 			[]string{`cannot patch resource "configmaps"`, "templates/settings.yaml", "Role"}},
 	} {
 		w.account(c.name, c.rules)

@@ -519,8 +519,8 @@ func (h *helmReleases) outcome(p *helmPass, d release.Decision, err error) deliv
 		out = h.failed(p, err)
 		out.Release = rec
 	case d.Action == release.Hold, d.Action == release.Stall:
-		out.Phase, out.Reason, out.Message = delivery.Stalled, d.Reason, p.secrets.Text(d.Message)
-		if !told(p.obj.Status.Conditions, out) {
+		out.Phase, out.Reason, out.Message, out.GivenUp = delivery.Stalled, d.Reason, p.secrets.Text(d.Message), d.Action == release.Stall
+		if c := apimeta.FindStatusCondition(p.obj.Status.Conditions, meta.StalledCondition); c == nil || c.Reason != out.Reason || c.Message != out.Message {
 			p.events = append(p.events, event{warning: true, reason: out.Reason, message: out.Message})
 		}
 	case d.Action.Runs(): // later
