@@ -278,7 +278,7 @@ func (h *helmReleases) supported(_ context.Context, p *helmPass) error {
 		return nil
 	}
 	return &delivery.Fault{
-		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Hint: "remove the fields",
+		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Hint: insteadOf(refused, "a GitRepository, a HelmRepository or an OCIRepository"),
 		Err: fmt.Errorf("%s: not supported yet; nothing is released", strings.Join(refused, ", ")),
 	}
 }
@@ -398,6 +398,7 @@ func (h *helmReleases) chart(ctx context.Context, p *helmPass) (err error) {
 
 func (h *helmReleases) dependencies(ctx context.Context, p *helmPass) error {
 	dep, why, stands := h.reg.unready(p.app, stand{})
+	hint := ""
 	switch stands {
 	case standsReady:
 		return nil
@@ -408,10 +409,10 @@ func (h *helmReleases) dependencies(ctx context.Context, p *helmPass) error {
 		if err != nil || found {
 			return cmp.Or(err, errNotYet)
 		}
-		why = "it does not exist"
+		why, hint = "it does not exist", "create it, or correct spec.dependsOn"
 	}
 	return &delivery.Fault{
-		Reason: meta.DependencyNotReadyReason, Retry: delivery.OnEvent, Err: fmt.Errorf("waiting for dependency '%s/%s': %s", dep.Namespace, dep.Name, why),
+		Reason: meta.DependencyNotReadyReason, Retry: delivery.OnEvent, Hint: hint, Err: fmt.Errorf("waiting for dependency '%s/%s': %s", dep.Namespace, dep.Name, why),
 	}
 }
 

@@ -191,8 +191,19 @@ func (c *releaseCharts) get(ctx context.Context, obj client.Object, id delivery.
 
 func refusedChart(names []string) error {
 	return &delivery.Fault{
-		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Err: fmt.Errorf("%s: not supported yet; nothing is fetched", strings.Join(names, ", ")), Hint: "remove the fields",
+		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Err: fmt.Errorf("%s: not supported yet; nothing is fetched", strings.Join(names, ", ")),
+		Hint: insteadOf(names, "a GitRepository, a HelmRepository or an OCIRepository"),
 	}
+}
+
+// insteadOf says what to do about fields that are refused: a kind of sources has to be another one, everything else may go.
+func insteadOf(names []string, kinds string) string {
+	for _, name := range names {
+		if _, kind, ok := strings.Cut(name, "Ref.kind "); ok {
+			return "publish what is in the " + kind + " as " + kinds + ", and refer to that"
+		}
+	}
+	return "remove the fields"
 }
 
 func (c *releaseCharts) of(ctx context.Context, user delivery.ID, t delivery.ChartTemplate, generation int64) (releaseChart, error) {

@@ -362,14 +362,14 @@ func readDocument(out []delivery.Object, document []byte) ([]delivery.Object, er
 	origin := sourceOf(document)
 	converted, err := yaml.YAMLToJSON(document)
 	if err != nil {
-		return nil, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Err: fmt.Errorf("what the template gives is not YAML: %w", err)}
+		return nil, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Hint: "render it with keelson render --chart, and mend the template or the values", Err: fmt.Errorf("what the template gives is not YAML: %w", err)}
 	}
 	if string(converted) == "null" {
 		return out, nil
 	}
 	var object map[string]any
 	if err := k8sjson.Unmarshal(converted, &object); err != nil {
-		return nil, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Err: errors.New("the template gives something that is no object")}
+		return nil, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Hint: "render it with keelson render --chart, and mend the template or the values", Err: errors.New("the template gives something that is no object")}
 	}
 	u := &unstructured.Unstructured{Object: object}
 	if u.IsList() {
@@ -391,10 +391,10 @@ func readDocument(out []delivery.Object, document []byte) ([]delivery.Object, er
 func checkObject(u *unstructured.Unstructured, origin string) (delivery.Object, error) {
 	o := delivery.Object{Unstructured: u, Origin: origin}
 	if u.GetKind() == "" || u.GetAPIVersion() == "" {
-		return o, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Err: errors.New("the template gives an object without apiVersion or kind")}
+		return o, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Hint: "render it with keelson render --chart, and mend the template or the values", Err: errors.New("the template gives an object without apiVersion or kind")}
 	}
 	if u.GetName() == "" && u.GetGenerateName() == "" {
-		return o, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Err: fmt.Errorf("the template gives a %s without a name", u.GetKind())}
+		return o, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Hint: "render it with keelson render --chart, and mend the template or the values", Err: fmt.Errorf("the template gives a %s without a name", u.GetKind())}
 	}
 	return o, nil
 }
