@@ -14,6 +14,7 @@ import (
 
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -182,6 +183,11 @@ func (c *releaseCharts) get(ctx context.Context, obj client.Object, id delivery.
 	case apierrors.IsNotFound(err):
 		return &delivery.Fault{
 			Reason: "SourceUnavailable", Retry: delivery.OnEvent, Err: fmt.Errorf("failed to get source: %s does not exist", id), Hint: "create it, or correct the reference",
+		}
+	case apimeta.IsNoMatchError(err):
+		return &delivery.Fault{
+			Reason: "SourceUnavailable", Hint: "kubectl apply -f config/crd, then start Keelson again",
+			Err: fmt.Errorf("failed to get source: %s cannot be: the cluster lacks the kind", id),
 		}
 	case err != nil:
 		return &delivery.Fault{Reason: "SourceUnavailable", Err: fmt.Errorf("failed to get source: %w", err)}
@@ -445,7 +451,7 @@ func (c *releaseCharts) repository(ctx context.Context, namespace, named string)
 		return "", delivery.Credentials{}, fmt.Errorf("repository '%s': aliases are not known here: write its address", named)
 	}
 	var list sourcev1.HelmRepositoryList
-	if err := c.cache.List(ctx, &list, client.InNamespace(namespace)); err != nil {
+	if err := c.cache.List(ctx, &list, client.InNamespace(namespace)); err != nil && !apimeta.IsNoMatchError(err) { // without the kind there are none
 		return "", delivery.Credentials{}, fmt.Errorf("list HelmRepositories: %w", err)
 	}
 	for i := range list.Items {
