@@ -15,6 +15,7 @@ import (
 
 	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	"github.com/fluxcd/pkg/apis/meta"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
@@ -284,7 +285,7 @@ func (h *helmReleases) supported(_ context.Context, p *helmPass) error {
 		return nil
 	}
 	return &delivery.Fault{
-		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Hint: "remove the fields",
+		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Hint: insteadOf(refused, "a GitRepository, a HelmRepository or an OCIRepository"),
 		Err: fmt.Errorf("%s: not supported yet; nothing is released", strings.Join(refused, ", ")),
 	}
 }
@@ -404,6 +405,7 @@ func (h *helmReleases) chart(ctx context.Context, p *helmPass) (err error) {
 
 func (h *helmReleases) dependencies(ctx context.Context, p *helmPass) error {
 	dep, why, stands := h.reg.unready(p.app, stand{})
+	hint := ""
 	switch stands {
 	case standsReady:
 		return nil
@@ -414,10 +416,10 @@ func (h *helmReleases) dependencies(ctx context.Context, p *helmPass) error {
 		if err != nil || found {
 			return cmp.Or(err, errNotYet)
 		}
-		why = "it does not exist"
+		why, hint = "it does not exist", "create it, or correct spec.dependsOn"
 	}
 	return &delivery.Fault{
-		Reason: meta.DependencyNotReadyReason, Retry: delivery.OnEvent, Err: fmt.Errorf("waiting for dependency '%s/%s': %s", dep.Namespace, dep.Name, why),
+		Reason: meta.DependencyNotReadyReason, Retry: delivery.OnEvent, Hint: hint, Err: fmt.Errorf("waiting for dependency '%s/%s': %s", dep.Namespace, dep.Name, why),
 	}
 }
 
@@ -586,8 +588,8 @@ func (h *helmReleases) outcome(p *helmPass, d release.Decision, err error) deliv
 		out = h.failed(p, err)
 		out.Release = rec
 	case d.Action == release.Hold, d.Action == release.Stall:
-		out.Phase, out.Reason, out.Message = delivery.Stalled, d.Reason, p.secrets.Text(d.Message)
-		if !told(p.obj.Status.Conditions, out) {
+		out.Phase, out.Reason, out.Message, out.GivenUp = delivery.Stalled, d.Reason, p.secrets.Text(d.Message), d.Action == release.Stall
+		if c := apimeta.FindStatusCondition(p.obj.Status.Conditions, meta.StalledCondition); c == nil || c.Reason != out.Reason || c.Message != out.Message {
 			p.events = append(p.events, event{warning: true, reason: out.Reason, message: out.Message})
 		}
 	case d.Action.Runs(): // later
@@ -659,7 +661,8 @@ func (h *helmReleases) told(p *helmPass, out *delivery.Outcome) next {
 	return next{after: p.after, events: p.events}
 }
 
-// remove uninstalls the release of an app that is deleted, unless it is suspended. An action under way is ended first.
+// remove uninstalls the release of an app that is deleted, unless it is suspended. An action under way is ended first. Where the service
+// account that would have to do it is gone, or what says how the other cluster is reached, the app is let go of, with a warning (upstream).
 func (h *helmReleases) remove(ctx context.Context, obj *helmv2.HelmRelease) (removal, error) {
 	p, _ := h.begin(obj, pen{})
 	if h.former(p) {
@@ -676,17 +679,20 @@ func (h *helmReleases) remove(ctx context.Context, obj *helmv2.HelmRelease) (rem
 			return removal{after: recheck}, nil
 		}
 		if a.parting && a.err != nil {
-			p.st.failures++
-			out := delivery.Outcome{Phase: delivery.Failing, Release: &p.helm.record}
-			p.obj.Status = dialect.HelmReleaseStatus(p.obj.Status, p.app, out, h.now())
-			return removal{after: deliver.Backoff(p.st.failures, 0), events: p.events}, nil
+			return h.remains(ctx, p), nil
 		}
 	}
 	if p.app.Suspend {
 		return removal{done: true, events: p.events}, nil
 	}
+	if why := h.unreachable(ctx, p); why != "" {
+		return p.letGo(why), nil
+	}
 	if err := h.aim(ctx, p); err != nil {
 		return removal{after: recheck, events: p.events}, ignoreNotYet(err)
+	}
+	if accountGone(ctx, p.app, p.st.target) {
+		return p.letGo("the service account " + p.app.ServiceAccount + " is gone"), nil
 	}
 	seen, err := p.helm.engine.Observe(ctx, p.app, p.helm.record)
 	if err != nil {
@@ -702,6 +708,48 @@ func (h *helmReleases) remove(ctx context.Context, obj *helmv2.HelmRelease) (rem
 	h.act(p, d, d.Record)
 	p.helm.acting.parting = true
 	return removal{after: recheck, events: p.events}, nil
+}
+
+// remains says why the release of an app that is deleted could not be uninstalled. It is tried again.
+func (h *helmReleases) remains(ctx context.Context, p *helmPass) removal {
+	if accountGone(ctx, p.app, p.st.target) {
+		return p.letGo("the service account " + p.app.ServiceAccount + " is gone")
+	}
+	p.st.failures++
+	out := delivery.Outcome{Phase: delivery.Failing, Release: &p.helm.record}
+	p.obj.Status = dialect.HelmReleaseStatus(p.obj.Status, p.app, out, h.now())
+	return removal{after: deliver.Backoff(p.st.failures, 0), events: p.events}
+}
+
+// unreachable tells why nobody can say how the app's other cluster is reached: what its declaration names is gone; empty: somebody can.
+func (h *helmReleases) unreachable(ctx context.Context, p *helmPass) string {
+	var obj client.Object = &corev1.Secret{}
+	switch p.app.KubeConfig.Kind {
+	case "":
+		return ""
+	case "ConfigMap":
+		obj = &corev1.ConfigMap{}
+	}
+	err := h.reader.Get(ctx, types.NamespacedName{Namespace: p.app.ID.Namespace, Name: p.app.KubeConfig.Name}, obj)
+	if apierrors.IsNotFound(err) {
+		return p.app.KubeConfig.String() + ", which says how its cluster is reached, is gone"
+	}
+	return ""
+}
+
+// letGo ends the removal of an app whose release cannot be uninstalled any more.
+func (p *helmPass) letGo(why string) removal {
+	of := release.TargetOf(p.app)
+	name := of.Name
+	if last := p.helm.record.Latest(); last != nil {
+		name = last.Name
+	}
+	what := "the release " + cmp.Or(p.helm.record.StorageNamespace, of.StorageNamespace) + "/" + name
+	if n := len(p.helm.record.Inventory); n > 0 {
+		what += fmt.Sprintf(", with up to %d objects,", n)
+	}
+	return removal{done: true, events: append(p.events, event{warning: true, reason: "Orphaned", message: fmt.Sprintf(
+		"%s: %s is left as it is (hint: helm uninstall %s -n %s removes it)", why, what, name, cmp.Or(p.helm.record.StorageNamespace, of.StorageNamespace))})}
 }
 
 // looked tells whether every HelmRelease that is not suspended has been looked at.

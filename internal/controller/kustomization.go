@@ -167,7 +167,7 @@ func (k *kustomizations) supported(_ context.Context, p *kustomizationPass) erro
 	if len(p.app.Refused) == 0 {
 		return nil
 	}
-	hint := "remove the fields"
+	hint := insteadOf(p.app.Refused, "a GitRepository or an OCIRepository")
 	if slices.Contains(p.app.Refused, "spec.decryption") {
 		hint = "keep Secrets out of this Kustomization or unencrypted, or leave it to Flux for now: give it spec.suspend here"
 	}

@@ -100,6 +100,9 @@ func HelmReleaseStatus(old helmv2.HelmReleaseStatus, app delivery.App, out deliv
 	if out.Phase == delivery.Ready && !said && verdict.False() { // a failed test that nothing follows from, as upstream
 		c.set(fluxmeta.ReadyCondition, metav1.ConditionFalse, out.Reason, out.Message)
 	}
+	if out.Phase == delivery.Stalled && out.GivenUp && verdict.False() { // Stalled tells that it is given up, Ready why it failed, as upstream
+		c.set(fluxmeta.ReadyCondition, metav1.ConditionFalse, verdict.Reason, verdict.Message)
+	}
 	c.ignored(app.Ignored)
 	if !r.Remedied(test) {
 		r.Remediated = delivery.Verdict{}

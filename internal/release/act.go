@@ -427,13 +427,17 @@ func (r *run) uninstall() error {
 	r.client.lenient = true
 	u := action.NewUninstall(r.cfg)
 	u.Timeout, u.WaitStrategy, u.DisableHooks = opts.Timeout, waitStrategy(opts.HelmWait), opts.NoHooks
-	u.KeepHistory, u.DeletionPropagation, u.IgnoreNotFound = opts.KeepHistory, opts.Propagation, true
+	u.KeepHistory, u.DeletionPropagation = opts.KeepHistory, opts.Propagation // IgnoreNotFound would ignore a history that may not be read
 	newest, any := r.engine.records.newest(place{r.store.namespace, r.d.Target.Name})
 	if !any || newest.status == statusUninstalled {
 		r.gone(newest.version)
 		return nil
 	}
 	res, err := u.Run(r.d.Target.Name)
+	if errors.Is(err, driver.ErrReleaseNotFound) {
+		r.gone(newest.version)
+		return nil
+	}
 	if len(r.client.failures) > 0 {
 		err = errors.Join(r.client.failures...)
 	}

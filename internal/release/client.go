@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	helmkube "helm.sh/helm/v4/pkg/kube"
+	helmrelease "helm.sh/helm/v4/pkg/release/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -116,7 +117,33 @@ func (c *client) Build(r io.Reader, _ bool) (helmkube.ResourceList, error) {
 		}
 		list = append(list, info)
 	}
+	if c.lenient {
+		return list, c.readable(objects)
+	}
 	return list, nil
+}
+
+// readable tells which objects of a release that is uninstalled cannot be read. Helm would pass over these, and forget the release: then
+// nobody knew any more that they are left. Hooks are not asked about: Helm does not either.
+func (c *client) readable(objects []delivery.Object) error {
+	var failed []error
+	for _, o := range objects {
+		if _, hook := o.GetAnnotations()[helmrelease.HookAnnotation]; hook || o.GetName() == "" {
+			continue
+		}
+		r, err := c.user.Resource(o.GroupVersionKind(), o.GetNamespace())
+		if meta.IsNoMatchError(err) {
+			continue
+		}
+		if err == nil {
+			_, err = r.Get(c.ctx, o.GetName(), metav1.GetOptions{})
+		}
+		if err != nil && !apierrors.IsNotFound(err) {
+			failed = append(failed, err)
+		}
+	}
+	c.failures = append(c.failures, failed...)
+	return errors.Join(failed...)
 }
 
 // adoptions bounds how often managedFields are written anew because somebody else wrote to the object in between.
@@ -335,14 +362,14 @@ func readDocument(out []delivery.Object, document []byte) ([]delivery.Object, er
 	origin := sourceOf(document)
 	converted, err := yaml.YAMLToJSON(document)
 	if err != nil {
-		return nil, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Err: fmt.Errorf("what the template gives is not YAML: %w", err)}
+		return nil, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Hint: "render it with keelson render --chart, and mend the template or the values", Err: fmt.Errorf("what the template gives is not YAML: %w", err)}
 	}
 	if string(converted) == "null" {
 		return out, nil
 	}
 	var object map[string]any
 	if err := k8sjson.Unmarshal(converted, &object); err != nil {
-		return nil, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Err: errors.New("the template gives something that is no object")}
+		return nil, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Hint: "render it with keelson render --chart, and mend the template or the values", Err: errors.New("the template gives something that is no object")}
 	}
 	u := &unstructured.Unstructured{Object: object}
 	if u.IsList() {
@@ -364,10 +391,10 @@ func readDocument(out []delivery.Object, document []byte) ([]delivery.Object, er
 func checkObject(u *unstructured.Unstructured, origin string) (delivery.Object, error) {
 	o := delivery.Object{Unstructured: u, Origin: origin}
 	if u.GetKind() == "" || u.GetAPIVersion() == "" {
-		return o, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Err: errors.New("the template gives an object without apiVersion or kind")}
+		return o, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Hint: "render it with keelson render --chart, and mend the template or the values", Err: errors.New("the template gives an object without apiVersion or kind")}
 	}
 	if u.GetName() == "" && u.GetGenerateName() == "" {
-		return o, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Err: fmt.Errorf("the template gives a %s without a name", u.GetKind())}
+		return o, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Hint: "render it with keelson render --chart, and mend the template or the values", Err: fmt.Errorf("the template gives a %s without a name", u.GetKind())}
 	}
 	return o, nil
 }

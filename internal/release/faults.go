@@ -175,11 +175,9 @@ func (r *run) rejected(err error, status *apierrors.StatusError) *delivery.Fault
 	if f.Err.Error() == "" {
 		f.Err = errors.New(render.WithoutValues(err))
 	}
-	details := status.ErrStatus.Details
-	if details == nil || details.Name == "" {
-		return f
+	if details := status.ErrStatus.Details; details != nil && details.Name != "" {
+		f.Where = r.client.placeOf(details.Group, details.Kind, details.Name)
 	}
-	f.Where = r.client.placeOf(details.Group, details.Kind, details.Name)
 	switch {
 	case apierrors.IsInvalid(status) && strings.Contains(f.Err.Error(), "immutable"):
 		f.Hint = "the field cannot be changed: delete the object, or take the change back"
