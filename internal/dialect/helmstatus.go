@@ -35,15 +35,21 @@ func HelmReleaseRecord(s *helmv2.HelmReleaseStatus) delivery.ReleaseRecord {
 		}
 	}
 	slices.SortStableFunc(r.History, func(a, b delivery.ReleaseSnapshot) int { return b.Version - a.Version })
-	if s.Inventory != nil {
-		r.Inventory = delivery.Inventory{}
-		for _, e := range s.Inventory.Entries {
-			if ref, ok := delivery.ParseInventoryID(e.ID); ok {
-				r.Inventory[ref] = e.Version
-			}
+	r.Inventory = releaseInventory(s)
+	return r
+}
+
+func releaseInventory(s *helmv2.HelmReleaseStatus) delivery.Inventory {
+	if s.Inventory == nil {
+		return nil
+	}
+	inv := delivery.Inventory{}
+	for _, e := range s.Inventory.Entries {
+		if ref, ok := delivery.ParseInventoryID(e.ID); ok {
+			inv[ref] = e.Version
 		}
 	}
-	return r
+	return inv
 }
 
 func verdict(s *helmv2.HelmReleaseStatus, condition string) delivery.Verdict {
@@ -145,7 +151,7 @@ func record(s *helmv2.HelmReleaseStatus, r delivery.ReleaseRecord) {
 	s.LastAttemptedGeneration, s.LastAttemptedReleaseAction = r.Attempted, helmv2.ReleaseAction(r.AttemptedAction)
 	s.LastAttemptedReleaseActionDuration = nil
 	if r.AttemptedTook > 0 {
-		s.LastAttemptedReleaseActionDuration = &metav1.Duration{Duration: r.AttemptedTook.Round(time.Millisecond)}
+		s.LastAttemptedReleaseActionDuration = &metav1.Duration{Duration: r.AttemptedTook}
 	}
 	s.LastAttemptedRevision, s.LastAttemptedRevisionDigest, s.LastAttemptedConfigDigest = r.Revision, r.RevisionDigest, r.ConfigDigest
 	if r.Attempted != 0 { // what older versions of Flux wrote instead
@@ -156,6 +162,9 @@ func record(s *helmv2.HelmReleaseStatus, r delivery.ReleaseRecord) {
 	s.History = nil
 	for _, snapshot := range r.History {
 		s.History = append(s.History, fluxSnapshot(snapshot))
+	}
+	if releaseInventory(s).Equal(r.Inventory) { // in whatever order: Flux's is that of the manifest
+		return
 	}
 	s.Inventory = nil
 	if len(r.Inventory) > 0 {

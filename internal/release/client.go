@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -157,6 +158,9 @@ func (c *client) adopt(u, wanted *unstructured.Unstructured) error {
 	}
 	for attempt := 1; ; attempt++ {
 		t, ok, err := plan.TakeOver(u, fieldManager)
+		if err == nil {
+			t, ok, err = takeNotes(u, t, ok)
+		}
 		if err != nil || !ok {
 			return err
 		}
@@ -179,6 +183,38 @@ func (c *client) adopt(u, wanted *unstructured.Unstructured) error {
 			return err
 		}
 	}
+}
+
+// takeNotes adds to a takeover, where there is one, the annotations and labels that are Helm's own: [plan.TakeOver] leaves these to the tool
+// that has set them, but here it is Helm that goes on. A person's "helm upgrade" would stop at "helm.sh/chart" if Flux had it too.
+func takeNotes(u *unstructured.Unstructured, t plan.Takeover, ok bool) (plan.Takeover, bool, error) {
+	taken := u
+	if ok {
+		taken = u.DeepCopy()
+		taken.SetManagedFields(t.Fields)
+	}
+	fields, more, err := plan.HandBack(taken, helmControllerWriter, fieldManager)
+	if err != nil || !more {
+		return t, ok, err
+	}
+	t.Again = t.Again || !sameFields(applied(taken.GetManagedFields()), applied(fields))
+	t.Fields = fields
+	return t, true, nil
+}
+
+// applied are the fields that we own by server-side apply, as JSON.
+func applied(fields []metav1.ManagedFieldsEntry) []byte {
+	for _, f := range fields {
+		if f.Manager == fieldManager && f.Operation == metav1.ManagedFieldsOperationApply && f.Subresource == "" && f.FieldsV1 != nil {
+			return f.FieldsV1.GetRawBytes()
+		}
+	}
+	return nil
+}
+
+func sameFields(a, b []byte) bool {
+	var x, y map[string]any
+	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
 }
 
 // Delete implements [helmkube.Interface].
