@@ -200,3 +200,8 @@ func seconds(t time.Time) metav1.Time {
 	}
 	return metav1.NewTime(t.UTC().Truncate(time.Second))
 }
+
+// HelmHandBack takes out of a HelmRelease's status what only Keelson understands, for Flux to go on with; false: there is nothing.
+func HelmHandBack(hr *helmv2.HelmRelease) (changed bool) {
+	return meta.RemoveStatusCondition(&hr.Status.Conditions, IgnoredCondition)
+}

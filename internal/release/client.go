@@ -30,6 +30,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/health"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/plan"
@@ -37,7 +38,7 @@ import (
 
 // fieldManager is the name under which objects of releases are written. It is that of the helm program, so that "helm rollback" and
 // "helm upgrade" of a person own what we wrote, and we what they wrote: with another name each would stop at the other's fields.
-const fieldManager = "helm"
+const fieldManager = dialect.HelmManager
 
 func init() { helmkube.ManagedFieldsManager = fieldManager } //nolint:gochecknoinits // Helm knows no other way to set it
 
@@ -51,7 +52,6 @@ type client struct {
 	namespace string
 	rules     *health.Rules
 	legacy    bool         // health as Helm 3 tells it
-	adopts    bool         // Flux has made versions of the release
 	lenient   bool         // objects whose kind the cluster does not know are passed over: they are gone with it
 	built     func() error // called before objects are built: the chart has been rendered then; an error: nobody waits for it any more
 
@@ -123,17 +123,17 @@ func (c *client) Build(r io.Reader, _ bool) (helmkube.ResourceList, error) {
 // adoptions bounds how often managedFields are written anew because somebody else wrote to the object in between.
 const adoptions = 5
 
-// Update implements [helmkube.Interface]. Where Flux has made the release, what helm-controller owns of the objects becomes ours: else a field
-// that leaves the chart would stay, and a person's "helm rollback" would stop at it.
+// Update implements [helmkube.Interface]. What Flux's helm-controller owns of the objects becomes ours: else a field that leaves the chart would
+// stay, and a person's "helm rollback" would stop at it.
 func (c *client) Update(originals, targets helmkube.ResourceList, options ...helmkube.ClientUpdateOption) (*helmkube.Result, error) {
 	wanted := make([]*unstructured.Unstructured, len(targets))
 	for i, info := range targets {
-		if u, ok := info.Object.(*unstructured.Unstructured); ok && c.adopts {
+		if u, ok := info.Object.(*unstructured.Unstructured); ok {
 			wanted[i] = u.DeepCopy()
 		}
 	}
 	res, err := c.Client.Update(originals, targets, options...)
-	if err != nil || !c.adopts {
+	if err != nil {
 		return res, err
 	}
 	for i, info := range targets {
