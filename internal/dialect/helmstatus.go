@@ -35,15 +35,21 @@ func HelmReleaseRecord(s *helmv2.HelmReleaseStatus) delivery.ReleaseRecord {
 		}
 	}
 	slices.SortStableFunc(r.History, func(a, b delivery.ReleaseSnapshot) int { return b.Version - a.Version })
-	if s.Inventory != nil {
-		r.Inventory = delivery.Inventory{}
-		for _, e := range s.Inventory.Entries {
-			if ref, ok := delivery.ParseInventoryID(e.ID); ok {
-				r.Inventory[ref] = e.Version
-			}
+	r.Inventory = releaseInventory(s)
+	return r
+}
+
+func releaseInventory(s *helmv2.HelmReleaseStatus) delivery.Inventory {
+	if s.Inventory == nil {
+		return nil
+	}
+	inv := delivery.Inventory{}
+	for _, e := range s.Inventory.Entries {
+		if ref, ok := delivery.ParseInventoryID(e.ID); ok {
+			inv[ref] = e.Version
 		}
 	}
-	return r
+	return inv
 }
 
 func verdict(s *helmv2.HelmReleaseStatus, condition string) delivery.Verdict {
@@ -148,7 +154,7 @@ func record(s *helmv2.HelmReleaseStatus, r delivery.ReleaseRecord) {
 	s.LastAttemptedGeneration, s.LastAttemptedReleaseAction = r.Attempted, helmv2.ReleaseAction(r.AttemptedAction)
 	s.LastAttemptedReleaseActionDuration = nil
 	if r.AttemptedTook > 0 {
-		s.LastAttemptedReleaseActionDuration = &metav1.Duration{Duration: r.AttemptedTook.Round(time.Millisecond)}
+		s.LastAttemptedReleaseActionDuration = &metav1.Duration{Duration: r.AttemptedTook}
 	}
 	s.LastAttemptedRevision, s.LastAttemptedRevisionDigest, s.LastAttemptedConfigDigest = r.Revision, r.RevisionDigest, r.ConfigDigest
 	if r.Attempted != 0 { // what older versions of Flux wrote instead
@@ -159,6 +165,9 @@ func record(s *helmv2.HelmReleaseStatus, r delivery.ReleaseRecord) {
 	s.History = nil
 	for _, snapshot := range r.History {
 		s.History = append(s.History, fluxSnapshot(snapshot))
+	}
+	if releaseInventory(s).Equal(r.Inventory) { // in whatever order: Flux's is that of the manifest
+		return
 	}
 	s.Inventory = nil
 	if len(r.Inventory) > 0 {
@@ -193,4 +202,9 @@ func seconds(t time.Time) metav1.Time {
 		return metav1.Time{}
 	}
 	return metav1.NewTime(t.UTC().Truncate(time.Second))
+}
+
+// HelmHandBack takes out of a HelmRelease's status what only Keelson understands, for Flux to go on with; false: there is nothing.
+func HelmHandBack(hr *helmv2.HelmRelease) (changed bool) {
+	return meta.RemoveStatusCondition(&hr.Status.Conditions, IgnoredCondition)
 }

@@ -96,9 +96,6 @@ func (e *Engine) newRun(ctx context.Context, req Request, d Decision) (*run, err
 		client: newClient(ctx, user, d.Target.Namespace), written: map[int]delivery.ReleaseSnapshot{},
 	}
 	r.client.rules, r.client.legacy = rules, app.Release.LegacyWait
-	for _, version := range e.records.of(place{d.Target.StorageNamespace, d.Target.Name}) {
-		r.client.adopts = r.client.adopts || version.writer == helmControllerWriter
-	}
 	if d.Action == Rollback && !d.Remedy {
 		store.writer = personWriter
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -30,6 +31,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/health"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/plan"
@@ -37,7 +39,7 @@ import (
 
 // fieldManager is the name under which objects of releases are written. It is that of the helm program, so that "helm rollback" and
 // "helm upgrade" of a person own what we wrote, and we what they wrote: with another name each would stop at the other's fields.
-const fieldManager = "helm"
+const fieldManager = dialect.HelmManager
 
 func init() { helmkube.ManagedFieldsManager = fieldManager } //nolint:gochecknoinits // Helm knows no other way to set it
 
@@ -51,7 +53,6 @@ type client struct {
 	namespace string
 	rules     *health.Rules
 	legacy    bool         // health as Helm 3 tells it
-	adopts    bool         // Flux has made versions of the release
 	lenient   bool         // objects whose kind the cluster does not know are passed over: they are gone with it
 	built     func() error // called before objects are built: the chart has been rendered then; an error: nobody waits for it any more
 
@@ -149,17 +150,17 @@ func (c *client) readable(objects []delivery.Object) error {
 // adoptions bounds how often managedFields are written anew because somebody else wrote to the object in between.
 const adoptions = 5
 
-// Update implements [helmkube.Interface]. Where Flux has made the release, what helm-controller owns of the objects becomes ours: else a field
-// that leaves the chart would stay, and a person's "helm rollback" would stop at it.
+// Update implements [helmkube.Interface]. What Flux's helm-controller owns of the objects becomes ours: else a field that leaves the chart would
+// stay, and a person's "helm rollback" would stop at it.
 func (c *client) Update(originals, targets helmkube.ResourceList, options ...helmkube.ClientUpdateOption) (*helmkube.Result, error) {
 	wanted := make([]*unstructured.Unstructured, len(targets))
 	for i, info := range targets {
-		if u, ok := info.Object.(*unstructured.Unstructured); ok && c.adopts {
+		if u, ok := info.Object.(*unstructured.Unstructured); ok {
 			wanted[i] = u.DeepCopy()
 		}
 	}
 	res, err := c.Client.Update(originals, targets, options...)
-	if err != nil || !c.adopts {
+	if err != nil {
 		return res, err
 	}
 	for i, info := range targets {
@@ -184,6 +185,9 @@ func (c *client) adopt(u, wanted *unstructured.Unstructured) error {
 	}
 	for attempt := 1; ; attempt++ {
 		t, ok, err := plan.TakeOver(u, fieldManager)
+		if err == nil {
+			t, ok, err = takeNotes(u, t, ok)
+		}
 		if err != nil || !ok {
 			return err
 		}
@@ -206,6 +210,38 @@ func (c *client) adopt(u, wanted *unstructured.Unstructured) error {
 			return err
 		}
 	}
+}
+
+// takeNotes adds to a takeover, where there is one, the annotations and labels that are Helm's own: [plan.TakeOver] leaves these to the tool
+// that has set them, but here it is Helm that goes on. A person's "helm upgrade" would stop at "helm.sh/chart" if Flux had it too.
+func takeNotes(u *unstructured.Unstructured, t plan.Takeover, ok bool) (plan.Takeover, bool, error) {
+	taken := u
+	if ok {
+		taken = u.DeepCopy()
+		taken.SetManagedFields(t.Fields)
+	}
+	fields, more, err := plan.HandBack(taken, helmControllerWriter, fieldManager)
+	if err != nil || !more {
+		return t, ok, err
+	}
+	t.Again = t.Again || !sameFields(applied(taken.GetManagedFields()), applied(fields))
+	t.Fields = fields
+	return t, true, nil
+}
+
+// applied are the fields that we own by server-side apply, as JSON.
+func applied(fields []metav1.ManagedFieldsEntry) []byte {
+	for _, f := range fields {
+		if f.Manager == fieldManager && f.Operation == metav1.ManagedFieldsOperationApply && f.Subresource == "" && f.FieldsV1 != nil {
+			return f.FieldsV1.GetRawBytes()
+		}
+	}
+	return nil
+}
+
+func sameFields(a, b []byte) bool {
+	var x, y map[string]any
+	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
 }
 
 // Delete implements [helmkube.Interface].

@@ -136,7 +136,7 @@ func (n *noter) released() {
 	n.remember(action)
 	n.rec.AttemptedAction = action
 	if n.d.Action != Note { // how long that took is not known
-		n.rec.AttemptedTook = n.res.Took
+		n.rec.AttemptedTook = n.res.Took.Round(time.Millisecond)
 	}
 	n.rec.Remediated, n.rec.TestSuccess = delivery.Verdict{}, delivery.Verdict{}
 	if n.err == nil {
