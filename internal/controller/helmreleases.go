@@ -225,6 +225,7 @@ func (h *helmReleases) underWay(p *helmPass) next {
 func (h *helmReleases) decide(ctx context.Context, p *helmPass) (release.Decision, error) {
 	for _, phase := range []func(context.Context, *helmPass) error{
 		h.supported,    // nothing is released from a declaration that we would misread
+		h.expressions,  // or that has CEL in it that cannot be used
 		h.claim,        // nor is another's release changed
 		h.aim,          // in which cluster
 		h.chart,        // which chart
@@ -264,23 +265,21 @@ func (p *helmPass) request() release.Request {
 }
 
 func (h *helmReleases) supported(_ context.Context, p *helmPass) error {
-	refused := p.app.Refused
 	if p.app.Denied != "" {
 		return &delivery.Fault{
 			Reason: "AccessDenied", Retry: delivery.OnEvent, Err: errors.New(p.app.Denied), Hint: "declare the source in the namespace of the HelmRelease",
 		}
 	}
-	if len(p.app.ReadyExprs) > 0 {
-		refused = append(slices.Clone(refused), "spec.dependsOn.readyExpr")
-	}
-	if len(refused) == 0 {
+	if len(p.app.Refused) == 0 {
 		return nil
 	}
 	return &delivery.Fault{
-		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Hint: "remove the fields",
-		Err: fmt.Errorf("%s: not supported yet; nothing is released", strings.Join(refused, ", ")),
+		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Hint: refusedHint(p.app.Refused),
+		Err: fmt.Errorf("%s: not supported yet; nothing is released", strings.Join(p.app.Refused, ", ")),
 	}
 }
+
+func (h *helmReleases) expressions(_ context.Context, p *helmPass) error { return p.pass.expressions() }
 
 // place tells releases apart: the cluster as the app names it, the namespace of the history, and the name.
 func place(app delivery.App, of release.Target) string {
@@ -399,7 +398,11 @@ func (h *helmReleases) dependencies(ctx context.Context, p *helmPass) error {
 	dep, why, stands := h.reg.unready(p.app, stand{})
 	switch stands {
 	case standsReady:
-		return nil
+		err := h.readyExprs(ctx, &p.pass, p.obj, func() client.Object { return &helmv2.HelmRelease{} })
+		if w := (*waitsFor)(nil); errors.As(err, &w) {
+			return &delivery.Fault{Reason: w.reason, Retry: delivery.OnEvent, Err: w}
+		}
+		return err
 	case standsBusy:
 		why = "it is being released"
 	case standsUnknown:

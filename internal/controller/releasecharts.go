@@ -191,8 +191,18 @@ func (c *releaseCharts) get(ctx context.Context, obj client.Object, id delivery.
 
 func refusedChart(names []string) error {
 	return &delivery.Fault{
-		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Err: fmt.Errorf("%s: not supported yet; nothing is fetched", strings.Join(names, ", ")), Hint: "remove the fields",
+		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Err: fmt.Errorf("%s: not supported yet; nothing is fetched", strings.Join(names, ", ")), Hint: refusedHint(names),
 	}
+}
+
+// refusedHint says what to do about fields that are refused.
+func refusedHint(names []string) string {
+	for _, name := range names {
+		if name == "spec.verify" || name == "spec.chart.spec.verify" {
+			return "signatures are not verified here: verify what is published before, name it by its digest (spec.ref.digest of an OCIRepository), and remove the field"
+		}
+	}
+	return "remove the fields"
 }
 
 func (c *releaseCharts) of(ctx context.Context, user delivery.ID, t delivery.ChartTemplate, generation int64) (releaseChart, error) {

@@ -307,7 +307,7 @@ func (r *run) newUpgrade(last *releasev1.Release) *action.Upgrade {
 	u := action.NewUpgrade(r.cfg)
 	u.Namespace = r.d.Target.Namespace
 	u.Timeout, u.WaitStrategy, u.WaitForJobs, u.DisableHooks = opts.Timeout, waitStrategy(opts.HelmWait), !opts.NoJobs, opts.NoHooks
-	u.DisableOpenAPIValidation, u.SkipSchemaValidation = opts.NoOpenAPI, opts.NoSchema
+	u.SkipSchemaValidation = opts.NoSchema // schemas are never downloaded, whatever NoOpenAPI says
 	u.SkipCRDs = true
 	u.TakeOwnership = !opts.NoTakeOwnership
 	u.ResetValues, u.ReuseValues = !opts.PreserveValues, opts.PreserveValues
@@ -352,6 +352,8 @@ func (r *run) upgraded(dry bool) (*releasev1.Release, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Helm validates what is to be, and not what was.
+	r.client.gone = func(_ []byte, validate bool) bool { return !validate }
 	u := r.newUpgrade(last)
 	if dry {
 		u.DryRunStrategy = action.DryRunServer
@@ -406,6 +408,9 @@ func (r *run) rollback() error {
 	if err != nil {
 		return err
 	}
+	if last, err := r.newest(); err == nil && last.Manifest != to.Manifest {
+		r.client.gone = func(manifest []byte, _ bool) bool { return string(manifest) == last.Manifest }
+	}
 	b := action.NewRollback(r.cfg)
 	b.Version = r.d.Version
 	b.Timeout, b.WaitStrategy, b.WaitForJobs, b.DisableHooks = opts.Timeout, waitStrategy(opts.HelmWait), !opts.NoJobs, opts.NoHooks
@@ -422,7 +427,7 @@ func (r *run) rollback() error {
 
 func (r *run) uninstall() error {
 	opts := r.rel.Uninstall
-	r.client.lenient = true
+	r.client.gone = func([]byte, bool) bool { return true }
 	u := action.NewUninstall(r.cfg)
 	u.Timeout, u.WaitStrategy, u.DisableHooks = opts.Timeout, waitStrategy(opts.HelmWait), opts.NoHooks
 	u.KeepHistory, u.DeletionPropagation, u.IgnoreNotFound = opts.KeepHistory, opts.Propagation, true
