@@ -190,7 +190,7 @@ func TestHelmReleaseOfEverySource(t *testing.T) {
 		{"helmchart", "  chartRef: {kind: HelmChart, name: web}", func() { w.request(&sourcev1.HelmChart{}, "web") }},
 		{"oci", chart("{kind: HelmRepository, name: registry}"), func() {
 			push("1.1.0")
-			w.request(&sourcev1.HelmRepository{}, "registry")
+			w.request(&helmv2.HelmRelease{}, "oci")
 		}},
 		{"ocirepository", "  chartRef: {kind: OCIRepository, name: chart}", func() { w.request(&sourcev1.OCIRepository{}, "chart") }},
 		{"git", "  chart: {spec: {chart: ./charts/web, sourceRef: {kind: GitRepository, name: repo}}}", func() { w.push(git("1.1.0")) }},

@@ -49,6 +49,7 @@ type helmState struct {
 	digest  string                 // of the values
 	secrets *redact.Redactor       // knows the values that came from Secrets
 	failing failing
+	asked   string // the last request for a reconciliation that the repository was looked at for
 	stale   string // why the chart may be old, as an event has told; empty: it is not
 }
 
@@ -149,7 +150,7 @@ func (h *helmReleases) begin(obj *helmv2.HelmRelease, pen pen) (*helmPass, error
 	}
 	app = h.policy.Govern(app)
 	st := h.stateOf(app, func(st *appState) {
-		st.helm = &helmState{record: dialect.HelmReleaseRecord(&obj.Status)}
+		st.helm = &helmState{record: dialect.HelmReleaseRecord(&obj.Status), asked: obj.Status.LastHandledReconcileAt}
 		st.handled = obj.Status.LastHandledReconcileAt
 		if apimeta.IsStatusConditionTrue(obj.Status.Conditions, meta.ReadyCondition) && obj.Status.ObservedGeneration == obj.Generation {
 			h.reg.with(func() { st.stand = stand{ready: true} })
@@ -388,6 +389,13 @@ func (h *helmReleases) chart(ctx context.Context, p *helmPass) (err error) {
 	r := p.app.Release
 	if r.Chart != nil {
 		p.chart, err = h.charts.find(ctx, p.app.ID, *r.Chart, r.Chart.Wish())
+		if p.app.Requested != p.helm.asked { // nothing else asks a registry for new versions before its time
+			p.helm.asked = p.app.Requested
+			h.charts.refresh(p.app.ID)
+		}
+		if err == nil && !h.charts.refreshed(p.app.ID) {
+			err = errNotYet // news of it wakes this
+		}
 	} else {
 		p.chart, err = h.charts.findRef(ctx, p.app.ID, p.app.Source)
 	}
