@@ -49,7 +49,10 @@ type run struct {
 	written map[int]delivery.ReleaseSnapshot
 	last    *releasev1.Release // the newest version, as it was written last
 	chart   *chartv2.Chart
-	crds    delivery.Inventory
+	aside   *aside
+	// rendered ends when nobody waits for the rendering any more.
+	rendered context.Context //nolint:containedctx // Helm hands none to functions
+	crds     delivery.Inventory
 }
 
 // Act carries out the action of a decision, and nothing else. It takes as long as that takes; ctx calls it off. What was written to the
@@ -202,14 +205,14 @@ func (r *run) prepare(policy delivery.CRDPolicy) error {
 	if r.cfg.Capabilities, err = capabilities(offer.Version, append(apis, more...)); err != nil {
 		return err
 	}
-	r.cfg.CustomTemplateFuncs = map[string]any{"lookup": lookup(r.ctx, r.user)}
+	r.setAside()
 	return nil
 }
 
-// renderLimit is how long the templates of a chart may take.
-const renderLimit = time.Minute
+// renderLimit is how long it is waited for the templates of a chart, which may wait for a child process and are given half a minute in it.
+const renderLimit = 5 * time.Minute
 
-var errSlow = fmt.Errorf("rendering the chart takes longer than %s", renderLimit)
+var errSlow = fmt.Errorf("rendering the chart has not come to an end within %s", renderLimit)
 
 // What becomes of a rendering.
 const (
@@ -224,9 +227,13 @@ const (
 func (r *run) rendering(do func(ctx context.Context) error) error {
 	ctx, cancel := context.WithTimeoutCause(r.ctx, renderLimit, errSlow)
 	defer cancel()
+	r.rendered = ctx
 	var state atomic.Int32
 	rendered := make(chan struct{})
 	r.client.built = func() error {
+		if r.aside != nil {
+			r.aside.restored(r.chart)
+		}
 		if state.CompareAndSwap(underWay, ready) {
 			close(rendered)
 		}
@@ -247,7 +254,11 @@ func (r *run) rendering(do func(ctx context.Context) error) error {
 			}
 			ended <- err
 		}()
-		err = do(context.WithoutCancel(r.ctx))
+		if err = do(context.WithoutCancel(r.ctx)); err != nil {
+			if f := r.asideFault(); f != nil {
+				err = f
+			}
+		}
 	}()
 	select {
 	case err := <-ended:

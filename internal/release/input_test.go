@@ -338,3 +338,83 @@ func TestChartsInCharts(t *testing.T) {
 		})
 	}
 }
+
+// Templates that take all memory, or never end, are ended by their bounds, and nothing is made.
+func TestHungryTemplates(t *testing.T) {
+	w := newWorld(t)
+	for _, c := range []struct{ name, text string }{
+		{"a range", "{{ range until 1000000000 }}x{{ end }}"},
+		{"text that doubles", "{{ $s := \"0123456789abcdef\" }}{{ range until 40 }}{{ $s = print $s $s }}{{ end }}{{ $s }}"},
+		{"repeated text", "{{ repeat 4000000000 \"x\" }}"},
+		{"text without end", "{{ range 100000000 }}{{ range 100000000 }}" + strings.Repeat("0123456789", 100) + "{{ end }}{{ end }}"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			r := w.release("hungry", files("1.0.0", with(simple(), "templates/a.yaml", c.text)))
+			_, err, _ := r.step()
+			runtime.ReadMemStats(&after)
+			if f := faultOf(t, []error{err}, "takes more than 1024 MiB of memory"); f.Reason != ReasonInstall || f.Retry != delivery.OnChange {
+				t.Errorf("%+v", f)
+			}
+			if took := after.TotalAlloc - before.TotalAlloc; took > 100<<20 {
+				t.Errorf("it took %d MiB of this process", took>>20)
+			}
+			if _, there := w.engine.records.newest(place{w.ns, "hungry"}); there {
+				t.Error("something was written")
+			}
+		})
+	}
+}
+
+// What templates see is what Helm shows them: types of numbers, files, charts in charts under other names, the cluster, and what --set has set.
+func TestTemplatesAside(t *testing.T) {
+	w := newWorld(t)
+	chart := files("1.0.0", map[string]string{
+		"templates/_a.tpl": `{{ define "shared" }}{{ .Chart.Name }}{{ end }}`,
+		"templates/cm.yaml": `apiVersion: v1
+kind: ConfigMap
+metadata: {name: {{ .Release.Name }}}
+data:
+  numbers: "{{ .Values.yaml }} {{ .Values.set }} {{ kindOf .Values.set }} {{ .Values.sub.num }} {{ .Values.none }}"
+  release: "{{ .Release.Revision }} {{ .Release.IsInstall }} {{ .Release.IsUpgrade }} {{ .Release.Service }} {{ .Template.Name }} {{ .Template.BasePath }}"
+  files: {{ .Files.Get "files/a.txt" | quote }}
+  chart: "{{ .Chart.AppVersion }} {{ .Chart.IsRoot }} {{ include "shared" .Subcharts.second }}"
+  apis: "{{ .Capabilities.APIVersions.Has "apps/v1/Deployment" }} {{ .Capabilities.KubeVersion.Major }}"
+  tpl: {{ tpl "{{ .Values.msg }}!" . }}
+`,
+		"templates/NOTES.txt": "Say {{ .Values.msg }}.",
+	})
+	chart["files/a.txt"] = &fstest.MapFile{Data: []byte("content")}
+	chart["Chart.yaml"].Data = append(chart["Chart.yaml"].Data, "dependencies:\n- {name: sub, version: 1.0.0}\n- {name: sub, version: 1.0.0, alias: second}\n- {name: sub, version: 1.0.0, alias: off, condition: off.enabled}\n"...)
+	chart["values.yaml"].Data = append(chart["values.yaml"].Data, "yaml: 1000000\nnone: x\noff: {enabled: false}\nsub: {num: 2}\n"...)
+	chart["charts/sub/Chart.yaml"] = &fstest.MapFile{Data: []byte("apiVersion: v2\nname: sub\nversion: 1.0.0\n")}
+	chart["charts/sub/values.yaml"] = &fstest.MapFile{Data: []byte("num: 1\n")}
+	chart["charts/sub/templates/cm.yaml"] = &fstest.MapFile{Data: []byte(`apiVersion: v1
+kind: ConfigMap
+metadata: {name: {{ .Release.Name }}-{{ .Chart.Name }}}
+data: {num: "{{ .Values.num }}", name: {{ .Template.Name }}}
+`)}
+	r := w.release("web", chart)
+	r.values = map[string]any{"set": int64(1000000), "none": nil}
+	if d, errs := r.settle(); d.State != InSync || len(errs) > 0 {
+		t.Fatalf("%+v %v", d, errs)
+	}
+	got := fmt.Sprint(w.get("v1", "configmaps", "web").Object["data"], w.get("v1", "configmaps", "web-sub").Object["data"], w.get("v1", "configmaps", "web-second").Object["data"])
+	want := "map[apis:true 1 chart:7 true second files:content numbers:1e+06 1000000 int64 2  release:1 true false Helm web/templates/cm.yaml web/templates tpl:hello!] " +
+		"map[name:web/charts/sub/templates/cm.yaml num:2] map[name:web/charts/second/templates/cm.yaml num:1]"
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if _, err := w.resource("v1", "configmaps", w.ns).Get(w.ctx, "web-off", getOptions); err == nil {
+		t.Error("a chart that is off was installed")
+	}
+	found, err := w.helm().Releases.Last("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rel := releaseOf(found)
+	if rel.Info.Notes != "Say hello." || len(rel.Chart.Templates) != 3 || string(rel.Chart.Templates[2].Data) == "" || !strings.Contains(string(rel.Chart.Templates[2].Data)+string(rel.Chart.Templates[1].Data), "kind: ConfigMap") {
+		t.Errorf("stored: notes %q, templates %+v", rel.Info.Notes, rel.Chart.Templates)
+	}
+}
