@@ -223,7 +223,7 @@ func (c *Controller) serveReleases(ctx context.Context, opts Options, common *ap
 		reg: common.reg, targets: c.targets, records: opts.Records, policy: opts.Policy, now: opts.Now, cache: common.cache, reader: common.reader,
 		wake: common.wake, later: common.later, places: common.places, log: opts.Log,
 	}}
-	declared.kind = c.helm
+	declared.kind, declared.seen = c.helm, c.helm.seen
 	c.wakes[helmv2.HelmReleaseKind] = declared.enqueue
 	return setup(c.mgr, "helmrelease", declared, appWorkers, c.prepare)
 }

@@ -51,6 +51,7 @@ type helmState struct {
 	digest  string                 // of the values
 	secrets *redact.Redactor       // knows the values that came from Secrets
 	failing failing
+	asked   string // the last request for a reconciliation that the repository was looked at for
 	stale   string // why the chart may be old, as an event has told; empty: it is not
 }
 
@@ -157,7 +158,7 @@ func (h *helmReleases) begin(obj *helmv2.HelmRelease, pen pen) (*helmPass, error
 	}
 	app = h.policy.Govern(app)
 	st := h.stateOf(app, func(st *appState) {
-		st.helm = &helmState{record: dialect.HelmReleaseRecord(&obj.Status)}
+		st.helm = &helmState{record: dialect.HelmReleaseRecord(&obj.Status), asked: obj.Status.LastHandledReconcileAt}
 		st.handled = obj.Status.LastHandledReconcileAt
 		if apimeta.IsStatusConditionTrue(obj.Status.Conditions, meta.ReadyCondition) && obj.Status.ObservedGeneration == obj.Generation {
 			h.reg.with(func() { st.stand = stand{ready: true} })
@@ -233,6 +234,7 @@ func (h *helmReleases) underWay(p *helmPass) next {
 func (h *helmReleases) decide(ctx context.Context, p *helmPass) (release.Decision, error) {
 	for _, phase := range []func(context.Context, *helmPass) error{
 		h.supported,    // nothing is released from a declaration that we would misread
+		h.expressions,  // or that has CEL in it that cannot be used
 		h.claim,        // nor is another's release changed
 		h.aim,          // in which cluster
 		h.chart,        // which chart
@@ -272,23 +274,21 @@ func (p *helmPass) request() release.Request {
 }
 
 func (h *helmReleases) supported(_ context.Context, p *helmPass) error {
-	refused := p.app.Refused
 	if p.app.Denied != "" {
 		return &delivery.Fault{
 			Reason: "AccessDenied", Retry: delivery.OnEvent, Err: errors.New(p.app.Denied), Hint: "declare the source in the namespace of the HelmRelease",
 		}
 	}
-	if len(p.app.ReadyExprs) > 0 {
-		refused = append(slices.Clone(refused), "spec.dependsOn.readyExpr")
-	}
-	if len(refused) == 0 {
+	if len(p.app.Refused) == 0 {
 		return nil
 	}
 	return &delivery.Fault{
-		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Hint: insteadOf(refused, "a GitRepository, a HelmRepository or an OCIRepository"),
-		Err: fmt.Errorf("%s: not supported yet; nothing is released", strings.Join(refused, ", ")),
+		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Hint: insteadOf(p.app.Refused, "a GitRepository, a HelmRepository or an OCIRepository"),
+		Err: fmt.Errorf("%s: not supported yet; nothing is released", strings.Join(p.app.Refused, ", ")),
 	}
 }
+
+func (h *helmReleases) expressions(_ context.Context, p *helmPass) error { return p.pass.expressions() }
 
 // place tells releases apart: the cluster as the app names it, the namespace of the history, and the name.
 func place(app delivery.App, of release.Target) string {
@@ -397,6 +397,13 @@ func (h *helmReleases) chart(ctx context.Context, p *helmPass) (err error) {
 	r := p.app.Release
 	if r.Chart != nil {
 		p.chart, err = h.charts.find(ctx, p.app.ID, *r.Chart, r.Chart.Wish())
+		if p.app.Requested != p.helm.asked { // nothing else asks a registry for new versions before its time
+			p.helm.asked = p.app.Requested
+			h.charts.refresh(p.app.ID)
+		}
+		if err == nil && !h.charts.refreshed(p.app.ID) {
+			err = errNotYet // news of it wakes this
+		}
 	} else {
 		p.chart, err = h.charts.findRef(ctx, p.app.ID, p.app.Source)
 	}
@@ -408,7 +415,11 @@ func (h *helmReleases) dependencies(ctx context.Context, p *helmPass) error {
 	hint := ""
 	switch stands {
 	case standsReady:
-		return nil
+		err := h.readyExprs(ctx, &p.pass, p.obj, func() client.Object { return &helmv2.HelmRelease{} })
+		if w := (*waitsFor)(nil); errors.As(err, &w) {
+			return &delivery.Fault{Reason: w.reason, Retry: delivery.OnEvent, Err: w}
+		}
+		return err
 	case standsBusy:
 		why = "it is being released"
 	case standsUnknown:

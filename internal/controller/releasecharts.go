@@ -208,6 +208,9 @@ func insteadOf(names []string, kinds string) string {
 		if _, kind, ok := strings.Cut(name, "Ref.kind "); ok {
 			return "publish what is in the " + kind + " as " + kinds + ", and refer to that"
 		}
+		if name == "spec.verify" || name == "spec.chart.spec.verify" {
+			return "signatures are not verified here: verify what is published before, name it by its digest (spec.ref.digest of an OCIRepository), and remove the field"
+		}
 	}
 	return "remove the fields"
 }

@@ -52,9 +52,10 @@ type client struct {
 	user      *kube.User
 	namespace string
 	rules     *health.Rules
-	legacy    bool         // health as Helm 3 tells it
-	lenient   bool         // objects whose kind the cluster does not know are passed over: they are gone with it
-	built     func() error // called before objects are built: the chart has been rendered then; an error: nobody waits for it any more
+	legacy    bool                                      // health as Helm 3 tells it
+	gone      func(manifest []byte, validate bool) bool // objects of a manifest whose kind the cluster does not know are passed over: they are gone with it; nil: never
+	parting   bool                                      // it uninstalls: what cannot be read is not passed over
+	built     func() error                              // called before objects are built: the chart has been rendered then; an error: nobody waits for it any more
 
 	mu      sync.Mutex
 	clients map[schema.GroupVersion]*rest.RESTClient
@@ -97,20 +98,24 @@ func (c *client) BuildTable(r io.Reader, validate bool) (helmkube.ResourceList, 
 
 // Build reads manifests. It makes no request, unless there is a kind that is not known yet. What the schemas say of an object the
 // server finds out when it is written: it is strict then.
-func (c *client) Build(r io.Reader, _ bool) (helmkube.ResourceList, error) {
+func (c *client) Build(r io.Reader, validate bool) (helmkube.ResourceList, error) {
 	if c.built != nil {
 		if err := c.built(); err != nil {
 			return nil, err
 		}
 	}
-	objects, err := readManifest(r)
+	text, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
+	objects, err := readManifest(bytes.NewReader(text))
 	if err != nil {
 		return nil, err
 	}
 	list := make(helmkube.ResourceList, 0, len(objects))
 	for _, o := range objects {
 		info, err := c.info(o)
-		if c.lenient && errors.Is(err, errNoKind) {
+		if errors.Is(err, errNoKind) && c.gone != nil && c.gone(text, validate) {
 			continue
 		}
 		if err != nil {
@@ -118,7 +123,7 @@ func (c *client) Build(r io.Reader, _ bool) (helmkube.ResourceList, error) {
 		}
 		list = append(list, info)
 	}
-	if c.lenient {
+	if c.parting {
 		return list, c.readable(objects)
 	}
 	return list, nil
@@ -256,16 +261,25 @@ func (c *client) Delete(resources helmkube.ResourceList, policy metav1.DeletionP
 
 var errNoKind = errors.New("the cluster has no kind")
 
+func noKind(where string, gvk schema.GroupVersionKind) error {
+	return &delivery.Fault{
+		Reason: ReasonBuild, Where: where, Retry: delivery.Backoff,
+		Hint: "install its CustomResourceDefinition first, or use an apiVersion that the cluster serves",
+		Err:  fmt.Errorf("%w %s in %s", errNoKind, gvk.Kind, gvk.GroupVersion()),
+	}
+}
+
+// unserved tells whether the server has said that it does not know the kind, not that there is no such object.
+func unserved(err error) bool {
+	return apierrors.IsNotFound(err) && apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse)
+}
+
 // info finds out where an object belongs.
 func (c *client) info(o delivery.Object) (*resource.Info, error) {
 	gvk := o.GroupVersionKind()
 	mapping, err := c.user.Mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
 	if meta.IsNoMatchError(err) {
-		return nil, &delivery.Fault{
-			Reason: ReasonBuild, Where: o.Where(), Retry: delivery.Backoff,
-			Hint: "install its CustomResourceDefinition first, or use an apiVersion that the cluster serves",
-			Err:  fmt.Errorf("%w %s in %s", errNoKind, gvk.Kind, gvk.GroupVersion()),
-		}
+		return nil, noKind(o.Where(), gvk)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("find the resource of %s: %w", o.Where(), err)
