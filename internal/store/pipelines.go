@@ -70,12 +70,15 @@ func (db *DB) CreatePipeline(ctx context.Context, p Pipeline, in Inputs) error {
 	event := db.sealer.seal(place("pipelines.event", p.ID), in.Event)
 	return db.wrap(doing, db.write(ctx, true, func(tx *tx) error {
 		err := tx.exec(`INSERT INTO pipelines (id, iid, project, parent, source, ref, tag, sha, before, title, author, started_by,
-			status, why, created, started, finished, resting, sealed_graph, sealed_event)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			status, why, created, started, finished, resting)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			p.ID, p.IID, p.Project, p.Parent, p.Source, p.Ref, flag(p.Tag), p.SHA, p.Before, text(p.Title), text(p.Author), text(p.User),
-			p.Status, text(p.Why), micros(p.Created), micros(p.Started), micros(p.Finished), flag(p.Resting), graph, event)
+			p.Status, text(p.Why), micros(p.Created), micros(p.Started), micros(p.Finished), flag(p.Resting))
+		if err != nil {
+			return err
+		}
 		tx.changed(Change{Kind: "pipeline", ID: p.ID, Project: p.Project, Pipeline: p.ID, Status: p.Status})
-		return err
+		return tx.exec(`INSERT INTO pipeline_inputs (pipeline, sealed_graph, sealed_event) VALUES (?, ?, ?)`, p.ID, graph, event)
 	}))
 }
 
@@ -147,8 +150,14 @@ func (db *DB) Advance(ctx context.Context, pipeline, end int64, s Step) (int64, 
 
 // step changes the pipeline's own row and its journal.
 func (t *tx) step(pipeline, end, next int64, s Step, state []byte, entries [][]byte) (project int64, err error) {
-	err = t.row(`UPDATE pipelines SET journal_end = ?, resting = ? WHERE id = ? AND journal_end = ? RETURNING project`,
-		next, flag(s.Rest), pipeline, end).Scan(&project)
+	if s.Status == "" {
+		err = t.row(`UPDATE pipelines SET journal_end = ?, resting = ? WHERE id = ? AND journal_end = ? RETURNING project`,
+			next, flag(s.Rest), pipeline, end).Scan(&project)
+	} else {
+		err = t.row(`UPDATE pipelines SET journal_end = ?, resting = ?, status = ?, why = ?, started = ?, finished = ?
+			WHERE id = ? AND journal_end = ? RETURNING project`,
+			next, flag(s.Rest), s.Status, text(s.Why), micros(s.Started), micros(s.Finished), pipeline, end).Scan(&project)
+	}
 	if errors.Is(err, sql.ErrNoRows) {
 		var is int64
 		if err := t.row(`SELECT journal_end FROM pipelines WHERE id = ?`, pipeline).Scan(&is); err != nil {
@@ -160,15 +169,12 @@ func (t *tx) step(pipeline, end, next int64, s Step, state []byte, entries [][]b
 		return 0, err
 	}
 	if s.Status != "" {
-		err := t.exec(`UPDATE pipelines SET status = ?, why = ?, started = ?, finished = ? WHERE id = ?`,
-			s.Status, text(s.Why), micros(s.Started), micros(s.Finished), pipeline)
-		if err != nil {
-			return 0, err
-		}
 		t.changed(Change{Kind: "pipeline", ID: pipeline, Project: project, Pipeline: pipeline, Status: s.Status})
 	}
 	if state != nil {
-		if err := t.exec(`UPDATE pipelines SET sealed_state = ? WHERE id = ?`, state, pipeline); err != nil {
+		err := t.exec(`INSERT INTO pipeline_states (pipeline, sealed_state) VALUES (?, ?)
+			ON CONFLICT (pipeline) DO UPDATE SET sealed_state = excluded.sealed_state`, pipeline, state)
+		if err != nil {
 			return 0, err
 		}
 		return project, t.exec(`DELETE FROM journal WHERE pipeline = ?`, pipeline)
@@ -196,7 +202,8 @@ func (db *DB) Saved(ctx context.Context, pipeline int64) (Saved, error) {
 	var graph, event, state []byte
 	var numbers []int64
 	err := db.read(ctx, func(tx *tx) error {
-		err := tx.row(`SELECT sealed_graph, sealed_event, sealed_state, journal_end FROM pipelines WHERE id = ?`, pipeline).
+		err := tx.row(`SELECT i.sealed_graph, i.sealed_event, s.sealed_state, p.journal_end FROM pipelines p
+			JOIN pipeline_inputs i ON i.pipeline = p.id LEFT JOIN pipeline_states s ON s.pipeline = p.id WHERE p.id = ?`, pipeline).
 			Scan(&graph, &event, &state, &s.End)
 		if err != nil {
 			return err

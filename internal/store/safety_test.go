@@ -98,10 +98,10 @@ func TestSealed(t *testing.T) {
 
 	// What stands in another row or column is refused.
 	for _, c := range []struct{ name, change string }{
-		{"another column", `UPDATE pipelines SET sealed_graph = sealed_event WHERE id = ?`},
+		{"another column", `UPDATE pipeline_inputs SET sealed_graph = sealed_event WHERE pipeline = ?`},
 		{"another row", `UPDATE journal SET number = 9 - number WHERE pipeline = ?`},
-		{"a bit", `UPDATE pipelines SET sealed_event = x'01020304050607080900010203040506070809000102030405060708090001' WHERE id = ?`},
-		{"nothing", `UPDATE pipelines SET sealed_event = x'' WHERE id = ?`},
+		{"a bit", `UPDATE pipeline_inputs SET sealed_event = x'01020304050607080900010203040506070809000102030405060708090001' WHERE pipeline = ?`},
+		{"nothing", `UPDATE pipeline_inputs SET sealed_event = x'' WHERE pipeline = ?`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			tx := must(db.writer.Begin())(t)

@@ -26,7 +26,7 @@ const (
 	// timeLimit is what a call may take, waiting for others included.
 	timeLimit = 30 * time.Second
 	// checkLimit is what looking for damage may take at a start; [DB.Check] looks everywhere.
-	checkLimit = 500 * time.Millisecond
+	checkLimit = 200 * time.Millisecond
 )
 
 // Options of a store.

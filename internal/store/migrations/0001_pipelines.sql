@@ -34,18 +34,27 @@ CREATE TABLE pipelines (
     finished     INTEGER NOT NULL DEFAULT 0,
     resting      INTEGER NOT NULL DEFAULT 0, -- nothing happens any more unless a person asks
     journal_end  INTEGER NOT NULL DEFAULT 0, -- the number of the last entry that there ever was
-    sealed_graph BLOB,
-    sealed_event BLOB,
-    sealed_state BLOB,                       -- as it is before the entries of the journal
     UNIQUE (project, iid)
 ) STRICT;
 CREATE INDEX pipelines_project ON pipelines (project, id);
 CREATE INDEX pipelines_ref ON pipelines (project, ref, id);
+CREATE INDEX pipelines_project_status ON pipelines (project, status, id);
+CREATE INDEX pipelines_project_source ON pipelines (project, source, id);
 CREATE INDEX pipelines_status ON pipelines (status, id);
-CREATE INDEX pipelines_source ON pipelines (source, id);
 CREATE INDEX pipelines_sha ON pipelines (sha, id);
 CREATE INDEX pipelines_parent ON pipelines (parent, id) WHERE parent <> 0;
 CREATE INDEX pipelines_unfinished ON pipelines (id) WHERE resting = 0;
+
+-- In tables of their own, as a row is written anew as a whole when one of its columns changes.
+CREATE TABLE pipeline_inputs (
+    pipeline     INTEGER PRIMARY KEY REFERENCES pipelines (id) ON DELETE CASCADE,
+    sealed_graph BLOB,
+    sealed_event BLOB
+) STRICT;
+CREATE TABLE pipeline_states (
+    pipeline     INTEGER PRIMARY KEY REFERENCES pipelines (id) ON DELETE CASCADE,
+    sealed_state BLOB NOT NULL -- as it is before the entries of the journal
+) STRICT;
 
 CREATE TABLE journal (
     pipeline     INTEGER NOT NULL REFERENCES pipelines (id) ON DELETE CASCADE,

@@ -41,18 +41,27 @@ CREATE TABLE pipelines (
     finished     INTEGER NOT NULL DEFAULT 0,
     resting      INTEGER NOT NULL DEFAULT 0, -- nothing happens any more unless a person asks
     journal_end  INTEGER NOT NULL DEFAULT 0, -- the number of the last entry that there ever was
-    sealed_graph BLOB,
-    sealed_event BLOB,
-    sealed_state BLOB,                       -- as it is before the entries of the journal
     UNIQUE (project, iid)
 ) STRICT;
 CREATE INDEX pipelines_project ON pipelines (project, id);
 CREATE INDEX pipelines_ref ON pipelines (project, ref, id);
+CREATE INDEX pipelines_project_status ON pipelines (project, status, id);
+CREATE INDEX pipelines_project_source ON pipelines (project, source, id);
 CREATE INDEX pipelines_status ON pipelines (status, id);
-CREATE INDEX pipelines_source ON pipelines (source, id);
 CREATE INDEX pipelines_sha ON pipelines (sha, id);
 CREATE INDEX pipelines_parent ON pipelines (parent, id) WHERE parent <> 0;
 CREATE INDEX pipelines_unfinished ON pipelines (id) WHERE resting = 0;
+
+-- In tables of their own, as a row is written anew as a whole when one of its columns changes.
+CREATE TABLE pipeline_inputs (
+    pipeline     INTEGER PRIMARY KEY REFERENCES pipelines (id) ON DELETE CASCADE,
+    sealed_graph BLOB,
+    sealed_event BLOB
+) STRICT;
+CREATE TABLE pipeline_states (
+    pipeline     INTEGER PRIMARY KEY REFERENCES pipelines (id) ON DELETE CASCADE,
+    sealed_state BLOB NOT NULL -- as it is before the entries of the journal
+) STRICT;
 
 CREATE TABLE journal (
     pipeline     INTEGER NOT NULL REFERENCES pipelines (id) ON DELETE CASCADE,
@@ -108,8 +117,9 @@ CREATE INDEX commands_answered ON commands (answered) WHERE answered <> 0;
 
 UPDATE counters SET next = 257 WHERE name = 'id';
 INSERT INTO projects (id, name, created, next_iid) VALUES (2, 'group/app', 1772366400000000, 4);
-INSERT INTO pipelines (id, project, iid, source, ref, tag, sha, before, title, author, started_by, status, why, created, started, journal_end, sealed_graph, sealed_event)
-VALUES (7, 2, 3, 'push', 'main', 0, 'c0ffee', '', 'from version 1', 'Ann', 'ann', 'running', 'job build runs', 1772366400000000, 1772366400000000, 1,
+INSERT INTO pipelines (id, project, iid, source, ref, tag, sha, before, title, author, started_by, status, why, created, started, journal_end)
+VALUES (7, 2, 3, 'push', 'main', 0, 'c0ffee', '', 'from version 1', 'Ann', 'ann', 'running', 'job build runs', 1772366400000000, 1772366400000000, 1);
+INSERT INTO pipeline_inputs VALUES (7,
     x'01f2f005e3656ebeeea2f0a860058514bc77af7189d3141dd2b159cbca03d46bfcdae6b6e8156c17822636b03b27ca',
     x'012c2c384bd1ea58b1a7440da6c9c8ce02be4926c8ceba4378faa21f80d67ede7130b1ffbd1e248d3b8cb18e054c');
 INSERT INTO journal VALUES (7, 1, x'01ece8ec6ad42f243d361318ddab860e2a0c8b2ad0337cb06641ef02f05555d125f4dd445fc7475cce8007');
