@@ -41,13 +41,23 @@ func (db *DB) wrap(doing string, err error) error {
 	switch {
 	case kind == nil || errors.Is(err, kind):
 		return fmt.Errorf("store: %s: %w", doing, err)
-	case kind == ErrCorrupt:
+	case errors.Is(kind, ErrCorrupt):
 		return fmt.Errorf("store: %s: %w: %w; %s", doing, kind, err, restore(db.path))
 	case hint == "":
 		return fmt.Errorf("store: %s: %w: %w", doing, kind, err)
 	default:
 		return fmt.Errorf("store: %s: %w (%w): %s", doing, kind, err, hint)
 	}
+}
+
+// isOurs tells whether an error says already what it is.
+func isOurs(err error) bool {
+	for _, ours := range []error{ErrNotFound, ErrConflict, ErrBusy, ErrTooLarge, ErrClosed, sql.ErrNoRows} {
+		if errors.Is(err, ours) {
+			return true
+		}
+	}
+	return false
 }
 
 // restore says how to go on with a damaged database.

@@ -213,10 +213,8 @@ type Log struct {
 // LogWriter appends to the log of a job; what an earlier process has written stays. Close it: those who follow the log are at its
 // end then. It holds no file open.
 func (db *DB) LogWriter(job int64) (*Log, error) {
-	select {
-	case <-db.closed:
+	if db.isClosed() {
 		return nil, fmt.Errorf("store: write the log of job %d: %w", job, ErrClosed)
-	default:
 	}
 	if job <= 0 {
 		return nil, fmt.Errorf("store: %d is not the number of a job", job)

@@ -320,6 +320,64 @@ func TestLocked(t *testing.T) {
 	must(db.Advance(ctx, p.ID, 0, Step{Status: "success"}))(t)
 }
 
+// TestDurable holds that a transaction waits for the disk exactly if it says so, also on the connection that takes the place of one
+// that was given up.
+func TestDurable(t *testing.T) {
+	db := newDB(t)
+	mode := func(durable bool) (mode int) {
+		ok(t, db.write(t.Context(), durable, func(tx *tx) error { return tx.QueryRow(`PRAGMA synchronous`).Scan(&mode) }))
+		return mode
+	}
+	giveUp := func() {
+		ctx, cancel := context.WithCancel(t.Context())
+		err := db.write(ctx, true, func(tx *tx) error {
+			cancel()
+			time.Sleep(10 * time.Millisecond)
+			return tx.exec(`DELETE FROM dead_logs`)
+		})
+		refused(t, err, context.Canceled)
+	}
+	const normal, full = 1, 2
+	got := []int{mode(false), mode(true), mode(true), mode(false)}
+	giveUp()
+	got = append(got, mode(true), mode(false))
+	mode(true)
+	giveUp()
+	got = append(got, mode(false), mode(true))
+	diff(t, "PRAGMA synchronous", got, []int{normal, full, full, normal, full, normal, normal, full})
+}
+
+// TestCloseWaits closes the store while a transaction is under way and another one waits for its turn.
+func TestCloseWaits(t *testing.T) {
+	db := newDB(t)
+	p := newPipeline(t, db, "a/b", nil)
+	begun, first, second := make(chan struct{}), make(chan error), make(chan error)
+	go func() {
+		first <- db.write(t.Context(), false, func(tx *tx) error {
+			close(begun)
+			time.Sleep(50 * time.Millisecond)
+			return tx.exec(`UPDATE pipelines SET status = 'success' WHERE id = ?`, p.ID)
+		})
+	}()
+	<-begun
+	go func() { _, err := db.Advance(t.Context(), p.ID, 0, Step{Status: "failed"}); second <- err }()
+	time.Sleep(10 * time.Millisecond)
+	closed := make(chan error)
+	go func() { closed <- db.Close() }()
+	ok(t, <-first)
+	refused(t, <-second, ErrClosed)
+	ok(t, <-closed)
+	if _, err := os.Stat(db.path + "-wal"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the write-ahead log is left: %v", err)
+	}
+	if got := must(openAt(t, db.path).Pipeline(t.Context(), p.ID))(t); got.Status != "success" {
+		t.Errorf("it is %s", got.Status)
+	}
+	_, err := db.Pipeline(t.Context(), p.ID)
+	refused(t, err, ErrClosed)
+	ok(t, db.Close()) // again
+}
+
 // TestCrashHelper is the process that TestCrash kills: it says what was acknowledged.
 func TestCrashHelper(t *testing.T) {
 	path := os.Getenv("KEELSON_TEST_STORE")

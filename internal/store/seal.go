@@ -39,7 +39,7 @@ func OpenKey(file string) ([]byte, error) {
 // makeKey writes a new key aside and links it to its place, so that a file that is there is whole and never replaced.
 func makeKey(file string) error {
 	key := make([]byte, KeySize)
-	rand.Read(key) // never fails
+	rand.Read(key)                                       // never fails
 	f, err := os.CreateTemp(filepath.Dir(file), ".key-") // 0600
 	if err != nil {
 		return err

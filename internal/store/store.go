@@ -48,7 +48,7 @@ type DB struct {
 	closed chan struct{}
 	close  func() error
 
-	synchronous string // of the connection that writes; who has the connection may touch it
+	durable bool // what the writer's connection was set to; who has the connection may touch it
 
 	ids      ids
 	logs     *logs
@@ -98,7 +98,6 @@ func (db *DB) open(ctx context.Context, key []byte) error {
 		return db.wrap(doing, err)
 	}
 	db.writer, db.reader = &pool{DB: writer}, &pool{DB: reader}
-	db.synchronous = synchronous(false)
 	if err := db.look(ctx); err != nil {
 		return db.wrap(doing, err)
 	}
@@ -306,6 +305,9 @@ func (db *DB) Close() error { return db.close() }
 
 func (db *DB) shut() error {
 	close(db.closed)
+	if conn, err := db.writer.Conn(context.Background()); err == nil { // nobody writes now, and whoever comes later is refused
+		_ = conn.Close()
+	}
 	db.logs.close()
 	err := errors.Join(db.reader.Close(), db.writer.Close()) // the last one moves the write-ahead log into the database
 	db.lock.Close()
@@ -340,14 +342,21 @@ type tx struct {
 	unknown []string // queries that are not prepared yet
 }
 
+func (db *DB) isClosed() bool {
+	select {
+	case <-db.closed:
+		return true
+	default:
+		return false
+	}
+}
+
 // errTime is why a call has ended that took too long.
 var errTime = fmt.Errorf("it took longer than %s", timeLimit)
 
 func (db *DB) begin(ctx context.Context) (context.Context, context.CancelFunc, error) {
-	select {
-	case <-db.closed:
+	if db.isClosed() {
 		return nil, nil, ErrClosed
-	default:
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, timeLimit, errTime)
 	return ctx, cancel, nil
@@ -362,16 +371,19 @@ func (db *DB) write(ctx context.Context, durable bool, f func(*tx) error) error 
 	defer cancel()
 	t := &tx{pool: db.writer, ctx: ctx}
 	if err := db.transact(t, durable, f); err != nil {
-		return ended(ctx, err)
+		return db.ended(ctx, err)
 	}
 	db.writer.prepare(ctx, t.unknown) // now that the connection is free
 	return nil
 }
 
-// ended gives the reason of an error that comes from the end of ctx.
-func ended(ctx context.Context, err error) error {
+// ended gives the reason of an error that comes from the end of ctx, or of the store.
+func (db *DB) ended(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil && (errors.Is(err, ctx.Err()) || interrupted(err)) {
 		return cause
+	}
+	if db.isClosed() && !isOurs(err) {
+		return fmt.Errorf("%w: %w", ErrClosed, err)
 	}
 	return err
 }
@@ -382,11 +394,14 @@ func (db *DB) transact(t *tx, durable bool, f func(*tx) error) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	if mode := synchronous(durable); mode != db.synchronous {
-		if _, err := conn.ExecContext(t.ctx, setSynchronous+mode); err != nil {
+	if db.isClosed() {
+		return ErrClosed
+	}
+	if durable || db.durable { // always for a durable one: the connection may be a new one, and they are not
+		if _, err := conn.ExecContext(t.ctx, setSynchronous+synchronous(durable)); err != nil {
 			return err
 		}
-		db.synchronous = mode
+		db.durable = durable
 	}
 	t.Tx, err = conn.BeginTx(t.ctx, nil)
 	if err != nil {
@@ -484,14 +499,14 @@ func (db *DB) read(ctx context.Context, f func(*tx) error) error {
 	defer cancel()
 	t := &tx{pool: db.reader, ctx: ctx}
 	if t.Tx, err = db.reader.BeginTx(ctx, &sql.TxOptions{ReadOnly: true}); err != nil {
-		return ended(ctx, err)
+		return db.ended(ctx, err)
 	}
 	err = f(t)
 	if rerr := t.Rollback(); rerr != nil && !errors.Is(rerr, sql.ErrTxDone) {
 		err = errors.Join(err, rerr)
 	}
 	if err != nil {
-		return ended(ctx, err)
+		return db.ended(ctx, err)
 	}
 	db.reader.prepare(ctx, t.unknown)
 	return nil

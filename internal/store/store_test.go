@@ -211,6 +211,29 @@ func TestPipelineLife(t *testing.T) {
 	refused(t, err, ErrTooOld) // another process
 }
 
+func TestPipelinesThatAreNotKept(t *testing.T) {
+	db := newDB(t)
+	ctx := t.Context()
+	for _, c := range []struct {
+		name string
+		p    Pipeline
+		in   Inputs
+		want error
+		says string
+	}{
+		{"no numbers", Pipeline{Project: 1}, Inputs{}, nil, "not reserved"},
+		{"no project", Pipeline{ID: 5, IID: 1, Project: 77}, Inputs{}, ErrNotFound, "create pipeline 5"},
+		{"a ref beyond all bounds", Pipeline{ID: 5, IID: 1, Project: 1, Ref: strings.Repeat("x", 5000)}, Inputs{}, ErrTooLarge, "the ref has 5000 bytes"},
+		{"a ref that is no text", Pipeline{ID: 5, IID: 1, Project: 1, Ref: "a\xff"}, Inputs{}, nil, "is not UTF-8"},
+		{"a graph beyond all bounds", Pipeline{ID: 5, IID: 1, Project: 1}, Inputs{Graph: make([]byte, blobMax+1)}, ErrTooLarge, "the graph has"},
+	} {
+		t.Run(c.name, func(t *testing.T) { refused(t, db.CreatePipeline(ctx, c.p, c.in), c.want, c.says) })
+	}
+	if all := must(db.Pipelines(ctx, PipelineFilter{}))(t); len(all) != 0 || db.Seq() != 1<<32-1 {
+		t.Errorf("%+v at %d", all, db.Seq())
+	}
+}
+
 func TestJobsKeepTheirNumbers(t *testing.T) {
 	db := newDB(t)
 	ctx := t.Context()
