@@ -1,10 +1,14 @@
 package store
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
+	"sync"
 	"testing"
+	"time"
 )
 
 // BenchmarkAdvance keeps a scheduler event of the usual size with the jobs that it changes.
@@ -161,4 +165,31 @@ func BenchmarkLog(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkListWhileDriven lists while 50 pipelines advance, each 20 times a second.
+func BenchmarkListWhileDriven(b *testing.B) {
+	db := newDB(b)
+	ctx, stop := context.WithCancel(b.Context())
+	var drivers sync.WaitGroup
+	for i := range 50 {
+		p := newPipeline(b, db, fmt.Sprint("a/", i%5), nil)
+		j := Job{ID: must(db.NextID(ctx))(b), Name: "build", Attempt: 1, Status: "running"}
+		drivers.Go(func() {
+			var end int64
+			for tick := time.Tick(50 * time.Millisecond); ctx.Err() == nil; <-tick {
+				end = must(db.Advance(b.Context(), p.ID, end, Step{Events: [][]byte{[]byte(`{"kind":"run"}`)}, Status: "running", Jobs: []Job{j}}))(b)
+			}
+		})
+	}
+	var took []time.Duration
+	for b.Loop() {
+		begin := time.Now()
+		must(db.Pipelines(ctx, PipelineFilter{Project: 1}))(b)
+		took = append(took, time.Since(begin))
+	}
+	stop()
+	drivers.Wait()
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)*95/100].Microseconds())/1000, "ms-p95")
 }

@@ -127,6 +127,22 @@ func TestProjectsKeepTheirNumbers(t *testing.T) {
 	refused(t, err, ErrNotFound, "project 99")
 }
 
+func TestPathsOfAllKinds(t *testing.T) {
+	for _, name := range []string{"a b", "a?mode=ro", "a%20b", "a#b", "a:b", "ä", "a&_pragma=query_only(1)"} {
+		dir := filepath.Join(t.TempDir(), name)
+		db := openAt(t, filepath.Join(dir, name))
+		newPipeline(t, db, "a/b", nil)
+		var files []string
+		for _, f := range must(os.ReadDir(dir))(t) {
+			files = append(files, f.Name())
+			if info := must(f.Info())(t); info.Mode().Perm() != 0o600 {
+				t.Errorf("the mode of %s is %v", f.Name(), info.Mode())
+			}
+		}
+		diff(t, name, files, []string{name, name + "-shm", name + "-wal", name + ".lock"})
+	}
+}
+
 func TestNumbersAreGivenOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
 	seen := map[int64]bool{}
