@@ -220,3 +220,25 @@ func TestLogsInBoundedMemory(t *testing.T) {
 		t.Errorf("it took %d bytes of memory", used)
 	}
 }
+
+// TestDeadLogsGoAfterACrash: the process has ended after the rows of a pipeline were deleted and before its logs were.
+func TestDeadLogsGoAfterACrash(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	db := openAt(t, path)
+	for job := range int64(3) {
+		w := must(db.LogWriter(job + 1))(t)
+		_, err := io.WriteString(w, "text")
+		ok(t, err)
+		ok(t, w.Close())
+	}
+	must(db.writer.Exec(`INSERT INTO dead_logs (job) VALUES (1), (3), (4)`))(t) // the log of 4 is gone already
+	ok(t, db.Close())
+	db = openAt(t, path)
+	var sizes []int64
+	for job := range int64(4) {
+		_, size, err := db.ReadLog(job+1, 0, 10)
+		ok(t, err)
+		sizes = append(sizes, size)
+	}
+	diff(t, "sizes", sizes, []int64{0, 4, 0, 0})
+}
