@@ -9,7 +9,9 @@ import (
 	"strconv"
 	"time"
 
+	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	fluxmeta "github.com/fluxcd/pkg/apis/meta"
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -23,6 +25,7 @@ import (
 	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/plan"
+	"keelson.dev/keelson/internal/release"
 )
 
 // errRunsStill: handing back what a running server would take again.
@@ -40,7 +43,7 @@ func handbackCommand(g *global) *cobra.Command {
 		Use:   "handback",
 		Short: "Leave a cluster such that Flux and Argo CD go on where Keelson stops",
 		Long: `Handback gives what Keelson owns of the objects of every app back to Flux, or to Argo CD: their fields become those of
-kustomize-controller or argocd-controller, what only Keelson understands is taken out of the apps and sources, and controllers that
+kustomize-controller, helm-controller or argocd-controller, what only Keelson understands is taken out of the apps and sources, and controllers that
 --take-over has scaled down start again. No object is changed otherwise. Stop Keelson first. It can be run again where it was interrupted.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runHandback(cmd.Context(), g, dryRun) },
@@ -134,19 +137,18 @@ func (h *handback) apps(ctx context.Context) error {
 			h.done = append(h.done, handedBack{App: app.String(), Object: "its objects in another cluster", Result: "are left as they are"})
 			continue
 		}
-		if app.helm != nil {
-			h.done = append(h.done, handedBack{App: app.String(), Object: "its release", Result: "is left as it is: Flux and Helm know it from its Secrets"})
-			continue
-		}
 		inv := app.owned()
 		for _, ref := range inv.Refs() {
 			if err := h.object(ctx, app.id(), ref, inv[ref]); err != nil {
 				return err
 			}
 		}
-		if app.argo != nil {
+		switch {
+		case app.argo != nil:
 			err = h.application(ctx, app.argo)
-		} else {
+		case app.helm != nil:
+			err = h.helmRelease(ctx, app.helm)
+		default:
 			err = h.app(ctx, app.flux)
 		}
 		if err != nil {
@@ -197,11 +199,8 @@ func (h *handback) object(ctx context.Context, app delivery.ID, ref delivery.Ref
 		if appThatOwns(have) != app {
 			return nil
 		}
-		manager := fluxManager
-		if app.Kind == argocdv1.ApplicationKind {
-			manager = dialect.ArgoManager
-		}
-		fields, ok, backErr := plan.HandBack(have, ourManager, manager)
+		from, to := managersFor(app)
+		fields, ok, backErr := plan.HandBack(have, from, to)
 		if backErr != nil || !ok {
 			return backErr
 		}
@@ -215,6 +214,38 @@ func (h *handback) object(ctx context.Context, app delivery.ID, ref delivery.Ref
 		}
 	}
 	return fmt.Errorf("hand back %s: %w", ref, err)
+}
+
+// managersFor are the field managers that Keelson applies an app's objects with, and the tool that they are handed back to.
+func managersFor(app delivery.ID) (ours, theirs string) {
+	switch app.Kind {
+	case argocdv1.ApplicationKind:
+		return ourManager, dialect.ArgoManager
+	case helmv2.HelmReleaseKind:
+		return dialect.HelmManager, dialect.HelmController
+	}
+	return ourManager, fluxManager
+}
+
+// helmRelease takes out of a HelmRelease what only Keelson understands. Its release, which Flux knows from Helm's storage and from the history in
+// the status, is left as it is; a rollback that Keelson has held is told, as Flux undoes it.
+func (h *handback) helmRelease(ctx context.Context, hr *helmv2.HelmRelease) error {
+	name := hr.Namespace + "/" + hr.Name
+	if c := meta.FindStatusCondition(hr.Status.Conditions, fluxmeta.StalledCondition); c != nil && c.Reason == release.ReasonHeld {
+		h.done = append(h.done, handedBack{App: name, Object: "its release", Result: "was rolled back by a person: Flux will undo that unless you suspend the HelmRelease first"})
+	}
+	switch {
+	case !dialect.HelmHandBack(hr):
+		return nil
+	case h.dryRun:
+		h.note(name, "the app", "would be handed back")
+		return nil
+	}
+	if err := h.client.Status().Update(ctx, hr, client.FieldOwner(kube.FieldManager)); err != nil {
+		return fmt.Errorf("hand back app %s: %w", name, err)
+	}
+	h.note(name, "the app", "handed back")
+	return nil
 }
 
 // app takes out of an app what only Keelson understands. What a person has set stays.

@@ -2,9 +2,12 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 
+	"github.com/spf13/cobra"
 	helm "helm.sh/helm/v4/pkg/cmd"
 	helmkube "helm.sh/helm/v4/pkg/kube"
 )
@@ -23,6 +26,7 @@ func runHelm() int {
 		slog.Error("command failed", slog.Any("error", err))
 		return exitFailure
 	}
+	cmd.SetFlagErrorFunc(explainFlag)
 	if err := cmd.Execute(); err != nil { // which has told it
 		if coded, ok := errors.AsType[helm.CommandError](err); ok {
 			return coded.ExitCode
@@ -30,4 +34,25 @@ func runHelm() int {
 		return exitFailure
 	}
 	return exitOK
+}
+
+// formerFlags are those of Helm 2 and 3 that Helm 4 does not know, and what to write instead. (--atomic and --force it knows, and says what they are
+// called now.)
+var formerFlags = map[string]string{
+	"tiller-namespace":          "there is no Tiller since Helm 3: leave it out",
+	"tiller-connection-timeout": "there is no Tiller since Helm 3: leave it out",
+	"tls":                       "there is no Tiller since Helm 3: leave it out",
+	"purge":                     "since Helm 3 nothing is kept unless --keep-history is given: leave it out",
+	"name":                      "since Helm 3 the name comes first: helm install NAME CHART",
+	"recreate-pods":             "Helm restarts no Pods any more: run 'kubectl rollout restart'",
+}
+
+// explainFlag says of a flag of an older Helm what has become of it.
+func explainFlag(_ *cobra.Command, err error) error {
+	if _, name, ok := strings.Cut(err.Error(), "unknown flag: --"); ok {
+		if hint := formerFlags[name]; hint != "" {
+			return fmt.Errorf("%w (hint: %s)", err, hint)
+		}
+	}
+	return err
 }

@@ -12,6 +12,7 @@ import (
 
 	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	fluxmeta "github.com/fluxcd/pkg/apis/meta"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -67,15 +68,66 @@ func reconcileRelease(ctx context.Context, c client.WithWatch, app foundApp, opt
 	if app.helm.Spec.Suspend {
 		return web.Status{}, hintf(fmt.Errorf("app %s is suspended", app), "keelson resume %s", opts.app)
 	}
-	if opts.withSource {
-		return web.Status{}, withCode(exitUsage, fmt.Errorf("app %s is a HelmRelease: --with-source is for Kustomizations and Applications", app))
-	}
 	now := time.Now().Format(time.RFC3339Nano)
+	if opts.withSource {
+		sources, err := sourcesOfRelease(ctx, c, app.helm)
+		if err != nil {
+			return web.Status{}, err
+		}
+		for _, src := range sources {
+			if _, err := requestAndWait(ctx, c, src, sourceListOf(src), request{fluxmeta.ReconcileRequestAnnotation, now, sourceResult}); err != nil {
+				return web.Status{}, fmt.Errorf("reconcile source %s/%s: %w", src.GetNamespace(), src.GetName(), err)
+			}
+		}
+	}
 	status, err := requestAndWait(ctx, c, app.helm, &helmv2.HelmReleaseList{}, request{fluxmeta.ReconcileRequestAnnotation, now, helmResult})
 	if err != nil {
 		return status, fmt.Errorf("reconcile app %s: %w", app, err)
 	}
 	return status, nil
+}
+
+// sourcesOfRelease are the sources that the chart of a HelmRelease comes from, each to be asked before the next. Unlike flux it needs no HelmChart
+// between a HelmRelease and its source.
+func sourcesOfRelease(ctx context.Context, c client.Client, hr *helmv2.HelmRelease) ([]client.Object, error) {
+	if ref := hr.Spec.ChartRef; ref != nil {
+		src, err := chartSource(ctx, c, ref.Kind, cmp.Or(ref.Namespace, hr.Namespace), ref.Name)
+		chart, ok := src.(*sourcev1.HelmChart)
+		if err != nil || !ok {
+			return []client.Object{src}, err
+		}
+		below, err := chartSource(ctx, c, chart.Spec.SourceRef.Kind, chart.Namespace, chart.Spec.SourceRef.Name)
+		return []client.Object{below, chart}, err
+	}
+	if hr.Spec.Chart == nil {
+		return nil, fmt.Errorf("app %s/%s has neither spec.chart nor spec.chartRef", hr.Namespace, hr.Name)
+	}
+	ref := hr.Spec.Chart.Spec.SourceRef
+	src, err := chartSource(ctx, c, ref.Kind, cmp.Or(ref.Namespace, hr.Namespace), ref.Name)
+	return []client.Object{src}, err
+}
+
+// chartSource reads a source of charts that can be asked for what is new.
+func chartSource(ctx context.Context, c client.Client, kind, namespace, name string) (client.Object, error) {
+	kinds := map[string]client.Object{
+		sourcev1.HelmRepositoryKind: &sourcev1.HelmRepository{}, sourcev1.GitRepositoryKind: &sourcev1.GitRepository{},
+		sourcev1.OCIRepositoryKind: &sourcev1.OCIRepository{}, sourcev1.HelmChartKind: &sourcev1.HelmChart{},
+	}
+	src := kinds[kind]
+	if src == nil {
+		return nil, fmt.Errorf("the chart comes from a %s, which cannot be asked", kind)
+	}
+	if err := c.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, src); err != nil {
+		return nil, explainAPI(fmt.Errorf("read source %s %s/%s: %w", kind, namespace, name, err))
+	}
+	if repo, ok := src.(*sourcev1.HelmRepository); ok && repo.Spec.Type == sourcev1.HelmRepositoryTypeOCI {
+		return nil, hintf(fmt.Errorf("HelmRepository %s/%s is of the type oci: it has no index that could be asked for", namespace, name),
+			"without --with-source the HelmRelease alone is reconciled; the registry is asked for new versions every spec.chart.spec.interval")
+	}
+	if partsOf(src).suspended {
+		return nil, fmt.Errorf("source %s %s/%s is suspended", kind, namespace, name)
+	}
+	return src, nil
 }
 
 // heldRelease tells whether a release is left as a person has rolled it back.

@@ -39,7 +39,8 @@ func traceCommand(g *global) *cobra.Command {
 		Use:   "trace KIND/NAME",
 		Short: "Tell where an object in the cluster comes from: owner, app, source, commit",
 		Long: `Trace follows an object up to what it was made from (a Pod to its Deployment), to the app that manages that, to the app's source
-and to the commit that is applied, with its author where the repository is on this machine. The namespace is that of -n, else
+and to the commit that is applied, with its author where the repository is on this machine. An object of a Helm release is followed twice: to
+where its chart comes from, and to the Kustomization and the commit by which the HelmRelease is declared. The namespace is that of -n, else
 "default". An object that no app manages is said to be so, with who wrote it last.`,
 		Example: "  keelson trace deployment/web -n dev\n  keelson trace pod/web-5d9c7b-x2x -n dev",
 		Args:    args(cobra.ExactArgs(1)),
@@ -59,7 +60,11 @@ type traced struct {
 	Source  *tracedSource         `json:"source,omitempty"`
 	Sources []tracedSource        `json:"sources,omitempty"` // where there are several
 	Commit  *tracedCommit         `json:"commit,omitempty"`
-	Notes   []string              `json:"notes,omitempty"`
+	Chart   *tracedChart          `json:"chart,omitempty"`  // of a Helm release
+	Origin  *tracedOrigin         `json:"origin,omitempty"` // what an OCI artifact says that it was made from
+	// Declaration is where the app itself comes from, of a HelmRelease that a Kustomization applies.
+	Declaration *tracedDeclaration `json:"declaration,omitempty"`
+	Notes       []string           `json:"notes,omitempty"`
 }
 
 type tracedApp struct {
@@ -75,6 +80,26 @@ type tracedSource struct {
 	URL      string `json:"url"`
 	Ref      string `json:"ref,omitempty"`
 	Revision string `json:"revision,omitempty"`
+}
+
+type tracedChart struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Digest  string `json:"digest,omitempty"` // of the OCI artifact that it came as
+}
+
+// tracedOrigin is what the annotations of an OCI artifact tell.
+type tracedOrigin struct {
+	Source   string `json:"source,omitempty"`   // org.opencontainers.image.source
+	Revision string `json:"revision,omitempty"` // org.opencontainers.image.revision
+}
+
+type tracedDeclaration struct {
+	App      string        `json:"app"` // "Kustomization/flux-system/apps"
+	Path     string        `json:"path,omitempty"`
+	Revision string        `json:"revision,omitempty"` // as it was applied last
+	Source   *tracedSource `json:"source,omitempty"`
+	Commit   *tracedCommit `json:"commit,omitempty"`
 }
 
 type tracedCommit struct {
@@ -239,25 +264,137 @@ func (t *traced) follow(ctx context.Context, g *global, c client.Client, u *unst
 		return app, nil
 	}
 	if app.helm != nil {
-		t.Source = &tracedSource{Name: status.Source, Revision: status.Revision}
+		t.release(ctx, g, c, app.helm)
+		t.declaration(ctx, g, c, app.helm)
 		return app, nil
 	}
-	k := app.flux
+	t.Source, t.Commit = t.kustomization(ctx, g, c, app.flux)
+	return app, nil
+}
+
+// kustomization tells where a Kustomization's manifests come from, as they were applied last. What cannot be read is noted.
+func (t *traced) kustomization(ctx context.Context, g *global, c client.Client, k *kustomizev1.Kustomization) (*tracedSource, *tracedCommit) {
+	status := appOf(k)
 	if k.Spec.SourceRef.Kind != sourcev1.GitRepositoryKind && k.Spec.SourceRef.Kind != sourcev1.OCIRepositoryKind {
-		t.Source = &tracedSource{Name: status.Source}
-		return app, nil
+		return &tracedSource{Name: status.Source}, nil
 	}
 	src, err := sourceOfApp(ctx, c, k)
 	if err != nil {
 		t.Notes = append(t.Notes, err.Error())
-		return app, nil //nolint:nilerr // what is known is told all the same
+		return nil, nil
 	}
 	s := sourceOf(src)
-	t.Source = &tracedSource{Name: status.Source, URL: s.URL, Ref: s.Ref, Revision: s.Revision}
+	from := &tracedSource{Name: status.Source, URL: s.URL, Ref: s.Ref, Revision: s.Revision}
 	if rev := delivery.ParseRevision(status.Revision); !rev.Archive() {
-		t.commit(g, src.GetNamespace(), partsOf(src).url, rev.Commit)
+		return from, t.commit(g, src.GetNamespace(), partsOf(src).url, rev.Commit)
 	}
-	return app, nil
+	return from, nil
+}
+
+// release tells where the chart of a HelmRelease comes from.
+func (t *traced) release(ctx context.Context, g *global, c client.Client, hr *helmv2.HelmRelease) {
+	status := appOfHelm(hr)
+	t.Source = &tracedSource{Name: status.Source, Revision: status.Revision}
+	version := status.Revision
+	if last := newestSnapshot(hr); last != nil {
+		t.Chart = &tracedChart{Name: last.ChartName, Version: last.ChartVersion, Digest: last.OCIDigest}
+		version = last.ChartVersion
+	}
+	kind, key := chartSourceOf(hr)
+	if kind == sourcev1.HelmChartKind {
+		var chart sourcev1.HelmChart
+		if err := c.Get(ctx, key, &chart); err != nil {
+			t.Notes = append(t.Notes, explainAPI(fmt.Errorf("read HelmChart %s: %w", key, err)).Error())
+			return
+		}
+		t.App.Path, kind, key = chart.Spec.Chart, chart.Spec.SourceRef.Kind, client.ObjectKey{Namespace: key.Namespace, Name: chart.Spec.SourceRef.Name}
+		t.Source.Name += " of " + kind + "/" + key.String()
+	}
+	src := emptySource(kind)
+	if src == nil {
+		return
+	}
+	if err := c.Get(ctx, key, src); err != nil {
+		t.Notes = append(t.Notes, explainAPI(fmt.Errorf("read %s %s: %w", kind, key, err)).Error())
+		return
+	}
+	parts := partsOf(src)
+	t.Source.URL, t.Source.Ref = redact.URL(parts.url), parts.ref
+	if parts.artifact == nil || kind == sourcev1.HelmRepositoryKind { // whose artifact is its index
+		return
+	}
+	t.Source.Revision = parts.artifact.Revision
+	rev := delivery.ParseRevision(parts.artifact.Revision)
+	if kind == sourcev1.OCIRepositoryKind {
+		t.origin(g, src.GetNamespace(), parts.artifact.Metadata)
+		return
+	}
+	id := rev.Commit
+	if _, made, ok := strings.Cut(version, "+"); ok { // reconcileStrategy: Revision
+		if made, _, _ = strings.Cut(made, "."); len(made) == shortCommit && !strings.HasPrefix(id, made) {
+			t.Notes = append(t.Notes, "the release is of commit "+made+"; its source has moved on")
+			return
+		}
+	}
+	t.Commit = t.commit(g, src.GetNamespace(), parts.url, id)
+}
+
+// shortCommit is how many digits of a commit Flux writes into a chart's version.
+const shortCommit = 12
+
+// chartSourceOf is what a HelmRelease takes its chart from.
+func chartSourceOf(hr *helmv2.HelmRelease) (kind string, key client.ObjectKey) {
+	switch ref, chart := hr.Spec.ChartRef, hr.Spec.Chart; {
+	case ref != nil:
+		return ref.Kind, client.ObjectKey{Namespace: cmp.Or(ref.Namespace, hr.Namespace), Name: ref.Name}
+	case chart != nil:
+		from := chart.Spec.SourceRef
+		return from.Kind, client.ObjectKey{Namespace: cmp.Or(from.Namespace, hr.Namespace), Name: from.Name}
+	}
+	return "", client.ObjectKey{}
+}
+
+// emptySource gives an object of a kind that charts come from; nil: none do.
+func emptySource(kind string) client.Object {
+	switch kind {
+	case sourcev1.GitRepositoryKind:
+		return &sourcev1.GitRepository{}
+	case sourcev1.HelmRepositoryKind:
+		return &sourcev1.HelmRepository{}
+	case sourcev1.OCIRepositoryKind:
+		return &sourcev1.OCIRepository{}
+	}
+	return nil
+}
+
+// origin tells what an OCI artifact says that it was made from, down to the commit where that is on this machine.
+func (t *traced) origin(g *global, namespace string, metadata map[string]string) {
+	o := tracedOrigin{
+		Source: redact.URL(metadata["org.opencontainers.image.source"]), Revision: redact.Text(metadata["org.opencontainers.image.revision"]),
+	}
+	if o == (tracedOrigin{}) {
+		return
+	}
+	t.Origin = &o
+	if id := cmp.Or(delivery.ParseRevision(o.Revision).Commit, o.Revision); o.Source != "" && isCommit(id) {
+		t.Commit = t.commit(g, namespace, metadata["org.opencontainers.image.source"], id)
+	}
+}
+
+// declaration tells where a HelmRelease itself comes from that a Kustomization applies: by which commit it is as it is.
+func (t *traced) declaration(ctx context.Context, g *global, c client.Client, hr *helmv2.HelmRelease) {
+	id := dialect.FluxOwner(hr.Labels)
+	if id.Kind != kustomizev1.KustomizationKind {
+		return
+	}
+	var k kustomizev1.Kustomization
+	if err := c.Get(ctx, client.ObjectKey{Namespace: id.Namespace, Name: id.Name}, &k); err != nil {
+		t.Notes = append(t.Notes, explainAPI(fmt.Errorf("read %s, which its HelmRelease is of: %w", id, err)).Error())
+		return
+	}
+	status := appOf(&k)
+	t.Declaration = &tracedDeclaration{App: id.String(), Path: status.Path, Revision: status.Revision}
+	t.Declaration.Source, t.Declaration.Commit = t.kustomization(ctx, g, c, &k)
 }
 
 // sourcesOf tells where an Application's manifests come from: those of its last deployment.
@@ -277,7 +414,7 @@ func (t *traced) sourcesOf(g *global, a *argocdv1.Application) {
 		}
 		t.Sources = append(t.Sources, from)
 		if commit := cmp.Or(delivery.ParseRevision(from.Revision).Commit, from.Revision); s.Chart == "" && t.Commit == nil && isCommit(commit) {
-			t.commit(g, a.Namespace, s.RepoURL, commit)
+			t.Commit = t.commit(g, a.Namespace, s.RepoURL, commit)
 		}
 	}
 	if len(t.Sources) == 1 {
@@ -314,16 +451,17 @@ func (t *traced) local(ctx context.Context, c client.Client, id delivery.ID, u *
 }
 
 // commit reads a commit of a repository that is on this machine: one of the built-in host, or the controllers' mirror of another.
-func (t *traced) commit(g *global, namespace, url, id string) {
+// nil: it is noted why there is none.
+func (t *traced) commit(g *global, namespace, url, id string) *tracedCommit {
 	if id == "" {
-		return
+		return nil
 	}
 	info, err := readCommit(g, namespace, url, id)
 	if err != nil {
 		t.Notes = append(t.Notes, "commit "+id+": "+err.Error())
-		return
+		return nil
 	}
-	t.Commit = &tracedCommit{
+	return &tracedCommit{
 		ID: id, Author: redact.Text(info.Author.Name), Email: info.Author.Email, When: info.Author.When.UTC(), Subject: redact.Text(info.Subject()),
 	}
 }
@@ -391,6 +529,19 @@ func (t *traced) write(w io.Writer) error {
 			line("Written by", "%s", strings.Join(t.Writers, ", "))
 		}
 	}
+	t.from(line)
+	for _, n := range t.Notes {
+		line("Note", "%s", n)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// from prints where the app's content comes from, and where the app itself does.
+func (t *traced) from(line func(name, format string, a ...any)) {
+	if c := t.Chart; c != nil {
+		line("Chart", "%s", strings.TrimSpace(c.Name+" "+c.Version+"  "+c.Digest))
+	}
 	sources := t.Sources
 	if t.Source != nil {
 		sources = append(sources, *t.Source)
@@ -398,16 +549,32 @@ func (t *traced) write(w io.Writer) error {
 	for _, s := range sources {
 		line("Source", "%s  %s", s.Name, strings.TrimSpace(s.URL+" "+s.Ref))
 	}
-	if t.App != nil && t.App.Revision != "" {
+	switch {
+	case t.Chart != nil && t.Source != nil && t.Source.Revision != "":
+		line("Revision", "%s", t.Source.Revision)
+	case t.App != nil && t.App.Revision != "":
 		line("Revision", "%s", t.App.Revision)
 	}
-	if c := t.Commit; c != nil {
-		line("Commit", "%s  %s", c.When.Format(time.RFC3339), c.Subject)
-		line("Author", "%s <%s>", c.Author, c.Email)
+	if o := t.Origin; o != nil {
+		line("Made of", "%s", strings.TrimSpace(o.Source+"  "+o.Revision))
 	}
-	for _, n := range t.Notes {
-		line("Note", "%s", n)
+	author := func(c *tracedCommit) {
+		if c != nil {
+			line("Commit", "%s  %s", c.When.Format(time.RFC3339), c.Subject)
+			line("Author", "%s <%s>", c.Author, c.Email)
+		}
 	}
-	_, err := io.WriteString(w, b.String())
-	return err
+	author(t.Commit)
+	d := t.Declaration
+	if d == nil {
+		return
+	}
+	line("Declared in", "%s  %s", d.App, d.Path)
+	if s := d.Source; s != nil {
+		line("Source", "%s  %s", s.Name, strings.TrimSpace(s.URL+" "+s.Ref))
+	}
+	if d.Revision != "" {
+		line("Revision", "%s", d.Revision)
+	}
+	author(d.Commit)
 }

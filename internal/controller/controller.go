@@ -219,11 +219,11 @@ func (c *Controller) serveReleases(ctx context.Context, opts Options, common *ap
 		client: c.mgr.GetClient(), recorder: rec, finalizer: helmv2.HelmReleaseFinalizer, log: opts.Log,
 		written: map[types.NamespacedName]*helmv2.HelmRelease{},
 	}
-	c.helm = &helmReleases{charts: c.charts, life: ctx, engines: map[*target]*release.Engine{}, owners: map[string]delivery.ID{}, apps: apps{
+	c.helm = &helmReleases{charts: c.charts, life: ctx, engines: map[*target]*release.Engine{}, owners: map[string]delivery.ID{}, acts: map[delivery.ID]*acting{}, apps: apps{
 		reg: common.reg, targets: c.targets, records: opts.Records, policy: opts.Policy, now: opts.Now, cache: common.cache, reader: common.reader,
 		wake: common.wake, later: common.later, places: common.places, log: opts.Log,
 	}}
-	declared.kind = c.helm
+	declared.kind, declared.seen = c.helm, c.helm.seen
 	c.wakes[helmv2.HelmReleaseKind] = declared.enqueue
 	return setup(c.mgr, "helmrelease", declared, appWorkers, c.prepare)
 }
@@ -403,9 +403,16 @@ func (k *kustomizations) clusterOf(ctx context.Context, app delivery.App, known 
 	return known[ref]
 }
 
-// Run reconciles until ctx ends. It waits for the lease first.
+// farewell bounds how long the end of the controller waits for what is under way to be called off.
+const farewell = 10 * time.Second
+
+// Run reconciles until ctx, which is that of [New], ends. It waits for the lease first.
 func (c *Controller) Run(ctx context.Context) error {
-	if err := c.mgr.Start(ctx); err != nil && !errors.Is(err, context.Canceled) {
+	err := c.mgr.Start(ctx)
+	if c.helm != nil && ctx.Err() != nil {
+		c.helm.rest(farewell)
+	}
+	if err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("run controllers: %w", err)
 	}
 	return nil

@@ -49,8 +49,11 @@ func (c *Controller) serveSources(ctx context.Context, opts Options, common *app
 	if c.sources.helm, err = serveSource(ctx, c, opts, fetching, rec, helmRepositoryForm(opts.Now)); err != nil {
 		return err
 	}
-	if ok, err := has(opts.Cluster, c.mgr.GetScheme(), &sourcev1.HelmChart{}); err != nil || !ok || c.sources.helm == nil {
+	if ok, err := has(opts.Cluster, c.mgr.GetScheme(), &sourcev1.HelmChart{}); err != nil || c.sources.helm == nil {
 		return err
+	} else if !ok {
+		opts.Log.Warn("a kind of sources is not served: the cluster lacks it (hint: kubectl apply -f config/crd, then start again)", "kind", sourcev1.HelmChartKind)
+		return nil
 	}
 	c.sources.charts = &helmCharts{charts: c.charts, now: opts.Now, states: map[types.NamespacedName]*helmChartState{}}
 	s := &shell[*sourcev1.HelmChart]{

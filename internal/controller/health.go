@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 
+	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/acl"
 	"github.com/fluxcd/pkg/apis/meta"
@@ -51,11 +52,15 @@ func compile(app delivery.App, of string) expressions {
 }
 
 // expressions compiles the CEL of a declaration, once. An expression that cannot be used ends the pass for good.
-func (k *kustomizations) expressions(_ context.Context, p *kustomizationPass) error {
+func (p *pass) expressions() error {
 	if of := fmt.Sprintf("%s/%d", p.app.UID, p.app.Generation); p.st.exprs.of != of {
 		p.st.exprs = compile(p.app, of)
 	}
 	return p.st.exprs.err
+}
+
+func (k *kustomizations) expressions(_ context.Context, p *kustomizationPass) error {
+	return p.pass.expressions()
 }
 
 // rules has the app's own rules of health be known where its objects are watched.
@@ -78,13 +83,13 @@ func (k *kustomizations) loadRules(obj *kustomizev1.Kustomization) {
 	}
 }
 
-// readyExprs asks the dependencies that say in CEL when they are ready, as they are in the cluster. What is not true yet, or
-// cannot be evaluated yet, is waited for quietly, unless the dependency has failed.
-func (k *kustomizations) readyExprs(ctx context.Context, p *kustomizationPass) error {
+// readyExprs asks the dependencies that say in CEL when they are ready, as they are in the cluster; self is the declaration of the pass, and
+// dependencies are of its kind. What is not true yet, or cannot be evaluated yet, is waited for quietly, unless the dependency has failed.
+func (a *apps) readyExprs(ctx context.Context, p *pass, self client.Object, empty func() client.Object) error {
 	if len(p.st.exprs.ready) == 0 {
 		return nil
 	}
-	self, err := runtime.DefaultUnstructuredConverter.ToUnstructured(p.obj)
+	here, err := runtime.DefaultUnstructuredConverter.ToUnstructured(self)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", p.app.ID, err)
 	}
@@ -94,8 +99,8 @@ func (k *kustomizations) readyExprs(ctx context.Context, p *kustomizationPass) e
 			continue
 		}
 		what := fmt.Sprintf("dependency '%s/%s'", id.Namespace, id.Name)
-		dep := &kustomizev1.Kustomization{}
-		err := k.cache.Get(ctx, types.NamespacedName{Namespace: id.Namespace, Name: id.Name}, dep)
+		dep := empty()
+		err := a.cache.Get(ctx, types.NamespacedName{Namespace: id.Namespace, Name: id.Name}, dep)
 		if apierrors.IsNotFound(err) {
 			return &delivery.Fault{
 				Reason: meta.DependencyNotReadyReason, Retry: delivery.OnEvent, Err: fmt.Errorf("waiting for %s: it does not exist", what),
@@ -108,7 +113,7 @@ func (k *kustomizations) readyExprs(ctx context.Context, p *kustomizationPass) e
 		if err != nil {
 			return fmt.Errorf("read %s: %w", id, err)
 		}
-		yes, err := ready.Of(self, there)
+		yes, err := ready.Of(here, there)
 		switch {
 		case err != nil:
 			what += ": its readyExpr: " + err.Error()
@@ -117,7 +122,7 @@ func (k *kustomizations) readyExprs(ctx context.Context, p *kustomizationPass) e
 		default:
 			continue
 		}
-		if s := k.reg.standOf(id); s.evaluated && !s.busy && !s.ready {
+		if s := a.reg.standOf(id); s.evaluated && !s.busy && !s.ready {
 			return &delivery.Fault{Reason: meta.DependencyNotReadyReason, Retry: delivery.OnEvent, Err: errors.New("waiting for " + what)}
 		}
 		return &waitsFor{reason: meta.DependencyNotReadyReason, what: what}
@@ -125,13 +130,20 @@ func (k *kustomizations) readyExprs(ctx context.Context, p *kustomizationPass) e
 	return nil
 }
 
-// seen takes in that an object has changed in the cluster, in whatever way: expressions may look at any field of it.
-func (k *kustomizations) seen(before, now *kustomizev1.Kustomization) {
-	id := kustomizationID(client.ObjectKeyFromObject(now))
-	k.wakeAll(k.reg.askers(id))
-	if before != nil && !maps.Equal(before.Labels, now.Labels) && k.reg.asks(id) {
-		k.wake(id)
+// changed takes in that the declaration of an app has changed in the cluster, in whatever way: expressions may look at any field of it.
+func (a *apps) changed(id delivery.ID, labels bool) {
+	a.wakeAll(a.reg.askers(id))
+	if labels && a.reg.asks(id) {
+		a.wake(id)
 	}
+}
+
+func (k *kustomizations) seen(before, now *kustomizev1.Kustomization) {
+	k.changed(kustomizationID(client.ObjectKeyFromObject(now)), before != nil && !maps.Equal(before.Labels, now.Labels))
+}
+
+func (h *helmReleases) seen(before, now *helmv2.HelmRelease) {
+	h.changed(helmReleaseID(client.ObjectKeyFromObject(now)), before != nil && !maps.Equal(before.Labels, now.Labels))
 }
 
 // mayLook is [deliver.Engine.MayLook] once for each revision and declaration.

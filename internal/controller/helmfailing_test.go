@@ -21,8 +21,8 @@ import (
 // helmAlone serves HelmReleases with no cluster behind it.
 func helmAlone(t *testing.T) *helmReleases {
 	t.Helper()
-	return &helmReleases{life: t.Context(), apps: apps{
-		reg: newRegistry(), now: time.Now, wake: func(delivery.ID) {}, places: kube.NewPlaces(1, time.Second), log: slog.New(slog.DiscardHandler),
+	return &helmReleases{life: t.Context(), acts: map[delivery.ID]*acting{}, apps: apps{
+		reg: newRegistry(), now: time.Now, wake: func(delivery.ID) {}, places: kube.NewPlaces(1, time.Minute), log: slog.New(slog.DiscardHandler),
 	}}
 }
 
@@ -103,6 +103,38 @@ func TestHelmFailing(t *testing.T) {
 	} {
 		if got := f.pause(c.want, c.d, now.Add(c.at)); got != c.wait {
 			t.Errorf("%s: %s, want %s", c.what, got, c.wait)
+		}
+	}
+}
+
+// An app whose action waits for its turn is left alone until that comes, and woken then.
+func TestHelmTurn(t *testing.T) {
+	h := helmAlone(t)
+	woken := make(chan delivery.ID, 10)
+	h.wake = func(id delivery.ID) { woken <- id }
+	leave, ok := h.places.TryEnter()
+	if !ok {
+		t.Fatal("no place is free")
+	}
+	p, err := h.begin(withHistory(), pen{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.act(p, release.Decision{Action: release.Upgrade}, p.helm.record)
+	if n := h.underWay(p); n.after != 0 {
+		t.Errorf("it is looked at again after %s", n.after)
+	}
+	select {
+	case <-woken:
+		t.Error("woken before its turn")
+	case <-time.After(50 * time.Millisecond):
+	}
+	leave()
+	for _, what := range []string{"turn", "end"} {
+		select {
+		case <-woken:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("not woken at its %s", what)
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	"github.com/fluxcd/pkg/apis/meta"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
@@ -38,6 +39,7 @@ type helmReleases struct {
 	mu      sync.Mutex
 	engines map[*target]*release.Engine // of the clusters that there are releases in
 	owners  map[string]delivery.ID      // of releases, by where and what they are: the first who wanted one has it
+	acts    map[delivery.ID]*acting     // what is under way, also for a HelmRelease that is gone
 }
 
 // helmState is what is known of an app that is a HelmRelease.
@@ -49,6 +51,7 @@ type helmState struct {
 	digest  string                 // of the values
 	secrets *redact.Redactor       // knows the values that came from Secrets
 	failing failing
+	asked   string // the last request for a reconciliation that the repository was looked at for
 	stale   string // why the chart may be old, as an event has told; empty: it is not
 }
 
@@ -60,6 +63,7 @@ type acting struct {
 	began    atomic.Pointer[time.Time] // when its turn came; nil: it has not come yet
 	cancel   context.CancelFunc
 	parting  bool          // it is the uninstall of an app that is deleted
+	left     bool          // its HelmRelease is gone; guarded by the mutex of helmReleases
 	done     chan struct{} // closed at its end
 	result   release.Result
 	err      error
@@ -84,7 +88,9 @@ func (h *helmReleases) empty() *helmv2.HelmRelease { return &helmv2.HelmRelease{
 func (h *helmReleases) forget(name types.NamespacedName) {
 	id := helmReleaseID(name)
 	h.charts.drop(id)
-	h.disown(delivery.App{ID: id}, nil)
+	if !h.callOff(id) {
+		h.disown(delivery.App{ID: id}, nil)
+	}
 	h.leave(id, nil)
 	h.drop(id)
 }
@@ -100,6 +106,9 @@ func (h *helmReleases) about(ctx context.Context, obj *helmv2.HelmRelease) conte
 // step does one step for a HelmRelease.
 func (h *helmReleases) step(ctx context.Context, obj *helmv2.HelmRelease, pen pen) next {
 	p, err := h.begin(obj, pen)
+	if h.former(p) {
+		return next{}
+	}
 	if p.helm.acting != nil && !h.ended(p) {
 		return h.underWay(p)
 	}
@@ -149,7 +158,7 @@ func (h *helmReleases) begin(obj *helmv2.HelmRelease, pen pen) (*helmPass, error
 	}
 	app = h.policy.Govern(app)
 	st := h.stateOf(app, func(st *appState) {
-		st.helm = &helmState{record: dialect.HelmReleaseRecord(&obj.Status)}
+		st.helm = &helmState{record: dialect.HelmReleaseRecord(&obj.Status), asked: obj.Status.LastHandledReconcileAt}
 		st.handled = obj.Status.LastHandledReconcileAt
 		if apimeta.IsStatusConditionTrue(obj.Status.Conditions, meta.ReadyCondition) && obj.Status.ObservedGeneration == obj.Generation {
 			h.reg.with(func() { st.stand = stand{ready: true} })
@@ -208,7 +217,7 @@ func (h *helmReleases) underWay(p *helmPass) next {
 	h.stands(p.app.ID, stand{busy: true})
 	began := a.began.Load()
 	if began == nil {
-		return next{after: haste, events: p.events}
+		return next{events: p.events} // it wakes the app when its turn comes
 	}
 	if rest := began.Add(haste).Sub(p.req.Now); rest > 0 {
 		return next{after: rest, events: p.events}
@@ -225,6 +234,7 @@ func (h *helmReleases) underWay(p *helmPass) next {
 func (h *helmReleases) decide(ctx context.Context, p *helmPass) (release.Decision, error) {
 	for _, phase := range []func(context.Context, *helmPass) error{
 		h.supported,    // nothing is released from a declaration that we would misread
+		h.expressions,  // or that has CEL in it that cannot be used
 		h.claim,        // nor is another's release changed
 		h.aim,          // in which cluster
 		h.chart,        // which chart
@@ -264,23 +274,21 @@ func (p *helmPass) request() release.Request {
 }
 
 func (h *helmReleases) supported(_ context.Context, p *helmPass) error {
-	refused := p.app.Refused
 	if p.app.Denied != "" {
 		return &delivery.Fault{
 			Reason: "AccessDenied", Retry: delivery.OnEvent, Err: errors.New(p.app.Denied), Hint: "declare the source in the namespace of the HelmRelease",
 		}
 	}
-	if len(p.app.ReadyExprs) > 0 {
-		refused = append(slices.Clone(refused), "spec.dependsOn.readyExpr")
-	}
-	if len(refused) == 0 {
+	if len(p.app.Refused) == 0 {
 		return nil
 	}
 	return &delivery.Fault{
-		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Hint: "remove the fields",
-		Err: fmt.Errorf("%s: not supported yet; nothing is released", strings.Join(refused, ", ")),
+		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Hint: insteadOf(p.app.Refused, "a GitRepository, a HelmRepository or an OCIRepository"),
+		Err: fmt.Errorf("%s: not supported yet; nothing is released", strings.Join(p.app.Refused, ", ")),
 	}
 }
+
+func (h *helmReleases) expressions(_ context.Context, p *helmPass) error { return p.pass.expressions() }
 
 // place tells releases apart: the cluster as the app names it, the namespace of the history, and the name.
 func place(app delivery.App, of release.Target) string {
@@ -389,6 +397,13 @@ func (h *helmReleases) chart(ctx context.Context, p *helmPass) (err error) {
 	r := p.app.Release
 	if r.Chart != nil {
 		p.chart, err = h.charts.find(ctx, p.app.ID, *r.Chart, r.Chart.Wish())
+		if p.app.Requested != p.helm.asked { // nothing else asks a registry for new versions before its time
+			p.helm.asked = p.app.Requested
+			h.charts.refresh(p.app.ID)
+		}
+		if err == nil && !h.charts.refreshed(p.app.ID) {
+			err = errNotYet // news of it wakes this
+		}
 	} else {
 		p.chart, err = h.charts.findRef(ctx, p.app.ID, p.app.Source)
 	}
@@ -397,9 +412,14 @@ func (h *helmReleases) chart(ctx context.Context, p *helmPass) (err error) {
 
 func (h *helmReleases) dependencies(ctx context.Context, p *helmPass) error {
 	dep, why, stands := h.reg.unready(p.app, stand{})
+	hint := ""
 	switch stands {
 	case standsReady:
-		return nil
+		err := h.readyExprs(ctx, &p.pass, p.obj, func() client.Object { return &helmv2.HelmRelease{} })
+		if w := (*waitsFor)(nil); errors.As(err, &w) {
+			return &delivery.Fault{Reason: w.reason, Retry: delivery.OnEvent, Err: w}
+		}
+		return err
 	case standsBusy:
 		why = "it is being released"
 	case standsUnknown:
@@ -407,10 +427,10 @@ func (h *helmReleases) dependencies(ctx context.Context, p *helmPass) error {
 		if err != nil || found {
 			return cmp.Or(err, errNotYet)
 		}
-		why = "it does not exist"
+		why, hint = "it does not exist", "create it, or correct spec.dependsOn"
 	}
 	return &delivery.Fault{
-		Reason: meta.DependencyNotReadyReason, Retry: delivery.OnEvent, Err: fmt.Errorf("waiting for dependency '%s/%s': %s", dep.Namespace, dep.Name, why),
+		Reason: meta.DependencyNotReadyReason, Retry: delivery.OnEvent, Hint: hint, Err: fmt.Errorf("waiting for dependency '%s/%s': %s", dep.Namespace, dep.Name, why),
 	}
 }
 
@@ -474,24 +494,31 @@ func (h *helmReleases) undertake(ctx context.Context, p *helmPass, d release.Dec
 	return nil
 }
 
-// act carries out an action aside; its end wakes the app.
+// act carries out an action aside; its end wakes the app, as does its turn where that did not come at once.
 func (h *helmReleases) act(p *helmPass, d release.Decision, rec delivery.ReleaseRecord) {
 	ctx, cancel := context.WithCancel(h.life)
 	a := &acting{want: p.want, decision: d, record: rec, cancel: cancel, done: make(chan struct{})}
 	p.helm.acting = a
 	req, id, engine := p.request(), p.app.ID, p.helm.engine
+	h.mu.Lock()
+	h.acts[id] = a
+	h.mu.Unlock()
+	leave, entered := h.places.TryEnter()
+	if entered {
+		a.began.Store(new(h.now()))
+	}
 	go func() {
 		defer h.wake(id)
-		defer close(a.done)
+		defer h.over(id, a)
 		defer cancel()
-		leave, err := h.places.Enter(ctx)
-		if err != nil {
-			a.err = err
-			return
+		if !entered {
+			if leave, a.err = h.places.Enter(ctx); a.err != nil {
+				return
+			}
+			a.began.Store(new(h.now()))
+			h.wake(id)
 		}
 		defer leave()
-		now := h.now()
-		a.began.Store(&now)
 		defer func() { // a chart that Helm cannot cope with is that app's trouble only
 			if v := recover(); v != nil {
 				h.log.Error("an action panicked", "app", id, "action", d.Action, "stack", string(debug.Stack()))
@@ -500,6 +527,60 @@ func (h *helmReleases) act(p *helmPass, d release.Decision, rec delivery.Release
 		}()
 		a.result, a.err = engine.Act(ctx, req, d)
 	}()
+}
+
+// over takes note that an action has ended.
+func (h *helmReleases) over(id delivery.ID, a *acting) {
+	h.mu.Lock()
+	delete(h.acts, id)
+	left := a.left
+	h.mu.Unlock()
+	if left { // only now may the release be another's
+		h.disown(delivery.App{ID: id}, nil)
+	}
+	close(a.done)
+}
+
+// callOff ends what is under way for a HelmRelease that is gone, as it is where somebody has taken our finalizer away; false: nothing is.
+func (h *helmReleases) callOff(id delivery.ID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	a := h.acts[id]
+	if a == nil {
+		return false
+	}
+	a.left = true
+	a.cancel()
+	return true
+}
+
+// former tells whether an action for a HelmRelease of the same name, which is gone, has not ended yet. Its end wakes this one.
+func (h *helmReleases) former(p *helmPass) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	a := h.acts[p.app.ID]
+	if a == nil || a == p.helm.acting {
+		return false
+	}
+	a.left = true
+	a.cancel()
+	return true
+}
+
+// rest waits until what is under way has ended, which the end of the controller calls off: its releases say so then, and none is left pending.
+func (h *helmReleases) rest(patience time.Duration) {
+	h.mu.Lock()
+	acts := slices.Collect(maps.Values(h.acts))
+	h.mu.Unlock()
+	late := time.After(patience)
+	for _, a := range acts {
+		select {
+		case <-a.done:
+		case <-late:
+			h.log.Warn("the controller ends in the middle of an action; the next start takes it up", "release", a.decision.Target, "action", a.decision.Action)
+			return
+		}
+	}
 }
 
 // working is the outcome while an action is under way.
@@ -518,8 +599,8 @@ func (h *helmReleases) outcome(p *helmPass, d release.Decision, err error) deliv
 		out = h.failed(p, err)
 		out.Release = rec
 	case d.Action == release.Hold, d.Action == release.Stall:
-		out.Phase, out.Reason, out.Message = delivery.Stalled, d.Reason, p.secrets.Text(d.Message)
-		if !told(p.obj.Status.Conditions, out) {
+		out.Phase, out.Reason, out.Message, out.GivenUp = delivery.Stalled, d.Reason, p.secrets.Text(d.Message), d.Action == release.Stall
+		if c := apimeta.FindStatusCondition(p.obj.Status.Conditions, meta.StalledCondition); c == nil || c.Reason != out.Reason || c.Message != out.Message {
 			p.events = append(p.events, event{warning: true, reason: out.Reason, message: out.Message})
 		}
 	case d.Action.Runs(): // later
@@ -591,26 +672,38 @@ func (h *helmReleases) told(p *helmPass, out *delivery.Outcome) next {
 	return next{after: p.after, events: p.events}
 }
 
-// remove uninstalls the release of an app that is deleted, unless it is suspended. An action under way is ended first.
+// remove uninstalls the release of an app that is deleted, unless it is suspended. An action under way is ended first. Where the service
+// account that would have to do it is gone, or what says how the other cluster is reached, the app is let go of, with a warning (upstream).
 func (h *helmReleases) remove(ctx context.Context, obj *helmv2.HelmRelease) (removal, error) {
 	p, _ := h.begin(obj, pen{})
+	if h.former(p) {
+		return removal{after: recheck}, nil
+	}
 	if a := p.helm.acting; a != nil {
 		if !a.parting {
 			a.cancel()
 		}
 		if !h.ended(p) {
+			if n := h.underWay(p); a.parting && n.after > 0 {
+				return removal{after: n.after}, nil
+			}
 			return removal{after: recheck}, nil
 		}
 		if a.parting && a.err != nil {
-			p.st.failures++
-			return removal{after: deliver.Backoff(p.st.failures, 0), events: p.events}, nil
+			return h.remains(ctx, p), nil
 		}
 	}
 	if p.app.Suspend {
 		return removal{done: true, events: p.events}, nil
 	}
+	if why := h.unreachable(ctx, p); why != "" {
+		return p.letGo(why), nil
+	}
 	if err := h.aim(ctx, p); err != nil {
 		return removal{after: recheck, events: p.events}, ignoreNotYet(err)
+	}
+	if accountGone(ctx, p.app, p.st.target) {
+		return p.letGo("the service account " + p.app.ServiceAccount + " is gone"), nil
 	}
 	seen, err := p.helm.engine.Observe(ctx, p.app, p.helm.record)
 	if err != nil {
@@ -626,6 +719,48 @@ func (h *helmReleases) remove(ctx context.Context, obj *helmv2.HelmRelease) (rem
 	h.act(p, d, d.Record)
 	p.helm.acting.parting = true
 	return removal{after: recheck, events: p.events}, nil
+}
+
+// remains says why the release of an app that is deleted could not be uninstalled. It is tried again.
+func (h *helmReleases) remains(ctx context.Context, p *helmPass) removal {
+	if accountGone(ctx, p.app, p.st.target) {
+		return p.letGo("the service account " + p.app.ServiceAccount + " is gone")
+	}
+	p.st.failures++
+	out := delivery.Outcome{Phase: delivery.Failing, Release: &p.helm.record}
+	p.obj.Status = dialect.HelmReleaseStatus(p.obj.Status, p.app, out, h.now())
+	return removal{after: deliver.Backoff(p.st.failures, 0), events: p.events}
+}
+
+// unreachable tells why nobody can say how the app's other cluster is reached: what its declaration names is gone; empty: somebody can.
+func (h *helmReleases) unreachable(ctx context.Context, p *helmPass) string {
+	var obj client.Object = &corev1.Secret{}
+	switch p.app.KubeConfig.Kind {
+	case "":
+		return ""
+	case "ConfigMap":
+		obj = &corev1.ConfigMap{}
+	}
+	err := h.reader.Get(ctx, types.NamespacedName{Namespace: p.app.ID.Namespace, Name: p.app.KubeConfig.Name}, obj)
+	if apierrors.IsNotFound(err) {
+		return p.app.KubeConfig.String() + ", which says how its cluster is reached, is gone"
+	}
+	return ""
+}
+
+// letGo ends the removal of an app whose release cannot be uninstalled any more.
+func (p *helmPass) letGo(why string) removal {
+	of := release.TargetOf(p.app)
+	name := of.Name
+	if last := p.helm.record.Latest(); last != nil {
+		name = last.Name
+	}
+	what := "the release " + cmp.Or(p.helm.record.StorageNamespace, of.StorageNamespace) + "/" + name
+	if n := len(p.helm.record.Inventory); n > 0 {
+		what += fmt.Sprintf(", with up to %d objects,", n)
+	}
+	return removal{done: true, events: append(p.events, event{warning: true, reason: "Orphaned", message: fmt.Sprintf(
+		"%s: %s is left as it is (hint: helm uninstall %s -n %s removes it)", why, what, name, cmp.Or(p.helm.record.StorageNamespace, of.StorageNamespace))})}
 }
 
 // looked tells whether every HelmRelease that is not suspended has been looked at.

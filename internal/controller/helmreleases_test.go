@@ -193,7 +193,8 @@ func TestHelmReleaseRemedied(t *testing.T) {
 	broken := map[string]string{"templates/broken.yaml": "{{ if .Values.broken }}\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: NOT-A-NAME}\n{{ end }}\n"}
 	w.push(chart("1.0.0", broken))
 	w.helmRelease("never", "  values: {broken: true}\n  install: {remediation: {retries: 1}}\n")
-	w.helmSays("never", "Ready", "False", "RetriesExceeded", "install", "2 attempt")
+	w.helmSays("never", "Stalled", "True", "RetriesExceeded", "install", "2 attempt")
+	w.helmSays("never", "Ready", "False", "InstallFailed", "NOT-A-NAME") // why, as in Flux
 	w.helmSays("never", "Released", "False", "InstallFailed", "NOT-A-NAME")
 	w.value("never", "chart") // the last failure is left to be looked at
 	w.helmRelease("web", "  values: {v: one}\n  upgrade: {remediation: {retries: 0, remediateLastFailure: true}}\n")

@@ -167,7 +167,7 @@ func (k *kustomizations) supported(_ context.Context, p *kustomizationPass) erro
 	if len(p.app.Refused) == 0 {
 		return nil
 	}
-	hint := "remove the fields"
+	hint := insteadOf(p.app.Refused, "a GitRepository or an OCIRepository")
 	if slices.Contains(p.app.Refused, "spec.decryption") {
 		hint = "keep Secrets out of this Kustomization or unencrypted, or leave it to Flux for now: give it spec.suspend here"
 	}
@@ -218,7 +218,7 @@ func (k *kustomizations) dependencies(ctx context.Context, p *kustomizationPass)
 	dep, why, stands := k.reg.unready(p.app, stand{applied: p.req.Snapshot.Revision})
 	switch stands {
 	case standsReady:
-		return k.readyExprs(ctx, p)
+		return k.readyExprs(ctx, &p.pass, p.obj, func() client.Object { return &kustomizev1.Kustomization{} })
 	case standsBusy:
 		return &waitsFor{reason: meta.DependencyNotReadyReason, what: fmt.Sprintf("dependency '%s/%s'", dep.Namespace, dep.Name)}
 	case standsUnknown:

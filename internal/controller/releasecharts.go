@@ -14,6 +14,7 @@ import (
 
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -183,6 +184,11 @@ func (c *releaseCharts) get(ctx context.Context, obj client.Object, id delivery.
 		return &delivery.Fault{
 			Reason: "SourceUnavailable", Retry: delivery.OnEvent, Err: fmt.Errorf("failed to get source: %s does not exist", id), Hint: "create it, or correct the reference",
 		}
+	case apimeta.IsNoMatchError(err):
+		return &delivery.Fault{
+			Reason: "SourceUnavailable", Hint: "kubectl apply -f config/crd, then start Keelson again",
+			Err: fmt.Errorf("failed to get source: %s cannot be: the cluster lacks the kind", id),
+		}
 	case err != nil:
 		return &delivery.Fault{Reason: "SourceUnavailable", Err: fmt.Errorf("failed to get source: %w", err)}
 	}
@@ -191,8 +197,22 @@ func (c *releaseCharts) get(ctx context.Context, obj client.Object, id delivery.
 
 func refusedChart(names []string) error {
 	return &delivery.Fault{
-		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Err: fmt.Errorf("%s: not supported yet; nothing is fetched", strings.Join(names, ", ")), Hint: "remove the fields",
+		Reason: "FieldsNotSupported", Retry: delivery.OnEvent, Err: fmt.Errorf("%s: not supported yet; nothing is fetched", strings.Join(names, ", ")),
+		Hint: insteadOf(names, "a GitRepository, a HelmRepository or an OCIRepository"),
 	}
+}
+
+// insteadOf says what to do about fields that are refused: a kind of sources has to be another one, everything else may go.
+func insteadOf(names []string, kinds string) string {
+	for _, name := range names {
+		if _, kind, ok := strings.Cut(name, "Ref.kind "); ok {
+			return "publish what is in the " + kind + " as " + kinds + ", and refer to that"
+		}
+		if name == "spec.verify" || name == "spec.chart.spec.verify" {
+			return "signatures are not verified here: verify what is published before, name it by its digest (spec.ref.digest of an OCIRepository), and remove the field"
+		}
+	}
+	return "remove the fields"
 }
 
 func (c *releaseCharts) of(ctx context.Context, user delivery.ID, t delivery.ChartTemplate, generation int64) (releaseChart, error) {
@@ -434,7 +454,7 @@ func (c *releaseCharts) repository(ctx context.Context, namespace, named string)
 		return "", delivery.Credentials{}, fmt.Errorf("repository '%s': aliases are not known here: write its address", named)
 	}
 	var list sourcev1.HelmRepositoryList
-	if err := c.cache.List(ctx, &list, client.InNamespace(namespace)); err != nil {
+	if err := c.cache.List(ctx, &list, client.InNamespace(namespace)); err != nil && !apimeta.IsNoMatchError(err) { // without the kind there are none
 		return "", delivery.Credentials{}, fmt.Errorf("list HelmRepositories: %w", err)
 	}
 	for i := range list.Items {

@@ -212,7 +212,8 @@ func TestReleasesShareCharts(t *testing.T) {
 		t.Errorf("nobody wants anything: %v %v %v %v", w.repos.wanted, w.follows, w.users, w.found)
 	}
 	template.Source.Kind = sourcev1.BucketKind
-	if _, err := find("a")(); err == nil || !strings.Contains(err.Error(), "spec.sourceRef.kind Bucket: not supported yet; nothing is fetched") {
+	if _, err := find("a")(); err == nil || !strings.Contains(err.Error(), "spec.sourceRef.kind Bucket: not supported yet; nothing is fetched "+
+		"(hint: publish what is in the Bucket as a GitRepository, a HelmRepository or an OCIRepository, and refer to that)") {
 		t.Errorf("a Bucket: %v", err)
 	}
 }

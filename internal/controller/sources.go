@@ -107,7 +107,7 @@ func (g *declaredSources[T]) step(ctx context.Context, obj T, _ pen) next {
 		g.unusable(st, src.ID, fmt.Errorf("%s: not supported yet", strings.Join(src.Refused, ", ")))
 		return g.finish(obj, st, src, delivery.Outcome{
 			Phase: delivery.Stalled, Reason: "FieldsNotSupported", Handled: src.Requested,
-			Message: strings.Join(src.Refused, ", ") + ": not supported yet; nothing is fetched (hint: remove the fields)",
+			Message: strings.Join(src.Refused, ", ") + ": not supported yet; nothing is fetched (hint: " + insteadOf(src.Refused, "") + ")",
 		}, next{})
 	}
 	var result *fetchResult

@@ -104,10 +104,22 @@ type instance struct {
 	state  func() telemetry.State
 	hooks  http.Handler
 	pushed func(match func(url string) bool)
+
+	cluster *testcluster.Cluster
+	log     io.Writer
 }
 
 func newInstance(dir string) (*instance, error) {
-	in := &instance{dir: dir}
+	log := io.Discard
+	if testing.Verbose() {
+		log = os.Stderr
+	}
+	return newInstanceIn(dir, cluster, log)
+}
+
+// newInstanceIn is newInstance in any cluster.
+func newInstanceIn(dir string, cluster *testcluster.Cluster, log io.Writer) (*instance, error) {
+	in := &instance{dir: dir, cluster: cluster, log: log}
 	scheme, err := controller.Scheme()
 	if err != nil {
 		return nil, err
@@ -135,7 +147,7 @@ func newInstance(dir string) (*instance, error) {
 // start runs a controller; stop ends it as a clean shutdown would.
 func (in *instance) start() error {
 	ctx, cancel := context.WithCancel(context.Background())
-	target, err := kube.NewCluster(cluster.Config)
+	target, err := kube.NewCluster(in.cluster.Config)
 	if err != nil {
 		cancel()
 		return err
@@ -150,12 +162,8 @@ func (in *instance) start() error {
 		cancel()
 		return err
 	}
-	log := io.Discard
-	if testing.Verbose() {
-		log = os.Stderr
-	}
 	c, err := controller.New(ctx, controller.Options{
-		Cluster: target, Sources: sources, Records: records, Policy: in.policy, Shard: in.shard, Webhooks: true, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Cluster: target, Sources: sources, Records: records, Policy: in.policy, Shard: in.shard, Webhooks: true, Log: slog.New(slog.NewTextHandler(in.log, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
 		cancel()
@@ -184,14 +192,8 @@ func installCRDs() error {
 	for _, name := range []string{"source.toolkit.fluxcd.io_gitrepositories", "source.toolkit.fluxcd.io_ocirepositories", "source.toolkit.fluxcd.io_helmrepositories",
 		"source.toolkit.fluxcd.io_helmcharts", "notification.toolkit.fluxcd.io_receivers", "kustomize.toolkit.fluxcd.io_kustomizations",
 		"helm.toolkit.fluxcd.io_helmreleases", "argoproj.io_applications", "argoproj.io_applicationsets", "argoproj.io_appprojects"} {
-		b, err := os.ReadFile("../../config/crd/" + name + ".yaml")
-		if err != nil {
+		if err := installCRD(c, name); err != nil {
 			return err
-		}
-		for _, u := range objects(string(b)) {
-			if err := c.Create(context.Background(), u); err != nil && !apierrors.IsAlreadyExists(err) {
-				return err
-			}
 		}
 	}
 	for _, kind := range []string{"source.toolkit.fluxcd.io/v1 OCIRepositoryList", "source.toolkit.fluxcd.io/v1 HelmRepositoryList", "source.toolkit.fluxcd.io/v1 HelmChartList",
@@ -201,6 +203,20 @@ func installCRDs() error {
 		}
 	}
 	return c.Create(context.Background(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "argocd"}})
+}
+
+// installCRD creates the definition in a file of config/crd.
+func installCRD(c client.Client, name string) error {
+	b, err := os.ReadFile("../../config/crd/" + name + ".yaml")
+	if err != nil {
+		return err
+	}
+	for _, u := range objects(string(b)) {
+		if err := c.Create(context.Background(), u); err != nil && !apierrors.IsAlreadyExists(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 // served waits until a kind ("group/version List") can be listed.
@@ -480,6 +496,7 @@ func (w *world) event(app string, parts ...string) {
 type request struct {
 	Verb, UserAgent, RequestURI string
 	ObjectRef                   struct{ Resource, Namespace, Name, Subresource string }
+	ImpersonatedUser            struct{ Username string }
 }
 
 // requests reads the audit log from a position on and returns what keelson sent, and the new position.

@@ -40,11 +40,12 @@ func ReadValues(ctx context.Context, reader client.Reader, app delivery.App) (
 		if !ref.Secret() {
 			continue
 		}
-		for _, value := range have {
-			hidden = append(hidden, string(value))
-		}
-		if ref.Path == "" {
-			hidden = append(hidden, leaves(have[ref.Key])...)
+		for key, value := range have {
+			if texts := leaves(value); key == ref.Key && ref.Path == "" && texts != nil {
+				hidden = append(hidden, texts...) // the names of values are no secrets
+			} else {
+				hidden = append(hidden, string(value))
+			}
 		}
 	}
 	return func(ref delivery.ValuesRef) (map[string][]byte, bool) {
@@ -71,12 +72,13 @@ func valuesIn(ctx context.Context, reader client.Reader, key types.NamespacedNam
 	return data, nil
 }
 
-// leaves gives the texts and numbers in a YAML document; none, if it is no document: composing the values tells.
+// leaves gives the texts and numbers in a YAML document of values; nil: it is none, as composing the values tells.
 func leaves(document []byte) (texts []string) {
-	var root any
+	var root map[string]any
 	if yaml.Unmarshal(document, &root) != nil {
 		return nil
 	}
+	texts = []string{}
 	var walk func(any)
 	walk = func(v any) {
 		switch v := v.(type) {

@@ -28,4 +28,5 @@ type Outcome struct {
 	Origin    string    // the revision that the source's content was made from, where it tells one
 	Took      time.Duration
 	Release   *ReleaseRecord // of a Helm release: what is known of it now; nil: as before
+	GivenUp   bool           // of a release, where Stalled: Ready keeps telling why it failed
 }

@@ -315,6 +315,7 @@ type ReleaseRecord struct {
 	Observed             int64  // the generation that was last dealt with to its end
 	PostRenderersDigest  string // [HelmRelease.PostRenderersDigest] when the app was last ready
 	CommonMetadataDigest string // [HelmRelease.CommonMetadataDigest] when the app was last ready
+	Made                 Made   // what this process has released; it is not kept in the status
 
 	Attempted       int64 // the generation of the last attempt
 	AttemptedAction ReleaseAction
@@ -327,6 +328,12 @@ type ReleaseRecord struct {
 	HandledForce, HandledReset                 string // the person's last requests that were seen, whether or not they counted
 
 	Released, TestSuccess, Remediated, Drifted Verdict
+}
+
+// Made is an install or upgrade that succeeded: the version of the release, and the generation of the app that it was made from.
+type Made struct {
+	Version    int
+	Generation int64
 }
 
 // Latest is the newest snapshot, or nil.
@@ -355,17 +362,22 @@ func (r *ReleaseRecord) previous(ignoreTests bool) int {
 	return 0
 }
 
-// maxSnapshots bounds a history that has nothing to go back to (upstream).
+// maxSnapshots bounds a history that has nothing to go back to (upstream), and what it has before that.
 const maxSnapshots = 5
 
 // Remember takes a snapshot into the history, over the one of the same version if there is one. Snapshots older than the one that
-// a rollback goes to are forgotten, as upstream; with keepFailed (of apps that are retried, not remedied) only those beyond the newest five.
+// a rollback goes to are forgotten, as upstream; with keepFailed (of apps that are retried, not remedied) only those beyond the newest five. Of what
+// has failed since then, the newest are remembered: a rollback that fails again and again makes a version each time.
 func (r *ReleaseRecord) Remember(s ReleaseSnapshot, ignoreTests, keepFailed bool) {
 	r.History = slices.DeleteFunc(slices.Clone(r.History), func(o ReleaseSnapshot) bool { return o.Targets(s.Name, s.Namespace, s.Version) })
 	r.History = append(r.History, s)
 	slices.SortStableFunc(r.History, func(a, b ReleaseSnapshot) int { return b.Version - a.Version })
 	keep := min(len(r.History), maxSnapshots)
 	if i := r.previous(ignoreTests); i > 0 && !keepFailed {
+		if i >= maxSnapshots {
+			r.History = slices.Delete(r.History, maxSnapshots-1, i)
+			i = maxSnapshots - 1
+		}
 		keep = i + 1
 	}
 	r.History = r.History[:keep]

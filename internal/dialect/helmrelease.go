@@ -28,6 +28,9 @@ const (
 // DriftDetectionMark is the label or annotation with which an object of a release says, by the value "disabled", that no drift of it counts.
 const DriftDetectionMark = "helm.toolkit.fluxcd.io/driftDetection"
 
+// HelmManager is the field manager under which the helm program writes the objects of releases.
+const HelmManager = "helm"
+
 // maxReleaseName bounds the name of a release, in bytes: Helm's limit.
 const maxReleaseName = 53
 

@@ -35,15 +35,21 @@ func HelmReleaseRecord(s *helmv2.HelmReleaseStatus) delivery.ReleaseRecord {
 		}
 	}
 	slices.SortStableFunc(r.History, func(a, b delivery.ReleaseSnapshot) int { return b.Version - a.Version })
-	if s.Inventory != nil {
-		r.Inventory = delivery.Inventory{}
-		for _, e := range s.Inventory.Entries {
-			if ref, ok := delivery.ParseInventoryID(e.ID); ok {
-				r.Inventory[ref] = e.Version
-			}
+	r.Inventory = releaseInventory(s)
+	return r
+}
+
+func releaseInventory(s *helmv2.HelmReleaseStatus) delivery.Inventory {
+	if s.Inventory == nil {
+		return nil
+	}
+	inv := delivery.Inventory{}
+	for _, e := range s.Inventory.Entries {
+		if ref, ok := delivery.ParseInventoryID(e.ID); ok {
+			inv[ref] = e.Version
 		}
 	}
-	return r
+	return inv
 }
 
 func verdict(s *helmv2.HelmReleaseStatus, condition string) delivery.Verdict {
@@ -100,6 +106,9 @@ func HelmReleaseStatus(old helmv2.HelmReleaseStatus, app delivery.App, out deliv
 	if out.Phase == delivery.Ready && !said && verdict.False() { // a failed test that nothing follows from, as upstream
 		c.set(fluxmeta.ReadyCondition, metav1.ConditionFalse, out.Reason, out.Message)
 	}
+	if out.Phase == delivery.Stalled && out.GivenUp && verdict.False() { // Stalled tells that it is given up, Ready why it failed, as upstream
+		c.set(fluxmeta.ReadyCondition, metav1.ConditionFalse, verdict.Reason, verdict.Message)
+	}
 	c.ignored(app.Ignored)
 	if !r.Remedied(test) {
 		r.Remediated = delivery.Verdict{}
@@ -145,7 +154,7 @@ func record(s *helmv2.HelmReleaseStatus, r delivery.ReleaseRecord) {
 	s.LastAttemptedGeneration, s.LastAttemptedReleaseAction = r.Attempted, helmv2.ReleaseAction(r.AttemptedAction)
 	s.LastAttemptedReleaseActionDuration = nil
 	if r.AttemptedTook > 0 {
-		s.LastAttemptedReleaseActionDuration = &metav1.Duration{Duration: r.AttemptedTook.Round(time.Millisecond)}
+		s.LastAttemptedReleaseActionDuration = &metav1.Duration{Duration: r.AttemptedTook}
 	}
 	s.LastAttemptedRevision, s.LastAttemptedRevisionDigest, s.LastAttemptedConfigDigest = r.Revision, r.RevisionDigest, r.ConfigDigest
 	if r.Attempted != 0 { // what older versions of Flux wrote instead
@@ -156,6 +165,9 @@ func record(s *helmv2.HelmReleaseStatus, r delivery.ReleaseRecord) {
 	s.History = nil
 	for _, snapshot := range r.History {
 		s.History = append(s.History, fluxSnapshot(snapshot))
+	}
+	if releaseInventory(s).Equal(r.Inventory) { // in whatever order: Flux's is that of the manifest
+		return
 	}
 	s.Inventory = nil
 	if len(r.Inventory) > 0 {
@@ -190,4 +202,9 @@ func seconds(t time.Time) metav1.Time {
 		return metav1.Time{}
 	}
 	return metav1.NewTime(t.UTC().Truncate(time.Second))
+}
+
+// HelmHandBack takes out of a HelmRelease's status what only Keelson understands, for Flux to go on with; false: there is nothing.
+func HelmHandBack(hr *helmv2.HelmRelease) (changed bool) {
+	return meta.RemoveStatusCondition(&hr.Status.Conditions, IgnoredCondition)
 }

@@ -82,7 +82,7 @@ func TestHelmReleaseRecord(t *testing.T) {
 	notEmpty(t, reflect.ValueOf(old), "status", without)
 
 	r := dialect.HelmReleaseRecord(&old)
-	notEmpty(t, reflect.ValueOf(r), "record", []string{"TestSuccess", "Remediated", "Drifted", "APIVersion", "AppVersion", "Action", "OCIDigest", "Deleted", "Tests", "Group", "Namespace"})
+	notEmpty(t, reflect.ValueOf(r), "record", []string{"Made", "TestSuccess", "Remediated", "Drifted", "APIVersion", "AppVersion", "Action", "OCIDigest", "Deleted", "Tests", "Group", "Namespace"})
 	app := delivery.App{Generation: 4, Release: &delivery.HelmRelease{}}
 	out := delivery.Outcome{Phase: delivery.Failing, Reason: "UpgradeFailed", Message: "boom", Release: &r}
 	got := dialect.HelmReleaseStatus(old, app, out, noon)

@@ -3,6 +3,7 @@
 // The rules are kstatus's (the field's own: every built-in kind, and any kind with the standard
 // Ready, Reconciling and Stalled conditions), mapped onto Keelson's words in one place. Two things differ, as in
 // Flux: a Job is healthy once it has completed, and an app may have [Rules] of its own in CEL. Their cost is bounded.
+// Flux's own kinds tell why they are not ready in the words of their Ready condition.
 package health
 
 import (
@@ -25,6 +26,11 @@ func Of(u *unstructured.Unstructured) delivery.Health {
 	if err != nil {
 		return delivery.Health{Status: delivery.UnknownHealth, Message: err.Error()}
 	}
+	return flux(u, healthOf(res))
+}
+
+// healthOf says in Keelson's words what kstatus says.
+func healthOf(res *status.Result) delivery.Health {
 	switch res.Status {
 	case status.CurrentStatus:
 		return delivery.Health{Status: delivery.Healthy}

@@ -104,6 +104,58 @@ func TestKinds(t *testing.T) {
 			status: {conditions: [{type: Stalled, status: "True", message: gave up}, {type: Ready, status: "False"}]}}`, "Degraded gave up"},
 		{"custom, going", `
 			{apiVersion: example.com/v1, kind: Widget, metadata: {name: a, deletionTimestamp: "2026-01-01T00:00:00Z", finalizers: [x/y]}}`, "Progressing Resource scheduled for deletion"},
+		// What helm-controller leaves of a release that fails: the generation is observed only once it is ready or stalled.
+		{"Flux's, failing and tried again", `
+			{apiVersion: helm.toolkit.fluxcd.io/v2, kind: HelmRelease, metadata: {name: a, generation: 1},
+			status: {observedGeneration: -1, conditions: [
+			{type: Reconciling, status: "True", reason: ProgressingWithRetry, message: retrying installation in 5s, observedGeneration: 1},
+			{type: Ready, status: "False", reason: InstallFailed, message: "templates/a.yaml:3: no such function", observedGeneration: 1}]}}`,
+			"Progressing InstallFailed: templates/a.yaml:3: no such function"},
+		{"Flux's, failing, of Keelson", `
+			{apiVersion: kustomize.toolkit.fluxcd.io/v1, kind: Kustomization, metadata: {name: a, generation: 2},
+			status: {observedGeneration: 1, conditions: [
+			{type: Ready, status: "False", reason: BuildFailed, message: no such file, observedGeneration: 2}]}}`, "Progressing BuildFailed: no such file"},
+		{"Flux's, failing at what it was before", `
+			{apiVersion: kustomize.toolkit.fluxcd.io/v1, kind: Kustomization, metadata: {name: a, generation: 3},
+			status: {observedGeneration: 1, conditions: [
+			{type: Ready, status: "False", reason: BuildFailed, message: no such file, observedGeneration: 2}]}}`,
+			"Progressing Kustomization generation is 3, but latest observed generation is 1"},
+		{"Flux's, failing at what it was before, without numbers", `
+			{apiVersion: notification.toolkit.fluxcd.io/v1beta3, kind: Alert, metadata: {name: a, generation: 3},
+			status: {observedGeneration: 1, conditions: [{type: Ready, status: "False", reason: Failed, message: old}]}}`,
+			"Progressing Alert generation is 3, but latest observed generation is 1"},
+		{"Flux's, under way", `
+			{apiVersion: source.toolkit.fluxcd.io/v1, kind: GitRepository, metadata: {name: a, generation: 1},
+			status: {observedGeneration: -1, conditions: [
+			{type: Reconciling, status: "True", reason: Progressing, message: building artifact},
+			{type: Ready, status: Unknown, reason: Progressing, message: "building artifact: new upstream revision", observedGeneration: 1}]}}`,
+			"Progressing building artifact: new upstream revision"},
+		{"Flux's, not looked at yet", `
+			{apiVersion: source.toolkit.fluxcd.io/v1, kind: GitRepository, metadata: {name: a, generation: 1}, status: {observedGeneration: -1}}`,
+			"Progressing GitRepository generation is 1, but latest observed generation is -1"},
+		{"Flux's, not looked at since it was ready", `
+			{apiVersion: source.toolkit.fluxcd.io/v1, kind: GitRepository, metadata: {name: a, generation: 2},
+			status: {observedGeneration: 1, conditions: [{type: Ready, status: "True", reason: Succeeded, message: stored, observedGeneration: 1}]}}`,
+			"Progressing GitRepository generation is 2, but latest observed generation is 1"},
+		{"Flux's, stalled", `
+			{apiVersion: helm.toolkit.fluxcd.io/v2, kind: HelmRelease, metadata: {name: a, generation: 1},
+			status: {observedGeneration: 1, conditions: [
+			{type: Stalled, status: "True", reason: RetriesExceeded, message: "Failed to upgrade after 3 attempt(s)", observedGeneration: 1},
+			{type: Ready, status: "False", reason: UpgradeFailed, message: "Deployment/x/a: no such image", observedGeneration: 1}]}}`,
+			"Degraded UpgradeFailed: Deployment/x/a: no such image (RetriesExceeded: Failed to upgrade after 3 attempt(s))"},
+		{"Flux's, stalled for the reason that it is not ready", `
+			{apiVersion: helm.toolkit.fluxcd.io/v2, kind: HelmRelease, metadata: {name: a, generation: 1},
+			status: {observedGeneration: 1, conditions: [
+			{type: Stalled, status: "True", reason: HeldByRollback, message: a person has rolled it back, observedGeneration: 1},
+			{type: Ready, status: "False", reason: HeldByRollback, message: a person has rolled it back, observedGeneration: 1}]}}`,
+			"Degraded HeldByRollback: a person has rolled it back"},
+		{"Flux's, ready", `
+			{apiVersion: helm.toolkit.fluxcd.io/v2, kind: HelmRelease, metadata: {name: a, generation: 1},
+			status: {observedGeneration: 1, conditions: [{type: Ready, status: "True", reason: InstallSucceeded, observedGeneration: 1}]}}`, "Healthy "},
+		{"Flux's, going", `
+			{apiVersion: helm.toolkit.fluxcd.io/v2, kind: HelmRelease, metadata: {name: a, deletionTimestamp: "2026-01-01T00:00:00Z", finalizers: [x/y]},
+			status: {conditions: [{type: Ready, status: "False", reason: UninstallFailed, message: the hook failed}]}}`,
+			"Progressing Resource scheduled for deletion: UninstallFailed: the hook failed"},
 		{"custom, malformed conditions", `
 			{apiVersion: example.com/v1, kind: Widget, metadata: {name: a}, status: {conditions: yes please}}`, "Unknown "},
 	} {

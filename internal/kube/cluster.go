@@ -88,7 +88,10 @@ func (c *Cluster) HTTPClient() *http.Client { return c.http }
 func (c *Cluster) Mapper() meta.RESTMapper { return c.kinds }
 
 // ForgetKinds has the server asked anew which kinds it offers: it has just said that it does not know one.
-func (c *Cluster) ForgetKinds() error { return c.kinds.forget() }
+func (c *Cluster) ForgetKinds() error {
+	c.offers.forget()
+	return c.kinds.forget()
+}
 
 // Self is the cluster as Keelson itself.
 func (c *Cluster) Self() *User { return c.self }

@@ -27,6 +27,12 @@ type offers struct {
 	last Offer
 }
 
+func (o *offers) forget() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.at = time.Time{}
+}
+
 // Offer asks the cluster what it has, at most once a minute.
 func (c *Cluster) Offer(ctx context.Context) (Offer, error) {
 	c.offers.mu.Lock()

@@ -35,9 +35,24 @@ func (p *Places) Enter(ctx context.Context) (leave func(), err error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	return p.leaving(), nil
+}
+
+// TryEnter is [Places.Enter] where a place is free; false: none is. It never waits.
+func (p *Places) TryEnter() (leave func(), ok bool) {
+	select {
+	case p.taken <- struct{}{}:
+		return p.leaving(), true
+	default:
+		return nil, false
+	}
+}
+
+// leaving gives the way out of a place that was just taken.
+func (p *Places) leaving() func() {
 	free := sync.OnceFunc(func() { <-p.taken })
 	timer := time.AfterFunc(p.patience, free)
-	return func() { timer.Stop(); free() }, nil
+	return func() { timer.Stop(); free() }
 }
 
 // turns is a transport that lets a bounded number of writes be under way at once, of all users of a cluster together.

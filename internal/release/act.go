@@ -49,7 +49,10 @@ type run struct {
 	written map[int]delivery.ReleaseSnapshot
 	last    *releasev1.Release // the newest version, as it was written last
 	chart   *chartv2.Chart
-	crds    delivery.Inventory
+	aside   *aside
+	// rendered ends when nobody waits for the rendering any more.
+	rendered context.Context //nolint:containedctx // Helm hands none to functions
+	crds     delivery.Inventory
 }
 
 // Act carries out the action of a decision, and nothing else. It takes as long as that takes; ctx calls it off. What was written to the
@@ -96,9 +99,6 @@ func (e *Engine) newRun(ctx context.Context, req Request, d Decision) (*run, err
 		client: newClient(ctx, user, d.Target.Namespace), written: map[int]delivery.ReleaseSnapshot{},
 	}
 	r.client.rules, r.client.legacy = rules, app.Release.LegacyWait
-	for _, version := range e.records.of(place{d.Target.StorageNamespace, d.Target.Name}) {
-		r.client.adopts = r.client.adopts || version.writer == helmControllerWriter
-	}
 	if d.Action == Rollback && !d.Remedy {
 		store.writer = personWriter
 	}
@@ -165,6 +165,8 @@ func (r *run) act(res *Result) error {
 		return r.test()
 	case Unlock:
 		return r.unlock()
+	case Note:
+		err = r.note()
 	case Repair:
 		return r.repair(res)
 	default:
@@ -202,14 +204,14 @@ func (r *run) prepare(policy delivery.CRDPolicy) error {
 	if r.cfg.Capabilities, err = capabilities(offer.Version, append(apis, more...)); err != nil {
 		return err
 	}
-	r.cfg.CustomTemplateFuncs = map[string]any{"lookup": lookup(r.ctx, r.user)}
+	r.setAside()
 	return nil
 }
 
-// renderLimit is how long the templates of a chart may take.
-const renderLimit = time.Minute
+// renderLimit is how long it is waited for the templates of a chart, which may wait for a child process and are given half a minute in it.
+const renderLimit = 5 * time.Minute
 
-var errSlow = fmt.Errorf("rendering the chart takes longer than %s", renderLimit)
+var errSlow = fmt.Errorf("rendering the chart has not come to an end within %s", renderLimit)
 
 // What becomes of a rendering.
 const (
@@ -224,9 +226,13 @@ const (
 func (r *run) rendering(do func(ctx context.Context) error) error {
 	ctx, cancel := context.WithTimeoutCause(r.ctx, renderLimit, errSlow)
 	defer cancel()
+	r.rendered = ctx
 	var state atomic.Int32
 	rendered := make(chan struct{})
 	r.client.built = func() error {
+		if r.aside != nil {
+			r.aside.restored(r.chart)
+		}
 		if state.CompareAndSwap(underWay, ready) {
 			close(rendered)
 		}
@@ -247,7 +253,11 @@ func (r *run) rendering(do func(ctx context.Context) error) error {
 			}
 			ended <- err
 		}()
-		err = do(context.WithoutCancel(r.ctx))
+		if err = do(context.WithoutCancel(r.ctx)); err != nil {
+			if f := r.asideFault(); f != nil {
+				err = f
+			}
+		}
 	}()
 	select {
 	case err := <-ended:
@@ -307,7 +317,7 @@ func (r *run) newUpgrade(last *releasev1.Release) *action.Upgrade {
 	u := action.NewUpgrade(r.cfg)
 	u.Namespace = r.d.Target.Namespace
 	u.Timeout, u.WaitStrategy, u.WaitForJobs, u.DisableHooks = opts.Timeout, waitStrategy(opts.HelmWait), !opts.NoJobs, opts.NoHooks
-	u.DisableOpenAPIValidation, u.SkipSchemaValidation = opts.NoOpenAPI, opts.NoSchema
+	u.SkipSchemaValidation = opts.NoSchema // schemas are never downloaded, whatever NoOpenAPI says
 	u.SkipCRDs = true
 	u.TakeOwnership = !opts.NoTakeOwnership
 	u.ResetValues, u.ReuseValues = !opts.PreserveValues, opts.PreserveValues
@@ -352,6 +362,8 @@ func (r *run) upgraded(dry bool) (*releasev1.Release, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Helm validates what is to be, and not what was.
+	r.client.gone = func(_ []byte, validate bool) bool { return !validate }
 	u := r.newUpgrade(last)
 	if dry {
 		u.DryRunStrategy = action.DryRunServer
@@ -406,6 +418,9 @@ func (r *run) rollback() error {
 	if err != nil {
 		return err
 	}
+	if last, err := r.newest(); err == nil && last.Manifest != to.Manifest {
+		r.client.gone = func(manifest []byte, _ bool) bool { return string(manifest) == last.Manifest }
+	}
 	b := action.NewRollback(r.cfg)
 	b.Version = r.d.Version
 	b.Timeout, b.WaitStrategy, b.WaitForJobs, b.DisableHooks = opts.Timeout, waitStrategy(opts.HelmWait), !opts.NoJobs, opts.NoHooks
@@ -422,16 +437,20 @@ func (r *run) rollback() error {
 
 func (r *run) uninstall() error {
 	opts := r.rel.Uninstall
-	r.client.lenient = true
+	r.client.gone, r.client.parting = func([]byte, bool) bool { return true }, true
 	u := action.NewUninstall(r.cfg)
 	u.Timeout, u.WaitStrategy, u.DisableHooks = opts.Timeout, waitStrategy(opts.HelmWait), opts.NoHooks
-	u.KeepHistory, u.DeletionPropagation, u.IgnoreNotFound = opts.KeepHistory, opts.Propagation, true
+	u.KeepHistory, u.DeletionPropagation = opts.KeepHistory, opts.Propagation // IgnoreNotFound would ignore a history that may not be read
 	newest, any := r.engine.records.newest(place{r.store.namespace, r.d.Target.Name})
 	if !any || newest.status == statusUninstalled {
 		r.gone(newest.version)
 		return nil
 	}
 	res, err := u.Run(r.d.Target.Name)
+	if errors.Is(err, driver.ErrReleaseNotFound) {
+		r.gone(newest.version)
+		return nil
+	}
 	if len(r.client.failures) > 0 {
 		err = errors.Join(r.client.failures...)
 	}
@@ -493,7 +512,7 @@ func (r *run) unlock() error {
 		return err
 	}
 	if status := rel.Info.Status; status.IsPending() {
-		rel.SetStatus(releasecommon.StatusFailed, fmt.Sprintf("Release unlocked from stale '%s' state", status))
+		rel.SetStatus(releasecommon.StatusFailed, fmt.Sprintf("%s stale '%s' state", unlockedPrefix, status))
 		return r.cfg.Releases.Update(rel)
 	}
 	return nil

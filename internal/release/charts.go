@@ -18,6 +18,7 @@ import (
 
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/render"
+	"keelson.dev/keelson/internal/source"
 )
 
 // Bounds of charts.
@@ -180,13 +181,17 @@ func loadChart(want Chart) (*chartv2.Chart, int, error) {
 	}
 	root := path.Clean(want.Path)
 	g := &gathering{fs: want.Files, root: root, rules: ignore.Empty()}
-	if err := g.ignored(); err != nil {
+	err := g.ignored()
+	if err != nil {
 		return nil, 0, err
 	}
 	if err := g.folder(".", 0); err != nil {
 		return nil, 0, err
 	}
 	if err := g.values(want.ValuesFiles); err != nil {
+		return nil, 0, err
+	}
+	if g.files, err = g.unpacked(g.files, "", 0); err != nil {
 		return nil, 0, err
 	}
 	loaded, err := loader.LoadFiles(g.files)
@@ -240,6 +245,7 @@ type gathering struct {
 	rules *ignore.Rules
 	files []*archive.BufferedFile
 	bytes int
+	count int // of files
 }
 
 func (g *gathering) read(name string) ([]byte, error) {
@@ -295,13 +301,55 @@ func (g *gathering) folder(dir string, depth int) error {
 		if err != nil {
 			return err
 		}
-		if len(g.files) >= maxChartFiles {
+		if g.count++; g.count > maxChartFiles {
 			return chartFault(g.root, "keep what is no part of the chart out by .helmignore", "the chart has more than %d files", maxChartFiles)
 		}
 		g.files = append(g.files, &archive.BufferedFile{Name: name, Data: bytes.TrimPrefix(data, []byte("\uFEFF"))})
 	}
 	return nil
 }
+
+// unpacked puts the files of the charts that are packed in the folder charts in the place of their archives, so that all of them count
+// together; Helm itself bounds each archive alone. inside is the archive that the files come from; empty: none.
+func (g *gathering) unpacked(files []*archive.BufferedFile, inside string, depth int) ([]*archive.BufferedFile, error) {
+	out := make([]*archive.BufferedFile, 0, len(files))
+	for _, f := range files {
+		dir, base := path.Split(f.Name)
+		if path.Ext(base) != ".tgz" || path.Base(path.Clean(dir)) != "charts" || strings.IndexAny(base, "_.") == 0 {
+			out = append(out, f)
+			continue
+		}
+		where := path.Join(g.root, inside, f.Name)
+		if depth >= maxChartDepth {
+			return nil, chartFault(path.Join(g.root, inside), "unpack it", "charts are nested deeper than %d", maxChartDepth)
+		}
+		packed, err := source.Packaged(f.Data)
+		if err != nil {
+			return nil, chartFault(where, "package it anew with 'helm package'", "%w", err)
+		}
+		more := &gathering{fs: packed.FS, root: ".", rules: ignore.Empty(), bytes: g.bytes, count: g.count}
+		if err = more.folder(".", 0); err == nil {
+			g.bytes, g.count = more.bytes, more.count
+			inner := path.Join(inside, f.Name)
+			if depth > 0 { // the outermost is what a person can find
+				inner = inside
+			}
+			more.files, err = g.unpacked(more.files, inner, depth+1)
+		} else if f := (*delivery.Fault)(nil); errors.As(err, &f) {
+			f.Where = where
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range more.files {
+			out = append(out, &archive.BufferedFile{Name: path.Join(dir, base+unpackedMark, m.Name), Data: m.Data})
+		}
+	}
+	return out, nil
+}
+
+// unpackedMark is what an archive's name has behind it as that of a folder.
+const unpackedMark = ".d"
 
 // values puts other files in the place of values.yaml.
 func (g *gathering) values(names []string) error {

@@ -9,11 +9,13 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
 
 	helmkube "helm.sh/helm/v4/pkg/kube"
+	helmrelease "helm.sh/helm/v4/pkg/release/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -29,6 +31,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/health"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/plan"
@@ -36,7 +39,7 @@ import (
 
 // fieldManager is the name under which objects of releases are written. It is that of the helm program, so that "helm rollback" and
 // "helm upgrade" of a person own what we wrote, and we what they wrote: with another name each would stop at the other's fields.
-const fieldManager = "helm"
+const fieldManager = dialect.HelmManager
 
 func init() { helmkube.ManagedFieldsManager = fieldManager } //nolint:gochecknoinits // Helm knows no other way to set it
 
@@ -49,10 +52,10 @@ type client struct {
 	user      *kube.User
 	namespace string
 	rules     *health.Rules
-	legacy    bool         // health as Helm 3 tells it
-	adopts    bool         // Flux has made versions of the release
-	lenient   bool         // objects whose kind the cluster does not know are passed over: they are gone with it
-	built     func() error // called before objects are built: the chart has been rendered then; an error: nobody waits for it any more
+	legacy    bool                                      // health as Helm 3 tells it
+	gone      func(manifest []byte, validate bool) bool // objects of a manifest whose kind the cluster does not know are passed over: they are gone with it; nil: never
+	parting   bool                                      // it uninstalls: what cannot be read is not passed over
+	built     func() error                              // called before objects are built: the chart has been rendered then; an error: nobody waits for it any more
 
 	mu      sync.Mutex
 	clients map[schema.GroupVersion]*rest.RESTClient
@@ -95,20 +98,24 @@ func (c *client) BuildTable(r io.Reader, validate bool) (helmkube.ResourceList, 
 
 // Build reads manifests. It makes no request, unless there is a kind that is not known yet. What the schemas say of an object the
 // server finds out when it is written: it is strict then.
-func (c *client) Build(r io.Reader, _ bool) (helmkube.ResourceList, error) {
+func (c *client) Build(r io.Reader, validate bool) (helmkube.ResourceList, error) {
 	if c.built != nil {
 		if err := c.built(); err != nil {
 			return nil, err
 		}
 	}
-	objects, err := readManifest(r)
+	text, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
+	objects, err := readManifest(bytes.NewReader(text))
 	if err != nil {
 		return nil, err
 	}
 	list := make(helmkube.ResourceList, 0, len(objects))
 	for _, o := range objects {
 		info, err := c.info(o)
-		if c.lenient && errors.Is(err, errNoKind) {
+		if errors.Is(err, errNoKind) && c.gone != nil && c.gone(text, validate) {
 			continue
 		}
 		if err != nil {
@@ -116,23 +123,49 @@ func (c *client) Build(r io.Reader, _ bool) (helmkube.ResourceList, error) {
 		}
 		list = append(list, info)
 	}
+	if c.parting {
+		return list, c.readable(objects)
+	}
 	return list, nil
+}
+
+// readable tells which objects of a release that is uninstalled cannot be read. Helm would pass over these, and forget the release: then
+// nobody knew any more that they are left. Hooks are not asked about: Helm does not either.
+func (c *client) readable(objects []delivery.Object) error {
+	var failed []error
+	for _, o := range objects {
+		if _, hook := o.GetAnnotations()[helmrelease.HookAnnotation]; hook || o.GetName() == "" {
+			continue
+		}
+		r, err := c.user.Resource(o.GroupVersionKind(), o.GetNamespace())
+		if meta.IsNoMatchError(err) {
+			continue
+		}
+		if err == nil {
+			_, err = r.Get(c.ctx, o.GetName(), metav1.GetOptions{})
+		}
+		if err != nil && !apierrors.IsNotFound(err) {
+			failed = append(failed, err)
+		}
+	}
+	c.failures = append(c.failures, failed...)
+	return errors.Join(failed...)
 }
 
 // adoptions bounds how often managedFields are written anew because somebody else wrote to the object in between.
 const adoptions = 5
 
-// Update implements [helmkube.Interface]. Where Flux has made the release, what helm-controller owns of the objects becomes ours: else a field
-// that leaves the chart would stay, and a person's "helm rollback" would stop at it.
+// Update implements [helmkube.Interface]. What Flux's helm-controller owns of the objects becomes ours: else a field that leaves the chart would
+// stay, and a person's "helm rollback" would stop at it.
 func (c *client) Update(originals, targets helmkube.ResourceList, options ...helmkube.ClientUpdateOption) (*helmkube.Result, error) {
 	wanted := make([]*unstructured.Unstructured, len(targets))
 	for i, info := range targets {
-		if u, ok := info.Object.(*unstructured.Unstructured); ok && c.adopts {
+		if u, ok := info.Object.(*unstructured.Unstructured); ok {
 			wanted[i] = u.DeepCopy()
 		}
 	}
 	res, err := c.Client.Update(originals, targets, options...)
-	if err != nil || !c.adopts {
+	if err != nil {
 		return res, err
 	}
 	for i, info := range targets {
@@ -157,6 +190,9 @@ func (c *client) adopt(u, wanted *unstructured.Unstructured) error {
 	}
 	for attempt := 1; ; attempt++ {
 		t, ok, err := plan.TakeOver(u, fieldManager)
+		if err == nil {
+			t, ok, err = takeNotes(u, t, ok)
+		}
 		if err != nil || !ok {
 			return err
 		}
@@ -181,6 +217,38 @@ func (c *client) adopt(u, wanted *unstructured.Unstructured) error {
 	}
 }
 
+// takeNotes adds to a takeover, where there is one, the annotations and labels that are Helm's own: [plan.TakeOver] leaves these to the tool
+// that has set them, but here it is Helm that goes on. A person's "helm upgrade" would stop at "helm.sh/chart" if Flux had it too.
+func takeNotes(u *unstructured.Unstructured, t plan.Takeover, ok bool) (plan.Takeover, bool, error) {
+	taken := u
+	if ok {
+		taken = u.DeepCopy()
+		taken.SetManagedFields(t.Fields)
+	}
+	fields, more, err := plan.HandBack(taken, helmControllerWriter, fieldManager)
+	if err != nil || !more {
+		return t, ok, err
+	}
+	t.Again = t.Again || !sameFields(applied(taken.GetManagedFields()), applied(fields))
+	t.Fields = fields
+	return t, true, nil
+}
+
+// applied are the fields that we own by server-side apply, as JSON.
+func applied(fields []metav1.ManagedFieldsEntry) []byte {
+	for _, f := range fields {
+		if f.Manager == fieldManager && f.Operation == metav1.ManagedFieldsOperationApply && f.Subresource == "" && f.FieldsV1 != nil {
+			return f.FieldsV1.GetRawBytes()
+		}
+	}
+	return nil
+}
+
+func sameFields(a, b []byte) bool {
+	var x, y map[string]any
+	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
+}
+
 // Delete implements [helmkube.Interface].
 func (c *client) Delete(resources helmkube.ResourceList, policy metav1.DeletionPropagation) (*helmkube.Result, []error) {
 	if len(resources) == 0 {
@@ -193,16 +261,25 @@ func (c *client) Delete(resources helmkube.ResourceList, policy metav1.DeletionP
 
 var errNoKind = errors.New("the cluster has no kind")
 
+func noKind(where string, gvk schema.GroupVersionKind) error {
+	return &delivery.Fault{
+		Reason: ReasonBuild, Where: where, Retry: delivery.Backoff,
+		Hint: "install its CustomResourceDefinition first, or use an apiVersion that the cluster serves",
+		Err:  fmt.Errorf("%w %s in %s", errNoKind, gvk.Kind, gvk.GroupVersion()),
+	}
+}
+
+// unserved tells whether the server has said that it does not know the kind, not that there is no such object.
+func unserved(err error) bool {
+	return apierrors.IsNotFound(err) && apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse)
+}
+
 // info finds out where an object belongs.
 func (c *client) info(o delivery.Object) (*resource.Info, error) {
 	gvk := o.GroupVersionKind()
 	mapping, err := c.user.Mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
 	if meta.IsNoMatchError(err) {
-		return nil, &delivery.Fault{
-			Reason: ReasonBuild, Where: o.Where(), Retry: delivery.Backoff,
-			Hint: "install its CustomResourceDefinition first, or use an apiVersion that the cluster serves",
-			Err:  fmt.Errorf("%w %s in %s", errNoKind, gvk.Kind, gvk.GroupVersion()),
-		}
+		return nil, noKind(o.Where(), gvk)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("find the resource of %s: %w", o.Where(), err)
@@ -335,14 +412,14 @@ func readDocument(out []delivery.Object, document []byte) ([]delivery.Object, er
 	origin := sourceOf(document)
 	converted, err := yaml.YAMLToJSON(document)
 	if err != nil {
-		return nil, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Err: fmt.Errorf("what the template gives is not YAML: %w", err)}
+		return nil, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Hint: "render it with keelson render --chart, and mend the template or the values", Err: fmt.Errorf("what the template gives is not YAML: %w", err)}
 	}
 	if string(converted) == "null" {
 		return out, nil
 	}
 	var object map[string]any
 	if err := k8sjson.Unmarshal(converted, &object); err != nil {
-		return nil, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Err: errors.New("the template gives something that is no object")}
+		return nil, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Hint: "render it with keelson render --chart, and mend the template or the values", Err: errors.New("the template gives something that is no object")}
 	}
 	u := &unstructured.Unstructured{Object: object}
 	if u.IsList() {
@@ -364,10 +441,10 @@ func readDocument(out []delivery.Object, document []byte) ([]delivery.Object, er
 func checkObject(u *unstructured.Unstructured, origin string) (delivery.Object, error) {
 	o := delivery.Object{Unstructured: u, Origin: origin}
 	if u.GetKind() == "" || u.GetAPIVersion() == "" {
-		return o, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Err: errors.New("the template gives an object without apiVersion or kind")}
+		return o, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Hint: "render it with keelson render --chart, and mend the template or the values", Err: errors.New("the template gives an object without apiVersion or kind")}
 	}
 	if u.GetName() == "" && u.GetGenerateName() == "" {
-		return o, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Err: fmt.Errorf("the template gives a %s without a name", u.GetKind())}
+		return o, &delivery.Fault{Reason: ReasonBuild, Where: origin, Retry: delivery.OnChange, Hint: "render it with keelson render --chart, and mend the template or the values", Err: fmt.Errorf("the template gives a %s without a name", u.GetKind())}
 	}
 	return o, nil
 }

@@ -15,11 +15,12 @@ import (
 // State is how a release stands to what is wanted of it.
 type State string
 
-// The states. All but HeldByPerson and Uninstalling are upstream's (helm-controller, ReleaseStatus).
+// The states. All but HeldByPerson, Uninstalling and Unnoted are upstream's (helm-controller, ReleaseStatus).
 const (
 	Absent       State = "Absent"       // there is none
 	Moved        State = "Moved"        // the one there is has another name, namespace or storage namespace, or another chart
 	Unmanaged    State = "Unmanaged"    // there is one that the record does not know
+	Unnoted      State = "Unnoted"      // there is one that the record does not know, and it was us who made it
 	Locked       State = "Locked"       // an action on it was begun and has not ended
 	Uninstalling State = "Uninstalling" // an uninstall of it was begun and has not ended
 	OutOfSync    State = "OutOfSync"    // it is of another chart, values or metadata
@@ -43,6 +44,7 @@ const (
 	Rollback  Action = "rollback"
 	Uninstall Action = "uninstall"
 	Test      Action = "test"
+	Note      Action = "note"   // what was done is taken note of: a process that ended could not
 	Repair    Action = "repair" // objects that drifted are written as the manifest says
 	Hold      Action = "hold"   // nothing, until Git wants something else or a person resumes
 	Stall     Action = "stall"  // nothing, until something changes: the retries are exhausted
@@ -75,6 +77,7 @@ const (
 	reasonTested         = "TestSucceeded"
 	deployed             = "deployed"
 	statusFailed         = "failed"
+	statusSuperseded     = "superseded"
 	statusUninstalled    = "uninstalled"
 	statusUninstalling   = "uninstalling"
 	pendingPrefix        = "pending-"
@@ -101,6 +104,10 @@ type Seen struct {
 	Writer string
 	// Known tells whether the record's newest snapshot is of the newest version in the storage as it is there.
 	Known bool
+	// Missed are, where it is not known and was written by us, the newest versions that were, newest first, each as it is there.
+	Missed []delivery.StoredRelease
+	// Whole: what the record knows is of the same release as what was missed, with nothing of others in between.
+	Whole bool
 }
 
 // Decision is what is done next, and why.
@@ -146,10 +153,14 @@ func Decide(want Want, record delivery.ReleaseRecord, seen Seen, now time.Time) 
 	d.rec.History = slices.Clone(record.History)
 	var reset bool
 	d.force, reset = d.rec.Take(want.App, want.Handled)
-	if why := d.renewed(reset); why != "" {
+	d.again = d.renewed(reset) == ""
+	if !d.again {
 		d.rec.Forgive()
 	}
 	out := d.decide()
+	if out.Action == Unlock || out.Action == Note { // a person's request is about what follows
+		d.rec.HandledForce = record.HandledForce
+	}
 	if out.Target == (Target{}) {
 		out.Target = TargetOf(want.App)
 	}
@@ -158,12 +169,14 @@ func Decide(want Want, record delivery.ReleaseRecord, seen Seen, now time.Time) 
 }
 
 type decider struct {
-	want  Want
-	rel   *delivery.HelmRelease
-	rec   delivery.ReleaseRecord
-	seen  Seen
-	now   time.Time
-	force bool
+	want   Want
+	rel    *delivery.HelmRelease
+	rec    delivery.ReleaseRecord
+	seen   Seen
+	now    time.Time
+	force  bool
+	again  bool // nothing else is wanted than at the last attempt
+	missed bool // the history was brought up to what we have written
 }
 
 // renewed tells why failures are counted anew; empty: they are not (upstream: MustResetFailures).
@@ -187,8 +200,12 @@ func (d *decider) decide() Decision {
 	}
 	latest := d.seen.Latest
 	if latest == nil {
+		if d.rec.Latest() != nil { // whoever uninstalled it: a person, or a process of ours that ended before it could say so
+			d.rec.History[0].Status, d.rec.Inventory = statusUninstalled, nil
+		}
 		return d.absent("there is no such release")
 	}
+	d.catchUp()
 	switch {
 	case strings.HasPrefix(latest.Status, pendingPrefix):
 		return d.locked(latest)
@@ -203,7 +220,10 @@ func (d *decider) decide() Decision {
 	if out, held := d.held(latest); held {
 		return out
 	}
-	if !d.seen.Known {
+	if out, ok := d.unnoted(latest, d.again); ok {
+		return out
+	}
+	if !d.seen.Known && !d.missed {
 		return d.unmanaged(latest)
 	}
 	switch latest.Status {
@@ -334,9 +354,12 @@ func (d *decider) ignoresTests() bool {
 
 // deployed is about a release that is as we left it.
 func (d *decider) deployed(latest *delivery.StoredRelease) Decision {
-	if why := d.differs(latest); why != "" {
+	if why := cmp.Or(d.differs(latest), d.dressed()); why != "" {
 		if d.rel.Upgrade.Remediation.Retry == 0 && d.rel.Upgrade.Remediation.Exhausted(d.rec.UpgradeFailures) && !d.force {
 			return d.stalled(OutOfSync, delivery.UpgradeRelease, d.rec.UpgradeFailures)
+		}
+		if d.differs(latest) == "" && d.rec.Attempted == d.want.App.Generation && !d.force { // perhaps it was made, by a process that was killed before it could say so
+			return Decision{State: OutOfSync, Action: TakeOver, Message: why}
 		}
 		return d.attempt(OutOfSync, Upgrade, why)
 	}
@@ -374,7 +397,15 @@ func (d *decider) differs(latest *delivery.StoredRelease) string {
 		return fmt.Sprintf("the chart has changed from %s to %s@%s", latest.VersionedChart(), d.want.ChartName, d.want.ChartVersion)
 	case cur.ConfigDigest != d.want.ConfigDigest:
 		return "the values have changed"
-	case d.rec.Observed == d.want.App.Generation: // what follows is remembered at the end, and cannot change without another generation
+	}
+	return ""
+}
+
+// dressed tells whether what chart and values give is to be changed otherwise than it was; empty: it is not.
+func (d *decider) dressed() string {
+	switch gen := d.want.App.Generation; {
+	// What follows is remembered at the end, and cannot change without another generation.
+	case d.rec.Observed == gen, d.rec.Made == (delivery.Made{Version: d.rec.Latest().Version, Generation: gen}):
 		return ""
 	case d.rec.PostRenderersDigest != d.rel.PostRenderersDigest:
 		return "the post-renderers have changed"
@@ -421,10 +452,10 @@ func (d *decider) failed(why string) Decision {
 func ForDeletion(app delivery.App, record delivery.ReleaseRecord, seen Seen) (Decision, bool) {
 	out := Decision{Action: Uninstall, Message: "the app is deleted", Record: record, Target: TargetOf(app)}
 	last := record.Latest()
-	if last == nil {
+	if last == nil || last.Status == statusUninstalled {
 		begun := record.AttemptedAction != "" && seen.Latest != nil && seen.Latest.Status != statusUninstalled && seen.Writer == kube.FieldManager
 		return out, begun
 	}
 	out.Target = Target{Name: last.Name, Namespace: last.Namespace, StorageNamespace: cmp.Or(record.StorageNamespace, app.Release.StorageNamespace)}
-	return out, last.Status != statusUninstalled
+	return out, true
 }

@@ -52,6 +52,13 @@ func (s *scene) stored(snap delivery.ReleaseSnapshot, known bool, writer, descri
 	s.seen.Known, s.seen.Writer = known, writer
 }
 
+// missed makes a version of ours the newest one in the storage, which the record does not know.
+func (s *scene) missed(whole bool, action delivery.ReleaseAction, snap delivery.ReleaseSnapshot) {
+	snap.Action = action
+	s.stored(snap, false, "keelson", "")
+	s.seen.Missed, s.seen.Whole = []delivery.StoredRelease{*s.seen.Latest}, whole
+}
+
 // failed makes the newest version one that failed, after so many failures.
 func (s *scene) failed(failures int64) {
 	snap := snapshot(2, "failed", "1.1.0")
@@ -76,7 +83,14 @@ func TestDecide(t *testing.T) {
 	}{
 		{"nothing has changed", func(*scene) {}, InSync, None, nil},
 		{"there is none", func(s *scene) { s.seen = Seen{}; s.rec = delivery.ReleaseRecord{} }, Absent, Install, nil},
-		{"a person has uninstalled it", func(s *scene) { s.seen = Seen{} }, Absent, Install, nil},
+		{"a person has uninstalled it", func(s *scene) { s.seen = Seen{} }, Absent, Install, func(d Decision) bool {
+			return d.Record.History[0].Status == "uninstalled"
+		}},
+		{"uninstalled after a failed install, of which the status does not know", func(s *scene) {
+			s.seen = Seen{}
+			s.rec.History = []delivery.ReleaseSnapshot{snapshot(1, "failed", "1.1.0")}
+			s.rec.AttemptedAction, s.rec.InstallFailures = delivery.InstallRelease, 1
+		}, Absent, Stall, func(d Decision) bool { return d.Record.History[0].Status == "uninstalled" }},
 		{"uninstalled, the history kept", func(s *scene) {
 			s.rec.History[0].Status = "uninstalled"
 			s.stored(s.rec.History[0], true, "keelson", "")
@@ -119,6 +133,26 @@ func TestDecide(t *testing.T) {
 		{"another chart", func(s *scene) { s.want.ChartVersion = "1.2.0" }, OutOfSync, Upgrade, nil},
 		{"other values", func(s *scene) { s.want.ConfigDigest = "sha256:d" }, OutOfSync, Upgrade, nil},
 		{"other post-renderers", func(s *scene) { s.want.App.Generation = 4; s.want.App.Release.PostRenderersDigest = "sha256:p" }, OutOfSync, Upgrade, nil},
+		{"other post-renderers, of which nothing is left to try", func(s *scene) {
+			s.want.App.Generation, s.rec.Attempted = 4, 4
+			s.want.App.Release.PostRenderersDigest = "sha256:p"
+			s.rec.UpgradeFailures = 1
+		}, OutOfSync, Stall, nil},
+		{"other post-renderers, made", func(s *scene) {
+			s.want.App.Generation, s.rec.Attempted = 4, 4
+			s.want.App.Release.PostRenderersDigest = "sha256:p"
+			s.rec.Made = delivery.Made{Version: 2, Generation: 4}
+		}, InSync, None, nil},
+		{"other post-renderers, made and rolled back", func(s *scene) {
+			s.want.App.Generation, s.rec.Attempted = 4, 4
+			s.want.App.Release.PostRenderersDigest = "sha256:p"
+			s.rec.Made = delivery.Made{Version: 1, Generation: 4}
+			s.rec.UpgradeFailures = 1
+		}, OutOfSync, Stall, nil},
+		{"other post-renderers, perhaps made", func(s *scene) {
+			s.want.App.Generation, s.rec.Attempted = 4, 4
+			s.want.App.Release.PostRenderersDigest = "sha256:p"
+		}, OutOfSync, TakeOver, nil},
 		{"other common metadata", func(s *scene) { s.want.App.Generation = 4; s.want.App.Release.CommonMetadataDigest = "sha256:p" }, OutOfSync, Upgrade, nil},
 		{"another generation, and nothing else", func(s *scene) { s.want.App.Generation = 4 }, InSync, None, nil},
 		{"in sync, and forced", func(s *scene) { s.force() }, InSync, Upgrade, func(d Decision) bool { return d.Force && d.Record.HandledForce == "now" }},
@@ -214,8 +248,43 @@ func TestDecide(t *testing.T) {
 			s.stored(snapshot(3, "deployed", "1.0.0"), false, "helm", "Rollback to 1")
 			s.force()
 		}, Unmanaged, Upgrade, nil},
-		{"our own rollback, of which the status does not know", func(s *scene) { s.stored(snapshot(3, "deployed", "1.0.0"), false, "keelson", "Rollback to 1") }, Unmanaged, Upgrade, nil},
-		{"our own upgrade, of which the status does not know", func(s *scene) { s.stored(snapshot(3, "deployed", "1.1.0"), false, "keelson", "Upgrade complete") }, Unmanaged, TakeOver, nil},
+		{"our own rollback, of which the status does not know", func(s *scene) {
+			s.failed(1)
+			s.missed(true, delivery.RollbackRelease, snapshot(3, "deployed", "1.0.0"))
+		}, Unnoted, Note, func(d Decision) bool { return len(d.Record.History) == 3 && d.Record.UpgradeFailures == 1 }},
+		{"our own rollback, and Git wants another chart", func(s *scene) {
+			s.missed(true, delivery.RollbackRelease, snapshot(3, "deployed", "1.0.0"))
+			s.want.ChartVersion = "1.2.0"
+		}, OutOfSync, Upgrade, func(d Decision) bool { return len(d.Record.History) == 3 }},
+		{"our own upgrade, of which the status does not know", func(s *scene) {
+			s.missed(true, delivery.UpgradeRelease, snapshot(3, "deployed", "1.1.0"))
+		}, Unnoted, Note, nil},
+		{"our own upgrade, of which the status does not know the beginning either", func(s *scene) {
+			s.rec.Revision = "1.0.0"
+			s.missed(true, delivery.UpgradeRelease, snapshot(3, "deployed", "1.1.0"))
+		}, Unnoted, TakeOver, func(d Decision) bool { return len(d.Record.History) == 3 }},
+		{"our own upgrade, after one of a person", func(s *scene) {
+			s.missed(false, delivery.UpgradeRelease, snapshot(4, "failed", "1.1.0"))
+		}, Unnoted, Note, func(d Decision) bool { return len(d.Record.History) == 1 }},
+		{"our own upgrade that failed, of which the status does not know", func(s *scene) {
+			s.missed(true, delivery.UpgradeRelease, snapshot(3, "failed", "1.1.0"))
+		}, Unnoted, Note, nil},
+		{"our own upgrade that failed, and Git wants another chart", func(s *scene) {
+			s.missed(true, delivery.UpgradeRelease, snapshot(3, "failed", "1.1.0"))
+			s.want.ChartVersion = "1.2.0"
+		}, Failed, Upgrade, func(d Decision) bool { return len(d.Record.History) == 3 }},
+		{"our own upgrade that failed, and a force", func(s *scene) {
+			s.missed(true, delivery.UpgradeRelease, snapshot(3, "failed", "1.1.0"))
+			s.force()
+		}, Failed, Upgrade, func(d Decision) bool { return d.Force }},
+		{"our own upgrade, cut off", func(s *scene) {
+			s.missed(true, delivery.UpgradeRelease, snapshot(3, "pending-upgrade", "1.1.0"))
+			s.force()
+		}, Locked, Unlock, func(d Decision) bool { return len(d.Record.History) == 3 && d.Record.HandledForce == "" }},
+		{"our own upgrade, unlocked", func(s *scene) {
+			s.missed(true, delivery.UpgradeRelease, snapshot(3, "failed", "1.1.0"))
+			s.seen.Latest.Description = "Release unlocked from stale 'pending-upgrade' state"
+		}, Failed, Upgrade, func(d Decision) bool { return len(d.Record.History) == 3 }},
 		{"a person's upgrade", func(s *scene) { s.stored(snapshot(3, "deployed", "1.4.0"), false, "helm", "Upgrade complete") }, Unmanaged, Upgrade, nil},
 		{"a person's install of the same", func(s *scene) {
 			s.rec = delivery.ReleaseRecord{}
@@ -282,5 +351,32 @@ func TestBudget(t *testing.T) {
 	}
 	if want := []Action{Install, Uninstall, Install, Uninstall, Install, Uninstall, Stall}; !slices.Equal(actions, want) {
 		t.Errorf("%v, want %v", actions, want)
+	}
+}
+
+func TestForDeletion(t *testing.T) {
+	gone := snapshot(1, "uninstalled", "1.0.0")
+	for _, c := range []struct {
+		name   string
+		change func(s *scene)
+		want   bool
+	}{
+		{"a release", func(*scene) {}, true},
+		{"none", func(s *scene) { s.rec.History, s.seen = nil, Seen{} }, false},
+		{"one that was uninstalled", func(s *scene) { s.rec.History, s.seen = []delivery.ReleaseSnapshot{gone}, Seen{} }, false},
+		{"one that was uninstalled, and we have begun to make it again", func(s *scene) {
+			s.rec.History = []delivery.ReleaseSnapshot{gone}
+			s.stored(snapshot(1, "pending-install", "1.1.0"), false, "keelson", "")
+		}, true},
+		{"one that was uninstalled, and a person has made it again", func(s *scene) {
+			s.rec.History = []delivery.ReleaseSnapshot{gone}
+			s.stored(snapshot(1, "deployed", "1.1.0"), false, "helm", "")
+		}, false},
+	} {
+		s := newScene()
+		c.change(s)
+		if d, got := ForDeletion(s.want.App, s.rec, s.seen); got != c.want || d.Action != Uninstall {
+			t.Errorf("%s: %t, %+v", c.name, got, d)
+		}
 	}
 }

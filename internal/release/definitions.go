@@ -143,7 +143,8 @@ func (r *run) createNamespace(name string) error {
 	_, err := r.user.Dynamic.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}).
 		Create(r.ctx, u, metav1.CreateOptions{FieldManager: fieldManager})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
-		return &delivery.Fault{Reason: r.reason(), Where: "Namespace/" + name, Err: fmt.Errorf("create the namespace: %w", err)}
+		return &delivery.Fault{Reason: r.reason(), Where: "Namespace/" + name, Err: fmt.Errorf("create the namespace: %w", err),
+			Hint: "create it beforehand, or let the account that the release is made as create namespaces"}
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package release
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"iter"
 	"reflect"
@@ -11,6 +12,7 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -117,7 +119,11 @@ func (e *Engine) manifest(ctx context.Context, app delivery.App, stored *deliver
 		if o.GetName() == "" || exempt(o.Unstructured) {
 			continue
 		}
-		if _, err := c.info(o); err != nil {
+		if _, err := c.info(o); errors.Is(err, errNoKind) { // gone with it
+			if o.GetNamespace() == "" {
+				o.SetNamespace(target.Namespace)
+			}
+		} else if err != nil {
 			return nil, err
 		}
 		o.SetLabels(merged(o.GetLabels(), map[string]string{"app.kubernetes.io/managed-by": "Helm"}))
@@ -189,7 +195,12 @@ func (e *Engine) would(ctx context.Context, app delivery.App, o delivery.Object,
 		return nil, nil, err
 	}
 	r, err := user.Resource(o.GroupVersionKind(), o.GetNamespace())
-	if err != nil {
+	switch {
+	case meta.IsNoMatchError(err) && dry:
+		return nil, nil, nil
+	case meta.IsNoMatchError(err):
+		return nil, nil, noKind(o.Where(), o.GroupVersionKind())
+	case err != nil:
 		return nil, nil, err
 	}
 	live, err = r.Get(ctx, o.GetName(), metav1.GetOptions{})
@@ -215,6 +226,9 @@ func (e *Engine) would(ctx context.Context, app delivery.App, o delivery.Object,
 		opts.DryRun = []string{metav1.DryRunAll}
 	}
 	would, err = r.Apply(ctx, o.GetName(), wanted, opts)
+	if unserved(err) {
+		return nil, nil, errors.Join(noKind(o.Where(), o.GroupVersionKind()), e.cluster.ForgetKinds())
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("apply %s: %w", o.Where(), err)
 	}

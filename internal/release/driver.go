@@ -189,6 +189,7 @@ func (s *secrets) Update(key string, r releasei.Releaser) error {
 	if err != nil {
 		return err
 	}
+	s.markCalledOff(rel)
 	secret, err := s.encode(key, rel, "modifiedAt")
 	if err != nil {
 		return err

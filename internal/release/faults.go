@@ -35,14 +35,16 @@ func (r *run) reason() string {
 var (
 	// inTemplate is how Helm's errors of templates begin: "web/templates/a.yaml:12:3", or with words before it.
 	inTemplate = regexp.MustCompile(`(?:^|\(|: )[^\s:()]+/templates/[^\s:()]+:\d+`)
-	owned      = regexp.MustCompile(`(\S+) "([^"]*)" in namespace "([^"]*)" exists and cannot be imported into the current release`)
+	// unchangeable is how the server says that a field has its value for good.
+	unchangeable = regexp.MustCompile(`immutable|may not change once set|updates to \S+ spec for fields other than|may not change fields other than`)
+	owned        = regexp.MustCompile(`(\S+) "([^"]*)" in namespace "([^"]*)" exists and cannot be imported into the current release`)
 )
 
 // fault makes the error of an action one for people: what failed, where, and what to do.
 func (r *run) fault(err error) error {
 	f := r.explain(err)
 	f.Err = &shown{text: r.shown(f.Err.Error()), err: f.Err}
-	if r.ctx.Err() != nil {
+	if r.ctx.Err() != nil || errors.Is(err, ErrCancelled) {
 		f.Err = &shown{text: "the action was called off: " + f.Err.Error(), err: errors.Join(ErrCancelled, err)}
 	}
 	return f
@@ -92,6 +94,11 @@ func (r *run) explain(err error) *delivery.Fault {
 		return r.notReady(err, late)
 	case errors.As(err, &status):
 		return r.rejected(err, status)
+	case strings.Contains(text, "chart requires kubeVersion"):
+		return &delivery.Fault{
+			Reason: r.reason(), Where: "Chart.yaml", Retry: delivery.OnChange, Hint: "use a version of the chart that is made for this one",
+			Err: fmt.Errorf("chart '%s' wants Kubernetes %s, and this is %s", r.req.ChartName, r.chart.Metadata.KubeVersion, r.cfg.Capabilities.KubeVersion.Version),
+		}
 	case inTemplate.MatchString(text):
 		f := *delivery.FaultOf(render.TemplateFault(r.req.ChartName, cleared(err)), r.reason())
 		f.Reason, f.Retry = r.reason(), delivery.OnChange
@@ -176,12 +183,16 @@ func (r *run) rejected(err error, status *apierrors.StatusError) *delivery.Fault
 		f.Err = errors.New(render.WithoutValues(err))
 	}
 	details := status.ErrStatus.Details
-	if details == nil || details.Name == "" {
-		return f
+	named := details != nil && details.Name != ""
+	if named {
+		f.Where = r.client.placeOf(details.Group, details.Kind, details.Name)
 	}
-	f.Where = r.client.placeOf(details.Group, details.Kind, details.Name)
 	switch {
-	case apierrors.IsInvalid(status) && strings.Contains(f.Err.Error(), "immutable"):
+	case named && unserved(status):
+		_ = r.engine.cluster.ForgetKinds() // the next attempt finds out before it writes
+		f.Reason, f.Err = ReasonBuild, fmt.Errorf("%w %s in %s any more", errNoKind, details.Kind, details.Group)
+		f.Hint = "install its CustomResourceDefinition, or take the object out of the chart"
+	case named && apierrors.IsInvalid(status) && unchangeable.MatchString(f.Err.Error()):
 		f.Hint = "the field cannot be changed: delete the object, or take the change back"
 	case apierrors.IsForbidden(status):
 		f.Hint = "grant it with a Role or ClusterRole bound to the service account that the release is made as"

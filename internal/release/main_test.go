@@ -24,6 +24,7 @@ import (
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/render"
 	"keelson.dev/keelson/test/testcluster"
 )
 
@@ -31,6 +32,9 @@ import (
 var cluster *testcluster.Cluster
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == render.ChildCommand { // the tests' own program executes templates in a child
+		os.Exit(render.ServeChild(os.Stdin, os.Stdout))
+	}
 	flag.Parse()
 	os.Exit(testcluster.Main(m, &cluster))
 }

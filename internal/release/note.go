@@ -55,6 +55,13 @@ func Done(want Want, d Decision, rec delivery.ReleaseRecord, res Result, err err
 		n.tested()
 	case Unlock:
 		n.unlocked()
+	case Note:
+		if last := n.rec.Latest(); last != nil && last.Action == delivery.RollbackRelease {
+			n.remember(delivery.RollbackRelease)
+			n.remedied(reasonRolledBack, ReasonRollback, "rollback to previous release")
+		} else {
+			n.released()
+		}
 	case Repair:
 		n.repaired()
 	}
@@ -110,19 +117,34 @@ func (n *noter) named() string {
 	return n.d.Target.String() + " with chart " + n.want.ChartName + "@" + n.want.ChartVersion
 }
 
+// releases is whether it is an install or an upgrade that has ended.
+func (n *noter) releases() delivery.ReleaseAction {
+	noted := n.d.Action == Note || n.d.Action == TakeOver && n.res.Unchanged && n.d.State == Unnoted // what made it is known
+	if last := n.rec.Latest(); n.d.Action == Install || noted && last != nil && last.Action == delivery.InstallRelease {
+		return delivery.InstallRelease
+	}
+	return delivery.UpgradeRelease
+}
+
 // released is the end of an install or an upgrade (the messages are upstream's).
 func (n *noter) released() {
 	word, reason, failed := "upgrade", reasonUpgraded, ReasonUpgrade
-	action := delivery.UpgradeRelease
-	if n.d.Action == Install {
-		word, reason, failed, action = "install", reasonInstalled, ReasonInstall, delivery.InstallRelease
+	action := n.releases()
+	if action == delivery.InstallRelease {
+		word, reason, failed = "install", reasonInstalled, ReasonInstall
 	}
 	n.remember(action)
-	n.rec.AttemptedTook = n.res.Took
+	n.rec.AttemptedAction = action
+	if n.d.Action != Note { // how long that took is not known
+		n.rec.AttemptedTook = n.res.Took.Round(time.Millisecond)
+	}
 	n.rec.Remediated, n.rec.TestSuccess = delivery.Verdict{}, delivery.Verdict{}
 	if n.err == nil {
 		n.rec.Released = delivery.Verdict{Status: "True", Reason: reason, Message: fmt.Sprintf("Helm %s succeeded for release %s", word, n.named())}
 		n.rec.Drifted = delivery.Verdict{}
+		if last := n.rec.Latest(); last != nil {
+			n.rec.Made = delivery.Made{Version: last.Version, Generation: n.want.App.Generation}
+		}
 		if !n.want.App.Release.Test.Enable {
 			n.rec.Forgive()
 		}
@@ -136,7 +158,7 @@ func (n *noter) released() {
 	if len(n.res.Snapshots) == 0 || errors.Is(n.err, ErrCancelled) {
 		return // nothing to remedy: it is tried again (upstream counts only what was written)
 	}
-	if n.d.Action == Install {
+	if action == delivery.InstallRelease {
 		n.rec.InstallFailures++
 	} else {
 		n.rec.UpgradeFailures++

@@ -5,12 +5,14 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -76,7 +78,9 @@ func (o *objects) need(app delivery.ID, kinds map[schema.GroupVersionKind]bool) 
 		w := o.watches[gvk]
 		if w == nil {
 			w = &objectWatch{users: map[delivery.ID]bool{}}
-			if err := o.start(gvk, w); err != nil {
+			if err := o.start(gvk, w); meta.IsNoMatchError(err) {
+				continue // there are no objects of it
+			} else if err != nil {
 				return false, err
 			}
 			o.watches[gvk] = w
@@ -134,14 +138,14 @@ func (o *objects) start(gvk schema.GroupVersionKind, w *objectWatch) error {
 		ListWithContextFunc: func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
 			opts.LabelSelector = selector
 			list, err := resource.List(ctx, opts)
-			o.hear(w, err)
+			o.hear(gvk, w, err)
 			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
 			opts.LabelSelector = selector
 			events, err := resource.Watch(ctx, opts)
 			if opts.SendInitialEvents == nil || !apierrors.IsInvalid(err) {
-				o.hear(w, err)
+				o.hear(gvk, w, err)
 			}
 			return events, err
 		},
@@ -153,9 +157,16 @@ func (o *objects) start(gvk schema.GroupVersionKind, w *objectWatch) error {
 	return nil
 }
 
-func (o *objects) hear(w *objectWatch, err error) {
+// hear takes in what a request of a watch has come to. A kind that the server does not know any more has no objects.
+func (o *objects) hear(gvk schema.GroupVersionKind, w *objectWatch, err error) {
 	o.mu.Lock()
-	news := (err == nil) != (w.err == nil)
+	lost := false
+	if unserved(err) && o.watches[gvk] == w {
+		before := len(o.there)
+		maps.DeleteFunc(o.there, func(ref delivery.Ref, _ thing) bool { return ref.GroupKind() == gvk.GroupKind() })
+		lost = len(o.there) < before
+	}
+	news := lost || (err == nil) != (w.err == nil)
 	w.err = err
 	var users []delivery.ID
 	for app := range w.users {

@@ -17,7 +17,8 @@
 // change helps: Decide counts attempts, not time. Where the app is deleted, [ForDeletion] takes the place of Decide. [Engine.Render] tells what an upgrade would make.
 //
 // A process that is killed in the middle of an action leaves a release that is "pending-…" or "uninstalling"; Decide takes it up from
-// there. Errors of Act are [delivery.Fault]s that name the template, the values' path, the hook and its Pod, or the object.
+// there. One that ends between the last write of a release and that of the status leaves a version that the record does not know; Decide tells
+// it by who wrote it, and takes note of it. Errors of Act are [delivery.Fault]s that name the template, the values' path, the hook and its Pod, or the object.
 //
 // Drift is looked for where the app says so: Observe tells of it, from watches of the objects with the origin labels; [Options.Touched]
 // tells when it is time to observe.
@@ -135,6 +136,12 @@ func (e *Engine) Observe(ctx context.Context, app delivery.App, record delivery.
 	}
 	seen := Seen{Writer: rec.writer, Known: knows(last, &stored)}
 	seen.Latest = &stored
+	if !seen.Known && rec.writer == kube.FieldManager {
+		var err error
+		if seen.Missed, seen.Whole, err = e.missed(ctx, app, record, at); err != nil {
+			return Seen{}, err
+		}
+	}
 	if stored.Status == statusFailed || last != nil && last.TestFailed() {
 		var err error
 		if seen.Gone, err = e.gone(ctx, app, record, at); err != nil {

@@ -363,6 +363,8 @@ func TestBadCharts(t *testing.T) {
 	w := newWorld(t)
 	schema := files("1.0.0", simple())
 	schema["values.schema.json"] = &fstest.MapFile{Data: []byte(`{"type":"object","properties":{"replicas":{"type":"integer"}}}`)}
+	wants := files("1.0.0", simple())
+	wants["Chart.yaml"].Data = append(wants["Chart.yaml"].Data, "kubeVersion: \">=99.0.0\"\n"...)
 	for _, c := range []struct {
 		name   string
 		chart  fstest.MapFS
@@ -373,6 +375,7 @@ func TestBadCharts(t *testing.T) {
 		{"a template that fails", files("1.0.0", map[string]string{"templates/a.yaml": "a: 1\nb: {{ .Values.no.such }}\n"}), nil, "templates/a.yaml:2", []string{"nil pointer"}},
 		{"a template that cannot be parsed", files("1.0.0", map[string]string{"templates/a.yaml": "a: 1\n{{ if }}\n"}), nil, "templates/a.yaml:2", nil},
 		{"values against the schema", schema, map[string]any{"replicas": "many"}, "values.schema.json", []string{"/replicas"}},
+		{"another Kubernetes version", wants, nil, "Chart.yaml", []string{"wants Kubernetes >=99.0.0", "this is v1."}},
 		{"an unknown kind", files("1.0.0", map[string]string{"templates/a.yaml": "apiVersion: no.such/v1\nkind: Thing\nmetadata: {name: a}\n"}), nil, "templates/a.yaml: Thing.no.such/a", []string{"no kind Thing"}},
 		{"an invalid object", files("1.0.0", map[string]string{"templates/a.yaml": "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 99999}]}\n"}), nil, "templates/a.yaml: Service/" + w.ns + "/a", []string{"99999"}},
 	} {

@@ -66,12 +66,14 @@ type task struct {
 	Dir     string   // a kustomize build of this folder
 	Chart   *chart   // the templates of this chart
 	Jsonnet *snippet // the evaluation of this file
+
+	Templates *templates // the templates of this chart, with all that they are given
 }
 
 // what names a task for people.
 func (t task) what() string {
 	switch {
-	case t.Chart != nil:
+	case t.Chart != nil, t.Templates != nil:
 		return "rendering the chart"
 	case t.Jsonnet != nil:
 		return "evaluating " + t.Jsonnet.File
@@ -83,7 +85,9 @@ func (t task) what() string {
 type question struct {
 	Op     string // childReady, childRead, …
 	Name   string
+	Args   []string
 	Made   []product
+	Texts  map[string]string
 	Failed string // why there is no result
 	Where  string // where that is, as file:line; may be empty
 	Hint   string // what to do about it; may be empty
@@ -95,6 +99,7 @@ const (
 	childIsDir  = "isDir"
 	childExists = "exists"
 	childAbs    = "abs"
+	childLookup = "lookup"
 	childDone   = "done"
 )
 
@@ -332,6 +337,13 @@ func (p *parent) answer(q question) (a answer) {
 		a.OK = p.fsys.IsDir(q.Name)
 	case childExists:
 		a.OK = p.fsys.Exists(q.Name)
+	case childLookup:
+		l, ok := p.fsys.(cluster)
+		if !ok {
+			err = errors.New("there is no cluster to look it up in")
+			break
+		}
+		a.Data, err = l.lookup(q.Args)
 	case childAbs:
 		var dir filesys.ConfirmedDir
 		dir, a.Base, err = p.fsys.CleanedAbs(q.Name)
@@ -439,6 +451,8 @@ func (t *task) perform(c childFS) (done question) {
 	switch {
 	case t.Chart != nil:
 		done.Made, err = t.Chart.render()
+	case t.Templates != nil:
+		done.Texts, err = t.Templates.execute(c.lookup)
 	case t.Jsonnet != nil:
 		done.Made, err = t.Jsonnet.evaluate(c)
 	default:
@@ -479,7 +493,11 @@ type childFS struct {
 }
 
 func (c childFS) ask(op, name string) (answer, error) {
-	if send(c.out, question{Op: op, Name: path.Clean(name)}) != nil {
+	return c.inquire(question{Op: op, Name: path.Clean(name)})
+}
+
+func (c childFS) inquire(q question) (answer, error) {
+	if send(c.out, q) != nil {
 		os.Exit(childOrphaned)
 	}
 	a := <-c.answers

@@ -29,9 +29,6 @@ const (
 	reasonFailed = "Failed" // an index cannot be fetched
 )
 
-// errNoVersion: a repository has no such chart, or no such version of it.
-var errNoVersion = errors.New("no such version")
-
 const (
 	indexPrefix = ".index-" // of indexes' files; New clears them away
 	// maxIdleIndex is how long an index is kept that nobody asks for.
@@ -292,11 +289,10 @@ func chooseVersion(chart, want string, versions []string) (string, error) {
 	if best := highest(want, versions); best != "" {
 		return best, nil
 	}
-	some := slices.Clone(versions[:min(len(versions), 6)])
-	if len(some) < len(versions) {
-		some = append(some, "…")
+	if len(versions) == 0 {
+		return "", fmt.Errorf("%w: chart %s has no version at all", errNoVersion, chart)
 	}
-	return "", fmt.Errorf("%w: chart %s has no version '%s'; there is: %s", errNoVersion, chart, want, strings.Join(some, ", "))
+	return "", fmt.Errorf("%w: chart %s has no version '%s'; there is: %s", errNoVersion, chart, want, nearVersions(want, versions))
 }
 
 // versions are those of a chart in a repository's index.
@@ -320,7 +316,10 @@ func (f *Fetcher) versions(ctx context.Context, t target, timeout time.Duration,
 		return nil, err
 	}
 	if len(versions) == 0 {
-		return nil, fmt.Errorf("%w: the repository has no chart %s", errNoVersion, chart)
+		if len(x.charts) == 0 {
+			return nil, fmt.Errorf("%w: the repository has no chart %s", errNoChart, chart)
+		}
+		return nil, fmt.Errorf("%w: the repository has no chart %s; there is: %s", errNoChart, chart, nearNames(chart, x.charts))
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -602,7 +601,13 @@ func chartFault(t target, what, hint string, err error) error {
 	switch {
 	case errors.Is(err, errNoVersion):
 		f.Retry = delivery.OnChange
-		if f.Hint == "" {
+		switch {
+		case f.Hint != "":
+		case errors.Is(err, errNoChart):
+			f.Hint = "correct chart, or publish it there"
+		case errors.Is(err, errNoRepository):
+			f.Hint = "check " + t.words.url + " and the chart's name; a private one is often not found without credentials"
+		default:
 			f.Hint = "correct " + t.words.version + ", or publish that version"
 		}
 	case errors.Is(err, errIndex):

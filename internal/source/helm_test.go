@@ -312,7 +312,7 @@ func TestIndexForms(t *testing.T) {
 			if _, err := fs.Stat(snap.FS, "templates/cm.yaml"); err != nil {
 				t.Error(err)
 			}
-			if _, err := f.Resolve(t.Context(), h.source("none", "*")); err == nil || !strings.Contains(err.Error(), "has no chart none") {
+			if _, err := f.Resolve(t.Context(), h.source("none", "*")); err == nil || !strings.Contains(err.Error(), "no such chart: the repository has no chart none") {
 				t.Error(err)
 			}
 		})
@@ -331,6 +331,31 @@ func TestIndexItemsAreBounded(t *testing.T) {
 		f, _ := newFetcher(t)
 		if _, err := f.Resolve(t.Context(), h.source("web", "*")); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.40s: %v, want %s", item, err, want)
+		}
+	}
+}
+
+// TestNear: what lacks is named, a chart or a version of it, and what there is instead, the likeliest first.
+func TestNear(t *testing.T) {
+	h := newHelmRepo(t)
+	h.index = "apiVersion: v1\nentries:\n"
+	for name, versions := range map[string][]string{
+		"wordpress": {"1.0.0", "3.10.9", "3.9.0", "3.10.10", "2.0.0", "nightly", "3.11.0", "4.0.0"}, "wordpress-stack": {"1.0.0"}, "redis": {"1.0.0"},
+	} {
+		h.index += "  " + name + ":\n"
+		for _, v := range versions {
+			h.index += "  - {name: " + name + ", version: " + v + ", urls: [a.tgz]}\n"
+		}
+	}
+	f, _ := newFetcher(t)
+	for _, c := range []struct{ chart, version, want string }{
+		{"wordpress", "3.10.1", "no such version: chart wordpress has no version '3.10.1'; there is: 3.10.10, 3.10.9, 3.11.0, 3.9.0, 4.0.0, 2.0.0, … " +
+			"(hint: correct chart or targetRevision, or publish that version)"},
+		{"word-press", "*", "no such chart: the repository has no chart word-press; there is: wordpress, wordpress-stack (hint: correct chart, or publish it there)"},
+		{"mysql", "*", "no such chart: the repository has no chart mysql; there is: redis, wordpress, wordpress-stack (hint: correct chart, or publish it there)"},
+	} {
+		if _, err := f.Resolve(t.Context(), h.source(c.chart, c.version)); err == nil || !strings.HasSuffix(err.Error(), c.want) {
+			t.Errorf("%s %s: %v\nwant %s", c.chart, c.version, err, c.want)
 		}
 	}
 }

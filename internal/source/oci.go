@@ -148,6 +148,9 @@ func registryError(err error) error {
 		case http.StatusUnauthorized, http.StatusForbidden:
 			return fmt.Errorf("%w: %w", git.ErrAuth, text)
 		case http.StatusNotFound, http.StatusGone:
+			if slices.ContainsFunc(answer.Errors, func(d transport.Diagnostic) bool { return d.Code == transport.NameUnknownErrorCode }) {
+				return fmt.Errorf("%w: %w", errNoRepository, text)
+			}
 			return fmt.Errorf("%w: %w", errNoVersion, text)
 		}
 		if refuses(answer.StatusCode) {
@@ -157,7 +160,7 @@ func registryError(err error) error {
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return fmt.Errorf("%w: the registry's answer is larger than %d MiB", errArchive, maxManifest>>20)
 	}
-	for _, known := range []error{errArchive, errNoVersion, git.ErrAuth, git.ErrRepoNotFound, git.ErrRefused} {
+	for _, known := range []error{errArchive, errNoRepository, errNoVersion, git.ErrAuth, git.ErrRepoNotFound, git.ErrRefused} {
 		if errors.Is(err, known) {
 			return err
 		}
@@ -287,10 +290,18 @@ func (t target) highestTag(ctx context.Context, ref artifactRef) (delivery.Revis
 		}
 	}
 	if best == nil {
-		return delivery.Revision{}, badRange(t, "spec.ref", fmt.Errorf("%w: of %d tags none is in the range '%s'", errNoVersion, len(tags), ref.name))
+		return delivery.Revision{}, badRange(t, "spec.ref", fmt.Errorf("%w: of %d tags none is in the range '%s'%s", errNoVersion, len(tags), ref.name, theseAre(ref.name, tags)))
 	}
 	digest, err := r.digest(ctx, r.Tag(found))
 	return delivery.Revision{Name: found, Commit: digest}, err
+}
+
+// theseAre names tags that are there.
+func theseAre(want string, tags []string) string {
+	if len(tags) == 0 {
+		return ""
+	}
+	return "; there is: " + nearVersions(want, tags)
 }
 
 // badRange tells that no tag can be found.

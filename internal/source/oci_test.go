@@ -146,7 +146,7 @@ func TestOCICharts(t *testing.T) {
 			}
 		}
 	}
-	for want, text := range map[string]string{"3.x": "chart web has no version '3.x'; there is: 0.1.0", "9.9.9": "has no version '9.9.9'", "what is this": "has no version"} {
+	for want, text := range map[string]string{"3.x": "chart web has no version '3.x'; there is: 2.0.0-rc.1, 1.10.0", "9.9.9": "has no version '9.9.9'", "what is this": "has no version"} {
 		src := repository("oci://"+o.host()+"/charts", want)
 		src.Chart = "web"
 		_, err := f.Resolve(t.Context(), src)
@@ -157,7 +157,8 @@ func TestOCICharts(t *testing.T) {
 	}
 	src := repository("oci://"+o.host()+"/charts", "*")
 	src.Chart = "none"
-	if _, err := f.Resolve(t.Context(), src); err == nil || !strings.Contains(err.Error(), "no such version") {
+	if _, err := f.Resolve(t.Context(), src); err == nil || !strings.Contains(err.Error(), "the registry has no such repository") ||
+		!strings.Contains(err.Error(), "and the chart's name") {
 		t.Errorf("an unknown chart: %v", err)
 	}
 }

@@ -33,6 +33,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -496,6 +497,9 @@ func wordsOf(src delivery.Source) words {
 	return w
 }
 
+// onBuiltInHost is what the built-in Git host says of a repository that is not there.
+var onBuiltInHost = regexp.MustCompile(`\bkeelson git create [A-Za-z0-9._/-]+`)
+
 // fault tells people what failed, with the reason and, where no better hint is given, what to do about it.
 func fault(t target, what, hint string, err error) error {
 	if f := (*delivery.Fault)(nil); errors.As(err, &f) {
@@ -515,6 +519,10 @@ func fault(t target, what, hint string, err error) error {
 			standard = fmt.Sprintf(t.words.noSecret, what)
 		}
 	case errors.Is(err, git.ErrRepoNotFound):
+		if make := onBuiltInHost.FindString(err.Error()); make != "" {
+			standard = make + ", and push to it; or correct " + t.words.url
+			break
+		}
 		standard = "check " + t.words.url + "; a private repository is often not found without credentials"
 	case errors.Is(err, git.ErrRefused):
 		standard = "check " + t.words.url + " and " + t.words.secret

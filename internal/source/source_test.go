@@ -241,7 +241,7 @@ func TestFaults(t *testing.T) {
 	}{
 		"no credentials":    {func(s *delivery.Source) { s.Credentials = delivery.Credentials{} }, source.ReasonAuth, delivery.Backoff, []string{"authentication failed", "spec.secretRef"}},
 		"wrong credentials": {func(s *delivery.Source) { s.Credentials.Password = "wrong-password" }, source.ReasonAuth, delivery.Backoff, []string{"authentication failed", "check the Secret"}},
-		"no repository":     {func(s *delivery.Source) { s.URL = w.url("absent") }, source.ReasonGit, delivery.Backoff, []string{"repository not found", "check spec.url"}},
+		"no repository":     {func(s *delivery.Source) { s.URL = w.url("absent") }, source.ReasonGit, delivery.Backoff, []string{"repository not found", "(hint: keelson git create absent, and push to it; or correct spec.url)"}},
 		"unreachable":       {func(s *delivery.Source) { s.URL = "http://127.0.0.1:1/r.git" }, source.ReasonGit, delivery.Backoff, []string{"remote is unreachable", "127.0.0.1:1/r.git"}},
 		"unknown branch":    {func(s *delivery.Source) { s.Ref = delivery.GitRef{Branch: "nope"} }, source.ReasonGit, delivery.OnChange, []string{"unknown ref: refs/heads/nope", "a branch there is: main"}},
 		"unknown tag":       {func(s *delivery.Source) { s.Ref = delivery.GitRef{Tag: "nope"} }, source.ReasonGit, delivery.OnChange, []string{"refs/tags/nope", "a tag there is: v1"}},

@@ -1,0 +1,536 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+const (
+	// timeLimit is what a call may take, waiting for others included.
+	timeLimit = 30 * time.Second
+	// checkLimit is what looking for damage may take at a start; [DB.Check] looks everywhere.
+	checkLimit = 200 * time.Millisecond
+)
+
+// Options of a store.
+type Options struct {
+	Key    []byte           // KeySize bytes, see [OpenKey]
+	Now    func() time.Time // nil: time.Now
+	Logger *slog.Logger     // what happens to the database itself; nil: nobody is told
+}
+
+// DB is a store. Its methods may be called at the same time.
+type DB struct {
+	path   string
+	now    func() time.Time
+	log    *slog.Logger
+	sealer sealer
+	lock   *os.File
+	writer *pool
+	reader *pool
+	closed chan struct{}
+	close  func() error
+
+	durable bool // what the writer's connection was set to; who has the connection may touch it
+
+	ids      ids
+	logs     *logs
+	feed     feed
+	asked    signal // there is a command
+	answered signal // a command has its answer
+	taking   sync.Mutex
+	taken    int64 // the last command that was taken
+}
+
+// Open opens the database in a file, or makes a new one, and brings its schema up to date. Its logs are in the directory logs beside
+// it. The error is [ErrLocked] where another process has it open, [ErrTooNew], [ErrWrongKey] or [ErrCorrupt].
+func Open(path string, o Options) (*DB, error) {
+	db := &DB{path: path, now: o.Now, log: o.Logger, closed: make(chan struct{})}
+	if db.now == nil {
+		db.now = time.Now
+	}
+	if db.log == nil {
+		db.log = slog.New(slog.DiscardHandler)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeLimit)
+	defer cancel()
+	if err := db.open(ctx, o.Key); err != nil {
+		if db.writer != nil {
+			err = errors.Join(err, db.writer.Close(), db.reader.Close())
+		}
+		if db.lock != nil {
+			db.lock.Close()
+		}
+		return nil, err
+	}
+	db.close = sync.OnceValue(db.shut)
+	return db, nil
+}
+
+func (db *DB) open(ctx context.Context, key []byte) error {
+	doing := "open " + db.path
+	var err error
+	if db.sealer, err = newSealer(key); err != nil {
+		return fmt.Errorf("store: %s: %w", doing, err)
+	}
+	if db.lock, err = lockFile(db.path + ".lock"); err != nil {
+		return db.wrap(doing, err)
+	}
+	writer, reader, err := open(db.path)
+	if err != nil {
+		return db.wrap(doing, err)
+	}
+	db.writer, db.reader = &pool{DB: writer}, &pool{DB: reader}
+	if err := db.look(ctx); err != nil {
+		return db.wrap(doing, err)
+	}
+	if err := db.migrate(ctx); err != nil {
+		return db.wrap(doing, err)
+	}
+	if err := db.checkKey(ctx); err != nil {
+		return db.wrap(doing, err)
+	}
+	err = db.write(ctx, true, func(tx *tx) error {
+		start, err := tx.take("start", 1)
+		db.feed.begin(start)
+		return err
+	})
+	if err != nil {
+		return db.wrap(doing, err)
+	}
+	db.logs = newLogs(filepath.Join(filepath.Dir(db.path), "logs"))
+	if err := db.buryLogs(ctx); err != nil {
+		db.log.Warn("the logs of deleted pipelines are still there", "err", err)
+	}
+	return nil
+}
+
+// lockFile keeps the database for this process; its end lets go.
+func lockFile(path string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w: %s is locked; end it first", ErrLocked, path)
+		}
+		return nil, err
+	}
+	return f, nil
+}
+
+// look refuses a file that is damaged or somebody else's before anything is written to it.
+func (db *DB) look(ctx context.Context) error {
+	if err := private(db.path); err != nil {
+		return err
+	}
+	var tables, ours int
+	if err := db.reader.QueryRowContext(ctx, countTables).Scan(&tables); err != nil {
+		return err
+	}
+	if tables == 0 {
+		return nil
+	}
+	if err := db.reader.QueryRowContext(ctx, isMigrated).Scan(&ours); err != nil {
+		return err
+	}
+	if ours == 0 {
+		return errors.New("it is the database of another program; name another file")
+	}
+	short, cancel := context.WithTimeout(ctx, checkLimit)
+	defer cancel()
+	found, err := findings(short, db.reader, quickCheck)
+	if short.Err() != nil && ctx.Err() == nil {
+		db.log.Debug("the database is too large to be checked at a start", "path", db.path)
+		return nil
+	}
+	if err == nil && found != "" {
+		err = fmt.Errorf("%w: %s; %s", ErrCorrupt, found, restore(db.path))
+	}
+	return err
+}
+
+// private makes the file of a new database readable for its owner only; SQLite gives its other files the same mode.
+func private(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// findings runs a check; empty: the database is sound.
+func findings(ctx context.Context, from *pool, check string) (string, error) {
+	rows, err := from.QueryContext(ctx, check)
+	if err != nil {
+		return "", err
+	}
+	defer rows.Close()
+	var found []string
+	for rows.Next() {
+		var text string
+		if err := rows.Scan(&text); err != nil {
+			return "", err
+		}
+		if text != "ok" {
+			found = append(found, text)
+		}
+	}
+	return strings.Join(found, "; "), rows.Err()
+}
+
+// Check reads the whole database and tells what is damaged. It takes seconds per gigabyte, and as long as ctx lets it.
+func (db *DB) Check(ctx context.Context) error {
+	found, err := findings(ctx, db.reader, integrityCheck)
+	if err == nil && found != "" {
+		err = fmt.Errorf("%w: %s; %s", ErrCorrupt, found, restore(db.path))
+	}
+	return db.wrap("check "+db.path, err)
+}
+
+// migration is a numbered file of SQL.
+type migration struct {
+	version int
+	name    string
+	sql     string
+}
+
+func readMigrations(from fs.FS) ([]migration, error) {
+	files, err := fs.Glob(from, "migrations/*.sql") // in the order of their names
+	if err != nil {
+		return nil, err
+	}
+	all := make([]migration, len(files))
+	for i, file := range files {
+		text, err := fs.ReadFile(from, file)
+		if err != nil {
+			return nil, err
+		}
+		name := strings.TrimSuffix(filepath.Base(file), ".sql")
+		number, _, _ := strings.Cut(name, "_")
+		version, err := strconv.Atoi(number)
+		if err != nil || version != i+1 {
+			return nil, fmt.Errorf("migration %s should have the number %d", name, i+1)
+		}
+		all[i] = migration{version, name, string(text)}
+	}
+	return all, nil
+}
+
+// migrate applies what the database does not have yet, each migration in a transaction of its own.
+func (db *DB) migrate(ctx context.Context) error {
+	all, err := readMigrations(migrations)
+	if err != nil {
+		return err
+	}
+	var has int
+	err = db.write(ctx, true, func(tx *tx) error {
+		if _, err := tx.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied INTEGER NOT NULL) STRICT`); err != nil {
+			return err
+		}
+		return tx.row(`SELECT coalesce(max(version), 0) FROM schema_migrations`).Scan(&has)
+	})
+	if err != nil {
+		return err
+	}
+	if has > len(all) {
+		return fmt.Errorf("%w: it has version %d, and this program knows %d; start the newer program, or put back the backup from before it", ErrTooNew, has, len(all))
+	}
+	for _, m := range all[has:] {
+		err := db.write(ctx, true, func(tx *tx) error {
+			if _, err := tx.ExecContext(ctx, m.sql); err != nil {
+				return err
+			}
+			return tx.exec(`INSERT INTO schema_migrations (version, name, applied) VALUES (?, ?, ?)`, m.version, m.name, micros(db.now()))
+		})
+		if err != nil {
+			return fmt.Errorf("migration %s: %w", m.name, err)
+		}
+		db.log.Info("the database has a new schema", "path", db.path, "migration", m.name)
+	}
+	return nil
+}
+
+// checkKey seals a value in a new database, and finds out with it later whether a key is the database's.
+func (db *DB) checkKey(ctx context.Context) error {
+	at := place("sealing.sealed_check")
+	var sealed []byte
+	err := db.write(ctx, true, func(tx *tx) error {
+		if _, err := tx.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS sealing (id INTEGER PRIMARY KEY, sealed_check BLOB NOT NULL) STRICT`); err != nil {
+			return err
+		}
+		err := tx.row(`SELECT sealed_check FROM sealing WHERE id = 1`).Scan(&sealed)
+		if !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		sealed = db.sealer.seal(at, []byte(rand.Text()))
+		return tx.exec(`INSERT INTO sealing (id, sealed_check) VALUES (1, ?)`, sealed)
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := db.sealer.open(at, sealed); err != nil {
+		return fmt.Errorf("%w: it was made with another one; put back its key file", ErrWrongKey)
+	}
+	return nil
+}
+
+// Close ends what waits, waits for what is being written and closes the database. Logs that are open can no longer be written.
+func (db *DB) Close() error { return db.close() }
+
+func (db *DB) shut() error {
+	close(db.closed)
+	if conn, err := db.writer.Conn(context.Background()); err == nil { // nobody writes now, and whoever comes later is refused
+		_ = conn.Close()
+	}
+	db.logs.close()
+	err := errors.Join(db.reader.Close(), db.writer.Close()) // the last one moves the write-ahead log into the database
+	db.lock.Close()
+	return err
+}
+
+// pool is connections, and the statements that are prepared on them.
+type pool struct {
+	*sql.DB
+	statements sync.Map // query -> *sql.Stmt; the queries are those of this package, so there are few
+}
+
+// prepare keeps statements for queries that were seen for the first time.
+func (p *pool) prepare(ctx context.Context, queries []string) {
+	for _, query := range queries {
+		s, err := p.PrepareContext(ctx, query)
+		if err != nil {
+			continue // it goes without
+		}
+		if _, twice := p.statements.LoadOrStore(query, s); twice {
+			_ = s.Close()
+		}
+	}
+}
+
+// tx is a transaction.
+type tx struct {
+	*sql.Tx
+	pool    *pool
+	ctx     context.Context
+	changes []Change // told when it is committed
+	unknown []string // queries that are not prepared yet
+}
+
+func (db *DB) isClosed() bool {
+	select {
+	case <-db.closed:
+		return true
+	default:
+		return false
+	}
+}
+
+// errTime is why a call has ended that took too long.
+var errTime = fmt.Errorf("it took longer than %s", timeLimit)
+
+func (db *DB) begin(ctx context.Context) (context.Context, context.CancelFunc, error) {
+	if db.isClosed() {
+		return nil, nil, ErrClosed
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, timeLimit, errTime)
+	return ctx, cancel, nil
+}
+
+// write runs f in a transaction that is the only one, and tells what it has changed. A durable one is on the disk when write returns.
+func (db *DB) write(ctx context.Context, durable bool, f func(*tx) error) error {
+	ctx, cancel, err := db.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	t := &tx{pool: db.writer, ctx: ctx}
+	if err := db.transact(t, durable, f); err != nil {
+		return db.ended(ctx, err)
+	}
+	db.writer.prepare(ctx, t.unknown) // now that the connection is free
+	return nil
+}
+
+// ended gives the reason of an error that comes from the end of ctx, or of the store.
+func (db *DB) ended(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil && (errors.Is(err, ctx.Err()) || interrupted(err)) {
+		return cause
+	}
+	if db.isClosed() && !isOurs(err) {
+		return fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	return err
+}
+
+func (db *DB) transact(t *tx, durable bool, f func(*tx) error) (err error) {
+	conn, err := db.writer.Conn(t.ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	if db.isClosed() {
+		return ErrClosed
+	}
+	if durable || db.durable { // always for a durable one: the connection may be a new one, and they are not
+		if _, err := conn.ExecContext(t.ctx, setSynchronous+synchronous(durable)); err != nil {
+			return err
+		}
+		db.durable = durable
+	}
+	t.Tx, err = conn.BeginTx(t.ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := f(t); err != nil {
+		if rerr := t.Rollback(); rerr != nil && !errors.Is(rerr, sql.ErrTxDone) { // done: ctx has ended it
+			err = errors.Join(err, rerr)
+		}
+		return err
+	}
+	if err := t.Commit(); err != nil {
+		return err
+	}
+	db.feed.add(t.changes) // while nobody else writes: in the order of the transactions
+	return nil
+}
+
+// stmt gives a prepared statement for a query; nil: it is not prepared yet.
+func (t *tx) stmt(query string) *sql.Stmt {
+	if s, ok := t.pool.statements.Load(query); ok {
+		return t.StmtContext(t.ctx, s.(*sql.Stmt))
+	}
+	t.unknown = append(t.unknown, query)
+	return nil
+}
+
+func (t *tx) exec(query string, args ...any) error {
+	_, err := t.count(query, args...)
+	return err
+}
+
+// count tells how many rows a statement has changed.
+func (t *tx) count(query string, args ...any) (int64, error) {
+	var result sql.Result
+	var err error
+	if s := t.stmt(query); s != nil {
+		result, err = s.ExecContext(t.ctx, args...)
+	} else {
+		result, err = t.ExecContext(t.ctx, query, args...)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+func (t *tx) row(query string, args ...any) *sql.Row {
+	if s := t.stmt(query); s != nil {
+		return s.QueryRowContext(t.ctx, args...)
+	}
+	return t.QueryRowContext(t.ctx, query, args...)
+}
+
+// each calls f for each row.
+func (t *tx) each(f func(scan func(...any) error) error, query string, args ...any) error {
+	var rows *sql.Rows
+	var err error
+	if s := t.stmt(query); s != nil {
+		rows, err = s.QueryContext(t.ctx, args...)
+	} else {
+		rows, err = t.QueryContext(t.ctx, query, args...)
+	}
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := f(rows.Scan); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// numbers collects the rows of one column.
+func (t *tx) numbers(into *[]int64, query string, args ...any) error {
+	return t.each(func(scan func(...any) error) error {
+		var n int64
+		err := scan(&n)
+		*into = append(*into, n)
+		return err
+	}, query, args...)
+}
+
+// changed has a change told when the transaction is committed.
+func (t *tx) changed(c Change) { t.changes = append(t.changes, c) }
+
+// read runs f in a transaction that sees the database as it is at its begin. It waits for nobody who writes.
+func (db *DB) read(ctx context.Context, f func(*tx) error) error {
+	ctx, cancel, err := db.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	t := &tx{pool: db.reader, ctx: ctx}
+	if t.Tx, err = db.reader.BeginTx(ctx, &sql.TxOptions{ReadOnly: true}); err != nil {
+		return db.ended(ctx, err)
+	}
+	err = f(t)
+	if rerr := t.Rollback(); rerr != nil && !errors.Is(rerr, sql.ErrTxDone) {
+		err = errors.Join(err, rerr)
+	}
+	if err != nil {
+		return db.ended(ctx, err)
+	}
+	db.reader.prepare(ctx, t.unknown)
+	return nil
+}
+
+// micros is a time as it is stored; at is the other way.
+func micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+func at(micros int64) time.Time {
+	if micros == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(micros).UTC()
+}
+
+// flag is a truth as it is stored.
+func flag(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
