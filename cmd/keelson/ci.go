@@ -28,14 +28,22 @@ import (
 
 func ciCommand(g *global) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "ci", Short: "Check, explain and run pipelines (.gitlab-ci.yml) in a working tree", Args: args(cobra.NoArgs),
-		Long: `The ci commands work on the .gitlab-ci.yml of the working tree around the current folder, as it is there: what is not committed
+		Use: "ci", Short: "Check, explain and run pipelines (.gitlab-ci.yml), here and on the instance", Args: args(cobra.NoArgs),
+		Long: `The first ci commands work on the .gitlab-ci.yml of the working tree around the current folder, as it is there: what is not committed
 counts. No server is needed.
 
   keelson ci lint            all that is wrong with it, and what is seldom meant
   keelson ci list            which job runs on which event
   keelson ci explain JOB     why a job runs, or does not
-  keelson ci run             run it here`,
+  keelson ci run             run it here
+
+What is pushed to the built-in Git host of an instance (keelson up) is run there:
+
+  keelson ci pipelines       the pipelines, the newest first
+  keelson ci show ID         a pipeline with its jobs
+  keelson ci logs ID JOB     what a job says; -f follows it
+  keelson ci play ID JOB     a manual job; also retry and cancel
+  keelson ci trigger PROJECT make a pipeline now`,
 		RunE: func(*cobra.Command, []string) error {
 			return withCode(exitUsage, hintf(errors.New("ci what?"), "keelson ci --help lists the commands"))
 		},
@@ -43,6 +51,7 @@ counts. No server is needed.
 	cmd.AddCommand(
 		ciLintCommand(g), ciListCommand(g), ciExplainCommand(g), ciGraphCommand(g), ciVariablesCommand(g), ciEvalCommand(g),
 		ciSimulateCommand(g), ciRunCommand(g),
+		ciPipelinesCommand(g), ciShowCommand(g), ciLogsCommand(g), ciTriggerCommand(g), ciPlayCommand(g), ciRetryCommand(g), ciCancelCommand(g),
 	)
 	return cmd
 }

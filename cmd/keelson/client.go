@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+	keelsonv1 "keelson.dev/keelson/api/v1alpha1"
 	"keelson.dev/keelson/internal/kube"
 )
 
@@ -88,7 +89,7 @@ func (g *global) connect() (client.WithWatch, *kube.Cluster, error) {
 func newClient(config *rest.Config) (client.WithWatch, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(corev1.AddToScheme(scheme), coordinationv1.AddToScheme(scheme), kustomizev1.AddToScheme(scheme), sourcev1.AddToScheme(scheme),
-		argocdv1.AddToScheme(scheme), helmv2.AddToScheme(scheme), authenticationv1.AddToScheme(scheme)); err != nil {
+		argocdv1.AddToScheme(scheme), keelsonv1.AddToScheme(scheme), helmv2.AddToScheme(scheme), authenticationv1.AddToScheme(scheme)); err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
 	}
 	mapper := meta.NewDefaultRESTMapper(nil)
@@ -100,6 +101,7 @@ func newClient(config *rest.Config) (client.WithWatch, error) {
 	for _, kind := range []string{"Event", "ConfigMap", "Secret"} {
 		mapper.Add(corev1.SchemeGroupVersion.WithKind(kind), meta.RESTScopeNamespace)
 	}
+	mapper.Add(keelsonv1.GroupVersion.WithKind(keelsonv1.ProjectKind), meta.RESTScopeNamespace)
 	mapper.Add(kustomizev1.GroupVersion.WithKind(kustomizev1.KustomizationKind), meta.RESTScopeNamespace)
 	mapper.Add(helmv2.GroupVersion.WithKind(helmv2.HelmReleaseKind), meta.RESTScopeNamespace)
 	for _, kind := range []string{sourcev1.GitRepositoryKind, sourcev1.OCIRepositoryKind, sourcev1.HelmRepositoryKind, sourcev1.HelmChartKind} {

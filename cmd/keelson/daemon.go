@@ -40,6 +40,7 @@ type Daemon struct {
 	Nodes      int           // of the embedded cluster
 	Sample     bool          // seed the sample, in the user's cluster too; the embedded cluster always has it
 	Timeout    time.Duration // how long to wait for everything to be healthy before saying that it is not
+	Jobs       int           // of pipelines, at a time; 0: as many as the machine takes
 	Pprof      bool          // serve profiles of the process beside the dashboard
 	Share      share         // of the cluster's objects
 	Policy     delivery.Policy
@@ -57,6 +58,7 @@ type Daemon struct {
 	lister   lazyLister
 	state    lazyState
 	hooks    lazyHooks
+	ci       lazyPipelines
 	cluster  *clusterProcess
 	failed   chan error // a part that ended by itself
 	looked   func(context.Context) (bool, error)
@@ -127,6 +129,9 @@ func (d *Daemon) start(ctx context.Context) error {
 		return err
 	}
 	d.lister.set(clusterLister{client: c})
+	if s := d.ci.get(); s != nil {
+		s.cluster.set(c)
+	}
 	if err := d.control(ctx); err != nil {
 		return err
 	}
@@ -179,7 +184,7 @@ func (d *Daemon) serve() (err error) {
 	}
 	d.inst.Port = port
 	d.pushes = make(chan string)
-	d.host, err = githost.New(githost.Options{Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed})
+	d.host, err = githost.New(githost.Options{Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed, Allow: d.ci.allow})
 	if err != nil {
 		return fmt.Errorf("start the Git host: %w", err)
 	}
@@ -189,7 +194,14 @@ func (d *Daemon) serve() (err error) {
 	if d.Pprof {
 		dashboard.Pprof = pprofHandler()
 	}
+	// Without pipelines everything else goes on: what is kept of them may be damaged.
+	pipelines, err := startPipelines(filepath.Join(d.Data, ciDir), d.inst, d.host, d.Jobs, d.Logger)
+	if err != nil {
+		d.Logger.Error("no pipelines are played", "error", err)
+	}
+	d.ci.set(pipelines, err)
 	mux := newMux(dashboard, d.host, &d.hooks)
+	mux.Handle(web.PipelinesPath, &d.ci)
 	d.serving = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(d.Logger.Handler(), slog.LevelWarn)}
 	go func() {
 		if err := d.serving.Serve(d.listener); !errors.Is(err, http.ErrServerClosed) {
@@ -201,7 +213,12 @@ func (d *Daemon) serve() (err error) {
 }
 
 // pushed passes a push on, without making it wait for controllers that are still starting.
-func (d *Daemon) pushed(p githost.Push) { go func() { d.pushes <- p.Repository }() }
+func (d *Daemon) pushed(p githost.Push) {
+	if s := d.ci.get(); s != nil {
+		s.pushed(p)
+	}
+	go func() { d.pushes <- p.Repository }()
+}
 
 // connect starts the embedded cluster, or finds the user's.
 func (d *Daemon) connect(ctx context.Context) (*rest.Config, error) {
@@ -314,6 +331,10 @@ func (d *Daemon) Close() error {
 		cancel()
 	} else if d.listener != nil {
 		errs = append(errs, d.listener.Close())
+	}
+	if s := d.ci.get(); s != nil {
+		errs = append(errs, s.shut())
+		d.ci.set(nil, errors.New("the instance ends"))
 	}
 	if d.cluster != nil {
 		errs = append(errs, d.cluster.stop())

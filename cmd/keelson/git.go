@@ -1,15 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -50,7 +47,7 @@ func runGitCreate(ctx context.Context, g *global, name string) error {
 		return fmt.Errorf("create repository %s: %w", name, err)
 	}
 	var info githost.Info
-	inst, err := g.callHost(ctx, http.MethodPost, body, &info)
+	inst, err := g.callAPI(ctx, http.MethodPost, githost.APIPath, body, &info)
 	if err != nil {
 		return fmt.Errorf("create repository %s: %w", name, err)
 	}
@@ -62,7 +59,7 @@ func runGitList(ctx context.Context, g *global) error {
 	var answer struct {
 		Repositories []githost.Info `json:"repositories"`
 	}
-	inst, err := g.callHost(ctx, http.MethodGet, nil, &answer)
+	inst, err := g.callAPI(ctx, http.MethodGet, githost.APIPath, nil, &answer)
 	if err != nil {
 		return fmt.Errorf("list repositories: %w", err)
 	}
@@ -77,42 +74,4 @@ func runGitList(ctx context.Context, g *global) error {
 		}
 		return t.flush()
 	})
-}
-
-// callHost asks the instance's Git host, with its token, and decodes the answer into out.
-func (g *global) callHost(ctx context.Context, method string, body []byte, out any) (instance, error) {
-	inst, err := readInstance(g.data)
-	if errors.Is(err, fs.ErrNotExist) {
-		return inst, hintf(fmt.Errorf("there is no instance in %s", g.data), "keelson up --data %s starts one", g.data)
-	}
-	if err != nil {
-		return inst, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, method, inst.base()+githost.APIPath, bytes.NewReader(body))
-	if err != nil {
-		return inst, err
-	}
-	req.Header.Set("Authorization", "Bearer "+inst.Token)
-	req.Header.Set("Content-Type", "application/json")
-	res, err := (&http.Client{Transport: &http.Transport{}}).Do(req) // no proxy: the host is on this machine
-	if err != nil {
-		return inst, hintf(err, "keelson up --data %s starts the instance", g.data)
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, 8<<20))
-	if err != nil {
-		return inst, err
-	}
-	if res.StatusCode >= http.StatusBadRequest {
-		var refused struct {
-			Error string `json:"error"`
-		}
-		if json.Unmarshal(b, &refused) != nil || refused.Error == "" {
-			refused.Error = res.Status
-		}
-		return inst, errors.New(refused.Error)
-	}
-	return inst, json.Unmarshal(b, out)
 }

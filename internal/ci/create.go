@@ -165,6 +165,22 @@ func defaultBranch(p Project) string {
 	return strings.TrimPrefix(name, "refs/heads/")
 }
 
+// FullRef gives the full name of a branch or tag of a project; empty: of its default branch.
+func FullRef(p Project, name string) (string, error) {
+	if name == "" {
+		return "refs/heads/" + defaultBranch(p), nil
+	}
+	if strings.HasPrefix(name, "refs/") {
+		return name, nil
+	}
+	for _, full := range []string{"refs/heads/" + name, "refs/tags/" + name} {
+		if _, err := resolve(p.Dir, full); err == nil {
+			return full, nil
+		}
+	}
+	return "", fmt.Errorf("project %s has no branch or tag %s", p.Path, name)
+}
+
 func resolve(dir, ref string) (string, error) {
 	repo, err := git.Open(dir, git.Options{})
 	if err != nil {

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os/user"
+	"time"
+)
+
+// openAPI sends a request to the instance, with its token. The answer's body is the caller's to close; an answer that says no is an error.
+func (g *global) openAPI(ctx context.Context, method, path string, body []byte) (instance, *http.Response, error) {
+	inst, err := readInstance(g.data)
+	if errors.Is(err, fs.ErrNotExist) {
+		return inst, nil, hintf(fmt.Errorf("there is no instance in %s", g.data), "keelson up --data %s starts one", g.data)
+	}
+	if err != nil {
+		return inst, nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, method, inst.base()+path, bytes.NewReader(body))
+	if err != nil {
+		return inst, nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+inst.Token)
+	req.Header.Set("Content-Type", "application/json")
+	if me, err := user.Current(); err == nil {
+		req.Header.Set("X-Keelson-User", me.Username)
+	}
+	res, err := (&http.Client{Transport: &http.Transport{}}).Do(req) // no proxy: the host is on this machine
+	if err != nil {
+		return inst, nil, hintf(err, "keelson up --data %s starts the instance", g.data)
+	}
+	if res.StatusCode < http.StatusBadRequest {
+		return inst, res, nil
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	if err != nil {
+		return inst, nil, err
+	}
+	var refused struct {
+		Error string `json:"error"`
+	}
+	if json.Unmarshal(b, &refused) != nil || refused.Error == "" {
+		refused.Error = res.Status
+	}
+	return inst, nil, errors.New(refused.Error)
+}
+
+// callAPI asks the instance and decodes the answer into out; nil: there is none.
+func (g *global) callAPI(ctx context.Context, method, path string, body []byte, out any) (instance, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	inst, res, err := g.openAPI(ctx, method, path, body)
+	if err != nil {
+		return inst, err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, 64<<20))
+	if err != nil || out == nil {
+		return inst, err
+	}
+	return inst, json.Unmarshal(b, out)
+}

@@ -1,0 +1,344 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	keelsonv1 "keelson.dev/keelson/api/v1alpha1"
+	"keelson.dev/keelson/internal/ci"
+	"keelson.dev/keelson/internal/githost"
+	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/pipeline/artifact"
+	"keelson.dev/keelson/internal/pipeline/executor"
+	"keelson.dev/keelson/internal/pipeline/executor/shell"
+	"keelson.dev/keelson/internal/store"
+	"keelson.dev/keelson/internal/web"
+)
+
+// ciDir is what the server of pipelines keeps, below the data directory.
+const ciDir = "ci"
+
+// pipelineServer plays the pipelines of an instance's repositories.
+type pipelineServer struct {
+	*ci.Server
+	api     http.Handler
+	close   []io.Closer // in the order of closing
+	stop    context.CancelFunc
+	done    chan struct{}
+	cluster *lazyProjects
+}
+
+// startPipelines opens what is kept of pipelines and plays on. Projects are known once [lazyProjects.set] has been called.
+func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log *slog.Logger) (_ *pipelineServer, err error) {
+	s := &pipelineServer{done: make(chan struct{}), cluster: newLazyProjects(host)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.shut())
+		}
+	}()
+	builds := filepath.Join(dir, "builds")
+	if err := os.RemoveAll(builds); err != nil { // of a process that was killed
+		return nil, fmt.Errorf("remove what jobs have left: %w", err)
+	}
+	if err := os.MkdirAll(builds, 0o700); err != nil {
+		return nil, fmt.Errorf("make the directory of jobs: %w", err)
+	}
+	key, err := store.OpenKey(filepath.Join(dir, "store.key"))
+	if err != nil {
+		return nil, err
+	}
+	db, err := store.Open(filepath.Join(dir, "store.db"), store.Options{Key: key, Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	s.close = append(s.close, db)
+	artifacts, err := artifact.Open(filepath.Join(dir, "artifacts"), artifact.Options{})
+	if err != nil {
+		return nil, err
+	}
+	s.close = append(s.close, artifacts)
+	x, err := shell.New(shell.Options{Runner: executor.Runner{Version: version, Disposable: true}, IgnoreServices: false})
+	if err != nil {
+		return nil, err
+	}
+	s.close = append(s.close, x)
+	s.Server, err = ci.New(ci.Options{
+		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: x, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.api = web.LocalOnly(web.NewPipelines(web.PipelinesOptions{Store: db, Create: s.create, Token: inst.Token}))
+	ctx, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	go func() {
+		defer close(s.done)
+		if err := s.Serve(ctx); err != nil && ctx.Err() == nil {
+			log.Error("play pipelines", "error", err)
+		}
+	}()
+	return s, nil
+}
+
+// shut ends all jobs and closes what is kept.
+func (s *pipelineServer) shut() error {
+	if s.stop != nil {
+		s.stop()
+		<-s.done
+	}
+	var errs []error
+	for _, c := range slices.Backward(s.close) {
+		errs = append(errs, c.Close())
+	}
+	s.close, s.stop = nil, nil
+	return errors.Join(errs...)
+}
+
+// pushed passes a push on.
+func (s *pipelineServer) pushed(p githost.Push) {
+	push := ci.Push{Repository: p.Repository, User: p.User, Options: p.Options}
+	for _, c := range p.Changes {
+		push.Changes = append(push.Changes, ci.RefChange(c))
+	}
+	s.Pushed(push)
+}
+
+// create makes a pipeline that a person asks for.
+func (s *pipelineServer) create(ctx context.Context, n web.NewPipeline, user string) (store.Pipeline, error) {
+	p, err := s.cluster.Named(ctx, n.Project)
+	if err != nil {
+		return store.Pipeline{}, fmt.Errorf("project %s: %w", n.Project, err)
+	}
+	e := ci.Event{Project: n.Project, Source: pipeline.SourceWeb, User: user, IgnoreSkip: true}
+	if e.Ref, err = ci.FullRef(p, n.Ref); err != nil {
+		return store.Pipeline{}, err
+	}
+	for name, value := range n.Variables {
+		e.Variables = append(e.Variables, pipeline.Variable{Name: name, Value: value, Origin: pipeline.OriginPipeline})
+	}
+	slices.SortFunc(e.Variables, func(a, b pipeline.Variable) int { return strings.Compare(a.Name, b.Name) })
+	for name, value := range n.Inputs {
+		if e.Inputs == nil {
+			e.Inputs = map[string]pipeline.Input{}
+		}
+		e.Inputs[name] = pipeline.Input{Value: value}
+	}
+	return s.Create(ctx, e)
+}
+
+// lazyPipelines answers requests that come before there is a server of pipelines, or where there is none.
+type lazyPipelines struct {
+	mu     sync.Mutex
+	server *pipelineServer
+	why    error // there is none
+}
+
+func (l *lazyPipelines) set(s *pipelineServer, why error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.server, l.why = s, why
+}
+
+func (l *lazyPipelines) get() *pipelineServer {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.server
+}
+
+// allow is the Git host's port for tokens of jobs.
+func (l *lazyPipelines) allow(token, repository string, write bool) error {
+	if s := l.get(); s != nil {
+		return s.Allow(token, repository, write)
+	}
+	return errors.New("the token is wrong")
+}
+
+// ServeHTTP implements [http.Handler].
+func (l *lazyPipelines) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	l.mu.Lock()
+	s, why := l.server, l.why
+	l.mu.Unlock()
+	if s != nil {
+		s.api.ServeHTTP(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusServiceUnavailable)
+	fmt.Fprintf(w, "{\"error\":%q}\n", "no pipelines are played here: "+cmp.Or(redactedError(why), "the instance is starting"))
+}
+
+func redactedError(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// lazyProjects tells which projects there are by the Project objects of the cluster, once it is known. A repository of the Git host that no
+// Project names is a project of its own, with the settings of a new one.
+type lazyProjects struct {
+	host  *githost.Host
+	known chan struct{}
+	c     client.Client // once known is closed
+}
+
+func newLazyProjects(host *githost.Host) *lazyProjects {
+	return &lazyProjects{host: host, known: make(chan struct{})}
+}
+
+func (l *lazyProjects) set(c client.Client) {
+	l.c = c
+	close(l.known)
+}
+
+// all lists the projects; of several with one path the oldest is that project.
+func (l *lazyProjects) all(ctx context.Context) ([]keelsonv1.Project, error) {
+	select {
+	case <-l.known:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	var list keelsonv1.ProjectList
+	if err := l.c.List(ctx, &list); err != nil {
+		return nil, fmt.Errorf("list Projects: %w", err)
+	}
+	slices.SortFunc(list.Items, func(a, b keelsonv1.Project) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name))
+	})
+	taken := map[string]bool{}
+	return slices.DeleteFunc(list.Items, func(p keelsonv1.Project) bool {
+		again := taken[pathOf(p)]
+		taken[pathOf(p)] = true
+		return again
+	}), nil
+}
+
+func pathOf(p keelsonv1.Project) string { return cmp.Or(p.Spec.Path, p.Spec.Repository) }
+
+// Of implements [ci.Projects].
+func (l *lazyProjects) Of(ctx context.Context, repository string) ([]ci.Project, error) {
+	all, err := l.all(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []ci.Project
+	var failed []error
+	named := false
+	for _, p := range all {
+		if p.Spec.Repository != repository {
+			continue
+		}
+		named = true
+		resolved, err := l.resolve(ctx, p)
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		out = append(out, resolved)
+	}
+	if !named && !slices.ContainsFunc(all, func(p keelsonv1.Project) bool { return pathOf(p) == repository }) {
+		out = append(out, l.plain(repository))
+	}
+	return out, errors.Join(failed...)
+}
+
+// Named implements [ci.Projects].
+func (l *lazyProjects) Named(ctx context.Context, path string) (ci.Project, error) {
+	all, err := l.all(ctx)
+	if err != nil {
+		return ci.Project{}, err
+	}
+	for _, p := range all {
+		if pathOf(p) == path {
+			return l.resolve(ctx, p)
+		}
+	}
+	if githost.CheckName(path) == nil && l.host.Exists(path) && !slices.ContainsFunc(all, func(p keelsonv1.Project) bool { return p.Spec.Repository == path }) {
+		return l.plain(path), nil
+	}
+	return ci.Project{}, fmt.Errorf("%w: %s is neither a Project nor a repository", ci.ErrNoProject, path)
+}
+
+// plain is the project of a repository that no Project names.
+func (l *lazyProjects) plain(repository string) ci.Project {
+	return ci.Project{Path: repository, Repository: repository, Dir: l.host.Dir(repository)}
+}
+
+// resolve reads the values of a project's variables.
+func (l *lazyProjects) resolve(ctx context.Context, p keelsonv1.Project) (ci.Project, error) {
+	name := p.Namespace + "/" + p.Name
+	if err := githost.CheckName(p.Spec.Repository); err != nil {
+		return ci.Project{}, fmt.Errorf("Project %s: %w", name, err)
+	}
+	if !l.host.Exists(p.Spec.Repository) {
+		return ci.Project{}, fmt.Errorf("Project %s: there is no repository %s: keelson git create %s makes it", name, p.Spec.Repository, p.Spec.Repository)
+	}
+	out := l.plain(p.Spec.Repository)
+	out.Path, out.DefaultBranch, out.ConfigPath = pathOf(p), p.Spec.DefaultBranch, p.Spec.ConfigPath
+	out.ReadableBy, out.Suspended = p.Spec.ReadableBy, p.Spec.Suspend
+	if p.Spec.Protected != nil {
+		out.ProtectedBranches, out.ProtectedTags = append([]string{}, p.Spec.Protected.Branches...), p.Spec.Protected.Tags
+	}
+	for _, v := range p.Spec.Variables {
+		variable := pipeline.Variable{
+			Name: v.Name, Value: v.Value, File: v.Type == "file", Protected: v.Protected, Scope: v.Environment, Raw: v.Expand != nil && !*v.Expand,
+			Masked: v.Masked != nil && *v.Masked, Origin: pipeline.OriginProject,
+		}
+		if from := v.ValueFrom; from != nil {
+			value, there, err := l.value(ctx, p.Namespace, from)
+			if err != nil {
+				return ci.Project{}, fmt.Errorf("Project %s: variable %s: %w", name, v.Name, err)
+			}
+			if !there {
+				continue // it is optional
+			}
+			variable.Value, variable.Masked = value, from.SecretKeyRef != nil && (v.Masked == nil || *v.Masked) || variable.Masked
+		}
+		out.Variables = append(out.Variables, variable)
+	}
+	return out, nil
+}
+
+// value reads a key of a Secret or a ConfigMap; there is false where it is not there and need not be.
+func (l *lazyProjects) value(ctx context.Context, namespace string, from *keelsonv1.VariableSource) (value string, there bool, err error) {
+	var obj client.Object = &corev1.Secret{}
+	var name, key string
+	optional := false
+	switch {
+	case from.SecretKeyRef != nil:
+		name, key, optional = from.SecretKeyRef.Name, from.SecretKeyRef.Key, from.SecretKeyRef.Optional != nil && *from.SecretKeyRef.Optional
+	case from.ConfigMapKeyRef != nil:
+		obj = &corev1.ConfigMap{}
+		name, key, optional = from.ConfigMapKeyRef.Name, from.ConfigMapKeyRef.Key, from.ConfigMapKeyRef.Optional != nil && *from.ConfigMapKeyRef.Optional
+	default:
+		return "", false, errors.New("valueFrom names neither a Secret nor a ConfigMap")
+	}
+	err = l.c.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, obj)
+	if client.IgnoreNotFound(err) != nil {
+		return "", false, err
+	}
+	switch o := obj.(type) {
+	case *corev1.Secret:
+		data, ok := o.Data[key]
+		value, there = string(data), ok
+	case *corev1.ConfigMap:
+		value, there = o.Data[key]
+	}
+	if !there && !optional {
+		return "", false, fmt.Errorf("there is no key %s in %T %s/%s", key, obj, namespace, name)
+	}
+	return value, there, nil
+}

@@ -1,0 +1,390 @@
+package web
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"keelson.dev/keelson/internal/store"
+)
+
+// PipelinesPath is where the API of pipelines is.
+const PipelinesPath = "/api/v1/"
+
+// NewPipeline is what a person asks for with POST /api/v1/pipelines.
+type NewPipeline struct {
+	Project   string            `json:"project"`             // path
+	Ref       string            `json:"ref"`                 // branch or tag; empty: the default branch
+	Variables map[string]string `json:"variables,omitempty"` // pipeline variables
+	Inputs    map[string]any    `json:"inputs,omitempty"`    // for spec:inputs
+}
+
+// Ask is what a person asks for with POST /api/v1/pipelines/ID/ACTION.
+type Ask struct {
+	Jobs       []string `json:"jobs,omitempty"`       // names; none: the whole pipeline
+	Dependants bool     `json:"dependants,omitempty"` // of a retry: also what comes after the jobs
+}
+
+// PipelineDetail is a pipeline with its jobs.
+type PipelineDetail struct {
+	store.Pipeline
+	ProjectPath string           `json:"projectPath"`
+	Jobs        []store.Job      `json:"jobs"`               // all attempts
+	Children    []store.Pipeline `json:"children,omitempty"` // pipelines that its jobs have started
+}
+
+// PipelineList is a page of pipelines.
+type PipelineList struct {
+	Pipelines []ListedPipeline `json:"pipelines"`
+	Next      int64            `json:"next,omitempty"` // before=NEXT gives the next page; 0: this is the last one
+}
+
+// ListedPipeline is a pipeline in a list.
+type ListedPipeline struct {
+	store.Pipeline
+	ProjectPath string `json:"projectPath"`
+}
+
+// PipelinesOptions of the API of pipelines.
+type PipelinesOptions struct {
+	Store *store.DB
+	// Create makes a pipeline; the error is for whoever has asked.
+	Create func(ctx context.Context, p NewPipeline, user string) (store.Pipeline, error)
+	Token  string // whoever has it may do everything
+}
+
+// NewPipelines serves pipelines as JSON, and their logs as text. Every request needs the token.
+//
+//	GET  /api/v1/pipelines?project=&ref=&status=&sha=&before=&limit=
+//	POST /api/v1/pipelines                      makes one: [NewPipeline]
+//	GET  /api/v1/pipelines/ID
+//	POST /api/v1/pipelines/ID/play|retry|cancel [Ask]; answered when it is done
+//	GET  /api/v1/jobs/ID
+//	GET  /api/v1/jobs/ID/log?offset=&follow=1   text as the job writes it; with follow until the job is over
+//	GET  /api/v1/projects
+func NewPipelines(o PipelinesOptions) http.Handler {
+	s := &pipelines{o}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /api/v1/projects", s.projects)
+	mux.HandleFunc("GET /api/v1/pipelines", s.list)
+	mux.HandleFunc("POST /api/v1/pipelines", s.create)
+	mux.HandleFunc("GET /api/v1/pipelines/{id}", s.show)
+	mux.HandleFunc("POST /api/v1/pipelines/{id}/{action}", s.ask)
+	mux.HandleFunc("GET /api/v1/jobs/{id}", s.job)
+	mux.HandleFunc("GET /api/v1/jobs/{id}/log", s.log)
+	return s.guard(mux)
+}
+
+type pipelines struct{ PipelinesOptions }
+
+const (
+	maxAsk     = 1 << 20          // bytes of a request
+	askTimeout = time.Minute      // until a command is done
+	readLimit  = 10 * time.Second // of a look into the store
+)
+
+// guard lets only those in who have the token.
+func (s *pipelines) guard(next http.Handler) http.Handler {
+	want := sha256.Sum256([]byte(s.Token))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set("Cache-Control", "no-store")
+		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		given := sha256.Sum256([]byte(token))
+		if !ok || s.Token == "" || subtle.ConstantTimeCompare(given[:], want[:]) != 1 {
+			refuse(w, http.StatusUnauthorized, errors.New("the token is missing or wrong"))
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, maxAsk)
+		next.ServeHTTP(w, r)
+	})
+}
+
+func refuse(w http.ResponseWriter, status int, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]string{"error": err.Error()}) // the client may be gone
+}
+
+// fail answers with an error of the store.
+func fail(w http.ResponseWriter, err error) {
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		refuse(w, http.StatusNotFound, err)
+	default:
+		refuse(w, http.StatusServiceUnavailable, err)
+	}
+}
+
+func answerJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v) // the client may be gone
+}
+
+// number reads a number of the path or the query; it has been answered where that fails.
+func number(w http.ResponseWriter, name, text string) (int64, bool) {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 0 {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("%s: %q is no number", name, text))
+		return 0, false
+	}
+	return n, true
+}
+
+// paths gives the paths of projects by their numbers.
+func (s *pipelines) paths(ctx context.Context) (map[int64]string, error) {
+	all, err := s.Store.Projects(ctx)
+	out := make(map[int64]string, len(all))
+	for _, p := range all {
+		out[p.ID] = p.Name
+	}
+	return out, err
+}
+
+func (s *pipelines) projects(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), readLimit)
+	defer cancel()
+	all, err := s.Store.Projects(ctx)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	answerJSON(w, map[string]any{"projects": append([]store.Project{}, all...)})
+}
+
+func (s *pipelines) list(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), readLimit)
+	defer cancel()
+	q := r.URL.Query()
+	f := store.PipelineFilter{Ref: q.Get("ref"), Status: q.Get("status"), SHA: q.Get("sha"), Source: q.Get("source"), Limit: 20}
+	for name, into := range map[string]func(int64){"before": func(n int64) { f.Before = n }, "limit": func(n int64) { f.Limit = int(min(n, 1000)) }} {
+		if text := q.Get(name); text != "" {
+			n, ok := number(w, name, text)
+			if !ok {
+				return
+			}
+			into(n)
+		}
+	}
+	if path := q.Get("project"); path != "" {
+		p, err := s.Store.Project(ctx, path)
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		f.Project = p.ID
+	}
+	all, err := s.Store.Pipelines(ctx, f)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	paths, err := s.paths(ctx)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	out := PipelineList{Pipelines: make([]ListedPipeline, len(all))}
+	for i, p := range all {
+		out.Pipelines[i] = ListedPipeline{Pipeline: p, ProjectPath: paths[p.Project]}
+	}
+	if len(all) == f.Limit && len(all) > 0 {
+		out.Next = all[len(all)-1].ID
+	}
+	answerJSON(w, out)
+}
+
+func (s *pipelines) show(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), readLimit)
+	defer cancel()
+	id, ok := number(w, "pipeline", r.PathValue("id"))
+	if !ok {
+		return
+	}
+	p, err := s.Store.Pipeline(ctx, id)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	d := PipelineDetail{Pipeline: p}
+	if d.Jobs, err = s.Store.Jobs(ctx, id); err != nil {
+		fail(w, err)
+		return
+	}
+	paths, err := s.paths(ctx)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	d.ProjectPath = paths[p.Project]
+	for _, j := range d.Jobs {
+		children, err := s.Store.Pipelines(ctx, store.PipelineFilter{Parent: j.ID})
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		d.Children = append(d.Children, children...)
+	}
+	answerJSON(w, d)
+}
+
+func (s *pipelines) create(w http.ResponseWriter, r *http.Request) {
+	var p NewPipeline
+	if !decode(w, r, &p) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), askTimeout)
+	defer cancel()
+	made, err := s.Create(ctx, p, askedBy(r))
+	if err != nil {
+		refuse(w, http.StatusUnprocessableEntity, err)
+		return
+	}
+	w.Header().Set("Location", fmt.Sprintf("/api/v1/pipelines/%d", made.ID))
+	answerJSON(w, made)
+}
+
+// decode reads a request; it has been answered where that fails.
+func decode(w http.ResponseWriter, r *http.Request, into any) bool {
+	d := json.NewDecoder(r.Body)
+	d.DisallowUnknownFields()
+	err := d.Decode(into)
+	if errors.Is(err, io.EOF) {
+		return true
+	}
+	if err != nil {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("read the request: %w", err))
+	}
+	return err == nil
+}
+
+// askedBy is who asks, as they say themselves: there is one token.
+func askedBy(r *http.Request) string {
+	name := r.Header.Get("X-Keelson-User")
+	if name == "" || len(name) > 100 || strings.ContainsFunc(name, func(c rune) bool { return c < ' ' || c == 0x7f }) {
+		return "somebody"
+	}
+	return name
+}
+
+func (s *pipelines) ask(w http.ResponseWriter, r *http.Request) {
+	id, ok := number(w, "pipeline", r.PathValue("id"))
+	if !ok {
+		return
+	}
+	action := r.PathValue("action")
+	switch action {
+	case "play", "retry", "cancel":
+	default:
+		refuse(w, http.StatusNotFound, fmt.Errorf("%q is nothing that can be done with a pipeline: play, retry and cancel are", action))
+		return
+	}
+	var ask Ask
+	if !decode(w, r, &ask) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), askTimeout)
+	defer cancel()
+	p, err := s.Store.Pipeline(ctx, id)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	args, err := json.Marshal(map[string]bool{"dependants": ask.Dependants})
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, err)
+		return
+	}
+	command, err := s.Store.Enqueue(ctx, store.Command{Kind: action, Project: p.Project, Pipeline: id, Jobs: ask.Jobs, User: askedBy(r), Args: args})
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	refusal, err := s.Store.Await(ctx, command)
+	switch {
+	case err != nil:
+		fail(w, err)
+	case refusal != "":
+		refuse(w, http.StatusConflict, errors.New(refusal))
+	default:
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+func (s *pipelines) job(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), readLimit)
+	defer cancel()
+	id, ok := number(w, "job", r.PathValue("id"))
+	if !ok {
+		return
+	}
+	j, err := s.Store.Job(ctx, id)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	answerJSON(w, j)
+}
+
+// log sends a job's log from an offset, and where that is asked for what comes until the job is over.
+func (s *pipelines) log(w http.ResponseWriter, r *http.Request) {
+	id, ok := number(w, "job", r.PathValue("id"))
+	if !ok {
+		return
+	}
+	var offset int64
+	if text := r.URL.Query().Get("offset"); text != "" {
+		if offset, ok = number(w, "offset", text); !ok {
+			return
+		}
+	}
+	if _, err := s.Store.Job(r.Context(), id); err != nil {
+		fail(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	control := http.NewResponseController(w)
+	_ = control.SetWriteDeadline(time.Time{}) // a job takes its time; who does not read is noticed by the connection
+	if r.URL.Query().Get("follow") == "" {
+		s.copyLog(w, id, offset)
+		return
+	}
+	tail := s.Store.Follow(r.Context(), id, offset)
+	defer func() { _ = tail.Close() }() // it was only read
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := tail.Read(buf)
+		if n > 0 {
+			if _, werr := w.Write(buf[:n]); werr != nil {
+				return
+			}
+			_ = control.Flush() // the next write tells
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (s *pipelines) copyLog(w io.Writer, id, offset int64) {
+	for {
+		chunk, size, err := s.Store.ReadLog(id, offset, 1<<20)
+		if err != nil || len(chunk) == 0 {
+			return
+		}
+		if _, err := w.Write(chunk); err != nil {
+			return
+		}
+		if offset += int64(len(chunk)); offset >= size {
+			return
+		}
+	}
+}
