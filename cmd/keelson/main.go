@@ -14,13 +14,8 @@ import (
 )
 
 func main() {
-	switch strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe") {
-	case "kubectl":
-		os.Exit(runKubectl())
-	case "helm":
-		os.Exit(runHelm())
-	case "kustomize":
-		os.Exit(runKustomize())
+	if run, ok := deployTools[strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe")]; ok {
+		os.Exit(run())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), endSignals()...)
 	code := execute(ctx, os.Args[1:], stdStreams())
