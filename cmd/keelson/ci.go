@@ -35,14 +35,15 @@ counts. No server is needed.
   keelson ci lint            all that is wrong with it, and what is seldom meant
   keelson ci list            which job runs on which event
   keelson ci explain JOB     why a job runs, or does not
-  keelson ci run             run it here`,
+  keelson ci run             run it here
+  keelson ci rbac            the service account and role for jobs that deploy`,
 		RunE: func(*cobra.Command, []string) error {
 			return withCode(exitUsage, hintf(errors.New("ci what?"), "keelson ci --help lists the commands"))
 		},
 	}
 	cmd.AddCommand(
 		ciLintCommand(g), ciListCommand(g), ciExplainCommand(g), ciGraphCommand(g), ciVariablesCommand(g), ciEvalCommand(g),
-		ciSimulateCommand(g), ciRunCommand(g),
+		ciSimulateCommand(g), ciRunCommand(g), ciRBACCommand(g),
 	)
 	return cmd
 }
