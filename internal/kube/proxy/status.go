@@ -36,16 +36,13 @@ var reasons = map[int]metav1.StatusReason{
 
 // write answers as an API server would.
 func (f *refusal) write(w http.ResponseWriter) {
-	message := redact.Text(f.message)
 	reason, ok := reasons[f.code]
 	if !ok {
 		reason = metav1.StatusReasonUnknown
 	}
 	b, err := json.Marshal(metav1.Status{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"},
-		Status:   metav1.StatusFailure, Reason: reason, Message: message, Code: int32(f.code),
-		// Some clients show nothing but the causes, where the reason is one of those that they know.
-		Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: metav1.CauseTypeUnexpectedServerResponse, Message: message}}},
+		Status:   metav1.StatusFailure, Reason: reason, Message: redact.Text(f.message), Code: int32(f.code),
 	})
 	if err != nil { // no such value can be
 		w.WriteHeader(http.StatusInternalServerError)

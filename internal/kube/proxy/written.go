@@ -98,6 +98,10 @@ func tell(resp *http.Response) error {
 	}
 	written := *way.write
 	written.Created = resp.StatusCode == http.StatusCreated && written.Subresource == ""
+	if written.Verb == "deletecollection" { // it answers with what was there, which may be much
+		way.OnWrite(written)
+		return nil
+	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		// The write is done all the same; only its answer got lost.
@@ -128,9 +132,6 @@ type answer struct {
 
 // read takes from an answer what it says of the object. An answer that cannot be read says nothing.
 func (w *Written) read(contentType string, body []byte) {
-	if w.Verb == "deletecollection" { // it answers with what was there
-		return
-	}
 	var a answer
 	if decode(contentType, body, &a, a.unmarshal) != nil {
 		return
