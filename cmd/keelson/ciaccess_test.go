@@ -116,6 +116,19 @@ func (w *jobsWorld) rbac(args ...string) {
 	w.must(err)
 	w.write("rbac.yaml", string(out))
 	w.admin("apply", "-f", "rbac.yaml")
+	// The server's authorizer watches roles: it knows them a moment later.
+	subject := "--as=system:serviceaccount:shop:" + strings.Fields(w.admin("get", "-f", "rbac.yaml", "-o", "jsonpath={.items[0].metadata.name}"))[0]
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		cmd := exec.CommandContext(w.Context(), "kubectl", "auth", "can-i", "create", "services", "-n", "shop", subject)
+		cmd.Env = append(os.Environ(), "KUBECONFIG="+w.cluster.Kubeconfig)
+		out, err := cmd.CombinedOutput()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.Fatalf("the role is not in force: %s", out)
+		}
+	}
 }
 
 // grant writes the variables of a job that may use an account of the namespace shop.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	authnv1 "k8s.io/api/authentication/v1"
+	authzv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -75,7 +76,24 @@ func newWorld(t *testing.T, o Options) *world {
 		RoleRef:    rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "Role", Name: "deploy"},
 	}, metav1.CreateOptions{})
 	w.must(err)
+	w.waitAllowed()
 	return w
+}
+
+// waitAllowed waits until the server's authorizer has seen the role, which it watches.
+func (w *world) waitAllowed() {
+	w.Helper()
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		review, err := w.admin.AuthorizationV1().SubjectAccessReviews().Create(w.Context(), &authzv1.SubjectAccessReview{Spec: authzv1.SubjectAccessReviewSpec{
+			User:               Account{w.ns, "deploy"}.user(),
+			ResourceAttributes: &authzv1.ResourceAttributes{Verb: "create", Resource: "configmaps", Namespace: w.ns},
+		}}, metav1.CreateOptions{})
+		w.must(err)
+		if review.Status.Allowed {
+			return
+		}
+	}
+	w.Fatal("the role is not in force")
 }
 
 // serve has a server listen, and notes where.
