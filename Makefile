@@ -38,13 +38,14 @@ help: ## list the targets
 
 # The program is linked aside and copied to its place: the pages of a copied file are mapped in small pieces, which
 # takes a third off the memory that a short command is charged with (Linux maps whole folios of the page cache).
-build: ## build bin/keelson, bin/keelson-cluster, bin/kubectl and bin/helm
+build: ## build bin/keelson, bin/keelson-cluster, bin/kubectl, bin/helm and bin/kustomize
 	@mkdir -p bin .out
 	@echo "building bin/keelson"
 	@$(GOBUILD) -o .out/keelson ./cmd/keelson 2>&1 | $(COUNT) name=keelson
 	@cmp -s .out/keelson bin/keelson || install -m 755 .out/keelson bin/keelson
 	@ln -sf keelson bin/kubectl
 	@ln -sf keelson bin/helm
+	@ln -sf keelson bin/kustomize
 	@echo "building bin/keelson-cluster"
 	@cd cluster && $(GOBUILD) -o ../bin/keelson-cluster . 2>&1 | $(COUNT) name=keelson-cluster
 

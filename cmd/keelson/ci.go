@@ -36,6 +36,7 @@ counts. No server is needed.
   keelson ci list            which job runs on which event
   keelson ci explain JOB     why a job runs, or does not
   keelson ci run             run it here
+  keelson ci rbac            the service account and role for jobs that deploy
 
 What is pushed to the built-in Git host of an instance (keelson up) is run there:
 
@@ -50,7 +51,7 @@ What is pushed to the built-in Git host of an instance (keelson up) is run there
 	}
 	cmd.AddCommand(
 		ciLintCommand(g), ciListCommand(g), ciExplainCommand(g), ciGraphCommand(g), ciVariablesCommand(g), ciEvalCommand(g),
-		ciSimulateCommand(g), ciRunCommand(g),
+		ciSimulateCommand(g), ciRunCommand(g), ciRBACCommand(g),
 		ciPipelinesCommand(g), ciShowCommand(g), ciLogsCommand(g), ciTriggerCommand(g), ciPlayCommand(g), ciRetryCommand(g), ciCancelCommand(g),
 	)
 	return cmd

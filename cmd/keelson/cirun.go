@@ -101,8 +101,17 @@ func runCIRun(ctx context.Context, g *global, opts ciRunOptions, jobs []string) 
 		return err
 	}
 	defer func() { _ = store.Close() }() // every write of it is whole by itself
+	links, err := scratch.Make(os.TempDir(), scratch.Run)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = links.Remove() }() // what cannot be removed now a later run tries again
+	if err := linkTools(links.Path()); err != nil {
+		return err
+	}
 	x, err := shell.New(shell.Options{
 		Runner: executor.Runner{Version: version, Disposable: opts.isolate}, Env: opts.env, IgnoreServices: opts.withoutServices,
+		Tools: links.Path(),
 	})
 	if err != nil {
 		return err

@@ -70,7 +70,17 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 		return nil, err
 	}
 	s.close = append(s.close, artifacts)
-	x, err := shell.New(shell.Options{Runner: executor.Runner{Version: version, Disposable: true}, IgnoreServices: false})
+	tools := filepath.Join(dir, "tools")
+	if err := os.RemoveAll(tools); err != nil { // the program may be elsewhere by now
+		return nil, fmt.Errorf("link the tools of jobs: %w", err)
+	}
+	if err := os.Mkdir(tools, 0o755); err != nil {
+		return nil, fmt.Errorf("link the tools of jobs: %w", err)
+	}
+	if err := linkTools(tools); err != nil {
+		return nil, err
+	}
+	x, err := shell.New(shell.Options{Runner: executor.Runner{Version: version, Disposable: true}, Tools: tools})
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,7 @@
 // Command keelson carries a Git commit to a healthy workload on Kubernetes and keeps it there.
 //
 // One file per subcommand: flags become an options struct, and a run function takes a context and that struct.
-// cobra is seen at this rim only. Called under the name "kubectl" or "helm" (links in bin) the program is kubectl or Helm.
+// cobra is seen at this rim only. Called under the name "kubectl", "helm" or "kustomize" (links in bin) the program is that one.
 package main
 
 import (
@@ -14,11 +14,8 @@ import (
 )
 
 func main() {
-	switch strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe") {
-	case "kubectl":
-		os.Exit(runKubectl())
-	case "helm":
-		os.Exit(runHelm())
+	if run, ok := deployTools[strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe")]; ok {
+		os.Exit(run())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), endSignals()...)
 	code := execute(ctx, os.Args[1:], stdStreams())

@@ -27,9 +27,9 @@ import (
 
 var update = flag.Bool("update", false, "write what the commands print into the scripts")
 
-// The test binary is keelson, kubectl and helm as well, each by its name, as the built program is.
+// The test binary is keelson, kubectl, helm and kustomize as well, each by its name, as the built program is.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"keelson": main, "kubectl": main, "helm": main})
+	testscript.Main(m, map[string]func(){"keelson": main, "kubectl": main, "helm": main, "kustomize": main})
 }
 
 func TestScripts(t *testing.T) {

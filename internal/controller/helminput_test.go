@@ -70,7 +70,7 @@ func TestHelmBadInput(t *testing.T) {
 	}{
 		{"no-repository", "  chart: {spec: {chart: web, sourceRef: {kind: HelmRepository, name: nowhere}}}", "", "Ready", "SourceUnavailable", []string{"HelmRepository/" + w.ns + "/nowhere does not exist"}},
 		{"no-chart", repo("chart: none"), "", "Ready", "InvalidChartReference", []string{"the repository has no chart none"}},
-		{"no-version", repo("chart: web, version: 3.x"), "", "Ready", "InvalidChartReference", []string{"chart web has no version '3.x'; there is: 1.0.0, 1.1.0, 9.0.0, 9.1.0, 9.2.0", "correct chart or version"}},
+		{"no-version", repo("chart: web, version: 3.x"), "", "Ready", "InvalidChartReference", []string{"chart web has no version '3.x'; there is: ", "correct chart or version"}},
 		{"no-folder", git("nowhere"), "", "Ready", "InvalidChartReference", []string{"nowhere", "there is no such folder"}},
 		{"climbs", repo("chart: web, version: 9.0.0"), "", "Ready", "ChartPullError", []string{"leads out of it"}},
 		{"link", repo("chart: web, version: 9.1.0"), "", "Ready", "ChartPullError", []string{`"web/link" is a link`}},

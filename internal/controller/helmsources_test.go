@@ -176,7 +176,7 @@ func TestHelmRepository(t *testing.T) {
 	})
 
 	w.helmChart("web", "charts", "9.x", "")
-	w.conditionOf(w.chart("web"), metav1.ConditionFalse, "InvalidChartReference", "chart web has no version '9.x'; there is: 1.2.0", "correct chart or version")
+	w.conditionOf(w.chart("web"), metav1.ConditionFalse, "InvalidChartReference", "chart web has no version '9.x'; there is: 2.0.0-rc.1, 1.3.0", "correct chart or version")
 	w.apply("apiVersion: source.toolkit.fluxcd.io/v1\nkind: HelmChart\nmetadata: {name: none}\nspec: {interval: 1h, chart: none, sourceRef: {kind: HelmRepository, name: charts}}\n")
 	w.conditionOf(w.chart("none"), metav1.ConditionFalse, "InvalidChartReference", "the repository has no chart none")
 	w.apply("apiVersion: source.toolkit.fluxcd.io/v1\nkind: HelmChart\nmetadata: {name: bucket}\nspec: {interval: 1h, chart: none, sourceRef: {kind: Bucket, name: charts}}\n")

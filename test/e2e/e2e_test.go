@@ -32,7 +32,7 @@ const binaryVariable = "KEELSON_BINARY"
 const limit, startLimit = 60 * time.Second, 3 * time.Minute
 
 var (
-	bin    string    // folder with keelson, kubectl, helm and keelson-cluster
+	bin    string    // folder with keelson, kubectl, helm, kustomize and keelson-cluster
 	shared *instance // running before the first test
 )
 
@@ -71,7 +71,7 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// programs puts keelson, kubectl, helm and keelson-cluster beside each other, as a build does.
+// programs puts keelson, kubectl, helm, kustomize and keelson-cluster beside each other, as a build does.
 func programs(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -88,7 +88,7 @@ func programs(dir string) error {
 			return fmt.Errorf("build keelson: %w: %s", err, out)
 		}
 	}
-	for _, name := range []string{"kubectl", "helm"} {
+	for _, name := range []string{"kubectl", "helm", "kustomize"} {
 		if err := os.Symlink("keelson", filepath.Join(dir, name)); err != nil {
 			return err
 		}

@@ -84,9 +84,26 @@ func (j *job) prepareEnvironment(now time.Time) error {
 			env = append(env, kv)
 		}
 	}
-	j.env = env
+	j.env = withTools(env, j.x.o.Tools)
 	return nil
 }
+
+// withTools puts a directory at the end of an environment's PATH.
+func withTools(env []string, dir string) []string {
+	if dir == "" {
+		return env
+	}
+	for i, kv := range env {
+		if path, ok := strings.CutPrefix(kv, "PATH="); ok && path != "" {
+			env[i] += string(os.PathListSeparator) + dir
+			return env
+		}
+	}
+	return append(env, "PATH="+defaultPath+string(os.PathListSeparator)+dir)
+}
+
+// defaultPath is where shells look that are given no PATH.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // hide masks values as the job sees them: some refer to its directory and to other variables of the runner's.
 func (j *job) hide(vars pipeline.Variables, files []executor.FileVariable) {

@@ -6,7 +6,7 @@
 //
 // Of the environment of who runs it a job gets only what programs need to be found and to work: PATH, HOME, USER, LOGNAME, SHELL,
 // LANG, LANGUAGE, LC_*, TERM, TZ, TMPDIR, XDG_RUNTIME_DIR, the proxy variables and SSL_CERT_FILE and SSL_CERT_DIR, and what
-// [Options] name. Its standard input is empty, and it has no terminal.
+// [Options] name, which may add a directory to PATH. Its standard input is empty, and it has no terminal.
 //
 // # What is left of it
 //
@@ -50,6 +50,9 @@ const (
 // Options are how an [Executor] works. The zero value is what a person's own machine needs.
 type Options struct {
 	Runner executor.Runner
+	// Tools is a directory with programs for jobs: the last one of their PATH, so that those of the machine, and those that a job
+	// brings along, come first. Empty: none.
+	Tools string
 	// Shell is the program that runs scripts: bash or another shell of its kind; empty: bash, else sh.
 	Shell string
 	// Env names more variables of the own environment that jobs see.
