@@ -3,10 +3,11 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -84,11 +85,36 @@ func (in *instance) newest(t *testing.T, project string, count int) int64 {
 	return ids[0]
 }
 
+// holding is a server on a port that holds whoever comes until it is opened.
+func holding(t *testing.T) (port string, open func()) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	opened := make(chan struct{})
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				<-opened
+				c.Close()
+			}()
+		}
+	}()
+	_, port, _ = net.SplitHostPort(l.Addr().String())
+	return port, sync.OnceFunc(func() { close(opened) })
+}
+
 // TestPipelines goes the whole way of a push: a pipeline with a manual gate, variables of a Project, a restart in the middle of a job.
 func TestPipelines(t *testing.T) {
 	in := shared
 	in.must(t, "git", "create", "team/shop")
-	flag := filepath.Join(t.TempDir(), "flag")
+	gate, open := holding(t)
 	apply(t, in.Kubeconfig, `
 apiVersion: v1
 kind: Namespace
@@ -114,7 +140,7 @@ spec:
 	write(t, filepath.Join(c.dir, ".gitlab-ci.yml"), `
 stages: [build, deploy]
 build: {stage: build, script: ['echo "$CI_PROJECT_PATH $COLOUR [$DEPLOY_TOKEN] ${#DEPLOY_TOKEN}"', 'echo made > out'], artifacts: {paths: [out]}}
-deploy: {stage: deploy, script: [cat out, echo begun, 'test -e `+flag+` || sleep 60'], when: manual, allow_failure: false, retry: {max: 1, when: runner_system_failure}}
+deploy: {stage: deploy, script: [cat out, echo begun, 'cat < /dev/tcp/127.0.0.1/`+gate+`'], when: manual, allow_failure: false, retry: {max: 1, when: runner_system_failure}}
 `)
 	c.git("add", "-A")
 	c.git("commit", "-qm", "A pipeline")
@@ -135,11 +161,10 @@ deploy: {stage: deploy, script: [cat out, echo begun, 'test -e `+flag+` || sleep
 		}
 		return nil
 	})
+	t.Cleanup(open)
 	t.Cleanup(func() { in.up() }) // whatever becomes of this test, the others have their instance
 	in.kill(t, false)
-	if err := os.WriteFile(flag, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	open()
 	ok(t, in.up(), nil)
 	p := in.shown(t, id, "success: build/1=success deploy/1=failed deploy/2=success")
 	if p.Jobs[1].Reason != "runner_system_failure" {
