@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -234,6 +235,9 @@ func (r request) serve(fds []int) reply {
 		if err := unix.Setns(fds[2], unix.CLONE_NEWNS|unix.CLONE_NEWIPC|unix.CLONE_NEWPID); err != nil {
 			return failed(fmt.Errorf("enter the sandbox: %w", err))
 		}
+		if err := scoped(); err != nil {
+			return failed(fmt.Errorf("enter the sandbox: %w", err))
+		}
 		p, err := r.Shell.program(fds)
 		if err != nil {
 			return failed(err)
@@ -241,6 +245,35 @@ func (r request) serve(fds []int) reply {
 		return p.start(0)
 	}
 	return reply{What: "nothing is asked for"}
+}
+
+// landlockScopes is the version of Landlock that knows scopes, that of Linux 6.12.
+const landlockScopes = 6
+
+func landlockVersion() int {
+	version, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
+	if errno != 0 {
+		return 0
+	}
+	return int(version)
+}
+
+// scoped keeps the calling thread from sockets without a file that are outside of the sandbox: those belong to the network, which
+// jobs share with the machine. An older kernel cannot do that.
+func scoped() error {
+	if landlockVersion() < landlockScopes {
+		return nil
+	}
+	rules := unix.LandlockRulesetAttr{Scoped: unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET}
+	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&rules)), unsafe.Sizeof(rules), 0)
+	if errno != 0 {
+		return fmt.Errorf("landlock: %w", errno)
+	}
+	defer unix.Close(int(fd)) //nolint:errcheck // the rules hold all the same
+	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, fd, 0, 0); errno != 0 {
+		return fmt.Errorf("landlock: %w", errno)
+	}
+	return nil
 }
 
 func failed(err error) reply { return reply{What: err.Error()} }

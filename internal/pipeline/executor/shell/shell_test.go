@@ -239,6 +239,15 @@ func BenchmarkJob(b *testing.B) {
 			}
 		}
 	})
+	b.Run("job in a sandbox", func(b *testing.B) {
+		needsSandbox(b)
+		x := newExecutor(b, shell.Options{Sandbox: &shell.Sandbox{}})
+		for b.Loop() {
+			if r := x.Run(b.Context(), j, io.Discard); r.Status != pipeline.StatusSuccess {
+				b.Fatal(r)
+			}
+		}
+	})
 	after := j
 	after.AfterScript = []string{"echo after"}
 	b.Run("with after_script", func(b *testing.B) {
