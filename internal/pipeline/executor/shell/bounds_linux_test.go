@@ -19,7 +19,7 @@ func TestForkBombs(t *testing.T) { inAndOutside(t, forkBombs) }
 
 // inAndOutside runs a test without and with a sandbox.
 func inAndOutside(t *testing.T, test func(*testing.T, *shell.Sandbox)) {
-	test(t, nil)
+	t.Run("outside", func(t *testing.T) { test(t, nil) })
 	t.Run("in a sandbox", func(t *testing.T) {
 		needsSandbox(t)
 		test(t, &shell.Sandbox{})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -29,10 +30,9 @@ const (
 // box makes the sandboxes of an executor's jobs.
 type box struct {
 	root  bool
-	hide  []string // without links
-	show  []string
-	home  string
-	base  string // where private directories are made; empty: the system's
+	hide  []string // as they are named: what is there may change
+	show  []string // without links
+	base  string   // where private directories are made; empty: the system's
 	cage  *cage
 	names map[string][]byte // /etc/passwd and /etc/group, where jobs have users of their own
 
@@ -56,24 +56,23 @@ func Check() (kind Isolation, why string) {
 // newBox makes a box, of which it has tried that it works.
 func newBox(s Sandbox, c *cage, base string) (*box, error) {
 	b := &box{root: os.Geteuid() == 0, base: base, cage: c}
-	if home, err := os.UserHomeDir(); err == nil {
-		b.home = home
-	}
-	for _, path := range append([]string{b.home}, s.Hide...) {
-		switch real, err := filepath.EvalSymlinks(path); {
-		case path == "" || errors.Is(err, fs.ErrNotExist):
-		case err != nil:
-			return nil, fmt.Errorf("hide %s from jobs: %w", path, err)
-		case !filepath.IsAbs(real) || real == "/":
-			return nil, fmt.Errorf("%q cannot be hidden from jobs: it is no absolute path below /", path)
-		default:
-			b.hide = append(b.hide, real)
+	for _, path := range s.Hide {
+		real, err := absolute(path)
+		if err != nil {
+			return nil, fmt.Errorf("hide %q from jobs: %w", path, err)
 		}
+		if real == "/" {
+			return nil, errors.New("hide / from jobs: then nothing is left for them")
+		}
+		b.hide = append(b.hide, path)
+	}
+	if home, err := os.UserHomeDir(); err == nil && filepath.IsAbs(home) && filepath.Clean(home) != "/" {
+		b.hide = append(b.hide, home)
 	}
 	for _, path := range s.Show {
-		real, err := filepath.EvalSymlinks(path)
-		if err != nil || !filepath.IsAbs(real) {
-			return nil, fmt.Errorf("show %s to jobs: %w", path, cmpError(err, errors.New("it is no absolute path")))
+		real, err := absolute(path)
+		if err != nil {
+			return nil, fmt.Errorf("show %q to jobs: %w", path, err)
 		}
 		b.show = append(b.show, real)
 	}
@@ -88,11 +87,12 @@ func newBox(s Sandbox, c *cage, base string) (*box, error) {
 	return b, b.try()
 }
 
-func cmpError(err, other error) error {
-	if err != nil {
-		return err
+// absolute gives a path without links.
+func absolute(path string) (string, error) {
+	if !filepath.IsAbs(path) {
+		return "", errors.New("it is no absolute path")
 	}
-	return other
+	return filepath.EvalSymlinks(path)
 }
 
 // try makes a sandbox as jobs have it.
@@ -113,11 +113,37 @@ func (b *box) try() error {
 		return err
 	}
 	c.work = work
-	if err := c.enter(nil, false); err != nil {
+	if err := errors.Join(c.give(work), c.tryShell()); err != nil {
 		b.close()
 		return err
 	}
 	return nil
+}
+
+// tryShell starts a shell that says nothing.
+func (c *cell) tryShell() error {
+	sh, err := exec.LookPath("sh")
+	if err != nil {
+		return err
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	if err := c.enter(nil, false); err != nil {
+		return err
+	}
+	r := &shellRequest{Program: sh, Args: []string{"sh", "-c", ":"}, Dir: c.work, User: c.uid}
+	p, err := c.b.ask(request{Shell: r}, null, null, c.fd)
+	if err != nil {
+		return err
+	}
+	state, err := p.Wait()
+	if err == nil && !state.Success() {
+		err = fmt.Errorf("a shell in it ends with %s", state)
+	}
+	return err
 }
 
 func cmpDir(base string) string {
@@ -293,7 +319,10 @@ func (c *cell) give(path string) error {
 	if c.uid == 0 {
 		return nil
 	}
-	return os.Lchown(path, c.uid, c.uid)
+	if err := os.Lchown(path, c.uid, c.uid); err != nil {
+		return fmt.Errorf("give the job's user what it needs: %w", err)
+	}
+	return nil
 }
 
 // private is the directory for the job's private files, and the one that the job finds them in.
@@ -385,6 +414,10 @@ func (c *cell) view(readOnly bool) view {
 
 // hide adds a cover for what must not be seen, unless it is not seen anyway.
 func (c *cell) hide(v *view, path string) {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return // it is not there
+	}
 	info, err := os.Lstat(path)
 	above := v.nearest(path)
 	if err != nil || above != nil && (above.From != above.Path || above.Path == path) {
@@ -443,7 +476,8 @@ func (c *cell) start(s *scope, program string, args, env []string, dir string, f
 	defer c.mu.Unlock()
 	scopes.starting.RLock()
 	defer scopes.starting.RUnlock()
-	if c.init != nil && c.over() {
+	if c.init != nil && (s.doomed(c.init.Pid) || c.over()) {
+		<-c.gone
 		c.forget()
 	}
 	if c.init == nil {
@@ -486,10 +520,13 @@ func (c *cell) stop() {
 	c.forget()
 }
 
-// close ends the sandbox, and lets go of its user.
+// close ends the sandbox, and lets go of its user: a later job that has it does not get into the directory of this one.
 func (c *cell) close() {
 	c.stop()
 	if c.lock != nil {
+		if c.work != "" {
+			_ = errors.Join(os.Lchown(c.work, os.Geteuid(), os.Getegid()), os.Chmod(c.work, 0o700)) //nolint:gosec // a directory
+		}
 		c.lock.Close()
 		c.lock = nil
 	}

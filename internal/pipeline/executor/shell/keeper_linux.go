@@ -90,7 +90,11 @@ func startKeeper(c *cage) (*keeper, error) {
 	})
 	switch {
 	case err != nil && sys.Cloneflags != 0:
-		return nil, fmt.Errorf("this system forbids user namespaces to users (%w); run the server as root, or allow them", err)
+		var errno syscall.Errno
+		if errors.As(err, &errno) {
+			err = errno
+		}
+		return nil, fmt.Errorf("this system lets users make no user namespaces (%w); allow it (user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns), or run the server as root", err)
 	case err != nil:
 		return nil, fmt.Errorf("start the sandbox's process: %w", err)
 	}

@@ -6,7 +6,8 @@ const ChildCommand = "sandbox-child"
 // Sandbox keeps the jobs of a server from what is not theirs; see the package's comment.
 type Sandbox struct {
 	// Hide are the files and directories that jobs must not see, whoever may read them: the server's data, credentials. The home
-	// directory of the server's user is hidden in any case, and so are /tmp, /var/tmp and /run.
+	// directory of the server's user is hidden in any case, and so are /tmp, /var/tmp and /run. They have to be there. A file that
+	// is replaced by another one while a job runs comes into view again: hide its directory.
 	Hide []string
 	// Show are the files and directories that jobs may read although they are in what is hidden.
 	Show []string

@@ -2,6 +2,7 @@ package shell_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -332,7 +333,7 @@ func TestOwnOfAJob(t *testing.T) {
 		if err := os.WriteFile(shared, []byte("shared\n"), 0o444); err != nil {
 			return err
 		}
-		return errorsJoin(os.WriteFile(inner, []byte("text\n"), 0o600), os.Link(shared, filepath.Join(s.mine, "linked")))
+		return errors.Join(os.WriteFile(inner, []byte("text\n"), 0o600), os.Link(shared, filepath.Join(s.mine, "linked")))
 	}
 	j.Dir = s.mine
 	r, log := run(t, s.x, j)
@@ -353,6 +354,9 @@ func TestOwnOfAJob(t *testing.T) {
 	if r.Status != pipeline.StatusSuccess {
 		t.Errorf("%+v", r)
 	}
+	if info, err := os.Stat(s.mine); err != nil || int(info.Sys().(*syscall.Stat_t).Uid) != os.Getuid() || kind == shell.OwnUser && info.Mode().Perm() != 0o700 {
+		t.Errorf("the next job with this one's user gets into its directory: %v, %v", info, err)
+	}
 	if text, err := os.ReadFile(inner); err != nil || string(text) != "text\nmore\n" {
 		t.Errorf("%q, %v", text, err)
 	}
@@ -361,13 +365,73 @@ func TestOwnOfAJob(t *testing.T) {
 	}
 }
 
-func errorsJoin(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
+func TestWhatCannotBeHidden(t *testing.T) {
+	needsSandbox(t)
+	for _, tt := range []struct {
+		sandbox shell.Sandbox
+		want    string
+	}{
+		{shell.Sandbox{Hide: []string{"data"}}, `no sandbox for jobs: hide "data" from jobs: it is no absolute path`},
+		{shell.Sandbox{Hide: []string{"/nonexistent/data"}}, `no sandbox for jobs: hide "/nonexistent/data" from jobs: lstat /nonexistent: no such file or directory`},
+		{shell.Sandbox{Hide: []string{"/proc/../"}}, "no sandbox for jobs: hide / from jobs: then nothing is left for them"},
+		{shell.Sandbox{Show: []string{"bin"}}, `no sandbox for jobs: show "bin" to jobs: it is no absolute path`},
+	} {
+		if _, err := shell.New(shell.Options{Sandbox: &tt.sandbox}); err == nil || err.Error() != tt.want {
+			t.Errorf("got  %v\nwant %s", err, tt.want)
 		}
 	}
-	return nil
+}
+
+// TestForbidden asks for the sandbox where it cannot be.
+func TestForbidden(t *testing.T) {
+	switch os.Getenv("KEELSON_TEST_FORBIDDEN") {
+	case "users":
+		if err := os.WriteFile("/proc/sys/user/max_user_namespaces", []byte("0"), 0); err != nil {
+			t.Fatal(err)
+		}
+		fallthrough
+	case "root":
+		kind, why := shell.Check()
+		fmt.Printf("[%s] %s\n", kind, why)
+		return
+	}
+	needsSandbox(t)
+	for _, tt := range []struct {
+		who  string
+		uid  int // in a user namespace
+		want string
+	}{
+		{"users", 1234, "[] this system lets users make no user namespaces (no space left on device); allow it (user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns), or run the server as root\n"},
+		{"root", 0, "[] "}, // that of a container without root, which has no other users
+	} {
+		cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run", "^TestForbidden$")
+		cmd.Env = append(os.Environ(), "KEELSON_TEST_FORBIDDEN="+tt.who)
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER,
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: tt.uid, HostID: os.Getuid(), Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{ContainerID: tt.uid, HostID: os.Getgid(), Size: 1}},
+			AmbientCaps: []uintptr{24}, // CAP_SYS_RESOURCE
+		}
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.HasPrefix(string(out), tt.want) || strings.HasPrefix(string(out), "[] \n") {
+			t.Errorf("%s: %v\n got %s\nwant %s", tt.who, err, out, tt.want)
+		}
+	}
+}
+
+// TestShow has a program in what is hidden, which jobs shall find.
+func TestShow(t *testing.T) {
+	needsSandbox(t)
+	s := newServer(t, true)
+	bin := s.data + "/bin"
+	if err := errors.Join(os.Mkdir(bin, 0o755), os.WriteFile(bin+"/tool", []byte("#!/bin/sh\necho the tool\n"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	x := newExecutor(t, shell.Options{Sandbox: &shell.Sandbox{Hide: []string{s.data}, Show: []string{bin}}})
+	j := job(bin+"/tool", "ls "+s.data, "echo x > "+bin+"/tool || echo not to be written")
+	j.Dir = s.mine
+	if r, log := run(t, x, j); r.Status != pipeline.StatusSuccess || !strings.Contains(log, "\nthe tool\n") || !strings.Contains(log, "\nbin\njobs\n") || !strings.Contains(log, "\nnot to be written\n") {
+		t.Errorf("%+v", r)
+	}
 }
 
 // TestKeeperIsReplaced has the kernel end the sandbox's process: the next job has another one.
@@ -450,7 +514,7 @@ func TestSandboxAsAnotherUser(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.CommandContext(t.Context(), base+"/shell.test", "-test.v", "-test.short", "-test.run", "^(TestConformanceInSandbox|TestAttacks|TestLeftInArtifacts|TestOwnOfAJob|TestKeeperIsReplaced|TestServerIsKilled|TestAbstractSockets|TestForkBombs|TestDiskIsNotFilled)$")
+	cmd := exec.CommandContext(t.Context(), base+"/shell.test", "-test.v", "-test.short", "-test.run", "^(TestConformanceInSandbox|TestAttacks|TestLeftInArtifacts|TestOwnOfAJob|TestShow|TestWhatCannotBeHidden|TestKeeperIsReplaced|TestServerIsKilled|TestAbstractSockets|TestForkBombs|TestDiskIsNotFilled)$")
 	cmd.Dir = base + "/dir"
 	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "HOME=") || strings.HasPrefix(kv, "XDG_") }), "HOME="+base+"/home", othersBase+"="+base+"/dir")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}

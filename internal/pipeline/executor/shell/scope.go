@@ -31,6 +31,7 @@ type scope struct {
 	started uint64       // when the first of them was started, as the kernel counts
 	ending  bool         // all of them have ended
 	top     int          // the first process of the sandbox that all of them are in; 0: none
+	killed  int          // that of the one that was killed last
 }
 
 // scopes are those of the jobs that run, of all executors of this process: orphans are found by whose they are not.
@@ -89,6 +90,13 @@ func (s *scope) without(pid int) {
 	}
 }
 
+// doomed tells whether a sandbox was killed, by its first process.
+func (s *scope) doomed(pid int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.killed == pid
+}
+
 // sandbox is its first process; 0: there is none.
 func (s *scope) sandbox() int {
 	s.mu.Lock()
@@ -118,6 +126,9 @@ func (s *scope) sessions() []int {
 // kill ends everything at once.
 func (s *scope) kill() {
 	if top := s.sandbox(); top != 0 {
+		s.mu.Lock()
+		s.killed = top
+		s.mu.Unlock()
 		_ = syscall.Kill(top, syscall.SIGKILL) // with all that is in it
 	}
 	for _, pid := range s.sessions() {

@@ -19,6 +19,22 @@
 // A job that has more processes than [Options] allow, or that fills the disk, is killed with an explanation. Its log is bounded
 // as in package executor. That a fork bomb does not take the machine first is the kernel's work: a cgroup that counts processes
 // where one can be made, else RLIMIT_NPROC, which does not hold for root.
+//
+// # The sandbox
+//
+// With [Options].Sandbox jobs are kept from the rest of the machine; docs/ci-server.md tells what that means for them. A child process,
+// this program again (the keeper), makes a sandbox for each job: a mount, an IPC and a process namespace, whose first process is a
+// copy of the keeper that only sleeps. Then it starts the job's shells in there. All of these processes are children of this one,
+// not of the keeper's, and are found, ended and reaped as others are, but that orphans stay in the sandbox, and that killing its
+// first process ends everything in it.
+//
+//	view_linux.go    what a sandbox sees of the file system: a list of covers, made by the server, mounted by the keeper
+//	spawn_linux.go   what the copies do until they are the shell, or sleep: system calls, one after the other
+//	keeper_linux.go  both ends of the socket between the server and the keeper
+//	box_linux.go     users, private directories, and what is asked for when
+//
+// As root each job gets a user of its own. Else the keeper enters a user namespace when it is started, and has the rights to mount
+// in there; jobs have not. Nothing of a job runs while the server works in its directory.
 package shell
 
 import (

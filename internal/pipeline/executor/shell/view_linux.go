@@ -61,7 +61,7 @@ func (v *view) nearest(path string) *cover {
 // enter gives the calling thread the view, and System V's and POSIX' means of communication of its own.
 func (v *view) enter() error {
 	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWIPC); err != nil {
-		return fmt.Errorf("this system allows no namespaces for jobs (%w)", err)
+		return fmt.Errorf("no namespaces for jobs can be made (%w); it takes CAP_SYS_ADMIN", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("keep mounts to the sandbox: %w", err)
