@@ -78,7 +78,7 @@ func (s *scope) add(p *os.Process) {
 func (s *scope) within(pid int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.top = pid
+	s.top, s.killed = pid, 0
 }
 
 // without notes that a sandbox is over.
