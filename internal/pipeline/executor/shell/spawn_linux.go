@@ -1,6 +1,7 @@
 package shell
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"syscall"
@@ -157,7 +158,7 @@ func (p *program) start(flags uintptr) reply {
 	b := unsafe.Slice((*byte)(unsafe.Pointer(&report)), unsafe.Sizeof(report))
 	for {
 		switch n, err := unix.Read(pipe[0], b); {
-		case err == unix.EINTR: //nolint:errorlint // it is a number
+		case errors.Is(err, unix.EINTR):
 			continue
 		case err != nil:
 			return reply{PID: int(pid), What: fmt.Sprintf("read what became of a process: %s", err)}
