@@ -13,7 +13,20 @@ import (
 	"keelson.dev/keelson/internal/pipeline/executor/shell"
 )
 
-func TestDiskIsNotFilled(t *testing.T) {
+func TestDiskIsNotFilled(t *testing.T) { inAndOutside(t, diskIsNotFilled) }
+
+func TestForkBombs(t *testing.T) { inAndOutside(t, forkBombs) }
+
+// inAndOutside runs a test without and with a sandbox.
+func inAndOutside(t *testing.T, test func(*testing.T, *shell.Sandbox)) {
+	t.Run("outside", func(t *testing.T) { test(t, nil) })
+	t.Run("in a sandbox", func(t *testing.T) {
+		needsSandbox(t)
+		test(t, &shell.Sandbox{})
+	})
+}
+
+func diskIsNotFilled(t *testing.T, sandbox *shell.Sandbox) {
 	dir := t.TempDir()
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(dir, &st); err != nil {
@@ -24,7 +37,7 @@ func TestDiskIsNotFilled(t *testing.T) {
 		t.Skip("the file system is not of a usual size")
 	}
 	// Others write here too: the bound is far enough below what is free, and what the job writes beyond it.
-	x := newExecutor(t, shell.Options{Reserve: free/2 - 1})
+	x := newExecutor(t, shell.Options{Reserve: free/2 - 1, Sandbox: sandbox})
 	t.Run("reserve", func(t *testing.T) {
 		if r, _ := run(t, x, job("head -c 10000000 /dev/zero > file")); r.Status != pipeline.StatusSuccess {
 			t.Errorf("%+v", r)
@@ -35,7 +48,7 @@ func TestDiskIsNotFilled(t *testing.T) {
 		t.Skipf("no file system to fill: %v", err)
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(mount, syscall.MNT_DETACH) })
-	x = newExecutor(t, shell.Options{Reserve: 16 << 20})
+	x = newExecutor(t, shell.Options{Reserve: 16 << 20, Sandbox: sandbox})
 	other := make(chan executor.Result)
 	go func() {
 		j := job("sleep 2", "echo fine")
@@ -53,14 +66,14 @@ func TestDiskIsNotFilled(t *testing.T) {
 	}
 }
 
-func TestForkBombs(t *testing.T) {
+func forkBombs(t *testing.T, sandbox *shell.Sandbox) {
 	for name, script := range map[string]string{
 		"in a group":   "b() { sleep 0.05; b & b & wait; }; b; sleep 60",
 		"that escapes": "printf 'while :; do setsid bash \"$0\" >/dev/null 2>&1 & sleep 0.2; done' > b.sh; bash b.sh; sleep 60",
 		"slow":         "for i in $(seq 1000); do sleep 60 & done; sleep 60",
 	} {
 		t.Run(name, func(t *testing.T) {
-			x := newExecutor(t, shell.Options{MaxProcesses: 150})
+			x := newExecutor(t, shell.Options{MaxProcesses: 150, Sandbox: sandbox})
 			if !x.Caged() {
 				t.Skip("nothing would hold it here if this failed")
 			}

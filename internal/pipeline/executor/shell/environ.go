@@ -49,17 +49,13 @@ func (j *job) prepareEnvironment(now time.Time) error {
 	}
 	j.hide(vars, files)
 	for _, f := range files {
-		if err := os.WriteFile(f.Path, []byte(f.Content), 0o600); err != nil {
+		if _, err := j.writePrivate(filepath.Base(f.Path), f.Content); err != nil {
 			return fmt.Errorf("file variable %s: %w", filepath.Base(f.Path), err)
 		}
 	}
 	if j.wantsEnvFile() {
-		dir, err := j.privateDir()
+		file, err := j.writePrivate(envFileName, "")
 		if err != nil {
-			return err
-		}
-		file := filepath.Join(dir, envFileName)
-		if err := os.WriteFile(file, nil, 0o600); err != nil {
 			return fmt.Errorf("GITLAB_ENV: %w", err)
 		}
 		vars = append(vars, pipeline.Variable{Name: "GITLAB_ENV", Value: file})
@@ -146,23 +142,52 @@ func (j *job) envFile() string {
 	if j.dir == nil {
 		return ""
 	}
-	file := filepath.Join(j.dir.Path(), envFileName)
-	if info, err := os.Lstat(file); err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
+	outside, inside := j.privateDirs()
+	if info, err := os.Lstat(filepath.Join(outside, envFileName)); err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
 		return ""
 	}
-	return file
+	return filepath.Join(inside, envFileName)
 }
 
-// privateDir is a directory of the job's own that nobody else can read.
+// writePrivate writes a file that only the job can read, and gives its path as the job has it. With no
+// name it is given one. Nothing is written through what the job may have made there.
+func (j *job) writePrivate(name, content string) (string, error) {
+	if _, err := j.privateDir(); err != nil {
+		return "", err
+	}
+	outside, inside := j.privateDirs()
+	var f *os.File
+	var err error
+	if name == "" {
+		f, err = os.CreateTemp(outside, "script-*")
+	} else {
+		f, err = os.OpenFile(filepath.Join(outside, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	}
+	if err != nil {
+		return "", err
+	}
+	_, err = f.WriteString(content)
+	if err == nil && j.cell != nil {
+		err = j.cell.give(f.Name())
+	}
+	return filepath.Join(inside, filepath.Base(f.Name())), errors.Join(err, f.Close())
+}
+
+// privateDirs are the private directory, which is there, and the same one as the job has it.
+func (j *job) privateDirs() (outside, inside string) {
+	if j.cell != nil {
+		return j.cell.private()
+	}
+	return j.dir.Path(), j.dir.Path()
+}
+
+// privateDir is a directory of the job's own that nobody else can read, as the job has it.
 func (j *job) privateDir() (string, error) {
 	if j.dir != nil {
-		return j.dir.Path(), nil
+		_, inside := j.privateDirs()
+		return inside, nil
 	}
-	base := j.x.o.TempDir
-	if base == "" {
-		base = os.TempDir()
-	}
-	dir, err := scratch.Make(base, scratch.Job)
+	dir, err := scratch.Make(j.x.tempDir(), scratch.Job)
 	if err != nil {
 		return "", errors.Join(errors.New("no private directory for the job"), err)
 	}

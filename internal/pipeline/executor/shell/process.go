@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -16,8 +15,9 @@ import (
 	"keelson.dev/keelson/internal/pipeline/executor"
 )
 
-// execute runs a script to its end, or until ctx ends it, with more variables in its environment.
-func (j *job) execute(ctx context.Context, script string, more []string) executor.Result {
+// execute runs a script to its end, or until ctx ends it, with more variables in its environment. In a sandbox the directory may be
+// read-only.
+func (j *job) execute(ctx context.Context, script string, more []string, readOnly bool) executor.Result {
 	if ctx.Err() != nil {
 		return j.stopped(ctx)
 	}
@@ -34,11 +34,7 @@ func (j *job) execute(ctx context.Context, script string, more []string) executo
 		})
 		env = append(env, more...)
 	}
-	p, err := j.scope.start(j.x.cage, j.x.shell, args, &os.ProcAttr{
-		Dir: j.Dir, Env: env, Files: []*os.File{j.x.null, j.out.w, j.out.w},
-		// A session of its own: a group that can be ended as one, and no terminal to ask on.
-		Sys: &syscall.SysProcAttr{Setsid: true},
-	})
+	p, err := j.launch(args, env, readOnly)
 	switch {
 	case errors.Is(err, syscall.E2BIG):
 		return executor.Failed(pipeline.ConfigurationError, "the variables of the job are too large for the environment of a process; make the large ones file variables")
@@ -61,18 +57,23 @@ func (j *job) execute(ctx context.Context, script string, more []string) executo
 	return executor.Exited(exitCode(state))
 }
 
+// launch starts a shell in a session of its own: a group that can be ended as one, and no terminal to ask on.
+func (j *job) launch(args, env []string, readOnly bool) (*os.Process, error) {
+	files := []*os.File{j.x.null, j.out.w, j.out.w}
+	if j.cell != nil {
+		return j.cell.start(j.scope, j.x.shell, args, env, j.Dir, files, readOnly)
+	}
+	return j.scope.start(j.x.cage, j.x.shell, args, &os.ProcAttr{Dir: j.Dir, Env: env, Files: files, Sys: &syscall.SysProcAttr{Setsid: true}})
+}
+
 // arguments are those of a shell that runs a script. A script is no file where it can be an argument.
 func (j *job) arguments(script string) ([]string, error) {
 	name := filepath.Base(j.x.shell)
 	if len(script) <= maxInline {
 		return []string{name, "-c", script}, nil
 	}
-	dir, err := j.privateDir()
+	file, err := j.writePrivate("", script)
 	if err != nil {
-		return nil, err
-	}
-	file := filepath.Join(dir, "script-"+strconv.Itoa(len(j.scope.shells)))
-	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
 		return nil, fmt.Errorf("write the script: %w", err)
 	}
 	return []string{name, file}, nil

@@ -30,6 +30,8 @@ type scope struct {
 	alive   map[int]bool // of shells
 	started uint64       // when the first of them was started, as the kernel counts
 	ending  bool         // all of them have ended
+	top     int          // the first process of the sandbox that all of them are in; 0: none
+	killed  int          // that of the one that was killed last
 }
 
 // scopes are those of the jobs that run, of all executors of this process: orphans are found by whose they are not.
@@ -57,6 +59,12 @@ func (s *scope) start(c *cage, name string, args []string, attr *os.ProcAttr) (*
 	if err != nil {
 		return nil, err
 	}
+	s.add(p)
+	return p, nil
+}
+
+// add notes a shell of the job.
+func (s *scope) add(p *os.Process) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.shells) == 0 {
@@ -64,7 +72,36 @@ func (s *scope) start(c *cage, name string, args []string, attr *os.ProcAttr) (*
 	}
 	s.shells = append(s.shells, p.Pid)
 	s.alive[p.Pid] = true
-	return p, nil
+}
+
+// within notes the sandbox by its first process, which is no part of the job.
+func (s *scope) within(pid int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.top, s.killed = pid, 0
+}
+
+// without notes that a sandbox is over.
+func (s *scope) without(pid int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.top == pid {
+		s.top = 0
+	}
+}
+
+// doomed tells whether a sandbox was killed, by its first process.
+func (s *scope) doomed(pid int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.killed == pid
+}
+
+// sandbox is its first process; 0: there is none.
+func (s *scope) sandbox() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.top
 }
 
 func (s *scope) exited(pid int) {
@@ -73,11 +110,11 @@ func (s *scope) exited(pid int) {
 	delete(s.alive, pid)
 }
 
-// isShell tells whether a process is a shell of the job that its waiter has not reaped yet.
+// isShell tells whether a process is a shell of the job, or the first process of its sandbox, that its waiter has not reaped yet.
 func (s *scope) isShell(pid int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.alive[pid]
+	return s.alive[pid] || pid == s.top
 }
 
 func (s *scope) sessions() []int {
@@ -88,6 +125,12 @@ func (s *scope) sessions() []int {
 
 // kill ends everything at once.
 func (s *scope) kill() {
+	if top := s.sandbox(); top != 0 {
+		s.mu.Lock()
+		s.killed = top
+		s.mu.Unlock()
+		_ = syscall.Kill(top, syscall.SIGKILL) // with all that is in it
+	}
 	for _, pid := range s.sessions() {
 		if s.isShell(pid) {
 			_ = syscall.Kill(-pid, syscall.SIGKILL)

@@ -19,6 +19,22 @@
 // A job that has more processes than [Options] allow, or that fills the disk, is killed with an explanation. Its log is bounded
 // as in package executor. That a fork bomb does not take the machine first is the kernel's work: a cgroup that counts processes
 // where one can be made, else RLIMIT_NPROC, which does not hold for root.
+//
+// # The sandbox
+//
+// With [Options].Sandbox jobs are kept from the rest of the machine; docs/ci-server.md tells what that means for them. A child process,
+// this program again (the keeper), makes a sandbox for each job: a mount, an IPC and a process namespace, whose first process is a
+// copy of the keeper that only sleeps. Then it starts the job's shells in there. All of these processes are children of this one,
+// not of the keeper's, and are found, ended and reaped as others are, but that orphans stay in the sandbox, and that killing its
+// first process ends everything in it.
+//
+//	view_linux.go    what a sandbox sees of the file system: a list of covers, made by the server, mounted by the keeper
+//	spawn_linux.go   what the copies do until they are the shell, or sleep: system calls, one after the other
+//	keeper_linux.go  both ends of the socket between the server and the keeper
+//	box_linux.go     users, private directories, and what is asked for when
+//
+// As root each job gets a user of its own. Else the keeper enters a user namespace when it is started, and has the rights to mount
+// in there; jobs have not. Nothing of a job runs while the server works in its directory.
 package shell
 
 import (
@@ -67,6 +83,8 @@ type Options struct {
 	MaxProcesses int
 	// Reserve are the bytes that a job leaves free on the file systems it works on; 0: DefaultReserve, negative: none.
 	Reserve int64
+	// Sandbox keeps jobs from the rest of the machine; nil: they run as who runs them, with all that this may do.
+	Sandbox *Sandbox
 }
 
 // Executor runs jobs in shells.
@@ -78,9 +96,11 @@ type Executor struct {
 	null   *os.File // what jobs read
 	watch  *watch
 	cage   *cage
+	box    *box // nil: no sandbox
 }
 
-// New makes an executor. On Linux it makes this process adopt the orphans of its descendants.
+// New makes an executor. On Linux it makes this process adopt the orphans of its descendants. With a sandbox it fails where [Check]
+// finds that there can be none; then this program, called with [ChildCommand], has to serve it.
 func New(o Options) (*Executor, error) {
 	if o.Grace == 0 {
 		o.Grace = DefaultGrace
@@ -118,11 +138,21 @@ func New(o Options) (*Executor, error) {
 	adoptOrphans()
 	x.cage = newCage(cageFactor * x.o.MaxProcesses)
 	x.watch.cage = x.cage
+	if o.Sandbox != nil {
+		if x.box, err = newBox(*o.Sandbox, x.cage, o.TempDir); err != nil {
+			_ = x.Close()
+			return nil, fmt.Errorf("no sandbox for jobs: %w", err)
+		}
+		x.passed = x.box.passed(x.passed)
+	}
 	return x, nil
 }
 
 // Close lets go of what New took. No job runs any more.
 func (x *Executor) Close() error {
+	if x.box != nil {
+		x.box.close()
+	}
 	x.cage.close()
 	return x.null.Close()
 }
@@ -140,7 +170,8 @@ type job struct {
 	ctx  context.Context // ended by the time limit, by a cancel and by a bound that the job breaks
 	stop context.CancelCauseFunc
 
-	dir *scratch.Dir // the private directory; nil: not made
+	dir  *scratch.Dir // the private directory; nil: not made
+	cell *cell        // the sandbox; nil: none
 }
 
 // errTimeout is the cause with which the context of a job ends that takes too long.
@@ -179,10 +210,16 @@ func (x *Executor) Run(ctx context.Context, work executor.Job, log executor.Log)
 	defer context.AfterFunc(j.ctx, trace.Hurry)()
 	j.scope = newScope(work.Dir, out)
 	defer j.removeDir()
+	if x.box != nil {
+		if j.cell, err = x.box.open(j); err != nil {
+			return executor.FailedWith(err)
+		}
+		defer j.cell.close()
+	}
 	if err := j.prepareEnvironment(start); err != nil {
 		return executor.FailedWith(err)
 	}
-	j.disks = disks(x.o.Reserve, work.Dir, os.TempDir())
+	j.disks = disks(x.o.Reserve, work.Dir, x.tempDir())
 	x.watch.add(j)
 	defer x.watch.remove(j)
 	return j.play()
@@ -200,6 +237,14 @@ func conclude(trace *executor.Trace, r executor.Result) {
 	default:
 		trace.Errorf("Job failed: %s", r.Message)
 	}
+}
+
+// tempDir is where private directories are made.
+func (x *Executor) tempDir() string {
+	if x.o.TempDir == "" {
+		return os.TempDir()
+	}
+	return x.o.TempDir
 }
 
 // refuses tells why a job cannot run here, and in its log what of it is not used.
@@ -248,6 +293,9 @@ func (j *job) play() executor.Result {
 		result = j.afterScript(result)
 	}
 	j.scope.end(j.trace, j.x.o.Grace)
+	if j.cell != nil {
+		j.cell.stop()
+	}
 	if j.Finish == nil || j.aborted() {
 		return result
 	}
@@ -271,10 +319,13 @@ func (j *job) prepare() (executor.Result, bool) {
 		end := j.trace.Section("pre_get_sources", "Executing hooks:pre_get_sources_script", false)
 		w := newWriter(j.dialect())
 		w.commands("section_pre_get_sources", j.PreGet)
-		r := j.execute(j.ctx, w.String(), nil)
+		r := j.execute(j.ctx, w.String(), nil, true)
 		if end(); r.Status != pipeline.StatusSuccess {
 			return r, false
 		}
+	}
+	if j.cell != nil { // what comes now is done by the server: nothing of the job runs beside it
+		j.cell.stop()
 	}
 	if j.Prepare != nil {
 		if err := j.Prepare(j.ctx, j.trace); err != nil {
@@ -286,6 +337,11 @@ func (j *job) prepare() (executor.Result, bool) {
 	}
 	if j.ctx.Err() != nil {
 		return j.stopped(j.ctx), false
+	}
+	if j.cell != nil {
+		if err := j.cell.own(j.Dir); err != nil {
+			return executor.FailedWith(fmt.Errorf("give the directory to the job: %w", err)), false
+		}
 	}
 	return executor.Succeeded(), true
 }
@@ -308,7 +364,7 @@ func (j *job) script() executor.Result {
 	w.commands("section_before_script", j.BeforeScript)
 	w.commands("section_script_step", j.Script)
 	w.steps(j.Job.Run)
-	return j.execute(ctx, w.String(), nil)
+	return j.execute(ctx, w.String(), nil, false)
 }
 
 // scriptTimeout is the cause of the end of a script that took longer than RUNNER_SCRIPT_TIMEOUT.
@@ -338,7 +394,7 @@ func (j *job) afterScript(result executor.Result) executor.Result {
 		w.exports(file)
 	}
 	w.commands("section_after_script_step", j.AfterScript)
-	after := j.execute(ctx, w.String(), []string{"CI_JOB_STATUS=" + result.JobStatus()})
+	after := j.execute(ctx, w.String(), []string{"CI_JOB_STATUS=" + result.JobStatus()}, false)
 	switch {
 	case after.Status == pipeline.StatusSuccess:
 	case result.Status == pipeline.StatusSuccess && !j.Is("AFTER_SCRIPT_IGNORE_ERRORS", true):

@@ -16,10 +16,35 @@ import (
 	"keelson.dev/keelson/internal/pipeline/executor/shell"
 )
 
+// TestMain serves the sandboxes, whose child process is this program again.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == shell.ChildCommand {
+		os.Exit(shell.ServeChild())
+	}
+	os.Exit(m.Run())
+}
+
 func TestConformance(t *testing.T) {
 	conformance.Test(t, func(t *testing.T) (executor.Executor, string) {
 		return newExecutor(t, shell.Options{}), t.TempDir()
 	})
+}
+
+func TestConformanceInSandbox(t *testing.T) {
+	needsSandbox(t)
+	conformance.Test(t, func(t *testing.T) (executor.Executor, string) {
+		return newExecutor(t, shell.Options{Sandbox: &shell.Sandbox{}}), t.TempDir()
+	})
+}
+
+// needsSandbox skips a test where the system forbids sandboxes.
+func needsSandbox(t testing.TB) shell.Isolation {
+	t.Helper()
+	kind, why := shell.Check()
+	if kind == shell.NoIsolation {
+		t.Skipf("NOT TESTED: no sandbox for jobs: %s", why)
+	}
+	return kind
 }
 
 func newExecutor(t testing.TB, o shell.Options) *shell.Executor {
@@ -208,6 +233,15 @@ func BenchmarkJob(b *testing.B) {
 	j := job("echo job")
 	j.Dir, j.Variables = b.TempDir(), vars
 	b.Run("job", func(b *testing.B) {
+		for b.Loop() {
+			if r := x.Run(b.Context(), j, io.Discard); r.Status != pipeline.StatusSuccess {
+				b.Fatal(r)
+			}
+		}
+	})
+	b.Run("job in a sandbox", func(b *testing.B) {
+		needsSandbox(b)
+		x := newExecutor(b, shell.Options{Sandbox: &shell.Sandbox{}})
 		for b.Loop() {
 			if r := x.Run(b.Context(), j, io.Discard); r.Status != pipeline.StatusSuccess {
 				b.Fatal(r)

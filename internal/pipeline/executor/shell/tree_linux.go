@@ -81,6 +81,10 @@ func processes() []process {
 // anyLeft tells whether a job whose shells have ended may have left something running, at little cost: what remains of it hangs
 // below an orphan, which is a child of this process's first thread.
 func (s *scope) anyLeft() bool {
+	if top := s.sandbox(); top != 0 {
+		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", top))
+		return err != nil || len(children) > 0
+	}
 	scopes.starting.Lock()
 	children, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/children", os.Getpid()))
 	scopes.starting.Unlock()
@@ -122,11 +126,13 @@ func (s *scope) members() []member {
 	scopes.starting.Unlock()
 	sessions := s.sessions()
 	others := openScopes(s)
-	self := os.Getpid()
+	self, top := os.Getpid(), s.sandbox()
 	in := map[int]claim{}
 	for _, p := range all {
 		switch {
 		case p.pid == self:
+		case p.pid == top:
+			in[p.pid] = certain // and all below it
 		case slices.Contains(sessions, p.session):
 			in[p.pid] = certain
 		case p.parent == self:
@@ -144,7 +150,7 @@ func (s *scope) members() []member {
 	}
 	var ms []member
 	for _, p := range all {
-		if in[p.pid] != foreign {
+		if in[p.pid] != foreign && p.pid != top {
 			ms = append(ms, member{
 				pid: p.pid, name: p.name, adopted: p.parent == self, guessed: in[p.pid] == guessed,
 				zombie: p.dead(), halted: p.state == 'T' || p.state == 't',

@@ -32,7 +32,7 @@ func tasks() int { return 0 }
 func written([]member) (disk, all int64) { return 0, 0 }
 
 // cage bounds nothing elsewhere.
-type cage struct{}
+type cage struct{ limit uint64 }
 
 func newCage(int) *cage { return &cage{} }
 
