@@ -52,7 +52,7 @@ func buildAndRun(m *testing.M) int {
 	return m.Run()
 }
 
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 // instance is one run of the program.
 type instance struct {

@@ -195,9 +195,9 @@ func (in *realInstance) exec(t *testing.T, pod string, command ...string) string
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out bytes.Buffer
-	if err := executor.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdout: &out, Stderr: &out}); err != nil {
-		t.Fatalf("exec %v: %v\n%s", command, err, out.String())
+	var out, errors bytes.Buffer // two: they are written to at the same time
+	if err := executor.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdout: &out, Stderr: &errors}); err != nil {
+		t.Fatalf("exec %v: %v\n%s%s", command, err, out.String(), errors.String())
 	}
 	return out.String()
 }
