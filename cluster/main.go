@@ -102,6 +102,7 @@ It stays in the foreground; the data stays in DIR for the next run.`,
 	flags.BoolVar(&check, "check", false, "with --node real: say what this machine has and lacks for it, and end")
 	flags.IntSliceVar(&options.Publish, "publish", nil, "with --node real: ports on 127.0.0.1 that pods reach at the node's address")
 	flags.IntSliceVar(&options.PlainHTTP, "registry", nil, "with --node real: the same, for registries that the node pulls from over plain HTTP")
+	flags.BoolVar(&options.Outbound, "outbound", false, "with --node real: pods and image pulls reach what this machine reaches; turns on IPv4 forwarding")
 	flags.BoolVar(&verbose, "verbose", false, "log each step of start and stop")
 	return run
 }
@@ -117,8 +118,8 @@ func validate(options controlplane.Options) error {
 		return errors.New("--nodes is the number of simulated nodes: with --node real there are none")
 	case options.Port < 0 || options.Port > 65535:
 		return fmt.Errorf("--port %d: must be 0 to 65535", options.Port)
-	case !options.RealNode && len(options.Publish)+len(options.PlainHTTP) > 0:
-		return errors.New("--publish and --registry are for --node real: pods of simulated nodes reach nothing")
+	case !options.RealNode && (options.Outbound || len(options.Publish)+len(options.PlainHTTP) > 0):
+		return errors.New("--publish, --registry and --outbound are for --node real: pods of simulated nodes reach nothing")
 	}
 	for _, port := range slices.Concat(options.Publish, options.PlainHTTP) {
 		if port < 1 || port > 65535 {

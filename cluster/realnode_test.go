@@ -28,6 +28,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -99,14 +101,14 @@ type realInstance struct {
 	image string
 }
 
-func launchReal(t *testing.T, dir string) *realInstance {
+func launchReal(t *testing.T, dir string, flags ...string) *realInstance {
 	t.Helper()
 	port, err := imagePort()
 	if err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	in := launch(t, dir, "--node", "real", "--registry", strconv.Itoa(port))
+	in := launch(t, dir, append([]string{"--node", "real", "--registry", strconv.Itoa(port)}, flags...)...)
 	t.Logf("ready after %v", time.Since(began).Round(10*time.Millisecond))
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -559,6 +561,93 @@ func TestRealNodeEnds(t *testing.T) {
 	if err != nil || len(nodes.Items) != 1 || nodes.Items[0].Name != "node-1" {
 		t.Errorf("nodes %v, %v", nodes, err)
 	}
+}
+
+// TestRealNodeOutbound: pods reach a network behind this machine only if that is
+// asked for, and the machine forwards only that long, also after a kill.
+func TestRealNodeOutbound(t *testing.T) {
+	needRealNode(t)
+	server := outside(t)
+	before := strings.Join(traces(t, nil), "\n")
+	dir := filepath.Join(t.TempDir(), "data")
+
+	in := launchReal(t, dir, "--outbound")
+	if out := in.run(t, "out", "get", server); out != "you are 203.0.113.1\n" {
+		t.Errorf("the outside answers %q", out)
+	}
+	if err := in.stop(syscall.SIGKILL); err == nil {
+		t.Error("killed, but exit status 0")
+	}
+	in = launchReal(t, dir)
+	if out := in.run(t, "in", "get", server); strings.Contains(out, "you are") {
+		t.Errorf("without --outbound, the outside answers %q", out)
+	}
+	if err := in.stop(syscall.SIGTERM); err != nil {
+		t.Errorf("exit: %v", err)
+	}
+	if after := strings.Join(traces(t, nil), "\n"); after != before {
+		t.Errorf("left behind:\n%s\nbefore:\n%s", after, before)
+	}
+}
+
+// outside makes a network that only this machine knows, 203.0.113.0/24, with an
+// HTTP server that says who asks, and returns its URL.
+func outside(t *testing.T) string {
+	t.Helper()
+	listening := make(chan error)
+	var listener net.Listener
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread's network ends with it and the listener
+		here, err := netns.Get()
+		if err != nil {
+			listening <- err
+			return
+		}
+		host, err := netlink.NewHandleAt(here)
+		if err != nil {
+			listening <- err
+			return
+		}
+		there, err := netns.New()
+		if err != nil {
+			listening <- err
+			return
+		}
+		address := func(text string) *netlink.Addr {
+			a, _ := netlink.ParseAddr(text)
+			return a
+		}
+		err = host.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "outside0"}, PeerName: "outside1", PeerNamespace: netlink.NsFd(there)})
+		if err != nil {
+			listening <- err
+			return
+		}
+		near, err := host.LinkByName("outside0")
+		if err == nil {
+			err = errors.Join(host.AddrAdd(near, address("203.0.113.1/24")), host.LinkSetUp(near))
+		}
+		if err == nil {
+			var far netlink.Link
+			if far, err = netlink.LinkByName("outside1"); err == nil {
+				err = errors.Join(netlink.AddrAdd(far, address("203.0.113.2/24")), netlink.LinkSetUp(far))
+			}
+		}
+		if err == nil {
+			listener, err = net.Listen("tcp", "203.0.113.2:8080")
+		}
+		t.Cleanup(func() { _ = host.LinkDel(near) })
+		listening <- err
+	}()
+	if err := <-listening; err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		who, _, _ := net.SplitHostPort(r.RemoteAddr)
+		fmt.Fprintln(w, "you are", who)
+	})}
+	go server.Serve(listener)
+	t.Cleanup(func() { server.Close() })
+	return "http://203.0.113.2:8080"
 }
 
 func without(lines []string, prefix string) []string {

@@ -50,6 +50,7 @@ type Options struct {
 	AuditLog      string // file for the API server's audit log; "": none
 	RealNode      bool   // a node that runs containers, instead of simulated ones
 	Publish       []int  // ports on 127.0.0.1 that its pods reach at its address
+	Outbound      bool   // its pods and its image pulls reach what this machine reaches
 	PlainHTTP     []int  // those of them where a registry is pulled from over plain HTTP
 }
 
@@ -80,6 +81,16 @@ func Run(ctx context.Context, options Options, out io.Writer, log *slog.Logger) 
 		return err
 	}
 	defer p.dir.release()
+	if p.node != nil {
+		if err := p.outbound(); err != nil {
+			return err
+		}
+		defer func() {
+			if err := realnode.NoOutbound(p.dir.file("node"), *p.node); err != nil {
+				log.Warn("end", "err", err)
+			}
+		}()
+	}
 	supervisor := &supervise.Supervisor{Executable: executable, LogDir: p.dir.file("logs"), HomeDir: p.dir.path, Log: log}
 	defer supervisor.Stop()
 
@@ -103,6 +114,16 @@ func Run(ctx context.Context, options Options, out io.Writer, log *slog.Logger) 
 	<-ctx.Done()
 	log.Info("stopping the cluster")
 	return nil
+}
+
+// outbound takes back what a run that was killed left in the machine's firewall,
+// and opens the way out if that is asked for.
+func (p plan) outbound() error {
+	dir := p.dir.file("node")
+	if err := realnode.NoOutbound(dir, *p.node); err != nil || !p.options.Outbound {
+		return err
+	}
+	return realnode.Outbound(dir, *p.node)
 }
 
 // prepare does what comes before the first process: directory, ports,

@@ -62,6 +62,7 @@ var programs = []struct{ name, pkg string }{
 	{"runc", "runc"},
 	{"iptables", "iptables"},
 	{"iptables-restore", "iptables"},
+	{"iptables-save", "iptables"},
 	{"conntrack", "conntrack"},
 	{pauseProgram, "catatonit"},
 }
