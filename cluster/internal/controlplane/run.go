@@ -91,6 +91,11 @@ func Run(ctx context.Context, options Options, out io.Writer, log *slog.Logger) 
 			}
 		}()
 	}
+	if p.node == nil {
+		if err := realnode.Sweep(p.dir.file("node")); err != nil {
+			return err
+		}
+	}
 	supervisor := &supervise.Supervisor{Executable: executable, LogDir: p.dir.file("logs"), HomeDir: p.dir.path, Log: log}
 	defer supervisor.Stop()
 
