@@ -37,6 +37,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
 )
 
@@ -204,6 +205,47 @@ func (in *realInstance) exec(t *testing.T, pod string, command ...string) string
 	return out.String()
 }
 
+// forwarded asks a pod through a port on this machine, as `kubectl port-forward` opens it.
+func (in *realInstance) forwarded(t *testing.T, pod string, port int) string {
+	t.Helper()
+	config, err := clientcmd.BuildConfigFromFlags("", in.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := in.client.CoreV1().RESTClient().Post().Resource("pods").Namespace("default").Name(pod).SubResource("portforward").URL()
+	dialer, err := portforward.NewSPDYOverWebsocketDialer(target, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, ready := make(chan struct{}), make(chan struct{})
+	defer close(stop)
+	forwarder, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, []string{fmt.Sprintf("0:%d", port)}, stop, ready, io.Discard, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- forwarder.ForwardPorts() }()
+	select {
+	case <-ready:
+	case err := <-ended:
+		t.Fatalf("forward port %d of %s: %v", port, pod, err)
+	}
+	ports, err := forwarder.GetPorts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", ports[0].Local))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
 func TestRealNode(t *testing.T) {
 	needRealNode(t)
 	in := launchReal(t, filepath.Join(t.TempDir(), "data"))
@@ -269,6 +311,9 @@ func testRealService(t *testing.T, in *realInstance) {
 	}
 	if out := in.exec(t, first, "/app", "get", "http://"+pods.Items[1].Status.PodIP+":8080/direct"); out != "hello from "+pods.Items[1].Name+"\n" {
 		t.Errorf("pod to pod: %q", out)
+	}
+	if out := in.forwarded(t, first, 8080); out != "hello from "+first+"\n" {
+		t.Errorf("through a forwarded port: %q", out)
 	}
 	if out := in.logs(t, pods.Items[1].Name); !strings.HasPrefix(out, "listening\n") || !strings.Contains(out, "request for /direct\n") {
 		t.Errorf("log of %s: %q", pods.Items[1].Name, out)
@@ -645,7 +690,7 @@ func outside(t *testing.T) string {
 		who, _, _ := net.SplitHostPort(r.RemoteAddr)
 		fmt.Fprintln(w, "you are", who)
 	})}
-	go server.Serve(listener)
+	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(func() { server.Close() })
 	return "http://203.0.113.2:8080"
 }

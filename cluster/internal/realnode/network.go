@@ -39,7 +39,7 @@ func connect(link Link, machine netns.NsHandle) error {
 	if err != nil {
 		return fmt.Errorf("own network: %w", err)
 	}
-	defer own.Close()
+	defer func() { _ = own.Close() }()
 	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: link.Device}, PeerName: uplink, PeerNamespace: netlink.NsFd(own)}
 	if err := outside.LinkAdd(pair); err != nil {
 		return fmt.Errorf("make device %s: %w", link.Device, err)

@@ -72,7 +72,7 @@ func run(ctx context.Context, spec Spec, verb string, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("the machine's network: %w", err)
 	}
-	defer machine.Close()
+	defer func() { _ = machine.Close() }()
 	if err := os.MkdirAll(RegistriesDir(spec.Dir), 0o700); err != nil {
 		return err
 	}
@@ -152,7 +152,7 @@ func cri() (runtimeapi.RuntimeServiceClient, func(), error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect to containerd: %w", err)
 	}
-	return runtimeapi.NewRuntimeServiceClient(conn), func() { conn.Close() }, nil
+	return runtimeapi.NewRuntimeServiceClient(conn), func() { _ = conn.Close() }, nil
 }
 
 // end stops kube-proxy and kubelet, then the containers, which nobody starts again
