@@ -282,7 +282,7 @@ func TestProtocol(t *testing.T) {
 		if response.StatusCode != step.status || !bytes.Contains(body, []byte(step.want)) {
 			t.Errorf("%s: %s %s: %d %.200s\nwant %d with %.100q", step.what, step.method, path, response.StatusCode, body, step.status, step.want)
 		}
-		if location := response.Header.Get("Location"); step.method == "POST" && response.StatusCode == 202 {
+		if location := response.Header.Get("Location"); step.method == "POST" && response.StatusCode == http.StatusAccepted {
 			upload = location
 		}
 	}
