@@ -61,6 +61,8 @@ test: export FLUX_BINARY = $(CURDIR)/$(FLUX)
 test: build $(FLUX) ## run all tests
 	go test ./...
 	cd cluster && go test ./...
+	@bin/keelson-cluster run --node real --check >.out/node-check 2>&1 || \
+		{ echo "SKIPPED: the tests of the real node (docs/cluster.md), because:"; grep '^missing' .out/node-check; }
 
 # The real flux program, which the tests point at an instance. Its module embeds manifests that its own build makes from the
 # network and that no test needs: an empty one stands in for them. It is no dependency of ours, so it is built from its own

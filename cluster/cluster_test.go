@@ -52,7 +52,7 @@ func buildAndRun(m *testing.M) int {
 	return m.Run()
 }
 
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 // instance is one run of the program.
 type instance struct {
@@ -62,6 +62,7 @@ type instance struct {
 	exited  chan error
 	Server  string
 	Config  string
+	Node    struct{ Name, Address string } // the real one, if there is one
 	client  kubernetes.Interface
 	stopped bool
 }
@@ -97,11 +98,12 @@ func launch(t *testing.T, dir string, flags ...string) *instance {
 	var ready struct {
 		Ready              bool
 		Kubeconfig, Server string
+		Node               struct{ Name, Address string }
 	}
 	if err := json.Unmarshal(line, &ready); err != nil || !ready.Ready || ready.Server == "" {
 		t.Fatalf("ready line %q: %v", line, err)
 	}
-	in.Server, in.Config = ready.Server, ready.Kubeconfig
+	in.Server, in.Config, in.Node = ready.Server, ready.Kubeconfig, ready.Node
 	config, err := clientcmd.BuildConfigFromFlags("", ready.Kubeconfig)
 	if err != nil {
 		t.Fatal(err)
@@ -631,7 +633,11 @@ func TestRefusals(t *testing.T) {
 		"foreign directory": {[]string{"run", "--data", other}, "holds other files and no cluster"},
 		"port in use":       {[]string{"run", "--data", filepath.Join(t.TempDir(), "d"), "--port", port}, "port " + port + " on 127.0.0.1 is in use"},
 		"negative nodes":    {[]string{"run", "--data", "d", "--nodes", "-1"}, "--nodes -1: must be 0 to 5000"},
-		"unknown component": {[]string{"component", "kubelet"}, `unknown component "kubelet"`},
+		"unknown component": {[]string{"component", "kubernetes"}, `unknown component "kubernetes"`},
+		"unknown node":      {[]string{"run", "--data", "d", "--node", "toy"}, "--node toy: must be simulated or real"},
+		"both kinds":        {[]string{"run", "--data", "d", "--node", "real", "--nodes", "2"}, "with --node real there are none"},
+		"nothing to reach":  {[]string{"run", "--data", "d", "--publish", "80"}, "--publish, --registry and --outbound are for --node real"},
+		"check of nothing":  {[]string{"run", "--check"}, "--check is for --node real"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -80,7 +80,11 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	if err := linkTools(tools); err != nil {
 		return nil, err
 	}
-	x, err := shell.New(shell.Options{Runner: executor.Runner{Version: version, Disposable: true}, Tools: tools})
+	sandbox, err := sandboxOf(filepath.Dir(dir), tools, log)
+	if err != nil {
+		return nil, err
+	}
+	x, err := shell.New(shell.Options{Runner: executor.Runner{Version: version, Disposable: true}, Tools: tools, Sandbox: sandbox})
 	if err != nil {
 		return nil, err
 	}
@@ -101,6 +105,22 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 		}
 	}()
 	return s, nil
+}
+
+// sandboxOf keeps jobs from an instance's data, where the system can do that; else nil, and the log says why.
+func sandboxOf(data, tools string, log *slog.Logger) (*shell.Sandbox, error) {
+	if kind, why := shell.Check(); kind == shell.NoIsolation {
+		log.Warn("jobs run without a sandbox, as the user of this instance", "why", why)
+		return nil, nil
+	}
+	program, err := os.Executable()
+	if err == nil {
+		program, err = filepath.EvalSymlinks(program)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	return &shell.Sandbox{Hide: []string{data}, Show: []string{tools, program}}, nil
 }
 
 // shut ends all jobs and closes what is kept.

@@ -30,6 +30,7 @@ type Cluster struct {
 	Config     *rest.Config
 	Kubeconfig string // path
 	AuditLog   string // path of the API server's audit log, one JSON event a line
+	Node       string // address of the real node, where its pods reach what is published; "": there is none
 
 	cmd *exec.Cmd
 }
@@ -96,14 +97,14 @@ func Binary(ctx context.Context) (string, error) {
 	return path, os.Rename(aside, path)
 }
 
-// Start brings up a control plane with one node whose data are in dir.
-func Start(ctx context.Context, dir string) (*Cluster, error) {
+// Start brings up a control plane with one node whose data are in dir, with more flags of keelson-cluster.
+func Start(ctx context.Context, dir string, flags ...string) (*Cluster, error) {
 	binary, err := Binary(ctx)
 	if err != nil {
 		return nil, err
 	}
 	audit := dir + "-audit.log"
-	cmd := exec.Command(binary, "run", "--data", dir, "--unsafe-no-fsync", "--audit-log", audit)
+	cmd := exec.Command(binary, append([]string{"run", "--data", dir, "--unsafe-no-fsync", "--audit-log", audit}, flags...)...)
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, err := cmd.StdoutPipe()
@@ -126,12 +127,15 @@ func Start(ctx context.Context, dir string) (*Cluster, error) {
 	}()
 	select {
 	case text := <-line:
-		var ready struct{ Kubeconfig string }
+		var ready struct {
+			Kubeconfig string
+			Node       struct{ Address string }
+		}
 		if err := json.Unmarshal([]byte(text), &ready); err != nil || ready.Kubeconfig == "" {
 			c.Stop()
 			return nil, fmt.Errorf("keelson-cluster did not get ready: it said %q", text)
 		}
-		c.Kubeconfig = ready.Kubeconfig
+		c.Kubeconfig, c.Node = ready.Kubeconfig, ready.Node.Address
 	case <-time.After(startLimit):
 		c.Stop()
 		return nil, errors.New("keelson-cluster did not get ready in time")

@@ -49,11 +49,25 @@ const (
 	ControllerManager = "controller-manager"
 	Scheduler         = "scheduler"
 	Kwok              = "kwok"
+	KubeletClient     = "apiserver-kubelet-client" // the API server's, to kubelets
+	Kubelet           = "kubelet"                  // the real node's, to the API server
+	KubeletServing    = "kubelet-serving"
+	KubeProxy         = "kube-proxy"
 	serviceAccount    = "service-account"
 )
 
 // KwokUser is the Kubernetes user that the certificate [Kwok] stands for.
 const KwokUser = "keelson:kwok"
+
+// KubeletClientUser is the user that the API server is to kubelets.
+const KubeletClientUser = "keelson:kube-apiserver"
+
+// Names are what certificates are good for.
+type Names struct {
+	APIServer []string // names and addresses the API server is reached by
+	Node      string   // name of the real node; "": there is none
+	NodeHosts []string // names and addresses its kubelet is reached by
+}
 
 // Set is the directory of one cluster's certificates.
 type Set struct{ dir string }
@@ -91,12 +105,12 @@ type leaf struct {
 	hosts           []string // serves these names; a pure client has none
 }
 
-func leaves(apiHosts []string) []leaf {
+func leaves(names Names) []leaf {
 	client := func(name, authority, user string, groups ...string) leaf {
 		return leaf{name: name, authority: authority, subject: pkix.Name{CommonName: user, Organization: groups}}
 	}
-	return []leaf{
-		{name: APIServer, authority: CA, subject: pkix.Name{CommonName: "kube-apiserver"}, hosts: apiHosts},
+	all := []leaf{
+		{name: APIServer, authority: CA, subject: pkix.Name{CommonName: "kube-apiserver"}, hosts: names.APIServer},
 		{name: Etcd, authority: EtcdCA, subject: pkix.Name{CommonName: "etcd"}, hosts: []string{"localhost", "127.0.0.1"}},
 		client(EtcdClient, EtcdCA, "kube-apiserver"),
 		client(FrontProxyClient, FrontProxyCA, "front-proxy-client"),
@@ -105,11 +119,21 @@ func leaves(apiHosts []string) []leaf {
 		client(Scheduler, CA, "system:kube-scheduler"),
 		client(Kwok, CA, KwokUser),
 	}
+	if names.Node == "" {
+		return all
+	}
+	user := "system:node:" + names.Node
+	return append(all,
+		client(KubeletClient, CA, KubeletClientUser),
+		client(Kubelet, CA, user, "system:nodes"),
+		leaf{name: KubeletServing, authority: CA, subject: pkix.Name{CommonName: user, Organization: []string{"system:nodes"}}, hosts: names.NodeHosts},
+		client(KubeProxy, CA, "system:kube-proxy"),
+	)
 }
 
 // Ensure makes the certificates that dir lacks or that are no longer good at
-// time now. apiHosts are the names and addresses the API server is reached by.
-func Ensure(dir string, apiHosts []string, now time.Time) (Set, error) {
+// time now.
+func Ensure(dir string, names Names, now time.Time) (Set, error) {
 	set := Set{dir: dir}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return set, fmt.Errorf("make certificate directory: %w", err)
@@ -119,7 +143,7 @@ func Ensure(dir string, apiHosts []string, now time.Time) (Set, error) {
 			return set, fmt.Errorf("certificate authority %s: %w", name, err)
 		}
 	}
-	for _, l := range leaves(apiHosts) {
+	for _, l := range leaves(names) {
 		if err := set.ensureLeaf(l, now); err != nil {
 			return set, fmt.Errorf("certificate %s: %w", l.name, err)
 		}

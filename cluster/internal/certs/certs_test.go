@@ -66,7 +66,7 @@ func TestEnsureReplacesOnlyWhatIsNoLongerGood(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "pki")
-			set, err := Ensure(dir, hosts, born)
+			set, err := Ensure(dir, Names{APIServer: hosts}, born)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -81,7 +81,7 @@ func TestEnsureReplacesOnlyWhatIsNoLongerGood(t *testing.T) {
 			if test.hosts == nil {
 				test.hosts = hosts
 			}
-			if set, err = Ensure(dir, test.hosts, born.Add(test.later)); err != nil {
+			if set, err = Ensure(dir, Names{APIServer: test.hosts}, born.Add(test.later)); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(test.want, replaced(before, serials(t, set))); diff != "" {
@@ -96,7 +96,7 @@ func TestEnsureReplacesOnlyWhatIsNoLongerGood(t *testing.T) {
 
 func TestEnsureLeavesNothingReadableByOthers(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "pki")
-	if _, err := Ensure(dir, []string{"localhost"}, born); err != nil {
+	if _, err := Ensure(dir, Names{APIServer: []string{"localhost"}}, born); err != nil {
 		t.Fatal(err)
 	}
 	err := filepath.Walk(dir, func(path string, info os.FileInfo, err error) error {

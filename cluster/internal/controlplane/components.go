@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	"keelson.dev/keelson/cluster/internal/certs"
+	"keelson.dev/keelson/cluster/internal/realnode"
 	"keelson.dev/keelson/cluster/internal/supervise"
 )
 
@@ -16,7 +17,8 @@ const (
 	// Service "kubernetes". Endpoints may not be loopback, and left to itself it
 	// takes the address of the default route, which a machine without network
 	// does not have. This one is for documentation (RFC 5737): valid everywhere,
-	// and nothing listens there. No pod runs for real that could miss it.
+	// and nothing listens there. Simulated pods cannot miss it; where pods run for
+	// real, the node's address takes its place.
 	advertiseAddress = "192.0.2.1"
 
 	loopback = "127.0.0.1"
@@ -34,6 +36,15 @@ type plan struct {
 	ports   ports
 	certs   certs.Set
 	options Options
+	node    *realnode.Link // to the real node; nil: nodes are simulated
+}
+
+// advertised is the address of the API server for pods.
+func (p plan) advertised() string {
+	if p.node != nil {
+		return p.node.Node.String()
+	}
+	return advertiseAddress
 }
 
 func (p plan) server() string     { return "https://" + hostPort(p.ports.APIServer) }
@@ -70,13 +81,13 @@ func (p plan) etcd() supervise.Component {
 func (p plan) apiServer() supervise.Component {
 	args := []string{
 		"--bind-address=" + loopback, "--secure-port=" + strconv.Itoa(p.ports.APIServer),
-		"--advertise-address=" + advertiseAddress,
+		"--advertise-address=" + p.advertised(),
 		"--tls-cert-file=" + p.certs.Cert(certs.APIServer), "--tls-private-key-file=" + p.certs.Key(certs.APIServer),
 
 		"--etcd-servers=" + p.etcdServer(), "--etcd-cafile=" + p.certs.Cert(certs.EtcdCA),
 		"--etcd-certfile=" + p.certs.Cert(certs.EtcdClient), "--etcd-keyfile=" + p.certs.Key(certs.EtcdClient),
 
-		"--anonymous-auth=false", "--authorization-mode=RBAC", "--profiling=false",
+		"--anonymous-auth=false", "--profiling=false",
 		"--client-ca-file=" + p.certs.Cert(certs.CA),
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file=" + p.certs.ServiceAccountKey(),
@@ -94,6 +105,16 @@ func (p plan) apiServer() supervise.Component {
 		"--service-cluster-ip-range=" + serviceCIDR,
 		"--allow-privileged",
 		"--kubelet-preferred-address-types=InternalIP",
+	}
+	if p.node == nil {
+		args = append(args, "--authorization-mode=RBAC")
+	} else {
+		args = append(args,
+			"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
+			"--kubelet-certificate-authority="+p.certs.Cert(certs.CA),
+			"--kubelet-client-certificate="+p.certs.Cert(certs.KubeletClient),
+			"--kubelet-client-key="+p.certs.Key(certs.KubeletClient),
+		)
 	}
 	if p.options.AuditLog != "" {
 		args = append(args,
@@ -135,6 +156,14 @@ func (p plan) kwok() supervise.Component {
 		"--kubeconfig="+p.kubeconfig(certs.Kwok),
 		"--config="+p.dir.file("config", "kwok.yaml"),
 	)
+}
+
+// realNode is the first process of the real node. The kernel ends all others of
+// the node with it.
+func (p plan) realNode() supervise.Component {
+	c := component(node, p.dir.file("config", "node.json"))
+	c.Unshare, c.Grace = realnode.Namespaces, realnode.Grace
+	return c
 }
 
 // kubeconfig is the path of a component's kubeconfig.

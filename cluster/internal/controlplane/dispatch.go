@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"context"
 	"fmt"
 	"os"
 
@@ -10,11 +11,15 @@ import (
 	"k8s.io/component-base/cli"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	kubeproxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
+	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 	kwokconfig "sigs.k8s.io/kwok/pkg/config"
 	kwokcmd "sigs.k8s.io/kwok/pkg/kwok/cmd"
 	kwoklog "sigs.k8s.io/kwok/pkg/log"
 	"sigs.k8s.io/kwok/pkg/utils/signals"
+
+	"keelson.dev/keelson/cluster/internal/realnode"
 )
 
 // ComponentVerb is the hidden first argument with which this binary starts
@@ -28,6 +33,10 @@ const (
 	controllerManager = "kube-controller-manager"
 	kubeScheduler     = "kube-scheduler"
 	kwok              = "kwok"
+	node              = "node" // the real node; the others below are parts of it
+	nodeProbe         = "node-probe"
+	nodeKubelet       = "kubelet"
+	nodeProxy         = "kube-proxy"
 )
 
 // RunComponent becomes the named component and returns its exit status.
@@ -44,6 +53,18 @@ func RunComponent(name string, args []string) int {
 		return runCommand(controllermanager.NewControllerManagerCommand(), args)
 	case kubeScheduler:
 		return runCommand(scheduler.NewSchedulerCommand(), args)
+	case nodeKubelet:
+		return runCommand(kubelet.NewKubeletCommand(context.Background()), args)
+	case nodeProxy:
+		return runCommand(kubeproxy.NewProxyCommand(), args)
+	case node:
+		return realnode.Main(args, ComponentVerb)
+	case nodeProbe:
+		if err := realnode.Probe(args[0], os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "node-probe:", err)
+			return 1
+		}
+		return 0
 	case kwok:
 		DropGlobalFlags()
 		if err := runKwok(args); err != nil {

@@ -19,9 +19,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
@@ -30,6 +33,7 @@ import (
 
 	"keelson.dev/keelson/cluster/internal/certs"
 	"keelson.dev/keelson/cluster/internal/kwoknodes"
+	"keelson.dev/keelson/cluster/internal/realnode"
 	"keelson.dev/keelson/cluster/internal/supervise"
 )
 
@@ -44,6 +48,10 @@ type Options struct {
 	Port          int    // of the API server; 0: that of the last run or any free one
 	UnsafeNoFsync bool   // faster, but a power failure may lose the cluster
 	AuditLog      string // file for the API server's audit log; "": none
+	RealNode      bool   // a node that runs containers, instead of simulated ones
+	Publish       []int  // ports on 127.0.0.1 that its pods reach at its address
+	Outbound      bool   // its pods and its image pulls reach what this machine reaches
+	PlainHTTP     []int  // those of them where a registry is pulled from over plain HTTP
 }
 
 // Started is what Run tells once the cluster is ready for work.
@@ -51,20 +59,42 @@ type Started struct {
 	Ready      bool   `json:"ready"`
 	Kubeconfig string `json:"kubeconfig"`
 	Server     string `json:"server"`
+	Node       *Node  `json:"node,omitempty"` // the real node; nil: there is none
+}
+
+// Node is what others need to know of the real node.
+type Node struct {
+	Name    string `json:"name"`
+	Address string `json:"address"` // where pods, and this machine, reach the API server and what is published
 }
 
 // Run runs the cluster until ctx ends, and writes one line of JSON ([Started])
 // to out when it is ready. It returns nil after an orderly stop, also one that
 // was asked for during the start.
 func Run(ctx context.Context, options Options, out io.Writer, log *slog.Logger) error {
-	p, err := prepare(options)
+	executable, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find own program: %w", err)
+	}
+	p, err := prepare(ctx, options, executable)
 	if err != nil {
 		return err
 	}
 	defer p.dir.release()
-	executable, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("find own program: %w", err)
+	if p.node != nil {
+		if err := p.outbound(); err != nil {
+			return err
+		}
+		defer func() {
+			if err := realnode.NoOutbound(p.dir.file("node"), *p.node); err != nil {
+				log.Warn("end", "err", err)
+			}
+		}()
+	}
+	if p.node == nil {
+		if err := realnode.Sweep(p.dir.file("node")); err != nil {
+			return err
+		}
 	}
 	supervisor := &supervise.Supervisor{Executable: executable, LogDir: p.dir.file("logs"), HomeDir: p.dir.path, Log: log}
 	defer supervisor.Stop()
@@ -79,7 +109,11 @@ func Run(ctx context.Context, options Options, out io.Writer, log *slog.Logger) 
 		return err
 	}
 	log.Info("cluster is ready", "server", p.server(), "nodes", options.Nodes, "after", time.Since(began).Round(time.Millisecond))
-	if err := json.NewEncoder(out).Encode(Started{Ready: true, Kubeconfig: p.dir.file("kubeconfig"), Server: p.server()}); err != nil {
+	started := Started{Ready: true, Kubeconfig: p.dir.file("kubeconfig"), Server: p.server()}
+	if p.node != nil {
+		started.Node = &Node{Name: realnode.Name, Address: p.node.Node.String()}
+	}
+	if err := json.NewEncoder(out).Encode(started); err != nil {
 		return fmt.Errorf("announce the cluster: %w", err)
 	}
 	<-ctx.Done()
@@ -87,9 +121,19 @@ func Run(ctx context.Context, options Options, out io.Writer, log *slog.Logger) 
 	return nil
 }
 
+// outbound takes back what a run that was killed left in the machine's firewall,
+// and opens the way out if that is asked for.
+func (p plan) outbound() error {
+	dir := p.dir.file("node")
+	if err := realnode.NoOutbound(dir, *p.node); err != nil || !p.options.Outbound {
+		return err
+	}
+	return realnode.Outbound(dir, *p.node)
+}
+
 // prepare does what comes before the first process: directory, ports,
 // certificates and configuration files.
-func prepare(options Options) (_ plan, err error) {
+func prepare(ctx context.Context, options Options, executable string) (_ plan, err error) {
 	if options.AuditLog != "" {
 		if options.AuditLog, err = filepath.Abs(options.AuditLog); err != nil {
 			return plan{}, fmt.Errorf("audit log: %w", err)
@@ -107,10 +151,50 @@ func prepare(options Options) (_ plan, err error) {
 	if p.ports, err = p.dir.choosePorts(options.Port); err != nil {
 		return p, err
 	}
-	if p.certs, err = certs.Ensure(p.dir.file("pki"), apiHosts, time.Now()); err != nil {
+	names := certs.Names{APIServer: apiHosts}
+	if options.RealNode {
+		if err := realnode.Missing(realnode.Check(ctx, p.dir.path, probe(executable))); err != nil {
+			return p, err
+		}
+		link, err := realnode.Choose(p.dir.file("node"))
+		if err != nil {
+			return p, err
+		}
+		p.node = &link
+		names.APIServer = append(slices.Clone(apiHosts), p.advertised())
+		names.Node, names.NodeHosts = realnode.Name, []string{realnode.Name, link.Node.String()}
+	}
+	if p.certs, err = certs.Ensure(p.dir.file("pki"), names, time.Now()); err != nil {
 		return p, err
 	}
 	return p, p.writeConfiguration()
+}
+
+func probe(executable string) []string { return []string{executable, ComponentVerb, nodeProbe} }
+
+// CheckNode writes what this machine has and lacks for a real node, a line each.
+// dir is where the cluster would be; "": anywhere. It returns an error if
+// something is missing.
+func CheckNode(ctx context.Context, dir string, out io.Writer) error {
+	executable, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find own program: %w", err)
+	}
+	if dir == "" {
+		dir = os.TempDir()
+	}
+	findings := realnode.Check(ctx, dir, probe(executable))
+	missing := 0
+	for _, finding := range findings {
+		fmt.Fprintln(out, finding)
+		if !finding.OK {
+			missing++
+		}
+	}
+	if missing > 0 {
+		return fmt.Errorf("this machine cannot run a real node: %d of %d things are missing", missing, len(findings))
+	}
+	return nil
 }
 
 const auditPolicy = `apiVersion: audit.k8s.io/v1
@@ -121,7 +205,7 @@ rules:
 `
 
 func (p plan) writeConfiguration() error {
-	kwokConfig, err := kwoknodes.Config()
+	kwokConfig, err := kwoknodes.Config(p.volumes())
 	if err != nil {
 		return err
 	}
@@ -132,16 +216,65 @@ func (p plan) writeConfiguration() error {
 		return err
 	}
 	for _, name := range []string{certs.ControllerManager, certs.Scheduler, certs.Kwok} {
-		if err := p.writeKubeconfig(p.kubeconfig(name), name); err != nil {
+		if err := p.writeKubeconfig(p.kubeconfig(name), name, p.server()); err != nil {
 			return err
 		}
 	}
-	return p.writeKubeconfig(p.dir.file("kubeconfig"), certs.Admin)
+	if p.node != nil {
+		if err := p.writeNode(); err != nil {
+			return err
+		}
+	}
+	return p.writeKubeconfig(p.dir.file("kubeconfig"), certs.Admin, p.server())
+}
+
+// volumes is where the volumes of claims are.
+func (p plan) volumes() string {
+	if p.node != nil {
+		return realnode.VolumesDir(p.dir.file("node"))
+	}
+	return "/var/lib/keelson-simulated" // no kubelet ever mounts it: it names nothing on this machine
+}
+
+// writeNode writes what the node's process is told. It is made anew at each start.
+func (p plan) writeNode() error {
+	dir := p.dir.file("node")
+	server := "https://" + net.JoinHostPort(p.advertised(), strconv.Itoa(p.ports.APIServer))
+	for _, name := range []string{certs.Kubelet, certs.KubeProxy} {
+		if err := p.writeKubeconfig(p.kubeconfig(name), name, server); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make directory of the node: %w", err)
+	}
+	// The node's address may have changed since the last run.
+	if err := os.RemoveAll(realnode.RegistriesDir(dir)); err != nil {
+		return fmt.Errorf("registries of the last run: %w", err)
+	}
+	for _, port := range p.options.PlainHTTP {
+		if err := realnode.AllowPlainHTTP(dir, net.JoinHostPort(p.advertised(), strconv.Itoa(port))); err != nil {
+			return err
+		}
+	}
+	spec := realnode.Spec{
+		Dir: dir, LogDir: p.dir.file("logs"), Link: *p.node,
+		MachineNet: fmt.Sprintf("/proc/%d/ns/net", os.Getpid()),
+		Publish:    slices.Compact(slices.Sorted(slices.Values(slices.Concat([]int{p.ports.APIServer}, p.options.Publish, p.options.PlainHTTP)))),
+
+		KubeletKubeconfig: p.kubeconfig(certs.Kubelet), ProxyKubeconfig: p.kubeconfig(certs.KubeProxy),
+		ClientCA: p.certs.Cert(certs.CA), KubeletCert: p.certs.Cert(certs.KubeletServing), KubeletKey: p.certs.Key(certs.KubeletServing),
+	}
+	text, err := json.MarshalIndent(spec, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode the node's file: %w", err)
+	}
+	return replaceFile(p.dir.file("config", "node.json"), append(text, '\n'))
 }
 
 // writeKubeconfig writes a kubeconfig that carries its certificate and key, so
 // that it works wherever it is copied to on this machine.
-func (p plan) writeKubeconfig(path, user string) error {
+func (p plan) writeKubeconfig(path, user, server string) error {
 	ca, err := os.ReadFile(p.certs.Cert(certs.CA))
 	if err != nil {
 		return fmt.Errorf("kubeconfig of %s: %w", user, err)
@@ -156,7 +289,7 @@ func (p plan) writeKubeconfig(path, user string) error {
 	}
 	const name = "keelson"
 	text, err := clientcmd.Write(clientcmdapi.Config{
-		Clusters:       map[string]*clientcmdapi.Cluster{name: {Server: p.server(), CertificateAuthorityData: ca}},
+		Clusters:       map[string]*clientcmdapi.Cluster{name: {Server: server, CertificateAuthorityData: ca}},
 		AuthInfos:      map[string]*clientcmdapi.AuthInfo{user: {ClientCertificateData: cert, ClientKeyData: key}},
 		Contexts:       map[string]*clientcmdapi.Context{name: {Cluster: name, AuthInfo: user}},
 		CurrentContext: name,
@@ -169,6 +302,7 @@ func (p plan) writeKubeconfig(path, user string) error {
 
 // start brings up the components, each when what it needs is there.
 func start(ctx context.Context, p plan, supervisor *supervise.Supervisor, log *slog.Logger) error {
+	began := time.Now()
 	etcdProbe, err := p.probe(p.etcdServer()+"/health", certs.EtcdClient, certs.EtcdCA)
 	if err != nil {
 		return err
@@ -192,6 +326,9 @@ func start(ctx context.Context, p plan, supervisor *supervise.Supervisor, log *s
 	supervisor.Start(p.controllerManager())
 	supervisor.Start(p.scheduler())
 	supervisor.Start(p.kwok())
+	if p.node != nil {
+		supervisor.Start(p.realNode())
+	}
 	client, err := p.client()
 	if err != nil {
 		return err
@@ -202,8 +339,23 @@ func start(ctx context.Context, p plan, supervisor *supervise.Supervisor, log *s
 	if err != nil {
 		return err
 	}
-	return supervisor.Await(ctx, "the nodes", func(ctx context.Context) error {
+	err = supervisor.Await(ctx, "the nodes", func(ctx context.Context) error {
 		return kwoknodes.Ready(ctx, client, p.options.Nodes)
+	})
+	if err != nil {
+		return err
+	}
+	if p.node == nil {
+		return realnode.Forget(ctx, client)
+	}
+	err = supervisor.Await(ctx, "the rights of the node", func(ctx context.Context) error {
+		return realnode.Bootstrap(ctx, client, certs.KubeletClientUser, realnode.VolumesDir(p.dir.file("node")))
+	})
+	if err != nil {
+		return err
+	}
+	return supervisor.Await(ctx, "the real node", func(ctx context.Context) error {
+		return realnode.Ready(ctx, client, p.node.Node.String(), began)
 	})
 }
 

@@ -17,6 +17,7 @@ import (
 	"bytes"
 	_ "embed"
 	"fmt"
+	"strconv"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -47,8 +48,8 @@ const podCIDR = "10.244.0.0/16"
 //go:embed volumes.yaml
 var volumeStages string
 
-// Config returns KWOK's configuration file.
-func Config() ([]byte, error) {
+// Config returns KWOK's configuration file. The volumes of claims are directories below volumes.
+func Config(volumes string) ([]byte, error) {
 	// Node leases stay off: KWOK takes a lease under a new name at each start, so
 	// after a restart it would leave the pods alone until the old lease runs out,
 	// 40 s. Nodes send heartbeats instead, as kubelets did before there were leases.
@@ -89,7 +90,7 @@ func Config() ([]byte, error) {
 		}
 		fmt.Fprintf(&out, "---\n%s", text)
 	}
-	fmt.Fprintf(&out, "---\n%s", volumeStages)
+	fmt.Fprintf(&out, "---\n%s", strings.ReplaceAll(volumeStages, "VOLUMES", strconv.Quote(volumes)))
 	return out.Bytes(), nil
 }
 

@@ -45,8 +45,12 @@ const (
 // Component is one child process: a name, which is also that of its log file,
 // and the arguments this binary is started with to become it.
 type Component struct {
-	Name string
-	Args []string
+	Name    string
+	Args    []string
+	Program string        // another program than this one; "": this one
+	Env     []string      // what it sees besides what all children see
+	Unshare uintptr       // CLONE_NEW* flags: namespaces of its own
+	Grace   time.Duration // from SIGTERM to SIGKILL; 0: 15 s
 }
 
 // Supervisor owns the child processes. Its fields are set before the first
@@ -57,6 +61,7 @@ type Supervisor struct {
 	HomeDir    string // HOME of the children
 	Log        *slog.Logger
 
+	mu       sync.Mutex
 	children []*child // in starting order
 }
 
@@ -76,7 +81,9 @@ type child struct {
 // see Await.
 func (s *Supervisor) Start(c Component) {
 	ch := &child{Component: c, stop: make(chan struct{}), done: make(chan struct{})}
+	s.mu.Lock()
 	s.children = append(s.children, ch)
+	s.mu.Unlock()
 	go s.keep(ch)
 }
 
@@ -110,12 +117,16 @@ func (s *Supervisor) keep(ch *child) {
 
 // runOnce runs the process to its end. Called on the child's own thread.
 func (s *Supervisor) runOnce(ch *child, out io.Writer) error {
-	cmd := exec.Command(s.Executable, ch.Args...)
-	cmd.Env = []string{"HOME=" + s.HomeDir, "PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir()}
+	program := ch.Program
+	if program == "" {
+		program = s.Executable
+	}
+	cmd := exec.Command(program, ch.Args...)
+	cmd.Env = append([]string{"HOME=" + s.HomeDir, "PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir()}, ch.Env...)
 	cmd.Dir = s.HomeDir
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.WaitDelay = time.Second
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Cloneflags: ch.Unshare}
 
 	ch.mu.Lock()
 	var err error
@@ -174,7 +185,7 @@ func (s *Supervisor) Await(ctx context.Context, what string, probe func(context.
 }
 
 func (s *Supervisor) crashing() error {
-	for _, ch := range s.children {
+	for _, ch := range s.present() {
 		ch.mu.Lock()
 		exits, err := ch.exits, ch.lastErr
 		ch.mu.Unlock()
@@ -188,20 +199,54 @@ func (s *Supervisor) crashing() error {
 // Stop stops the components in reverse order of their start, each before the
 // next: SIGTERM, and SIGKILL for one that takes too long.
 func (s *Supervisor) Stop() {
-	for i := len(s.children) - 1; i >= 0; i-- {
-		ch := s.children[i]
-		close(ch.stop)
-		ch.signal(syscall.SIGTERM)
-		select {
-		case <-ch.done:
-		case <-time.After(stopTimeout):
-			s.Log.Warn("component does not stop, killing it", "component", ch.Name, "after", stopTimeout)
-			ch.signal(syscall.SIGKILL)
-			<-ch.done
-		}
-		s.Log.Debug("component stopped", "component", ch.Name)
+	for len(s.present()) > 0 {
+		s.StopLast()
 	}
-	s.children = nil
+}
+
+func (s *Supervisor) present() []*child {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.children[:len(s.children):len(s.children)]
+}
+
+// Running returns the number of components that were started and not stopped.
+func (s *Supervisor) Running() int { return len(s.present()) }
+
+// StopLast stops the component that was started last.
+func (s *Supervisor) StopLast() {
+	s.mu.Lock()
+	last := len(s.children) - 1
+	ch := s.children[last]
+	s.children = s.children[:last]
+	s.mu.Unlock()
+	grace := ch.Grace
+	if grace == 0 {
+		grace = stopTimeout
+	}
+	close(ch.stop)
+	ch.signal(syscall.SIGTERM)
+	select {
+	case <-ch.done:
+	case <-time.After(grace):
+		s.Log.Warn("component does not stop, killing it", "component", ch.Name, "after", grace)
+		ch.signal(syscall.SIGKILL)
+		<-ch.done
+	}
+	s.Log.Debug("component stopped", "component", ch.Name)
+}
+
+// Owns reports whether pid is a component's process, which [Supervisor.keep] waits for.
+func (s *Supervisor) Owns(pid int) bool {
+	for _, ch := range s.present() {
+		ch.mu.Lock()
+		owned := ch.process != nil && ch.process.Pid == pid
+		ch.mu.Unlock()
+		if owned {
+			return true
+		}
+	}
+	return false
 }
 
 func (ch *child) signal(sig syscall.Signal) {
