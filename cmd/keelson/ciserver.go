@@ -311,10 +311,10 @@ func (l *lazyProjects) plain(repository string) ci.Project {
 func (l *lazyProjects) resolve(ctx context.Context, p keelsonv1.Project) (ci.Project, error) {
 	name := p.Namespace + "/" + p.Name
 	if err := githost.CheckName(p.Spec.Repository); err != nil {
-		return ci.Project{}, fmt.Errorf("Project %s: %w", name, err)
+		return ci.Project{}, fmt.Errorf("the Project %s: %w", name, err)
 	}
 	if !l.host.Exists(p.Spec.Repository) {
-		return ci.Project{}, fmt.Errorf("Project %s: there is no repository %s: keelson git create %s makes it", name, p.Spec.Repository, p.Spec.Repository)
+		return ci.Project{}, fmt.Errorf("the Project %s: there is no repository %s: keelson git create %s makes it", name, p.Spec.Repository, p.Spec.Repository)
 	}
 	out := l.plain(p.Spec.Repository)
 	out.Path, out.DefaultBranch, out.ConfigPath = pathOf(p), p.Spec.DefaultBranch, p.Spec.ConfigPath
@@ -330,7 +330,7 @@ func (l *lazyProjects) resolve(ctx context.Context, p keelsonv1.Project) (ci.Pro
 		if from := v.ValueFrom; from != nil {
 			value, there, err := l.value(ctx, p.Namespace, from)
 			if err != nil {
-				return ci.Project{}, fmt.Errorf("Project %s: variable %s: %w", name, v.Name, err)
+				return ci.Project{}, fmt.Errorf("the Project %s: variable %s: %w", name, v.Name, err)
 			}
 			if !there {
 				continue // it is optional
@@ -346,7 +346,7 @@ func (l *lazyProjects) resolve(ctx context.Context, p keelsonv1.Project) (ci.Pro
 func (l *lazyProjects) value(ctx context.Context, namespace string, from *keelsonv1.VariableSource) (value string, there bool, err error) {
 	var obj client.Object = &corev1.Secret{}
 	var name, key string
-	optional := false
+	var optional bool
 	switch {
 	case from.SecretKeyRef != nil:
 		name, key, optional = from.SecretKeyRef.Name, from.SecretKeyRef.Key, from.SecretKeyRef.Optional != nil && *from.SecretKeyRef.Optional

@@ -116,7 +116,7 @@ func (t *templates) execute(look Lookup) (made map[string]string, err error) {
 	caps.KubeVersion, caps.APIVersions = *kube, t.APIs
 	all, _ := values.(map[string]any)
 	e := engine.Engine{CustomTemplateFuncs: map[string]any{"lookup": (func(string, string, string, string) (map[string]any, error))(look)}}
-	made, err = e.Render(chart, common.Values{"Values": common.Values(all), "Release": release, "Capabilities": caps})
+	made, err = e.RenderWithContext(context.Background(), chart, common.Values{"Values": common.Values(all), "Release": release, "Capabilities": caps})
 	if err != nil {
 		return nil, templateFault(chart.Name(), err)
 	}

@@ -25,7 +25,7 @@ type lacking string
 func (l lacking) Error() string { return string(l) }
 
 // Is has what lacks as a whole be lacking in that version, too.
-func (l lacking) Is(target error) bool { return target == errNoVersion } //nolint:errorlint // this is what errors.Is asks
+func (l lacking) Is(target error) bool { return target == errNoVersion }
 
 // maxNear bounds how many names an error offers instead of the one that is not there.
 const maxNear = 6

@@ -102,34 +102,34 @@ func interrupted(err error) bool {
 }
 
 // classify tells which of this package's errors one of the driver or the file system is, and what to do about it; nil: none.
-func classify(err error) (kind error, hint string) {
+func classify(err error) (hint string, kind error) {
 	switch {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return ErrFull, "make room; nothing was half written"
+		return "make room; nothing was half written", ErrFull
 	case errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		return ErrReadOnly, "let this user write the file and its directory"
+		return "let this user write the file and its directory", ErrReadOnly
 	}
 	var e *sqlite.Error
 	if !errors.As(err, &e) {
-		return nil, ""
+		return "", nil
 	}
 	switch e.Code() {
 	case codeUnique, codePrimaryKey:
-		return ErrExists, ""
+		return "", ErrExists
 	case codeForeignKey:
-		return ErrNotFound, ""
+		return "", ErrNotFound
 	}
 	switch e.Code() & 0xff {
 	case codeFull:
-		return ErrFull, "make room; nothing was half written"
+		return "make room; nothing was half written", ErrFull
 	case codeReadOnly, codeCantOpen:
-		return ErrReadOnly, "let this user write the file and its directory"
+		return "let this user write the file and its directory", ErrReadOnly
 	case codeBusy, codeLocked:
-		return ErrLocked, "end the other process"
+		return "end the other process", ErrLocked
 	case codeCorrupt, codeNotADB:
-		return ErrCorrupt, ""
+		return "", ErrCorrupt
 	case codeTooBig:
-		return ErrTooLarge, ""
+		return "", ErrTooLarge
 	}
-	return nil, ""
+	return "", nil
 }

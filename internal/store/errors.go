@@ -37,7 +37,7 @@ func (db *DB) wrap(doing string, err error) error {
 	if errors.Is(err, sql.ErrNoRows) {
 		err = ErrNotFound
 	}
-	kind, hint := classify(err)
+	hint, kind := classify(err)
 	switch {
 	case kind == nil || errors.Is(err, kind):
 		return fmt.Errorf("store: %s: %w", doing, err)

@@ -659,6 +659,7 @@ func TestIndexes(t *testing.T) {
 					t.Errorf("%s\n\t%s", plan, q)
 				}
 			}
+			ok(t, rows.Err())
 			return true
 		})
 	}

@@ -328,7 +328,7 @@ func (p *pool) prepare(ctx context.Context, queries []string) {
 			continue // it goes without
 		}
 		if _, twice := p.statements.LoadOrStore(query, s); twice {
-			_ = s.Close()
+			_ = s.Close() //nolint:sqlclosecheck // the other one is kept, until the pool is closed
 		}
 	}
 }
@@ -423,7 +423,7 @@ func (db *DB) transact(t *tx, durable bool, f func(*tx) error) (err error) {
 // stmt gives a prepared statement for a query; nil: it is not prepared yet.
 func (t *tx) stmt(query string) *sql.Stmt {
 	if s, ok := t.pool.statements.Load(query); ok {
-		return t.StmtContext(t.ctx, s.(*sql.Stmt))
+		return t.StmtContext(t.ctx, s.(*sql.Stmt)) // the transaction closes it
 	}
 	t.unknown = append(t.unknown, query)
 	return nil
@@ -438,7 +438,7 @@ func (t *tx) exec(query string, args ...any) error {
 func (t *tx) count(query string, args ...any) (int64, error) {
 	var result sql.Result
 	var err error
-	if s := t.stmt(query); s != nil {
+	if s := t.stmt(query); s != nil { //nolint:sqlclosecheck // the transaction closes it
 		result, err = s.ExecContext(t.ctx, args...)
 	} else {
 		result, err = t.ExecContext(t.ctx, query, args...)
@@ -450,7 +450,7 @@ func (t *tx) count(query string, args ...any) (int64, error) {
 }
 
 func (t *tx) row(query string, args ...any) *sql.Row {
-	if s := t.stmt(query); s != nil {
+	if s := t.stmt(query); s != nil { //nolint:sqlclosecheck // the transaction closes it
 		return s.QueryRowContext(t.ctx, args...)
 	}
 	return t.QueryRowContext(t.ctx, query, args...)
@@ -460,7 +460,7 @@ func (t *tx) row(query string, args ...any) *sql.Row {
 func (t *tx) each(f func(scan func(...any) error) error, query string, args ...any) error {
 	var rows *sql.Rows
 	var err error
-	if s := t.stmt(query); s != nil {
+	if s := t.stmt(query); s != nil { //nolint:sqlclosecheck // the transaction closes it
 		rows, err = s.QueryContext(t.ctx, args...)
 	} else {
 		rows, err = t.QueryContext(t.ctx, query, args...)

@@ -183,7 +183,7 @@ type timelyBody struct {
 // Read implements [io.Reader].
 func (b *timelyBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err == io.EOF { //nolint:errorlint // readers give just that
+	if err == io.EOF {
 		b.done()
 	}
 	return n, err

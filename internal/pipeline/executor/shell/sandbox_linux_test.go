@@ -26,7 +26,6 @@ import (
 type server struct {
 	data, kubeconfig, outside string // outside is a directory that everybody may write to
 	mine, victims             string // the jobs' directories
-	victim                    *os.Process
 	x                         *shell.Executor
 }
 

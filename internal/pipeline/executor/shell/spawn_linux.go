@@ -70,8 +70,10 @@ const (
 
 // sigaction is the kernel's.
 type sigaction struct {
-	handler, flags, restorer uintptr
-	mask                     uint64
+	handler uintptr
+	_       uintptr // flags
+	_       uintptr // restorer
+	_       uint64  // mask
 }
 
 // capabilities is what capset takes for none at all.
