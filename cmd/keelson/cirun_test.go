@@ -163,7 +163,7 @@ func TestRunKilled(t *testing.T) {
 	if err == nil {
 		t.Fatalf("the job has not its own copy: %s", pid)
 	}
-	if left := p.left(); len(left) != 2 {
+	if left := p.left(); len(left) != 3 { // the copy, the links of the tools, what is the job's alone
 		t.Fatalf("there are %v", left)
 	}
 	next := func() {
@@ -175,7 +175,7 @@ func TestRunKilled(t *testing.T) {
 		}
 	}
 	next()
-	if left := p.left(); len(left) != 2 {
+	if left := p.left(); len(left) != 3 {
 		t.Errorf("of a run that is under way there are %v", left)
 	}
 	files, err := filepath.Glob(filepath.Join(p.tmp, "keelson-ci-*", "*", "app", "pid"))

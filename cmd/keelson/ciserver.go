@@ -24,6 +24,7 @@ import (
 	"keelson.dev/keelson/internal/pipeline/artifact"
 	"keelson.dev/keelson/internal/pipeline/executor"
 	"keelson.dev/keelson/internal/pipeline/executor/shell"
+	"keelson.dev/keelson/internal/pipeline/scratch"
 	"keelson.dev/keelson/internal/store"
 	"keelson.dev/keelson/internal/web"
 )
@@ -50,7 +51,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 		}
 	}()
 	builds := filepath.Join(dir, "builds")
-	if err := os.RemoveAll(builds); err != nil { // of a process that was killed
+	if err := scratch.RemoveAll(builds); err != nil { // of a process that was killed
 		return nil, fmt.Errorf("remove what jobs have left: %w", err)
 	}
 	if err := os.MkdirAll(builds, 0o700); err != nil {
@@ -80,7 +81,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	if err := linkTools(tools); err != nil {
 		return nil, err
 	}
-	sandbox, err := sandboxOf(filepath.Dir(dir), tools, log)
+	sandbox, err := sandboxOf(inst, filepath.Dir(dir), tools, log)
 	if err != nil {
 		return nil, err
 	}
@@ -100,15 +101,13 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	s.stop = stop
 	go func() {
 		defer close(s.done)
-		if err := s.Serve(ctx); err != nil && ctx.Err() == nil {
-			log.Error("play pipelines", "error", err)
-		}
+		s.Serve(ctx)
 	}()
 	return s, nil
 }
 
 // sandboxOf keeps jobs from an instance's data, where the system can do that; else nil, and the log says why.
-func sandboxOf(data, tools string, log *slog.Logger) (*shell.Sandbox, error) {
+func sandboxOf(inst instance, data, tools string, log *slog.Logger) (*shell.Sandbox, error) {
 	if kind, why := shell.Check(); kind == shell.NoIsolation {
 		log.Warn("jobs run without a sandbox, as the user of this instance", "why", why)
 		return nil, nil
@@ -120,7 +119,11 @@ func sandboxOf(data, tools string, log *slog.Logger) (*shell.Sandbox, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	return &shell.Sandbox{Hide: []string{data}, Show: []string{tools, program}}, nil
+	s := &shell.Sandbox{Hide: []string{data}, Show: []string{tools, program}}
+	if _, err := os.Stat(inst.Kubeconfig); inst.External && err == nil {
+		s.Hide = append(s.Hide, inst.Kubeconfig)
+	}
+	return s, nil
 }
 
 // shut ends all jobs and closes what is kept.
@@ -307,7 +310,7 @@ func (l *lazyProjects) plain(repository string) ci.Project {
 	return ci.Project{Path: repository, Repository: repository, Dir: l.host.Dir(repository)}
 }
 
-// resolve reads the values of a project's variables.
+// resolve reads the values of a project's variables; with those that cannot be read the error is about them.
 func (l *lazyProjects) resolve(ctx context.Context, p keelsonv1.Project) (ci.Project, error) {
 	name := p.Namespace + "/" + p.Name
 	if err := githost.CheckName(p.Spec.Repository); err != nil {
@@ -317,6 +320,7 @@ func (l *lazyProjects) resolve(ctx context.Context, p keelsonv1.Project) (ci.Pro
 		return ci.Project{}, fmt.Errorf("the Project %s: there is no repository %s: keelson git create %s makes it", name, p.Spec.Repository, p.Spec.Repository)
 	}
 	out := l.plain(p.Spec.Repository)
+	var failed []error
 	out.Path, out.DefaultBranch, out.ConfigPath = pathOf(p), p.Spec.DefaultBranch, p.Spec.ConfigPath
 	out.ReadableBy, out.Suspended = p.Spec.ReadableBy, p.Spec.Suspend
 	if p.Spec.Protected != nil {
@@ -330,7 +334,8 @@ func (l *lazyProjects) resolve(ctx context.Context, p keelsonv1.Project) (ci.Pro
 		if from := v.ValueFrom; from != nil {
 			value, there, err := l.value(ctx, p.Namespace, from)
 			if err != nil {
-				return ci.Project{}, fmt.Errorf("the Project %s: variable %s: %w", name, v.Name, err)
+				failed = append(failed, fmt.Errorf("the Project %s: variable %s: %w", name, v.Name, err))
+				continue
 			}
 			if !there {
 				continue // it is optional
@@ -339,7 +344,7 @@ func (l *lazyProjects) resolve(ctx context.Context, p keelsonv1.Project) (ci.Pro
 		}
 		out.Variables = append(out.Variables, variable)
 	}
-	return out, nil
+	return out, errors.Join(failed...)
 }
 
 // value reads a key of a Secret or a ConfigMap; there is false where it is not there and need not be.

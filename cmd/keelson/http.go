@@ -12,8 +12,12 @@ func newMux(dashboard web.Options, host *githost.Host, hooks web.Hooks) *http.Se
 	mux := http.NewServeMux()
 	mux.Handle("/", web.New(dashboard))
 	if host != nil {
-		mux.Handle(githost.Prefix, host)
-		mux.Handle(githost.APIPath, host.API())
+		git, api := http.Handler(host), host.API()
+		if dashboard.Loopback {
+			git, api = web.LocalOnly(git), web.LocalOnly(api)
+		}
+		mux.Handle(githost.Prefix, git)
+		mux.Handle(githost.APIPath, api)
 	}
 	if hooks != nil {
 		mux.Handle(web.HookPath, web.NewHooks(hooks))

@@ -49,9 +49,9 @@ type Project struct {
 
 // Projects tells which projects there are, as they are now. It is safe for concurrent use.
 type Projects interface {
-	// Of gives the projects of a repository on the Git host.
+	// Of gives the projects of a repository on the Git host. The error is about those that are left out.
 	Of(ctx context.Context, repository string) ([]Project, error)
-	// Named gives the project of a path, or [ErrNoProject].
+	// Named gives the project of a path, or [ErrNoProject]. Where the error is about its variables, the rest of the project is there.
 	Named(ctx context.Context, path string) (Project, error)
 }
 
@@ -82,6 +82,8 @@ type Server struct {
 	lanes map[string]*lane // of projects
 	life  context.Context
 	busy  sync.WaitGroup
+
+	resumed chan struct{} // closed once all that was left is played again
 }
 
 // New makes a server; [Server.Serve] lets it play.
@@ -94,7 +96,7 @@ func New(o Options) (*Server, error) {
 	}
 	now := o.Now
 	o.Now = func() time.Time { return now().UTC().Truncate(time.Microsecond) } // as the store keeps it: states are rebuilt with it
-	s := &Server{o: o, tokens: newTokens(), lanes: map[string]*lane{}}
+	s := &Server{o: o, tokens: newTokens(), lanes: map[string]*lane{}, resumed: make(chan struct{})}
 	s.sink = newSink(o.Store, o.Log, o.Now)
 	var err error
 	s.engine, err = run.NewServer(run.Options{
@@ -107,13 +109,14 @@ func New(o Options) (*Server, error) {
 // waiting for, as without it nothing could be told from anything else.
 func (s *Server) number() int64 {
 	for {
-		id, err := s.o.Store.NextID(s.life)
+		life := s.lifetime()
+		id, err := s.o.Store.NextID(life)
 		if err == nil {
 			return id
 		}
 		s.o.Log.Error("number a job", "error", err)
 		select {
-		case <-s.life.Done():
+		case <-life.Done():
 			return 0
 		case <-time.After(time.Second):
 		}
@@ -121,7 +124,7 @@ func (s *Server) number() int64 {
 }
 
 // Serve takes up what an earlier process has left and plays until ctx ends.
-func (s *Server) Serve(ctx context.Context) error {
+func (s *Server) Serve(ctx context.Context) {
 	s.mu.Lock()
 	s.life = ctx
 	s.mu.Unlock()
@@ -131,23 +134,31 @@ func (s *Server) Serve(ctx context.Context) error {
 		defer close(played)
 		s.engine.Serve(ctx)
 	}()
-	if err := s.resume(ctx); err != nil {
-		return errors.Join(err, ctx.Err())
-	}
 	s.busy.Add(2)
-	go func() { defer s.busy.Done(); s.commands(ctx) }()
+	go func() {
+		defer s.busy.Done()
+		if s.resume(ctx) {
+			close(s.resumed)
+			s.commands(ctx)
+		}
+	}()
 	go func() { defer s.busy.Done(); s.sweep(ctx) }()
 	<-played
 	s.busy.Wait()
 	s.sink.close()
-	return nil
 }
 
-// sweep lets go of artifacts and caches from time to time.
+// keep is how many pipelines of a project are kept.
+const keep = 1000
+
+// sweep lets go of old pipelines, of artifacts and of caches from time to time.
 func (s *Server) sweep(ctx context.Context) {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
 	for {
+		if _, err := s.o.Store.Retain(ctx, store.Retention{Keep: keep}); err != nil && ctx.Err() == nil {
+			s.o.Log.Warn("let go of old pipelines", "error", err)
+		}
 		if _, err := s.o.Artifacts.Sweep(ctx, artifact.SweepOptions{Every: time.Hour}); err != nil && ctx.Err() == nil {
 			s.o.Log.Warn("sweep artifacts", "error", err)
 		}

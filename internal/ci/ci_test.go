@@ -25,13 +25,23 @@ import (
 
 // declared are the projects of a test.
 type declared struct {
-	mu  sync.Mutex
-	all []Project
+	mu   sync.Mutex
+	all  []Project
+	fail error
+}
+
+func (d *declared) set(fail error, all ...Project) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fail, d.all = fail, all
 }
 
 func (d *declared) Of(_ context.Context, repository string) ([]Project, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.fail != nil {
+		return nil, d.fail
+	}
 	return slices.DeleteFunc(slices.Clone(d.all), func(p Project) bool { return p.Repository != repository }), nil
 }
 
@@ -131,16 +141,14 @@ func (w *world) start() {
 		w.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx) }()
+	done := make(chan struct{})
+	go func() { s.Serve(ctx); close(done) }()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.server, w.db = s, db
 	w.stop = func() {
 		cancel()
-		if err := <-done; err != nil {
-			w.Error(err)
-		}
+		<-done
 		for _, c := range []io.Closer{db, artifacts, x} {
 			if err := c.Close(); err != nil {
 				w.Error(err)
@@ -390,6 +398,7 @@ tagged: {stage: deploy, script: [echo released], rules: [{if: $CI_COMMIT_TAG}]}
 // queueIsEmpty waits until nothing is left to do of the pushes so far.
 func (w *world) queueIsEmpty() {
 	w.Helper()
+	w.ask("nothing", store.Pipeline{}) // pushes before it are taken by now
 	w.until("pushes are done", func() bool {
 		s := w.current()
 		s.mu.Lock()
@@ -512,6 +521,41 @@ last: {stage: after, script: [echo over]}
 	left, err := filepath.Glob(filepath.Join(w.dir, "builds", "*"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %q %v", left, err)
+	}
+}
+
+// TestPushIsKept ends the server before a push has its pipeline: the next one makes it, once.
+func TestPushIsKept(t *testing.T) {
+	w := newWorld(t, "app")
+	app := w.projects.all[0]
+	dir := w.clone("app")
+	w.commit(dir, "First", map[string]string{".gitlab-ci.yml": "a: {script: ['true']}\n"})
+	w.projects.set(errors.New("the cluster does not answer"), app)
+	w.git(dir, "push", "-q", "origin", "HEAD")
+	w.end()
+	w.projects.set(nil, app)
+	w.start()
+	w.wants(w.await(0, 1)[0], "push main success: a/1=success")
+	w.end()
+	w.start()
+	w.queueIsEmpty()
+	if all, err := w.db.Pipelines(t.Context(), store.PipelineFilter{}); err != nil || len(all) != 1 {
+		t.Errorf("%d pipelines of one push, %v", len(all), err)
+	}
+}
+
+// TestProjectGone holds that a pipeline whose project is gone after a restart does not stay for ever.
+func TestProjectGone(t *testing.T) {
+	w := newWorld(t, "app")
+	dir := w.clone("app")
+	w.commit(dir, "First", map[string]string{".gitlab-ci.yml": "a: {script: [sleep 60]}\n"})
+	w.git(dir, "push", "-q", "origin", "HEAD")
+	w.until("it runs", func() bool { return w.newest() > 0 && strings.Contains(w.sum(store.Pipeline{ID: 1}), "a/1=running") })
+	w.end()
+	w.projects.set(nil)
+	w.start()
+	if p := w.await(0, 1)[0]; p.Status != "failed" || !strings.Contains(p.Why, "cannot be played on") || !strings.Contains(p.Why, "no such project") {
+		t.Errorf("%+v", p)
 	}
 }
 

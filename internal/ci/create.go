@@ -17,10 +17,12 @@ import (
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/compile"
 	"keelson.dev/keelson/internal/pipeline/config"
+	"keelson.dev/keelson/internal/pipeline/executor"
 	"keelson.dev/keelson/internal/pipeline/run"
 	"keelson.dev/keelson/internal/pipeline/schedule"
 	"keelson.dev/keelson/internal/pipeline/show"
 	"keelson.dev/keelson/internal/pipeline/worktree"
+	"keelson.dev/keelson/internal/redact"
 	"keelson.dev/keelson/internal/store"
 )
 
@@ -50,6 +52,11 @@ type Event struct {
 // Create makes a pipeline and lets it be played. The error is [ErrNoPipeline] where there is none to make. A configuration with errors
 // makes a pipeline that has failed.
 func (s *Server) Create(ctx context.Context, e Event) (store.Pipeline, error) {
+	select {
+	case <-s.resumed:
+	case <-ctx.Done():
+		return store.Pipeline{}, context.Cause(ctx)
+	}
 	p, err := s.o.Projects.Named(ctx, e.Project)
 	if err != nil {
 		return store.Pipeline{}, fmt.Errorf("project %s: %w", e.Project, err)
@@ -98,7 +105,9 @@ func (s *Server) Create(ctx context.Context, e Event) (store.Pipeline, error) {
 
 // begin keeps a pipeline with all its jobs, and lets it be played.
 func (s *Server) begin(ctx context.Context, p Project, row store.Pipeline, e Event, g *pipeline.Graph, event []byte) (store.Pipeline, error) {
+	ctx = context.WithoutCancel(ctx) // who has asked may go; half a pipeline is nobody's
 	state := schedule.New(g, row.Created)
+	masked := maskedIn(g)
 	row.Status = string(state.Status)
 	graph, err := json.Marshal(g)
 	if err != nil {
@@ -112,7 +121,7 @@ func (s *Server) begin(ctx context.Context, p Project, row store.Pipeline, e Eve
 	for i := range g.Jobs {
 		id := s.number()
 		ids[g.Jobs[i].Name] = id
-		step.Jobs = append(step.Jobs, jobRow(id, row.ID, &g.Jobs[i], &state.Jobs[i], row.Created))
+		step.Jobs = append(step.Jobs, jobRow(id, row.ID, &g.Jobs[i], &state.Jobs[i], row.Created, masked))
 	}
 	end, err := s.o.Store.Advance(ctx, row.ID, 0, step)
 	if err != nil {
@@ -126,14 +135,24 @@ func (s *Server) begin(ctx context.Context, p Project, row store.Pipeline, e Eve
 }
 
 // jobRow is a job as it is kept when it is made.
-func jobRow(id, pipelineID int64, j *pipeline.Job, is *schedule.Job, now time.Time) store.Job {
+func jobRow(id, pipelineID int64, j *pipeline.Job, is *schedule.Job, now time.Time, masked *redact.Redactor) store.Job {
 	row := store.Job{
-		ID: id, Pipeline: pipelineID, Name: j.Name, Stage: j.Stage, Attempt: is.Attempt, Status: string(is.Status), Why: is.Why, Created: now,
+		ID: id, Pipeline: pipelineID, Name: j.Name, Stage: j.Stage, Attempt: is.Attempt, Status: string(is.Status), Why: masked.Text(is.Why), Created: now,
 	}
 	if j.Environment != nil {
-		row.Environment = j.Environment.Name
+		row.Environment = masked.Text(j.Environment.Name)
 	}
 	return row
+}
+
+// maskedIn knows the masked values of a graph's jobs.
+func maskedIn(g *pipeline.Graph) *redact.Redactor {
+	var values []string
+	for i := range g.Jobs {
+		values = append(values, executor.Job{Job: g.Jobs[i]}.MaskedValues()...)
+	}
+	slices.Sort(values)
+	return redact.New(slices.Compact(values)...)
 }
 
 // open opens a commit of a project.
@@ -305,7 +324,11 @@ func (d downstream) Compile(ctx context.Context, t run.Trigger) (*pipeline.Graph
 		return nil, err
 	}
 	defer at.Close()
-	parent, err := d.s.context(ctx, at, d.p, d.event)
+	p, err := d.s.o.Projects.Named(ctx, d.p.Path) // with its variables, as they are now
+	if err != nil {
+		return nil, fmt.Errorf("project %s: %w", d.p.Path, err)
+	}
+	parent, err := d.s.context(ctx, at, p, d.event)
 	if err != nil {
 		return nil, err
 	}

@@ -1,11 +1,13 @@
 package ci
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/executor"
@@ -54,22 +56,86 @@ func (s *Server) rested(all []run.Outcome) {
 	}
 }
 
-// resume takes up what an earlier process has left.
-func (s *Server) resume(ctx context.Context) error {
-	rows, err := s.o.Store.Unfinished(ctx)
-	if err != nil {
-		return err
+// resume takes up what an earlier process has left, and tries again what it cannot; false: ctx has ended before. Who holds a resource comes
+// before who waits for it.
+func (s *Server) resume(ctx context.Context) bool {
+	var rows []store.Pipeline
+	for {
+		var err error
+		if rows, err = s.o.Store.Unfinished(ctx); err == nil {
+			break
+		}
+		s.o.Log.Error("take up pipelines", "error", err)
+		if !sleep(ctx) {
+			return false
+		}
 	}
+	rows = slices.DeleteFunc(rows, func(p store.Pipeline) bool { return p.Parent != 0 }) // with its parent
+	slices.SortStableFunc(rows, func(a, b store.Pipeline) int { return cmp.Compare(waits(a), waits(b)) })
+	var left []int64
 	for _, row := range rows {
-		if row.Parent != 0 {
-			continue // with its parent
-		}
-		if err := s.takeUp(ctx, row.ID); err != nil {
-			s.o.Log.Error("take up a pipeline", "pipeline", row.ID, "error", err)
+		err := s.takeUp(ctx, row.ID)
+		switch {
+		case ctx.Err() != nil:
+			return false
+		case err != nil && !s.abandoned(ctx, row, err):
+			left = append(left, row.ID)
 		}
 	}
-	return nil
+	if len(left) > 0 {
+		s.busy.Add(1)
+		go func() { defer s.busy.Done(); s.retry(ctx, left) }()
+	}
+	return true
 }
+
+// waits puts pipelines that wait for a resource behind others.
+func waits(p store.Pipeline) int {
+	if p.Status == string(pipeline.StatusWaitingForResource) {
+		return 1
+	}
+	return 0
+}
+
+// retry takes up again and again what could not be taken up.
+func (s *Server) retry(ctx context.Context, left []int64) {
+	for len(left) > 0 && sleep(ctx) {
+		left = slices.DeleteFunc(left, func(id int64) bool {
+			row, err := s.o.Store.Pipeline(ctx, id)
+			if errors.Is(err, store.ErrNotFound) || err == nil && row.Resting {
+				return true
+			}
+			if err == nil {
+				err = s.takeUp(ctx, id)
+			}
+			return err == nil || s.abandoned(ctx, row, err)
+		})
+	}
+}
+
+// abandoned ends a pipeline that nobody can play any more; false: it is tried again.
+func (s *Server) abandoned(ctx context.Context, row store.Pipeline, why error) bool {
+	if errors.Is(why, run.ErrEnded) || ctx.Err() != nil {
+		return false
+	}
+	s.o.Log.Error("take up a pipeline", "pipeline", row.ID, "error", why)
+	if !errors.Is(why, ErrNoProject) && !errors.Is(why, errUnreadable) {
+		return false
+	}
+	from, err := s.o.Store.Saved(ctx, row.ID)
+	if err == nil {
+		_, err = s.o.Store.Advance(ctx, row.ID, from.End, store.Step{
+			Rest: true, Status: string(pipeline.StatusFailed), Why: "it cannot be played on: " + why.Error(), Started: row.Started, Finished: s.o.Now(),
+		})
+	}
+	if err != nil {
+		s.o.Log.Error("end a pipeline that cannot be played on", "pipeline", row.ID, "error", err)
+	}
+	return err == nil
+}
+
+// errUnreadable says that what is kept of a pipeline makes no sense.
+var errUnreadable = errors.New("what is kept of the pipeline cannot be read")
 
 // saved is a pipeline as it was left.
 type saved struct {
@@ -88,29 +154,29 @@ func (s *Server) load(ctx context.Context, row store.Pipeline) (*saved, error) {
 		return nil, err
 	}
 	if from.Graph == nil {
-		return nil, fmt.Errorf("pipeline %d has never run: its configuration has errors", row.ID)
+		return nil, fmt.Errorf("pipeline %d has never run: its configuration has errors: %w", row.ID, errUnreadable)
 	}
 	v := &saved{row: row, graph: &pipeline.Graph{}, ids: map[string]int64{}}
 	if err := json.Unmarshal(from.Graph, v.graph); err != nil {
-		return nil, fmt.Errorf("read the graph of pipeline %d: %w", row.ID, err)
+		return nil, fmt.Errorf("%w: its graph: %w", errUnreadable, err)
 	}
 	if from.Event != nil {
 		if err := json.Unmarshal(from.Event, &v.event); err != nil {
-			return nil, fmt.Errorf("read the event of pipeline %d: %w", row.ID, err)
+			return nil, fmt.Errorf("%w: its event: %w", errUnreadable, err)
 		}
 	}
 	if from.State == nil {
 		v.state = schedule.New(v.graph, row.Created)
 	} else if v.state, err = schedule.Resume(v.graph, from.State); err != nil {
-		return nil, fmt.Errorf("pipeline %d: %w", row.ID, err)
+		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	for _, entry := range from.Journal {
 		var e schedule.Event
 		if err := json.Unmarshal(entry, &e); err != nil {
-			return nil, fmt.Errorf("read the journal of pipeline %d: %w", row.ID, err)
+			return nil, fmt.Errorf("%w: its journal: %w", errUnreadable, err)
 		}
 		if _, err := v.state.Apply(e); err != nil {
-			return nil, fmt.Errorf("read the journal of pipeline %d: %w", row.ID, err)
+			return nil, fmt.Errorf("%w: its journal: %w", errUnreadable, err)
 		}
 	}
 	if v.jobs, err = s.o.Store.Jobs(ctx, row.ID); err != nil {
@@ -121,9 +187,29 @@ func (s *Server) load(ctx context.Context, row store.Pipeline) (*saved, error) {
 			v.ids[j.Name] = j.ID
 		}
 	}
+	if from.End, err = s.missing(ctx, v, from.End); err != nil {
+		return nil, err
+	}
 	k := s.sink.add(row.ID, row.Project, from.End, v.jobs, v.graph)
 	k.status = statuses{status: row.Status, why: row.Why, started: row.Started, finished: row.Finished}
 	return v, nil
+}
+
+// missing numbers and keeps the jobs that an earlier process had not kept when it ended.
+func (s *Server) missing(ctx context.Context, v *saved, end int64) (int64, error) {
+	var step store.Step
+	for i := range v.state.Jobs {
+		is := &v.state.Jobs[i]
+		if v.ids[is.Name] == 0 {
+			v.ids[is.Name] = s.number()
+			step.Jobs = append(step.Jobs, jobRow(v.ids[is.Name], v.row.ID, &v.graph.Jobs[i], is, v.row.Created, maskedIn(v.graph)))
+		}
+	}
+	if len(step.Jobs) == 0 {
+		return end, nil
+	}
+	v.jobs = append(v.jobs, step.Jobs...)
+	return s.o.Store.Advance(ctx, v.row.ID, end, step)
 }
 
 // takeUp lets a pipeline be played on with all that have come of it, for what people want of it.
@@ -137,7 +223,7 @@ func (s *Server) takeUp(ctx context.Context, id int64, commands ...run.Command) 
 		return err
 	}
 	p, err := s.o.Projects.Named(ctx, root.event.Project)
-	if err != nil {
+	if err != nil && p.Dir == "" { // variables are in the graph already
 		s.sink.forget(id)
 		return fmt.Errorf("project %s: %w", root.event.Project, err)
 	}
@@ -213,6 +299,10 @@ func (s *Server) commands(ctx context.Context) {
 			continue
 		}
 		refusal := ""
+		if c.Kind == commandPush {
+			s.queuePush(c)
+			continue
+		}
 		if err := s.do(ctx, c); err != nil {
 			if errors.Is(err, run.ErrEnded) || ctx.Err() != nil {
 				return // the next process does it

@@ -2,11 +2,14 @@ package ci
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
 	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/store"
 )
 
 // Push is what a push has changed in a repository.
@@ -26,24 +29,78 @@ const zeroes = "0000000000000000000000000000000000000000"
 // here for who moves a few branches at once).
 const maxRefs = 10
 
-// Pushed makes the pipelines of a push, in the order of pushes of each repository. It does not wait for them.
+// commandPush is the kind of the command that a push is until its pipelines are made.
+const commandPush = "push"
+
+// Pushed makes the pipelines of a push, in the order of pushes of each repository. It does not wait for them: once it returns the store has
+// the push, and the next process makes them where this one ends before.
 func (s *Server) Pushed(p Push) {
+	ctx := context.WithoutCancel(s.lifetime())
+	data, err := json.Marshal(p)
+	if err == nil {
+		_, err = s.o.Store.Enqueue(ctx, store.Command{Kind: commandPush, User: p.User, Args: data})
+	}
+	if err == nil {
+		return
+	}
+	s.o.Log.Error("keep a push; its pipelines are lost if this process ends now", "repository", p.Repository, "error", err)
+	s.queue(p.Repository, func(ctx context.Context) { s.pipelinesOf(ctx, p, s.o.Now()) })
+}
+
+// queuePush makes the pipelines of a push that was kept, and answers it.
+func (s *Server) queuePush(c store.Command) {
+	var p Push
+	if err := json.Unmarshal(c.Args, &p); err != nil {
+		s.o.Log.Error("read a push", "error", err)
+	}
 	s.queue(p.Repository, func(ctx context.Context) {
-		projects, err := s.o.Projects.Of(ctx, p.Repository)
-		if err != nil {
-			s.o.Log.Error("make the pipelines of a push", "repository", p.Repository, "error", err)
-			return
+		if s.pipelinesOf(ctx, p, c.Created); ctx.Err() != nil {
+			return // the next process does what is left
 		}
-		for _, project := range projects {
-			if !project.Suspended {
-				s.pushed(ctx, project, p)
-			}
+		if err := s.o.Store.Answer(ctx, c.ID, ""); err != nil {
+			s.o.Log.Error("answer a push", "repository", p.Repository, "error", err)
 		}
 	})
 }
 
+// pipelinesOf makes the pipelines of a push that was at a time.
+func (s *Server) pipelinesOf(ctx context.Context, p Push, at time.Time) {
+	projects, err := s.o.Projects.Of(ctx, p.Repository)
+	for err != nil && len(projects) == 0 && ctx.Err() == nil {
+		s.o.Log.Error("make the pipelines of a push", "repository", p.Repository, "error", err)
+		if s.o.Now().Sub(at) > pushPatience || !sleep(ctx) {
+			return
+		}
+		projects, err = s.o.Projects.Of(ctx, p.Repository)
+	}
+	if err != nil && ctx.Err() == nil {
+		s.o.Log.Error("make the pipelines of a push", "repository", p.Repository, "error", err)
+	}
+	for _, project := range projects {
+		if !project.Suspended {
+			s.pushed(ctx, project, p, at)
+		}
+	}
+}
+
+// pushPatience is how long one tries to find out whose pipelines a push makes.
+const pushPatience = 10 * time.Minute
+
+// made tells whether a process that has ended since has made a pipeline of a push already.
+func (s *Server) made(ctx context.Context, project Project, c RefChange, at time.Time) bool {
+	numbered, err := s.o.Store.Project(ctx, project.Path)
+	if err != nil {
+		return false
+	}
+	short := strings.TrimPrefix(strings.TrimPrefix(c.Ref, "refs/heads/"), "refs/tags/")
+	all, err := s.o.Store.Pipelines(ctx, store.PipelineFilter{Project: numbered.ID, Ref: short, Source: pipeline.SourcePush, Top: true, Limit: 20})
+	return err == nil && slices.ContainsFunc(all, func(p store.Pipeline) bool {
+		return p.Before == c.Before && !p.Created.Before(at) && (p.SHA == c.After || p.Tag)
+	})
+}
+
 // pushed makes the pipelines of one project.
-func (s *Server) pushed(ctx context.Context, project Project, p Push) {
+func (s *Server) pushed(ctx context.Context, project Project, p Push, at time.Time) {
 	skip, variables := options(p.Options)
 	if skip {
 		return
@@ -56,6 +113,9 @@ func (s *Server) pushed(ctx context.Context, project Project, p Push) {
 		if n++; n > maxRefs {
 			s.o.Log.Warn("a push of many refs makes no more pipelines", "project", project.Path, "refs", len(p.Changes), "pipelines", maxRefs)
 			return
+		}
+		if s.made(ctx, project, c, at) {
+			continue
 		}
 		e := Event{Project: project.Path, Source: pipeline.SourcePush, Ref: c.Ref, SHA: c.After, Before: c.Before, User: p.User, Variables: variables}
 		if strings.HasPrefix(c.Ref, "refs/tags/") {

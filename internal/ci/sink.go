@@ -30,6 +30,7 @@ type sink struct {
 	pipelines map[int64]*kept
 	iids      map[int64]int64 // of child pipelines that are about to be born
 	logs      map[int64]*store.Log
+	broken    map[int64]bool // logs that could not be written: what follows is dropped
 	closing   sync.WaitGroup
 }
 
@@ -53,7 +54,7 @@ type statuses struct {
 }
 
 func newSink(db *store.DB, log *slog.Logger, now func() time.Time) *sink {
-	return &sink{db: db, log: log, now: now, life: context.Background(), dirty: map[int64]*kept{}, pipelines: map[int64]*kept{}, iids: map[int64]int64{}, logs: map[int64]*store.Log{}}
+	return &sink{db: db, log: log, now: now, life: context.Background(), dirty: map[int64]*kept{}, pipelines: map[int64]*kept{}, iids: map[int64]int64{}, logs: map[int64]*store.Log{}, broken: map[int64]bool{}}
 }
 
 // add makes a pipeline known that is in the store, before it is played.
@@ -120,8 +121,9 @@ func (s *sink) born(c run.Child) {
 		return
 	}
 	var jobs []store.Job
+	masked := maskedIn(c.Graph)
 	for i := range c.Graph.Jobs {
-		jobs = append(jobs, jobRow(c.IDs[c.Graph.Jobs[i].Name], c.ID, &c.Graph.Jobs[i], &c.State.Jobs[i], row.Created))
+		jobs = append(jobs, jobRow(c.IDs[c.Graph.Jobs[i].Name], c.ID, &c.Graph.Jobs[i], &c.State.Jobs[i], row.Created, masked))
 	}
 	k := s.add(c.ID, row.Project, 0, jobs, c.Graph)
 	for _, j := range jobs {
@@ -250,6 +252,7 @@ func (s *sink) shut(job int64) {
 	s.mu.Lock()
 	l := s.logs[job]
 	delete(s.logs, job)
+	delete(s.broken, job)
 	s.mu.Unlock()
 	if l == nil {
 		return
@@ -266,16 +269,18 @@ func (s *sink) shut(job int64) {
 // Log implements [run.Sink]. What cannot be written is dropped: a full disk ends no job by its log.
 func (s *sink) Log(j run.JobRef, p []byte) {
 	s.mu.Lock()
-	l := s.logs[j.ID]
+	l, broken := s.logs[j.ID], s.broken[j.ID]
 	s.mu.Unlock()
-	if l == nil {
+	if l == nil || broken {
 		return
 	}
 	if _, err := l.Write(p); err != nil {
-		s.log.Error("write a job's log", "job", j.ID, "error", err)
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		delete(s.logs, j.ID)
+		if !s.broken[j.ID] {
+			s.broken[j.ID] = true
+			s.log.Error("write a job's log", "job", j.ID, "error", err)
+		}
 	}
 }
 

@@ -44,6 +44,7 @@ type asked struct {
 	part int  // 0: refs, 1: options, 2: the rest, which is not looked at
 	sent bool // the client sends options
 	size int
+	over bool // it asks for more than is kept
 }
 
 // Write never fails.
@@ -51,7 +52,7 @@ func (a *asked) Write(p []byte) (int, error) {
 	if a.part < 2 {
 		a.buf = append(a.buf, p...)
 		if a.size += len(p); a.size > maxAsked {
-			a.part, a.changes, a.options = 2, nil, nil // the refs themselves tell what has changed
+			a.part, a.changes, a.options, a.over = 2, nil, nil, true // the refs themselves tell what has changed
 		}
 		for a.part < 2 && a.packet() {
 		}
@@ -105,15 +106,13 @@ func (a *asked) done(before, after map[string]string) []RefChange {
 	var out []RefChange
 	for _, c := range a.changes {
 		if now, there := after[c.Ref]; there && now == c.After || !there && c.Deleted() {
-			if was, ok := before[c.Ref]; ok && c.Before == Zero { // it was pushed by somebody else in the meantime
+			if was := orZero(before[c.Ref]); was != c.After { // else somebody else has done it
 				c.Before = was
-			}
-			if c.Before != c.After {
 				out = append(out, c)
 			}
 		}
 	}
-	if len(a.changes) > 0 {
+	if !a.over {
 		return out
 	}
 	for ref, now := range after {

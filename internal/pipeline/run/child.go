@@ -62,8 +62,8 @@ func (e *engine) trigger(a attempt) {
 	case p.depth+1 > MaxDepth:
 		over(executor.Failed("reached_max_descendant_pipelines_depth", "child pipelines go %d levels deep, this would be one more", MaxDepth))
 		return
-	case len(e.pipelines) >= maxPipelines:
-		over(executor.Failed("reached_max_pipeline_hierarchy_size", "%d pipelines have come of this one, which is the most", maxPipelines))
+	case len(e.tree(p.root())) >= maxPipelines:
+		over(executor.Failed("reached_max_pipeline_hierarchy_size", "%d pipelines belong together already, which is the most", maxPipelines))
 		return
 	}
 	t := Trigger{Parent: p.graph, ParentID: p.id, Job: j, ID: e.o.NextID(), Depth: p.depth + 1, File: e.reader(p)}

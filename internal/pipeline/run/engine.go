@@ -110,6 +110,14 @@ func (e *engine) take(from Pipeline) *play {
 	return root
 }
 
+// root is the pipeline that all have come of.
+func (p *play) root() *play {
+	for p.parent != nil {
+		p = p.parent.play
+	}
+	return p
+}
+
 // tree gives a pipeline and all that have come of it.
 func (e *engine) tree(root *play) []*play {
 	out := []*play{root}
@@ -273,17 +281,18 @@ func (e *engine) command(c Command) {
 	}
 }
 
-// do applies what a person wants; who cancels a pipeline cancels what has come of it.
+// do applies what a person wants; who cancels a pipeline cancels what has come of it, also where it is over itself.
 func (e *engine) do(p *play, event schedule.Event) error {
-	if err := e.apply(p, event); err != nil {
+	err := e.apply(p, event)
+	if event.Kind != schedule.Cancel || len(event.Jobs) > 0 {
 		return err
 	}
-	if event.Kind == schedule.Cancel && len(event.Jobs) == 0 {
-		for _, child := range p.children {
-			e.try(child, event)
+	for _, q := range e.tree(p)[1:] {
+		if e.apply(q, event) == nil {
+			err = nil
 		}
 	}
-	return nil
+	return err
 }
 
 // push lets an event be applied that cannot fail, as it is made of the state that it is for.

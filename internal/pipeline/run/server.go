@@ -21,6 +21,7 @@ type Server struct {
 	e      *engine
 	fault  func(error)
 	abort  chan struct{}
+	cancel context.CancelFunc // ends what jobs wait for
 	ended  chan struct{}
 	rested map[*play]func([]Outcome)
 }
@@ -36,7 +37,9 @@ func NewServer(o Options, fault func(error)) (*Server, error) {
 	}
 	s := &Server{fault: fault, abort: make(chan struct{}), ended: make(chan struct{}), rested: map[*play]func([]Outcome){}}
 	o.Abort, o.Commands = s.abort, nil
-	s.e = newEngine(context.Background(), o)
+	ctx, cancel := context.WithCancel(context.Background())
+	s.e, s.cancel = newEngine(ctx, o), cancel
+	s.e.ctx = ctx
 	return s, nil
 }
 
@@ -66,6 +69,7 @@ func (s *Server) Serve(ctx context.Context) {
 	}
 	e.leaving = true
 	close(s.abort)
+	s.cancel()
 	for e.active > 0 {
 		(<-e.inbox)()
 	}

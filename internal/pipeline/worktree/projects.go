@@ -381,6 +381,9 @@ func (f *Files) isOwn(host, projectPath string) bool {
 
 // componentVersion finds the ref of a version: "~latest" and parts of a semantic version ("1", "1.2") are its newest tag.
 func (f *Files) componentVersion(name, version string) (string, error) {
+	if host, _ := splitName(name); f.opts.Hosted != nil && host != "" {
+		return version, nil // opening it says that it is refused
+	}
 	where, mapped := f.where(name)
 	if where == "" || mapped && parsePlace(where).scheme == "" {
 		return version, nil // the folder as it is, or what cannot be opened
@@ -388,7 +391,7 @@ func (f *Files) componentVersion(name, version string) (string, error) {
 	if version != "~latest" && !partialVersion().MatchString(version) {
 		return version, nil
 	}
-	if host, _ := splitName(name); f.opts.Hosted != nil && host == "" {
+	if f.opts.Hosted != nil {
 		dir, err := f.opts.Hosted(name)
 		if err != nil {
 			return "", fmt.Errorf("project %s: %w", name, err)
