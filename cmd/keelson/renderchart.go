@@ -223,7 +223,7 @@ func openChart(ctx context.Context, g *global, opts chartOptions, ref string, as
 }
 
 // inFlags words a hint that speaks of fields.
-var inFlags = strings.NewReplacer("chart or targetRevision", "--chart or --version", "repoURL", "--repo or --chart")
+var inFlags = strings.NewReplacer("chart or targetRevision", "--chart or --version", "correct chart,", "correct --chart,", "repoURL", "--repo or --chart")
 
 // byFlags gives the error of a source, with a hint that speaks of the flags that declare it.
 func byFlags(err error) error {
