@@ -21,7 +21,6 @@ import (
 
 	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -149,7 +148,7 @@ type mortal struct {
 	at          deadly
 	left        []string // the versions right after the kill
 	history     []string // in the end
-	ready       string   // the reason of Ready in the end
+	ready       string   // the reason of Ready in the end, or of Stalled
 	v           string   // the value in the objects; empty: they are gone
 	installs    int64    // failures that are counted
 	upgrades    int64
@@ -260,7 +259,7 @@ func (m *mortality) read(name string) (*helmv2.HelmRelease, error) {
 	return hr, runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, hr)
 }
 
-// until waits until a HelmRelease has been dealt with and Ready has a reason.
+// until waits until a HelmRelease has been dealt with and Ready, or Stalled, has a reason.
 func (m *mortality) until(name, reason string) *helmv2.HelmRelease {
 	m.Helper()
 	var hr *helmv2.HelmRelease
@@ -269,7 +268,10 @@ func (m *mortality) until(name, reason string) *helmv2.HelmRelease {
 		if hr, err = m.read(name); err != nil {
 			return err
 		}
-		if ready := apimeta.FindStatusCondition(hr.Status.Conditions, "Ready"); ready == nil || ready.Reason != reason || hr.Status.ObservedGeneration != hr.Generation {
+		told := slices.ContainsFunc(hr.Status.Conditions, func(c metav1.Condition) bool {
+			return (c.Type == "Ready" || c.Type == "Stalled") && c.Reason == reason
+		})
+		if !told || hr.Status.ObservedGeneration != hr.Generation {
 			text, _ := json.Marshal(hr.Status)
 			return fmt.Errorf("want %s: %s", reason, text)
 		}
