@@ -115,6 +115,7 @@ func (d *decider) catchUp() {
 		return
 	}
 	before := d.rec.History
+	remediation := remediationOf(d.rel, d.rec)
 	if !d.seen.Whole {
 		d.rec.History = nil
 	}
@@ -125,7 +126,7 @@ func (d *decider) catchUp() {
 				s.Action, s.Tested, s.Tests = old.Action, old.Tested, old.Tests
 			}
 		}
-		d.rec.Remember(s, true, true)
+		d.rec.Remember(s, remediation.IgnoreTestFailures, remediation.Retry > 0)
 	}
 	d.missed = true
 }

@@ -153,4 +153,12 @@ func TestRollbackFailsAgain(t *testing.T) {
 	if len(r.record.History) > 5 || r.record.Previous(false).Version != 1 {
 		t.Errorf("history: %s", r.versions())
 	}
+
+	r.lost(true) // the process is killed
+	r.step()
+	d, _, _ := r.step()
+	r.went("Unnoted: note", "Failed: rollback")
+	if d.Version != 1 || len(r.record.History) > 5 {
+		t.Errorf("after a restart it is rolled back to version %d: %s", d.Version, r.versions())
+	}
 }
