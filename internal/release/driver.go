@@ -14,6 +14,7 @@ import (
 	"time"
 
 	releasei "helm.sh/helm/v4/pkg/release"
+	releasecommon "helm.sh/helm/v4/pkg/release/common"
 	releasev1 "helm.sh/helm/v4/pkg/release/v1"
 	"helm.sh/helm/v4/pkg/storage/driver"
 	corev1 "k8s.io/api/core/v1"
@@ -47,6 +48,7 @@ type secrets struct {
 	wrote     func(rel *releasev1.Release, rec record) // after each write
 	deleted   func(version int)
 	read      map[string]*corev1.Secret
+	failed    int // a version that has failed, and stays so; zero: none
 }
 
 func (s *secrets) Name() string { return driver.SecretsDriverName }
@@ -190,6 +192,9 @@ func (s *secrets) Update(key string, r releasei.Releaser) error {
 		return err
 	}
 	s.markCalledOff(rel)
+	if rel.Version == s.failed && rel.Info.Status == releasecommon.StatusSuperseded {
+		rel.Info.Status = releasecommon.StatusFailed
+	}
 	secret, err := s.encode(key, rel, "modifiedAt")
 	if err != nil {
 		return err

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"keelson.dev/keelson/internal/delivery"
 )
 
@@ -160,5 +162,41 @@ func TestRollbackFailsAgain(t *testing.T) {
 	r.went("Unnoted: note", "Failed: rollback")
 	if d.Version != 1 || len(r.record.History) > 5 {
 		t.Errorf("after a restart it is rolled back to version %d: %s", d.Version, r.versions())
+	}
+}
+
+// A rollback that the server does not take leaves what failed before as failed: the next one does not go to that.
+func TestRollbackIsRefused(t *testing.T) {
+	w := newWorld(t)
+	r := w.release("web", files("1.0.0", simple()))
+	r.app.Release.Upgrade.Remediation.LastFailure = true
+	r.settle()
+	u := w.get("v1", "configmaps", "web")
+	u.Object["immutable"], u.Object["data"] = true, map[string]any{"msg": "other"}
+	if _, err := w.resource("v1", "configmaps", w.ns).Update(w.ctx, u, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r.wants(files("1.1.0", simple()))
+	r.steps = nil
+	for range 3 {
+		if _, err, _ := r.step(); err == nil || !strings.Contains(err.Error(), "immutable") {
+			t.Errorf("the error: %v", err)
+		}
+	}
+	r.lost(true)
+	r.steps = []string{"lost"}
+	r.step()
+	d, _, _ := r.step()
+	r.went("lost", "Unnoted: note", "Failed: rollback")
+	if d.Version != 1 {
+		t.Errorf("it is rolled back to version %d", d.Version)
+	}
+	if got, want := r.versions(), "v6 failed rollback, v5 failed rollback, v4 failed rollback, v3 failed rollback, v1 deployed install"; got != want {
+		t.Errorf("history\n%s\nwant\n%s", got, want)
+	}
+	for _, line := range w.history("web")[1:] {
+		if !strings.Contains(line, " failed ") {
+			t.Errorf("helm history: %q", line)
+		}
 	}
 }
