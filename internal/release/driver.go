@@ -48,6 +48,7 @@ type secrets struct {
 	wrote     func(rel *releasev1.Release, rec record) // after each write
 	deleted   func(version int)
 	read      map[string]*corev1.Secret
+	created   int // the newest version that this action has made; zero: none
 	failed    int // a version that has failed, and stays so; zero: none
 }
 
@@ -181,6 +182,7 @@ func (s *secrets) Create(key string, r releasei.Releaser) error {
 	if err != nil {
 		return fmt.Errorf("write release %s: %w", key, err)
 	}
+	s.created = rel.Version
 	s.noteWrite(rel, written)
 	return nil
 }

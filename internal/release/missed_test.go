@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"helm.sh/helm/v4/pkg/release/common"
+	releasev1 "helm.sh/helm/v4/pkg/release/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"keelson.dev/keelson/internal/delivery"
@@ -197,6 +199,29 @@ func TestRollbackIsRefused(t *testing.T) {
 	for _, line := range w.history("web")[1:] {
 		if !strings.Contains(line, " failed ") {
 			t.Errorf("helm history: %q", line)
+		}
+	}
+}
+
+// The last version may be removed while it is looked for.
+func TestMissedAndGone(t *testing.T) {
+	w := newWorld(t)
+	r := w.release("web", files("1.0.0", simple()))
+	r.settle()
+	if out, whole, err := w.engine.missed(w.ctx, r.app, r.record, place{w.ns, "gone"}); len(out) > 0 || whole || err != nil {
+		t.Errorf("%v %t %v", out, whole, err)
+	}
+}
+
+// Only the version that an action has made is told to be called off, not one before it that Helm writes again.
+func TestCalledOffVersion(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	s := &secrets{ctx: ctx, created: 3}
+	for version, want := range map[int]string{2: "no Pods", 3: "Called off: no Pods"} {
+		rel := &releasev1.Release{Version: version, Info: &releasev1.Info{Status: common.StatusFailed, Description: "no Pods"}}
+		if s.markCalledOff(rel); rel.Info.Description != want {
+			t.Errorf("version %d says %q, want %q", version, rel.Info.Description, want)
 		}
 	}
 }
