@@ -265,7 +265,7 @@ func (s *secrets) encode(key string, rel *releasev1.Release, stamp string) (*cor
 		return nil, &delivery.Fault{
 			Reason: ReasonTooLarge, Where: "Secret/" + s.namespace + "/" + key, Retry: delivery.OnChange,
 			Hint: "take files that no template uses out of the chart with .helmignore, or split it: the chart with all its files, the values and the manifest go into the Secret",
-			Err: fmt.Errorf("the release takes %d KiB, compressed, and a Secret holds %d KiB: nothing was written",
+			Err: fmt.Errorf("the release takes %d KiB, compressed, and a Secret holds %d KiB: neither the record nor an object of its templates was written",
 				len(data)>>10, corev1.MaxSecretSize>>10),
 		}
 	}
