@@ -118,7 +118,7 @@ func (d *decider) catchUp() {
 		return
 	}
 	before := d.rec.History
-	remediation := remediationOf(d.rel, d.rec)
+	ignoreTests := remediationOf(d.rel, d.rec).IgnoreTestFailures
 	if !d.seen.Whole {
 		d.rec.History = nil
 	}
@@ -129,7 +129,7 @@ func (d *decider) catchUp() {
 				s.Action, s.Tested, s.Tests = old.Action, old.Tested, old.Tests
 			}
 		}
-		d.rec.Remember(s, remediation.IgnoreTestFailures, remediation.Retry > 0)
+		d.rec.Remember(s, ignoreTests, true) // noting it forgets the others
 	}
 	d.missed = true
 }
