@@ -150,7 +150,11 @@ type chartFinder struct {
 // chartOf gives the newest version of the chart that an app names.
 func (f chartFinder) chartOf(ctx context.Context, app delivery.App) (release.Chart, error) {
 	if t := app.Release.Chart; t != nil {
-		return f.ofTemplate(ctx, *t, t.Wish())
+		generation, err := deliver.ChartGeneration(ctx, f.client, app.ID, *t, t.Wish())
+		if err != nil {
+			return release.Chart{}, explainAPI(err)
+		}
+		return f.ofTemplate(ctx, *t, generation)
 	}
 	key := client.ObjectKey{Namespace: app.Source.Namespace, Name: app.Source.Name}
 	if app.Source.Kind == sourcev1.HelmChartKind {

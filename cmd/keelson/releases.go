@@ -91,24 +91,23 @@ func reconcileRelease(ctx context.Context, c client.WithWatch, app foundApp, opt
 // between a HelmRelease and its source.
 func sourcesOfRelease(ctx context.Context, c client.Client, hr *helmv2.HelmRelease) ([]client.Object, error) {
 	if ref := hr.Spec.ChartRef; ref != nil {
-		src, err := chartSource(ctx, c, ref.Kind, cmp.Or(ref.Namespace, hr.Namespace), ref.Name)
-		chart, ok := src.(*sourcev1.HelmChart)
-		if err != nil || !ok {
-			return []client.Object{src}, err
+		sources, err := chartSource(ctx, c, ref.Kind, cmp.Or(ref.Namespace, hr.Namespace), ref.Name)
+		if err != nil || ref.Kind != sourcev1.HelmChartKind {
+			return sources, err
 		}
-		below, err := chartSource(ctx, c, chart.Spec.SourceRef.Kind, chart.Namespace, chart.Spec.SourceRef.Name)
-		return []client.Object{below, chart}, err
+		from := sources[0].(*sourcev1.HelmChart).Spec.SourceRef
+		below, err := chartSource(ctx, c, from.Kind, sources[0].GetNamespace(), from.Name)
+		return append(below, sources...), err
 	}
 	if hr.Spec.Chart == nil {
 		return nil, fmt.Errorf("app %s/%s has neither spec.chart nor spec.chartRef", hr.Namespace, hr.Name)
 	}
 	ref := hr.Spec.Chart.Spec.SourceRef
-	src, err := chartSource(ctx, c, ref.Kind, cmp.Or(ref.Namespace, hr.Namespace), ref.Name)
-	return []client.Object{src}, err
+	return chartSource(ctx, c, ref.Kind, cmp.Or(ref.Namespace, hr.Namespace), ref.Name)
 }
 
-// chartSource reads a source of charts that can be asked for what is new.
-func chartSource(ctx context.Context, c client.Client, kind, namespace, name string) (client.Object, error) {
+// chartSource reads a source of charts that can be asked for what is new; none: there is nothing to ask.
+func chartSource(ctx context.Context, c client.Client, kind, namespace, name string) ([]client.Object, error) {
 	kinds := map[string]client.Object{
 		sourcev1.HelmRepositoryKind: &sourcev1.HelmRepository{}, sourcev1.GitRepositoryKind: &sourcev1.GitRepository{},
 		sourcev1.OCIRepositoryKind: &sourcev1.OCIRepository{}, sourcev1.HelmChartKind: &sourcev1.HelmChart{},
@@ -120,14 +119,13 @@ func chartSource(ctx context.Context, c client.Client, kind, namespace, name str
 	if err := c.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, src); err != nil {
 		return nil, explainAPI(fmt.Errorf("read source %s %s/%s: %w", kind, namespace, name, err))
 	}
-	if repo, ok := src.(*sourcev1.HelmRepository); ok && repo.Spec.Type == sourcev1.HelmRepositoryTypeOCI {
-		return nil, hintf(fmt.Errorf("HelmRepository %s/%s is of the type oci: it has no index that could be asked for", namespace, name),
-			"without --with-source the HelmRelease alone is reconciled; the registry is asked for new versions every spec.chart.spec.interval")
-	}
 	if partsOf(src).suspended {
 		return nil, fmt.Errorf("source %s %s/%s is suspended", kind, namespace, name)
 	}
-	return src, nil
+	if repo, ok := src.(*sourcev1.HelmRepository); ok && repo.Spec.Type == sourcev1.HelmRepositoryTypeOCI {
+		return nil, nil // it has no index: the registry is asked when the HelmRelease is reconciled, or the HelmChart
+	}
+	return []client.Object{src}, nil
 }
 
 // heldRelease tells whether a release is left as a person has rolled it back.

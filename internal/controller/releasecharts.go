@@ -131,25 +131,13 @@ func (c *releaseCharts) refreshed(user delivery.ID) bool { return c.repos.refres
 // fetched; otherwise a [*delivery.Fault] with upstream's reasons.
 func (c *releaseCharts) find(ctx context.Context, user delivery.ID, t delivery.ChartTemplate, generation int64) (releaseChart, error) {
 	c.follow(user, t.Source)
-	if len(t.ValuesFiles) > 0 && user.Kind != sourcev1.HelmChartKind {
-		generation = c.generation(ctx, user, t, generation)
+	if user.Kind != sourcev1.HelmChartKind {
+		var err error
+		if generation, err = deliver.ChartGeneration(ctx, c.cache, user, t, generation); err != nil {
+			return releaseChart{}, err
+		}
 	}
 	return c.of(ctx, user, t, generation)
-}
-
-// generation is that of the HelmChart which Flux has made for a HelmRelease, where it says the same: what Flux has released is then told
-// by the same version.
-func (c *releaseCharts) generation(ctx context.Context, user delivery.ID, t delivery.ChartTemplate, otherwise int64) int64 {
-	var made sourcev1.HelmChart
-	if c.cache.Get(ctx, types.NamespacedName{Namespace: t.Source.Namespace, Name: user.Namespace + "-" + user.Name}, &made) != nil {
-		return otherwise
-	}
-	is := dialect.HelmChart(&made)
-	if is.Name == t.Name && is.Version == t.Version && is.Source == t.Source && is.EachRevision == t.EachRevision &&
-		slices.Equal(is.ValuesFiles, t.ValuesFiles) && is.IgnoreMissingValues == t.IgnoreMissingValues {
-		return made.Generation
-	}
-	return otherwise
 }
 
 // findRef gives the chart of an object: of a HelmChart, or of an OCIRepository. Errors are those of find.

@@ -49,6 +49,16 @@ func (d declared) Get(_ context.Context, key client.ObjectKey, into client.Objec
 
 func (d declared) List(context.Context, client.ObjectList, ...client.ListOption) error { return nil }
 
+// unreadable is a cache that cannot give HelmCharts.
+type unreadable struct{ declared }
+
+func (u unreadable) Get(ctx context.Context, key client.ObjectKey, into client.Object, opts ...client.GetOption) error {
+	if _, ok := into.(*sourcev1.HelmChart); ok {
+		return apierrors.NewTimeoutError("the cache has no list yet", 1)
+	}
+	return u.declared.Get(ctx, key, into, opts...)
+}
+
 // chartWorld is a chart repository over HTTP and what follows it.
 type chartWorld struct {
 	*testing.T
@@ -199,6 +209,11 @@ func TestReleasesShareCharts(t *testing.T) {
 	if v := w.eventually(find("b")); v.Version != "1.2.0+4" {
 		t.Errorf("version %s", v.Version)
 	}
+	w.cache = unreadable{w.objects}
+	if f := (*delivery.Fault)(nil); !errors.As(second(find("b")()), &f) || f.Reason != "SourceUnavailable" || !strings.Contains(f.Error(), "HelmChart team/team-b") {
+		t.Errorf("a HelmChart that cannot be read: %v", f)
+	}
+	w.cache = w.objects
 	made.Spec.Version = "2.x"
 	if v := w.eventually(find("b")); v.Version != "1.2.0+1" {
 		t.Errorf("version %s", v.Version)

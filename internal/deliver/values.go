@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -13,11 +14,13 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/redact"
 )
 
 // ReadValues reads the ConfigMaps and Secrets that the values of an app's Helm release come from. data gives what is in one of them; false:
-// there is none. The redactor, never nil, knows what comes from Secrets: whole values, and the texts and numbers in documents.
+// there is none. The redactor, never nil, knows what comes from Secrets: whole values, and the texts and numbers in documents and in what a value
+// with a path becomes.
 func ReadValues(ctx context.Context, reader client.Reader, app delivery.App) (
 	data func(delivery.ValuesRef) (map[string][]byte, bool), secrets *redact.Redactor, err error,
 ) {
@@ -41,11 +44,17 @@ func ReadValues(ctx context.Context, reader client.Reader, app delivery.App) (
 			continue
 		}
 		for key, value := range have {
-			if texts := leaves(value); key == ref.Key && ref.Path == "" && texts != nil {
-				hidden = append(hidden, texts...) // the names of values are no secrets
-			} else {
-				hidden = append(hidden, string(value))
+			var root map[string]any
+			switch {
+			case key == ref.Key && ref.Path == "" && yaml.Unmarshal(value, &root) == nil: // as composing the values tells
+				hidden = append(hidden, leaves(root, func(string) bool { return false })...) // the names of values are no secrets
+				continue
+			case key == ref.Key && ref.Path != "":
+				root = map[string]any{}
+				_ = dialect.SetValue(root, ref, string(value)) // composing the values tells of the error
+				hidden = append(hidden, leaves(root, func(name string) bool { return !strings.Contains(ref.Path, name) })...)
 			}
+			hidden = append(hidden, string(value), strings.TrimSpace(string(value)))
 		}
 	}
 	return func(ref delivery.ValuesRef) (map[string][]byte, bool) {
@@ -72,18 +81,16 @@ func valuesIn(ctx context.Context, reader client.Reader, key types.NamespacedNam
 	return data, nil
 }
 
-// leaves gives the texts and numbers in a YAML document of values; nil: it is none, as composing the values tells.
-func leaves(document []byte) (texts []string) {
-	var root map[string]any
-	if yaml.Unmarshal(document, &root) != nil {
-		return nil
-	}
-	texts = []string{}
+// leaves gives the texts and numbers in values, as templates print them, and the names that are secret.
+func leaves(root map[string]any, secret func(name string) bool) (texts []string) {
 	var walk func(any)
 	walk = func(v any) {
 		switch v := v.(type) {
 		case map[string]any:
-			for _, inner := range v {
+			for name, inner := range v {
+				if secret(name) {
+					texts = append(texts, name)
+				}
 				walk(inner)
 			}
 		case []any:
@@ -91,9 +98,12 @@ func leaves(document []byte) (texts []string) {
 				walk(inner)
 			}
 		case string:
-			texts = append(texts, v)
+			texts = append(texts, v, strings.TrimSpace(v))
+		case int64: // a number again where it has been in JSON
+			texts = append(texts, strconv.FormatInt(v, 10))
+			walk(float64(v))
 		case float64:
-			texts = append(texts, strconv.FormatFloat(v, 'f', -1, 64))
+			texts = append(texts, strconv.FormatFloat(v, 'f', -1, 64), fmt.Sprint(v))
 		}
 	}
 	walk(root)

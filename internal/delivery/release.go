@@ -367,17 +367,19 @@ const maxSnapshots = 5
 
 // Remember takes a snapshot into the history, over the one of the same version if there is one. Snapshots older than the one that
 // a rollback goes to are forgotten, as upstream; with keepFailed (of apps that are retried, not remedied) only those beyond the newest five. Of what
-// has failed since then, the newest are remembered: a rollback that fails again and again makes a version each time.
+// has failed since then, the newest are remembered: a rollback that fails again and again makes a version each time. The one that a rollback
+// goes to is never forgotten.
 func (r *ReleaseRecord) Remember(s ReleaseSnapshot, ignoreTests, keepFailed bool) {
 	r.History = slices.DeleteFunc(slices.Clone(r.History), func(o ReleaseSnapshot) bool { return o.Targets(s.Name, s.Namespace, s.Version) })
 	r.History = append(r.History, s)
 	slices.SortStableFunc(r.History, func(a, b ReleaseSnapshot) int { return b.Version - a.Version })
 	keep := min(len(r.History), maxSnapshots)
-	if i := r.previous(ignoreTests); i > 0 && !keepFailed {
-		if i >= maxSnapshots {
-			r.History = slices.Delete(r.History, maxSnapshots-1, i)
-			i = maxSnapshots - 1
-		}
+	i := r.previous(ignoreTests)
+	if i >= maxSnapshots {
+		r.History = slices.Delete(r.History, maxSnapshots-1, i)
+		i = maxSnapshots - 1
+	}
+	if i > 0 && !keepFailed {
 		keep = i + 1
 	}
 	r.History = r.History[:keep]

@@ -40,7 +40,7 @@ func ReleaseValues(release *delivery.HelmRelease, data func(delivery.ValuesRef) 
 		}
 		if ref.Path != "" {
 			values = chartutil.MergeMaps(values, inline)
-			if err := setValue(values, ref, string(content)); err != nil {
+			if err := SetValue(values, ref, string(content)); err != nil {
 				return nil, valuesFault(where, fmt.Errorf("the value cannot be set at %q", ref.Path), "values are read as by helm --set; literal takes them as they are")
 			}
 			continue
@@ -54,8 +54,8 @@ func ReleaseValues(release *delivery.HelmRelease, data func(delivery.ValuesRef) 
 	return chartutil.MergeMaps(values, inline), nil
 }
 
-// setValue sets a single value. strvals may panic over paths that nobody would write.
-func setValue(values map[string]any, ref delivery.ValuesRef, value string) (err error) {
+// SetValue sets the value that a reference with a path is to. strvals may panic over paths that nobody would write.
+func SetValue(values map[string]any, ref delivery.ValuesRef, value string) (err error) {
 	defer func() {
 		if recover() != nil {
 			err = fmt.Errorf("not a path: %q", ref.Path)

@@ -418,8 +418,13 @@ func (r *run) rollback() error {
 	if err != nil {
 		return err
 	}
-	if last, err := r.newest(); err == nil && last.Manifest != to.Manifest {
-		r.client.gone = func(manifest []byte, _ bool) bool { return string(manifest) == last.Manifest }
+	if last, err := r.newest(); err == nil {
+		if last.Manifest != to.Manifest {
+			r.client.gone = func(manifest []byte, _ bool) bool { return string(manifest) == last.Manifest }
+		}
+		if last.Info.Status == releasecommon.StatusFailed { // Helm has it superseded where the rollback fails, too: the next one would go to it
+			r.store.failed = last.Version
+		}
 	}
 	b := action.NewRollback(r.cfg)
 	b.Version = r.d.Version

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	releasei "helm.sh/helm/v4/pkg/release"
+	releasecommon "helm.sh/helm/v4/pkg/release/common"
 	releasev1 "helm.sh/helm/v4/pkg/release/v1"
 	"helm.sh/helm/v4/pkg/storage/driver"
 	corev1 "k8s.io/api/core/v1"
@@ -47,6 +48,8 @@ type secrets struct {
 	wrote     func(rel *releasev1.Release, rec record) // after each write
 	deleted   func(version int)
 	read      map[string]*corev1.Secret
+	created   int // the newest version that this action has made; zero: none
+	failed    int // a version that has failed, and stays so; zero: none
 }
 
 func (s *secrets) Name() string { return driver.SecretsDriverName }
@@ -179,6 +182,7 @@ func (s *secrets) Create(key string, r releasei.Releaser) error {
 	if err != nil {
 		return fmt.Errorf("write release %s: %w", key, err)
 	}
+	s.created = rel.Version
 	s.noteWrite(rel, written)
 	return nil
 }
@@ -190,6 +194,9 @@ func (s *secrets) Update(key string, r releasei.Releaser) error {
 		return err
 	}
 	s.markCalledOff(rel)
+	if rel.Version == s.failed && rel.Info.Status == releasecommon.StatusSuperseded {
+		rel.Info.Status = releasecommon.StatusFailed
+	}
 	secret, err := s.encode(key, rel, "modifiedAt")
 	if err != nil {
 		return err
@@ -258,7 +265,7 @@ func (s *secrets) encode(key string, rel *releasev1.Release, stamp string) (*cor
 		return nil, &delivery.Fault{
 			Reason: ReasonTooLarge, Where: "Secret/" + s.namespace + "/" + key, Retry: delivery.OnChange,
 			Hint: "take files that no template uses out of the chart with .helmignore, or split it: the chart with all its files, the values and the manifest go into the Secret",
-			Err: fmt.Errorf("the release takes %d KiB, compressed, and a Secret holds %d KiB: nothing was written",
+			Err: fmt.Errorf("the release takes %d KiB, compressed, and a Secret holds %d KiB: neither the record nor an object of its templates was written",
 				len(data)>>10, corev1.MaxSecretSize>>10),
 		}
 	}

@@ -235,7 +235,7 @@ func TestUpgradeTooLarge(t *testing.T) {
 	r.wants(chart)
 	r.values = map[string]any{"msg": "changed"}
 	_, err, _ := r.step()
-	if f := faultOf(t, []error{err}, "sh.helm.release.v1.web.v2", "nothing was written"); f.Reason != ReasonTooLarge {
+	if f := faultOf(t, []error{err}, "sh.helm.release.v1.web.v2", "neither the record nor"); f.Reason != ReasonTooLarge {
 		t.Errorf("%+v", f)
 	}
 	if got := w.history("web"); len(got) != 1 || !strings.HasPrefix(got[0], "1 deployed") {

@@ -31,6 +31,9 @@ const maxMissed = 10
 // them and those that the record knows.
 func (e *Engine) missed(ctx context.Context, app delivery.App, rec delivery.ReleaseRecord, at place) (out []delivery.StoredRelease, whole bool, err error) {
 	all := e.records.of(at)
+	if len(all) == 0 { // the last one was removed since it was looked for
+		return nil, false, nil
+	}
 	last, target := rec.Latest(), TargetOf(app)
 	known := rec.History
 	if last != nil && (last.Name != target.Name || last.Namespace != target.Namespace || last.Version > all[len(all)-1].version || last.Status == statusUninstalled) {
@@ -115,6 +118,7 @@ func (d *decider) catchUp() {
 		return
 	}
 	before := d.rec.History
+	ignoreTests := remediationOf(d.rel, d.rec).IgnoreTestFailures
 	if !d.seen.Whole {
 		d.rec.History = nil
 	}
@@ -125,7 +129,7 @@ func (d *decider) catchUp() {
 				s.Action, s.Tested, s.Tests = old.Action, old.Tested, old.Tests
 			}
 		}
-		d.rec.Remember(s, true, true)
+		d.rec.Remember(s, ignoreTests, true) // noting it forgets the others
 	}
 	d.missed = true
 }
@@ -164,9 +168,9 @@ func (r *run) note() error {
 	return errors.New(rel.Info.Description)
 }
 
-// markCalledOff makes a version that fails because its action was called off say so: it is no failure that counts.
+// markCalledOff makes the version of an action that fails because the action was called off say so: it is no failure that counts.
 func (s *secrets) markCalledOff(rel *releasev1.Release) {
-	if s.ctx.Err() != nil && rel.Info.Status == releasecommon.StatusFailed && !strings.HasPrefix(rel.Info.Description, calledOffPrefix) {
+	if s.ctx.Err() != nil && rel.Version == s.created && rel.Info.Status == releasecommon.StatusFailed && !strings.HasPrefix(rel.Info.Description, calledOffPrefix) {
 		rel.Info.Description = calledOffPrefix + rel.Info.Description
 	}
 }

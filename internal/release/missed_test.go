@@ -7,6 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"helm.sh/helm/v4/pkg/release/common"
+	releasev1 "helm.sh/helm/v4/pkg/release/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"keelson.dev/keelson/internal/delivery"
 )
 
@@ -152,5 +156,72 @@ func TestRollbackFailsAgain(t *testing.T) {
 	}
 	if len(r.record.History) > 5 || r.record.Previous(false).Version != 1 {
 		t.Errorf("history: %s", r.versions())
+	}
+
+	r.lost(true) // the process is killed
+	r.step()
+	d, _, _ := r.step()
+	r.went("Unnoted: note", "Failed: rollback")
+	if d.Version != 1 || len(r.record.History) > 5 {
+		t.Errorf("after a restart it is rolled back to version %d: %s", d.Version, r.versions())
+	}
+}
+
+// A rollback that the server does not take leaves what failed before as failed: the next one does not go to that.
+func TestRollbackIsRefused(t *testing.T) {
+	w := newWorld(t)
+	r := w.release("web", files("1.0.0", simple()))
+	r.app.Release.Upgrade.Remediation.LastFailure = true
+	r.settle()
+	u := w.get("v1", "configmaps", "web")
+	u.Object["immutable"], u.Object["data"] = true, map[string]any{"msg": "other"}
+	if _, err := w.resource("v1", "configmaps", w.ns).Update(w.ctx, u, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r.wants(files("1.1.0", simple()))
+	r.steps = nil
+	for range 3 {
+		if _, err, _ := r.step(); err == nil || !strings.Contains(err.Error(), "immutable") {
+			t.Errorf("the error: %v", err)
+		}
+	}
+	r.lost(true)
+	r.steps = []string{"lost"}
+	r.step()
+	d, _, _ := r.step()
+	r.went("lost", "Unnoted: note", "Failed: rollback")
+	if d.Version != 1 {
+		t.Errorf("it is rolled back to version %d", d.Version)
+	}
+	if got, want := r.versions(), "v6 failed rollback, v5 failed rollback, v4 failed rollback, v3 failed rollback, v1 deployed install"; got != want {
+		t.Errorf("history\n%s\nwant\n%s", got, want)
+	}
+	for _, line := range w.history("web")[1:] {
+		if !strings.Contains(line, " failed ") {
+			t.Errorf("helm history: %q", line)
+		}
+	}
+}
+
+// The last version may be removed while it is looked for.
+func TestMissedAndGone(t *testing.T) {
+	w := newWorld(t)
+	r := w.release("web", files("1.0.0", simple()))
+	r.settle()
+	if out, whole, err := w.engine.missed(w.ctx, r.app, r.record, place{w.ns, "gone"}); len(out) > 0 || whole || err != nil {
+		t.Errorf("%v %t %v", out, whole, err)
+	}
+}
+
+// Only the version that an action has made is told to be called off, not one before it that Helm writes again.
+func TestCalledOffVersion(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	s := &secrets{ctx: ctx, created: 3}
+	for version, want := range map[int]string{2: "no Pods", 3: "Called off: no Pods"} {
+		rel := &releasev1.Release{Version: version, Info: &releasev1.Info{Status: common.StatusFailed, Description: "no Pods"}}
+		if s.markCalledOff(rel); rel.Info.Description != want {
+			t.Errorf("version %d says %q, want %q", version, rel.Info.Description, want)
+		}
 	}
 }

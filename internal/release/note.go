@@ -76,13 +76,17 @@ type noter struct {
 	err  error
 }
 
+// remediationOf is the remediation of the action that was tried last.
+func remediationOf(rel *delivery.HelmRelease, rec delivery.ReleaseRecord) delivery.Remediation {
+	if rec.AttemptedAction == delivery.InstallRelease {
+		return rel.Install.Remediation
+	}
+	return rel.Upgrade.Remediation
+}
+
 // remember takes the written versions into the history.
 func (n *noter) remember(action delivery.ReleaseAction) {
-	rel := n.want.App.Release
-	remediation := rel.Upgrade.Remediation
-	if n.rec.AttemptedAction == delivery.InstallRelease {
-		remediation = rel.Install.Remediation
-	}
+	remediation := remediationOf(n.want.App.Release, n.rec)
 	for i, s := range slices.Backward(n.res.Snapshots) {
 		s.APIVersion = snapshotVersion
 		s.Action = action
