@@ -81,6 +81,8 @@ const (
 	statusUninstalled    = "uninstalled"
 	statusUninstalling   = "uninstalling"
 	pendingPrefix        = "pending-"
+	pendingInstall       = "pending-install"
+	pendingUpgrade       = "pending-upgrade"
 	minPending           = time.Minute
 	helmControllerWriter = "helm-controller"
 	personWriter         = kube.FieldManager + "-rollback" // of "keelson rollback"
@@ -160,12 +162,26 @@ func Decide(want Want, record delivery.ReleaseRecord, seen Seen, now time.Time) 
 	out := d.decide()
 	if out.Action == Unlock || out.Action == Note { // a person's request is about what follows
 		d.rec.HandledForce = record.HandledForce
+		if cutOff(seen) { // and once more about what did not come to its end
+			d.rec.HandledForce = ""
+		}
 	}
 	if out.Target == (Target{}) {
 		out.Target = TargetOf(want.App)
 	}
 	out.Record = d.rec
 	return out
+}
+
+// cutOff tells of an install or upgrade of ours that did not come to its end.
+func cutOff(seen Seen) bool {
+	if seen.Latest == nil || seen.Writer != kube.FieldManager {
+		return false
+	}
+	status := seen.Latest.Status
+	return status == pendingInstall || status == pendingUpgrade ||
+		status == statusFailed && strings.HasPrefix(seen.Latest.Description, calledOffPrefix) &&
+			len(seen.Missed) > 0 && seen.Missed[0].Action != delivery.RollbackRelease
 }
 
 type decider struct {

@@ -281,6 +281,27 @@ func TestDecide(t *testing.T) {
 			s.missed(true, delivery.UpgradeRelease, snapshot(3, "pending-upgrade", "1.1.0"))
 			s.force()
 		}, Locked, Unlock, func(d Decision) bool { return len(d.Record.History) == 3 && d.Record.HandledForce == "" }},
+		{"our own upgrade that was forced, cut off", func(s *scene) {
+			s.missed(true, delivery.UpgradeRelease, snapshot(3, "pending-upgrade", "1.1.0"))
+			s.force()
+			s.rec.HandledForce = "now"
+		}, Locked, Unlock, func(d Decision) bool { return d.Record.HandledForce == "" }},
+		{"our own upgrade that was forced, called off", func(s *scene) {
+			s.missed(true, delivery.UpgradeRelease, snapshot(3, "failed", "1.1.0"))
+			s.seen.Latest.Description = "Called off: no Pods"
+			s.force()
+			s.rec.HandledForce = "now"
+		}, Unnoted, Note, func(d Decision) bool { return d.Record.HandledForce == "" }},
+		{"our own upgrade that was forced, and failed", func(s *scene) {
+			s.missed(true, delivery.UpgradeRelease, snapshot(3, "failed", "1.1.0"))
+			s.force()
+			s.rec.HandledForce = "now"
+		}, Unnoted, Note, func(d Decision) bool { return d.Record.HandledForce == "now" }},
+		{"our own rollback after a forced upgrade, cut off", func(s *scene) {
+			s.missed(true, delivery.RollbackRelease, snapshot(3, "pending-rollback", "1.0.0"))
+			s.force()
+			s.rec.HandledForce = "now"
+		}, Locked, Unlock, func(d Decision) bool { return d.Record.HandledForce == "now" }},
 		{"our own upgrade, unlocked", func(s *scene) {
 			s.missed(true, delivery.UpgradeRelease, snapshot(3, "failed", "1.1.0"))
 			s.seen.Latest.Description = "Release unlocked from stale 'pending-upgrade' state"
