@@ -146,9 +146,7 @@ func TestHelmShutdown(t *testing.T) {
 		}
 		return nil
 	})
-	if !strings.Contains(strings.Join(w.events("web"), "\n"), "called off") {
-		t.Errorf("it is not told: %q", w.events("web"))
-	}
+	w.event("web", "UpgradeFailed", "called off")
 	w.inHook("web")
 	w.helmSays("web", "Remediated", "True", "RollbackSucceeded", "web.v4")
 	w.value("web", "one")
