@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"keelson.dev/keelson/internal/pipeline/scratch"
 )
 
 type downOptions struct {
@@ -110,8 +112,8 @@ func purge(dir string) error {
 		return err
 	}
 	// The marker goes last, so that a purge that was cut short can be done again.
-	for _, name := range []string{clusterDir, gitDir, serverDir, logDir, lockFile, instanceFile} {
-		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+	for _, name := range []string{clusterDir, ciDir, gitDir, serverDir, logDir, lockFile, instanceFile} {
+		if err := scratch.RemoveAll(filepath.Join(dir, name)); err != nil {
 			return fmt.Errorf("forget the instance: %w", err)
 		}
 	}

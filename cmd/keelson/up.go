@@ -105,10 +105,11 @@ func runForeground(ctx context.Context, g *global, opts upOptions) error {
 		d.Progress = func(p progress) { showProgress(g.err, p, ready) }
 	}
 	err = d.Run(ctx)
+	closed := d.Close() // before the end is told: whoever waits for it finds nothing left
 	if err != nil && opts.detached && !errors.Is(err, errRunning) {
 		d.Progress(progress{PID: os.Getpid(), Error: redact.Text(err.Error()), Hints: hintsOf(err), Code: exitCode(err)})
 	}
-	return errors.Join(err, d.Close())
+	return errors.Join(err, closed)
 }
 
 func showProgress(w io.Writer, p progress, ready func()) {

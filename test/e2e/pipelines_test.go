@@ -113,7 +113,7 @@ func holding(t *testing.T) (port string, open func()) {
 // TestPipelines goes the whole way of a push: a pipeline with a manual gate, variables of a Project, a restart in the middle of a job.
 func TestPipelines(t *testing.T) {
 	in := shared
-	in.must(t, "git", "create", "team/shop")
+	in.must(t, "git", "create", "team/pipes")
 	gate, open := holding(t)
 	apply(t, in.Kubeconfig, `
 apiVersion: v1
@@ -129,14 +129,14 @@ apiVersion: keelson.dev/v1alpha1
 kind: Project
 metadata: {name: shop, namespace: shop}
 spec:
-  repository: team/shop
+  repository: team/pipes
   path: acme/shop
   protected: {branches: [main]}
   variables:
   - {name: DEPLOY_TOKEN, protected: true, valueFrom: {secretKeyRef: {name: deploy, key: token}}}
   - {name: COLOUR, value: green}
 `)
-	c := cloneOf(t, in.Git+"/team/shop.git")
+	c := cloneOf(t, in.Git+"/team/pipes.git")
 	write(t, filepath.Join(c.dir, ".gitlab-ci.yml"), `
 stages: [build, deploy]
 build: {stage: build, script: ['echo "$CI_PROJECT_PATH $COLOUR [$DEPLOY_TOKEN] ${#DEPLOY_TOKEN}"', 'echo made > out'], artifacts: {paths: [out]}}
@@ -184,7 +184,7 @@ deploy: {stage: deploy, script: [cat out, echo begun, 'cat < /dev/tcp/127.0.0.1/
 	in.shown(t, id, "success: a/1=success")
 	contains(t, in.must(t, "ci", "logs", fmt.Sprint(id), "a", "-f"), "[] me")
 	fails(t, in.keelson("ci", "trigger", "acme/shop", "--ref", "nosuch"), 1, "no branch or tag nosuch")
-	fails(t, in.keelson("ci", "trigger", "team/shop"), 1, "neither a Project nor a repository")
+	fails(t, in.keelson("ci", "trigger", "team/pipes"), 1, "neither a Project nor a repository")
 	write(t, filepath.Join(c.dir, ".gitlab-ci.yml"), "a: {script: ['true'], needs: [b]}\n")
 	c.git("commit", "-qam", "wrong")
 	c.git("push", "-q", "origin", "HEAD:feature")
