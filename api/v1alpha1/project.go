@@ -8,17 +8,15 @@ import (
 // Project is a repository whose pipelines (.gitlab-ci.yml) Keelson runs: what a project's settings are at GitLab.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Repository",type=string,JSONPath=`.spec.repository`
 // +kubebuilder:printcolumn:name="Path",type=string,JSONPath=`.spec.path`
-// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
-// +kubebuilder:printcolumn:name="Status",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:printcolumn:name="Suspended",type=boolean,JSONPath=`.spec.suspend`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type Project struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	Spec   ProjectSpec   `json:"spec"`
-	Status ProjectStatus `json:"status,omitempty"`
+	Spec ProjectSpec `json:"spec"`
 }
 
 // ProjectList is a list of them.
@@ -109,28 +107,3 @@ type VariableSource struct {
 	// +optional
 	ConfigMapKeyRef *corev1.ConfigMapKeySelector `json:"configMapKeyRef,omitempty"`
 }
-
-// ProjectStatus is what is known of a project.
-type ProjectStatus struct {
-	// +optional
-	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// +optional
-	Conditions []metav1.Condition `json:"conditions,omitempty"`
-	// ID is CI_PROJECT_ID.
-	// +optional
-	ID int64 `json:"id,omitempty"`
-	// LastPipeline is the newest pipeline.
-	// +optional
-	LastPipeline *PipelineSummary `json:"lastPipeline,omitempty"`
-}
-
-// PipelineSummary says how a pipeline does.
-type PipelineSummary struct {
-	ID     int64  `json:"id"`
-	Ref    string `json:"ref"`
-	SHA    string `json:"sha"`
-	Status string `json:"status"`
-}
-
-// GetConditions gives the status's conditions.
-func (p *Project) GetConditions() []metav1.Condition { return p.Status.Conditions }

@@ -96,7 +96,7 @@ func New(o Options) (*Server, error) {
 	}
 	now := o.Now
 	o.Now = func() time.Time { return now().UTC().Truncate(time.Microsecond) } // as the store keeps it: states are rebuilt with it
-	s := &Server{o: o, tokens: newTokens(), lanes: map[string]*lane{}, resumed: make(chan struct{})}
+	s := &Server{o: o, tokens: newTokens(), lanes: map[string]*lane{}, life: context.Background(), resumed: make(chan struct{})}
 	s.sink = newSink(o.Store, o.Log, o.Now)
 	var err error
 	s.engine, err = run.NewServer(run.Options{
@@ -188,7 +188,7 @@ func (s *Server) queue(project string, do func(context.Context)) {
 		defer s.busy.Done()
 		for {
 			s.mu.Lock()
-			if len(l.todo) == 0 || s.life != nil && s.life.Err() != nil {
+			if len(l.todo) == 0 || s.life.Err() != nil {
 				delete(s.lanes, project)
 				s.mu.Unlock()
 				return

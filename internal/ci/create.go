@@ -157,12 +157,11 @@ func maskedIn(g *pipeline.Graph) *redact.Redactor {
 
 // open opens a commit of a project.
 func (s *Server) open(p Project, id int64, sha string) (*worktree.Hosted, error) {
-	registry := ""
 	return worktree.OpenHosted(worktree.HostedOptions{
 		Dir: p.Dir, SHA: sha, Server: pipeline.Server{URL: s.o.URL},
 		Project: pipeline.Project{
 			ID: id, NamespaceID: id, Path: p.Path, Title: path.Base(p.Path), Visibility: "private", URL: s.o.URL + "/" + p.Path,
-			CloneURL: s.o.GitURL + "/" + p.Repository + ".git", DefaultBranch: defaultBranch(p), ConfigPath: cmp.Or(p.ConfigPath, defaultConfigPath), Registry: registry,
+			CloneURL: s.o.GitURL + "/" + p.Repository + ".git", DefaultBranch: defaultBranch(p), ConfigPath: cmp.Or(p.ConfigPath, defaultConfigPath),
 		},
 	})
 }

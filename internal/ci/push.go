@@ -153,9 +153,6 @@ func options(options []string) (skip bool, variables pipeline.Variables) {
 func (s *Server) lifetime() context.Context {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.life == nil {
-		return context.Background()
-	}
 	return s.life
 }
 
