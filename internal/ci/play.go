@@ -28,8 +28,9 @@ func (s *Server) played(p Project, row store.Pipeline, event Event, g *pipeline.
 			Repository: p.Dir, SHA: row.SHA, Ref: ref, Project: p.Path, URL: s.o.GitURL + "/" + p.Repository + ".git", Base: s.o.Builds, Hand: s.o.Hand,
 		}),
 		Downstream: downstream{s: s, p: p, id: row.Project, event: event},
-		Begin: func(_ context.Context, _ run.JobRef, job *executor.Job) (func(), error) {
-			return s.credentials(p, job), nil
+		Begin: func(_ context.Context, _ run.JobRef, job *executor.Job) (run.Attendance, error) {
+			end := s.credentials(p, job)
+			return run.Attendance{End: func(executor.Result) { end() }}, nil
 		},
 	}
 }

@@ -27,7 +27,7 @@ const (
 
 // Executor runs jobs. It is safe for concurrent use.
 type Executor interface {
-	// Run runs a job to its end: hooks:pre_get_sources_script, Prepare, before_script with script (or run), after_script,
+	// Run runs a job to its end: hooks:pre_get_sources_script, Prepare, before_script with script (or run), Verify, after_script,
 	// Finish. It returns when nothing that the job started runs any more. When ctx ends the job is canceled: its script is
 	// told to end and is killed after a grace; after_script and Finish still run.
 	//
@@ -66,6 +66,9 @@ type Job struct {
 	// hooks:pre_get_sources_script and before the script. An error fails the job ([Failure] says with which reason); nil: the
 	// directory is ready.
 	Prepare func(ctx context.Context, trace *Trace) error
+	// Verify says whether what the script has done is good: that what it has deployed is healthy. It is called when the script has succeeded,
+	// before after_script. Its ctx ends with the job's time and when it is canceled. An error fails the job ([Failure] says with which reason).
+	Verify func(ctx context.Context, trace *Trace) error
 	// Finish keeps what the job leaves behind: caches, artifacts, reports. It is called after after_script with the result so
 	// far, also of a job that failed or was canceled, but not of one that was aborted. An error fails a job that had
 	// succeeded. Its ctx is not ended by the job's timeout or a cancel,

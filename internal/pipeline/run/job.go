@@ -102,10 +102,10 @@ func (w *work) run(ctx context.Context) (result executor.Result, more extras) {
 		w.job.Dir = place.Dir()
 		err = w.takeVariables(ctx)
 	}
+	var attended Attendance
 	if err == nil && w.of.Begin != nil {
-		var end func()
-		if end, err = w.of.Begin(ctx, w.ref, &w.job); err == nil {
-			defer end()
+		if attended, err = w.of.Begin(ctx, w.ref, &w.job); err == nil && attended.End != nil {
+			defer func() { attended.End(result) }()
 		}
 	}
 	trace = executor.NewTrace(log, w.job)
@@ -115,6 +115,7 @@ func (w *work) run(ctx context.Context) (result executor.Result, more extras) {
 		return executor.FailedWith(failure(err)), more
 	}
 	w.job.Prepare = func(ctx context.Context, trace *executor.Trace) error { return w.prepare(ctx, place, trace) }
+	w.job.Verify = attended.Verify
 	w.job.Finish = func(ctx context.Context, trace *executor.Trace, r executor.Result) error {
 		tests, err := w.finish(ctx, place, trace, r)
 		more.tests = redacted(tests, trace)

@@ -35,9 +35,9 @@ type Pipeline struct {
 	Sources  Sources
 	// Downstream compiles child pipelines; nil: trigger jobs fail.
 	Downstream Downstream
-	// Begin gives a job that starts what it may have only while it runs (variables with tokens, what its log must not show), and end takes it
-	// back. Nil: there is no such thing.
-	Begin func(ctx context.Context, ref JobRef, job *executor.Job) (end func(), err error)
+	// Begin is called when a job is about to start, and may give it what it has only while it runs: variables with tokens, what its log must
+	// not show. Nil: there is no such thing.
+	Begin func(ctx context.Context, ref JobRef, job *executor.Job) (Attendance, error)
 	// Play are the manual jobs that are played as soon as they could be, and the delayed ones that do not wait: names in the
 	// graph or in the file.
 	Play []string
@@ -51,6 +51,14 @@ type Pipeline struct {
 	IDs map[string]int64
 	// Children are the child pipelines that an earlier run has started, also those that are over.
 	Children []Child
+}
+
+// Attendance is what goes with a job that runs. Each function may be nil.
+type Attendance struct {
+	// Verify is the job's; see [executor.Job].
+	Verify func(ctx context.Context, trace *executor.Trace) error
+	// End is called once nothing of the job runs any more, with how it ended.
+	End func(executor.Result)
 }
 
 // Child is a child pipeline of an earlier run.

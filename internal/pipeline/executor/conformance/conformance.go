@@ -28,6 +28,7 @@ func Test(t *testing.T, setup Setup) {
 	for name, test := range map[string]func(*testing.T, Setup){
 		"hooks":                         hooks,
 		"prepare fails":                 prepareFails,
+		"verify":                        verify,
 		"finish fails":                  finishFails,
 		"time limit":                    timeLimit,
 		"time limit of the script":      scriptTimeLimit,

@@ -58,6 +58,34 @@ func prepareFails(t *testing.T, setup Setup) {
 	play(t, x, t.Context(), job).is(t, pipeline.StatusFailed, pipeline.RunnerSystemFailure, executor.NoExitCode)
 }
 
+func verify(t *testing.T, setup Setup) {
+	x, dir := setup(t)
+	job := after(script("echo script"), "echo after: $CI_JOB_STATUS")
+	job.Dir = dir
+	job.Verify = func(_ context.Context, trace *executor.Trace) error {
+		trace.Printf("verify")
+		return nil
+	}
+	o := play(t, x, t.Context(), job)
+	o.is(t, pipeline.StatusSuccess, "", 0)
+	o.hasLines(t, "script", "verify", "after: success", "Job succeeded")
+
+	job.Verify = func(context.Context, *executor.Trace) error {
+		return &executor.Failure{Reason: pipeline.ScriptFailure, Err: errors.New("deployment/shop is not healthy")}
+	}
+	o = play(t, x, t.Context(), job)
+	o.is(t, pipeline.StatusFailed, pipeline.ScriptFailure, executor.NoExitCode)
+	o.hasLines(t, "script", "after: failed", "ERROR: Job failed: deployment/shop is not healthy")
+
+	job.Verify = func(ctx context.Context, _ *executor.Trace) error { <-ctx.Done(); return ctx.Err() }
+	o = play(t, x, t.Context(), limit(job, 2*time.Second))
+	o.is(t, pipeline.StatusFailed, pipeline.ExecutionTimeout, executor.NoExitCode)
+	o.hasLines(t, "script", "after: timedout")
+
+	job.Script, job.Verify = []string{"exit 3"}, func(context.Context, *executor.Trace) error { t.Error("a failed script is verified"); return nil }
+	play(t, x, t.Context(), job).is(t, pipeline.StatusFailed, pipeline.ScriptFailure, 3)
+}
+
 func finishFails(t *testing.T, setup Setup) {
 	x, dir := setup(t)
 	job := script("true")

@@ -289,7 +289,7 @@ func (x *Executor) refuses(j executor.Job, trace *executor.Trace) error {
 func (j *job) play() executor.Result {
 	result, ready := j.prepare()
 	if ready {
-		result = j.script()
+		result = j.verify(j.script())
 		result = j.afterScript(result)
 	}
 	j.scope.end(j.trace, j.x.o.Grace)
@@ -365,6 +365,21 @@ func (j *job) script() executor.Result {
 	w.commands("section_script_step", j.Script)
 	w.steps(j.Job.Run)
 	return j.execute(ctx, w.String(), nil, false)
+}
+
+// verify asks whether what the script has done is good.
+func (j *job) verify(result executor.Result) executor.Result {
+	if j.Verify == nil || result.Status != pipeline.StatusSuccess {
+		return result
+	}
+	err := j.Verify(j.ctx, j.trace)
+	switch {
+	case j.ctx.Err() != nil:
+		return j.stopped(j.ctx)
+	case err != nil:
+		return executor.FailedWith(err)
+	}
+	return result
 }
 
 // scriptTimeout is the cause of the end of a script that took longer than RUNNER_SCRIPT_TIMEOUT.
