@@ -55,7 +55,7 @@ type Projects interface {
 	Named(ctx context.Context, path string) (Project, error)
 }
 
-// Options of a server. All but Jobs, Hand, Now and Log must be set.
+// Options of a server. All up to GitURL must be set.
 type Options struct {
 	Store     *store.DB
 	Artifacts *artifact.Store
@@ -65,6 +65,11 @@ type Options struct {
 	URL       string // of this server's pages: CI_SERVER_URL
 	GitURL    string // below which repositories are cloned: "http://127.0.0.1:7070/git"
 	Jobs      int    // at a time; 0: as many as a person's machine takes
+	// Access gives a job its way to the cluster; nil: there is none.
+	Access func(ctx context.Context, p Project, ref run.JobRef, job *executor.Job) (Access, error)
+	// Follow waits until what a job with an environment has deployed is healthy, and tells about it in the job's log; an error fails the job.
+	// Nil: nobody waits.
+	Follow func(ctx context.Context, w Work, trace *executor.Trace) error
 	// Hand gives a job's directory to who runs it; nil: it is this process's.
 	Hand func(ctx context.Context, dir string) error
 	Now  func() time.Time

@@ -100,11 +100,11 @@ func (s *Server) Create(ctx context.Context, e Event) (store.Pipeline, error) {
 	if made.Graph == nil || len(made.Graph.Jobs) == 0 {
 		return row, fmt.Errorf("%w: %s", ErrNoPipeline, made.why())
 	}
-	return s.begin(ctx, p, row, e, made.Graph, event)
+	return s.keepNew(ctx, p, row, e, made.Graph, event)
 }
 
-// begin keeps a pipeline with all its jobs, and lets it be played.
-func (s *Server) begin(ctx context.Context, p Project, row store.Pipeline, e Event, g *pipeline.Graph, event []byte) (store.Pipeline, error) {
+// keepNew keeps a pipeline with all its jobs, and lets it be played.
+func (s *Server) keepNew(ctx context.Context, p Project, row store.Pipeline, e Event, g *pipeline.Graph, event []byte) (store.Pipeline, error) {
 	ctx = context.WithoutCancel(ctx) // who has asked may go; half a pipeline is nobody's
 	state := schedule.New(g, row.Created)
 	masked := maskedIn(g)

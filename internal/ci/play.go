@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 
 	"keelson.dev/keelson/internal/pipeline"
@@ -28,26 +27,8 @@ func (s *Server) played(p Project, row store.Pipeline, event Event, g *pipeline.
 			Repository: p.Dir, SHA: row.SHA, Ref: ref, Project: p.Path, URL: s.o.GitURL + "/" + p.Repository + ".git", Base: s.o.Builds, Hand: s.o.Hand,
 		}),
 		Downstream: downstream{s: s, p: p, id: row.Project, event: event},
-		Begin: func(_ context.Context, _ run.JobRef, job *executor.Job) (run.Attendance, error) {
-			end := s.credentials(p, job)
-			return run.Attendance{End: func(executor.Result) { end() }}, nil
-		},
+		Begin: func(ctx context.Context, ref run.JobRef, job *executor.Job) (run.Attendance, error) { return s.begin(ctx, p, ref, job) },
 	}
-}
-
-// credentials gives a job its token, and takes it back.
-func (s *Server) credentials(p Project, job *executor.Job) (end func()) {
-	token, end := s.tokens.give(grant{project: p.Path, repository: p.Repository})
-	origin := s.o.GitURL + "/" + p.Repository + ".git"
-	if u, err := url.Parse(origin); err == nil {
-		u.User = url.UserPassword("gitlab-ci-token", token)
-		origin = u.String()
-	}
-	for _, v := range []pipeline.Variable{{Name: "CI_JOB_TOKEN", Value: token, Masked: true}, {Name: "CI_REPOSITORY_URL", Value: origin}} {
-		v.Raw, v.Origin = true, pipeline.OriginPredefined
-		job.Variables = append(job.Variables, v)
-	}
-	return end
 }
 
 // rested keeps where pipelines rest.

@@ -1,0 +1,86 @@
+package ci
+
+import (
+	"context"
+	"net/url"
+	"time"
+
+	"keelson.dev/keelson/internal/kube/proxy"
+	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/pipeline/executor"
+	"keelson.dev/keelson/internal/pipeline/run"
+)
+
+// Access is a job's way to a cluster, as long as it runs. The zero value is none.
+type Access struct {
+	Variables pipeline.Variables // by which its programs find it: KUBECONFIG and the like
+	// Written gives what the cluster has accepted of the job so far; nil: nothing is known.
+	Written func() []proxy.Written
+	Close   func() // takes it back; nil: there is nothing to take
+}
+
+// Work is what a job has deployed.
+type Work struct {
+	Project     Project
+	Environment string
+	Job         run.JobRef
+	Began       time.Time
+	Wrote       []proxy.Written // objects
+	Pushed      []Commit        // to repositories of the Git host
+}
+
+// Commit is one that was pushed.
+type Commit struct{ Repository, Ref, SHA string }
+
+// begin gives a job that starts what it has while it runs, and sees to what goes with it.
+func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *executor.Job) (_ run.Attendance, err error) {
+	var ends []func(executor.Result)
+	end := func(r executor.Result) {
+		for i := len(ends) - 1; i >= 0; i-- {
+			ends[i](r)
+		}
+	}
+	defer func() {
+		if err != nil {
+			end(executor.FailedWith(err))
+		}
+	}()
+	takeBack := s.credentials(p, job)
+	ends = append(ends, func(executor.Result) { takeBack() })
+	var access Access
+	if s.o.Access != nil {
+		if access, err = s.o.Access(ctx, p, ref, job); err != nil {
+			return run.Attendance{}, err
+		}
+		if access.Close != nil {
+			ends = append(ends, func(executor.Result) { access.Close() })
+		}
+		job.Variables = append(job.Variables, access.Variables...)
+	}
+	out := run.Attendance{End: end}
+	if s.o.Follow != nil && job.Job.Environment != nil {
+		work := Work{Project: p, Environment: job.Job.Environment.Name, Job: ref, Began: s.o.Now()}
+		out.Verify = func(ctx context.Context, trace *executor.Trace) error {
+			if access.Written != nil {
+				work.Wrote = access.Written()
+			}
+			return s.o.Follow(ctx, work, trace)
+		}
+	}
+	return out, nil
+}
+
+// credentials gives a job its token, and takes it back.
+func (s *Server) credentials(p Project, job *executor.Job) (end func()) {
+	token, end := s.tokens.give(grant{project: p.Path, repository: p.Repository})
+	origin := s.o.GitURL + "/" + p.Repository + ".git"
+	if u, err := url.Parse(origin); err == nil {
+		u.User = url.UserPassword("gitlab-ci-token", token)
+		origin = u.String()
+	}
+	for _, v := range []pipeline.Variable{{Name: "CI_JOB_TOKEN", Value: token, Masked: true}, {Name: "CI_REPOSITORY_URL", Value: origin}} {
+		v.Raw, v.Origin = true, pipeline.OriginPredefined
+		job.Variables = append(job.Variables, v)
+	}
+	return end
+}
