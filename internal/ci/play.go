@@ -27,7 +27,9 @@ func (s *Server) played(p Project, row store.Pipeline, event Event, g *pipeline.
 			Repository: p.Dir, SHA: row.SHA, Ref: ref, Project: p.Path, URL: s.o.GitURL + "/" + p.Repository + ".git", Base: s.o.Builds, Hand: s.o.Hand,
 		}),
 		Downstream: downstream{s: s, p: p, id: row.Project, event: event},
-		Begin: func(ctx context.Context, ref run.JobRef, job *executor.Job) (run.Attendance, error) { return s.begin(ctx, p, ref, job) },
+		Begin: func(ctx context.Context, ref run.JobRef, job *executor.Job) (run.Attendance, error) {
+			return s.begin(ctx, p, ref, job)
+		},
 	}
 }
 
