@@ -10,13 +10,22 @@ import (
 // newMux puts the dashboard and, where there are any, the Git host and the webhooks under one address.
 func newMux(dashboard web.Options, host *githost.Host, hooks web.Hooks) *http.ServeMux {
 	mux := http.NewServeMux()
-	mux.Handle("/", web.New(dashboard))
-	if host != nil {
+	pages := web.New(dashboard)
+	if host == nil {
+		mux.Handle("/", pages)
+	} else {
 		git, api := http.Handler(host), host.API()
 		if dashboard.Loopback {
 			git, api = web.LocalOnly(git), web.LocalOnly(api)
 		}
 		mux.Handle(githost.Prefix, git)
+		mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+			if githost.Plain(r) {
+				git.ServeHTTP(w, r)
+				return
+			}
+			pages.ServeHTTP(w, r)
+		})
 		mux.Handle(githost.APIPath, api)
 	}
 	if hooks != nil {

@@ -54,6 +54,7 @@ func start(t *testing.T, opts githost.Options) *server {
 	s.Host = host
 	mux := http.NewServeMux()
 	mux.Handle(githost.Prefix, host)
+	mux.Handle("/", host)
 	mux.Handle(githost.APIPath, host.API())
 	hs := httptest.NewServer(mux)
 	t.Cleanup(hs.Close)
@@ -315,6 +316,41 @@ func TestBadPaths(t *testing.T) {
 			t.Errorf("GET %s: %d %s, want one of %v", tt.target, status, body, tt.want)
 		})
 	}
+}
+
+func TestPlainPaths(t *testing.T) {
+	s := start(t, githost.Options{})
+	s.create(t, "team/shop")
+	const refs, ask = "/info/refs", "?service=git-upload-pack"
+	for target, want := range map[string]struct {
+		plain  bool
+		status int
+	}{
+		"/team/shop.git" + refs + ask:         {true, 200},
+		"/team/shop.git/git-upload-pack":      {true, 405},
+		"/absent.git" + refs + ask:            {true, 404},
+		"/.git" + refs + ask:                  {true, 400},
+		"/a/../team/shop.git" + refs + ask:    {true, 400},
+		"/team%2fshop.git" + refs + ask:       {true, 400},
+		"/git/team/shop.git" + refs + ask:     {false, 200},
+		"/git.git" + refs + ask:               {true, 404},
+		"/team/shop.git":                      {false, 400},
+		"/team/shop.git/config":               {false, 400},
+		"/team/shop.git/info/refs/x" + ask:    {false, 400},
+		"/api/v1/pipelines?x=y.git/info/refs": {false, 400},
+	} {
+		r := httptest.NewRequest(http.MethodGet, target, nil)
+		r.RemoteAddr = "127.0.0.1:4711"
+		if plain := githost.Plain(r); plain != want.plain {
+			t.Errorf("%s: plain %v", target, plain)
+		}
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		if w.Code != want.status {
+			t.Errorf("GET %s: %d %s, want %d", target, w.Code, w.Body, want.status)
+		}
+	}
+	gitOK(t, "", "clone", "-q", s.url+"/team/shop.git", t.TempDir())
 }
 
 // The handler itself holds too, without a mux that cleans paths in front of it.

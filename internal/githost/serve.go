@@ -15,8 +15,20 @@ import (
 	"keelson.dev/keelson/internal/git"
 )
 
-// Prefix is the URL path under which repositories are served.
+// Prefix is the URL path under which repositories are served. They are served without it too, as at GitLab: scripts put URLs together
+// with CI_SERVER_HOST. [Plain] tells such requests from those of others.
 const Prefix = "/git/"
+
+// Plain tells whether a request is a git client's, for a repository without the [Prefix].
+func Plain(r *http.Request) bool {
+	p := r.URL.EscapedPath()
+	for _, rest := range []string{"/info/refs", "/" + uploadPack, "/" + receivePack} {
+		if name, ok := strings.CutSuffix(p, suffix+rest); ok {
+			return !strings.HasPrefix(name, Prefix)
+		}
+	}
+	return false
+}
 
 const (
 	uploadPack  = "git-upload-pack"  // clone and fetch
@@ -68,10 +80,13 @@ func (h *Host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.Error(w, answer.text, answer.status)
 }
 
-// parse understands /git/<name>.git/{info/refs,git-upload-pack,git-receive-pack} and refuses everything else.
+// parse understands /git/<name>.git/{info/refs,git-upload-pack,git-receive-pack}, also without /git, and refuses everything else.
 func (h *Host) parse(r *http.Request) (request, error) {
 	// Names need no escapes: where there is one, somebody is trying to get elsewhere.
 	p, ok := strings.CutPrefix(r.URL.EscapedPath(), Prefix)
+	if !ok && Plain(r) {
+		p, ok = strings.CutPrefix(r.URL.EscapedPath(), "/")
+	}
 	if !ok || strings.ContainsAny(p, "%\\") {
 		return request{}, refusal{http.StatusBadRequest, "bad path: repositories are served as " + Prefix + "<name>.git"}
 	}
