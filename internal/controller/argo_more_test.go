@@ -471,6 +471,7 @@ func (w *remoteWorld) deliverFar(app string) {
 
 // TestApplicationElsewhere: an Application is delivered to the cluster that a Secret describes.
 func TestApplicationElsewhere(t *testing.T) {
+	t.Parallel()
 	w := newRemoteWorld(t)
 	a := &argoWorld{w.world}
 	w.farCluster()
@@ -685,6 +686,7 @@ func b64(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
 
 // A first sync of more objects than a plain list of them in an annotation can name. It keeps the cluster busy, so that it runs by itself.
 func TestApplicationOfManyObjects(t *testing.T) {
+	t.Parallel()
 	w := newArgoWorld(t)
 	var files strings.Builder
 	for i := range 1100 {

@@ -210,6 +210,7 @@ func TestApplicationOfAnotherShard(t *testing.T) {
 // TestApplicationOfAClusterThatGoesAway: while its cluster is away in the middle of an operation an Application says so, and the others
 // notice nothing. The operation ends once the cluster is back, and nothing of it is done twice.
 func TestApplicationOfAClusterThatGoesAway(t *testing.T) {
+	t.Parallel()
 	r := newRemoteWorld(t)
 	w, remote := &argoWorld{r.world}, &argoWorld{r.remote}
 	front := newFront(t, nil)

@@ -200,6 +200,7 @@ func TestIntentLargerThanAnAnnotation(t *testing.T) {
 
 // TestReadyOnlyOnceHealthy changes a declaration at the same commit: what follows from it is a delivery like any other.
 func TestReadyOnlyOnceHealthy(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.app("app", "  wait: true")
 	w.ready("app", w.push(map[string]string{"app/web.yaml": strings.ReplaceAll(deployment, "$ns", w.ns)}))

@@ -55,6 +55,7 @@ func (w *world) healthy(app string, status metav1.ConditionStatus, reason string
 
 // The kind of what is waited for may come later, with whoever brings it.
 func TestHealthCheckOfAKindThatComes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	group := w.ns + ".example.com"
 	w.app("app", fmt.Sprintf("  healthChecks: [{apiVersion: %s/v1, kind: Gate, name: one}]", group))

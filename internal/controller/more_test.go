@@ -173,6 +173,7 @@ func (w *world) gone(app string) {
 }
 
 func TestDependenciesAndHealth(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	broken := strings.ReplaceAll(strings.ReplaceAll(deployment, "$ns", w.ns),
 		"metadata: {labels: {app: web}}", "metadata: {labels: {app: web}, annotations: {keelson.dev/simulate: CrashLoopBackOff}}")
@@ -510,6 +511,7 @@ func TestDefinitionComesBack(t *testing.T) {
 // TestPruneInAVersionThatIsServedNoMore: objects that were applied in a version that the server has given up since are still
 // deleted, with a commit and with the app.
 func TestPruneInAVersionThatIsServedNoMore(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.app("app", "")
 	definition := strings.ReplaceAll(crd, "$ns", w.ns) +
@@ -550,6 +552,7 @@ func TestServiceWithEmptyClusterIP(t *testing.T) {
 
 // TestTerminatingObjectIsMadeAnew: an object that its old owner's deletion left terminating is made anew by its new owner.
 func TestTerminatingObjectIsMadeAnew(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	cm := strings.Replace(w.configMap("a", "1"), "namespace:", "finalizers: [example.com/wait], namespace:", 1)
 	w.push(map[string]string{"old/a.yaml": cm, "new/a.yaml": cm})

@@ -263,6 +263,7 @@ subjects: [{kind: ServiceAccount, name: limited, namespace: $ns}]
 // TestUnreachableCluster: an app whose cluster is away fails with the reason and nobody else notices; it goes on by itself
 // when the cluster is back. Deleting it says what it waits for, and what lets it go.
 func TestUnreachableCluster(t *testing.T) {
+	t.Parallel()
 	w := newRemoteWorld(t)
 	front := newFront(t, nil)
 	token := w.user("deployer")

@@ -64,6 +64,9 @@ func TestMain(m *testing.M) {
 		os.Exit(lua.ServeChild(os.Stdin, os.Stdout))
 	}
 	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue { // these tests wait more than they work
+		_ = f.Value.Set("8")
+	}
 	os.Exit(testcluster.Main(testMain{m}, &cluster))
 }
 
