@@ -1,5 +1,10 @@
 package pipeline
 
+import (
+	"cmp"
+	"strings"
+)
+
 // Variable is a variable of a pipeline with where its value comes from.
 type Variable struct {
 	Name   string `json:"name"`
@@ -44,4 +49,40 @@ func (vs Variables) Get(name string) (Variable, bool) {
 		}
 	}
 	return Variable{}, false
+}
+
+// Predefined gives the value of a predefined variable, whatever files and people have set by that name: what is decided by it cannot be
+// talked into anything.
+func (vs Variables) Predefined(name string) string {
+	for i := len(vs) - 1; i >= 0; i-- {
+		if vs[i].Name == name && vs[i].Origin == OriginPredefined {
+			return vs[i].Value
+		}
+	}
+	return ""
+}
+
+// InScope tells whether a scope ("production", "review/*") is one for jobs of an environment, empty for those that have none. An empty scope
+// and "*" are for all; in others * stands for anything.
+func InScope(scope, environment string) bool {
+	if scope == "" || scope == "*" {
+		return true
+	}
+	parts := strings.Split(scope, "*")
+	if len(parts) == 1 || environment == "" {
+		return scope == environment
+	}
+	rest, ok := strings.CutPrefix(environment, parts[0])
+	if !ok {
+		return false
+	}
+	last := parts[len(parts)-1]
+	for _, part := range parts[1 : len(parts)-1] {
+		_, after, ok := strings.Cut(rest, part)
+		if !ok {
+			return false
+		}
+		rest = after
+	}
+	return cmp.Or(last == "", strings.HasSuffix(rest, last))
 }

@@ -353,3 +353,18 @@ func TestStarted(t *testing.T) {
 		t.Errorf("%+v", few)
 	}
 }
+
+func TestInScope(t *testing.T) {
+	for _, c := range []struct {
+		scope, environment string
+		want               bool
+	}{
+		{"", "", true}, {"", "production", true}, {"*", "", true}, {"*", "production", true}, {"production", "", false}, {"review/*", "", false}, {"**", "", false},
+		{"review/*", "review/a/b", true}, {"review/*", "review", false}, {"*/eu", "prod/eu", true}, {"*/eu", "prod/us", false},
+		{"a*b*c", "a1b2c", true}, {"a*b*c", "acb", false}, {"a*a", "a", false}, {"prod", "production", false},
+	} {
+		if got := InScope(c.scope, c.environment); got != c.want {
+			t.Errorf("%q for %q: %t", c.scope, c.environment, got)
+		}
+	}
+}

@@ -1,9 +1,7 @@
 package compile
 
 import (
-	"cmp"
 	"slices"
-	"strings"
 
 	"keelson.dev/keelson/internal/pipeline"
 )
@@ -16,7 +14,7 @@ func forEnvironment(vs pipeline.Variables, environment string) pipeline.Variable
 	}
 	out := make(pipeline.Variables, 0, len(vs))
 	for _, v := range vs {
-		if !scoped(v) || environment != "" && inScope(v.Scope, environment) {
+		if pipeline.InScope(v.Scope, environment) {
 			out = append(out, v)
 		}
 	}
@@ -42,25 +40,4 @@ func weigh(v pipeline.Variable, environment string) int {
 		return 1 << 20
 	}
 	return min(len(v.Scope), 1<<19)
-}
-
-// inScope tells whether a scope names an environment; * in it stands for anything.
-func inScope(scope, environment string) bool {
-	parts := strings.Split(scope, "*")
-	if len(parts) == 1 {
-		return scope == environment
-	}
-	rest, ok := strings.CutPrefix(environment, parts[0])
-	if !ok {
-		return false
-	}
-	last := parts[len(parts)-1]
-	for _, part := range parts[1 : len(parts)-1] {
-		_, after, ok := strings.Cut(rest, part)
-		if !ok {
-			return false
-		}
-		rest = after
-	}
-	return cmp.Or(last == "", strings.HasSuffix(rest, last))
 }

@@ -23,15 +23,4 @@ func TestForEnvironment(t *testing.T) {
 			t.Errorf("%q: the level counts more than the scope: %s", environment, v.Value)
 		}
 	}
-	for _, c := range []struct {
-		scope, environment string
-		want               bool
-	}{
-		{"review/*", "review/a/b", true}, {"review/*", "review", false}, {"*/eu", "prod/eu", true}, {"*/eu", "prod/us", false},
-		{"a*b*c", "a1b2c", true}, {"a*b*c", "acb", false}, {"a*a", "a", false}, {"prod", "production", false},
-	} {
-		if got := inScope(c.scope, c.environment); got != c.want {
-			t.Errorf("%s for %s: %t", c.scope, c.environment, got)
-		}
-	}
 }

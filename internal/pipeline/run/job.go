@@ -22,6 +22,7 @@ type work struct {
 	// foreign are the jobs of other pipelines whose artifacts it wants.
 	foreign []pipeline.Need
 	scope   artifact.Scope
+	notes   []string
 }
 
 // extras is what a job leaves besides its result.
@@ -35,8 +36,7 @@ func (e *engine) work(a attempt, slot int) *work {
 	p, j := a.play, a.play.graph.Jobs[a.job]
 	w := &work{o: e.o, of: p.Pipeline, ref: a.ref()}
 	w.job = executor.Job{Job: j, ID: w.ref.ID, Started: p.results[a.job].Started, Slot: slot, Abort: e.o.Abort}
-	protected, _ := j.Variables.Get("CI_COMMIT_REF_PROTECTED")
-	w.scope = artifact.Scope{Project: p.Project, Job: j.Name, Ref: p.graph.Ref, Protected: protected.Value == "true"}
+	w.scope = artifact.Scope{Project: p.Project, Job: j.Name, Ref: p.graph.Ref, Protected: j.Variables.Predefined("CI_COMMIT_REF_PROTECTED") == "true"}
 	w.scope.Pipeline = strconv.FormatInt(w.ref.Pipeline, 10)
 	for _, n := range j.Needs {
 		if n.Pipeline != "" && n.Job == "" { // the job shows how another pipeline does
@@ -115,7 +115,7 @@ func (w *work) run(ctx context.Context) (result executor.Result, more extras) {
 		return executor.FailedWith(failure(err)), more
 	}
 	w.job.Prepare = func(ctx context.Context, trace *executor.Trace) error { return w.prepare(ctx, place, trace) }
-	w.job.Verify = attended.Verify
+	w.job.Verify, w.notes = attended.Verify, attended.Notes
 	w.job.Finish = func(ctx context.Context, trace *executor.Trace, r executor.Result) error {
 		tests, err := w.finish(ctx, place, trace, r)
 		more.tests = redacted(tests, trace)
@@ -232,6 +232,9 @@ func (w *work) prepare(ctx context.Context, place Workspace, trace *executor.Tra
 
 // warn names what a job asks for and nobody does here.
 func (w *work) warn(trace *executor.Trace) {
+	for _, note := range w.notes {
+		trace.Warningf("%s", note)
+	}
 	for name := range w.job.Secrets {
 		trace.Warningf("variable %s is not set: nothing here fetches secrets", name)
 	}

@@ -53,10 +53,12 @@ type Pipeline struct {
 	Children []Child
 }
 
-// Attendance is what goes with a job that runs. Each function may be nil.
+// Attendance is what goes with a job that runs. Each part may be nil.
 type Attendance struct {
 	// Verify is the job's; see [executor.Job].
 	Verify func(ctx context.Context, trace *executor.Trace) error
+	// Notes are what the job's log says before its script, as warnings.
+	Notes []string
 	// End is called once nothing of the job runs any more, with how it ended.
 	End func(executor.Result)
 }

@@ -1,6 +1,8 @@
 package run
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -40,4 +42,27 @@ func TestVariablesOfVariables(t *testing.T) {
 	if log := b.sink.log("circle"); !strings.Contains(log, "<12$ONE|21$TWO>") {
 		t.Errorf("circle: %s", log)
 	}
+}
+
+// TestProtectedCaches holds that a job of a branch that is not protected cannot put anything into the caches of protected ones by saying that
+// it is one.
+func TestProtectedCaches(t *testing.T) {
+	b := newBench(t)
+	caching := func(script, protected string) *pipeline.Graph {
+		return graph(with(job("build", "build", script), func(j *pipeline.Job) {
+			j.Caches = []pipeline.Cache{{Key: "deps", Paths: []string{"deps"}, Policy: "pull-push"}}
+			j.Variables = pipeline.Variables{
+				{Name: "CI_COMMIT_REF_PROTECTED", Value: protected, Origin: pipeline.OriginPredefined},
+				{Name: "CI_COMMIT_REF_PROTECTED", Value: "true", Origin: pipeline.OriginTop},
+			}
+		}))
+	}
+	b.want(b.run(caching("echo poisoned > deps", "false")), "success: build=success")
+	if log := b.sink.log("build"); !strings.Contains(log, "Created cache deps-non_protected") {
+		t.Errorf("its cache is that of protected branches:\n%s", log)
+	}
+	if err := os.Remove(filepath.Join(b.dir, "deps")); err != nil {
+		t.Fatal(err)
+	}
+	b.want(b.run(caching("test ! -e deps", "true")), "success: build=success")
 }
