@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
 	"os"
@@ -42,15 +41,16 @@ func newJobsWorld(t *testing.T) *jobsWorld {
 	t.Cleanup(w.cluster.Stop)
 	w.proxy, err = proxy.New(w.cluster.Config, proxy.Options{Audit: true})
 	w.must(err)
-	cert, ca, err := proxy.Certificate([]string{"127.0.0.1"}, time.Now())
+	authority, err := proxy.OpenAuthority(filepath.Join(t.TempDir(), "authority.pem"), time.Now)
 	w.must(err)
+	authority.Name("127.0.0.1")
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	w.must(err)
 	server := w.proxy.Server()
-	server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}}
+	server.TLSConfig = authority.TLS()
 	go func() { _ = server.ServeTLS(listener, "", "") }()
 	t.Cleanup(func() { server.Close() })
-	w.url, w.ca = "https://"+listener.Addr().String(), ca
+	w.url, w.ca = "https://"+listener.Addr().String(), authority.PEM()
 	chdir(t, "main")
 	for name, text := range map[string]string{
 		"k8s/kustomization.yaml": "namespace: shop\nresources: [web.yaml]\n",
@@ -144,7 +144,9 @@ func (w *jobsWorld) grant(account string) (revoke func()) {
 		},
 	})
 	w.must(err)
-	vars, err := proxy.Access{Server: w.url, CA: w.ca, Token: token, Namespace: "shop", Contexts: []string{"group/app:production"}}.Variables()
+	vars, err := proxy.Access{
+		Server: w.url, CA: w.ca, Contexts: []proxy.Context{{Name: "group/app:production", Token: token, Namespace: "shop"}},
+	}.Variables()
 	w.must(err)
 	file := map[string]any{}
 	for _, v := range vars {

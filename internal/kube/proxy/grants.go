@@ -2,8 +2,10 @@ package proxy
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/sha512"
 	"crypto/subtle"
 	"encoding/base64"
 	"errors"
@@ -21,8 +23,12 @@ type Grant struct {
 	Job         string // its id, for messages and the audit log
 	Project     string // its path
 	Environment string // empty: the job has none
+	// Context tells the grants of one job apart.
+	Context string
 	// Account is the service account that the job acts as. With an empty one every request is refused, with the reason.
 	Account Account
+	// Why says why there is no account, and what to do; empty: that none is set.
+	Why     string
 	Expires time.Time
 	// OnWrite is told of every write that the cluster has accepted, before the job sees its answer. Requests run at the same
 	// time, and so do its calls; it must not block. Nil: nobody wants to know.
@@ -61,10 +67,12 @@ type grant struct {
 	Grant
 	secret [sha256.Size]byte // the hash of it
 	ctx    context.Context   // ended with the token; its cause says why
-	busy   atomic.Int64      // requests under way
+	end    context.CancelCauseFunc
+	busy   atomic.Int64 // requests under way
 }
 
-// grants are those that were given. Nothing of them is kept elsewhere: they end with the process.
+// grants are those that were given. Nothing of them is kept elsewhere: they end with the process. With [Options.Key] the next process can
+// give the same tokens again.
 type grants struct {
 	mu   sync.Mutex
 	byID map[string]*grant
@@ -80,31 +88,52 @@ const (
 	remembered = time.Hour
 )
 
-// Grant gives a job a token. It is good until revoke is called or it expires; then whatever runs with it is cut off at once.
+// Grant gives a job a token. It is good until revoke is called or it expires; then whatever runs with it is cut off at once. With
+// [Options.Key] the same job gets the same token for the same context every time; what was granted with it before is over.
 func (p *Proxy) Grant(g Grant) (token string, revoke func(), err error) {
 	if err := g.check(); err != nil {
 		return "", nil, err
 	}
-	random := make([]byte, idLength+secretLength)
-	_, _ = rand.Read(random) // never fails
-	token = tokenPrefix + base64.RawURLEncoding.EncodeToString(random)
+	token = newToken(p.o.Key, g)
 	id, secret, _ := splitToken(token)
 	ctx, end := context.WithCancelCause(context.Background())
 	ctx, done := context.WithDeadlineCause(ctx, g.Expires, errExpired)
+	given := &grant{Grant: g, secret: sha256.Sum256([]byte(secret)), ctx: ctx, end: end}
 	p.grants.mu.Lock()
-	p.grants.byID[id] = &grant{Grant: g, secret: sha256.Sum256([]byte(secret)), ctx: ctx}
+	before := p.grants.byID[id]
+	p.grants.byID[id] = given
 	p.grants.mu.Unlock()
+	if before != nil {
+		before.end(errRevoked)
+	}
 	context.AfterFunc(ctx, func() {
 		done()
-		time.AfterFunc(remembered, func() { p.grants.forget(id) })
+		time.AfterFunc(remembered, func() { p.grants.forget(id, given) })
 	})
 	return token, func() { end(errRevoked) }, nil
 }
 
-func (gs *grants) forget(id string) {
+// newToken makes a grant's token: a random one, or with a key the one that follows from it, the job and the context.
+func newToken(key []byte, g Grant) string {
+	raw := make([]byte, idLength+secretLength)
+	if len(key) == 0 {
+		_, _ = rand.Read(raw) // never fails
+	} else {
+		mac := hmac.New(sha512.New, key)
+		for _, part := range []string{"keelson job token", g.Project, g.Job, g.Context} {
+			_, _ = fmt.Fprintf(mac, "%d:%s", len(part), part) // a hash never fails
+		}
+		raw = mac.Sum(nil)[:idLength+secretLength]
+	}
+	return tokenPrefix + base64.RawURLEncoding.EncodeToString(raw)
+}
+
+func (gs *grants) forget(id string, g *grant) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
-	delete(gs.byID, id)
+	if gs.byID[id] == g {
+		delete(gs.byID, id)
+	}
 }
 
 // find gives the grant of a token; nil: there is none. Only the id decides where is looked, and the secret is compared in constant time.

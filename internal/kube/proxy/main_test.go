@@ -2,12 +2,12 @@ package proxy
 
 import (
 	"context"
-	"crypto/tls"
 	"flag"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -99,15 +99,16 @@ func (w *world) waitAllowed() {
 // serve has a server listen, and notes where.
 func (w *world) serve(server *http.Server) {
 	w.Helper()
-	cert, ca, err := Certificate([]string{"127.0.0.1"}, time.Now())
+	authority, err := OpenAuthority(filepath.Join(w.TempDir(), "authority.pem"), time.Now)
 	w.must(err)
+	authority.Name("127.0.0.1")
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	w.must(err)
-	server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}}
+	server.TLSConfig = authority.TLS()
 	done := make(chan struct{})
 	go func() { defer close(done); _ = server.ServeTLS(listener, "", "") }()
 	w.Cleanup(func() { server.Close(); <-done })
-	w.url, w.ca = "https://"+listener.Addr().String(), ca
+	w.url, w.ca = "https://"+listener.Addr().String(), authority.PEM()
 }
 
 func (w *world) must(err error) {
@@ -165,7 +166,7 @@ func (w *world) written() []string {
 // config is what a client reads from the kubeconfig that a job gets.
 func (w *world) config(token string) *rest.Config {
 	w.Helper()
-	b, err := Access{Server: w.url, CA: w.ca, Token: token, Namespace: w.ns}.Kubeconfig()
+	b, err := Access{Server: w.url, CA: w.ca, Contexts: []Context{{Name: "group/shop:production", Token: token, Namespace: w.ns}}}.Kubeconfig()
 	w.must(err)
 	config, err := clientcmd.RESTConfigFromKubeConfig(b)
 	w.must(err)

@@ -3,7 +3,7 @@
 //	p, err := proxy.New(config, proxy.Options{})
 //	server := p.Server()                            // with bounds; the caller gives it a listener and a certificate
 //	token, revoke, err := p.Grant(proxy.Grant{Job: "12", Account: proxy.Account{Namespace: "shop", Name: "deploy"}, …})
-//	vars, err := proxy.Access{Server: url, CA: pem, Token: token, Namespace: "shop"}.Variables()
+//	vars, err := proxy.Access{Server: url, CA: pem, Contexts: []proxy.Context{{Name: "group/shop:production", Token: token}}}.Variables()
 //	…
 //	revoke()                                        // when the job has ended
 //
@@ -62,6 +62,9 @@ type Options struct {
 	// and the job's id. Keelson itself needs a right for that, besides that to impersonate service accounts: the verb impersonate
 	// on the resource userextras/keelson.dev/job of the group authentication.k8s.io.
 	Audit bool
+	// Key is a secret from which tokens follow, so that a job that outlives this process gets its token again from the next one. Empty: tokens
+	// are random.
+	Key []byte
 }
 
 // Proxy is an [http.Handler] that leads to a cluster's API server. It is safe for concurrent use.
@@ -201,6 +204,9 @@ func (p *Proxy) admit(r *http.Request) (*grant, *refusal) {
 	}
 	if why := context.Cause(g.ctx); why != nil {
 		return nil, ended(g, why)
+	}
+	if g.Account == (Account{}) && g.Why != "" {
+		return nil, &refusal{http.StatusForbidden, g.Why}
 	}
 	if g.Account == (Account{}) {
 		where := "a job without an environment"

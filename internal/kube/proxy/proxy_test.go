@@ -547,3 +547,54 @@ func (w *world) send(token, method, path, body string, change func(http.Header))
 	w.must(err)
 	return response{resp.StatusCode, string(b)}
 }
+
+// A job that outlives a process gets its token again from the next one, which has the same key; nobody else gets it. What was granted with it
+// before is over, and its end does not end the new one.
+func TestSameTokenAgain(t *testing.T) {
+	w := newWorld(t, Options{Key: []byte("a key")})
+	token, revoke := w.grant()
+	for name, change := range map[string]func(*Grant){
+		"another job":     func(g *Grant) { g.Job = "13" },
+		"another project": func(g *Grant) { g.Project = "group/shop1"; g.Job = "2" },
+		"another context": func(g *Grant) { g.Context = "infra" },
+	} {
+		if other, _ := w.grant(change); other == token {
+			t.Errorf("%s has the same token", name)
+		}
+	}
+	again, _ := w.grant()
+	if again != token {
+		t.Errorf("the same process gives %q, then %q", token, again)
+	}
+	revoke()
+	if resp := w.send(token, "GET", "/version", "", nil); resp.code != http.StatusOK {
+		t.Errorf("the end of an earlier grant ends the later one: %d %s", resp.code, resp.body)
+	}
+	var err error
+	w.Proxy, err = New(cluster.Config, Options{Key: []byte("a key")})
+	w.must(err)
+	w.serve(w.Server())
+	if resp := w.send(token, "GET", "/version", "", nil); resp.code != http.StatusUnauthorized {
+		t.Errorf("the next process knows it before it is granted: %d %s", resp.code, resp.body)
+	}
+	if again, _ := w.grant(); again != token {
+		t.Errorf("the next process gives %q, want %q", again, token)
+	}
+	if resp := w.send(token, "GET", "/version", "", nil); resp.code != http.StatusOK {
+		t.Errorf("then: %d %s", resp.code, resp.body)
+	}
+	w.Proxy, err = New(cluster.Config, Options{Key: []byte("another key")})
+	w.must(err)
+	if again, _ := w.grant(); again == token {
+		t.Error("another key gives the same token")
+	}
+}
+
+// Who has no account is told why.
+func TestWhy(t *testing.T) {
+	w := newWorld(t, Options{})
+	token, _ := w.grant(func(g *Grant) { g.Account, g.Why = Account{}, "main is not protected" })
+	if resp := w.send(token, "GET", "/version", "", nil); resp.code != http.StatusForbidden || !strings.Contains(resp.body, "main is not protected") {
+		t.Errorf("%d %s", resp.code, resp.body)
+	}
+}
