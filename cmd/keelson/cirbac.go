@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -30,6 +31,7 @@ type ciRBACOptions struct {
 	resources   []string
 	verbs       []string
 	helm        bool
+	projects    []string
 }
 
 func ciRBACCommand(g *global) *cobra.Command {
@@ -61,6 +63,7 @@ by hand. Nothing is allowed outside of the namespaces: objects of the cluster ar
 	f.StringArrayVar(&opts.resources, "resource", nil, "allow this `RESOURCE[.GROUP]` (deployments.apps); can be repeated")
 	f.StringSliceVar(&opts.verbs, "verbs", deployVerbs, "what is allowed with the resources of --from-manifests and --resource")
 	f.BoolVar(&opts.helm, "helm", false, "allow Helm's releases too")
+	f.StringSliceVar(&opts.projects, "project", nil, "let jobs of this project act as the account, where its Project is in another namespace: its `path`, or group/*")
 	return cmd
 }
 
@@ -168,7 +171,13 @@ func runCIRBAC(ctx context.Context, g *global, opts ciRBACOptions) error {
 	if wrong := append(validation.IsDNS1123Subdomain(name), validation.IsDNS1123Label(home)...); len(wrong) > 0 {
 		return usagef("%s/%s is no name for a service account: %s", home, name, wrong[0])
 	}
-	objects := []delivery.Object{rbacObject("v1", "ServiceAccount", home, name, opts.environment, nil)}
+	account := rbacObject("v1", "ServiceAccount", home, name, opts.environment, nil)
+	if len(opts.projects) > 0 {
+		if err := annotateProjects(account, opts.projects); err != nil {
+			return err
+		}
+	}
+	objects := []delivery.Object{account}
 	for _, ns := range names {
 		objects = append(objects,
 			rbacObject(rbacv1.SchemeGroupVersion.String(), "Role", ns, name, opts.environment, map[string]any{"rules": plainRules(byNamespace[ns].rules())}),
@@ -182,6 +191,25 @@ func runCIRBAC(ctx context.Context, g *global, opts ciRBACOptions) error {
 
 // environmentAnnotation tells people which environment an account is for.
 const environmentAnnotation = "keelson.dev/environment"
+
+// annotateProjects has a service account name the projects of other namespaces whose jobs may act as it.
+func annotateProjects(account delivery.Object, projects []string) error {
+	for _, p := range projects {
+		if !projectPattern.MatchString(p) {
+			return usagef("--project %q: it takes the path of a project, or a pattern: group/shop, group/*", p)
+		}
+	}
+	annotations := account.GetAnnotations()
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[projectsAnnotation] = strings.Join(projects, ",")
+	account.SetAnnotations(annotations)
+	return nil
+}
+
+// projectPattern is what a project's path may be, with * for anything.
+var projectPattern = regexp.MustCompile(`^[A-Za-z0-9_.*-]+(/[A-Za-z0-9_.*-]+)*$`)
 
 func rbacObject(version, kind, namespace, name, environment string, more map[string]any) delivery.Object {
 	u := &unstructured.Unstructured{Object: map[string]any{}}

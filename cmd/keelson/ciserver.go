@@ -15,6 +15,7 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	keelsonv1 "keelson.dev/keelson/api/v1alpha1"
@@ -24,6 +25,7 @@ import (
 	"keelson.dev/keelson/internal/pipeline/artifact"
 	"keelson.dev/keelson/internal/pipeline/executor"
 	"keelson.dev/keelson/internal/pipeline/executor/shell"
+	"keelson.dev/keelson/internal/pipeline/run"
 	"keelson.dev/keelson/internal/pipeline/scratch"
 	"keelson.dev/keelson/internal/store"
 	"keelson.dev/keelson/internal/web"
@@ -40,6 +42,7 @@ type pipelineServer struct {
 	stop    context.CancelFunc
 	done    chan struct{}
 	cluster *lazyProjects
+	access  *jobAccess
 }
 
 // startPipelines opens what is kept of pipelines and plays on. Projects are known once [lazyProjects.set] has been called.
@@ -90,8 +93,14 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 		return nil, err
 	}
 	s.close = append(s.close, x)
+	if s.access, err = newJobAccess(filepath.Join(dir, "access"), inst.AccessPort, key, s.cluster, log); err != nil {
+		return nil, err
+	}
+	s.access.always = !inst.External
+	s.close = append(s.close, s.access)
 	s.Server, err = ci.New(ci.Options{
 		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: x, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Log: log,
+		Access: s.accessOf,
 	})
 	if err != nil {
 		return nil, err
@@ -104,6 +113,20 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 		s.Serve(ctx)
 	}()
 	return s, nil
+}
+
+// connected tells of the cluster.
+func (s *pipelineServer) connected(config *rest.Config, c client.Client) error {
+	if err := s.access.connect(config, c); err != nil {
+		return err
+	}
+	s.cluster.set(c)
+	return nil
+}
+
+// accessOf gives a job its way to the cluster.
+func (s *pipelineServer) accessOf(ctx context.Context, p ci.Project, ref run.JobRef, job *executor.Job) (ci.Access, error) {
+	return s.access.give(ctx, "127.0.0.1", p, ref, job)
 }
 
 // sandboxOf keeps jobs from an instance's data, where the system can do that; else nil, and the log says why.
@@ -260,6 +283,19 @@ func (l *lazyProjects) all(ctx context.Context) ([]keelsonv1.Project, error) {
 }
 
 func pathOf(p keelsonv1.Project) string { return cmp.Or(p.Spec.Path, p.Spec.Repository) }
+
+// object gives the Project of a path; nil: there is none.
+func (l *lazyProjects) object(ctx context.Context, path string) (*keelsonv1.Project, error) {
+	all, err := l.all(ctx)
+	if err != nil {
+		return nil, err
+	}
+	at := slices.IndexFunc(all, func(p keelsonv1.Project) bool { return pathOf(p) == path })
+	if at < 0 {
+		return nil, nil //nolint:nilnil // no object says anything
+	}
+	return &all[at], nil
+}
 
 // Of implements [ci.Projects].
 func (l *lazyProjects) Of(ctx context.Context, repository string) ([]ci.Project, error) {

@@ -98,7 +98,7 @@ func newClient(config *rest.Config) (client.WithWatch, error) {
 	mapper.Add(coordinationv1.SchemeGroupVersion.WithKind("Lease"), meta.RESTScopeNamespace)
 	mapper.Add(crdKind, meta.RESTScopeRoot)
 	mapper.Add(authenticationv1.SchemeGroupVersion.WithKind("SelfSubjectReview"), meta.RESTScopeRoot)
-	for _, kind := range []string{"Event", "ConfigMap", "Secret"} {
+	for _, kind := range []string{"Event", "ConfigMap", "Secret", "ServiceAccount"} {
 		mapper.Add(corev1.SchemeGroupVersion.WithKind(kind), meta.RESTScopeNamespace)
 	}
 	mapper.Add(keelsonv1.GroupVersion.WithKind(keelsonv1.ProjectKind), meta.RESTScopeNamespace)

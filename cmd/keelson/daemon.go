@@ -130,7 +130,9 @@ func (d *Daemon) start(ctx context.Context) error {
 	}
 	d.lister.set(clusterLister{client: c})
 	if s := d.ci.get(); s != nil {
-		s.cluster.set(c)
+		if err := s.connected(config, c); err != nil {
+			return err
+		}
 	}
 	if err := d.control(ctx); err != nil {
 		return err
@@ -198,6 +200,9 @@ func (d *Daemon) serve() (err error) {
 	pipelines, err := startPipelines(filepath.Join(d.Data, ciDir), d.inst, d.host, d.Jobs, d.Logger)
 	if err != nil {
 		d.Logger.Error("no pipelines are played", "error", err)
+	}
+	if pipelines != nil {
+		d.inst.AccessPort = portOf(pipelines.access.listener)
 	}
 	d.ci.set(pipelines, err)
 	mux := newMux(dashboard, d.host, &d.hooks)

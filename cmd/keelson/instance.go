@@ -33,6 +33,7 @@ const (
 type instance struct {
 	Version    int    `json:"version"`
 	Port       int    `json:"port"`       // of the Git host, the API and the dashboard, on 127.0.0.1
+	AccessPort int    `json:"accessPort"` // of the jobs' way to the cluster, on 127.0.0.1
 	Token      string `json:"token"`      // 256 random bits in hex: guards writes
 	Kubeconfig string `json:"kubeconfig"` // of the cluster, once it is known
 	External   bool   `json:"external"`   // the cluster is the user's own: it is never started, stopped or purged

@@ -16,7 +16,8 @@ type Access struct {
 	Variables pipeline.Variables // by which its programs find it: KUBECONFIG and the like
 	// Written gives what the cluster has accepted of the job so far; nil: nothing is known.
 	Written func() []proxy.Written
-	Close   func() // takes it back; nil: there is nothing to take
+	Notes   []string // what the job's log says about it before the script
+	Close   func()   // takes it back; nil: there is nothing to take
 }
 
 // Work is what a job has deployed.
@@ -57,7 +58,7 @@ func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *exec
 		}
 		job.Variables = append(job.Variables, access.Variables...)
 	}
-	out := run.Attendance{End: end}
+	out := run.Attendance{Notes: access.Notes, End: end}
 	if s.o.Follow != nil && job.Job.Environment != nil {
 		work := Work{Project: p, Environment: job.Job.Environment.Name, Job: ref, Began: s.o.Now()}
 		out.Verify = func(ctx context.Context, trace *executor.Trace) error {

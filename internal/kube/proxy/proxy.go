@@ -134,12 +134,12 @@ func passageOf(ctx context.Context) *passage {
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g, wrong := p.admit(r)
 	if wrong != nil {
-		wrong.write(w)
+		wrong.write(w, r)
 		return
 	}
 	if g.busy.Add(1) > maxAtOnce {
 		g.busy.Add(-1)
-		(&refusal{http.StatusTooManyRequests, fmt.Sprintf("the job has %d requests and watches under way: end some", maxAtOnce)}).write(w)
+		(&refusal{http.StatusTooManyRequests, fmt.Sprintf("the job has %d requests and watches under way: end some", maxAtOnce)}).write(w, r)
 		return
 	}
 	defer g.busy.Add(-1)
@@ -149,18 +149,18 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	way := &passage{grant: g}
 	if way.asked, wrong = check(r); wrong != nil {
-		wrong.write(w)
+		wrong.write(w, r)
 		return
 	}
 	if r.ContentLength > maxBody {
-		tooLarge(maxBody).write(w)
+		tooLarge(maxBody).write(w, r)
 		return
 	}
 	if r.ContentLength != 0 {
 		r.Body = timely(w, http.MaxBytesReader(w, r.Body, maxBody))
 	}
 	if way.write, wrong = writeOf(r, way.info); wrong != nil {
-		wrong.write(w)
+		wrong.write(w, r)
 		return
 	}
 	r = r.WithContext(context.WithValue(ctx, passageKey{}, way))
@@ -260,12 +260,12 @@ func fail(w http.ResponseWriter, r *http.Request, err error) {
 	var large *http.MaxBytesError
 	switch {
 	case way != nil && slices.Contains([]error{errExpired, errRevoked}, context.Cause(r.Context())):
-		ended(way.grant, context.Cause(r.Context())).write(w)
+		ended(way.grant, context.Cause(r.Context())).write(w, r)
 	case errors.As(err, &large):
-		tooLarge(large.Limit).write(w)
+		tooLarge(large.Limit).write(w, r)
 	default:
 		(&refusal{http.StatusServiceUnavailable, fmt.Sprintf(
-			"Keelson cannot reach the cluster's API server: %v. When it is back, start the job again", err)}).write(w)
+			"Keelson cannot reach the cluster's API server: %v. When it is back, start the job again", err)}).write(w, r)
 	}
 }
 

@@ -27,6 +27,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -596,5 +597,26 @@ func TestWhy(t *testing.T) {
 	token, _ := w.grant(func(g *Grant) { g.Account, g.Why = Account{}, "main is not protected" })
 	if resp := w.send(token, "GET", "/version", "", nil); resp.code != http.StatusForbidden || !strings.Contains(resp.body, "main is not protected") {
 		t.Errorf("%d %s", resp.code, resp.body)
+	}
+}
+
+// What a refusal says reaches the person also where a client asks first which kinds there are: it takes no Status there.
+func TestRefusalsWhileDiscovering(t *testing.T) {
+	w := newWorld(t, Options{})
+	none, _ := w.grant(func(g *Grant) { g.Account, g.Why = Account{}, "main is not protected" })
+	over, revoke := w.grant()
+	revoke()
+	for _, test := range []struct{ token, want string }{{none, "main is not protected"}, {over, "the job has ended"}} {
+		c, err := discovery.NewDiscoveryClientForConfig(w.config(test.token))
+		w.must(err)
+		_, groups := c.ServerGroups()
+		_, resources := c.ServerResourcesForGroupVersion("apps/v1")
+		_, v2 := c.OpenAPISchema()
+		_, v3 := c.OpenAPIV3().Paths()
+		for name, err := range map[string]error{"groups": groups, "resources": resources, "openapi v2": v2, "openapi v3": v3} {
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%s: %v, want %q", name, err, test.want)
+			}
+		}
 	}
 }

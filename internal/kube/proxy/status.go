@@ -3,7 +3,9 @@ package proxy
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -35,7 +37,11 @@ var reasons = map[int]metav1.StatusReason{
 }
 
 // write answers as an API server would.
-func (f *refusal) write(w http.ResponseWriter) {
+func (f *refusal) write(w http.ResponseWriter, r *http.Request) {
+	if discovers(r) {
+		f.writeText(w, r)
+		return
+	}
 	reason, ok := reasons[f.code]
 	if !ok {
 		reason = metav1.StatusReasonUnknown
@@ -60,4 +66,32 @@ func (f *refusal) write(w http.ResponseWriter) {
 	}
 	w.WriteHeader(f.code)
 	_, _ = w.Write(b) // there is nobody left to tell
+}
+
+// discovers tells whether a request asks which kinds there are, as clients do first.
+func discovers(r *http.Request) bool {
+	if trick(r.URL) != "" {
+		return false
+	}
+	root, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	depth := strings.Count(strings.TrimSuffix(rest, "/"), "/")
+	return root == "openapi" || root == "api" && (rest == "" || depth == 0) || root == "apis" && (rest == "" || depth <= 1)
+}
+
+// writeText answers those who ask which kinds there are. Clients (client-go up to now) look for no Status there: of a text they show what it
+// says, unless it comes with 401, for which they have words of their own.
+func (f *refusal) writeText(w http.ResponseWriter, r *http.Request) {
+	code := f.code
+	if token, _ := bearer(r.Header); code == http.StatusUnauthorized && strings.HasPrefix(token, tokenPrefix) {
+		code = http.StatusForbidden
+	}
+	h := w.Header()
+	if code == http.StatusUnauthorized {
+		h.Set("Www-Authenticate", `Bearer realm="keelson"`)
+	}
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("Cache-Control", "no-cache, private")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	_, _ = io.WriteString(w, redact.Text(f.message)) // there is nobody left to tell
 }

@@ -1,0 +1,317 @@
+package main
+
+import (
+	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	keelsonv1 "keelson.dev/keelson/api/v1alpha1"
+	"keelson.dev/keelson/internal/ci"
+	"keelson.dev/keelson/internal/kube/proxy"
+	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/pipeline/executor"
+	"keelson.dev/keelson/internal/pipeline/run"
+)
+
+// jobAccess is the way of jobs to the cluster: an API proxy on a port of its own, and what Projects say about who may use it and as whom. The
+// port and the certificate authority stay the same over restarts, so that jobs which outlive this process can go on.
+type jobAccess struct {
+	authority *proxy.Authority
+	listener  net.Listener
+	key       []byte // from which the tokens follow
+	objects   projectObjects
+	// always gives also jobs without access a kubeconfig, which says why there is none: nothing else on the machine could be meant.
+	always bool
+	log    *slog.Logger
+
+	known  chan struct{} // closed once there is a cluster
+	proxy  *proxy.Proxy
+	server *http.Server
+	c      client.Client
+}
+
+// projectObjects tells which Project an object of the cluster is; nil: no object says anything about that path.
+type projectObjects interface {
+	object(ctx context.Context, path string) (*keelsonv1.Project, error)
+}
+
+// newJobAccess listens on 127.0.0.1, on the port of the last run if nobody else has it. Nothing is answered before [jobAccess.connect].
+func newJobAccess(dir string, port int, key []byte, objects projectObjects, log *slog.Logger) (*jobAccess, error) {
+	a := &jobAccess{objects: objects, log: log, known: make(chan struct{})}
+	var err error
+	if a.key, err = hkdf.Key(sha256.New, key, nil, "keelson job tokens", sha256.Size); err != nil {
+		return nil, fmt.Errorf("the jobs' way to the cluster: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("the jobs' way to the cluster: %w", err)
+	}
+	if a.authority, err = proxy.OpenAuthority(filepath.Join(dir, "authority.pem"), time.Now); err != nil {
+		return nil, err
+	}
+	a.authority.Name("127.0.0.1")
+	if a.listener, err = listenAgain(port); err != nil {
+		return nil, fmt.Errorf("the jobs' way to the cluster: %w", err)
+	}
+	return a, nil
+}
+
+// listenAgain listens on a port of 127.0.0.1, or on any free one where that port is 0 or taken.
+func listenAgain(port int) (net.Listener, error) {
+	listen := func(port int) (net.Listener, error) {
+		return net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	}
+	if port != 0 {
+		if l, err := listen(port); err == nil {
+			return l, nil
+		}
+	}
+	return listen(0)
+}
+
+// portOf is the port that a listener has.
+func portOf(l net.Listener) int {
+	if addr, ok := l.Addr().(*net.TCPAddr); ok {
+		return addr.Port
+	}
+	return 0
+}
+
+// connect tells of the cluster, and lets jobs in.
+func (a *jobAccess) connect(config *rest.Config, c client.Client) error {
+	var err error
+	if a.proxy, err = proxy.New(config, proxy.Options{Audit: true, Key: a.key}); err != nil {
+		return fmt.Errorf("the jobs' way to the cluster: %w", err)
+	}
+	a.c = c
+	a.server = a.proxy.Server()
+	a.server.TLSConfig = a.authority.TLS()
+	go func() {
+		if err := a.server.ServeTLS(a.listener, "", ""); !errors.Is(err, http.ErrServerClosed) {
+			a.log.Error("the jobs' way to the cluster", "error", err)
+		}
+	}()
+	close(a.known)
+	return nil
+}
+
+// Close implements [io.Closer].
+func (a *jobAccess) Close() error {
+	select {
+	case <-a.known:
+		return a.server.Close()
+	default:
+		return a.listener.Close()
+	}
+}
+
+// tokenSlack is how long a job's token is good beyond the times of its script and after_script: what comes before and after them takes time,
+// too. It is taken back when the job ends.
+const tokenSlack = 15 * time.Minute
+
+// tokenEnd is when a job's token is good no more, whatever becomes of this process.
+func tokenEnd(job *executor.Job) time.Time {
+	started := job.Started
+	if started.IsZero() {
+		started = time.Now()
+	}
+	after, _ := job.AfterScriptLimit() // with an error the limit is the usual one
+	return started.Add(job.Limit() + after + tokenSlack)
+}
+
+// give implements the port of [ci.Options.Access] for jobs that reach the proxy at a host.
+func (a *jobAccess) give(ctx context.Context, host string, p ci.Project, ref run.JobRef, job *executor.Job) (ci.Access, error) {
+	select {
+	case <-a.known:
+	case <-ctx.Done():
+		return ci.Access{}, context.Cause(ctx)
+	}
+	object, err := a.objects.object(ctx, p.Path)
+	if err != nil {
+		return ci.Access{}, fmt.Errorf("the job's way to the cluster: %w", err)
+	}
+	var entries []keelsonv1.ClusterAccess
+	if object != nil {
+		entries = object.Spec.Access
+	}
+	if len(entries) == 0 && !a.always {
+		return ci.Access{}, nil
+	}
+	record := &proxy.Record{}
+	g := granting{proxy: a.proxy, grant: proxy.Grant{Job: strconv.FormatInt(ref.ID, 10), Project: p.Path, Expires: tokenEnd(job), OnWrite: record.Add}}
+	if job.Job.Environment != nil {
+		g.grant.Environment = job.Job.Environment.Name
+	}
+	chosen := accessFor(entries, g.grant.Environment, protectedJob(job))
+	for _, entry := range chosen {
+		account, err := a.account(ctx, object, entry)
+		if err != nil {
+			g.revoke()
+			return ci.Access{}, err
+		}
+		if err := g.add(p.Path+":"+entry.Name, account, ""); err != nil {
+			return ci.Access{}, err
+		}
+	}
+	if len(chosen) == 0 {
+		if err := g.add("keelson", proxy.Account{}, noAccess(p.Path, entries)); err != nil {
+			return ci.Access{}, err
+		}
+	}
+	access := proxy.Access{Server: "https://" + net.JoinHostPort(host, strconv.Itoa(portOf(a.listener))), CA: a.authority.PEM(), Contexts: g.contexts}
+	out := ci.Access{Written: record.Written, Close: g.revoke, Notes: bypasses(job)}
+	if out.Variables, err = jobVariables(access); err != nil {
+		g.revoke()
+		return ci.Access{}, err
+	}
+	for _, c := range g.contexts {
+		job.Mask = append(job.Mask, c.Token)
+	}
+	return out, nil
+}
+
+// granting collects the grants of one job.
+type granting struct {
+	proxy    *proxy.Proxy
+	grant    proxy.Grant // what they have in common
+	contexts []proxy.Context
+	revokes  []func()
+}
+
+// add grants a context. Where that fails, none is left.
+func (g *granting) add(name string, account proxy.Account, why string) error {
+	grant := g.grant
+	grant.Context, grant.Account, grant.Why = name, account, why
+	token, revoke, err := g.proxy.Grant(grant)
+	if err != nil {
+		g.revoke()
+		return fmt.Errorf("the job's way to the cluster: %w", err)
+	}
+	g.contexts = append(g.contexts, proxy.Context{Name: name, Token: token, Namespace: account.Namespace})
+	g.revokes = append(g.revokes, revoke)
+	return nil
+}
+
+func (g *granting) revoke() {
+	for _, revoke := range g.revokes {
+		revoke()
+	}
+}
+
+// protectedJob tells whether a job is one of a protected branch or tag. Only the server's own word counts, and pipelines of merge requests
+// are never trusted.
+func protectedJob(job *executor.Job) bool {
+	return job.Variables.Predefined("CI_COMMIT_REF_PROTECTED") == "true" && job.Variables.Predefined("CI_MERGE_REQUEST_IID") == ""
+}
+
+// accessFor picks the entries that are meant for a job.
+func accessFor(all []keelsonv1.ClusterAccess, environment string, protected bool) []keelsonv1.ClusterAccess {
+	var out []keelsonv1.ClusterAccess
+	for _, a := range all {
+		if pipeline.InScope(a.Environment, environment) && (protected || !a.Protected) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// noAccess says why none of the entries is for a job, and what to do.
+func noAccess(project string, entries []keelsonv1.ClusterAccess) string {
+	if len(entries) == 0 {
+		return fmt.Sprintf("the jobs of %s have no access to this cluster: name a service account in spec.access of its Project (keelson ci rbac writes one "+
+			"with its rights), or set KUBECONFIG to a file of your own", project)
+	}
+	var list []string
+	for _, a := range entries {
+		text := a.Name + " is for every job"
+		if a.Environment != "" && a.Environment != "*" {
+			text = a.Name + " is for jobs with environment " + a.Environment
+		}
+		if a.Protected {
+			text += " on protected branches and tags only"
+		}
+		list = append(list, text)
+	}
+	return fmt.Sprintf("this job of %s has no access to the cluster: %s (spec.access of the Project)", project, strings.Join(list, ", "))
+}
+
+// projectsAnnotation names on a ServiceAccount the projects of other namespaces whose jobs may act as it: paths, "group/*", "*".
+const projectsAnnotation = "keelson.dev/projects"
+
+// account gives the service account of an entry. That of another namespace than the Project's has to agree.
+func (a *jobAccess) account(ctx context.Context, p *keelsonv1.Project, entry keelsonv1.ClusterAccess) (proxy.Account, error) {
+	account := proxy.Account{Namespace: entry.Namespace, Name: entry.ServiceAccount}
+	if account.Namespace == "" {
+		account.Namespace = p.Namespace
+	}
+	what := fmt.Sprintf("access %s of the Project %s/%s", entry.Name, p.Namespace, p.Name)
+	var sa corev1.ServiceAccount
+	err := a.c.Get(ctx, client.ObjectKey{Namespace: account.Namespace, Name: account.Name}, &sa)
+	switch {
+	case apierrors.IsNotFound(err):
+		return account, refusedAccess("%s: there is no service account %s/%s: keelson ci rbac -n %s --name %s writes one with its rights, for an administrator to apply",
+			what, account.Namespace, account.Name, account.Namespace, account.Name)
+	case err != nil:
+		return account, fmt.Errorf("%s: %w", what, err)
+	case account.Namespace == p.Namespace || consents(sa.Annotations[projectsAnnotation], pathOf(*p)):
+		return account, nil
+	}
+	return account, refusedAccess("%s: the service account %s/%s is of another namespace and does not name this project: whoever it belongs to allows that with "+
+		"kubectl annotate serviceaccount %s -n %s --overwrite %s=%s", what, account.Namespace, account.Name, account.Name, account.Namespace, projectsAnnotation, pathOf(*p))
+}
+
+func refusedAccess(format string, args ...any) error {
+	return &executor.Failure{Reason: pipeline.ConfigurationError, Err: fmt.Errorf(format, args...)}
+}
+
+// consents tells whether a service account's annotation names a project.
+func consents(annotation, path string) bool {
+	for pattern := range strings.SplitSeq(annotation, ",") {
+		if pattern = strings.TrimSpace(pattern); pattern != "" && pipeline.InScope(pattern, path) {
+			return true
+		}
+	}
+	return false
+}
+
+// bypasses tells what in a job's own variables leads past the proxy.
+func bypasses(job *executor.Job) []string {
+	var own []string
+	for _, name := range []string{"KUBECONFIG", "KUBE_URL", "KUBE_TOKEN"} {
+		if v, ok := job.Variables.Get(name); ok && v.Value != "" && v.Origin != pipeline.OriginPredefined {
+			own = append(own, fmt.Sprintf("%s (%s)", name, v.Origin))
+		}
+	}
+	if len(own) == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s is not Keelson's: what the job does with it goes past Keelson's proxy, with rights of its own, and nobody follows what it deploys",
+		strings.Join(own, ", "))}
+}
+
+// jobVariables gives the variables of an access as those of a job. The job's own are stronger.
+func jobVariables(access proxy.Access) (pipeline.Variables, error) {
+	list, err := access.Variables()
+	if err != nil {
+		return nil, err
+	}
+	var out pipeline.Variables
+	for _, v := range list {
+		out = append(out, pipeline.Variable{Name: v.Name, Value: v.Value, File: v.File, Masked: v.Masked, Raw: true, Origin: pipeline.OriginPredefined})
+	}
+	return out, nil
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	keelsonv1 "keelson.dev/keelson/api/v1alpha1"
+	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/pipeline/executor"
+)
+
+// Which accesses are meant for which jobs; the first one is the job's current context.
+func TestAccessFor(t *testing.T) {
+	all := []keelsonv1.ClusterAccess{
+		{Name: "production", Environment: "production", Protected: true}, {Name: "review", Environment: "review/*"}, {Name: "trusted", Protected: true}, {Name: "any", Environment: "*"},
+	}
+	for name, test := range map[string]struct {
+		environment string
+		protected   bool
+		want        string
+	}{
+		"a build":                             {"", false, "any"},
+		"a build of a protected branch":       {"", true, "trusted any"},
+		"production":                          {"production", true, "production trusted any"},
+		"production of any branch":            {"production", false, "any"},
+		"a review app":                        {"review/a/b", false, "review any"},
+		"an environment that begins like one": {"production2", true, "trusted any"},
+	} {
+		var got []string
+		for _, a := range accessFor(all, test.environment, test.protected) {
+			got = append(got, a.Name)
+		}
+		if strings.Join(got, " ") != test.want {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
+	}
+	want := "this job of a/b has no access to the cluster: production is for jobs with environment production on protected branches and tags only, " +
+		"review is for jobs with environment review/*, trusted is for every job on protected branches and tags only, any is for every job (spec.access of the Project)"
+	if got := noAccess("a/b", all); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// Nobody talks the server into taking a branch for a protected one.
+func TestProtectedJob(t *testing.T) {
+	const is = "CI_COMMIT_REF_PROTECTED"
+	for name, test := range map[string]struct {
+		variables pipeline.Variables
+		want      bool
+	}{
+		"nothing is said":  {nil, false},
+		"protected":        {pipeline.Variables{{Name: is, Value: "true", Origin: pipeline.OriginPredefined}}, true},
+		"not protected":    {pipeline.Variables{{Name: is, Value: "false", Origin: pipeline.OriginPredefined}}, false},
+		"the file lies":    {pipeline.Variables{{Name: is, Value: "false", Origin: pipeline.OriginPredefined}, {Name: is, Value: "true", Origin: pipeline.OriginTop}}, false},
+		"a person lies":    {pipeline.Variables{{Name: is, Value: "true", Origin: pipeline.OriginPipeline}}, false},
+		"a report lies":    {pipeline.Variables{{Name: is, Value: "true", Origin: pipeline.OriginDotenv}}, false},
+		"of merge request": {pipeline.Variables{{Name: is, Value: "true", Origin: pipeline.OriginPredefined}, {Name: "CI_MERGE_REQUEST_IID", Value: "1", Origin: pipeline.OriginPredefined}}, false},
+	} {
+		job := &executor.Job{Job: pipeline.Job{Variables: test.variables}}
+		if got := protectedJob(job); got != test.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
+func TestConsents(t *testing.T) {
+	for _, test := range []struct {
+		annotation, path string
+		want             bool
+	}{
+		{"", "a/b", false}, {"a/b", "a/b", true}, {"a/b", "a/bc", false}, {"x, a/b", "a/b", true}, {"a/*", "a/b", true}, {"a/*", "a", false}, {"a/*", "ab/c", false},
+		{"*", "a/b", true}, {",", "a/b", false}, {"a/b ,", "a/b", true},
+	} {
+		if got := consents(test.annotation, test.path); got != test.want {
+			t.Errorf("%q for %q: %t", test.annotation, test.path, got)
+		}
+	}
+}
+
+// What leads past the proxy is told with where it comes from; what Keelson gives is no such thing.
+func TestBypasses(t *testing.T) {
+	for name, test := range map[string]struct {
+		variables pipeline.Variables
+		want      string
+	}{
+		"nothing":       {nil, ""},
+		"Keelson's own": {pipeline.Variables{{Name: "KUBECONFIG", Value: "x", File: true, Origin: pipeline.OriginPredefined}}, ""},
+		"empty":         {pipeline.Variables{{Name: "KUBECONFIG", Origin: pipeline.OriginProject}}, ""},
+		"the project's": {pipeline.Variables{{Name: "KUBECONFIG", Value: "x", File: true, Origin: pipeline.OriginProject}}, "KUBECONFIG (project) is not Keelson's"},
+		"old habits": {
+			pipeline.Variables{{Name: "KUBE_TOKEN", Value: "x", Origin: pipeline.OriginProject}, {Name: "KUBE_URL", Value: "x", Origin: pipeline.OriginJob}},
+			"KUBE_URL (job variables), KUBE_TOKEN (project) is not Keelson's",
+		},
+	} {
+		got := strings.Join(bypasses(&executor.Job{Job: pipeline.Job{Variables: test.variables}}), "\n")
+		if !strings.HasPrefix(got, test.want) || (got == "") != (test.want == "") {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
+	}
+}
