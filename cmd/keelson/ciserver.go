@@ -43,6 +43,8 @@ type pipelineServer struct {
 	done    chan struct{}
 	cluster *lazyProjects
 	access  *jobAccess
+	jobs    *jobServer // nil: the cluster is the user's own, and its pods do not reach this machine
+	host    string     // where jobs reach this machine
 }
 
 // startPipelines opens what is kept of pipelines and plays on. Projects are known once [lazyProjects.set] has been called.
@@ -105,7 +107,14 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	if err != nil {
 		return nil, err
 	}
-	s.api = web.LocalOnly(web.NewPipelines(web.PipelinesOptions{Store: db, Create: s.create, Token: inst.Token}))
+	api := web.NewPipelines(web.PipelinesOptions{Store: db, Create: s.create, Token: inst.Token})
+	s.api = web.LocalOnly(api)
+	if !inst.External {
+		if s.jobs, err = newJobServer(dir, inst, host, api, s.AllowImage, log); err != nil {
+			return nil, err
+		}
+		s.close = append(s.close, s.jobs)
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	go func() {
@@ -115,8 +124,16 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	return s, nil
 }
 
-// connected tells of the cluster.
-func (s *pipelineServer) connected(config *rest.Config, c client.Client) error {
+// connected tells of the cluster, and where jobs reach this machine.
+func (s *pipelineServer) connected(inst instance, config *rest.Config, c client.Client) error {
+	s.host = cmp.Or(inst.Address, "127.0.0.1")
+	s.access.authority.Name(s.host)
+	place := ci.Place{URL: inst.base(), GitURL: inst.git(false), Registry: inst.registry()}
+	if inst.Address != "" {
+		place.URL = "http://" + inst.registry()
+		place.GitURL = place.URL + "/git"
+	}
+	s.At(place)
 	if err := s.access.connect(config, c); err != nil {
 		return err
 	}
@@ -126,7 +143,7 @@ func (s *pipelineServer) connected(config *rest.Config, c client.Client) error {
 
 // accessOf gives a job its way to the cluster.
 func (s *pipelineServer) accessOf(ctx context.Context, p ci.Project, ref run.JobRef, job *executor.Job) (ci.Access, error) {
-	return s.access.give(ctx, "127.0.0.1", p, ref, job)
+	return s.access.give(ctx, s.host, p, ref, job)
 }
 
 // sandboxOf keeps jobs from an instance's data, where the system can do that; else nil, and the log says why.

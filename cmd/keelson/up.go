@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,8 @@ type upOptions struct {
 	json       bool
 	port       int
 	nodes      int
+	node       string
+	outbound   bool
 	sample     bool
 	pprof      bool
 	policy     policyFlags
@@ -53,6 +56,9 @@ only prints where it is.`,
 			if opts.nodes < 1 || opts.nodes > 5000 {
 				return usagef("--nodes %d: it takes 1 to 5000", opts.nodes)
 			}
+			if err := opts.checkNode(g); err != nil {
+				return err
+			}
 			if _, err := opts.policy.policy(); err != nil {
 				return err
 			}
@@ -67,7 +73,9 @@ only prints where it is.`,
 	f.BoolVar(&opts.json, "json", false, `print {"dashboard","git","kubeconfig","token"} as the last line`)
 	f.IntVar(&opts.port, "port", defaultPort, "the `port` of the Git host and the dashboard; 0: any free one (default: that of the last run)")
 	f.IntVar(&opts.nodes, "nodes", 1, "simulated nodes of the embedded cluster")
-	f.BoolVar(&opts.sample, "sample", false, "bring the sample into a cluster given by --kubeconfig too")
+	f.StringVar(&opts.node, "node", "", "simulated, or real: the embedded cluster's `kind` of node; a real one runs containers, for root on Linux (default: that of the last run)")
+	f.BoolVar(&opts.outbound, "outbound", false, "with --node real: pods and image pulls reach what this machine reaches; turns on IPv4 forwarding")
+	f.BoolVar(&opts.sample, "sample", false, "bring the sample into a cluster given by --kubeconfig, or with a real node, too")
 	f.BoolVar(&opts.pprof, "pprof", false, "serve profiles of the process at /debug/pprof/, beside the dashboard")
 	f.DurationVar(&opts.timeout, "timeout", 5*time.Minute, "how long to wait until everything is healthy")
 	opts.share.flags(f)
@@ -79,6 +87,19 @@ only prints where it is.`,
 	return cmd
 }
 
+// checkNode checks what the flags say about nodes.
+func (o upOptions) checkNode(g *global) error {
+	switch {
+	case o.node != "" && o.node != nodeSimulated && o.node != nodeReal:
+		return usagef("--node %s: it is simulated or real", o.node)
+	case o.outbound && o.node != nodeReal:
+		return usagef("--outbound is for --node real: pods of simulated nodes reach nothing")
+	case o.node == nodeReal && g.kubeconfig != "":
+		return usagef("--node real is for the embedded cluster: the cluster of %s has its own nodes", g.kubeconfig)
+	}
+	return nil
+}
+
 // runForeground is the daemon: the one that a person watches, or the one that runUp has detached.
 func runForeground(ctx context.Context, g *global, opts upOptions) error {
 	policy, err := opts.policy.policy()
@@ -86,7 +107,7 @@ func runForeground(ctx context.Context, g *global, opts upOptions) error {
 		return err
 	}
 	d := &Daemon{
-		Data: g.data, Port: opts.port, Kubeconfig: g.kubeconfig, Nodes: opts.nodes, Sample: opts.sample, Timeout: opts.timeout, Pprof: opts.pprof,
+		Data: g.data, Port: opts.port, Kubeconfig: g.kubeconfig, Nodes: opts.nodes, Node: opts.node, Outbound: opts.outbound, Sample: opts.sample, Timeout: opts.timeout, Pprof: opts.pprof,
 		Share:  opts.share,
 		Policy: policy,
 		Logger: slog.New(slog.NewTextHandler(g.err, nil)),
@@ -158,14 +179,17 @@ func runUp(ctx context.Context, g *global, opts upOptions) error {
 			return err
 		}
 		fmt.Fprintln(g.err, "Keelson runs in "+g.data)
-		if opts.port > 0 && opts.port != inst.Port || g.kubeconfig != "" && g.kubeconfig != inst.Kubeconfig || opts.pprof {
-			fmt.Fprintln(g.err, "note: --port, --kubeconfig and --pprof count at a start only; keelson down stops this one")
+		if opts.port > 0 && opts.port != inst.Port || g.kubeconfig != "" && g.kubeconfig != inst.Kubeconfig || opts.pprof || opts.node != "" && opts.node != cmp.Or(inst.Node, nodeSimulated) {
+			fmt.Fprintln(g.err, "note: --port, --kubeconfig, --node and --pprof count at a start only; keelson down stops this one")
 		}
 		return printInstance(g, opts.json, inst)
 	}
 	var child *exec.Cmd
 	if pid == 0 {
 		if err := checkStart(g); err != nil {
+			return err
+		}
+		if err := checkNode(ctx, opts.node); err != nil {
 			return err
 		}
 		if child, err = detach(g, opts); err != nil {
@@ -240,6 +264,9 @@ func detach(g *global, opts upOptions) (*exec.Cmd, error) {
 	}
 	if g.kubeconfig != "" {
 		a = append(a, "--kubeconfig", g.kubeconfig)
+	}
+	if opts.node != "" {
+		a = append(a, "--node", opts.node, "--outbound="+strconv.FormatBool(opts.outbound))
 	}
 	if opts.sample {
 		a = append(a, "--sample")
@@ -374,12 +401,16 @@ func printInstance(g *global, asJSON bool, inst instance) error {
 		Git        string `json:"git"`
 		Kubeconfig string `json:"kubeconfig"`
 		Token      string `json:"token"`
-	}{inst.dashboard(), inst.git(true), inst.Kubeconfig, inst.Token}
+		Registry   string `json:"registry,omitempty"`
+	}{inst.dashboard(), inst.git(true), inst.Kubeconfig, inst.Token, inst.registry()}
 	if asJSON {
 		return json.NewEncoder(g.out).Encode(v)
 	}
 	return g.print(v, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "dashboard   %s\ngit         %s\nkubeconfig  %s\n", v.Dashboard, inst.git(false), v.Kubeconfig)
+		if err == nil && v.Registry != "" {
+			_, err = fmt.Fprintf(w, "registry    %s\n", v.Registry)
+		}
 		return err
 	})
 }

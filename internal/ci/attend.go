@@ -79,7 +79,7 @@ func (s *Server) credentials(p Project, job *executor.Job) (end func()) {
 		u.User = url.UserPassword("gitlab-ci-token", token)
 		origin = u.String()
 	}
-	for _, v := range []pipeline.Variable{{Name: "CI_JOB_TOKEN", Value: token, Masked: true}, {Name: "CI_REPOSITORY_URL", Value: origin}} {
+	for _, v := range append(s.login(token), pipeline.Variable{Name: "CI_JOB_TOKEN", Value: token, Masked: true}, pipeline.Variable{Name: "CI_REPOSITORY_URL", Value: origin}) {
 		v.Raw, v.Origin = true, pipeline.OriginPredefined
 		job.Variables = append(job.Variables, v)
 	}

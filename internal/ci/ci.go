@@ -64,6 +64,7 @@ type Options struct {
 	Builds    string // the directory below which jobs work; nobody but this process writes to it
 	URL       string // of this server's pages: CI_SERVER_URL
 	GitURL    string // below which repositories are cloned: "http://127.0.0.1:7070/git"
+	Registry  string // HOST:PORT of the container registry that takes jobs' tokens ([Server.AllowImage]); empty: there is none
 	Jobs      int    // at a time; 0: as many as a person's machine takes
 	// Access gives a job its way to the cluster; nil: there is none.
 	Access func(ctx context.Context, p Project, ref run.JobRef, job *executor.Job) (Access, error)

@@ -161,8 +161,8 @@ var environment = sync.OnceValue(func() []string {
 
 // instance is one data directory, as people see it.
 type instance struct {
-	data                              string
-	Dashboard, Git, Kubeconfig, Token string // of the last up
+	data                                        string
+	Dashboard, Git, Kubeconfig, Token, Registry string // of the last up
 }
 
 // keelson runs a command on the instance.
