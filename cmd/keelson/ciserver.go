@@ -3,6 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -45,11 +47,16 @@ type pipelineServer struct {
 	access  *jobAccess
 	jobs    *jobServer // nil: the cluster is the user's own, and its pods do not reach this machine
 	host    string     // where jobs reach this machine
+	runners runners
+	pods    *podJobs // nil: there are none
+	store   *store.DB
+	key     []byte
+	log     *slog.Logger
 }
 
 // startPipelines opens what is kept of pipelines and plays on. Projects are known once [lazyProjects.set] has been called.
 func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log *slog.Logger) (_ *pipelineServer, err error) {
-	s := &pipelineServer{done: make(chan struct{}), cluster: newLazyProjects(host)}
+	s := &pipelineServer{done: make(chan struct{}), cluster: newLazyProjects(host), log: log}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.shut())
@@ -70,7 +77,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	if err != nil {
 		return nil, err
 	}
-	s.close = append(s.close, db)
+	s.close, s.store, s.key = append(s.close, db), db, key
 	artifacts, err := artifact.Open(filepath.Join(dir, "artifacts"), artifact.Options{})
 	if err != nil {
 		return nil, err
@@ -95,6 +102,11 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 		return nil, err
 	}
 	s.close = append(s.close, x)
+	s.runners = runners{shell: x, usual: cmp.Or(inst.Runner, runnerShell), noPods: noPods}
+	tokens, err := hkdf.Key(sha256.New, key, nil, "keelson CI_JOB_TOKEN", sha256.Size)
+	if err != nil {
+		return nil, fmt.Errorf("the tokens of jobs: %w", err)
+	}
 	if s.access, err = newJobAccess(filepath.Join(dir, "access"), inst.AccessPort, key, s.cluster, log); err != nil {
 		return nil, err
 	}
@@ -102,7 +114,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	s.close = append(s.close, s.access)
 	s.Server, err = ci.New(ci.Options{
 		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: x, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Log: log,
-		Access: s.accessOf,
+		Access: s.accessOf, Runs: s.runners.of, Key: tokens,
 	})
 	if err != nil {
 		return nil, err
@@ -125,7 +137,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 }
 
 // connected tells of the cluster, and where jobs reach this machine.
-func (s *pipelineServer) connected(inst instance, config *rest.Config, c client.Client) error {
+func (s *pipelineServer) connected(ctx context.Context, inst instance, config *rest.Config, c client.Client) error {
 	s.host = cmp.Or(inst.Address, "127.0.0.1")
 	s.access.authority.Name(s.host)
 	place := ci.Place{URL: inst.base(), GitURL: inst.git(false), Registry: inst.registry()}
@@ -137,7 +149,35 @@ func (s *pipelineServer) connected(inst instance, config *rest.Config, c client.
 	if err := s.access.connect(config, c); err != nil {
 		return err
 	}
+	if inst.Address != "" && s.jobs != nil {
+		if err := s.withPods(ctx, inst, place.URL, config, c); err != nil {
+			return err
+		}
+	}
 	s.cluster.set(c)
+	return nil
+}
+
+// noPods is why jobs do not run as Pods.
+const noPods = "the jobs of this project are to run as Pods (executor: pod), and this instance has no node that runs containers: keelson up --node real gives it one"
+
+// withPods lets jobs run as Pods on the real node.
+func (s *pipelineServer) withPods(ctx context.Context, inst instance, url string, config *rest.Config, c client.Client) error {
+	image, err := s.jobs.pushHelper(ctx, inst.registry())
+	if err != nil {
+		return err
+	}
+	if err := makeNamespace(ctx, c, jobsNamespace); err != nil {
+		return err
+	}
+	s.pods, err = startPods(podOptions{
+		url: url, image: image, jobImage: inst.JobImage, namespace: jobsNamespace, config: config, key: s.key, log: s.log,
+	}, s.store)
+	if err != nil {
+		return err
+	}
+	s.jobs.agents.set(s.pods.Handler())
+	s.runners.pods = s.pods.Executor
 	return nil
 }
 
@@ -173,6 +213,10 @@ func (s *pipelineServer) shut() error {
 		<-s.done
 	}
 	var errs []error
+	if s.pods != nil { // after what is played there has let go of its jobs
+		errs = append(errs, s.pods.Close())
+		s.pods = nil
+	}
 	for _, c := range slices.Backward(s.close) {
 		errs = append(errs, c.Close())
 	}
@@ -376,6 +420,7 @@ func (l *lazyProjects) resolve(ctx context.Context, p keelsonv1.Project) (ci.Pro
 	var failed []error
 	out.Path, out.DefaultBranch, out.ConfigPath = pathOf(p), p.Spec.DefaultBranch, p.Spec.ConfigPath
 	out.ReadableBy, out.Suspended = p.Spec.ReadableBy, p.Spec.Suspend
+	runnerOf(&out, &p)
 	if p.Spec.Protected != nil {
 		out.ProtectedBranches, out.ProtectedTags = append([]string{}, p.Spec.Protected.Branches...), p.Spec.Protected.Tags
 	}

@@ -40,6 +40,8 @@ type Daemon struct {
 	Nodes      int           // of the embedded cluster, where they are simulated
 	Node       string        // real or simulated; empty: that of the last run, at first simulated
 	Outbound   bool          // with Node: its pods reach what this machine reaches
+	Runner     string        // what runs jobs of projects that do not say, shell or pod; empty: that of the last run, at first shell
+	JobImage   string        // of jobs that run as Pods and name none; empty: that of the last run
 	Sample     bool          // seed the sample, in the user's cluster or on a real node too; simulated nodes always have it
 	Timeout    time.Duration // how long to wait for everything to be healthy before saying that it is not
 	Jobs       int           // of pipelines, at a time; 0: as many as the machine takes
@@ -132,7 +134,7 @@ func (d *Daemon) start(ctx context.Context) error {
 	}
 	d.lister.set(clusterLister{client: c})
 	if s := d.ci.get(); s != nil {
-		if err := s.connected(d.inst, config, c); err != nil {
+		if err := s.connected(ctx, d.inst, config, c); err != nil {
 			return err
 		}
 	}

@@ -39,6 +39,8 @@ type instance struct {
 	JobsPort   int    `json:"jobsPort"`   // of what else jobs reach, the registry too, on 127.0.0.1; 0: there is no such thing
 	Node       string `json:"node"`       // "real": the embedded cluster's node runs containers
 	Outbound   bool   `json:"outbound"`   // its pods reach what this machine reaches
+	Runner     string `json:"runner"`     // what runs jobs of projects that do not say: shell or pod; empty: shell
+	JobImage   string `json:"jobImage"`   // of jobs that run as Pods and name none; empty: they fail
 	Address    string `json:"address"`    // of the real node, where pods and this machine reach the ports of jobs; empty: there is none
 	Token      string `json:"token"`      // 256 random bits in hex: guards writes
 	Kubeconfig string `json:"kubeconfig"` // of the cluster, once it is known

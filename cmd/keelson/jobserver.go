@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"keelson.dev/keelson/internal/githost"
+	"keelson.dev/keelson/internal/pipeline/executor/pod"
 	"keelson.dev/keelson/internal/registry"
 	"keelson.dev/keelson/internal/web"
 )
@@ -33,7 +34,8 @@ type jobServer struct {
 	listener net.Listener
 	server   *http.Server
 	images   *registry.Registry
-	login    string // file with the user and password by which the node pulls
+	agents   lateHandler // of the Pods of jobs
+	login    string      // file with the user and password by which the node pulls
 	nodePass string
 	token    string // the instance's, which may everything
 	allow    imageAllower
@@ -67,6 +69,7 @@ func newJobServer(dir string, inst instance, host *githost.Host, api http.Handle
 	git := host.Guarded()
 	mux.Handle(githost.Prefix, git)
 	mux.Handle(web.PipelinesPath, api)
+	mux.Handle(pod.Path, &j.agents)
 	mux.Handle("/v2/", j.images)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if githost.Plain(r) {
@@ -119,6 +122,8 @@ func (j *jobServer) authorize(ctx context.Context, user, password, repository st
 		return nil
 	case same(j.token):
 		return nil
+	case push && (repository == helperRepository || strings.HasPrefix(repository, helperRepository+"/")):
+		return errors.New("the image of the jobs' helper is Keelson's own")
 	}
 	known, err := j.allow(ctx, password, repository, push)
 	if !known {

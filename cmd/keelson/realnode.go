@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,6 +49,9 @@ func checkNode(ctx context.Context, kind string) error {
 // settleNode decides which kind of node the embedded cluster has.
 func (d *Daemon) settleNode() error {
 	if d.inst.External {
+		if d.Runner == runnerPod {
+			return usagef("--ci-executor pod is for the embedded cluster with --node real: Pods of another cluster do not reach this machine; keelson server is for that")
+		}
 		if d.Node == nodeReal {
 			return usagef("--node real is for the embedded cluster: the cluster of %s has its own nodes", d.inst.Kubeconfig)
 		}
@@ -55,6 +59,10 @@ func (d *Daemon) settleNode() error {
 	}
 	if d.Node != "" {
 		d.inst.Node, d.inst.Outbound = d.Node, d.Outbound
+	}
+	d.inst.Runner, d.inst.JobImage = cmp.Or(d.Runner, d.inst.Runner), cmp.Or(d.JobImage, d.inst.JobImage)
+	if d.inst.Runner == runnerPod && d.inst.Node != nodeReal {
+		return hintf(errors.New("jobs cannot run as Pods: no node of this instance runs containers"), "keelson up --node real --ci-executor pod, or --ci-executor shell")
 	}
 	return nil
 }

@@ -30,6 +30,8 @@ type upOptions struct {
 	nodes      int
 	node       string
 	outbound   bool
+	runner     string
+	jobImage   string
 	sample     bool
 	pprof      bool
 	policy     policyFlags
@@ -75,6 +77,8 @@ only prints where it is.`,
 	f.IntVar(&opts.nodes, "nodes", 1, "simulated nodes of the embedded cluster")
 	f.StringVar(&opts.node, "node", "", "simulated, or real: the embedded cluster's `kind` of node; a real one runs containers, for root on Linux (default: that of the last run)")
 	f.BoolVar(&opts.outbound, "outbound", false, "with --node real: pods and image pulls reach what this machine reaches; turns on IPv4 forwarding")
+	f.StringVar(&opts.runner, "ci-executor", "", "shell or pod: what runs the `jobs` of projects that do not say; pod with --node real (default: that of the last run, at first shell)")
+	f.StringVar(&opts.jobImage, "ci-image", "", "the `image` of jobs that run as Pods where neither they nor their project name one (default: that of the last run)")
 	f.BoolVar(&opts.sample, "sample", false, "bring the sample into a cluster given by --kubeconfig, or with a real node, too")
 	f.BoolVar(&opts.pprof, "pprof", false, "serve profiles of the process at /debug/pprof/, beside the dashboard")
 	f.DurationVar(&opts.timeout, "timeout", 5*time.Minute, "how long to wait until everything is healthy")
@@ -92,6 +96,8 @@ func (o upOptions) checkNode(g *global) error {
 	switch {
 	case o.node != "" && o.node != nodeSimulated && o.node != nodeReal:
 		return usagef("--node %s: it is simulated or real", o.node)
+	case o.runner != "" && o.runner != runnerShell && o.runner != runnerPod:
+		return usagef("--ci-executor %s: it is shell or pod", o.runner)
 	case o.outbound && o.node != nodeReal:
 		return usagef("--outbound is for --node real: pods of simulated nodes reach nothing")
 	case o.node == nodeReal && g.kubeconfig != "":
@@ -107,7 +113,8 @@ func runForeground(ctx context.Context, g *global, opts upOptions) error {
 		return err
 	}
 	d := &Daemon{
-		Data: g.data, Port: opts.port, Kubeconfig: g.kubeconfig, Nodes: opts.nodes, Node: opts.node, Outbound: opts.outbound, Sample: opts.sample, Timeout: opts.timeout, Pprof: opts.pprof,
+		Data: g.data, Port: opts.port, Kubeconfig: g.kubeconfig, Nodes: opts.nodes, Node: opts.node, Outbound: opts.outbound,
+		Runner: opts.runner, JobImage: opts.jobImage, Sample: opts.sample, Timeout: opts.timeout, Pprof: opts.pprof,
 		Share:  opts.share,
 		Policy: policy,
 		Logger: slog.New(slog.NewTextHandler(g.err, nil)),
@@ -267,6 +274,12 @@ func detach(g *global, opts upOptions) (*exec.Cmd, error) {
 	}
 	if opts.node != "" {
 		a = append(a, "--node", opts.node, "--outbound="+strconv.FormatBool(opts.outbound))
+	}
+	if opts.runner != "" {
+		a = append(a, "--ci-executor", opts.runner)
+	}
+	if opts.jobImage != "" {
+		a = append(a, "--ci-image", opts.jobImage)
 	}
 	if opts.sample {
 		a = append(a, "--sample")

@@ -45,6 +45,9 @@ type Project struct {
 	Variables                        pipeline.Variables // with their values
 	ReadableBy                       []string           // paths of projects whose pipelines may include files of this one; "group/*", "*"
 	Suspended                        bool
+	// Runner names what runs its jobs, and Place says where: as [Options.Runs] knows them. Empty: as the server likes.
+	Runner string
+	Place  executor.Place
 }
 
 // Projects tells which projects there are, as they are now. It is safe for concurrent use.
@@ -61,11 +64,16 @@ type Options struct {
 	Artifacts *artifact.Store
 	Projects  Projects
 	Executor  executor.Executor
-	Builds    string // the directory below which jobs work; nobody but this process writes to it
-	URL       string // of this server's pages: CI_SERVER_URL
-	GitURL    string // below which repositories are cloned: "http://127.0.0.1:7070/git"
-	Registry  string // HOST:PORT of the container registry that takes jobs' tokens ([Server.AllowImage]); empty: there is none
-	Jobs      int    // at a time; 0: as many as a person's machine takes
+	// Runs gives what runs a project's jobs; nil: Executor.
+	Runs func(p Project) executor.Executor
+	// Key is a secret from which the tokens of jobs follow, so that a job which outlives this process has its token with the next one. Empty:
+	// they are random.
+	Key      []byte
+	Builds   string // the directory below which jobs work; nobody but this process writes to it
+	URL      string // of this server's pages: CI_SERVER_URL
+	GitURL   string // below which repositories are cloned: "http://127.0.0.1:7070/git"
+	Registry string // HOST:PORT of the container registry that takes jobs' tokens ([Server.AllowImage]); empty: there is none
+	Jobs     int    // at a time; 0: as many as a person's machine takes
 	// Access gives a job its way to the cluster; nil: there is none.
 	Access func(ctx context.Context, p Project, ref run.JobRef, job *executor.Job) (Access, error)
 	// Follow waits until what a job with an environment has deployed is healthy, and tells about it in the job's log; an error fails the job.
@@ -102,7 +110,7 @@ func New(o Options) (*Server, error) {
 	}
 	now := o.Now
 	o.Now = func() time.Time { return now().UTC().Truncate(time.Microsecond) } // as the store keeps it: states are rebuilt with it
-	s := &Server{o: o, tokens: newTokens(), lanes: map[string]*lane{}, life: context.Background(), resumed: make(chan struct{})}
+	s := &Server{o: o, tokens: newTokens(o.Key), lanes: map[string]*lane{}, life: context.Background(), resumed: make(chan struct{})}
 	s.sink = newSink(o.Store, o.Log, o.Now)
 	var err error
 	s.engine, err = run.NewServer(run.Options{

@@ -1,15 +1,18 @@
 package ci
 
 import (
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"sync"
 )
 
 // tokens are those of jobs that run (CI_JOB_TOKEN). They are in memory only, by their hashes, and gone with the job.
 type tokens struct {
+	key  []byte // from which they follow; empty: they are random
 	mu   sync.Mutex
 	jobs map[[sha256.Size]byte]grant
 }
@@ -18,15 +21,22 @@ type tokens struct {
 type grant struct {
 	project    string // path
 	repository string
+	job        int64
 }
 
-func newTokens() *tokens { return &tokens{jobs: map[[sha256.Size]byte]grant{}} }
+func newTokens(key []byte) *tokens { return &tokens{key: key, jobs: map[[sha256.Size]byte]grant{}} }
 
 // give makes the token of a job; end takes it back.
 func (t *tokens) give(g grant) (token string, end func()) {
-	var raw [20]byte
-	_, _ = rand.Read(raw[:]) // never fails
-	token = "keelson-job-" + hex.EncodeToString(raw[:])
+	raw := make([]byte, 20)
+	if len(t.key) == 0 {
+		_, _ = rand.Read(raw) // never fails
+	} else {
+		mac := hmac.New(sha256.New, t.key)
+		_, _ = fmt.Fprintf(mac, "keelson CI_JOB_TOKEN %d", g.job) // a hash never fails
+		raw = mac.Sum(nil)[:len(raw)]
+	}
+	token = "keelson-job-" + hex.EncodeToString(raw)
 	key := sha256.Sum256([]byte(token))
 	t.mu.Lock()
 	defer t.mu.Unlock()
