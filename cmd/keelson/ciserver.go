@@ -91,7 +91,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	}
 	s.close = append(s.close, x)
 	s.Server, err = ci.New(ci.Options{
-		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: x, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Log: log,
+		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: x, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Key: key, Log: log,
 	})
 	if err != nil {
 		return nil, err
@@ -323,6 +323,7 @@ func (l *lazyProjects) resolve(ctx context.Context, p keelsonv1.Project) (ci.Pro
 	var failed []error
 	out.Path, out.DefaultBranch, out.ConfigPath = pathOf(p), p.Spec.DefaultBranch, p.Spec.ConfigPath
 	out.ReadableBy, out.Suspended = p.Spec.ReadableBy, p.Spec.Suspend
+	out.Place = jobPlace(p)
 	if p.Spec.Protected != nil {
 		out.ProtectedBranches, out.ProtectedTags = append([]string{}, p.Spec.Protected.Branches...), p.Spec.Protected.Tags
 	}
