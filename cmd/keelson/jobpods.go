@@ -149,30 +149,12 @@ func (r *runners) of(p ci.Project) executor.Executor {
 	return r.shell
 }
 
-// runnerOf takes from a Project what it says about where its jobs run.
-func runnerOf(out *ci.Project, p *keelsonv1.Project) {
-	place := executor.Place{Namespace: p.Namespace}
+// runnerName is what a Project says about what runs its jobs.
+func runnerName(p keelsonv1.Project) string {
 	if x := p.Spec.Executor; x != nil {
-		out.Runner = x.Type
-		place.Image, place.ServiceAccount, place.NodeSelector = x.Image, x.ServiceAccountName, x.NodeSelector
-		for _, s := range x.ImagePullSecrets {
-			place.ImagePullSecrets = append(place.ImagePullSecrets, s.Name)
-		}
-		for _, t := range x.Tolerations {
-			place.Tolerations = append(place.Tolerations, executor.Toleration{
-				Key: t.Key, Operator: string(t.Operator), Value: t.Value, Effect: string(t.Effect), Seconds: t.TolerationSeconds,
-			})
-		}
+		return x.Type
 	}
-	if l := p.Spec.Limits; l != nil {
-		if l.CPU != nil {
-			place.CPU = l.CPU.String()
-		}
-		if l.Memory != nil {
-			place.Memory = l.Memory.String()
-		}
-	}
-	out.Place = place
+	return ""
 }
 
 // helperTimeout bounds making and pushing the helper's image.

@@ -47,6 +47,12 @@ func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *exec
 		}
 	}()
 	job.Place = p.Place
+	if job.Resume {
+		s.sink.open(ref.ID)
+		if _, job.Logged, err = s.o.Store.ReadLog(ref.ID, 0, 0); err != nil {
+			return run.Attendance{}, err
+		}
+	}
 	takeBack := s.credentials(p, job)
 	ends = append(ends, func(executor.Result) { takeBack() })
 	var access Access
@@ -74,7 +80,7 @@ func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *exec
 
 // credentials gives a job its token, and takes it back.
 func (s *Server) credentials(p Project, job *executor.Job) (end func()) {
-	token, end := s.tokens.give(grant{project: p.Path, repository: p.Repository, job: job.ID})
+	token, end := s.tokens.give(job.ID, grant{project: p.Path, repository: p.Repository})
 	origin := s.o.GitURL + "/" + p.Repository + ".git"
 	if u, err := url.Parse(origin); err == nil {
 		u.User = url.UserPassword("gitlab-ci-token", token)

@@ -13,7 +13,7 @@
 //
 // What people want of pipelines (play, retry, cancel) is a command in the store's queue: whoever puts it there has seen to it that they
 // may, and reads the answer there. A process that is killed leaves everything to the next one: pipelines go on where they were, and jobs
-// that ran have failed with runner_system_failure, which `retry: when` may name.
+// that ran have failed with runner_system_failure, which `retry: when` may name, unless they run where they survive the process: as Pods.
 package ci
 
 import (
@@ -65,10 +65,7 @@ type Options struct {
 	Projects  Projects
 	Executor  executor.Executor
 	// Runs gives what runs a project's jobs; nil: Executor.
-	Runs func(p Project) executor.Executor
-	// Key is a secret from which the tokens of jobs follow, so that a job which outlives this process has its token with the next one. Empty:
-	// they are random.
-	Key      []byte
+	Runs     func(p Project) executor.Executor
 	Builds   string // the directory below which jobs work; nobody but this process writes to it
 	URL      string // of this server's pages: CI_SERVER_URL
 	GitURL   string // below which repositories are cloned: "http://127.0.0.1:7070/git"
@@ -81,8 +78,10 @@ type Options struct {
 	Follow func(ctx context.Context, w Work, trace *executor.Trace) error
 	// Hand gives a job's directory to who runs it; nil: it is this process's.
 	Hand func(ctx context.Context, dir string) error
-	Now  func() time.Time
-	Log  *slog.Logger
+	// Key makes the tokens of jobs; nil: those of jobs that survive this process (as Pods do) open nothing in the next one.
+	Key []byte
+	Now func() time.Time
+	Log *slog.Logger
 }
 
 // Server makes, plays and keeps pipelines.

