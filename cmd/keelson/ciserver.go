@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -27,7 +29,6 @@ import (
 	"keelson.dev/keelson/internal/pipeline/artifact"
 	"keelson.dev/keelson/internal/pipeline/executor"
 	"keelson.dev/keelson/internal/pipeline/executor/shell"
-	"keelson.dev/keelson/internal/pipeline/run"
 	"keelson.dev/keelson/internal/pipeline/scratch"
 	"keelson.dev/keelson/internal/store"
 	"keelson.dev/keelson/internal/web"
@@ -40,13 +41,13 @@ const ciDir = "ci"
 type pipelineServer struct {
 	*ci.Server
 	api     http.Handler
-	close   []io.Closer // in the order of closing
+	open    http.Handler // the same for those who are not on this machine
+	close   []io.Closer  // in the order of closing
 	stop    context.CancelFunc
 	done    chan struct{}
 	cluster *lazyProjects
 	access  *jobAccess
 	jobs    *jobServer // nil: the cluster is the user's own, and its pods do not reach this machine
-	host    string     // where jobs reach this machine
 	runners runners
 	pods    *podJobs // nil: there are none
 	store   *store.DB
@@ -55,7 +56,7 @@ type pipelineServer struct {
 }
 
 // startPipelines opens what is kept of pipelines and plays on. Projects are known once [lazyProjects.set] has been called.
-func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log *slog.Logger) (_ *pipelineServer, err error) {
+func startPipelines(dir string, inst instance, host *githost.Host, jobs int, own own, log *slog.Logger) (_ *pipelineServer, err error) {
 	s := &pipelineServer{done: make(chan struct{}), cluster: newLazyProjects(host), log: log}
 	defer func() {
 		if err != nil {
@@ -83,46 +84,34 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 		return nil, err
 	}
 	s.close = append(s.close, artifacts)
-	tools := filepath.Join(dir, "tools")
-	if err := os.RemoveAll(tools); err != nil { // the program may be elsewhere by now
-		return nil, fmt.Errorf("link the tools of jobs: %w", err)
-	}
-	if err := os.Mkdir(tools, 0o755); err != nil {
-		return nil, fmt.Errorf("link the tools of jobs: %w", err)
-	}
-	if err := linkTools(tools); err != nil {
+	if s.runners, err = s.startRunners(dir, inst, own, log); err != nil {
 		return nil, err
 	}
-	sandbox, err := sandboxOf(inst, filepath.Dir(dir), tools, log)
-	if err != nil {
-		return nil, err
-	}
-	x, err := shell.New(shell.Options{Runner: executor.Runner{Version: version, Disposable: true}, Tools: tools, Sandbox: sandbox})
-	if err != nil {
-		return nil, err
-	}
-	s.close = append(s.close, x)
-	s.runners = runners{shell: x, usual: cmp.Or(inst.Runner, runnerShell), noPods: noPods}
 	tokens, err := hkdf.Key(sha256.New, key, nil, "keelson CI_JOB_TOKEN", sha256.Size)
 	if err != nil {
 		return nil, fmt.Errorf("the tokens of jobs: %w", err)
 	}
-	if s.access, err = newJobAccess(filepath.Join(dir, "access"), inst.AccessPort, key, s.cluster, log); err != nil {
+	if own.access == nil {
+		if own.access, err = listenAgain(inst.AccessPort); err != nil {
+			return nil, fmt.Errorf("the jobs' way to the cluster: %w", err)
+		}
+	}
+	if s.access, err = newJobAccess(filepath.Join(dir, "access"), own.access, key, s.cluster, log); err != nil {
 		return nil, err
 	}
 	s.access.always = !inst.External
 	s.close = append(s.close, s.access)
 	s.Server, err = ci.New(ci.Options{
-		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: x, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Log: log,
-		Access: s.accessOf, Runs: s.runners.of, Key: tokens,
+		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: refusing{noShell}, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Log: log,
+		Access: s.access.give, Runs: s.runners.of, Key: tokens,
 	})
 	if err != nil {
 		return nil, err
 	}
-	api := web.NewPipelines(web.PipelinesOptions{Store: db, Create: s.create, Token: inst.Token})
-	s.api = web.LocalOnly(api)
+	s.open = web.NewPipelines(web.PipelinesOptions{Store: db, Create: s.create, Token: inst.Token})
+	s.api = web.LocalOnly(s.open)
 	if !inst.External {
-		if s.jobs, err = newJobServer(dir, inst, host, api, s.AllowImage, log); err != nil {
+		if s.jobs, err = newJobServer(dir, inst, host, s.open, s.AllowImage, log); err != nil {
 			return nil, err
 		}
 		s.close = append(s.close, s.jobs)
@@ -136,17 +125,16 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	return s, nil
 }
 
-// connected tells of the cluster, and where jobs reach this machine.
+// connected tells of an instance's cluster, and where jobs reach this machine.
 func (s *pipelineServer) connected(ctx context.Context, inst instance, config *rest.Config, c client.Client) error {
-	s.host = cmp.Or(inst.Address, "127.0.0.1")
-	s.access.authority.Name(s.host)
 	place := ci.Place{URL: inst.base(), GitURL: inst.git(false), Registry: inst.registry()}
 	if inst.Address != "" {
 		place.URL = "http://" + inst.registry()
 		place.GitURL = place.URL + "/git"
 	}
 	s.At(place)
-	if err := s.access.connect(config, c); err != nil {
+	host := cmp.Or(inst.Address, "127.0.0.1")
+	if err := s.access.connect(config, c, "https://"+net.JoinHostPort(host, strconv.Itoa(portOf(s.access.listener)))); err != nil {
 		return err
 	}
 	if inst.Address != "" && s.jobs != nil {
@@ -181,9 +169,43 @@ func (s *pipelineServer) withPods(ctx context.Context, inst instance, url string
 	return nil
 }
 
-// accessOf gives a job its way to the cluster.
-func (s *pipelineServer) accessOf(ctx context.Context, p ci.Project, ref run.JobRef, job *executor.Job) (ci.Access, error) {
-	return s.access.give(ctx, s.host, p, ref, job)
+// own is what somebody else than an instance has of their own.
+type own struct {
+	access  net.Listener // of the jobs' way to the cluster; nil: a port of 127.0.0.1
+	noShell string       // why no job runs in a shell of this machine; empty: they may
+	usual   string       // what runs the jobs of projects that do not say; empty: as the instance has it
+}
+
+// noShell is said of jobs that nothing here runs.
+const noShell = "nothing runs jobs here"
+
+// startRunners starts what runs jobs on this machine. What runs them as Pods comes with the cluster.
+func (s *pipelineServer) startRunners(dir string, inst instance, own own, log *slog.Logger) (runners, error) {
+	r := runners{usual: cmp.Or(own.usual, inst.Runner, runnerShell), noPods: noPods, noShell: own.noShell}
+	if own.noShell != "" {
+		return r, nil
+	}
+	tools := filepath.Join(dir, "tools")
+	if err := os.RemoveAll(tools); err != nil { // the program may be elsewhere by now
+		return r, fmt.Errorf("link the tools of jobs: %w", err)
+	}
+	if err := os.Mkdir(tools, 0o755); err != nil {
+		return r, fmt.Errorf("link the tools of jobs: %w", err)
+	}
+	if err := linkTools(tools); err != nil {
+		return r, err
+	}
+	sandbox, err := sandboxOf(inst, filepath.Dir(dir), tools, log)
+	if err != nil {
+		return r, err
+	}
+	x, err := shell.New(shell.Options{Runner: executor.Runner{Version: version, Disposable: true}, Tools: tools, Sandbox: sandbox})
+	if err != nil {
+		return r, err
+	}
+	s.close = append(s.close, x)
+	r.shell = x
+	return r, nil
 }
 
 // sandboxOf keeps jobs from an instance's data, where the system can do that; else nil, and the log says why.
