@@ -249,6 +249,7 @@ func (h *Host) serveConfig() [][2]string {
 		{"uploadpack.allowFilter", "true"},
 		{"uploadpack.allowAnySHA1InWant", "true"},
 		{"http.receivepack", "true"},
+		{"transfer.hideRefs", "refs/keelson"}, // what keeps commits that no branch has
 	}
 }
 

@@ -182,8 +182,10 @@ func (s *State) play(jobs []int, e Event) {
 	for _, i := range jobs {
 		if s.Jobs[i].Status.Completed() {
 			s.again(i, because(e, "played again"), true)
+			s.Jobs[i].By = e.By
 			continue
 		}
+		s.Jobs[i].By = e.By
 		s.enqueue(i, because(e, "played"))
 	}
 	s.reopen(jobs)

@@ -12,11 +12,14 @@ import (
 var (
 	retriedAnyway = map[pipeline.FailureReason]int{pipeline.SchedulerFailure: 2}
 	neverRetried  = map[pipeline.FailureReason]bool{
-		"ci_quota_exceeded":            true,
-		"no_matching_runner":           true,
-		pipeline.MissingDependency:     true,
-		"forward_deployment_failure":   true,
-		"environment_creation_failure": true,
+		"ci_quota_exceeded":          true,
+		"no_matching_runner":         true,
+		pipeline.MissingDependency:   true,
+		"forward_deployment_failure": true,
+		pipeline.EnvironmentFailure:  true,
+		// A new attempt would not be older than what it must not replace, and nobody else's.
+		pipeline.OutdatedDeployment:   true,
+		pipeline.ProtectedEnvironment: true,
 	}
 )
 
@@ -53,6 +56,7 @@ func (s *State) retry(jobs []int, e Event) {
 	named := len(e.Jobs) > 0
 	for _, i := range jobs {
 		s.again(i, because(e, "retried"), named)
+		s.Jobs[i].By = e.By
 	}
 	switch {
 	case !named:
@@ -67,6 +71,7 @@ func (s *State) retry(jobs []int, e Event) {
 			}
 			if setOf(success, failed, canceled).any(1 << plain[s.Jobs[i].Status]) {
 				s.again(i, why, false)
+				s.Jobs[i].By = e.By
 				continue
 			}
 			s.move(i, pipeline.StatusCreated, why)
