@@ -46,9 +46,18 @@ func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *exec
 			end(executor.FailedWith(err))
 		}
 	}()
+	var access Access
+	deployed, err := s.deploy(ctx, p, ref, job, func() []proxy.Written {
+		if access.Written == nil {
+			return nil
+		}
+		return access.Written()
+	})
+	if err != nil {
+		return run.Attendance{}, err
+	}
 	takeBack := s.credentials(p, job)
 	ends = append(ends, func(executor.Result) { takeBack() })
-	var access Access
 	if s.o.Access != nil {
 		if access, err = s.o.Access(ctx, p, ref, job); err != nil {
 			return run.Attendance{}, err
@@ -58,7 +67,10 @@ func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *exec
 		}
 		job.Variables = append(job.Variables, access.Variables...)
 	}
-	out := run.Attendance{Notes: access.Notes, End: end}
+	out := run.Attendance{Notes: access.Notes, End: func(r executor.Result) {
+		deployed(r) // while it is known what the job has written
+		end(r)
+	}}
 	if s.o.Follow != nil && job.Job.Environment != nil {
 		work := Work{Project: p, Environment: job.Job.Environment.Name, Job: ref, Began: s.o.Now()}
 		out.Verify = func(ctx context.Context, trace *executor.Trace) error {

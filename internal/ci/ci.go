@@ -45,6 +45,8 @@ type Project struct {
 	Variables                        pipeline.Variables // with their values
 	ReadableBy                       []string           // paths of projects whose pipelines may include files of this one; "group/*", "*"
 	Suspended                        bool
+	// Environments say who may deploy where; the first one whose name matches counts.
+	Environments []EnvironmentRule
 }
 
 // Projects tells which projects there are, as they are now. It is safe for concurrent use.
@@ -89,6 +91,7 @@ type Server struct {
 	busy  sync.WaitGroup
 
 	resumed chan struct{} // closed once all that was left is played again
+	timed   chan struct{} // an environment may stop at another time
 }
 
 // New makes a server; [Server.Serve] lets it play.
@@ -101,7 +104,7 @@ func New(o Options) (*Server, error) {
 	}
 	now := o.Now
 	o.Now = func() time.Time { return now().UTC().Truncate(time.Microsecond) } // as the store keeps it: states are rebuilt with it
-	s := &Server{o: o, tokens: newTokens(), lanes: map[string]*lane{}, life: context.Background(), resumed: make(chan struct{})}
+	s := &Server{o: o, tokens: newTokens(), lanes: map[string]*lane{}, life: context.Background(), resumed: make(chan struct{}), timed: make(chan struct{}, 1)}
 	s.sink = newSink(o.Store, o.Log, o.Now)
 	var err error
 	s.engine, err = run.NewServer(run.Options{
@@ -144,6 +147,8 @@ func (s *Server) Serve(ctx context.Context) {
 		defer s.busy.Done()
 		if s.resume(ctx) {
 			close(s.resumed)
+			s.busy.Add(1)
+			go func() { defer s.busy.Done(); s.stopDue(ctx) }()
 			s.commands(ctx)
 		}
 	}()

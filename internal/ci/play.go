@@ -261,11 +261,20 @@ const (
 	CommandPlay   = "play"
 	CommandRetry  = "retry"
 	CommandCancel = "cancel"
+	// CommandStop stops an environment, and CommandRollback lets an earlier deployment to it be made again.
+	CommandStop     = "stop"
+	CommandRollback = "rollback"
 )
 
 // Args are the arguments of a command.
 type Args struct {
 	Dependants bool `json:"dependants,omitempty"` // of a retry: also what comes after the jobs
+	// What follows is of stops and rollbacks.
+	Environment int64  `json:"environment,omitempty"`
+	Force       bool   `json:"force,omitempty"`  // no job is played for it
+	Branch      string `json:"branch,omitempty"` // it was deleted, for which the environment is stopped
+	Due         bool   `json:"due,omitempty"`    // the environment is stopped where its time is over
+	To          int64  `json:"to,omitempty"`     // the number of the deployment in its environment; 0: the last one before
 }
 
 // commands does what people want, one after the other.
@@ -307,8 +316,12 @@ func (s *Server) do(ctx context.Context, c store.Command) error {
 			return fmt.Errorf("read the arguments of a command: %w", err)
 		}
 	}
-	event := schedule.Event{Jobs: c.Jobs, Why: fmt.Sprintf("%s by %s", past[c.Kind], c.User)}
+	event := schedule.Event{Jobs: c.Jobs, By: c.User, Why: fmt.Sprintf("%s by %s", past[c.Kind], c.User)}
 	switch c.Kind {
+	case CommandStop:
+		return s.stop(ctx, c, args)
+	case CommandRollback:
+		return s.rollback(ctx, c, args)
 	case CommandPlay:
 		event.Kind = schedule.Play
 	case CommandRetry:
@@ -317,6 +330,9 @@ func (s *Server) do(ctx context.Context, c store.Command) error {
 		event.Kind = schedule.Cancel
 	default:
 		return fmt.Errorf("unknown command %q", c.Kind)
+	}
+	if err := s.deployable(ctx, c); err != nil {
+		return err
 	}
 	command := run.Command{Pipeline: c.Pipeline, Event: event}
 	err := s.engine.Do(ctx, command)

@@ -78,6 +78,7 @@ func (s *Server) pipelinesOf(ctx context.Context, p Push, at time.Time) {
 	}
 	for _, project := range projects {
 		if !project.Suspended {
+			s.deleted(ctx, project, p)
 			s.pushed(ctx, project, p, at)
 		}
 	}
