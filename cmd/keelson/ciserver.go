@@ -362,6 +362,9 @@ func (l *lazyProjects) resolve(ctx context.Context, p keelsonv1.Project) (ci.Pro
 	if p.Spec.Protected != nil {
 		out.ProtectedBranches, out.ProtectedTags = append([]string{}, p.Spec.Protected.Branches...), p.Spec.Protected.Tags
 	}
+	for _, e := range p.Spec.Environments {
+		out.Environments = append(out.Environments, ci.EnvironmentRule{Name: e.Name, Deployers: e.Deployers})
+	}
 	for _, v := range p.Spec.Variables {
 		variable := pipeline.Variable{
 			Name: v.Name, Value: v.Value, File: v.Type == "file", Protected: v.Protected, Scope: v.Environment, Raw: v.Expand != nil && !*v.Expand,

@@ -70,6 +70,9 @@ type PipelinesOptions struct {
 //	GET  /api/v1/jobs/ID
 //	GET  /api/v1/jobs/ID/log?offset=&follow=1   text as the job writes it; with follow until the job is over
 //	GET  /api/v1/projects
+//	GET  /api/v1/environments?project=&state=&name=&after=&limit=
+//	GET  /api/v1/environments/ID?before=             with its deployments
+//	POST /api/v1/environments/ID/stop|rollback       [AskEnvironment]; answered with the environment when it is asked for
 func NewPipelines(o PipelinesOptions) http.Handler {
 	s := &pipelines{o}
 	mux := http.NewServeMux()
@@ -80,6 +83,7 @@ func NewPipelines(o PipelinesOptions) http.Handler {
 	mux.HandleFunc("POST /api/v1/pipelines/{id}/{action}", s.ask)
 	mux.HandleFunc("GET /api/v1/jobs/{id}", s.job)
 	mux.HandleFunc("GET /api/v1/jobs/{id}/log", s.log)
+	s.environmentsIn(mux)
 	return s.guard(mux)
 }
 
