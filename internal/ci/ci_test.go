@@ -19,7 +19,9 @@ import (
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/artifact"
+	"keelson.dev/keelson/internal/pipeline/executor"
 	"keelson.dev/keelson/internal/pipeline/executor/shell"
+	"keelson.dev/keelson/internal/pipeline/run"
 	"keelson.dev/keelson/internal/store"
 )
 
@@ -64,6 +66,7 @@ type world struct {
 	url      string // of the host, with the token
 	projects *declared
 	clock    func() time.Time // nil: the real one
+	access   func(context.Context, Project, run.JobRef, *executor.Job) (Access, error)
 
 	mu     sync.Mutex
 	server *Server
@@ -142,7 +145,7 @@ func (w *world) start() {
 		w.Fatal(err)
 	}
 	s, err := New(Options{
-		Store: db, Artifacts: artifacts, Projects: w.projects, Executor: x, Builds: builds, URL: w.url, GitURL: w.url + "/git", Jobs: 4, Log: log, Now: w.clock,
+		Store: db, Artifacts: artifacts, Projects: w.projects, Executor: x, Builds: builds, URL: w.url, GitURL: w.url + "/git", Jobs: 4, Log: log, Now: w.clock, Access: w.access,
 	})
 	if err != nil {
 		w.Fatal(err)

@@ -212,7 +212,7 @@ func (s *Server) deployed(p Project, d store.Deployment, job executor.Job, stops
 	var report store.Report
 	if len(wrote) > 0 {
 		var err error
-		if report.Wrote, err = json.Marshal(wrote); err != nil {
+		if report.Wrote, err = json.Marshal(objects(wrote)); err != nil {
 			s.o.Log.Error("keep what a job has written", "job", d.Job, "error", err)
 		}
 	}
@@ -229,13 +229,50 @@ func (s *Server) deployed(p Project, d store.Deployment, job executor.Job, stops
 	s.alarm()
 }
 
+// object is one that a deployment has written, as it is kept.
+type object struct {
+	Verb      string `json:"verb"` // the last one
+	Group     string `json:"group,omitempty"`
+	Version   string `json:"version"`
+	Kind      string `json:"kind,omitempty"`
+	Resource  string `json:"resource"`
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name,omitempty"` // empty: all that the job has selected
+}
+
+// maxObjects is how many objects are kept of a deployment.
+const maxObjects = 1000
+
+// objects gives what was written, each object once.
+func objects(wrote []proxy.Written) []object {
+	var out []object
+	at := map[object]int{}
+	for _, w := range wrote {
+		o := object{Group: w.Group, Version: w.Version, Kind: w.Kind, Resource: w.Resource, Namespace: w.Namespace, Name: w.Name}
+		key := o
+		key.Kind, key.Version = "", ""
+		i, ok := at[key]
+		if !ok && len(out) == maxObjects {
+			continue
+		}
+		if o.Verb = w.Verb; ok {
+			o.Kind = cmp.Or(o.Kind, out[i].Kind)
+			out[i] = o
+			continue
+		}
+		at[key] = len(out)
+		out = append(out, o)
+	}
+	return out
+}
+
 // maxEnvironmentURL is GitLab's, in characters.
 const maxEnvironmentURL = 255
 
 // urlOf is the URL of a job's environment, with the variables that there are at the job's end: its dotenv report has some of them. Empty:
 // the job says none.
 func (s *Server) urlOf(ctx context.Context, p Project, d store.Deployment, job executor.Job) (string, error) {
-	text := job.Job.Environment.URL
+	text := cmp.Or(job.Job.Environment.RawURL, job.Job.Environment.URL)
 	if text == "" {
 		return "", nil
 	}

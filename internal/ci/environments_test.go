@@ -1,6 +1,7 @@
 package ci
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -11,7 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"keelson.dev/keelson/internal/kube/proxy"
 	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/pipeline/executor"
+	"keelson.dev/keelson/internal/pipeline/run"
 	"keelson.dev/keelson/internal/store"
 )
 
@@ -469,6 +473,7 @@ bad: {script: ['true'], environment: {name: "$NOTHING"}}
 func TestEnvironmentURL(t *testing.T) {
 	for _, c := range []struct{ name, url, writes, want string }{
 		{"of the job's report", "$FOUND/path", "FOUND=https://x.example", "https://x.example/path"},
+		{"of the report rather than of its own", "https://$OWN.example", "OWN=reported", "https://reported.example"},
 		{"of its own variables", "https://$OWN.example", "OTHER=1", "https://own.example"},
 		{"a masked value", "https://x.example/$SECRET", "OTHER=1", "https://x.example/**REDACTED**"},
 		{"another scheme", "$FOUND", "FOUND=javascript:alert(1)", ""},
@@ -492,5 +497,75 @@ deploy:
 				t.Errorf("%q, want %q", e.URL, c.want)
 			}
 		})
+	}
+}
+
+// TestTimetable holds when environments are stopped whose time is over.
+func TestTimetable(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	env := func(id int64, in time.Duration) store.Environment {
+		return store.Environment{ID: id, AutoStop: now.Add(in)}
+	}
+	table := timetable{}
+	stopped := func(e store.Environment, ago time.Duration) { table[timed{e.ID, e.AutoStop}] = now.Add(-ago) }
+	stopped(env(3, -2*time.Hour), 59*time.Minute)
+	stopped(env(4, -2*time.Hour), time.Hour)
+	stopped(env(5, -3*time.Hour), time.Minute) // and deployed to since
+	stopped(env(6, -3*time.Hour), 2*time.Hour) // and gone
+	due, wait := table.look([]store.Environment{env(1, 0), env(2, 20*time.Second), env(3, -2*time.Hour), env(4, -2*time.Hour), env(5, -time.Second)}, now)
+	var have []int64
+	for _, e := range due {
+		have = append(have, e.ID)
+	}
+	if fmt.Sprint(have) != "[1 4 5]" || wait != 20*time.Second || len(table) != 3 {
+		t.Errorf("due are %v, the next in %s, %d are remembered", have, wait, len(table))
+	}
+	if due, wait := table.look(nil, now); len(due) != 0 || wait != lookAgain {
+		t.Errorf("%v %s", due, wait)
+	}
+}
+
+// TestDeploymentWrote keeps what a deployment has written to the cluster.
+func TestDeploymentWrote(t *testing.T) {
+	w := newWorld(t, "app")
+	w.end()
+	w.access = func(context.Context, Project, run.JobRef, *executor.Job) (Access, error) {
+		open := true
+		return Access{
+			Written: func() []proxy.Written {
+				if !open {
+					t.Error("the way is closed already")
+				}
+				return []proxy.Written{{Verb: "create", Version: "v1", Resource: "configmaps", Namespace: "shop", Name: "a"}}
+			},
+			Close: func() { open = false },
+		}, nil
+	}
+	w.start()
+	dir := w.clone("app")
+	w.commit(dir, "First", map[string]string{".gitlab-ci.yml": "deploy: {script: [exit 1], environment: production}\n"})
+	w.wants(w.push(dir, 1, "HEAD")[0], "push main failed: deploy/1=failed")
+	all, err := w.db.Deployments(t.Context(), store.DeploymentFilter{Environment: w.environment("production").ID})
+	if err != nil || len(all) != 1 || string(all[0].Wrote) != `[{"verb":"create","version":"v1","resource":"configmaps","namespace":"shop","name":"a"}]` {
+		t.Errorf("%+v %v", all, err)
+	}
+}
+
+// TestObjects holds what is kept of what a deployment has written.
+func TestObjects(t *testing.T) {
+	wrote := []proxy.Written{
+		{Verb: "create", Group: "apps", Version: "v1", Resource: "deployments", Namespace: "shop", Name: "web", Kind: "Deployment"},
+		{Verb: "patch", Version: "v1", Resource: "services", Namespace: "shop", Name: "web"},
+		{Verb: "patch", Group: "apps", Version: "v1", Resource: "deployments", Subresource: "scale", Namespace: "shop", Name: "web"},
+	}
+	for i := range maxObjects {
+		wrote = append(wrote, proxy.Written{Verb: "delete", Version: "v1", Resource: "pods", Name: fmt.Sprint(i)})
+	}
+	all := objects(wrote)
+	have, err := json.Marshal(all[:2])
+	const want = `[{"verb":"patch","group":"apps","version":"v1","kind":"Deployment","resource":"deployments","namespace":"shop","name":"web"},` +
+		`{"verb":"patch","version":"v1","resource":"services","namespace":"shop","name":"web"}]`
+	if err != nil || string(have) != want || len(all) != maxObjects {
+		t.Errorf("%d objects\n%s\n%s", len(all), have, want)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -28,32 +29,52 @@ const (
 	stopAgain = time.Hour
 )
 
+// timetable says when environments are stopped. One whose time is over is stopped once, and again in a while where that has failed: its time
+// stays the same then.
+type timetable map[timed]time.Time // when it was stopped
+
+type timed struct {
+	environment int64
+	stop        time.Time
+}
+
+// look gives the environments whose time is over, of all whose time comes soon, and for how long nothing is due.
+func (t timetable) look(all []store.Environment, now time.Time) (due []store.Environment, wait time.Duration) {
+	wait = lookAgain
+	listed := map[timed]bool{}
+	for _, e := range all {
+		key := timed{e.ID, e.AutoStop}
+		listed[key] = true
+		at := e.AutoStop
+		if was, ok := t[key]; ok {
+			at = was.Add(stopAgain)
+		}
+		if at.After(now) {
+			wait = min(wait, at.Sub(now))
+			continue
+		}
+		due = append(due, e)
+	}
+	maps.DeleteFunc(t, func(key timed, at time.Time) bool { return !listed[key] && now.Sub(at) > stopAgain }) // one that is being stopped is not listed
+	return due, wait
+}
+
 // stopDue stops environments whose time is over, until ctx ends.
 func (s *Server) stopDue(ctx context.Context) {
-	later := map[int64]time.Time{} // environments that could not be stopped: when it is tried again
+	table := timetable{}
 	for {
-		wait := lookAgain
 		all, err := s.o.Store.DueToStop(ctx, s.o.Now().Add(lookAgain))
 		if err != nil && ctx.Err() == nil {
 			s.o.Log.Error("look for environments to stop", "error", err)
 		}
-		for _, e := range all {
-			now := s.o.Now()
-			due := e.AutoStop
-			if again := later[e.ID]; again.After(due) {
-				due = again
-			}
-			if due.After(now) {
-				wait = min(wait, due.Sub(now))
-				continue
-			}
+		due, wait := table.look(all, s.o.Now())
+		for _, e := range due {
 			if s.beingDeployed(ctx, e) {
 				continue // its end is told
 			}
-			delete(later, e.ID)
+			table[timed{e.ID, e.AutoStop}] = s.o.Now()
 			if err := s.stopNow(ctx, e); err != nil && ctx.Err() == nil {
 				s.o.Log.Error("stop an environment whose time is over; it is tried again in an hour", "environment", e.Name, "error", err)
-				later[e.ID] = now.Add(stopAgain)
 			}
 		}
 		select {
