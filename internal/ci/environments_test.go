@@ -225,6 +225,33 @@ stop inner: {script: ['true'], when: manual, environment: {name: inner, action: 
 	}
 }
 
+// TestStopOfTag stops what was deployed from a tag that is gone.
+func TestStopOfTag(t *testing.T) {
+	w := newWorld(t, "app")
+	dir := w.clone("app")
+	w.commit(dir, "First", map[string]string{"text": "of the tag\n", ".gitlab-ci.yml": `
+deploy: {script: ['true'], environment: {name: "$CI_COMMIT_TAG", on_stop: stop}, rules: [{if: $CI_COMMIT_TAG}]}
+stop: {script: [cat text], environment: {name: "$CI_COMMIT_TAG", action: stop}, rules: [{if: $CI_COMMIT_TAG, when: manual}]}
+`})
+	w.git(dir, "tag", "-am", "one", "v1")
+	p := w.push(dir, 1, "v1")[0]
+	w.git(dir, "push", "-q", "origin", "--delete", "v1")
+	w.queueIsEmpty()
+	w.ask("nothing", store.Pipeline{})
+	w.git(w.host.Dir("app"), "gc", "-q", "--prune=now")
+	if e := w.environment("v1"); e.State != "available" || !e.Tag {
+		t.Errorf("only branches stop environments: %+v", e)
+	}
+	if refusal := w.wish(CommandStop, "bob", "v1", Args{}); refusal != "" {
+		t.Fatal(refusal)
+	}
+	w.until("it is over", func() bool { return strings.Contains(w.sum(p), "stop/1=success") || strings.Contains(w.sum(p), "stop/1=failed") })
+	w.reaches("v1", "stopped")
+	if log := w.log(p, "stop"); !strings.Contains(log, "\nof the tag\n") {
+		t.Errorf("%s", log)
+	}
+}
+
 // TestAutoStop lets the time of environments run out while nobody serves, and while somebody does.
 func TestAutoStop(t *testing.T) {
 	var ahead atomic.Int64
@@ -404,6 +431,7 @@ byhand: {stage: deploy, script: ['true'], when: manual, environment: byhand}
 // TestProtectedEnvironment holds who may deploy where.
 func TestProtectedEnvironment(t *testing.T) {
 	w := newWorld(t, "app")
+	w.projects.all[0].Variables = pipeline.Variables{{Name: "SECRET", Value: "s3cr3t-of-prod", Masked: true, Origin: pipeline.OriginProject}}
 	w.projects.all[0].Environments = []EnvironmentRule{{Name: "prod-open"}, {Name: "prod*", Deployers: []string{"bob", "eve"}}, {Name: "*", Deployers: []string{"*"}}}
 	dir := w.clone("app")
 	w.commit(dir, "First", map[string]string{".gitlab-ci.yml": `
@@ -414,14 +442,15 @@ look: {script: [echo never], environment: {name: prod, action: access}}
 deploy: {script: ['true'], when: manual, environment: {name: production, on_stop: stop}}
 stop: {script: ['true'], when: manual, environment: {name: production, action: stop}}
 bad: {script: ['true'], environment: {name: "$NOTHING"}}
+leak: {script: ['true'], environment: {name: "x-$SECRET"}}
 `})
 	p := w.push(dir, 1, "HEAD")[0] // by ada
-	w.wants(p, "push main failed: staging/1=success open/1=success auto/1=failed look/1=failed deploy/1=manual stop/1=manual bad/1=failed")
+	w.wants(p, "push main failed: staging/1=success open/1=success auto/1=failed look/1=failed deploy/1=manual stop/1=manual bad/1=failed leak/1=failed")
 	jobs, err := w.db.Jobs(t.Context(), p.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, want := range map[int]string{2: "protected_environment_failure", 3: "protected_environment_failure", 6: "environment_creation_failure"} {
+	for i, want := range map[int]string{2: "protected_environment_failure", 3: "protected_environment_failure", 6: "environment_creation_failure", 7: "environment_creation_failure"} {
 		if jobs[i].Reason != want {
 			t.Errorf("%s: %s %s, want %s", jobs[i].Name, jobs[i].Reason, jobs[i].Message, want)
 		}
@@ -429,6 +458,9 @@ bad: {script: ['true'], environment: {name: "$NOTHING"}}
 	const says = "the environment prod is protected: only jobs of bob, eve may deploy to it, and not those of ada"
 	if log := w.log(p, "auto"); !strings.Contains(log, says) || strings.Contains(log, "never") {
 		t.Errorf("%s", log)
+	}
+	if strings.Contains(fmt.Sprintf("%+v", jobs), "s3cr3t") {
+		t.Errorf("%+v", jobs)
 	}
 	as := func(user, kind string, jobs ...string) string {
 		t.Helper()

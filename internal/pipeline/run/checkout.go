@@ -172,6 +172,8 @@ func (c *clone) fetch(ctx context.Context, dir string, w fetching, trace *execut
 		args = append(args, "+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*")
 	case isBranch:
 		args = append(args, "+"+c.o.SHA+":refs/remotes/origin/"+branch)
+	case !c.there():
+		args = append(args, "+"+c.o.SHA+":"+c.o.Ref)
 	default:
 		args = append(args, "+"+c.o.Ref+":"+c.o.Ref)
 	}
@@ -197,6 +199,17 @@ func (c *clone) fetch(ctx context.Context, dir string, w fetching, trace *execut
 	}
 	_, err := c.git(ctx, dir, args...)
 	return err
+}
+
+// there tells whether the repository still has the ref.
+func (c *clone) there() bool {
+	repo, err := gitcmd.Open(c.o.Repository, gitcmd.Options{})
+	if err != nil {
+		return false
+	}
+	defer repo.Close()
+	_, err = repo.Resolve(c.o.Ref)
+	return err == nil
 }
 
 // git runs git in a directory that nobody else writes to, without anybody's configuration.
