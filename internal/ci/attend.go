@@ -46,6 +46,7 @@ func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *exec
 			end(executor.FailedWith(err))
 		}
 	}()
+	s.asPlayed(ctx, ref, job)
 	var access Access
 	deployed, err := s.deploy(ctx, p, ref, job, func() []proxy.Written {
 		if access.Written == nil {

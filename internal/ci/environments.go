@@ -86,6 +86,27 @@ func (s *Server) asked(ctx context.Context, ref run.JobRef) (a asked, err error)
 	return a, nil
 }
 
+// asPlayed lets a job that somebody has played or retried find them as its user, rather than who has made its pipeline. A store that
+// does not answer holds up no job for that.
+func (s *Server) asPlayed(ctx context.Context, ref run.JobRef, job *executor.Job) {
+	if ref.Attempt == 1 && job.When != pipeline.Manual && job.When != pipeline.Delayed {
+		return
+	}
+	a, err := s.asked(ctx, ref)
+	if err != nil {
+		s.o.Log.Warn("find out who has played a job", "job", ref.ID, "error", err)
+		return
+	}
+	if a.user == a.of.User {
+		return
+	}
+	for i := range job.Variables {
+		if v := &job.Variables[i]; v.Origin == pipeline.OriginPredefined && (v.Name == "GITLAB_USER_LOGIN" || v.Name == "GITLAB_USER_NAME") {
+			v.Value = a.user
+		}
+	}
+}
+
 // deploy sees to the environment of a job that starts: whether its user may have it, and what is deployed to it. Once it returns the
 // intent to deploy is on the disk. end is called when the job's work is done; wrote gives what the job has written then.
 func (s *Server) deploy(ctx context.Context, p Project, ref run.JobRef, job *executor.Job, wrote func() []proxy.Written) (end func(executor.Result), err error) {
@@ -101,7 +122,11 @@ func (s *Server) deploy(ctx context.Context, p Project, ref run.JobRef, job *exe
 	if err := pipeline.CheckEnvironmentName(name); err != nil {
 		return nil, &executor.Failure{Reason: pipeline.EnvironmentFailure, Err: err}
 	}
-	if err := p.mayDeploy(name, a.user); err != nil {
+	begun, err := s.begun(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.mayDeploy(name, a.user); err != nil && !begun {
 		return nil, &executor.Failure{Reason: pipeline.ProtectedEnvironment, Err: err}
 	}
 	known, err := s.o.Store.Environment(ctx, a.of.Project, name)
@@ -116,7 +141,7 @@ func (s *Server) deploy(ctx context.Context, p Project, ref run.JobRef, job *exe
 		withEnvironment(job, known, true)
 		return func(r executor.Result) { s.visited(p, action, known, stops, r) }, nil
 	}
-	if err := s.outdated(ctx, known, a.first.ID, a.of.SHA); err != nil {
+	if err := s.outdated(ctx, known, a.first.ID, a.of.SHA); err != nil && !begun {
 		return nil, &executor.Failure{Reason: pipeline.OutdatedDeployment, Err: err}
 	}
 	kept, err := s.rootOf(ctx, ref.Pipeline)
@@ -137,6 +162,12 @@ func (s *Server) deploy(ctx context.Context, p Project, ref run.JobRef, job *exe
 	}
 	withEnvironment(job, e, false)
 	return func(r executor.Result) { s.deployed(p, d, *job, stops, wrote(), r) }, nil
+}
+
+// begun tells whether a job has begun to deploy already: it goes on after a restart.
+func (s *Server) begun(ctx context.Context, ref run.JobRef) (bool, error) {
+	all, err := s.o.Store.Deployments(ctx, store.DeploymentFilter{Pipeline: ref.Pipeline, Limit: 1000})
+	return slices.ContainsFunc(all, func(d store.Deployment) bool { return d.Job == ref.ID }), err
 }
 
 // lifetime is how long an environment lasts from now on; 0: for ever.

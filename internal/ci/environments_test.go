@@ -245,7 +245,9 @@ stop: {script: [cat text], environment: {name: "$CI_COMMIT_TAG", action: stop}, 
 	if refusal := w.wish(CommandStop, "bob", "v1", Args{}); refusal != "" {
 		t.Fatal(refusal)
 	}
-	w.until("it is over", func() bool { return strings.Contains(w.sum(p), "stop/1=success") || strings.Contains(w.sum(p), "stop/1=failed") })
+	w.until("it is over", func() bool {
+		return strings.Contains(w.sum(p), "stop/1=success") || strings.Contains(w.sum(p), "stop/1=failed")
+	})
 	w.reaches("v1", "stopped")
 	if log := w.log(p, "stop"); !strings.Contains(log, "\nof the tag\n") {
 		t.Errorf("%s", log)
@@ -426,6 +428,17 @@ byhand: {stage: deploy, script: ['true'], when: manual, environment: byhand}
 	if refusal := w.wish(CommandRollback, "eve", "production", Args{To: 9}); !strings.Contains(refusal, "it has no deployment 9") {
 		t.Errorf("%q", refusal)
 	}
+
+	// A job that goes on after a restart has passed all that already.
+	jobs, err = w.db.Jobs(t.Context(), second.ID)
+	if err != nil || jobs[3].Name != "deploy" || jobs[3].Attempt != 2 {
+		t.Fatalf("%+v %v", jobs, err)
+	}
+	again := executor.Job{Job: pipeline.Job{Name: "deploy", Environment: &pipeline.Environment{Name: "production"}}, ID: jobs[3].ID}
+	ref := run.JobRef{Pipeline: second.ID, Job: "deploy", ID: jobs[3].ID, Attempt: 2}
+	if _, err := w.server.deploy(t.Context(), w.projects.all[0], ref, &again, nil); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestProtectedEnvironment holds who may deploy where.
@@ -439,7 +452,7 @@ staging: {script: ['true'], environment: staging}
 open: {script: ['true'], environment: prod-open}
 auto: {script: [echo never], retry: 2, environment: prod}
 look: {script: [echo never], environment: {name: prod, action: access}}
-deploy: {script: ['true'], when: manual, environment: {name: production, on_stop: stop}}
+deploy: {script: ['echo "by $GITLAB_USER_LOGIN $GITLAB_USER_NAME"'], when: manual, environment: {name: production, on_stop: stop}}
 stop: {script: ['true'], when: manual, environment: {name: production, action: stop}}
 bad: {script: ['true'], environment: {name: "$NOTHING"}}
 leak: {script: ['true'], environment: {name: "x-$SECRET"}}
@@ -485,6 +498,9 @@ leak: {script: ['true'], environment: {name: "x-$SECRET"}}
 	}
 	w.until("bob has deployed", func() bool { return strings.Contains(w.sum(p), "deploy/1=success") })
 	w.deployed("production", "1:deploy/1 by bob=success")
+	if log := w.log(p, "deploy"); !strings.Contains(log, "\nby bob bob\n") {
+		t.Errorf("%s", log)
+	}
 	if got := w.wish(CommandStop, "ada", "production", Args{}); !strings.Contains(got, "stop: the environment production is protected") {
 		t.Errorf("%q", got)
 	}
