@@ -40,9 +40,11 @@ type pipelineServer struct {
 	stop    context.CancelFunc
 	done    chan struct{}
 	cluster *lazyProjects
+	follows *lazyFollow
 }
 
-// startPipelines opens what is kept of pipelines and plays on. Projects are known once [lazyProjects.set] has been called.
+// startPipelines opens what is kept of pipelines and plays on. Projects are known once [lazyProjects.set] has been called, and rollouts are
+// followed once [lazyFollow.set] has.
 func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log *slog.Logger) (_ *pipelineServer, err error) {
 	s := &pipelineServer{done: make(chan struct{}), cluster: newLazyProjects(host)}
 	defer func() {
@@ -90,8 +92,13 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 		return nil, err
 	}
 	s.close = append(s.close, x)
+	if s.follows, err = newLazyFollow(dir, host, inst.git(false)); err != nil {
+		return nil, err
+	}
+	s.close = append(s.close, s.follows)
 	s.Server, err = ci.New(ci.Options{
 		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: x, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Log: log,
+		Follow: s.follows.follow,
 	})
 	if err != nil {
 		return nil, err
@@ -142,7 +149,7 @@ func (s *pipelineServer) shut() error {
 
 // pushed passes a push on.
 func (s *pipelineServer) pushed(p githost.Push) {
-	push := ci.Push{Repository: p.Repository, User: p.User, Options: p.Options}
+	push := ci.Push{Repository: p.Repository, User: p.User, Options: p.Options, Job: p.Job}
 	for _, c := range p.Changes {
 		push.Changes = append(push.Changes, ci.RefChange(c))
 	}
@@ -197,6 +204,14 @@ func (l *lazyPipelines) allow(token, repository string, write bool) error {
 		return s.Allow(token, repository, write)
 	}
 	return errors.New("the token is wrong")
+}
+
+// job is the Git host's port for what jobs say of themselves.
+func (l *lazyPipelines) job(token string) int64 {
+	if s := l.get(); s != nil {
+		return s.Job(token)
+	}
+	return 0
 }
 
 // ServeHTTP implements [http.Handler].
@@ -326,6 +341,7 @@ func (l *lazyProjects) resolve(ctx context.Context, p keelsonv1.Project) (ci.Pro
 	if p.Spec.Protected != nil {
 		out.ProtectedBranches, out.ProtectedTags = append([]string{}, p.Spec.Protected.Branches...), p.Spec.Protected.Tags
 	}
+	out.Following = followingOf(p)
 	for _, v := range p.Spec.Variables {
 		variable := pipeline.Variable{
 			Name: v.Name, Value: v.Value, File: v.Type == "file", Protected: v.Protected, Scope: v.Environment, Raw: v.Expand != nil && !*v.Expand,

@@ -131,6 +131,9 @@ func (d *Daemon) start(ctx context.Context) error {
 	d.lister.set(clusterLister{client: c})
 	if s := d.ci.get(); s != nil {
 		s.cluster.set(c)
+		if err := s.follows.set(config); err != nil {
+			return err
+		}
 	}
 	if err := d.control(ctx); err != nil {
 		return err
@@ -184,7 +187,7 @@ func (d *Daemon) serve() (err error) {
 	}
 	d.inst.Port = port
 	d.pushes = make(chan string)
-	d.host, err = githost.New(githost.Options{Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed, Allow: d.ci.allow})
+	d.host, err = githost.New(githost.Options{Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed, Allow: d.ci.allow, Job: d.ci.job})
 	if err != nil {
 		return fmt.Errorf("start the Git host: %w", err)
 	}

@@ -45,6 +45,7 @@ type Project struct {
 	Variables                        pipeline.Variables // with their values
 	ReadableBy                       []string           // paths of projects whose pipelines may include files of this one; "group/*", "*"
 	Suspended                        bool
+	Following                        []Following // the first one whose environment matches counts
 }
 
 // Projects tells which projects there are, as they are now. It is safe for concurrent use.
@@ -82,6 +83,7 @@ type Server struct {
 	engine *run.Server
 	sink   *sink
 	tokens *tokens
+	pushes *pushes
 
 	mu    sync.Mutex
 	lanes map[string]*lane // of projects
@@ -101,7 +103,7 @@ func New(o Options) (*Server, error) {
 	}
 	now := o.Now
 	o.Now = func() time.Time { return now().UTC().Truncate(time.Microsecond) } // as the store keeps it: states are rebuilt with it
-	s := &Server{o: o, tokens: newTokens(), lanes: map[string]*lane{}, life: context.Background(), resumed: make(chan struct{})}
+	s := &Server{o: o, tokens: newTokens(), pushes: newPushes(), lanes: map[string]*lane{}, life: context.Background(), resumed: make(chan struct{})}
 	s.sink = newSink(o.Store, o.Log, o.Now)
 	var err error
 	s.engine, err = run.NewServer(run.Options{
