@@ -43,9 +43,11 @@ type pipelineServer struct {
 	done    chan struct{}
 	cluster *lazyProjects
 	access  *jobAccess
+	follows *lazyFollow
 }
 
-// startPipelines opens what is kept of pipelines and plays on. Projects are known once [lazyProjects.set] has been called.
+// startPipelines opens what is kept of pipelines and plays on. Projects are known once [lazyProjects.set] has been called, and rollouts are
+// followed once [lazyFollow.set] has.
 func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log *slog.Logger) (_ *pipelineServer, err error) {
 	s := &pipelineServer{done: make(chan struct{}), cluster: newLazyProjects(host)}
 	defer func() {
@@ -98,9 +100,13 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	}
 	s.access.always = !inst.External
 	s.close = append(s.close, s.access)
+	if s.follows, err = newLazyFollow(dir, host, inst.git(false)); err != nil {
+		return nil, err
+	}
+	s.close = append(s.close, s.follows)
 	s.Server, err = ci.New(ci.Options{
 		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: x, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Log: log,
-		Access: s.accessOf,
+		Access: s.accessOf, Follow: s.follows.follow,
 	})
 	if err != nil {
 		return nil, err
@@ -165,7 +171,7 @@ func (s *pipelineServer) shut() error {
 
 // pushed passes a push on.
 func (s *pipelineServer) pushed(p githost.Push) {
-	push := ci.Push{Repository: p.Repository, User: p.User, Options: p.Options}
+	push := ci.Push{Repository: p.Repository, User: p.User, Options: p.Options, Job: p.Job}
 	for _, c := range p.Changes {
 		push.Changes = append(push.Changes, ci.RefChange(c))
 	}
@@ -220,6 +226,14 @@ func (l *lazyPipelines) allow(token, repository string, write bool) error {
 		return s.Allow(token, repository, write)
 	}
 	return errors.New("the token is wrong")
+}
+
+// job is the Git host's port for what jobs say of themselves.
+func (l *lazyPipelines) job(token string) int64 {
+	if s := l.get(); s != nil {
+		return s.Job(token)
+	}
+	return 0
 }
 
 // ServeHTTP implements [http.Handler].
@@ -365,6 +379,7 @@ func (l *lazyProjects) resolve(ctx context.Context, p keelsonv1.Project) (ci.Pro
 	for _, e := range p.Spec.Environments {
 		out.Environments = append(out.Environments, ci.EnvironmentRule{Name: e.Name, Deployers: e.Deployers})
 	}
+	out.Following = followingOf(p)
 	for _, v := range p.Spec.Variables {
 		variable := pipeline.Variable{
 			Name: v.Name, Value: v.Value, File: v.Type == "file", Protected: v.Protected, Scope: v.Environment, Raw: v.Expand != nil && !*v.Expand,

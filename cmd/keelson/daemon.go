@@ -130,7 +130,7 @@ func (d *Daemon) start(ctx context.Context) error {
 	}
 	d.lister.set(clusterLister{client: c})
 	if s := d.ci.get(); s != nil {
-		if err := s.connected(config, c); err != nil {
+		if err := errors.Join(s.connected(config, c), s.follows.set(config)); err != nil {
 			return err
 		}
 	}
@@ -186,7 +186,7 @@ func (d *Daemon) serve() (err error) {
 	}
 	d.inst.Port = port
 	d.pushes = make(chan string)
-	d.host, err = githost.New(githost.Options{Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed, Allow: d.ci.allow})
+	d.host, err = githost.New(githost.Options{Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed, Allow: d.ci.allow, Job: d.ci.job})
 	if err != nil {
 		return fmt.Errorf("start the Git host: %w", err)
 	}

@@ -47,6 +47,7 @@ type Project struct {
 	Suspended                        bool
 	// Environments say who may deploy where; the first one whose name matches counts.
 	Environments []EnvironmentRule
+	Following    []Following // the first one whose environment matches counts
 }
 
 // Projects tells which projects there are, as they are now. It is safe for concurrent use.
@@ -84,6 +85,7 @@ type Server struct {
 	engine *run.Server
 	sink   *sink
 	tokens *tokens
+	pushes *pushes
 
 	mu    sync.Mutex
 	lanes map[string]*lane // of projects
@@ -104,7 +106,10 @@ func New(o Options) (*Server, error) {
 	}
 	now := o.Now
 	o.Now = func() time.Time { return now().UTC().Truncate(time.Microsecond) } // as the store keeps it: states are rebuilt with it
-	s := &Server{o: o, tokens: newTokens(), lanes: map[string]*lane{}, life: context.Background(), resumed: make(chan struct{}), timed: make(chan struct{}, 1)}
+	s := &Server{
+		o: o, tokens: newTokens(), pushes: newPushes(), lanes: map[string]*lane{}, life: context.Background(), resumed: make(chan struct{}),
+		timed: make(chan struct{}, 1),
+	}
 	s.sink = newSink(o.Store, o.Log, o.Now)
 	var err error
 	s.engine, err = run.NewServer(run.Options{

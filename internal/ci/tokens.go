@@ -18,6 +18,7 @@ type tokens struct {
 type grant struct {
 	project    string // path
 	repository string
+	job        int64 // its number
 }
 
 func newTokens() *tokens { return &tokens{jobs: map[[sha256.Size]byte]grant{}} }
