@@ -41,13 +41,14 @@ type pipelineServer struct {
 	close   []io.Closer // in the order of closing
 	stop    context.CancelFunc
 	done    chan struct{}
+	leaving chan struct{} // closed before the server of requests ends
 	cluster *lazyProjects
 	access  *jobAccess
 }
 
 // startPipelines opens what is kept of pipelines and plays on. Projects are known once [lazyProjects.set] has been called.
 func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log *slog.Logger) (_ *pipelineServer, err error) {
-	s := &pipelineServer{done: make(chan struct{}), cluster: newLazyProjects(host)}
+	s := &pipelineServer{done: make(chan struct{}), leaving: make(chan struct{}), cluster: newLazyProjects(host)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.shut())
@@ -105,7 +106,9 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	if err != nil {
 		return nil, err
 	}
-	s.api = web.LocalOnly(web.NewPipelines(web.PipelinesOptions{Store: db, Create: s.create, Token: inst.Token}))
+	s.api = web.LocalOnly(web.NewPipelines(web.PipelinesOptions{
+		Store: db, Create: s.create, Token: inst.Token, Artifacts: artifacts, Variables: s.Variables, Settings: s.cluster.settings, Recipe: s.Recipe, Leaving: s.leaving,
+	}))
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	go func() {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"time"
 
 	"keelson.dev/keelson/internal/pipeline"
 )
@@ -55,15 +56,17 @@ func Settings(variables pipeline.Variables, secrets ...string) []Setting {
 
 // Recipe is what a pipeline was made from: the event, and the variables and inputs from outside of its files.
 type Recipe struct {
-	Pipeline int64  `json:"pipeline"`
-	IID      int64  `json:"iid"`
-	Project  string `json:"project"` // path
-	Source   string `json:"source"`  // CI_PIPELINE_SOURCE
-	Ref      string `json:"ref"`     // full
-	SHA      string `json:"sha"`
-	Before   string `json:"before,omitempty"` // what the ref named before
-	User     string `json:"user,omitempty"`
-	Schedule string `json:"schedule,omitempty"` // its description
+	Pipeline  int64     `json:"pipeline"`
+	IID       int64     `json:"iid"`
+	Created   time.Time `json:"created"`
+	Project   string    `json:"project"` // path
+	ProjectID int64     `json:"projectID"`
+	Source    string    `json:"source"` // CI_PIPELINE_SOURCE
+	Ref       string    `json:"ref"`    // full
+	SHA       string    `json:"sha"`
+	Before    string    `json:"before,omitempty"` // what the ref named before
+	User      string    `json:"user,omitempty"`
+	Schedule  string    `json:"schedule,omitempty"` // its description
 
 	Protected     bool   `json:"protected"` // the ref
 	DefaultBranch string `json:"defaultBranch"`
