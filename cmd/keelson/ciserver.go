@@ -47,7 +47,7 @@ type pipelineServer struct {
 }
 
 // startPipelines opens what is kept of pipelines and plays on. Projects are known once [lazyProjects.set] has been called.
-func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log *slog.Logger) (_ *pipelineServer, err error) {
+func startPipelines(dir string, inst instance, host *githost.Host, jobs int, logLimit int64, log *slog.Logger) (_ *pipelineServer, err error) {
 	s := &pipelineServer{done: make(chan struct{}), leaving: make(chan struct{}), cluster: newLazyProjects(host)}
 	defer func() {
 		if err != nil {
@@ -101,7 +101,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	s.close = append(s.close, s.access)
 	s.Server, err = ci.New(ci.Options{
 		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: x, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Log: log,
-		Access: s.accessOf,
+		Access: s.accessOf, LogLimit: logLimit,
 	})
 	if err != nil {
 		return nil, err

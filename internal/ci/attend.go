@@ -46,6 +46,7 @@ func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *exec
 			end(executor.FailedWith(err))
 		}
 	}()
+	job.LogLimit = s.o.LogLimit
 	takeBack := s.credentials(p, job)
 	ends = append(ends, func(executor.Result) { takeBack() })
 	var access Access
