@@ -205,19 +205,19 @@ func (b *bench) measureCILog(ctx context.Context) error {
 
 // largeLog plays the job with the large log, and gives how long it took and by how much each follower was late.
 func (w *ciWorld) largeLog(ctx context.Context) (took time.Duration, late []float64, err error) {
-	id, err := w.client.trigger(ctx, "bench-ci-log")
+	id, err := w.api.trigger(ctx, "bench-ci-log")
 	if err != nil {
 		return 0, nil, err
 	}
 	var p ciPipeline
-	if err := w.client.call(ctx, http.MethodGet, fmt.Sprintf("/api/v1/pipelines/%d", id), nil, &p); err != nil {
+	if err := w.api.call(ctx, http.MethodGet, fmt.Sprintf("/api/v1/pipelines/%d", id), nil, &p); err != nil {
 		return 0, nil, err
 	}
 	ends, failed := make([]time.Time, logFollowers), make([]error, logFollowers)
 	var wg sync.WaitGroup
 	for i := range logFollowers {
 		wg.Go(func() {
-			res, err := w.client.open(ctx, http.MethodGet, fmt.Sprintf("/api/v1/jobs/%d/log?follow=1", p.Jobs[0].ID), "text/plain", nil)
+			res, err := w.api.open(ctx, http.MethodGet, fmt.Sprintf("/api/v1/jobs/%d/log?follow=1", p.Jobs[0].ID), "text/plain", nil)
 			if err != nil {
 				failed[i] = err
 				return
@@ -229,7 +229,7 @@ func (w *ciWorld) largeLog(ctx context.Context) (took time.Duration, late []floa
 			}
 		})
 	}
-	if p, err = w.client.rested(ctx, id); err != nil {
+	if p, err = w.api.rested(ctx, id); err != nil {
 		return 0, nil, err
 	}
 	wg.Wait()
@@ -243,7 +243,7 @@ func (w *ciWorld) largeLog(ctx context.Context) (took time.Duration, late []floa
 type ciWorld struct {
 	instance
 	program *program
-	client  *ciClient
+	api     *ciClient
 }
 
 // newCIWorld starts an instance with flags of its own.
@@ -262,7 +262,7 @@ func (b *bench) newCIWorld(ctx context.Context, name string, flags ...string) (*
 	if err := json.Unmarshal(line, &w.instance); err != nil {
 		return nil, fmt.Errorf("read the first line of keelson up: %w", err)
 	}
-	w.client, err = w.ci()
+	w.api, err = w.ci()
 	return w, err
 }
 

@@ -65,6 +65,7 @@ var measurements = []measurement{
 	{"ci-push", (*bench).measureCIPush},
 	{"ci-api", (*bench).measureCIAPI},
 	{"ci-log", (*bench).measureCILog},
+	{"ci-pods", (*bench).measureCIPods},
 	{"drift", (*bench).measureDrift},
 	{"steady", (*bench).measureSteady},
 	{"cold", (*bench).measureCold},

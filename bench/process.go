@@ -59,6 +59,7 @@ type instance struct {
 	Git        string `json:"git"` // base URL, with the token
 	Dashboard  string `json:"dashboard"`
 	Kubeconfig string `json:"kubeconfig"`
+	Registry   string `json:"registry"` // of images, HOST:PORT; empty: there is none
 	data       string
 	took       time.Duration // to healthy
 	client

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -113,7 +114,7 @@ func openRecipe(ctx context.Context, g *global, opts ciOptions, r show.Recipe) (
 		if tag != "" {
 			what += " or its tag " + strings.TrimPrefix(tag, "refs/tags/")
 		}
-		return nil, hintf(fmt.Errorf("%s of project %s is not in %s", what, r.Project, repo.Root()), "git fetch %s %s", r.CloneURL, refspecOf(r))
+		return nil, hintf(fmt.Errorf("%s of project %s is not in %s", what, r.Project, repo.Root()), "git fetch %s %s", cmp.Or(r.CloneURL, "origin"), refspecOf(r))
 	}
 	at, err := worktree.OpenHosted(worktree.HostedOptions{
 		Dir: repo.GitDir(), SHA: r.SHA, Server: pipeline.Server{URL: r.Server},
