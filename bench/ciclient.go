@@ -74,7 +74,7 @@ type ciEvent struct {
 
 // stream reads events into a channel, which is closed at its end. It ends with ctx.
 func (c *ciClient) stream(ctx context.Context, path string) (<-chan ciEvent, error) {
-	res, err := c.open(ctx, http.MethodGet, path, "text/event-stream", nil)
+	res, err := c.open(ctx, http.MethodGet, path, "text/event-stream", nil) //nolint:bodyclose // whoever reads the events closes it
 	if err != nil {
 		return nil, err
 	}

@@ -122,7 +122,7 @@ func lastID(w http.ResponseWriter, r *http.Request) (int64, bool) {
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || n < 0 {
-		refuse(w, http.StatusBadRequest, fmt.Errorf("Last-Event-ID %.40q is no number that this server has given", text)) //nolint:revive // the header's name
+		refuse(w, http.StatusBadRequest, fmt.Errorf("Last-Event-ID %.40q is no number that this server has given", text))
 		return 0, false
 	}
 	return n, true

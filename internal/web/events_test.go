@@ -23,7 +23,6 @@ type served struct {
 	*testing.T
 	db  *store.DB
 	url string
-	now time.Time
 }
 
 func openDB(t *testing.T) *store.DB {
