@@ -41,6 +41,7 @@ type pipelineServer struct {
 	close   []io.Closer // in the order of closing
 	stop    context.CancelFunc
 	done    chan struct{}
+	leaving chan struct{} // closed before the server of requests ends
 	cluster *lazyProjects
 	access  *jobAccess
 	follows *lazyFollow
@@ -48,8 +49,8 @@ type pipelineServer struct {
 
 // startPipelines opens what is kept of pipelines and plays on. Projects are known once [lazyProjects.set] has been called, and rollouts are
 // followed once [lazyFollow.set] has.
-func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log *slog.Logger) (_ *pipelineServer, err error) {
-	s := &pipelineServer{done: make(chan struct{}), cluster: newLazyProjects(host)}
+func startPipelines(dir string, inst instance, host *githost.Host, jobs int, logLimit int64, log *slog.Logger) (_ *pipelineServer, err error) {
+	s := &pipelineServer{done: make(chan struct{}), leaving: make(chan struct{}), cluster: newLazyProjects(host)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.shut())
@@ -106,12 +107,14 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	s.close = append(s.close, s.follows)
 	s.Server, err = ci.New(ci.Options{
 		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: x, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Log: log,
-		Access: s.accessOf, Follow: s.follows.follow,
+		Access: s.accessOf, Follow: s.follows.follow, LogLimit: logLimit,
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.api = web.LocalOnly(web.NewPipelines(web.PipelinesOptions{Store: db, Create: s.create, Token: inst.Token}))
+	s.api = web.LocalOnly(web.NewPipelines(web.PipelinesOptions{
+		Store: db, Create: s.create, Token: inst.Token, Artifacts: artifacts, Variables: s.Variables, Settings: s.cluster.settings, Recipe: s.Recipe, Leaving: s.leaving,
+	}))
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	go func() {

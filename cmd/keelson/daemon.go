@@ -41,6 +41,7 @@ type Daemon struct {
 	Sample     bool          // seed the sample, in the user's cluster too; the embedded cluster always has it
 	Timeout    time.Duration // how long to wait for everything to be healthy before saying that it is not
 	Jobs       int           // of pipelines, at a time; 0: as many as the machine takes
+	LogLimit   int64         // bytes of a job's log; 0: 4 MiB
 	Pprof      bool          // serve profiles of the process beside the dashboard
 	Share      share         // of the cluster's objects
 	Policy     delivery.Policy
@@ -197,7 +198,7 @@ func (d *Daemon) serve() (err error) {
 		dashboard.Pprof = pprofHandler()
 	}
 	// Without pipelines everything else goes on: what is kept of them may be damaged.
-	pipelines, err := startPipelines(filepath.Join(d.Data, ciDir), d.inst, d.host, d.Jobs, d.Logger)
+	pipelines, err := startPipelines(filepath.Join(d.Data, ciDir), d.inst, d.host, d.Jobs, d.LogLimit, d.Logger)
 	if err != nil {
 		d.Logger.Error("no pipelines are played", "error", err)
 	}
@@ -208,6 +209,7 @@ func (d *Daemon) serve() (err error) {
 	mux := newMux(dashboard, d.host, &d.hooks)
 	mux.Handle(web.PipelinesPath, &d.ci)
 	d.serving = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(d.Logger.Handler(), slog.LevelWarn)}
+	d.serving.RegisterOnShutdown(d.ci.leave)
 	go func() {
 		if err := d.serving.Serve(d.listener); !errors.Is(err, http.ErrServerClosed) {
 			d.failed <- fmt.Errorf("serve: %w", err)

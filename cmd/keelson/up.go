@@ -29,6 +29,7 @@ type upOptions struct {
 	nodes      int
 	sample     bool
 	pprof      bool
+	logLimit   int // MiB of a job's log
 	policy     policyFlags
 	timeout    time.Duration
 	share      share
@@ -53,6 +54,9 @@ only prints where it is.`,
 			if opts.nodes < 1 || opts.nodes > 5000 {
 				return usagef("--nodes %d: it takes 1 to 5000", opts.nodes)
 			}
+			if opts.logLimit < 1 || opts.logLimit > 10_000 {
+				return usagef("--log-limit %d: it takes 1 to 10000", opts.logLimit)
+			}
 			if _, err := opts.policy.policy(); err != nil {
 				return err
 			}
@@ -68,6 +72,7 @@ only prints where it is.`,
 	f.IntVar(&opts.port, "port", defaultPort, "the `port` of the Git host and the dashboard; 0: any free one (default: that of the last run)")
 	f.IntVar(&opts.nodes, "nodes", 1, "simulated nodes of the embedded cluster")
 	f.BoolVar(&opts.sample, "sample", false, "bring the sample into a cluster given by --kubeconfig too")
+	f.IntVar(&opts.logLimit, "log-limit", 4, "`MiB` that the log of a job may have, 1 to 10000; what follows is left out")
 	f.BoolVar(&opts.pprof, "pprof", false, "serve profiles of the process at /debug/pprof/, beside the dashboard")
 	f.DurationVar(&opts.timeout, "timeout", 5*time.Minute, "how long to wait until everything is healthy")
 	opts.share.flags(f)
@@ -86,7 +91,7 @@ func runForeground(ctx context.Context, g *global, opts upOptions) error {
 		return err
 	}
 	d := &Daemon{
-		Data: g.data, Port: opts.port, Kubeconfig: g.kubeconfig, Nodes: opts.nodes, Sample: opts.sample, Timeout: opts.timeout, Pprof: opts.pprof,
+		Data: g.data, Port: opts.port, Kubeconfig: g.kubeconfig, Nodes: opts.nodes, Sample: opts.sample, Timeout: opts.timeout, Pprof: opts.pprof, LogLimit: int64(opts.logLimit) << 20,
 		Share:  opts.share,
 		Policy: policy,
 		Logger: slog.New(slog.NewTextHandler(g.err, nil)),
@@ -244,6 +249,7 @@ func detach(g *global, opts upOptions) (*exec.Cmd, error) {
 	if opts.sample {
 		a = append(a, "--sample")
 	}
+	a = append(a, "--log-limit", strconv.Itoa(opts.logLimit))
 	if opts.pprof {
 		a = append(a, "--pprof")
 	}

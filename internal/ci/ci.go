@@ -68,6 +68,7 @@ type Options struct {
 	URL       string // of this server's pages: CI_SERVER_URL
 	GitURL    string // below which repositories are cloned: "http://127.0.0.1:7070/git"
 	Jobs      int    // at a time; 0: as many as a person's machine takes
+	LogLimit  int64  // bytes of a job's log; 0: as many as GitLab takes
 	// Access gives a job its way to the cluster; nil: there is none.
 	Access func(ctx context.Context, p Project, ref run.JobRef, job *executor.Job) (Access, error)
 	// Follow waits until what a job with an environment has deployed is healthy, and tells about it in the job's log; an error fails the job.

@@ -131,52 +131,61 @@ type saved struct {
 	jobs  []store.Job
 }
 
-// load reads a pipeline with its state.
+// load reads a pipeline with its state, for the engine.
 func (s *Server) load(ctx context.Context, row store.Pipeline) (*saved, error) {
-	from, err := s.o.Store.Saved(ctx, row.ID)
+	v, end, err := s.read(ctx, row)
 	if err != nil {
 		return nil, err
 	}
-	if from.Graph == nil {
-		return nil, fmt.Errorf("pipeline %d has never run: its configuration has errors: %w", row.ID, errUnreadable)
+	if end, err = s.missing(ctx, v, end); err != nil {
+		return nil, err
 	}
-	v := &saved{row: row, graph: &pipeline.Graph{}, ids: map[string]int64{}}
+	k := s.sink.add(row.ID, row.Project, end, v.jobs, v.graph)
+	k.status = statuses{status: row.Status, why: row.Why, started: row.Started, finished: row.Finished}
+	return v, nil
+}
+
+// read reads a pipeline with its state, and where its journal ends.
+func (s *Server) read(ctx context.Context, row store.Pipeline) (v *saved, end int64, err error) {
+	from, err := s.o.Store.Saved(ctx, row.ID)
+	if err != nil {
+		return nil, 0, err
+	}
+	if from.Graph == nil {
+		return nil, 0, fmt.Errorf("pipeline %d has never run: its configuration has errors: %w", row.ID, errUnreadable)
+	}
+	v = &saved{row: row, graph: &pipeline.Graph{}, ids: map[string]int64{}}
 	if err := json.Unmarshal(from.Graph, v.graph); err != nil {
-		return nil, fmt.Errorf("%w: its graph: %w", errUnreadable, err)
+		return nil, 0, fmt.Errorf("%w: its graph: %w", errUnreadable, err)
 	}
 	if from.Event != nil {
 		if err := json.Unmarshal(from.Event, &v.event); err != nil {
-			return nil, fmt.Errorf("%w: its event: %w", errUnreadable, err)
+			return nil, 0, fmt.Errorf("%w: its event: %w", errUnreadable, err)
 		}
 	}
 	if from.State == nil {
 		v.state = schedule.New(v.graph, row.Created)
 	} else if v.state, err = schedule.Resume(v.graph, from.State); err != nil {
-		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
+		return nil, 0, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	for _, entry := range from.Journal {
 		var e schedule.Event
 		if err := json.Unmarshal(entry, &e); err != nil {
-			return nil, fmt.Errorf("%w: its journal: %w", errUnreadable, err)
+			return nil, 0, fmt.Errorf("%w: its journal: %w", errUnreadable, err)
 		}
 		if _, err := v.state.Apply(e); err != nil {
-			return nil, fmt.Errorf("%w: its journal: %w", errUnreadable, err)
+			return nil, 0, fmt.Errorf("%w: its journal: %w", errUnreadable, err)
 		}
 	}
 	if v.jobs, err = s.o.Store.Jobs(ctx, row.ID); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	for _, j := range v.jobs {
 		if is, ok := v.state.Job(j.Name); ok && is.Attempt == j.Attempt {
 			v.ids[j.Name] = j.ID
 		}
 	}
-	if from.End, err = s.missing(ctx, v, from.End); err != nil {
-		return nil, err
-	}
-	k := s.sink.add(row.ID, row.Project, from.End, v.jobs, v.graph)
-	k.status = statuses{status: row.Status, why: row.Why, started: row.Started, finished: row.Finished}
-	return v, nil
+	return v, from.End, nil
 }
 
 // missing numbers and keeps the jobs that an earlier process had not kept when it ended.
@@ -268,7 +277,8 @@ const (
 
 // Args are the arguments of a command.
 type Args struct {
-	Dependants bool `json:"dependants,omitempty"` // of a retry: also what comes after the jobs
+	Dependants bool          `json:"dependants,omitempty"` // of a retry: also what comes after the jobs
+	Variables  []pipeline.KV `json:"variables,omitempty"`  // of a play: for the jobs that are played
 	// What follows is of stops and rollbacks.
 	Environment int64  `json:"environment,omitempty"`
 	Force       bool   `json:"force,omitempty"`  // no job is played for it
@@ -323,7 +333,10 @@ func (s *Server) do(ctx context.Context, c store.Command) error {
 	case CommandRollback:
 		return s.rollback(ctx, c, args)
 	case CommandPlay:
-		event.Kind = schedule.Play
+		if err := checkPlayed(args.Variables); err != nil {
+			return err
+		}
+		event.Kind, event.Variables = schedule.Play, args.Variables
 	case CommandRetry:
 		event.Kind, event.Dependants = schedule.Retry, args.Dependants
 	case CommandCancel:

@@ -23,6 +23,7 @@ type work struct {
 	foreign []pipeline.Need
 	scope   artifact.Scope
 	notes   []string
+	played  pipeline.Variables // that a person has played it with
 }
 
 // extras is what a job leaves besides its result.
@@ -37,6 +38,11 @@ func (e *engine) work(a attempt, slot int) *work {
 	w := &work{o: e.o, of: p.Pipeline, ref: a.ref()}
 	w.job = executor.Job{Job: j, ID: w.ref.ID, Started: p.results[a.job].Started, Slot: slot, Abort: e.o.Abort}
 	w.scope = artifact.Scope{Project: p.Project, Job: j.Name, Ref: p.graph.Ref, Protected: j.Variables.Predefined("CI_COMMIT_REF_PROTECTED") == "true"}
+	for _, kv := range p.state.Jobs[a.job].Variables {
+		// What takes the place of a masked variable is as secret as that one.
+		old, _ := j.Variables.Get(kv.Key)
+		w.played = append(w.played, pipeline.Variable{Name: kv.Key, Value: kv.Value, Masked: old.Masked, Origin: pipeline.OriginPlay})
+	}
 	w.scope.Pipeline = strconv.FormatInt(w.ref.Pipeline, 10)
 	for _, n := range j.Needs {
 		if n.Pipeline != "" && n.Job == "" { // the job shows how another pipeline does
@@ -170,6 +176,7 @@ func (w *work) takeVariables(ctx context.Context) error {
 		}
 		w.job.Variables = w.job.Variables.WithDotenv(vars)
 	}
+	w.job.Variables = slices.Concat(w.job.Variables, w.played) // they count most
 	// Those that refer to each other in a circle stay as they are, as with GitLab.
 	w.job.Variables, _ = w.job.Variables.Started(w.job.ID, w.job.Started).Sorted()
 	return nil

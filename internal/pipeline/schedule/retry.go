@@ -45,6 +45,7 @@ func (s *State) again(i int, why string, immediate bool) {
 	s.update(i, func(j *Job) {
 		*j = Job{
 			Name: j.Name, Status: pipeline.StatusCreated, Why: why, Attempt: j.Attempt + 1, Allowed: s.plan.jobs[i].allowed(), Immediate: immediate,
+			Variables: j.Variables,
 		}
 	})
 	s.changes = append(s.changes, Change{Job: s.Jobs[i].Name, From: from, To: pipeline.StatusCreated, Why: why})

@@ -55,6 +55,9 @@ type Job struct {
 	// By is who has played or retried this attempt; empty: nobody has.
 	By string `json:"by,omitempty"`
 
+	// Variables are those that a person has played the job with. Later attempts keep them.
+	Variables []pipeline.KV `json:"variables,omitempty"`
+
 	ScheduledAt time.Time `json:"scheduledAt,omitzero"` // of a scheduled job: when it is due
 	QueuedAt    time.Time `json:"queuedAt,omitzero"`
 	StartedAt   time.Time `json:"startedAt,omitzero"`
@@ -99,6 +102,9 @@ type Event struct {
 
 	ExitCode int                    `json:"exitCode,omitempty"` // Drop: of the script; 0 or less: it did not get so far
 	Reason   pipeline.FailureReason `json:"reason,omitempty"`   // Drop; empty: unknown_failure
+
+	// Variables are for the jobs of Play, instead of those that they were played with before; none: they keep those.
+	Variables []pipeline.KV `json:"variables,omitempty"`
 
 	Dependants    bool   `json:"dependants,omitempty"`    // Retry
 	Interruptible bool   `json:"interruptible,omitempty"` // Cancel without Jobs: only jobs that may be interrupted
