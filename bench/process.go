@@ -59,6 +59,7 @@ type instance struct {
 	Git        string `json:"git"` // base URL, with the token
 	Dashboard  string `json:"dashboard"`
 	Kubeconfig string `json:"kubeconfig"`
+	Registry   string `json:"registry"` // of images, HOST:PORT; empty: there is none
 	data       string
 	took       time.Duration // to healthy
 	client
@@ -75,7 +76,7 @@ func (i *instance) readURL() (string, error) {
 }
 
 // up starts an instance and sees to it that it is stopped in the end, however far its start gets.
-func (b *bench) up(ctx context.Context, name string) (*instance, func() error, error) {
+func (b *bench) up(ctx context.Context, name string, flags ...string) (*instance, func() error, error) {
 	data := filepath.Join(b.dir, name)
 	down := func() error {
 		if _, err := os.Stat(data); errors.Is(err, os.ErrNotExist) {
@@ -91,7 +92,7 @@ func (b *bench) up(ctx context.Context, name string) (*instance, func() error, e
 	b.stops = append(b.stops, down)
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, b.keelson, "up", "--data", data, "--port", "0", "--json")
+	cmd := exec.CommandContext(ctx, b.keelson, append([]string{"up", "--data", data, "--port", "0", "--json"}, flags...)...)
 	cmd.Env = environment()
 	cmd.WaitDelay = time.Second
 	start := time.Now()

@@ -36,6 +36,20 @@ func (g *global) apiOf() (instance, string, error) {
 
 // openAPI sends a request to the instance, with its token. The answer's body is the caller's to close; an answer that says no is an error.
 func (g *global) openAPI(ctx context.Context, method, path string, body []byte) (instance, *http.Response, error) {
+	return g.sendAPI(ctx, method, path, body, nil)
+}
+
+// errRefused is wrapped by an answer that says no: asking again does not help.
+var errRefused = errors.New("refused")
+
+// refusedError is what the instance has said.
+type refusedError string
+
+func (e refusedError) Error() string        { return string(e) }
+func (e refusedError) Is(target error) bool { return target == errRefused }
+
+// sendAPI is openAPI with some headers.
+func (g *global) sendAPI(ctx context.Context, method, path string, body []byte, headers map[string]string) (instance, *http.Response, error) {
 	inst, base, err := g.apiOf()
 	if err != nil {
 		return inst, nil, err
@@ -46,6 +60,9 @@ func (g *global) openAPI(ctx context.Context, method, path string, body []byte) 
 	}
 	req.Header.Set("Authorization", "Bearer "+inst.Token)
 	req.Header.Set("Content-Type", "application/json")
+	for name, value := range headers {
+		req.Header.Set(name, value)
+	}
 	if me, err := user.Current(); err == nil {
 		req.Header.Set("X-Keelson-User", me.Username)
 	}
@@ -67,7 +84,10 @@ func (g *global) openAPI(ctx context.Context, method, path string, body []byte) 
 	if json.Unmarshal(b, &refused) != nil || refused.Error == "" {
 		refused.Error = res.Status
 	}
-	return inst, nil, errors.New(refused.Error)
+	if res.StatusCode >= http.StatusInternalServerError {
+		return inst, nil, errors.New(refused.Error)
+	}
+	return inst, nil, refusedError(refused.Error)
 }
 
 // callAPI asks the instance and decodes the answer into out; nil: there is none.

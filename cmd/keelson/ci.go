@@ -44,7 +44,10 @@ What is pushed to the built-in Git host of an instance (keelson up) is run there
   keelson ci show ID         a pipeline with its jobs
   keelson ci logs ID JOB     what a job says; -f follows it
   keelson ci play ID JOB     a manual job; also retry and cancel
-  keelson ci trigger PROJECT make a pipeline now`,
+  keelson ci trigger PROJECT make a pipeline now
+  keelson ci artifacts ID    what its jobs have left
+  keelson ci variables ID    the variables that it had
+  keelson ci replay ID       the same pipeline here`,
 		RunE: func(*cobra.Command, []string) error {
 			return withCode(exitUsage, hintf(errors.New("ci what?"), "keelson ci --help lists the commands"))
 		},
@@ -52,7 +55,9 @@ What is pushed to the built-in Git host of an instance (keelson up) is run there
 	cmd.AddCommand(
 		ciLintCommand(g), ciListCommand(g), ciExplainCommand(g), ciGraphCommand(g), ciVariablesCommand(g), ciEvalCommand(g),
 		ciSimulateCommand(g), ciRunCommand(g), ciRBACCommand(g),
+		ciReplayCommand(g), ciArtifactsCommand(g),
 		ciPipelinesCommand(g), ciShowCommand(g), ciLogsCommand(g), ciTriggerCommand(g), ciPlayCommand(g), ciRetryCommand(g), ciCancelCommand(g),
+		ciEnvCommand(g),
 	)
 	return cmd
 }
@@ -152,6 +157,7 @@ type ciPipeline struct {
 	repo     *worktree.Repository
 	where    worktree.FilesOptions
 	files    *worktree.Files
+	reads    func(context.Context) *worktree.Files // makes others, for child pipelines
 	levels   worktree.Levels
 	first    config.Source
 	single   *pipeline.Config  // the configuration, where it depends on nothing but its one file
@@ -178,7 +184,8 @@ func openPipeline(ctx context.Context, g *global, opts ciOptions) (*ciPipeline, 
 	}
 	note := func(text string) { fmt.Fprintln(g.err, "note: "+show.Plain(text)) }
 	p := &ciPipeline{opts: opts, repo: repo, where: worktree.FilesOptions{Projects: where, Cache: filepath.Join(cache, "keelson", "ci"), Note: note}}
-	p.files = repo.Files(ctx, p.where)
+	p.reads = func(ctx context.Context) *worktree.Files { return repo.Files(ctx, p.where) }
+	p.files = p.reads(ctx)
 	if p.first, err = p.readFirst(g, opts.file); err != nil {
 		p.files.Close()
 		return nil, err

@@ -19,7 +19,7 @@ type downstream struct{ c *compiled }
 func (d downstream) Compile(ctx context.Context, t run.Trigger) (*pipeline.Graph, error) {
 	p := *d.c.ciPipeline
 	p.single = nil
-	p.files = p.repo.Files(ctx, p.where)
+	p.files = p.reads(ctx)
 	defer p.files.Close()
 	first, inputs, err := p.files.FirstOfChild(ctx, t.Job, t.File)
 	if err != nil {

@@ -118,11 +118,25 @@ func suggestName(name string, names []string) string {
 func ciVariablesCommand(g *global) *cobra.Command {
 	var opts ciOptions
 	cmd := &cobra.Command{
-		Use: "variables JOB", Short: "Show the variables that a job sees, and where each comes from", Args: args(cobra.ExactArgs(1)),
-		Long: `Variables shows what a job finds in its environment for an event, with where each value was set. Those that are known only when
-the job starts (CI_JOB_ID, dotenv reports of its needs, the runner's) are not among them. Masked values stay masked.`,
+		Use: "variables JOB | PIPELINE [JOB]", Short: "Show the variables that a job sees, and where each comes from", Args: args(cobra.MaximumNArgs(2)),
+		Long: `Variables shows what a job of the working tree finds in its environment for an event, with where each value was set. Those that are known
+only when the job starts (CI_JOB_ID, dotenv reports of its needs, the runner's) are not among them. Masked values stay masked.
+
+With the number of a pipeline it shows what that one had on the instance: the variables that all its jobs have alike, or those of JOB. With --project
+GROUP/NAME alone it shows the variables in the settings of a project of the instance. Values that are masked, protected or in a Secret are not shown.`,
+		Example: `  keelson ci variables test --ref feature
+  keelson ci variables 12 deploy
+  keelson ci variables --project acme/shop`,
 		RunE: func(cmd *cobra.Command, a []string) error {
 			opts.given(cmd.Flags())
+			switch {
+			case len(a) == 0 && len(opts.projects) == 1 && !strings.Contains(opts.projects[0], "="):
+				return runCISettings(cmd.Context(), g, opts.projects[0])
+			case len(a) > 0 && isNumber(a[0]):
+				return runCIVariablesOf(cmd.Context(), g, a)
+			case len(a) != 1:
+				return usagef("whose variables? JOB, PIPELINE [JOB] or --project GROUP/NAME")
+			}
 			return runCIVariables(cmd.Context(), g, opts, a[0])
 		},
 	}

@@ -90,10 +90,21 @@ func took(from, to time.Time) string {
 }
 
 func ciShowCommand(g *global) *cobra.Command {
-	return &cobra.Command{
-		Use: "show ID", Short: "Show a pipeline of the instance with its jobs", Args: args(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, a []string) error { return runCIShow(cmd.Context(), g, a[0]) },
+	var watch bool
+	cmd := &cobra.Command{
+		Use: "show ID", Short: "Show a pipeline of the instance with its jobs",
+		Long: `Show tells how a pipeline and its jobs stand. With --watch it tells what changes until nothing more happens by itself; it ends with code 1
+where the pipeline has failed or was canceled then, and with 0 also where it waits for a person. With -o json that is the pipeline, a line for each change.`,
+		Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			if watch {
+				return runCIWatch(cmd.Context(), g, a[0])
+			}
+			return runCIShow(cmd.Context(), g, a[0])
+		},
 	}
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "go on until nothing more happens by itself")
+	return cmd
 }
 
 // pipelineOf asks for a pipeline by its number.
@@ -113,6 +124,10 @@ func runCIShow(ctx context.Context, g *global, id string) error {
 	if err != nil {
 		return err
 	}
+	return printPipeline(g, p)
+}
+
+func printPipeline(g *global, p web.PipelineDetail) error {
 	return g.print(p, func(w io.Writer) error {
 		fmt.Fprintf(w, "Pipeline:\t%d (#%d of %s)\n", p.ID, p.IID, show.Plain(p.ProjectPath))
 		fmt.Fprintf(w, "Status:  \t%s\n", p.Status)
@@ -238,12 +253,26 @@ func runCITrigger(ctx context.Context, g *global, project, ref string, variables
 }
 
 func ciPlayCommand(g *global) *cobra.Command {
-	return &cobra.Command{
-		Use: "play PIPELINE JOB...", Short: "Play manual and delayed jobs of the instance", Args: args(cobra.MinimumNArgs(2)),
+	var variables []string
+	cmd := &cobra.Command{
+		Use: "play PIPELINE JOB...", Short: "Play manual and delayed jobs of the instance",
+		Long: `Play starts jobs that wait for a person or for their time, and completed ones of them again. --variable gives them variables that count more
+than all others; later attempts keep them. What takes the place of a masked variable is masked too.`,
+		Args: args(cobra.MinimumNArgs(2)),
 		RunE: func(cmd *cobra.Command, a []string) error {
-			return runCIAsk(cmd.Context(), g, a[0], "play", web.Ask{Jobs: a[1:]})
+			given, err := pairs("variable", variables)
+			if err != nil {
+				return err
+			}
+			ask := web.Ask{Jobs: a[1:], Variables: map[string]string{}}
+			for _, kv := range given {
+				ask.Variables[kv.Key] = kv.Value
+			}
+			return runCIAsk(cmd.Context(), g, a[0], "play", ask)
 		},
 	}
+	cmd.Flags().StringArrayVar(&variables, "variable", nil, "a variable for the jobs, as `NAME=VALUE`; can be repeated")
+	return cmd
 }
 
 func ciRetryCommand(g *global) *cobra.Command {

@@ -45,8 +45,10 @@ type pipelineServer struct {
 	close   []io.Closer  // in the order of closing
 	stop    context.CancelFunc
 	done    chan struct{}
+	leaving chan struct{} // closed before the server of requests ends
 	cluster *lazyProjects
 	access  *jobAccess
+	follows *lazyFollow
 	jobs    *jobServer // nil: the cluster is the user's own, and its pods do not reach this machine
 	runners runners
 	pods    *podJobs // nil: there are none
@@ -55,9 +57,10 @@ type pipelineServer struct {
 	log     *slog.Logger
 }
 
-// startPipelines opens what is kept of pipelines and plays on. Projects are known once [lazyProjects.set] has been called.
-func startPipelines(dir string, inst instance, host *githost.Host, jobs int, own own, log *slog.Logger) (_ *pipelineServer, err error) {
-	s := &pipelineServer{done: make(chan struct{}), cluster: newLazyProjects(host), log: log}
+// startPipelines opens what is kept of pipelines and plays on. Projects are known once [lazyProjects.set] has been called, and rollouts are
+// followed once [lazyFollow.set] has.
+func startPipelines(dir string, inst instance, host *githost.Host, jobs int, logLimit int64, own own, log *slog.Logger) (_ *pipelineServer, err error) {
+	s := &pipelineServer{done: make(chan struct{}), leaving: make(chan struct{}), cluster: newLazyProjects(host), log: log}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.shut())
@@ -101,14 +104,20 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, own
 	}
 	s.access.always = !inst.External
 	s.close = append(s.close, s.access)
+	if s.follows, err = newLazyFollow(dir, host, cmp.Or(own.git, inst.git(false))); err != nil {
+		return nil, err
+	}
+	s.close = append(s.close, s.follows)
 	s.Server, err = ci.New(ci.Options{
 		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: refusing{noShell}, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Log: log,
-		Access: s.access.give, Runs: s.runners.of, Key: tokens,
+		Access: s.access.give, Follow: s.follows.follow, LogLimit: logLimit, Runs: s.runners.of, Key: tokens,
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.open = web.NewPipelines(web.PipelinesOptions{Store: db, Create: s.create, Token: inst.Token})
+	s.open = web.NewPipelines(web.PipelinesOptions{
+		Store: db, Create: s.create, Token: inst.Token, Artifacts: artifacts, Variables: s.Variables, Settings: s.cluster.settings, Recipe: s.Recipe, Leaving: s.leaving,
+	})
 	s.api = web.LocalOnly(s.open)
 	if !inst.External {
 		if s.jobs, err = newJobServer(dir, inst, host, s.open, s.AllowImage, log); err != nil {
@@ -173,6 +182,7 @@ func (s *pipelineServer) withPods(ctx context.Context, inst instance, url string
 type own struct {
 	access  net.Listener // of the jobs' way to the cluster; nil: a port of 127.0.0.1
 	noShell string       // why no job runs in a shell of this machine; empty: they may
+	git     string       // where repositories are, as sources of the cluster name them; empty: as the instance has it
 	usual   string       // what runs the jobs of projects that do not say; empty: as the instance has it
 }
 
@@ -248,7 +258,7 @@ func (s *pipelineServer) shut() error {
 
 // pushed passes a push on.
 func (s *pipelineServer) pushed(p githost.Push) {
-	push := ci.Push{Repository: p.Repository, User: p.User, Options: p.Options}
+	push := ci.Push{Repository: p.Repository, User: p.User, Options: p.Options, Job: p.Job}
 	for _, c := range p.Changes {
 		push.Changes = append(push.Changes, ci.RefChange(c))
 	}
@@ -303,6 +313,14 @@ func (l *lazyPipelines) allow(token, repository string, write bool) error {
 		return s.Allow(token, repository, write)
 	}
 	return errors.New("the token is wrong")
+}
+
+// job is the Git host's port for what jobs say of themselves.
+func (l *lazyPipelines) job(token string) int64 {
+	if s := l.get(); s != nil {
+		return s.Job(token)
+	}
+	return 0
 }
 
 // ServeHTTP implements [http.Handler].
@@ -446,6 +464,10 @@ func (l *lazyProjects) resolve(ctx context.Context, p keelsonv1.Project) (ci.Pro
 	if p.Spec.Protected != nil {
 		out.ProtectedBranches, out.ProtectedTags = append([]string{}, p.Spec.Protected.Branches...), p.Spec.Protected.Tags
 	}
+	for _, e := range p.Spec.Environments {
+		out.Environments = append(out.Environments, ci.EnvironmentRule{Name: e.Name, Deployers: e.Deployers})
+	}
+	out.Following = followingOf(p)
 	for _, v := range p.Spec.Variables {
 		variable := pipeline.Variable{
 			Name: v.Name, Value: v.Value, File: v.Type == "file", Protected: v.Protected, Scope: v.Environment, Raw: v.Expand != nil && !*v.Expand,

@@ -45,6 +45,7 @@ type Daemon struct {
 	Sample     bool          // seed the sample, in the user's cluster or on a real node too; simulated nodes always have it
 	Timeout    time.Duration // how long to wait for everything to be healthy before saying that it is not
 	Jobs       int           // of pipelines, at a time; 0: as many as the machine takes
+	LogLimit   int64         // bytes of a job's log; 0: 4 MiB
 	Pprof      bool          // serve profiles of the process beside the dashboard
 	Share      share         // of the cluster's objects
 	Policy     delivery.Policy
@@ -134,7 +135,7 @@ func (d *Daemon) start(ctx context.Context) error {
 	}
 	d.lister.set(clusterLister{client: c})
 	if s := d.ci.get(); s != nil {
-		if err := s.connected(ctx, d.inst, config, c); err != nil {
+		if err := errors.Join(s.connected(ctx, d.inst, config, c), s.follows.set(config)); err != nil {
 			return err
 		}
 	}
@@ -193,7 +194,7 @@ func (d *Daemon) serve() (err error) {
 	}
 	d.inst.Port = port
 	d.pushes = make(chan string)
-	d.host, err = githost.New(githost.Options{Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed, Allow: d.ci.allow})
+	d.host, err = githost.New(githost.Options{Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed, Allow: d.ci.allow, Job: d.ci.job})
 	if err != nil {
 		return fmt.Errorf("start the Git host: %w", err)
 	}
@@ -204,7 +205,7 @@ func (d *Daemon) serve() (err error) {
 		dashboard.Pprof = pprofHandler()
 	}
 	// Without pipelines everything else goes on: what is kept of them may be damaged.
-	pipelines, err := startPipelines(filepath.Join(d.Data, ciDir), d.inst, d.host, d.Jobs, own{}, d.Logger)
+	pipelines, err := startPipelines(filepath.Join(d.Data, ciDir), d.inst, d.host, d.Jobs, d.LogLimit, own{}, d.Logger)
 	if err != nil {
 		d.Logger.Error("no pipelines are played", "error", err)
 	}
@@ -215,6 +216,7 @@ func (d *Daemon) serve() (err error) {
 	mux := newMux(dashboard, d.host, &d.hooks)
 	mux.Handle(web.PipelinesPath, &d.ci)
 	d.serving = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(d.Logger.Handler(), slog.LevelWarn)}
+	d.serving.RegisterOnShutdown(d.ci.leave)
 	go func() {
 		if err := d.serving.Serve(d.listener); !errors.Is(err, http.ErrServerClosed) {
 			d.failed <- fmt.Errorf("serve: %w", err)

@@ -46,7 +46,6 @@ const helperRepository = "keelson/helper"
 // podOptions are what the Pods of jobs are made with.
 type podOptions struct {
 	url       string // where Pods reach the server
-	ca        []byte // that its certificate is checked with; empty: those of the image
 	image     string // the helper's
 	jobImage  string // of jobs for which nobody names one; empty: they fail
 	namespace string // of jobs whose repository no Project names
@@ -72,7 +71,7 @@ func startPods(o podOptions, db *store.DB) (*podJobs, error) {
 		return nil, fmt.Errorf("run jobs as Pods: %w", err)
 	}
 	x, err := pod.New(pod.Options{
-		Client: clientset, URL: o.url, CA: o.ca, Image: o.image, Key: key, Namespace: o.namespace, DefaultImage: o.jobImage,
+		Client: clientset, URL: o.url, Image: o.image, Key: key, Namespace: o.namespace, DefaultImage: o.jobImage,
 		Runner: executor.Runner{Version: version}, Log: o.log,
 		Over: func(ctx context.Context, id int64) (bool, error) {
 			j, err := db.Job(ctx, id)

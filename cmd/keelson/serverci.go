@@ -31,6 +31,7 @@ type serverCI struct {
 	registry          string
 	shell             bool
 	jobs              int
+	log               int // MiB of a job's log
 }
 
 func (o *serverCI) flags(f *pflag.FlagSet) {
@@ -43,8 +44,12 @@ func (o *serverCI) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.namespace, "ci-namespace", jobsNamespace, "the `namespace` of the Pods of jobs whose repository no Project names")
 	f.StringVar(&o.registry, "ci-registry", "", "CI_REGISTRY of jobs, `HOST[:PORT]`; who may log in there it says itself (default: jobs are told of none)")
 	f.BoolVar(&o.shell, "ci-shell", false, "let projects whose executor is shell run their jobs on the server's own machine, in sandboxes where it can make them")
+	f.IntVar(&o.log, "ci-log-limit", usualLog, "`MiB` that the log of a job may have, 1 to 10000; what follows is left out")
 	f.IntVar(&o.jobs, "ci-jobs", 0, "how many jobs run at a `time` (default: as the machine is)")
 }
+
+// usualLog is how many MiB the log of a job may have, as at GitLab.
+const usualLog = 4
 
 // noShellOnServer is said of jobs that want the server's shell.
 const noShellOnServer = "the jobs of this project are to run in a shell of the server's machine (executor: shell), and this server does not let them: whoever runs it allows that with " +
@@ -53,7 +58,7 @@ const noShellOnServer = "the jobs of this project are to run in a shell of the s
 // check completes the options and says what is wrong with them.
 func (o *serverCI) check() error {
 	if o.listen == "" {
-		if *o != (serverCI{namespace: o.namespace}) {
+		if *o != (serverCI{namespace: o.namespace, log: o.log}) {
 			return usagef("the other flags of pipelines need --ci, which plays them")
 		}
 		return nil
@@ -61,6 +66,9 @@ func (o *serverCI) check() error {
 	u, err := url.Parse(o.url)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.User != nil {
 		return usagef("--ci-url %q: it is the URL at which Pods reach --ci, as http://keelson.keelson-system:7070", o.url)
+	}
+	if o.log < 1 || o.log > 10_000 {
+		return usagef("--ci-log-limit %d: it takes 1 to 10000", o.log)
 	}
 	o.url = u.Scheme + "://" + u.Host
 	if o.helper == "" {
@@ -147,12 +155,12 @@ func (s *serverPipelines) start(ctx context.Context, kubeconfig string, ended ch
 	if err != nil {
 		return hintf(fmt.Errorf("listen: %w", err), "--ci-access takes HOST:PORT")
 	}
-	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer}
+	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, git: s.o.url + githostPath}
 	if s.o.shell {
 		mine.noShell = ""
 	}
 	inst := instance{Token: s.token, External: true, Kubeconfig: kubeconfig}
-	p, err := startPipelines(filepath.Join(s.data, ciDir), inst, s.host, s.o.jobs, mine, s.log)
+	p, err := startPipelines(filepath.Join(s.data, ciDir), inst, s.host, s.o.jobs, int64(s.o.log)<<20, mine, s.log)
 	if err != nil {
 		return err
 	}
@@ -169,6 +177,9 @@ func (s *serverPipelines) start(ctx context.Context, kubeconfig string, ended ch
 	}
 	p.runners.pods = p.pods.Executor
 	if err := s.serve(ctx, p, ended); err != nil {
+		return err
+	}
+	if err := p.follows.set(config); err != nil {
 		return err
 	}
 	p.cluster.set(c)
@@ -209,6 +220,7 @@ func (s *serverPipelines) serve(ctx context.Context, p *pipelineServer, ended ch
 // Close implements [io.Closer].
 func (s *serverPipelines) Close() error {
 	var err error
+	s.ci.leave()
 	if s.server != nil {
 		err = s.server.Close()
 	}

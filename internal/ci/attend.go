@@ -28,15 +28,20 @@ type Work struct {
 	Began       time.Time
 	Wrote       []proxy.Written // objects
 	Pushed      []Commit        // to repositories of the Git host
+	Timeout     time.Duration   // how long it may take to get healthy; 0: as usual
 }
 
-// Commit is one that was pushed.
+// Commit is one that was pushed to a ref ("refs/heads/main").
 type Commit struct{ Repository, Ref, SHA string }
 
 // begin gives a job that starts what it has while it runs, and sees to what goes with it.
 func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *executor.Job) (_ run.Attendance, err error) {
+	var deployed func(executor.Result)
 	var ends []func(executor.Result)
 	end := func(r executor.Result) {
+		if deployed != nil {
+			deployed(r) // while it is known what the job has written
+		}
 		for i := len(ends) - 1; i >= 0; i-- {
 			ends[i](r)
 		}
@@ -53,9 +58,20 @@ func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *exec
 			return run.Attendance{}, err
 		}
 	}
-	takeBack := s.credentials(p, job)
-	ends = append(ends, func(executor.Result) { takeBack() })
+	s.asPlayed(ctx, ref, job)
+	job.LogLimit = s.o.LogLimit
 	var access Access
+	deployed, err = s.deploy(ctx, p, ref, job, func() []proxy.Written {
+		if access.Written == nil {
+			return nil
+		}
+		return access.Written()
+	})
+	if err != nil {
+		return run.Attendance{}, err
+	}
+	token, takeBack := s.credentials(p, ref, job)
+	ends = append(ends, func(executor.Result) { takeBack() })
 	if s.o.Access != nil {
 		if access, err = s.o.Access(ctx, p, ref, job); err != nil {
 			return run.Attendance{}, err
@@ -65,22 +81,14 @@ func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *exec
 		}
 		job.Variables = append(job.Variables, access.Variables...)
 	}
-	out := run.Attendance{Notes: access.Notes, End: end}
-	if s.o.Follow != nil && job.Job.Environment != nil {
-		work := Work{Project: p, Environment: job.Job.Environment.Name, Job: ref, Began: s.o.Now()}
-		out.Verify = func(ctx context.Context, trace *executor.Trace) error {
-			if access.Written != nil {
-				work.Wrote = access.Written()
-			}
-			return s.o.Follow(ctx, work, trace)
-		}
-	}
-	return out, nil
+	verify, forget := s.follow(p, ref, job, token, access)
+	ends = append(ends, func(executor.Result) { forget() })
+	return run.Attendance{Verify: verify, Notes: access.Notes, End: end}, nil
 }
 
 // credentials gives a job its token, and takes it back.
-func (s *Server) credentials(p Project, job *executor.Job) (end func()) {
-	token, end := s.tokens.give(job.ID, grant{project: p.Path, repository: p.Repository})
+func (s *Server) credentials(p Project, ref run.JobRef, job *executor.Job) (token string, end func()) {
+	token, end = s.tokens.give(ref.ID, grant{project: p.Path, repository: p.Repository, job: ref.ID})
 	origin := s.o.GitURL + "/" + p.Repository + ".git"
 	if u, err := url.Parse(origin); err == nil {
 		u.User = url.UserPassword("gitlab-ci-token", token)
@@ -90,5 +98,5 @@ func (s *Server) credentials(p Project, job *executor.Job) (end func()) {
 		v.Raw, v.Origin = true, pipeline.OriginPredefined
 		job.Variables = append(job.Variables, v)
 	}
-	return end
+	return token, end
 }

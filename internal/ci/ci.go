@@ -48,6 +48,9 @@ type Project struct {
 	// Runner names what runs its jobs, and Place says where: as [Options.Runs] knows them. Empty: as the server likes.
 	Runner string
 	Place  executor.Place
+	// Environments say who may deploy where; the first one whose name matches counts.
+	Environments []EnvironmentRule
+	Following    []Following // the first one whose environment matches counts
 }
 
 // Projects tells which projects there are, as they are now. It is safe for concurrent use.
@@ -71,6 +74,7 @@ type Options struct {
 	GitURL   string // below which repositories are cloned: "http://127.0.0.1:7070/git"
 	Registry string // HOST:PORT of the container registry that takes jobs' tokens ([Server.AllowImage]); empty: there is none
 	Jobs     int    // at a time; 0: as many as a person's machine takes
+	LogLimit int64  // bytes of a job's log; 0: as many as GitLab takes
 	// Access gives a job its way to the cluster; nil: there is none.
 	Access func(ctx context.Context, p Project, ref run.JobRef, job *executor.Job) (Access, error)
 	// Follow waits until what a job with an environment has deployed is healthy, and tells about it in the job's log; an error fails the job.
@@ -90,6 +94,7 @@ type Server struct {
 	engine *run.Server
 	sink   *sink
 	tokens *tokens
+	pushes *pushes
 
 	mu    sync.Mutex
 	lanes map[string]*lane // of projects
@@ -97,6 +102,7 @@ type Server struct {
 	busy  sync.WaitGroup
 
 	resumed chan struct{} // closed once all that was left is played again
+	timed   chan struct{} // an environment may stop at another time
 }
 
 // New makes a server; [Server.Serve] lets it play.
@@ -109,7 +115,10 @@ func New(o Options) (*Server, error) {
 	}
 	now := o.Now
 	o.Now = func() time.Time { return now().UTC().Truncate(time.Microsecond) } // as the store keeps it: states are rebuilt with it
-	s := &Server{o: o, tokens: newTokens(o.Key), lanes: map[string]*lane{}, life: context.Background(), resumed: make(chan struct{})}
+	s := &Server{
+		o: o, tokens: newTokens(o.Key), pushes: newPushes(), lanes: map[string]*lane{}, life: context.Background(), resumed: make(chan struct{}),
+		timed: make(chan struct{}, 1),
+	}
 	s.sink = newSink(o.Store, o.Log, o.Now)
 	var err error
 	s.engine, err = run.NewServer(run.Options{
@@ -152,6 +161,8 @@ func (s *Server) Serve(ctx context.Context) {
 		defer s.busy.Done()
 		if s.resume(ctx) {
 			close(s.resumed)
+			s.busy.Add(1)
+			go func() { defer s.busy.Done(); s.stopDue(ctx) }()
 			s.commands(ctx)
 		}
 	}()

@@ -19,7 +19,9 @@ import (
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/artifact"
+	"keelson.dev/keelson/internal/pipeline/executor"
 	"keelson.dev/keelson/internal/pipeline/executor/shell"
+	"keelson.dev/keelson/internal/pipeline/run"
 	"keelson.dev/keelson/internal/store"
 )
 
@@ -63,6 +65,8 @@ type world struct {
 	host     *githost.Host
 	url      string // of the host, with the token
 	projects *declared
+	clock    func() time.Time // nil: the real one
+	access   func(context.Context, Project, run.JobRef, *executor.Job) (Access, error)
 
 	mu     sync.Mutex
 	server *Server
@@ -74,7 +78,13 @@ const hostToken = "token-of-the-host"
 
 func newWorld(t *testing.T, repositories ...string) *world {
 	t.Helper()
-	w := &world{T: t, dir: t.TempDir(), projects: &declared{}}
+	return newWorldAt(t, nil, repositories...)
+}
+
+// newWorldAt makes a world with a clock of its own.
+func newWorldAt(t *testing.T, clock func() time.Time, repositories ...string) *world {
+	t.Helper()
+	w := &world{T: t, dir: t.TempDir(), projects: &declared{}, clock: clock}
 	var err error
 	w.host, err = githost.New(githost.Options{
 		Root: filepath.Join(w.dir, "git"), Token: hostToken, GuardReads: true,
@@ -118,7 +128,7 @@ func (w *world) start() {
 		w.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(testWriter{w.T}, nil))
-	db, err := store.Open(filepath.Join(w.dir, "store.db"), store.Options{Key: key, Logger: log})
+	db, err := store.Open(filepath.Join(w.dir, "store.db"), store.Options{Key: key, Logger: log, Now: w.clock})
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -135,7 +145,7 @@ func (w *world) start() {
 		w.Fatal(err)
 	}
 	s, err := New(Options{
-		Store: db, Artifacts: artifacts, Projects: w.projects, Executor: x, Builds: builds, URL: w.url, GitURL: w.url + "/git", Jobs: 4, Log: log,
+		Store: db, Artifacts: artifacts, Projects: w.projects, Executor: x, Builds: builds, URL: w.url, GitURL: w.url + "/git", Jobs: 4, Log: log, Now: w.clock, Access: w.access,
 	})
 	if err != nil {
 		w.Fatal(err)

@@ -139,52 +139,61 @@ type saved struct {
 	jobs  []store.Job
 }
 
-// load reads a pipeline with its state.
+// load reads a pipeline with its state, for the engine.
 func (s *Server) load(ctx context.Context, row store.Pipeline) (*saved, error) {
-	from, err := s.o.Store.Saved(ctx, row.ID)
+	v, end, err := s.read(ctx, row)
 	if err != nil {
 		return nil, err
 	}
-	if from.Graph == nil {
-		return nil, fmt.Errorf("pipeline %d has never run: its configuration has errors: %w", row.ID, errUnreadable)
+	if end, err = s.missing(ctx, v, end); err != nil {
+		return nil, err
 	}
-	v := &saved{row: row, graph: &pipeline.Graph{}, ids: map[string]int64{}}
+	k := s.sink.add(row.ID, row.Project, end, v.jobs, v.graph)
+	k.status = statuses{status: row.Status, why: row.Why, started: row.Started, finished: row.Finished}
+	return v, nil
+}
+
+// read reads a pipeline with its state, and where its journal ends.
+func (s *Server) read(ctx context.Context, row store.Pipeline) (v *saved, end int64, err error) {
+	from, err := s.o.Store.Saved(ctx, row.ID)
+	if err != nil {
+		return nil, 0, err
+	}
+	if from.Graph == nil {
+		return nil, 0, fmt.Errorf("pipeline %d has never run: its configuration has errors: %w", row.ID, errUnreadable)
+	}
+	v = &saved{row: row, graph: &pipeline.Graph{}, ids: map[string]int64{}}
 	if err := json.Unmarshal(from.Graph, v.graph); err != nil {
-		return nil, fmt.Errorf("%w: its graph: %w", errUnreadable, err)
+		return nil, 0, fmt.Errorf("%w: its graph: %w", errUnreadable, err)
 	}
 	if from.Event != nil {
 		if err := json.Unmarshal(from.Event, &v.event); err != nil {
-			return nil, fmt.Errorf("%w: its event: %w", errUnreadable, err)
+			return nil, 0, fmt.Errorf("%w: its event: %w", errUnreadable, err)
 		}
 	}
 	if from.State == nil {
 		v.state = schedule.New(v.graph, row.Created)
 	} else if v.state, err = schedule.Resume(v.graph, from.State); err != nil {
-		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
+		return nil, 0, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	for _, entry := range from.Journal {
 		var e schedule.Event
 		if err := json.Unmarshal(entry, &e); err != nil {
-			return nil, fmt.Errorf("%w: its journal: %w", errUnreadable, err)
+			return nil, 0, fmt.Errorf("%w: its journal: %w", errUnreadable, err)
 		}
 		if _, err := v.state.Apply(e); err != nil {
-			return nil, fmt.Errorf("%w: its journal: %w", errUnreadable, err)
+			return nil, 0, fmt.Errorf("%w: its journal: %w", errUnreadable, err)
 		}
 	}
 	if v.jobs, err = s.o.Store.Jobs(ctx, row.ID); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	for _, j := range v.jobs {
 		if is, ok := v.state.Job(j.Name); ok && is.Attempt == j.Attempt {
 			v.ids[j.Name] = j.ID
 		}
 	}
-	if from.End, err = s.missing(ctx, v, from.End); err != nil {
-		return nil, err
-	}
-	k := s.sink.add(row.ID, row.Project, from.End, v.jobs, v.graph)
-	k.status = statuses{status: row.Status, why: row.Why, started: row.Started, finished: row.Finished}
-	return v, nil
+	return v, from.End, nil
 }
 
 // missing numbers and keeps the jobs that an earlier process had not kept when it ended.
@@ -269,11 +278,21 @@ const (
 	CommandPlay   = "play"
 	CommandRetry  = "retry"
 	CommandCancel = "cancel"
+	// CommandStop stops an environment, and CommandRollback lets an earlier deployment to it be made again.
+	CommandStop     = "stop"
+	CommandRollback = "rollback"
 )
 
 // Args are the arguments of a command.
 type Args struct {
-	Dependants bool `json:"dependants,omitempty"` // of a retry: also what comes after the jobs
+	Dependants bool          `json:"dependants,omitempty"` // of a retry: also what comes after the jobs
+	Variables  []pipeline.KV `json:"variables,omitempty"`  // of a play: for the jobs that are played
+	// What follows is of stops and rollbacks.
+	Environment int64  `json:"environment,omitempty"`
+	Force       bool   `json:"force,omitempty"`  // no job is played for it
+	Branch      string `json:"branch,omitempty"` // it was deleted, for which the environment is stopped
+	Due         bool   `json:"due,omitempty"`    // the environment is stopped where its time is over
+	To          int64  `json:"to,omitempty"`     // the number of the deployment in its environment; 0: the last one before
 }
 
 // commands does what people want, one after the other.
@@ -315,16 +334,26 @@ func (s *Server) do(ctx context.Context, c store.Command) error {
 			return fmt.Errorf("read the arguments of a command: %w", err)
 		}
 	}
-	event := schedule.Event{Jobs: c.Jobs, Why: fmt.Sprintf("%s by %s", past[c.Kind], c.User)}
+	event := schedule.Event{Jobs: c.Jobs, By: c.User, Why: fmt.Sprintf("%s by %s", past[c.Kind], c.User)}
 	switch c.Kind {
+	case CommandStop:
+		return s.stop(ctx, c, args)
+	case CommandRollback:
+		return s.rollback(ctx, c, args)
 	case CommandPlay:
-		event.Kind = schedule.Play
+		if err := checkPlayed(args.Variables); err != nil {
+			return err
+		}
+		event.Kind, event.Variables = schedule.Play, args.Variables
 	case CommandRetry:
 		event.Kind, event.Dependants = schedule.Retry, args.Dependants
 	case CommandCancel:
 		event.Kind = schedule.Cancel
 	default:
 		return fmt.Errorf("unknown command %q", c.Kind)
+	}
+	if err := s.deployable(ctx, c); err != nil {
+		return err
 	}
 	command := run.Command{Pipeline: c.Pipeline, Event: event}
 	err := s.engine.Do(ctx, command)

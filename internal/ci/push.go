@@ -18,6 +18,7 @@ type Push struct {
 	User       string
 	Changes    []RefChange
 	Options    []string // of git push -o
+	Job        int64    `json:"-"` // that pushed, as long as it runs; 0: none did
 }
 
 // RefChange is a ref that has changed: full name, and commits; a commit of zeroes: the ref was not there, or is not there any more.
@@ -35,6 +36,7 @@ const commandPush = "push"
 // Pushed makes the pipelines of a push, in the order of pushes of each repository. It does not wait for them: once it returns the store has
 // the push, and the next process makes them where this one ends before.
 func (s *Server) Pushed(p Push) {
+	s.pushes.add(p)
 	ctx := context.WithoutCancel(s.lifetime())
 	data, err := json.Marshal(p)
 	if err == nil {
@@ -78,6 +80,7 @@ func (s *Server) pipelinesOf(ctx context.Context, p Push, at time.Time) {
 	}
 	for _, project := range projects {
 		if !project.Suspended {
+			s.deleted(ctx, project, p)
 			s.pushed(ctx, project, p, at)
 		}
 	}

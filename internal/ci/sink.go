@@ -1,6 +1,7 @@
 package ci
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"log/slog"
@@ -156,7 +157,7 @@ func (s *sink) job(k *kept, e run.Event) {
 	if row.Attempt != e.Attempt {
 		row = store.Job{ID: e.ID, Pipeline: e.Pipeline, Name: e.Job, Stage: row.Stage, Attempt: e.Attempt, Environment: row.Environment, Created: e.At}
 	}
-	row.ID, row.Status, row.Why = e.ID, string(e.To), e.Why
+	row.ID, row.Status, row.Why, row.Player = e.ID, string(e.To), e.Why, cmp.Or(e.By, row.Player)
 	switch {
 	case e.To == pipeline.StatusRunning:
 		row.Started = e.At
@@ -172,9 +173,20 @@ func (s *sink) job(k *kept, e run.Event) {
 				row.Tests, _ = json.Marshal(r.Tests) // plain data
 			}
 		}
+		if g := &k.graph.Jobs[k.index[e.Job]]; g.Environment != nil && g.Environment.Action == actionStop && (row.Player != "" || !row.Started.IsZero()) {
+			k.stops(row.Environment, e.To == pipeline.StatusSuccess)
+		}
 		s.shut(e.ID)
 	}
 	k.jobs[e.Job], k.next[row.ID], s.dirty[e.Pipeline] = row, row, k
+}
+
+// stops takes in that a job that stops an environment is over.
+func (k *kept) stops(environment string, stopped bool) {
+	if k.step.Stops == nil {
+		k.step.Stops = map[string]bool{}
+	}
+	k.step.Stops[environment] = stopped
 }
 
 // settled implements [run.Options] Settled.

@@ -22,6 +22,7 @@ type tokens struct {
 type grant struct {
 	project    string // path
 	repository string
+	job        int64 // its number
 }
 
 func newTokens(key []byte) *tokens {

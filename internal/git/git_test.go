@@ -334,6 +334,31 @@ func count(t *testing.T, r *git.Repository) int {
 	return n
 }
 
+func TestSetRefs(t *testing.T) {
+	r := initRepo(t, git.Options{})
+	id := commit(t, r, "", fstest.MapFS{"a": file("a")})
+	for _, c := range []struct {
+		set  map[string]string
+		want string // of the refs below refs/kept; empty: it is refused, and they stay
+	}{
+		{map[string]string{"refs/kept/1": id, "refs/kept/2": id}, "refs/kept/1 refs/kept/2"},
+		{map[string]string{"refs/kept/1": "", "refs/kept/3": id, "refs/kept/nosuch": ""}, "refs/kept/2 refs/kept/3"},
+		{nil, "refs/kept/2 refs/kept/3"},
+		{map[string]string{"refs/kept/2": "", "refs/kept/4": strings.Repeat("1", 40)}, ""},
+		{map[string]string{"refs/kept/2": "", "refs/kept/4": "main"}, ""},
+		{map[string]string{"refs/kept/5\ndelete refs/kept/2": id}, ""},
+	} {
+		err := r.SetRefs(t.Context(), c.set)
+		want := c.want
+		if want == "" {
+			want = "refs/kept/2 refs/kept/3"
+		}
+		if have := strings.ReplaceAll(tool(t, r.Dir(), nil, "for-each-ref", "--format=%(refname)", "refs/kept"), "\n", " "); have != want || (err == nil) != (c.want != "") {
+			t.Errorf("%v: have %s, want %s; %v", c.set, have, want, err)
+		}
+	}
+}
+
 func TestFetchIsIncremental(t *testing.T) {
 	host, url := server(t, false)
 	up := hosted(t, host, "sample")

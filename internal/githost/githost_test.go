@@ -323,6 +323,37 @@ func TestBadPaths(t *testing.T) {
 	}
 }
 
+// TestFirstPush: the default branch is the one that is pushed first.
+func TestFirstPush(t *testing.T) {
+	for _, tt := range []struct {
+		pushes [][]string
+		want   string
+	}{
+		{[][]string{{"main"}}, "main"},
+		{[][]string{{"master"}, {"main"}}, "master"},
+		{[][]string{{"develop", "main"}}, "main"},
+		{[][]string{{"b", "a"}}, "b"},
+		{[][]string{{":refs/tags/none"}, {"develop"}, {"main"}}, "develop"},
+	} {
+		s := start(t, githost.Options{})
+		s.create(t, "sample")
+		dir := s.clone(t, "sample")
+		for _, refs := range tt.pushes {
+			for i, ref := range refs {
+				if !strings.HasPrefix(ref, ":") {
+					refs[i] = "HEAD:refs/heads/" + ref
+				}
+			}
+			_, _ = tryGit(dir, append([]string{"push", "-q", "origin"}, refs...)...) // of what is not there nothing can be deleted
+		}
+		other := t.TempDir()
+		gitOK(t, "", "clone", "-q", s.url+"/git/sample.git", other)
+		if got := gitOK(t, other, "symbolic-ref", "--short", "HEAD"); got != tt.want {
+			t.Errorf("pushed %v: the default branch is %s, want %s", tt.pushes, got, tt.want)
+		}
+	}
+}
+
 func TestPlainPaths(t *testing.T) {
 	s := start(t, githost.Options{})
 	s.create(t, "team/shop")

@@ -2,6 +2,7 @@ package githost
 
 import (
 	"bytes"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +14,22 @@ type Push struct {
 	User       string // the name that the client gave with the token; it proves nothing
 	Changes    []RefChange
 	Options    []string // of git push -o, in their order
+	Job        int64    // that pushed, as it said itself ([JobHeader]); 0: none did
+}
+
+// JobHeader is where git tells which job it is that pushes: by the job's token. It opens nothing, and what is wrong is as good as nothing.
+const JobHeader = "X-Keelson-Job"
+
+// maxJobToken bounds what is looked at, in bytes.
+const maxJobToken = 200
+
+// job gives the job that a request says it is from; 0: from none.
+func (h *Host) job(r *http.Request) int64 {
+	token := r.Header.Get(JobHeader)
+	if h.opts.Job == nil || token == "" || len(token) > maxJobToken {
+		return 0
+	}
+	return h.opts.Job(token)
 }
 
 // RefChange is a ref that has changed. A commit of zeroes says that it was not there, or is not there any more.

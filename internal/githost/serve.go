@@ -187,11 +187,37 @@ func (h *Host) push(ctx context.Context, w http.ResponseWriter, r *http.Request,
 	if refsErr == nil {
 		changes = asked.done(before, after)
 	}
+	if head := firstHead(before, after, changes); head != "" {
+		// A clone that is made meanwhile checks nothing out; the next one does.
+		err = errors.Join(err, git.Process(context.WithoutCancel(ctx), nil, "--git-dir="+h.Dir(req.repo), "symbolic-ref", "HEAD", head).Run())
+	}
 	if h.opts.OnPush != nil && len(changes) > 0 {
 		user, _, _ := r.BasicAuth()
-		h.opts.OnPush(Push{Repository: req.repo, User: user, Changes: changes, Options: asked.options})
+		h.opts.OnPush(Push{Repository: req.repo, User: user, Changes: changes, Options: asked.options, Job: h.job(r)})
 	}
 	return err
+}
+
+// firstHead gives the branch that HEAD has to name from now on: that of the first push to a repository becomes its default branch, as at
+// GitLab. Of several it is main, master or the first one. Empty: HEAD stays.
+func firstHead(before, after map[string]string, changes []RefChange) string {
+	branch := func(ref string) bool { return strings.HasPrefix(ref, "refs/heads/") }
+	for ref := range before {
+		if branch(ref) {
+			return ""
+		}
+	}
+	for _, ref := range []string{"refs/heads/main", "refs/heads/master"} {
+		if after[ref] != "" {
+			return ref
+		}
+	}
+	for _, c := range changes {
+		if branch(c.Ref) && after[c.Ref] != "" {
+			return c.Ref
+		}
+	}
+	return ""
 }
 
 // requestBody is the request's body, unpacked and bounded.
@@ -223,6 +249,7 @@ func (h *Host) serveConfig() [][2]string {
 		{"uploadpack.allowFilter", "true"},
 		{"uploadpack.allowAnySHA1InWant", "true"},
 		{"http.receivepack", "true"},
+		{"transfer.hideRefs", "refs/keelson"}, // what keeps commits that no branch has
 	}
 }
 

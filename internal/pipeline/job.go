@@ -201,6 +201,7 @@ type Environment struct {
 	Name       string         `json:"name"`
 	Slug       string         `json:"slug,omitempty"`
 	URL        string         `json:"url,omitempty"`
+	RawURL     string         `json:"rawUrl,omitempty"` // as it is written, where it has variables: the job's report may set them anew
 	OnStop     string         `json:"onStop,omitempty"`
 	Action     string         `json:"action,omitempty"` // start (also empty), prepare, stop, verify, access
 	AutoStopIn string         `json:"autoStopIn,omitempty"`

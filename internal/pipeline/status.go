@@ -40,4 +40,8 @@ const (
 	SchedulerFailure    FailureReason = "scheduler_failure"
 	DownstreamFailure   FailureReason = "downstream_pipeline_creation_failed"
 	DataIntegrity       FailureReason = "data_integrity_failure"
+
+	EnvironmentFailure   FailureReason = "environment_creation_failure"
+	OutdatedDeployment   FailureReason = "failed_outdated_deployment_job"
+	ProtectedEnvironment FailureReason = "protected_environment_failure"
 )

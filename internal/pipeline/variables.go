@@ -36,6 +36,7 @@ const (
 	OriginGroup      = "group"
 	OriginProject    = "project"
 	OriginPipeline   = "pipeline"
+	OriginPlay       = "played with" // by the person who has played the job
 )
 
 // Variables is a list in which of several with one name the last one counts.

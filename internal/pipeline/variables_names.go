@@ -54,6 +54,19 @@ func EnvironmentSlug(name string) string {
 	return slug + suffix[max(0, len(suffix)-6):]
 }
 
+var environmentName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\A[a-zA-Z0-9_\\/${}. -]{1,255}\z`) })
+
+// CheckEnvironmentName says why a text cannot be the name of an environment, or nothing.
+func CheckEnvironmentName(name string) error {
+	switch {
+	case name == "":
+		return errors.New("the name of the environment is empty")
+	case !environmentName().MatchString(name) || strings.HasPrefix(name, "/") || strings.HasSuffix(name, "/"):
+		return fmt.Errorf("`%s` is no name for an environment: only letters, digits, '-', '_', '/', '$', '{', '}', '.' and spaces, and no '/' at either end", name)
+	}
+	return nil
+}
+
 // squeeze makes one dash of several.
 func squeeze(s string) string {
 	var out strings.Builder

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -154,35 +155,73 @@ func (t *tx) putDeployment(d *Deployment) error {
 	return err
 }
 
-// Deployed is how a deployment has ended.
-type Deployed struct {
-	Status string // success, failed or canceled
-	URL    string // of the environment, where the job has found it out; empty: as it was
-	Wrote  []byte // which objects and commits, in JSON; nil: as it was
+// Report is what a job tells of its deployment while it is under way. What is empty stays as it was.
+type Report struct {
+	URL      string    // of the environment, where the job has found it out
+	AutoStop time.Time // when the environment stops by itself
+	Wrote    []byte    // which objects and commits, in JSON
 }
 
-// FinishDeployment keeps how a deployment has ended.
-func (db *DB) FinishDeployment(ctx context.Context, id int64, r Deployed) (Deployment, error) {
-	doing := fmt.Sprintf("finish deployment %d", id)
+// ReportDeployment keeps what a job tells of its deployment. How that ends is known with the job: see [DB.Advance].
+func (db *DB) ReportDeployment(ctx context.Context, id int64, r Report) (Deployment, error) {
+	doing := fmt.Sprintf("keep what deployment %d has done", id)
 	var d Deployment
-	err := errors.Join(checkNames("status", r.Status, "URL", r.URL), checkSize("objects", r.Wrote, entryMax))
+	err := errors.Join(checkNames("URL", r.URL), checkSize("objects", r.Wrote, entryMax))
 	if err != nil {
 		return d, db.wrap(doing, err)
 	}
-	err = db.write(ctx, true, func(tx *tx) error {
-		err := d.scan(tx.row(`UPDATE deployments SET status = ?, finished = ?, wrote = CASE ? WHEN '' THEN wrote ELSE ? END WHERE id = ? RETURNING `+deploymentColumns,
-			r.Status, micros(db.now()), string(r.Wrote), string(r.Wrote), id).Scan)
-		if err != nil {
+	err = db.write(ctx, false, func(tx *tx) error {
+		err := d.scan(tx.row(`UPDATE deployments SET wrote = CASE ? WHEN '' THEN wrote ELSE ? END WHERE id = ? RETURNING `+deploymentColumns,
+			string(r.Wrote), string(r.Wrote), id).Scan)
+		if err != nil || r.URL == "" && r.AutoStop.IsZero() {
 			return err
 		}
-		tx.changed(Change{Kind: "deployment", ID: id, Project: d.Project, Pipeline: d.Pipeline, Status: d.Status})
-		if r.URL == "" {
-			return nil
-		}
 		tx.changed(Change{Kind: "environment", ID: d.Environment, Project: d.Project})
-		return tx.exec(`UPDATE environments SET url = ? WHERE id = ?`, r.URL, d.Environment)
+		return tx.exec(`UPDATE environments SET url = CASE ? WHEN '' THEN url ELSE ? END, auto_stop = CASE ? WHEN 0 THEN auto_stop ELSE ? END WHERE id = ?`,
+			r.URL, r.URL, micros(r.AutoStop), micros(r.AutoStop), d.Environment)
 	})
 	return d, db.wrap(doing, err)
+}
+
+// deploymentStatus is what a deployment has come to when its job has.
+func deploymentStatus(job string) string {
+	switch job {
+	case DeploymentSuccess, DeploymentCanceled:
+		return job
+	default:
+		return DeploymentFailed
+	}
+}
+
+// endDeployment ends the deployment of a job that is over.
+func (t *tx) endDeployment(j *sealedJob) error {
+	return t.endDeployments(`job = ?`, j.ID, deploymentStatus(j.Status), j.Finished)
+}
+
+// endDeployments ends those that are under way, of a job or a pipeline.
+func (t *tx) endDeployments(of string, id int64, status string, at time.Time) error {
+	return t.each(func(scan func(...any) error) error {
+		c := Change{Kind: "deployment", Status: status}
+		err := scan(&c.ID, &c.Project, &c.Pipeline)
+		t.changed(c)
+		return err
+	}, `UPDATE deployments SET status = ?, finished = ? WHERE `+of+` AND status IN ('created', 'running') RETURNING id, project, pipeline`,
+		status, micros(at), id)
+}
+
+// endStop keeps how a job that stops an environment has ended. What is being deployed there again stays available.
+func (t *tx) endStop(project int64, name string, stopped bool) error {
+	query := `UPDATE environments SET state = 'available' WHERE project = ? AND name = ? AND state = 'stopping' RETURNING id, state`
+	if stopped {
+		query = `UPDATE environments SET state = 'stopped', auto_stop = 0 WHERE project = ? AND name = ? AND state <> 'stopped' AND NOT EXISTS
+			(SELECT 1 FROM deployments d WHERE d.environment = environments.id AND d.status = 'running') RETURNING id, state`
+	}
+	return t.each(func(scan func(...any) error) error {
+		c := Change{Kind: "environment", Project: project}
+		err := scan(&c.ID, &c.Status)
+		t.changed(c)
+		return err
+	}, query, project, name)
 }
 
 // SetEnvironment gives an environment another state. One that is stopped does not stop by itself any more.
@@ -220,6 +259,15 @@ func (db *DB) Environment(ctx context.Context, project int64, name string) (Envi
 		return e.scan(tx.row(`SELECT `+environmentColumns+` FROM environments WHERE project = ? AND name = ?`, project, name).Scan)
 	})
 	return e, db.wrap("environment "+name, err)
+}
+
+// EnvironmentByID gives the environment of a number, or [ErrNotFound].
+func (db *DB) EnvironmentByID(ctx context.Context, id int64) (Environment, error) {
+	var e Environment
+	err := db.read(ctx, func(tx *tx) error {
+		return e.scan(tx.row(`SELECT `+environmentColumns+` FROM environments WHERE id = ?`, id).Scan)
+	})
+	return e, db.wrap(fmt.Sprintf("environment %d", id), err)
 }
 
 // EnvironmentFilter says which environments a list has: those that meet all that is set.
@@ -308,14 +356,17 @@ func (db *DB) Deployments(ctx context.Context, f DeploymentFilter) ([]Deployment
 	return all, db.wrap("list deployments", err)
 }
 
-// LastDeployment gives the last successful deployment to an environment: what is there. [ErrNotFound]: there was none.
+// lastMost is how many deployments there may be at a time to one environment, so that the one that began last is not the last that ended.
+const lastMost = 100
+
+// LastDeployment gives the last successful deployment to an environment, the one that ended last: what is there. [ErrNotFound]: there was none.
 func (db *DB) LastDeployment(ctx context.Context, environment int64) (Deployment, error) {
-	all, err := db.Deployments(ctx, DeploymentFilter{Environment: environment, Status: DeploymentSuccess, Limit: 1})
+	all, err := db.Deployments(ctx, DeploymentFilter{Environment: environment, Status: DeploymentSuccess, Limit: lastMost})
 	if err == nil && len(all) == 0 {
 		err = db.wrap(fmt.Sprintf("last deployment to environment %d", environment), ErrNotFound)
 	}
 	if err != nil {
 		return Deployment{}, err
 	}
-	return all[0], nil
+	return slices.MaxFunc(all, func(a, b Deployment) int { return cmp.Or(a.Finished.Compare(b.Finished), cmp.Compare(a.ID, b.ID)) }), nil
 }

@@ -88,6 +88,9 @@ func (t *tx) putJob(pipeline, project int64, j *sealedJob) error {
 		err = fmt.Errorf("%w: attempt %d has another number than %d", ErrConflict, j.Attempt, j.ID)
 	}
 	t.changed(Change{Kind: "job", ID: j.ID, Project: project, Pipeline: pipeline, Status: j.Status})
+	if err == nil && j.Environment != "" && !j.Finished.IsZero() {
+		err = t.endDeployment(j)
+	}
 	return err
 }
 

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -98,11 +100,14 @@ type Step struct {
 	Finished time.Time
 
 	Jobs []Job // that are new or have changed
+	// Stops are the environments whose stop jobs are over, by their names: true: it is stopped. Others are available again.
+	Stops map[string]bool
 	// Durable waits for the disk: before something is done outside that a restart could not find again.
 	Durable bool
 }
 
-// Advance keeps a step of a pipeline: all of it or nothing. Its caller says up to which number it knows the journal, and is given
+// Advance keeps a step of a pipeline: all of it or nothing. The deployment of a job that is over ends with it, and those of a pipeline that
+// rests have failed where they have not ended. Its caller says up to which number it knows the journal, and is given
 // the number of the last entry now; [ErrConflict] means that another one has moved the pipeline on.
 func (db *DB) Advance(ctx context.Context, pipeline, end int64, s Step) (int64, error) {
 	doing := fmt.Sprintf("advance pipeline %d", pipeline)
@@ -134,6 +139,14 @@ func (db *DB) Advance(ctx context.Context, pipeline, end int64, s Step) (int64, 
 			if err := tx.putJob(pipeline, project, &rows[i]); err != nil {
 				return fmt.Errorf("job %s: %w", rows[i].Name, err)
 			}
+		}
+		for _, name := range slices.Sorted(maps.Keys(s.Stops)) {
+			if err := tx.endStop(project, name, s.Stops[name]); err != nil {
+				return fmt.Errorf("environment %s: %w", name, err)
+			}
+		}
+		if s.Rest {
+			return tx.endDeployments(`pipeline = ?`, pipeline, DeploymentFailed, db.now())
 		}
 		return nil
 	})

@@ -632,10 +632,17 @@ func TestIndexes(t *testing.T) {
 	} {
 		must(db.Pipelines(ctx, f))(t)
 	}
+	env, deployed, err := db.BeginDeployment(ctx, Environment{Project: 1, Name: "review"}, Deployment{Pipeline: id, Job: 9})
+	ok(t, err)
+	must(db.ReportDeployment(ctx, deployed.ID, Report{URL: "https://x.example"}))(t)
+	done := Job{ID: 9, Name: "deploy", Attempt: 1, Status: "success", Environment: "review", Finished: day}
+	must(db.Advance(ctx, id, 0, Step{Jobs: []Job{done}, Stops: map[string]bool{"review": true, "other": false}}))(t)
 	must(db.Unfinished(ctx))(t)
 	must(db.Jobs(ctx, id))(t)
 	must(db.Saved(ctx, id))(t)
 	must(db.DueToStop(ctx, day))(t)
+	must(db.EnvironmentByID(ctx, env.ID))(t)
+	must(db.LastDeployment(ctx, env.ID))(t)
 	must(db.Environments(ctx, EnvironmentFilter{Project: 1, Branch: "x"}))(t)
 	for _, f := range []DeploymentFilter{{Environment: 1}, {Environment: 1, Status: "success"}, {Pipeline: 1}, {Project: 1}} {
 		must(db.Deployments(ctx, f))(t)

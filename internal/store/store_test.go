@@ -462,15 +462,27 @@ func TestEnvironments(t *testing.T) {
 	_, err := db.LastDeployment(ctx, review.ID)
 	refused(t, err, ErrNotFound, "last deployment")
 
-	done := must(db.FinishDeployment(ctx, first.ID, Deployed{Status: "success", URL: "https://x.example", Wrote: []byte(`[{"kind":"Deployment"}]`)}))(t)
-	first.Status, first.Finished, first.Wrote = "success", day, []byte(`[{"kind":"Deployment"}]`)
-	diff(t, "finished", done, first)
-	_, failed := begin(11, "review/x", "x", false, stop)
-	must(db.FinishDeployment(ctx, failed.ID, Deployed{Status: "failed"}))(t)
-	diff(t, "the last successful one", must(db.LastDeployment(ctx, review.ID))(t), first)
-	if url := must(db.Environment(ctx, p.Project, "review/x"))(t).URL; url != "https://x.example" {
-		t.Errorf("the URL is %q", url)
+	later := stop.Add(time.Minute)
+	first.Wrote = []byte(`[{"kind":"Deployment"}]`)
+	diff(t, "reported", must(db.ReportDeployment(ctx, first.ID, Report{URL: "https://x.example", AutoStop: later, Wrote: first.Wrote}))(t), first)
+	diff(t, "nothing more is reported", must(db.ReportDeployment(ctx, first.ID, Report{}))(t), first)
+	_, failed := begin(11, "review/x", "x", false, later)
+	_, second := begin(14, "review/x", "x", false, later)
+	over := func(job int64, status string, at time.Time) {
+		t.Helper()
+		end := must(db.Saved(ctx, p.ID))(t).End
+		must(db.Advance(ctx, p.ID, end, Step{Jobs: []Job{{ID: job, Name: fmt.Sprint("deploy ", job), Attempt: 1, Status: status, Environment: "review/x", Finished: at}}}))(t)
 	}
+	over(14, "success", day.Add(time.Second))
+	over(10, "success", day.Add(time.Minute))
+	over(11, "failed", day.Add(time.Minute))
+	first.Status, first.Finished = "success", day.Add(time.Minute)
+	diff(t, "the successful one that ended last", must(db.LastDeployment(ctx, review.ID))(t), first)
+	if e := must(db.EnvironmentByID(ctx, review.ID))(t); e.URL != "https://x.example" || !e.AutoStop.Equal(later) {
+		t.Errorf("%+v", e)
+	}
+	_, err = db.EnvironmentByID(ctx, 99)
+	refused(t, err, ErrNotFound)
 	prod, _ := begin(12, "production", "v1", true, time.Time{})
 	begin(13, "staging", "x", true, time.Time{}) // a tag that is called like the branch
 
@@ -483,6 +495,7 @@ func TestEnvironments(t *testing.T) {
 	}
 	diff(t, "of the branch", names(db.Environments(ctx, EnvironmentFilter{Project: p.Project, Branch: "x", State: "available"})), []string{"review/x"})
 	diff(t, "a page", names(db.Environments(ctx, EnvironmentFilter{After: review.ID, Limit: 1})), []string{"production"})
+	stop = later
 	diff(t, "not due", names(db.DueToStop(ctx, stop.Add(-time.Second))), []string(nil))
 	diff(t, "due", names(db.DueToStop(ctx, stop)), []string{"review/x"})
 	must(db.SetAutoStop(ctx, prod.ID, stop.Add(-time.Minute)))(t)
@@ -505,11 +518,51 @@ func TestEnvironments(t *testing.T) {
 		return out
 	}
 	all := iids(db.Deployments(ctx, DeploymentFilter{Environment: review.ID}))
-	diff(t, "of an environment", all, []string{"0/3 failed", "0/1 success"})
+	diff(t, "of an environment", all, []string{"0/4 success", "0/3 failed", "0/1 success"})
 	if n := len(iids(db.Deployments(ctx, DeploymentFilter{Project: p.Project, Pipeline: p.ID, Status: "running"}))); n != 2 {
 		t.Errorf("%d deployments run", n)
 	}
+	diff(t, "a page", iids(db.Deployments(ctx, DeploymentFilter{Environment: review.ID, Before: second.ID})), []string{"0/3 failed", "0/1 success"})
 	diff(t, "a page", iids(db.Deployments(ctx, DeploymentFilter{Environment: review.ID, Before: failed.ID})), []string{"0/1 success"})
+	rest(t, db, p, "success")
+	if n := len(iids(db.Deployments(ctx, DeploymentFilter{Pipeline: p.ID, Status: "running"}))); n != 0 {
+		t.Errorf("%d deployments of a pipeline that rests run", n)
+	}
+}
+
+// TestStops holds what the end of a job that stops an environment makes of it.
+func TestStops(t *testing.T) {
+	db := newDB(t)
+	ctx := t.Context()
+	for _, c := range []struct {
+		state    string
+		deployed bool // nothing is being deployed there
+		stopped  bool // the job has succeeded
+		want     string
+	}{
+		{"stopping", true, true, "stopped"},
+		{"available", true, true, "stopped"}, // somebody has played it by hand
+		{"stopping", true, false, "available"},
+		{"stopped", true, false, "stopped"},
+		{"available", false, true, "available"},
+		{"stopping", false, true, "stopping"},
+	} {
+		p := newPipeline(t, db, "a/b", nil)
+		name := fmt.Sprintf("%+v", c)
+		e, d, err := db.BeginDeployment(ctx, Environment{Project: p.Project, Name: name, AutoStop: day}, Deployment{Pipeline: p.ID, Job: p.ID})
+		ok(t, err)
+		if c.deployed {
+			must(db.Advance(ctx, p.ID, 0, Step{Jobs: []Job{{ID: d.Job, Name: "deploy", Attempt: 1, Status: "canceled", Environment: name, Finished: day}}}))(t)
+			if d := must(db.Deployments(ctx, DeploymentFilter{Environment: e.ID}))(t)[0]; d.Status != "canceled" || !d.Finished.Equal(day) {
+				t.Errorf("%+v", d)
+			}
+		}
+		must(db.SetEnvironment(ctx, e.ID, c.state))(t)
+		must(db.Advance(ctx, p.ID, 0, Step{Stops: map[string]bool{name: c.stopped, "nosuch": true}}))(t)
+		if have := must(db.EnvironmentByID(ctx, e.ID))(t); have.State != c.want || have.AutoStop.IsZero() != (c.want == "stopped") {
+			t.Errorf("%s: it is %s, and stops at %s", name, have.State, have.AutoStop)
+		}
+	}
 }
 
 func TestRetention(t *testing.T) {

@@ -8,11 +8,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/pipeline/artifact"
+	"keelson.dev/keelson/internal/pipeline/show"
 	"keelson.dev/keelson/internal/store"
 )
 
@@ -31,6 +36,8 @@ type NewPipeline struct {
 type Ask struct {
 	Jobs       []string `json:"jobs,omitempty"`       // names; none: the whole pipeline
 	Dependants bool     `json:"dependants,omitempty"` // of a retry: also what comes after the jobs
+	// Variables are for the jobs that are played; those of a retry keep what they were played with.
+	Variables map[string]string `json:"variables,omitempty"`
 }
 
 // PipelineDetail is a pipeline with its jobs.
@@ -59,6 +66,16 @@ type PipelinesOptions struct {
 	// Create makes a pipeline; the error is for whoever has asked.
 	Create func(ctx context.Context, p NewPipeline, user string) (store.Pipeline, error)
 	Token  string // whoever has it may do everything
+
+	Artifacts *artifact.Store
+	// Variables gives the variables of a pipeline, or of one of its jobs, without what nobody may see.
+	Variables func(ctx context.Context, pipeline int64, job string) ([]show.Setting, error)
+	// Settings gives the variables that a project has in its settings.
+	Settings func(ctx context.Context, project string) ([]show.Setting, error)
+	// Recipe gives what a pipeline was made from.
+	Recipe func(ctx context.Context, pipeline int64) (show.Recipe, error)
+	// Leaving is closed when the server is about to end: streams end then. Nil: they do not.
+	Leaving <-chan struct{}
 }
 
 // NewPipelines serves pipelines as JSON, and their logs as text. Every request needs the token.
@@ -68,10 +85,23 @@ type PipelinesOptions struct {
 //	GET  /api/v1/pipelines/ID
 //	POST /api/v1/pipelines/ID/play|retry|cancel [Ask]; answered when it is done
 //	GET  /api/v1/jobs/ID
-//	GET  /api/v1/jobs/ID/log?offset=&follow=1   text as the job writes it; with follow until the job is over
+//	GET  /api/v1/pipelines/ID/variables?job=    those that all jobs have alike, or those of a job
+//	GET  /api/v1/pipelines/ID/recipe            what it was made from: event, variables and inputs
+//	GET  /api/v1/pipelines/ID/artifacts         what its jobs have left
+//	GET  /api/v1/jobs/ID/log?offset=&follow=1   text as the job writes it; with follow until the job is over.
+//	                                            Accept: text/event-stream: events of [EventText], always until the job is over
+//	GET  /api/v1/jobs/ID/artifacts?limit=       with its files; DELETE erases them
+//	GET  /api/v1/jobs/ID/artifacts/archive      a zip
+//	GET  /api/v1/jobs/ID/artifacts/file?path=   one file; report=KIND: of that report
+//	POST /api/v1/jobs/ID/artifacts/keep         they do not expire any more
 //	GET  /api/v1/projects
+//	GET  /api/v1/environments?project=&state=&name=&after=&limit=
+//	GET  /api/v1/environments/ID?before=             with its deployments
+//	POST /api/v1/environments/ID/stop|rollback       [AskEnvironment]; answered with the environment when it is asked for
+//	GET  /api/v1/projects/variables?project=
+//	GET  /api/v1/events?project=&pipeline=      a stream of the changes of pipelines, jobs, environments and deployments
 func NewPipelines(o PipelinesOptions) http.Handler {
-	s := &pipelines{o}
+	s := &pipelines{PipelinesOptions: o, streams: make(chan struct{}, maxStreams), zips: make(chan struct{}, maxZips)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/v1/projects", s.projects)
 	mux.HandleFunc("GET /api/v1/pipelines", s.list)
@@ -80,10 +110,26 @@ func NewPipelines(o PipelinesOptions) http.Handler {
 	mux.HandleFunc("POST /api/v1/pipelines/{id}/{action}", s.ask)
 	mux.HandleFunc("GET /api/v1/jobs/{id}", s.job)
 	mux.HandleFunc("GET /api/v1/jobs/{id}/log", s.log)
+	s.environmentsIn(mux)
+	mux.HandleFunc("GET /api/v1/events", s.events)
+	mux.HandleFunc("GET /api/v1/pipelines/{id}/variables", s.variables)
+	mux.HandleFunc("GET /api/v1/pipelines/{id}/recipe", s.recipe)
+	mux.HandleFunc("GET /api/v1/pipelines/{id}/artifacts", s.artifactsOf)
+	mux.HandleFunc("GET /api/v1/projects/variables", s.settings)
+	mux.HandleFunc("GET /api/v1/jobs/{id}/artifacts", s.artifacts)
+	mux.HandleFunc("DELETE /api/v1/jobs/{id}/artifacts", s.erase)
+	mux.HandleFunc("POST /api/v1/jobs/{id}/artifacts/keep", s.keep)
+	mux.HandleFunc("GET /api/v1/jobs/{id}/artifacts/archive", s.archive)
+	mux.HandleFunc("GET /api/v1/jobs/{id}/artifacts/file", s.file)
 	return s.guard(mux)
 }
 
-type pipelines struct{ PipelinesOptions }
+type pipelines struct {
+	PipelinesOptions
+	streams chan struct{} // that are open
+	zips    chan struct{} // that are being made
+	sizes   zipSizes
+}
 
 const (
 	maxAsk     = 1 << 20          // bytes of a request
@@ -298,7 +344,15 @@ func (s *pipelines) ask(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
-	args, err := json.Marshal(map[string]bool{"dependants": ask.Dependants})
+	given := make([]pipeline.KV, 0, len(ask.Variables))
+	for _, name := range slices.Sorted(maps.Keys(ask.Variables)) {
+		given = append(given, pipeline.KV{Key: name, Value: ask.Variables[name]})
+	}
+	if len(given) > 0 && action != "play" {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("%s takes no variables: only who plays a job gives it some", action))
+		return
+	}
+	args, err := json.Marshal(map[string]any{"dependants": ask.Dependants, "variables": given})
 	if err != nil {
 		refuse(w, http.StatusInternalServerError, err)
 		return
@@ -350,6 +404,10 @@ func (s *pipelines) log(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
+	if wantsEvents(r) {
+		s.logEvents(w, r, id, offset)
+		return
+	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	control := http.NewResponseController(w)
 	_ = control.SetWriteDeadline(time.Time{}) // a job takes its time; who does not read is noticed by the connection
@@ -357,7 +415,9 @@ func (s *pipelines) log(w http.ResponseWriter, r *http.Request) {
 		s.copyLog(w, id, offset)
 		return
 	}
-	tail := s.Store.Follow(r.Context(), id, offset)
+	ctx, cancel := s.until(r)
+	defer cancel()
+	tail := s.Store.Follow(ctx, id, offset)
 	defer func() { _ = tail.Close() }() // it was only read
 	buf := make([]byte, 32<<10)
 	for {

@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"regexp"
 	"strings"
-	"sync"
 
 	"keelson.dev/keelson/internal/pipeline"
 )
@@ -70,16 +68,16 @@ func (p *compiler) job(in *instance, rule int, ds []decision) pipeline.Job {
 	return job
 }
 
-// environmentName is what an environment may be called.
-var environmentName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\A[a-zA-Z0-9_\\/${}. -]{1,255}\z`) })
-
 // checkEnvironment warns of a name with which GitLab fails the job when it starts.
 func (p *compiler) checkEnvironment(in *instance, e *pipeline.Environment) {
-	if e == nil || environmentName().MatchString(e.Name) && !strings.HasPrefix(e.Name, "/") && !strings.HasSuffix(e.Name, "/") {
+	if e == nil {
 		return
 	}
-	message := fmt.Sprintf("%s job: `%s` is no name for an environment: only letters, digits, '-', '_', '/', '$', '{', '}', '.' and spaces, and no '/' at either end",
-		in.name, e.Name)
+	err := pipeline.CheckEnvironmentName(e.Name)
+	if err == nil {
+		return
+	}
+	message := fmt.Sprintf("%s job: %v", in.name, err)
 	if e.Name == "" {
 		message = in.name + " job: the name of its environment is empty here"
 	}

@@ -127,7 +127,7 @@ func (s *scope) of(in *instance, job *pipeline.Job, rules []pipeline.VariableSpe
 		v.list = append(v.list, predefinedEnvironment(v.environment)...)
 		if strings.ContainsAny(e.URL, "$%") {
 			sorted, _ := relevant(v.list, e.URL).Sorted()
-			v.environment.URL = sorted.ExpandServer(e.URL)
+			v.environment.URL, v.environment.RawURL = sorted.ExpandServer(e.URL), e.URL
 		}
 	}
 	return v

@@ -152,10 +152,7 @@ func (c *clone) fetch(ctx context.Context, dir string, w fetching, trace *execut
 		return err
 	}
 	if w.origin != "" {
-		if _, err := c.git(ctx, dir, "config", "remote.origin.url", w.origin); err != nil {
-			return err
-		}
-		if _, err := c.git(ctx, dir, "config", "remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*"); err != nil {
+		if _, err := c.git(ctx, dir, "remote", "add", "--", "origin", w.origin); err != nil {
 			return err
 		}
 	}
@@ -172,6 +169,8 @@ func (c *clone) fetch(ctx context.Context, dir string, w fetching, trace *execut
 		args = append(args, "+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*")
 	case isBranch:
 		args = append(args, "+"+c.o.SHA+":refs/remotes/origin/"+branch)
+	case !c.there():
+		args = append(args, "+"+c.o.SHA+":"+c.o.Ref)
 	default:
 		args = append(args, "+"+c.o.Ref+":"+c.o.Ref)
 	}
@@ -199,9 +198,23 @@ func (c *clone) fetch(ctx context.Context, dir string, w fetching, trace *execut
 	return err
 }
 
+// throwaway is git's configuration for a repository that ends with its job: it need not survive a power cut, and nobody tidies it up.
+var throwaway = [][2]string{{"core.fsync", "none"}, {"maintenance.auto", "false"}}
+
+// there tells whether the repository still has the ref.
+func (c *clone) there() bool {
+	repo, err := gitcmd.Open(c.o.Repository, gitcmd.Options{})
+	if err != nil {
+		return false
+	}
+	defer repo.Close()
+	_, err = repo.Resolve(c.o.Ref)
+	return err == nil
+}
+
 // git runs git in a directory that nobody else writes to, without anybody's configuration.
 func (c *clone) git(ctx context.Context, dir string, args ...string) (string, error) {
-	cmd := gitcmd.Process(ctx, nil, args...)
+	cmd := gitcmd.Process(ctx, throwaway, args...)
 	cmd.Dir = dir
 	if args[0] == "fetch" {
 		cmd.Env = append(slices.DeleteFunc(cmd.Env, func(kv string) bool { return strings.HasPrefix(kv, "GIT_ALLOW_PROTOCOL=") }), "GIT_ALLOW_PROTOCOL=file")

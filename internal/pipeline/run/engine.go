@@ -409,6 +409,9 @@ func (e *engine) job(p *play, i int, c schedule.Change, event Event) {
 		return
 	}
 	event.Kind, event.JobRef, event.Stage = KindJob, a.ref(), j.Stage
+	if p.state.Jobs[i].Attempt == a.number {
+		event.By = p.state.Jobs[i].By
+	}
 	if c.To.Completed() && c.To != pipeline.StatusSkipped {
 		r := p.results[i]
 		r.Name, r.Stage, r.Attempt, r.Status, r.Why = j.Name, j.Stage, a.number, c.To, event.Why

@@ -58,6 +58,7 @@ type Event struct {
 	From    pipeline.Status `json:"from,omitempty"`
 	To      pipeline.Status `json:"to,omitempty"`
 	Why     string          `json:"why,omitempty"`
+	By      string          `json:"by,omitempty"`      // of a job: who has played or retried this attempt
 	Result  *JobResult      `json:"result,omitempty"`  // of a job that has ended
 	Text    string          `json:"text,omitempty"`    // a line of the log without its end, or a section's title
 	Section string          `json:"section,omitempty"` // its name

@@ -23,6 +23,7 @@ type work struct {
 	foreign []pipeline.Need
 	scope   artifact.Scope
 	notes   []string
+	played  pipeline.Variables // that a person has played it with
 }
 
 // extras is what a job leaves besides its result.
@@ -40,6 +41,11 @@ func (e *engine) work(a attempt, slot int) *work {
 		w.job.Abort, w.job.Leave = nil, e.leave
 	}
 	w.scope = artifact.Scope{Project: p.Project, Job: j.Name, Ref: p.graph.Ref, Protected: j.Variables.Predefined("CI_COMMIT_REF_PROTECTED") == "true"}
+	for _, kv := range p.state.Jobs[a.job].Variables {
+		// What takes the place of a masked variable is as secret as that one.
+		old, _ := j.Variables.Get(kv.Key)
+		w.played = append(w.played, pipeline.Variable{Name: kv.Key, Value: kv.Value, Masked: old.Masked, Origin: pipeline.OriginPlay})
+	}
 	w.scope.Pipeline = strconv.FormatInt(w.ref.Pipeline, 10)
 	for _, n := range j.Needs {
 		if n.Pipeline != "" && n.Job == "" { // the job shows how another pipeline does
@@ -108,7 +114,11 @@ func (w *work) run(ctx context.Context) (result executor.Result, more extras) {
 	var attended Attendance
 	if err == nil && w.of.Begin != nil {
 		if attended, err = w.of.Begin(ctx, w.ref, &w.job); err == nil && attended.End != nil {
-			defer func() { attended.End(result) }()
+			defer func() {
+				if !w.left() { // then it has not ended
+					attended.End(result)
+				}
+			}()
 		}
 	}
 	trace = executor.NewTrace(log, w.job)
@@ -186,6 +196,7 @@ func (w *work) takeVariables(ctx context.Context) error {
 		}
 		w.job.Variables = w.job.Variables.WithDotenv(vars)
 	}
+	w.job.Variables = slices.Concat(w.job.Variables, w.played) // they count most
 	// Those that refer to each other in a circle stay as they are, as with GitLab.
 	w.job.Variables, _ = w.job.Variables.Started(w.job.ID, w.job.Started).Sorted()
 	return nil

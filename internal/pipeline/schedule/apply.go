@@ -2,6 +2,7 @@ package schedule
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"keelson.dev/keelson/internal/pipeline"
@@ -135,6 +136,10 @@ func (s *State) checkJob(i int, e Event, allowed set) error {
 	switch {
 	case e.Kind == Play && p.when != pipeline.Manual && p.when != pipeline.Delayed:
 		return fmt.Errorf("play: job %q is neither manual nor delayed, but %s; retry runs it again", j.Name, p.when)
+	case len(e.Variables) > 0 && e.Kind != Play:
+		return fmt.Errorf("%s: only who plays a job gives it variables", e.Kind)
+	case len(e.Variables) > 0 && p.trigger:
+		return fmt.Errorf("play: job %q starts another pipeline, and takes no variables by hand", j.Name)
 	case e.Kind == Due && e.At.Before(j.ScheduledAt):
 		return fmt.Errorf("due: job %q is due at %s", j.Name, j.ScheduledAt.UTC().Format("2006-01-02T15:04:05Z"))
 	}
@@ -180,10 +185,15 @@ func (s *State) checkPipeline(e Event, allowed set) ([]int, error) {
 // play starts manual and scheduled jobs, and completed ones anew as GitLab does when the button is pressed again.
 func (s *State) play(jobs []int, e Event) {
 	for _, i := range jobs {
+		if len(e.Variables) > 0 {
+			s.Jobs[i].Variables = slices.Clone(e.Variables)
+		}
 		if s.Jobs[i].Status.Completed() {
 			s.again(i, because(e, "played again"), true)
+			s.Jobs[i].By = e.By
 			continue
 		}
+		s.Jobs[i].By = e.By
 		s.enqueue(i, because(e, "played"))
 	}
 	s.reopen(jobs)

@@ -12,11 +12,14 @@ import (
 var (
 	retriedAnyway = map[pipeline.FailureReason]int{pipeline.SchedulerFailure: 2}
 	neverRetried  = map[pipeline.FailureReason]bool{
-		"ci_quota_exceeded":            true,
-		"no_matching_runner":           true,
-		pipeline.MissingDependency:     true,
-		"forward_deployment_failure":   true,
-		"environment_creation_failure": true,
+		"ci_quota_exceeded":          true,
+		"no_matching_runner":         true,
+		pipeline.MissingDependency:   true,
+		"forward_deployment_failure": true,
+		pipeline.EnvironmentFailure:  true,
+		// A new attempt would not be older than what it must not replace, and nobody else's.
+		pipeline.OutdatedDeployment:   true,
+		pipeline.ProtectedEnvironment: true,
 	}
 )
 
@@ -42,6 +45,7 @@ func (s *State) again(i int, why string, immediate bool) {
 	s.update(i, func(j *Job) {
 		*j = Job{
 			Name: j.Name, Status: pipeline.StatusCreated, Why: why, Attempt: j.Attempt + 1, Allowed: s.plan.jobs[i].allowed(), Immediate: immediate,
+			Variables: j.Variables,
 		}
 	})
 	s.changes = append(s.changes, Change{Job: s.Jobs[i].Name, From: from, To: pipeline.StatusCreated, Why: why})
@@ -53,6 +57,7 @@ func (s *State) retry(jobs []int, e Event) {
 	named := len(e.Jobs) > 0
 	for _, i := range jobs {
 		s.again(i, because(e, "retried"), named)
+		s.Jobs[i].By = e.By
 	}
 	switch {
 	case !named:
@@ -67,6 +72,7 @@ func (s *State) retry(jobs []int, e Event) {
 			}
 			if setOf(success, failed, canceled).any(1 << plain[s.Jobs[i].Status]) {
 				s.again(i, why, false)
+				s.Jobs[i].By = e.By
 				continue
 			}
 			s.move(i, pipeline.StatusCreated, why)

@@ -52,6 +52,11 @@ type Job struct {
 	Allowed bool `json:"allowed,omitempty"`
 	// Immediate tells that the job was retried by itself or by name, so it neither waits for a person again nor for its time.
 	Immediate bool `json:"immediate,omitempty"`
+	// By is who has played or retried this attempt; empty: nobody has.
+	By string `json:"by,omitempty"`
+
+	// Variables are those that a person has played the job with. Later attempts keep them.
+	Variables []pipeline.KV `json:"variables,omitempty"`
 
 	ScheduledAt time.Time `json:"scheduledAt,omitzero"` // of a scheduled job: when it is due
 	QueuedAt    time.Time `json:"queuedAt,omitzero"`
@@ -98,9 +103,13 @@ type Event struct {
 	ExitCode int                    `json:"exitCode,omitempty"` // Drop: of the script; 0 or less: it did not get so far
 	Reason   pipeline.FailureReason `json:"reason,omitempty"`   // Drop; empty: unknown_failure
 
-	Dependants    bool `json:"dependants,omitempty"`    // Retry
-	Interruptible bool `json:"interruptible,omitempty"` // Cancel without Jobs: only jobs that may be interrupted
-	Force         bool `json:"force,omitempty"`         // Cancel: nobody will tell the end of what runs
+	// Variables are for the jobs of Play, instead of those that they were played with before; none: they keep those.
+	Variables []pipeline.KV `json:"variables,omitempty"`
+
+	Dependants    bool   `json:"dependants,omitempty"`    // Retry
+	Interruptible bool   `json:"interruptible,omitempty"` // Cancel without Jobs: only jobs that may be interrupted
+	Force         bool   `json:"force,omitempty"`         // Cancel: nobody will tell the end of what runs
+	By            string `json:"by,omitempty"`            // Play, Retry: who wants it
 	// Why goes with what changes: "canceled by pipeline 17". Empty: a sentence is made.
 	Why string `json:"why,omitempty"`
 }

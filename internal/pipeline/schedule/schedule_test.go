@@ -260,3 +260,33 @@ func TestSimulateError(t *testing.T) {
 		t.Errorf("have %s", data)
 	}
 }
+
+// TestBy holds whose an attempt is: who has asked for it, and nobody's where it is repeated by itself.
+func TestBy(t *testing.T) {
+	s := New(graphOf(t, "stages one two three\nauto one retry=1\ngate two manual\nlast three"), epoch)
+	for _, c := range []struct {
+		Event
+		want string // of each job: attempt and user
+	}{
+		{Event{Kind: Drop, Jobs: []string{"auto"}}, "auto/2 gate/1 last/1"},
+		{Event{Kind: Drop, Jobs: []string{"auto"}}, "auto/2 gate/1 last/1"},
+		{Event{Kind: Retry, By: "bob"}, "auto/3bob gate/1 last/1"},
+		{Event{Kind: Success, Jobs: []string{"auto"}}, "auto/3bob gate/1 last/1"},
+		{Event{Kind: Play, Jobs: []string{"gate"}, By: "eve"}, "auto/3bob gate/1eve last/1"},
+		{Event{Kind: Success, Jobs: []string{"gate"}}, "auto/3bob gate/1eve last/1"},
+		{Event{Kind: Play, Jobs: []string{"gate"}, By: "ann"}, "auto/3bob gate/2ann last/1"},
+		{Event{Kind: Success, Jobs: []string{"gate", "last"}}, "auto/3bob gate/2ann last/1"},
+		{Event{Kind: Retry, Jobs: []string{"gate"}, Dependants: true, By: "bob"}, "auto/3bob gate/3bob last/2bob"},
+	} {
+		if _, err := s.Apply(c.Event); err != nil {
+			t.Fatalf("%s %v: %v", c.Kind, c.Jobs, err)
+		}
+		var have []string
+		for _, j := range s.Jobs {
+			have = append(have, fmt.Sprintf("%s/%d%s", j.Name, j.Attempt, j.By))
+		}
+		if strings.Join(have, " ") != c.want {
+			t.Errorf("%s %v: have %s\nwant %s", c.Kind, c.Jobs, have, c.want)
+		}
+	}
+}

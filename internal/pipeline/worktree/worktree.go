@@ -83,6 +83,18 @@ func Open(ctx context.Context, dir string) (*Repository, error) {
 // Root is the folder that paths are relative to.
 func (r *Repository) Root() string { return r.root }
 
+// GitDir is the directory of the repository's refs and objects; empty: there is no repository.
+func (r *Repository) GitDir() string { return r.common }
+
+// Has tells whether a commit is here and, where it is not empty, a ref of that full name.
+func (r *Repository) Has(ctx context.Context, sha, ref string) bool {
+	if !r.hasGit || ref != "" && !r.hasRef(ctx, ref) {
+		return false
+	}
+	_, err := r.git(ctx, "cat-file", "-e", sha+"^{commit}")
+	return err == nil
+}
+
 // commonDir is where a working tree's refs are: also of one that "git worktree add" made.
 func commonDir(root string) (string, error) {
 	dir := filepath.Join(root, ".git")
