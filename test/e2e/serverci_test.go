@@ -175,6 +175,9 @@ metadata: {name: keelson, namespace: default}
 	write(t, limited, string(text))
 	kubectl(t, limited, "config", "set-credentials", "keelson", "--token", token)
 	kubectl(t, limited, "config", "set-context", "--current", "--user", "keelson")
+	if r := tryKubectl(limited, "auth", "can-i", "delete", "nodes"); r.code == 0 {
+		t.Fatalf("its rights are not limited: %s", r.out)
+	}
 	return limited
 }
 
