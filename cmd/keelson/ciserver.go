@@ -323,6 +323,7 @@ func (l *lazyProjects) resolve(ctx context.Context, p keelsonv1.Project) (ci.Pro
 	var failed []error
 	out.Path, out.DefaultBranch, out.ConfigPath = pathOf(p), p.Spec.DefaultBranch, p.Spec.ConfigPath
 	out.ReadableBy, out.Suspended = p.Spec.ReadableBy, p.Spec.Suspend
+	settings(&out, p.Spec)
 	if p.Spec.Protected != nil {
 		out.ProtectedBranches, out.ProtectedTags = append([]string{}, p.Spec.Protected.Branches...), p.Spec.Protected.Tags
 	}

@@ -45,6 +45,7 @@ type Project struct {
 	Variables                        pipeline.Variables // with their values
 	ReadableBy                       []string           // paths of projects whose pipelines may include files of this one; "group/*", "*"
 	Suspended                        bool
+	KeepRedundant                    bool // a newer pipeline of a ref cancels no older ones
 }
 
 // Projects tells which projects there are, as they are now. It is safe for concurrent use.
@@ -89,6 +90,8 @@ type Server struct {
 	busy  sync.WaitGroup
 
 	resumed chan struct{} // closed once all that was left is played again
+
+	committed map[int64]bool // pipelines that rest and that no newer one cancels any more; the commands' goroutine's alone
 }
 
 // New makes a server; [Server.Serve] lets it play.
@@ -101,7 +104,7 @@ func New(o Options) (*Server, error) {
 	}
 	now := o.Now
 	o.Now = func() time.Time { return now().UTC().Truncate(time.Microsecond) } // as the store keeps it: states are rebuilt with it
-	s := &Server{o: o, tokens: newTokens(), lanes: map[string]*lane{}, life: context.Background(), resumed: make(chan struct{})}
+	s := &Server{o: o, tokens: newTokens(), lanes: map[string]*lane{}, life: context.Background(), resumed: make(chan struct{}), committed: map[int64]bool{}}
 	s.sink = newSink(o.Store, o.Log, o.Now)
 	var err error
 	s.engine, err = run.NewServer(run.Options{

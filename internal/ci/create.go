@@ -131,6 +131,7 @@ func (s *Server) keepNew(ctx context.Context, p Project, row store.Pipeline, e E
 	if err := s.engine.Add(ctx, s.played(p, row, e, g, state, ids), s.rested); err != nil {
 		return row, err
 	}
+	s.supersede(ctx, p, row)
 	return row, nil
 }
 

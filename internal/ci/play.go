@@ -129,10 +129,26 @@ type saved struct {
 	ids   map[string]int64
 	event Event
 	jobs  []store.Job
+	end   int64 // of its journal
 }
 
-// load reads a pipeline with its state.
+// load reads a pipeline with its state, and makes it known to the sink.
 func (s *Server) load(ctx context.Context, row store.Pipeline) (*saved, error) {
+	v, err := s.read(ctx, row)
+	if err != nil {
+		return nil, err
+	}
+	end, err := s.missing(ctx, v, v.end)
+	if err != nil {
+		return nil, err
+	}
+	k := s.sink.add(row.ID, row.Project, end, v.jobs, v.graph)
+	k.status = statuses{status: row.Status, why: row.Why, started: row.Started, finished: row.Finished}
+	return v, nil
+}
+
+// read reads a pipeline with its state.
+func (s *Server) read(ctx context.Context, row store.Pipeline) (*saved, error) {
 	from, err := s.o.Store.Saved(ctx, row.ID)
 	if err != nil {
 		return nil, err
@@ -140,7 +156,7 @@ func (s *Server) load(ctx context.Context, row store.Pipeline) (*saved, error) {
 	if from.Graph == nil {
 		return nil, fmt.Errorf("pipeline %d has never run: its configuration has errors: %w", row.ID, errUnreadable)
 	}
-	v := &saved{row: row, graph: &pipeline.Graph{}, ids: map[string]int64{}}
+	v := &saved{row: row, graph: &pipeline.Graph{}, ids: map[string]int64{}, end: from.End}
 	if err := json.Unmarshal(from.Graph, v.graph); err != nil {
 		return nil, fmt.Errorf("%w: its graph: %w", errUnreadable, err)
 	}
@@ -171,11 +187,6 @@ func (s *Server) load(ctx context.Context, row store.Pipeline) (*saved, error) {
 			v.ids[j.Name] = j.ID
 		}
 	}
-	if from.End, err = s.missing(ctx, v, from.End); err != nil {
-		return nil, err
-	}
-	k := s.sink.add(row.ID, row.Project, from.End, v.jobs, v.graph)
-	k.status = statuses{status: row.Status, why: row.Why, started: row.Started, finished: row.Finished}
 	return v, nil
 }
 
@@ -301,6 +312,9 @@ func (s *Server) commands(ctx context.Context) {
 
 // do does one command.
 func (s *Server) do(ctx context.Context, c store.Command) error {
+	if c.Kind == commandSupersede {
+		return s.cancelRedundant(ctx, c.Pipeline)
+	}
 	var args Args
 	if len(c.Args) > 0 {
 		if err := json.Unmarshal(c.Args, &args); err != nil {

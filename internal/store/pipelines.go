@@ -262,6 +262,7 @@ type PipelineFilter struct {
 	SHA     string
 	Parent  int64 // the child pipelines of this job
 	Top     bool  // no child pipelines
+	Open    bool  // those in which something may still happen, also only by a person
 
 	Before int64 // only pipelines with a smaller number: the last one of the page before; 0: from the newest on
 	Limit  int   // 0: 100; at most 1000
@@ -284,6 +285,9 @@ func (db *DB) Pipelines(ctx context.Context, f PipelineFilter) ([]Pipeline, erro
 	}
 	if f.SHA != "" {
 		w.and("sha = ?", f.SHA)
+	}
+	if f.Open {
+		w.and("status NOT IN ('success', 'failed', 'canceled', 'skipped')")
 	}
 	switch {
 	case f.Parent != 0:

@@ -102,7 +102,9 @@ type Options struct {
 type Command struct {
 	Pipeline int64 // 0: the one that is run
 	Event    schedule.Event
-	Reply    chan<- error // nil: nobody waits; else it takes one error without blocking
+	// Decide makes the event of the state as it is when its turn comes, for this pipeline alone; false: nothing is done. Nil: it is Event.
+	Decide func(*schedule.State) (schedule.Event, bool)
+	Reply  chan<- error // nil: nobody waits; else it takes one error without blocking
 }
 
 // DefaultJobs is how many jobs run at a time where nobody says: jobs wait for the network and for disks as much as they compute.
