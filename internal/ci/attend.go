@@ -45,6 +45,7 @@ func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *exec
 			end(executor.FailedWith(err))
 		}
 	}()
+	p.Limits.bound(job)
 	takeBack := s.credentials(p, job)
 	ends = append(ends, func(executor.Result) { takeBack() })
 	var access Access

@@ -46,6 +46,7 @@ type Project struct {
 	ReadableBy                       []string           // paths of projects whose pipelines may include files of this one; "group/*", "*"
 	Suspended                        bool
 	KeepRedundant                    bool // a newer pipeline of a ref cancels no older ones
+	Limits                           Limits
 }
 
 // Projects tells which projects there are, as they are now. It is safe for concurrent use.

@@ -44,6 +44,7 @@ type Pipeline struct {
 
 	Project string // whose artifacts, caches and resource groups they are: its path, or what else tells it from others
 	ID      int64  // CI_PIPELINE_ID; 0: 1
+	Most    int    // how many jobs of the project run at a time; 0: as many as there are slots
 
 	// State is where an earlier run has got to; nil: from the beginning. Jobs that ran then have failed by their runner's end.
 	State *schedule.State
