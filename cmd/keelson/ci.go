@@ -52,7 +52,7 @@ What is pushed to the built-in Git host of an instance (keelson up) is run there
 	cmd.AddCommand(
 		ciLintCommand(g), ciListCommand(g), ciExplainCommand(g), ciGraphCommand(g), ciVariablesCommand(g), ciEvalCommand(g),
 		ciSimulateCommand(g), ciRunCommand(g), ciRBACCommand(g),
-		ciPipelinesCommand(g), ciShowCommand(g), ciLogsCommand(g), ciTriggerCommand(g), ciPlayCommand(g), ciRetryCommand(g), ciCancelCommand(g),
+		ciPipelinesCommand(g), ciShowCommand(g), ciLogsCommand(g), ciTriggerCommand(g), ciSchedulesCommand(g), ciPlayCommand(g), ciRetryCommand(g), ciCancelCommand(g),
 	)
 	return cmd
 }

@@ -96,7 +96,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	if err != nil {
 		return nil, err
 	}
-	s.api = web.LocalOnly(web.NewPipelines(web.PipelinesOptions{Store: db, Create: s.create, Token: inst.Token}))
+	s.api = s.apis(web.NewPipelines(web.PipelinesOptions{Store: db, Create: s.create, Token: inst.Token}), inst.Token)
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	go func() {

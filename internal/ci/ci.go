@@ -47,6 +47,7 @@ type Project struct {
 	Suspended                        bool
 	KeepRedundant                    bool // a newer pipeline of a ref cancels no older ones
 	Limits                           Limits
+	Schedules                        []Schedule
 }
 
 // Projects tells which projects there are, as they are now. It is safe for concurrent use.
@@ -74,8 +75,10 @@ type Options struct {
 	Follow func(ctx context.Context, w Work, trace *executor.Trace) error
 	// Hand gives a job's directory to who runs it; nil: it is this process's.
 	Hand func(ctx context.Context, dir string) error
-	Now  func() time.Time
-	Log  *slog.Logger
+	// Scheduled is told that a schedule of a project has done something. Nil: nobody asks.
+	Scheduled func(project string)
+	Now       func() time.Time
+	Log       *slog.Logger
 }
 
 // Server makes, plays and keeps pipelines.
@@ -84,6 +87,8 @@ type Server struct {
 	engine *run.Server
 	sink   *sink
 	tokens *tokens
+
+	calendar *calendar
 
 	mu    sync.Mutex
 	lanes map[string]*lane // of projects
@@ -105,7 +110,7 @@ func New(o Options) (*Server, error) {
 	}
 	now := o.Now
 	o.Now = func() time.Time { return now().UTC().Truncate(time.Microsecond) } // as the store keeps it: states are rebuilt with it
-	s := &Server{o: o, tokens: newTokens(), lanes: map[string]*lane{}, life: context.Background(), resumed: make(chan struct{}), committed: map[int64]bool{}}
+	s := &Server{o: o, tokens: newTokens(), calendar: newCalendar(), lanes: map[string]*lane{}, life: context.Background(), resumed: make(chan struct{}), committed: map[int64]bool{}}
 	s.sink = newSink(o.Store, o.Log, o.Now)
 	var err error
 	s.engine, err = run.NewServer(run.Options{
@@ -148,6 +153,8 @@ func (s *Server) Serve(ctx context.Context) {
 		defer s.busy.Done()
 		if s.resume(ctx) {
 			close(s.resumed)
+			s.busy.Add(1)
+			go func() { defer s.busy.Done(); s.keepTime(ctx) }()
 			s.commands(ctx)
 		}
 	}()

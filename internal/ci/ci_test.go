@@ -63,6 +63,7 @@ type world struct {
 	host     *githost.Host
 	url      string // of the host, with the token
 	projects *declared
+	now      func() time.Time // nil: time.Now
 
 	mu     sync.Mutex
 	server *Server
@@ -118,7 +119,7 @@ func (w *world) start() {
 		w.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(testWriter{w.T}, nil))
-	db, err := store.Open(filepath.Join(w.dir, "store.db"), store.Options{Key: key, Logger: log})
+	db, err := store.Open(filepath.Join(w.dir, "store.db"), store.Options{Key: key, Logger: log, Now: w.now})
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -135,7 +136,7 @@ func (w *world) start() {
 		w.Fatal(err)
 	}
 	s, err := New(Options{
-		Store: db, Artifacts: artifacts, Projects: w.projects, Executor: x, Builds: builds, URL: w.url, GitURL: w.url + "/git", Jobs: 4, Log: log,
+		Store: db, Artifacts: artifacts, Projects: w.projects, Executor: x, Builds: builds, URL: w.url, GitURL: w.url + "/git", Jobs: 4, Log: log, Now: w.now,
 	})
 	if err != nil {
 		w.Fatal(err)

@@ -41,6 +41,7 @@ type Event struct {
 	Before     string                    `json:"before,omitempty"`
 	User       string                    `json:"user,omitempty"`
 	Schedule   string                    `json:"schedule,omitempty"` // a schedule's description
+	Due        time.Time                 `json:"due,omitzero"`       // when the schedule was
 	Variables  pipeline.Variables        `json:"variables,omitempty"`
 	Inputs     map[string]pipeline.Input `json:"inputs,omitempty"`
 	IgnoreSkip bool                      `json:"ignoreSkip,omitempty"` // somebody asks for it, whatever the commit's message says

@@ -294,8 +294,12 @@ func (s *Server) commands(ctx context.Context) {
 			continue
 		}
 		refusal := ""
-		if c.Kind == commandPush {
+		switch c.Kind {
+		case commandPush:
 			s.queuePush(c)
+			continue
+		case commandSchedule:
+			s.queueSchedule(c)
 			continue
 		}
 		if err := s.do(ctx, c); err != nil {
