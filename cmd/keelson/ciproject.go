@@ -39,6 +39,7 @@ func (s *pipelineServer) apis(pipelines http.Handler, token string) http.Handler
 	mux := http.NewServeMux()
 	mux.Handle(web.SchedulesPath, web.LocalOnly(s.schedules(token)))
 	mux.Handle(web.SchedulesPath+"/", web.LocalOnly(s.schedules(token)))
+	mux.Handle(web.TriggersPath, web.NewTriggers(web.TriggersOptions{Trigger: s.trigger})) // each request brings its own token
 	mux.Handle("/", web.LocalOnly(pipelines))
 	return mux
 }

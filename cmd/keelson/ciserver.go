@@ -40,11 +40,16 @@ type pipelineServer struct {
 	stop    context.CancelFunc
 	done    chan struct{}
 	cluster *lazyProjects
+	keeper  *projectKeeper
+	log     *slog.Logger
+	store   *store.DB
+	url     string // of the instance
 }
 
 // startPipelines opens what is kept of pipelines and plays on. Projects are known once [lazyProjects.set] has been called.
 func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log *slog.Logger) (_ *pipelineServer, err error) {
-	s := &pipelineServer{done: make(chan struct{}), cluster: newLazyProjects(host)}
+	s := &pipelineServer{done: make(chan struct{}), cluster: newLazyProjects(host), log: log}
+	s.keeper = newProjectKeeper(s)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.shut())
@@ -66,6 +71,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 		return nil, err
 	}
 	s.close = append(s.close, db)
+	s.store, s.url = db, inst.base()
 	artifacts, err := artifact.Open(filepath.Join(dir, "artifacts"), artifact.Options{})
 	if err != nil {
 		return nil, err
@@ -92,6 +98,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	s.close = append(s.close, x)
 	s.Server, err = ci.New(ci.Options{
 		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: x, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Log: log,
+		News: s.keeper.news,
 	})
 	if err != nil {
 		return nil, err

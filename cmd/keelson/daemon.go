@@ -202,6 +202,7 @@ func (d *Daemon) serve() (err error) {
 	d.ci.set(pipelines, err)
 	mux := newMux(dashboard, d.host, &d.hooks)
 	mux.Handle(web.PipelinesPath, &d.ci)
+	mux.Handle(web.TriggersPath, &d.ci)
 	d.serving = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(d.Logger.Handler(), slog.LevelWarn)}
 	go func() {
 		if err := d.serving.Serve(d.listener); !errors.Is(err, http.ErrServerClosed) {
@@ -286,6 +287,7 @@ func (d *Daemon) control(ctx context.Context) error {
 			State:      &d.state,
 			Hooks:      &d.hooks,
 			Share:      d.Share,
+			Projects:   d.ci.projects(),
 			Ready: func(looked func(context.Context) (bool, error)) {
 				d.looked = looked
 				close(ready)

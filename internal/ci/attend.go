@@ -73,7 +73,7 @@ func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *exec
 
 // credentials gives a job its token, and takes it back.
 func (s *Server) credentials(p Project, job *executor.Job) (end func()) {
-	token, end := s.tokens.give(grant{project: p.Path, repository: p.Repository})
+	token, end := s.tokens.give(grant{project: p.Path, repository: p.Repository, job: job.ID})
 	origin := s.o.GitURL + "/" + p.Repository + ".git"
 	if u, err := url.Parse(origin); err == nil {
 		u.User = url.UserPassword("gitlab-ci-token", token)

@@ -75,10 +75,10 @@ type Options struct {
 	Follow func(ctx context.Context, w Work, trace *executor.Trace) error
 	// Hand gives a job's directory to who runs it; nil: it is this process's.
 	Hand func(ctx context.Context, dir string) error
-	// Scheduled is told that a schedule of a project has done something. Nil: nobody asks.
-	Scheduled func(project string)
-	Now       func() time.Time
-	Log       *slog.Logger
+	// News is told that there is something new about how a project stands. Nil: nobody asks.
+	News func(project string)
+	Now  func() time.Time
+	Log  *slog.Logger
 }
 
 // Server makes, plays and keeps pipelines.

@@ -44,6 +44,7 @@ type Event struct {
 	Due        time.Time                 `json:"due,omitzero"`       // when the schedule was
 	Variables  pipeline.Variables        `json:"variables,omitempty"`
 	Inputs     map[string]pipeline.Input `json:"inputs,omitempty"`
+	Upstream   int64                     `json:"upstream,omitempty"`   // the job of another project that asks for it
 	IgnoreSkip bool                      `json:"ignoreSkip,omitempty"` // somebody asks for it, whatever the commit's message says
 	// PipelineID and PipelineIID number the pipeline; 0: they are not given yet.
 	PipelineID  int64 `json:"pipeline,omitempty"`
@@ -89,6 +90,7 @@ func (s *Server) Create(ctx context.Context, e Event) (store.Pipeline, error) {
 	row := store.Pipeline{
 		ID: e.PipelineID, IID: e.PipelineIID, Project: numbered.ID, Source: e.Source, Ref: made.context.Ref, Tag: made.context.Tag, SHA: e.SHA, Before: e.Before,
 		Title: subject(made.context.Commit.Message), Author: made.context.Commit.AuthorName, User: e.User, Created: s.o.Now(),
+		Upstream: e.Upstream,
 	}
 	event, err := json.Marshal(e)
 	if err != nil {

@@ -352,8 +352,8 @@ func (s *Server) queueSchedule(c store.Command) {
 		if err := s.o.Store.Answer(ctx, c.ID, refusal); err != nil {
 			s.o.Log.Error("answer a schedule", "project", d.Project, "error", err)
 		}
-		if s.o.Scheduled != nil {
-			s.o.Scheduled(d.Project)
+		if s.o.News != nil {
+			s.o.News(d.Project)
 		}
 	})
 }
@@ -361,9 +361,9 @@ func (s *Server) queueSchedule(c store.Command) {
 // PlaySchedule makes the pipeline of a schedule now, for a person.
 func (s *Server) PlaySchedule(ctx context.Context, project, name, user string) (store.Pipeline, error) {
 	made, err := s.scheduled(ctx, due{Project: project, Name: name}, time.Time{}, user)
-	if err == nil && s.o.Scheduled != nil {
+	if err == nil && s.o.News != nil {
 		s.calendar.change(project, name, func(p *planned) { p.Pipeline = made.ID })
-		s.o.Scheduled(project)
+		s.o.News(project)
 	}
 	return made, err
 }
