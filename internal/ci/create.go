@@ -45,6 +45,7 @@ type Event struct {
 	Variables  pipeline.Variables        `json:"variables,omitempty"`
 	Inputs     map[string]pipeline.Input `json:"inputs,omitempty"`
 	Upstream   int64                     `json:"upstream,omitempty"`   // the job of another project that asks for it
+	Chain      []string                  `json:"chain,omitempty"`      // the pipelines that have started each other before it: path@commit
 	IgnoreSkip bool                      `json:"ignoreSkip,omitempty"` // somebody asks for it, whatever the commit's message says
 	// PipelineID and PipelineIID number the pipeline; 0: they are not given yet.
 	PipelineID  int64 `json:"pipeline,omitempty"`
@@ -80,9 +81,11 @@ func (s *Server) Create(ctx context.Context, e Event) (store.Pipeline, error) {
 	if err := configured(at, p); err != nil {
 		return store.Pipeline{}, err
 	}
-	if e.PipelineID, e.PipelineIID, err = s.o.Store.Reserve(ctx, numbered.ID); err != nil {
+	id, iid, err := s.o.Store.Reserve(ctx, numbered.ID)
+	if err != nil {
 		return store.Pipeline{}, err
 	}
+	e.PipelineID, e.PipelineIID = cmp.Or(e.PipelineID, id), iid
 	made, err := s.compile(ctx, at, p, e)
 	if err != nil {
 		return store.Pipeline{}, err

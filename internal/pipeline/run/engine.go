@@ -28,7 +28,8 @@ type engine struct {
 	errs      []error
 	resources schedule.Resources
 	launch    []func() // what starts once all is told
-	leaving   bool     // nothing that happens is taken in any more
+	others    map[int64]*other
+	leaving   bool // nothing that happens is taken in any more
 }
 
 // play is one pipeline that is being played.
@@ -80,7 +81,7 @@ type todo struct {
 }
 
 func newEngine(ctx context.Context, o Options) *engine {
-	e := &engine{o: o, ctx: context.WithoutCancel(ctx), inbox: make(chan func()), byID: map[int64]*play{}, busy: map[string]int{}}
+	e := &engine{o: o, ctx: context.WithoutCancel(ctx), inbox: make(chan func()), byID: map[int64]*play{}, busy: map[string]int{}, others: map[int64]*other{}}
 	for i := range o.Jobs {
 		e.free = append(e.free, o.Jobs-1-i)
 	}
@@ -104,8 +105,9 @@ func (e *engine) take(from Pipeline) *play {
 		e.add(from, c.Graph, c.ID, c.State, c.IDs, &attempt{parent, job, c.Attempt})
 	}
 	if from.State != nil {
+		waiting := e.await(from.Followed)
 		for _, p := range e.tree(root) {
-			e.lost(p)
+			e.lost(p, waiting)
 		}
 	}
 	return root
@@ -184,9 +186,12 @@ func (p *play) shown(text string) string {
 	return p.secrets.Text(text)
 }
 
-// lost fails the jobs that another process ran.
-func (e *engine) lost(p *play) {
+// lost fails the jobs that another process ran, but for those that wait for the pipelines of other projects.
+func (e *engine) lost(p *play, waiting map[attempt]bool) {
 	for i := range p.state.Jobs {
+		if waiting[attempt{p, i, p.attempts[i]}] {
+			continue
+		}
 		if child := p.children[i]; child != nil && child.parent.number == p.attempts[i] {
 			continue // it has been started, and tells how it ends
 		}
@@ -394,6 +399,9 @@ func (e *engine) job(p *play, i int, c schedule.Change, event Event) {
 		}
 		if child := p.children[i]; child != nil {
 			e.try(child, schedule.Event{Kind: schedule.Cancel, Why: "canceled with the job that started its pipeline"})
+		}
+		if c.To == pipeline.StatusCanceling && j.Trigger != nil && j.Trigger.Project != "" {
+			e.abandon(a)
 		}
 	}
 	if c.From == c.To { // a new pipeline's job that is created
