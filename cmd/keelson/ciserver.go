@@ -44,11 +44,13 @@ type pipelineServer struct {
 	log     *slog.Logger
 	store   *store.DB
 	url     string // of the instance
+
+	onMirror func(repository string) // is told that a mirror has changed
 }
 
 // startPipelines opens what is kept of pipelines and plays on. Projects are known once [lazyProjects.set] has been called.
 func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log *slog.Logger) (_ *pipelineServer, err error) {
-	s := &pipelineServer{done: make(chan struct{}), cluster: newLazyProjects(host), log: log}
+	s := &pipelineServer{done: make(chan struct{}), cluster: newLazyProjects(host), log: log, onMirror: func(string) {}}
 	s.keeper = newProjectKeeper(s)
 	defer func() {
 		if err != nil {
@@ -98,7 +100,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	s.close = append(s.close, x)
 	s.Server, err = ci.New(ci.Options{
 		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: x, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Log: log,
-		News: s.keeper.news,
+		News: s.keeper.news, Mirrored: func(repository string) { s.onMirror(repository) },
 	})
 	if err != nil {
 		return nil, err

@@ -199,6 +199,9 @@ func (d *Daemon) serve() (err error) {
 	if err != nil {
 		d.Logger.Error("no pipelines are played", "error", err)
 	}
+	if pipelines != nil {
+		pipelines.onMirror = func(repository string) { go func() { d.pushes <- repository }() }
+	}
 	d.ci.set(pipelines, err)
 	mux := newMux(dashboard, d.host, &d.hooks)
 	mux.Handle(web.PipelinesPath, &d.ci)

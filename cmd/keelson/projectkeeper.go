@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -27,6 +28,9 @@ const (
 	projectVariables   = "VariablesNotFound"
 	projectSchedules   = "SchedulesInvalid"
 	projectTriggers    = "TriggersInvalid"
+	projectSource      = "SourceInvalid"
+	projectPoll        = "SourceUnreachable"
+	projectMirroring   = "Mirroring"
 	projectUnreachable = "ClusterUnreachable"
 )
 
@@ -90,6 +94,7 @@ func (k *projectKeeper) Forget(name types.NamespacedName) {
 func (k *projectKeeper) drop(path string, was types.NamespacedName) {
 	ctx, cancel := context.WithTimeout(context.Background(), projectRetry)
 	defer cancel()
+	k.s.DropMirrors(path, "")
 	if err := k.s.ForgetSchedules(ctx, path); err != nil {
 		k.s.log.Warn("forget the schedules of a project", "project", path, "error", err)
 	}
@@ -120,6 +125,10 @@ func (k *projectKeeper) Take(ctx context.Context, p *keelsonv1.Project) controll
 		return controller.ProjectStanding{Reason: projectPathTaken, Message: fmt.Sprintf(
 			"the Project %s/%s has the path %s already; set spec.path to another one", all[at].Namespace, all[at].Name, pathOf(*p))}
 	}
+	mirrored, err := k.mirror(ctx, p, all)
+	if err != nil {
+		return controller.ProjectStanding{Reason: projectSource, Message: sentence(err), After: time.Minute} // the repository may be emptied, say
+	}
 	if out := k.repository(p); out != nil {
 		return *out
 	}
@@ -138,6 +147,18 @@ func (k *projectKeeper) Take(ctx context.Context, p *keelsonv1.Project) controll
 	unready(projectSchedules, err)
 	unready(projectTriggers, k.s.cluster.checkTriggers(ctx, p))
 	s.Schedules = schedulesStatus(upcoming)
+	if p.Spec.Source == nil {
+		return s
+	}
+	switch {
+	case mirrored.Problem != "":
+		unready(projectPoll, errors.New(mirrored.Problem))
+	case mirrored.Polled.IsZero():
+		unready(projectMirroring, fmt.Errorf("the first copy of %s is being made", redact.URL(p.Spec.Source.URL)))
+	}
+	if !mirrored.Polled.IsZero() {
+		s.LastPolled = &metav1.Time{Time: mirrored.Polled}
+	}
 	return s
 }
 

@@ -77,8 +77,10 @@ type Options struct {
 	Hand func(ctx context.Context, dir string) error
 	// News is told that there is something new about how a project stands. Nil: nobody asks.
 	News func(project string)
-	Now  func() time.Time
-	Log  *slog.Logger
+	// Mirrored is told that a mirror on the Git host has changed. Nil: nobody asks.
+	Mirrored func(repository string)
+	Now      func() time.Time
+	Log      *slog.Logger
 }
 
 // Server makes, plays and keeps pipelines.
@@ -89,6 +91,7 @@ type Server struct {
 	tokens *tokens
 
 	calendar *calendar
+	mirrors  *mirrors
 
 	mu    sync.Mutex
 	lanes map[string]*lane // of projects
@@ -110,7 +113,7 @@ func New(o Options) (*Server, error) {
 	}
 	now := o.Now
 	o.Now = func() time.Time { return now().UTC().Truncate(time.Microsecond) } // as the store keeps it: states are rebuilt with it
-	s := &Server{o: o, tokens: newTokens(), calendar: newCalendar(), lanes: map[string]*lane{}, life: context.Background(), resumed: make(chan struct{}), committed: map[int64]bool{}}
+	s := &Server{o: o, tokens: newTokens(), calendar: newCalendar(), mirrors: newMirrors(), lanes: map[string]*lane{}, life: context.Background(), resumed: make(chan struct{}), committed: map[int64]bool{}}
 	s.sink = newSink(o.Store, o.Log, o.Now)
 	var err error
 	s.engine, err = run.NewServer(run.Options{
