@@ -3,6 +3,7 @@ package ci
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -197,7 +198,7 @@ func (s *Server) lookAt(ctx context.Context, of Mirrored) (changed bool, err err
 	there, head, err := git.Branches(ask, of.Remote)
 	done()
 	if err != nil {
-		return false, err
+		return false, unread(of.Remote, err)
 	}
 	here, err := branches(repo)
 	if err != nil {
@@ -208,7 +209,7 @@ func (s *Server) lookAt(ctx context.Context, of Mirrored) (changed bool, err err
 		err := repo.Mirror(fetch, of.Remote, head)
 		done()
 		if err != nil {
-			return false, err
+			return false, unread(of.Remote, err)
 		}
 		if here, err = branches(repo); err != nil {
 			return false, err
@@ -237,6 +238,18 @@ func (s *Server) lookAt(ctx context.Context, of Mirrored) (changed bool, err err
 		s.o.Mirrored(of.Repository)
 	}
 	return true, nil
+}
+
+// unread says for people that another server's repository cannot be read.
+func unread(r git.Remote, err error) error {
+	where := redact.URL(r.URL)
+	switch {
+	case errors.Is(err, git.ErrAuth):
+		return fmt.Errorf("%s cannot be read with the credentials that there are; see to the Secret of spec.source.secretRef: %w", where, err)
+	case errors.Is(err, git.ErrRepoNotFound):
+		return fmt.Errorf("%s is not there, or may not be seen; see to spec.source: %w", where, err)
+	}
+	return fmt.Errorf("%s cannot be read: %w", where, err)
 }
 
 // branches are the branches and tags of a repository.
