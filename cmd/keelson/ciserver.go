@@ -45,12 +45,21 @@ type pipelineServer struct {
 	cluster *lazyProjects
 	access  *jobAccess
 	follows *lazyFollow
+	keeper  *projectKeeper
+	log     *slog.Logger
+	store   *store.DB
+	url     string // of the instance
+
+	onMirror func(repository string) // is told that a mirror has changed
 }
 
 // startPipelines opens what is kept of pipelines and plays on. Projects are known once [lazyProjects.set] has been called, and rollouts are
 // followed once [lazyFollow.set] has.
 func startPipelines(dir string, inst instance, host *githost.Host, jobs int, logLimit int64, log *slog.Logger) (_ *pipelineServer, err error) {
-	s := &pipelineServer{done: make(chan struct{}), leaving: make(chan struct{}), cluster: newLazyProjects(host)}
+	s := &pipelineServer{
+		done: make(chan struct{}), leaving: make(chan struct{}), cluster: newLazyProjects(host), log: log, onMirror: func(string) {},
+	}
+	s.keeper = newProjectKeeper(s)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.shut())
@@ -72,6 +81,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 		return nil, err
 	}
 	s.close = append(s.close, db)
+	s.store, s.url = db, inst.base()
 	artifacts, err := artifact.Open(filepath.Join(dir, "artifacts"), artifact.Options{})
 	if err != nil {
 		return nil, err
@@ -108,13 +118,14 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	s.Server, err = ci.New(ci.Options{
 		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: x, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Log: log,
 		Access: s.accessOf, Follow: s.follows.follow, LogLimit: logLimit,
+		News: s.keeper.news, Mirrored: func(repository string) { s.onMirror(repository) },
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.api = web.LocalOnly(web.NewPipelines(web.PipelinesOptions{
+	s.api = s.apis(web.NewPipelines(web.PipelinesOptions{
 		Store: db, Create: s.create, Token: inst.Token, Artifacts: artifacts, Variables: s.Variables, Settings: s.cluster.settings, Recipe: s.Recipe, Leaving: s.leaving,
-	}))
+	}), inst.Token)
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	go func() {
@@ -376,6 +387,7 @@ func (l *lazyProjects) resolve(ctx context.Context, p keelsonv1.Project) (ci.Pro
 	var failed []error
 	out.Path, out.DefaultBranch, out.ConfigPath = pathOf(p), p.Spec.DefaultBranch, p.Spec.ConfigPath
 	out.ReadableBy, out.Suspended = p.Spec.ReadableBy, p.Spec.Suspend
+	settings(&out, p.Spec)
 	if p.Spec.Protected != nil {
 		out.ProtectedBranches, out.ProtectedTags = append([]string{}, p.Spec.Protected.Branches...), p.Spec.Protected.Tags
 	}

@@ -53,6 +53,7 @@ func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *exec
 	}()
 	s.asPlayed(ctx, ref, job)
 	job.LogLimit = s.o.LogLimit
+	p.Limits.bound(job)
 	var access Access
 	deployed, err = s.deploy(ctx, p, ref, job, func() []proxy.Written {
 		if access.Written == nil {

@@ -59,6 +59,10 @@ type Job struct {
 	BuildsDir string
 	Slot      int // CI_CONCURRENT_ID: tells jobs that run at the same time apart
 
+	// CPU and Memory are what the job may take at a time: thousandths of a processor, and bytes; 0: as much as there is. An executor that
+	// cannot see to it says so in the log.
+	CPU, Memory int64
+
 	Mask     []string // values besides those of masked variables that the log must not show
 	LogLimit int64    // bytes; 0: DefaultLogLimit, negative: none
 

@@ -20,6 +20,7 @@ type engine struct {
 	inbox     chan func()     // what goroutines have to tell; they wait until it is taken
 	active    int             // goroutines that will tell something
 	free      []int           // slots, the lowest last
+	busy      map[string]int  // slots that each project has
 	queue     []attempt       // pending jobs, in their order
 	pipelines []*play
 	byID      map[int64]*play
@@ -27,7 +28,8 @@ type engine struct {
 	errs      []error
 	resources schedule.Resources
 	launch    []func() // what starts once all is told
-	leaving   bool     // nothing that happens is taken in any more
+	others    map[int64]*other
+	leaving   bool // nothing that happens is taken in any more
 }
 
 // play is one pipeline that is being played.
@@ -79,7 +81,7 @@ type todo struct {
 }
 
 func newEngine(ctx context.Context, o Options) *engine {
-	e := &engine{o: o, ctx: context.WithoutCancel(ctx), inbox: make(chan func()), byID: map[int64]*play{}}
+	e := &engine{o: o, ctx: context.WithoutCancel(ctx), inbox: make(chan func()), byID: map[int64]*play{}, busy: map[string]int{}, others: map[int64]*other{}}
 	for i := range o.Jobs {
 		e.free = append(e.free, o.Jobs-1-i)
 	}
@@ -103,8 +105,9 @@ func (e *engine) take(from Pipeline) *play {
 		e.add(from, c.Graph, c.ID, c.State, c.IDs, &attempt{parent, job, c.Attempt})
 	}
 	if from.State != nil {
+		waiting := e.await(from.Followed)
 		for _, p := range e.tree(root) {
-			e.lost(p)
+			e.lost(p, waiting)
 		}
 	}
 	return root
@@ -183,9 +186,12 @@ func (p *play) shown(text string) string {
 	return p.secrets.Text(text)
 }
 
-// lost fails the jobs that another process ran.
-func (e *engine) lost(p *play) {
+// lost fails the jobs that another process ran, but for those that wait for the pipelines of other projects.
+func (e *engine) lost(p *play, waiting map[attempt]bool) {
 	for i := range p.state.Jobs {
+		if waiting[attempt{p, i, p.attempts[i]}] {
+			continue
+		}
 		if child := p.children[i]; child != nil && child.parent.number == p.attempts[i] {
 			continue // it has been started, and tells how it ends
 		}
@@ -394,6 +400,9 @@ func (e *engine) job(p *play, i int, c schedule.Change, event Event) {
 		if child := p.children[i]; child != nil {
 			e.try(child, schedule.Event{Kind: schedule.Cancel, Why: "canceled with the job that started its pipeline"})
 		}
+		if c.To == pipeline.StatusCanceling && j.Trigger != nil && j.Trigger.Project != "" {
+			e.abandon(a)
+		}
 	}
 	if c.From == c.To { // a new pipeline's job that is created
 		return
@@ -431,21 +440,45 @@ func (p *play) tell(event Event) {
 func (e *engine) start() {
 	queue := e.queue
 	e.queue = nil
-	var later []attempt
+	var waiting []attempt
 	for _, a := range queue {
 		switch {
 		case !a.current(pipeline.StatusPending):
 		case a.play.graph.Jobs[a.job].Trigger != nil:
 			e.trigger(a)
-		case len(e.free) == 0:
-			later = append(later, a)
 		default:
-			slot := e.free[len(e.free)-1]
-			e.free = e.free[:len(e.free)-1]
-			e.begin(a, slot)
+			waiting = append(waiting, a)
 		}
 	}
-	e.queue = append(later, e.queue...)
+	for len(e.free) > 0 {
+		i := e.turn(waiting)
+		if i < 0 {
+			break
+		}
+		a, slot := waiting[i], e.free[len(e.free)-1]
+		waiting, e.free = slices.Delete(waiting, i, i+1), e.free[:len(e.free)-1]
+		e.begin(a, slot)
+	}
+	e.queue = append(waiting, e.queue...)
+}
+
+// turn says whose turn it is of those that wait: the project that has the fewest jobs running, and of its jobs the one that waits longest.
+// -1: nobody may start.
+func (e *engine) turn(waiting []attempt) int {
+	first := -1
+	for i, a := range waiting {
+		has := e.busy[a.play.Project]
+		if a.play.Most > 0 && has >= a.play.Most {
+			continue
+		}
+		if first < 0 || has < e.busy[waiting[first].play.Project] {
+			first = i
+		}
+		if has == 0 {
+			break
+		}
+	}
+	return first
 }
 
 // run tells that a job is started, and gives the context that ends with its cancellation.
@@ -482,9 +515,13 @@ func (e *engine) over(a attempt, r executor.Result, more extras) {
 func (e *engine) begin(a attempt, slot int) {
 	ctx := e.run(a)
 	w := e.work(a, slot)
+	e.busy[a.play.Project]++
 	e.launch = append(e.launch, func() {
 		result, more := w.run(ctx)
 		e.inbox <- func() {
+			if e.busy[a.play.Project]--; e.busy[a.play.Project] == 0 {
+				delete(e.busy, a.play.Project)
+			}
 			e.free = append(e.free, slot)
 			slices.SortFunc(e.free, func(x, y int) int { return y - x })
 			e.over(a, result, more)

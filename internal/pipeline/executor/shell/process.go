@@ -21,7 +21,7 @@ func (j *job) execute(ctx context.Context, script string, more []string, readOnl
 	if ctx.Err() != nil {
 		return j.stopped(ctx)
 	}
-	args, err := j.arguments(script)
+	args, err := j.arguments(j.bounds.holding(script))
 	if err != nil {
 		return executor.FailedWith(err)
 	}
@@ -43,6 +43,16 @@ func (j *job) execute(ctx context.Context, script string, more []string, readOnl
 	}
 	defer context.AfterFunc(ctx, j.trace.Hurry)()
 	j.out.flow()
+	if err := j.bounds.take(ctx, p.Pid); err != nil {
+		j.scope.kill()
+		_, _ = p.Wait()
+		j.scope.exited(p.Pid)
+		j.out.settle()
+		if ctx.Err() != nil {
+			return j.stopped(ctx)
+		}
+		return executor.FailedWith(err)
+	}
 	exited := make(chan *os.ProcessState, 1)
 	go func() {
 		state, _ := p.Wait()
@@ -54,7 +64,15 @@ func (j *job) execute(ctx context.Context, script string, more []string, readOnl
 	if stopped {
 		return j.stopped(ctx)
 	}
-	return executor.Exited(exitCode(state))
+	result := executor.Exited(exitCode(state))
+	if killed := j.bounds.exceeded(); killed != "" {
+		if result.Status == pipeline.StatusSuccess {
+			j.trace.Warningf("%s", killed)
+		} else {
+			result.Message += "; " + killed
+		}
+	}
+	return result
 }
 
 // launch starts a shell in a session of its own: a group that can be ended as one, and no terminal to ask on.
