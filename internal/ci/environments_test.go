@@ -156,6 +156,20 @@ func TestReviewApp(t *testing.T) {
 	if e := w.environment("review/Feature_X"); e.State != "available" || e.OnStopPipeline != q.ID {
 		t.Errorf("%+v", e)
 	}
+
+	// A process that ends before it has played the job leaves the command, and the environment stopping.
+	w.git(dir, "push", "-q", "origin", "--delete", "Feature_X")
+	w.reaches("review/Feature_X", "stopped")
+	for _, state := range []string{store.EnvironmentAvailable, store.EnvironmentStopping} {
+		if _, err := w.db.SetEnvironment(t.Context(), e.ID, state); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := w.wish(CommandStop, "bob", "review/Feature_X", Args{}); got != "" {
+		t.Fatal(got)
+	}
+	w.reaches("review/Feature_X", "stopped")
+	w.wants(q, "push Feature_X success: deploy/1=success stop/1=success stop/2=success")
 }
 
 // TestStop stops environments in all the ways that people have.
