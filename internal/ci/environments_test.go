@@ -591,8 +591,11 @@ func TestTimetable(t *testing.T) {
 func TestDeploymentWrote(t *testing.T) {
 	w := newWorld(t, "app")
 	w.end()
-	w.access = func(context.Context, Project, run.JobRef, *executor.Job) (Access, error) {
+	w.access = func(_ context.Context, _ Project, ref run.JobRef, _ *executor.Job) (Access, error) {
 		open := true
+		pushes := w.current().pushes // as where the rollout is followed
+		pushes.begin(ref.ID)
+		pushes.add(Push{Repository: "fleet", Job: ref.ID, Changes: []RefChange{{Ref: "refs/heads/main", Before: zeroes, After: "c0ffee"}}})
 		return Access{
 			Written: func() []proxy.Written {
 				if !open {
@@ -608,7 +611,8 @@ func TestDeploymentWrote(t *testing.T) {
 	w.commit(dir, "First", map[string]string{".gitlab-ci.yml": "deploy: {script: [exit 1], environment: production}\n"})
 	w.wants(w.push(dir, 1, "HEAD")[0], "push main failed: deploy/1=failed")
 	all, err := w.db.Deployments(t.Context(), store.DeploymentFilter{Environment: w.environment("production").ID})
-	if err != nil || len(all) != 1 || string(all[0].Wrote) != `[{"verb":"create","version":"v1","resource":"configmaps","namespace":"shop","name":"a"}]` {
+	if err != nil || len(all) != 1 || string(all[0].Wrote) != `{"objects":[{"verb":"create","version":"v1","resource":"configmaps","namespace":"shop","name":"a"}],`+
+		`"commits":[{"repository":"fleet","ref":"refs/heads/main","sha":"c0ffee"}]}` {
 		t.Errorf("%+v %v", all, err)
 	}
 }
