@@ -52,8 +52,14 @@ func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *exec
 		}
 	}()
 	s.asPlayed(ctx, ref, job)
-	job.LogLimit = s.o.LogLimit
+	job.LogLimit, job.Place = s.o.LogLimit, p.Place
 	p.Limits.bound(job)
+	if job.Resume {
+		s.sink.open(ref.ID)
+		if _, job.Logged, err = s.o.Store.ReadLog(ref.ID, 0, 0); err != nil {
+			return run.Attendance{}, err
+		}
+	}
 	var access Access
 	deployed, err = s.deploy(ctx, p, ref, job, func() []proxy.Written {
 		if access.Written == nil {
@@ -82,7 +88,7 @@ func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *exec
 
 // credentials gives a job its token, and takes it back.
 func (s *Server) credentials(p Project, ref run.JobRef, job *executor.Job) (token string, end func()) {
-	token, end = s.tokens.give(grant{project: p.Path, repository: p.Repository, job: ref.ID})
+	token, end = s.tokens.give(job.ID, grant{project: p.Path, repository: p.Repository, job: ref.ID})
 	origin := s.o.GitURL + "/" + p.Repository + ".git"
 	if u, err := url.Parse(origin); err == nil {
 		u.User = url.UserPassword("gitlab-ci-token", token)
