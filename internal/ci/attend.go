@@ -88,13 +88,13 @@ func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *exec
 
 // credentials gives a job its token, and takes it back.
 func (s *Server) credentials(p Project, ref run.JobRef, job *executor.Job) (token string, end func()) {
-	token, end = s.tokens.give(job.ID, grant{project: p.Path, repository: p.Repository, job: ref.ID})
+	token, end = s.tokens.give(ref.ID, grant{project: p.Path, repository: p.Repository, job: ref.ID})
 	origin := s.o.GitURL + "/" + p.Repository + ".git"
 	if u, err := url.Parse(origin); err == nil {
 		u.User = url.UserPassword("gitlab-ci-token", token)
 		origin = u.String()
 	}
-	for _, v := range []pipeline.Variable{{Name: "CI_JOB_TOKEN", Value: token, Masked: true}, {Name: "CI_REPOSITORY_URL", Value: origin}} {
+	for _, v := range append(s.login(token), pipeline.Variable{Name: "CI_JOB_TOKEN", Value: token, Masked: true}, pipeline.Variable{Name: "CI_REPOSITORY_URL", Value: origin}) {
 		v.Raw, v.Origin = true, pipeline.OriginPredefined
 		job.Variables = append(job.Variables, v)
 	}
