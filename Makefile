@@ -102,6 +102,7 @@ generate: ## generate config/crd from the upstream API modules and from api/
 	bin/tools/controller-gen crd paths=github.com/fluxcd/source-controller/api/v1 paths=github.com/fluxcd/kustomize-controller/api/v1 \
 		paths=github.com/fluxcd/helm-controller/api/v2 paths=github.com/fluxcd/notification-controller/api/v1 output:crd:dir=.out/crd
 	cd .out/crd && cp $(CRDS) ../../config/crd/
+	sed -i 's/^\( *\)- ExternalArtifact$$/&\n\1- Project/' config/crd/notification.toolkit.fluxcd.io_receivers.yaml # may be woken too
 	bin/tools/controller-gen object paths=./api/argocd/... output:object:dir=api/argocd/v1alpha1
 	bin/tools/controller-gen object paths=./api/v1alpha1/... output:object:dir=api/v1alpha1
 	bin/tools/controller-gen crd paths=./api/... output:crd:dir=config/crd

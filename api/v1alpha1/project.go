@@ -57,8 +57,8 @@ type ProjectSpec struct {
 	// +kubebuilder:validation:MaxItems=1000
 	// +optional
 	Variables []ProjectVariable `json:"variables,omitempty"`
-	// ReadableBy are the paths of other projects whose pipelines may read this one (include:project, component): "group/*" for all of a
-	// group, "*" for all. Default: none.
+	// ReadableBy are the paths of other projects whose pipelines may read this one (include:project, component) and start pipelines of it
+	// (trigger:project, or with a job's token): "group/*" for all of a group, "*" for all. Default: none.
 	// +optional
 	ReadableBy []string `json:"readableBy,omitempty"`
 	// Suspend keeps pushes and schedules from starting pipelines; people still may.
@@ -242,7 +242,7 @@ type ProjectStatus struct {
 	// +listMapKey=name
 	// +optional
 	Schedules []ScheduleStatus `json:"schedules,omitempty"`
-	// LastPolled is when the other Git server was asked last.
+	// LastPolled is when the other Git server was asked last, as of the last time that there was something to tell.
 	// +optional
 	LastPolled *metav1.Time `json:"lastPolled,omitempty"`
 }

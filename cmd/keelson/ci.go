@@ -56,7 +56,7 @@ What is pushed to the built-in Git host of an instance (keelson up) is run there
 		ciLintCommand(g), ciListCommand(g), ciExplainCommand(g), ciGraphCommand(g), ciVariablesCommand(g), ciEvalCommand(g),
 		ciSimulateCommand(g), ciRunCommand(g), ciRBACCommand(g),
 		ciReplayCommand(g), ciArtifactsCommand(g),
-		ciPipelinesCommand(g), ciShowCommand(g), ciLogsCommand(g), ciTriggerCommand(g), ciPlayCommand(g), ciRetryCommand(g), ciCancelCommand(g),
+		ciPipelinesCommand(g), ciShowCommand(g), ciLogsCommand(g), ciTriggerCommand(g), ciSchedulesCommand(g), ciPlayCommand(g), ciRetryCommand(g), ciCancelCommand(g),
 		ciEnvCommand(g),
 	)
 	return cmd

@@ -139,6 +139,9 @@ func printPipeline(g *global, p web.PipelineDetail) error {
 		for _, c := range p.Children {
 			fmt.Fprintf(w, "Child:   \t%d, %s\n", c.ID, c.Status)
 		}
+		for _, o := range p.Downstream {
+			fmt.Fprintf(w, "Started: \t%d of %s, %s\n", o.ID, show.Plain(o.ProjectPath), o.Status)
+		}
 		fmt.Fprintln(w)
 		t := newTable(w, false, "JOB", "STAGE", "NAME", "STATUS", "TOOK", "WHY")
 		for _, j := range p.Jobs {

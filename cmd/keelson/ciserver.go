@@ -49,18 +49,25 @@ type pipelineServer struct {
 	cluster *lazyProjects
 	access  *jobAccess
 	follows *lazyFollow
+	keeper  *projectKeeper
 	jobs    *jobServer // nil: the cluster is the user's own, and its pods do not reach this machine
 	runners runners
 	pods    *podJobs // nil: there are none
 	store   *store.DB
 	key     []byte
+	url     string // of the instance
 	log     *slog.Logger
+
+	onMirror func(repository string) // is told that a mirror has changed
 }
 
 // startPipelines opens what is kept of pipelines and plays on. Projects are known once [lazyProjects.set] has been called, and rollouts are
 // followed once [lazyFollow.set] has.
 func startPipelines(dir string, inst instance, host *githost.Host, jobs int, logLimit int64, own own, log *slog.Logger) (_ *pipelineServer, err error) {
-	s := &pipelineServer{done: make(chan struct{}), leaving: make(chan struct{}), cluster: newLazyProjects(host), log: log}
+	s := &pipelineServer{
+		done: make(chan struct{}), leaving: make(chan struct{}), cluster: newLazyProjects(host), log: log, onMirror: func(string) {},
+	}
+	s.keeper = newProjectKeeper(s)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.shut())
@@ -81,7 +88,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	if err != nil {
 		return nil, err
 	}
-	s.close, s.store, s.key = append(s.close, db), db, key
+	s.close, s.store, s.key, s.url = append(s.close, db), db, key, inst.base()
 	artifacts, err := artifact.Open(filepath.Join(dir, "artifacts"), artifact.Options{})
 	if err != nil {
 		return nil, err
@@ -111,6 +118,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	s.Server, err = ci.New(ci.Options{
 		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: refusing{noShell}, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Log: log,
 		Access: s.access.give, Follow: s.follows.follow, LogLimit: logLimit, Runs: s.runners.of, Key: tokens,
+		News: s.keeper.news, Mirrored: func(repository string) { s.onMirror(repository) },
 	})
 	if err != nil {
 		return nil, err
@@ -118,9 +126,10 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	s.open = web.NewPipelines(web.PipelinesOptions{
 		Store: db, Create: s.create, Token: inst.Token, Artifacts: artifacts, Variables: s.Variables, Settings: s.cluster.settings, Recipe: s.Recipe, Leaving: s.leaving,
 	})
-	s.api = web.LocalOnly(s.open)
+	triggers := web.NewTriggers(web.TriggersOptions{Trigger: s.trigger}) // each request brings its own token
+	s.api = s.apis(s.open, triggers, inst.Token)
 	if !inst.External {
-		if s.jobs, err = newJobServer(dir, inst, host, s.open, s.AllowImage, log); err != nil {
+		if s.jobs, err = newJobServer(dir, inst, host, s.open, triggers, s.AllowImage, log); err != nil {
 			return nil, err
 		}
 		s.close = append(s.close, s.jobs)
@@ -460,6 +469,7 @@ func (l *lazyProjects) resolve(ctx context.Context, p keelsonv1.Project) (ci.Pro
 	var failed []error
 	out.Path, out.DefaultBranch, out.ConfigPath = pathOf(p), p.Spec.DefaultBranch, p.Spec.ConfigPath
 	out.ReadableBy, out.Suspended = p.Spec.ReadableBy, p.Spec.Suspend
+	settings(&out, p.Spec)
 	out.Runner, out.Place = runnerName(p), jobPlace(p)
 	if p.Spec.Protected != nil {
 		out.ProtectedBranches, out.ProtectedTags = append([]string{}, p.Spec.Protected.Branches...), p.Spec.Protected.Tags

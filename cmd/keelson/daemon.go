@@ -211,10 +211,12 @@ func (d *Daemon) serve() (err error) {
 	}
 	if pipelines != nil {
 		pipelines.ports(&d.inst)
+		pipelines.onMirror = func(repository string) { go func() { d.pushes <- repository }() }
 	}
 	d.ci.set(pipelines, err)
 	mux := newMux(dashboard, d.host, &d.hooks)
 	mux.Handle(web.PipelinesPath, &d.ci)
+	mux.Handle(web.TriggersPath, &d.ci)
 	d.serving = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(d.Logger.Handler(), slog.LevelWarn)}
 	d.serving.RegisterOnShutdown(d.ci.leave)
 	go func() {
@@ -307,6 +309,7 @@ func (d *Daemon) control(ctx context.Context) error {
 			State:      &d.state,
 			Hooks:      &d.hooks,
 			Share:      d.Share,
+			Projects:   d.ci.projects(),
 			Ready: func(looked func(context.Context) (bool, error)) {
 				d.looked = looked
 				close(ready)

@@ -50,7 +50,7 @@ type imageAllower func(ctx context.Context, token, repository string, push bool)
 const nodeUser, loginFile = "node", "registry.login"
 
 // newJobServer opens the registry and listens, on the port of the last run if nobody else has it.
-func newJobServer(dir string, inst instance, host *githost.Host, api http.Handler, allow imageAllower, log *slog.Logger) (*jobServer, error) {
+func newJobServer(dir string, inst instance, host *githost.Host, api, triggers http.Handler, allow imageAllower, log *slog.Logger) (*jobServer, error) {
 	j := &jobServer{login: filepath.Join(dir, loginFile), token: inst.Token, allow: allow, log: log}
 	var err error
 	if j.nodePass, err = nodeLogin(j.login); err != nil {
@@ -69,6 +69,7 @@ func newJobServer(dir string, inst instance, host *githost.Host, api http.Handle
 	git := host.Guarded()
 	mux.Handle(githost.Prefix, git)
 	mux.Handle(web.PipelinesPath, api)
+	mux.Handle(web.TriggersPath, triggers)
 	mux.Handle(pod.Path, &j.agents)
 	mux.Handle("/v2/", j.images)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

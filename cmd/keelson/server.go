@@ -48,10 +48,12 @@ type serverOptions struct {
 	// Waiting is called with the holder of the lease while another one has it; nil: nobody cares.
 	Waiting func(holder string)
 	Hooks   *lazyHooks // is given what answers webhooks; nil: none are served
-	Policy  delivery.Policy
-	State   *lazyState // is told where to read how things stand; nil: nobody asks
-	Share   share
-	Logger  *slog.Logger
+	// Projects plays the pipelines of Projects; nil: nobody does.
+	Projects controller.Projects
+	Policy   delivery.Policy
+	State    *lazyState // is told where to read how things stand; nil: nobody asks
+	Share    share
+	Logger   *slog.Logger
 }
 
 // share says what of a cluster's objects this process works on, and what it does about others who do.
@@ -114,7 +116,7 @@ func runServer(ctx context.Context, opts serverOptions) error {
 	c, err := controller.New(ctx, controller.Options{
 		Cluster: cluster, Sources: sources, Records: records, Lock: lease, Policy: opts.Policy, Shard: mine.shard, Log: opts.Logger,
 		Webhooks: opts.Hooks != nil, LeaveReceivers: mine.leaveReceivers, LeaveApplications: mine.leaveApplications,
-		ArgoNamespace: opts.Share.argo,
+		ArgoNamespace: opts.Share.argo, Projects: opts.Projects,
 	})
 	if err != nil {
 		return explainAPI(err)

@@ -51,15 +51,15 @@ func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *exec
 			end(executor.FailedWith(err))
 		}
 	}()
-	job.Place = p.Place
+	s.asPlayed(ctx, ref, job)
+	job.LogLimit, job.Place = s.o.LogLimit, p.Place
+	p.Limits.bound(job)
 	if job.Resume {
 		s.sink.open(ref.ID)
 		if _, job.Logged, err = s.o.Store.ReadLog(ref.ID, 0, 0); err != nil {
 			return run.Attendance{}, err
 		}
 	}
-	s.asPlayed(ctx, ref, job)
-	job.LogLimit = s.o.LogLimit
 	var access Access
 	deployed, err = s.deploy(ctx, p, ref, job, func() []proxy.Written {
 		if access.Written == nil {

@@ -49,8 +49,11 @@ type Project struct {
 	Runner string
 	Place  executor.Place
 	// Environments say who may deploy where; the first one whose name matches counts.
-	Environments []EnvironmentRule
-	Following    []Following // the first one whose environment matches counts
+	Environments  []EnvironmentRule
+	Following     []Following // the first one whose environment matches counts
+	KeepRedundant bool        // a newer pipeline of a ref cancels no older ones
+	Limits        Limits
+	Schedules     []Schedule
 }
 
 // Projects tells which projects there are, as they are now. It is safe for concurrent use.
@@ -82,6 +85,10 @@ type Options struct {
 	Follow func(ctx context.Context, w Work, trace *executor.Trace) error
 	// Hand gives a job's directory to who runs it; nil: it is this process's.
 	Hand func(ctx context.Context, dir string) error
+	// News is told that there is something new about how a project stands. Nil: nobody asks.
+	News func(project string)
+	// Mirrored is told that a mirror on the Git host has changed. Nil: nobody asks.
+	Mirrored func(repository string)
 	// Key makes the tokens of jobs; nil: those of jobs that survive this process (as Pods do) open nothing in the next one.
 	Key []byte
 	Now func() time.Time
@@ -96,6 +103,9 @@ type Server struct {
 	tokens *tokens
 	pushes *pushes
 
+	calendar *calendar
+	mirrors  *mirrors
+
 	mu    sync.Mutex
 	lanes map[string]*lane // of projects
 	life  context.Context
@@ -103,6 +113,8 @@ type Server struct {
 
 	resumed chan struct{} // closed once all that was left is played again
 	timed   chan struct{} // an environment may stop at another time
+
+	committed map[int64]bool // pipelines that rest and that no newer one cancels any more; the commands' goroutine's alone
 }
 
 // New makes a server; [Server.Serve] lets it play.
@@ -116,8 +128,8 @@ func New(o Options) (*Server, error) {
 	now := o.Now
 	o.Now = func() time.Time { return now().UTC().Truncate(time.Microsecond) } // as the store keeps it: states are rebuilt with it
 	s := &Server{
-		o: o, tokens: newTokens(o.Key), pushes: newPushes(), lanes: map[string]*lane{}, life: context.Background(), resumed: make(chan struct{}),
-		timed: make(chan struct{}, 1),
+		o: o, tokens: newTokens(o.Key), pushes: newPushes(), calendar: newCalendar(), mirrors: newMirrors(), lanes: map[string]*lane{}, life: context.Background(),
+		resumed: make(chan struct{}), timed: make(chan struct{}, 1), committed: map[int64]bool{},
 	}
 	s.sink = newSink(o.Store, o.Log, o.Now)
 	var err error
@@ -161,8 +173,9 @@ func (s *Server) Serve(ctx context.Context) {
 		defer s.busy.Done()
 		if s.resume(ctx) {
 			close(s.resumed)
-			s.busy.Add(1)
+			s.busy.Add(2)
 			go func() { defer s.busy.Done(); s.stopDue(ctx) }()
+			go func() { defer s.busy.Done(); s.keepTime(ctx) }()
 			s.commands(ctx)
 		}
 	}()

@@ -41,8 +41,11 @@ type Event struct {
 	Before     string                    `json:"before,omitempty"`
 	User       string                    `json:"user,omitempty"`
 	Schedule   string                    `json:"schedule,omitempty"` // a schedule's description
+	Due        time.Time                 `json:"due,omitzero"`       // when the schedule was
 	Variables  pipeline.Variables        `json:"variables,omitempty"`
 	Inputs     map[string]pipeline.Input `json:"inputs,omitempty"`
+	Upstream   int64                     `json:"upstream,omitempty"`   // the job of another project that asks for it
+	Chain      []string                  `json:"chain,omitempty"`      // the pipelines that have started each other before it: path@commit
 	IgnoreSkip bool                      `json:"ignoreSkip,omitempty"` // somebody asks for it, whatever the commit's message says
 	// PipelineID and PipelineIID number the pipeline; 0: they are not given yet.
 	PipelineID  int64 `json:"pipeline,omitempty"`
@@ -78,9 +81,11 @@ func (s *Server) Create(ctx context.Context, e Event) (store.Pipeline, error) {
 	if err := configured(at, p); err != nil {
 		return store.Pipeline{}, err
 	}
-	if e.PipelineID, e.PipelineIID, err = s.o.Store.Reserve(ctx, numbered.ID); err != nil {
+	id, iid, err := s.o.Store.Reserve(ctx, numbered.ID)
+	if err != nil {
 		return store.Pipeline{}, err
 	}
+	e.PipelineID, e.PipelineIID = cmp.Or(e.PipelineID, id), iid
 	made, err := s.compile(ctx, at, p, e)
 	if err != nil {
 		return store.Pipeline{}, err
@@ -88,6 +93,7 @@ func (s *Server) Create(ctx context.Context, e Event) (store.Pipeline, error) {
 	row := store.Pipeline{
 		ID: e.PipelineID, IID: e.PipelineIID, Project: numbered.ID, Source: e.Source, Ref: made.context.Ref, Tag: made.context.Tag, SHA: e.SHA, Before: e.Before,
 		Title: subject(made.context.Commit.Message), Author: made.context.Commit.AuthorName, User: e.User, Created: s.o.Now(),
+		Upstream: e.Upstream,
 	}
 	event, err := json.Marshal(e)
 	if err != nil {
@@ -131,6 +137,7 @@ func (s *Server) keepNew(ctx context.Context, p Project, row store.Pipeline, e E
 	if err := s.engine.Add(ctx, s.played(p, row, e, g, state, ids), s.rested); err != nil {
 		return row, err
 	}
+	s.supersede(ctx, p, row)
 	return row, nil
 }
 

@@ -241,9 +241,9 @@ func (s *Server) deployed(p Project, d store.Deployment, job executor.Job, stops
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.lifetime()), time.Minute)
 	defer cancel()
 	var report store.Report
-	if len(wrote) > 0 {
+	if all := (work{objects(wrote), commits(s.pushes.of(d.Job))}); len(all.Objects)+len(all.Commits) > 0 {
 		var err error
-		if report.Wrote, err = json.Marshal(objects(wrote)); err != nil {
+		if report.Wrote, err = json.Marshal(all); err != nil {
 			s.o.Log.Error("keep what a job has written", "job", d.Job, "error", err)
 		}
 	}
@@ -260,7 +260,28 @@ func (s *Server) deployed(p Project, d store.Deployment, job executor.Job, stops
 	s.alarm()
 }
 
-// object is one that a deployment has written, as it is kept.
+// work is what a deployment has done, as it is kept.
+type work struct {
+	Objects []object `json:"objects,omitempty"`
+	Commits []commit `json:"commits,omitempty"`
+}
+
+// commit is one that was pushed to a repository of the Git host.
+type commit struct {
+	Repository string `json:"repository"`
+	Ref        string `json:"ref"`
+	SHA        string `json:"sha"`
+}
+
+func commits(pushed []Commit) []commit {
+	var out []commit
+	for _, c := range pushed {
+		out = append(out, commit(c))
+	}
+	return out
+}
+
+// object is one that a deployment has written.
 type object struct {
 	Verb      string `json:"verb"` // the last one
 	Group     string `json:"group,omitempty"`

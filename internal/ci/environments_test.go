@@ -156,6 +156,20 @@ func TestReviewApp(t *testing.T) {
 	if e := w.environment("review/Feature_X"); e.State != "available" || e.OnStopPipeline != q.ID {
 		t.Errorf("%+v", e)
 	}
+
+	// A process that ends before it has played the job leaves the command, and the environment stopping.
+	w.git(dir, "push", "-q", "origin", "--delete", "Feature_X")
+	w.reaches("review/Feature_X", "stopped")
+	for _, state := range []string{store.EnvironmentAvailable, store.EnvironmentStopping} {
+		if _, err := w.db.SetEnvironment(t.Context(), e.ID, state); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := w.wish(CommandStop, "bob", "review/Feature_X", Args{}); got != "" {
+		t.Fatal(got)
+	}
+	w.reaches("review/Feature_X", "stopped")
+	w.wants(q, "push Feature_X success: deploy/1=success stop/1=success stop/2=success")
 }
 
 // TestStop stops environments in all the ways that people have.
@@ -577,8 +591,11 @@ func TestTimetable(t *testing.T) {
 func TestDeploymentWrote(t *testing.T) {
 	w := newWorld(t, "app")
 	w.end()
-	w.access = func(context.Context, Project, run.JobRef, *executor.Job) (Access, error) {
+	w.access = func(_ context.Context, _ Project, ref run.JobRef, _ *executor.Job) (Access, error) {
 		open := true
+		pushes := w.current().pushes // as where the rollout is followed
+		pushes.begin(ref.ID)
+		pushes.add(Push{Repository: "fleet", Job: ref.ID, Changes: []RefChange{{Ref: "refs/heads/main", Before: zeroes, After: "c0ffee"}}})
 		return Access{
 			Written: func() []proxy.Written {
 				if !open {
@@ -594,7 +611,8 @@ func TestDeploymentWrote(t *testing.T) {
 	w.commit(dir, "First", map[string]string{".gitlab-ci.yml": "deploy: {script: [exit 1], environment: production}\n"})
 	w.wants(w.push(dir, 1, "HEAD")[0], "push main failed: deploy/1=failed")
 	all, err := w.db.Deployments(t.Context(), store.DeploymentFilter{Environment: w.environment("production").ID})
-	if err != nil || len(all) != 1 || string(all[0].Wrote) != `[{"verb":"create","version":"v1","resource":"configmaps","namespace":"shop","name":"a"}]` {
+	if err != nil || len(all) != 1 || string(all[0].Wrote) != `{"objects":[{"verb":"create","version":"v1","resource":"configmaps","namespace":"shop","name":"a"}],`+
+		`"commits":[{"repository":"fleet","ref":"refs/heads/main","sha":"c0ffee"}]}` {
 		t.Errorf("%+v %v", all, err)
 	}
 }

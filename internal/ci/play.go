@@ -22,11 +22,14 @@ func (s *Server) played(p Project, row store.Pipeline, event Event, g *pipeline.
 		ref = "refs/tags/" + row.Ref
 	}
 	return run.Pipeline{
-		Graph: g, ID: row.ID, Project: p.Path, State: state, IDs: ids, Executor: s.runs(p),
+		Graph: g, ID: row.ID, Project: p.Path, Most: p.Limits.Jobs, State: state, IDs: ids, Executor: s.runs(p),
 		Sources: run.Checkout(run.CheckoutOptions{
 			Repository: p.Dir, SHA: row.SHA, Ref: ref, Project: p.Path, URL: s.o.GitURL + "/" + p.Repository + ".git", Base: s.o.Builds, Hand: s.o.Hand,
 		}),
 		Downstream: downstream{s: s, p: p, id: row.Project, event: event},
+		Start: func(ctx context.Context, t run.Trigger) error {
+			return s.startOther(ctx, p, row.SHA, event, t)
+		},
 		Begin: func(ctx context.Context, ref run.JobRef, job *executor.Job) (run.Attendance, error) {
 			return s.begin(ctx, p, ref, job)
 		},
@@ -63,7 +66,7 @@ func (s *Server) resume(ctx context.Context) bool {
 		}
 	}
 	rows = slices.DeleteFunc(rows, func(p store.Pipeline) bool { return p.Parent != 0 }) // with its parent
-	slices.SortStableFunc(rows, func(a, b store.Pipeline) int { return cmp.Compare(waits(a), waits(b)) })
+	slices.SortStableFunc(rows, func(a, b store.Pipeline) int { return cmp.Compare(rank(a), rank(b)) })
 	var left []int64
 	for _, row := range rows {
 		err := s.takeUp(ctx, row.ID)
@@ -81,12 +84,16 @@ func (s *Server) resume(ctx context.Context) bool {
 	return true
 }
 
-// waits puts pipelines that wait for a resource behind others.
-func waits(p store.Pipeline) int {
+// rank orders pipelines that are taken up: those that wait for a resource are behind others, and those that a job of another project has
+// started behind that job.
+func rank(p store.Pipeline) (r int) {
 	if p.Status == string(pipeline.StatusWaitingForResource) {
-		return 1
+		r++
 	}
-	return 0
+	if p.Upstream != 0 {
+		r += 2
+	}
+	return r
 }
 
 // retry takes up again and again what could not be taken up.
@@ -229,16 +236,18 @@ func (s *Server) takeUp(ctx context.Context, id int64, commands ...run.Command) 
 		return fmt.Errorf("project %s: %w", root.event.Project, err)
 	}
 	played := s.played(p, row, root.event, root.graph, root.state, root.ids)
-	if played.Children, err = s.children(ctx, root); err != nil {
+	if err = s.children(ctx, root, &played); err != nil {
 		s.sink.forget(id)
 		return err
 	}
 	return s.engine.Add(ctx, played, s.rested, commands...)
 }
 
-// children gives the pipelines that have come of one, parents before their children.
-func (s *Server) children(ctx context.Context, of *saved) ([]run.Child, error) {
-	var out []run.Child
+// children adds the pipelines that have come of one, parents before their children, and those of other projects that they wait for.
+func (s *Server) children(ctx context.Context, of *saved, into *run.Pipeline) error {
+	if err := s.followed(ctx, of, into); err != nil {
+		return err
+	}
 	for _, j := range of.jobs {
 		at := indexOf(of.graph, j.Name)
 		if at < 0 || of.graph.Jobs[at].Trigger == nil {
@@ -246,22 +255,22 @@ func (s *Server) children(ctx context.Context, of *saved) ([]run.Child, error) {
 		}
 		rows, err := s.o.Store.Pipelines(ctx, store.PipelineFilter{Parent: j.ID})
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for _, row := range rows {
 			child, err := s.load(ctx, row)
 			if err != nil {
-				return nil, err
+				return err
 			}
-			out = append(out, run.Child{ID: row.ID, Parent: of.row.ID, Job: j.Name, Attempt: j.Attempt, Graph: child.graph, State: child.state, IDs: child.ids})
-			more, err := s.children(ctx, child)
-			if err != nil {
-				return nil, err
+			into.Children = append(into.Children, run.Child{
+				ID: row.ID, Parent: of.row.ID, Job: j.Name, Attempt: j.Attempt, Graph: child.graph, State: child.state, IDs: child.ids,
+			})
+			if err := s.children(ctx, child, into); err != nil {
+				return err
 			}
-			out = append(out, more...)
 		}
 	}
-	return out, nil
+	return nil
 }
 
 func indexOf(g *pipeline.Graph, job string) int {
@@ -310,8 +319,12 @@ func (s *Server) commands(ctx context.Context) {
 			continue
 		}
 		refusal := ""
-		if c.Kind == commandPush {
+		switch c.Kind {
+		case commandPush:
 			s.queuePush(c)
+			continue
+		case commandSchedule:
+			s.queueSchedule(c)
 			continue
 		}
 		if err := s.do(ctx, c); err != nil {
@@ -328,6 +341,9 @@ func (s *Server) commands(ctx context.Context) {
 
 // do does one command.
 func (s *Server) do(ctx context.Context, c store.Command) error {
+	if c.Kind == commandSupersede {
+		return s.cancelRedundant(ctx, c.Pipeline)
+	}
 	var args Args
 	if len(c.Args) > 0 {
 		if err := json.Unmarshal(c.Args, &args); err != nil {

@@ -58,6 +58,17 @@ func (t *tokens) of(token string) (grant, bool) {
 	return g, ok
 }
 
+// JobOf tells whose a job's token is: the path of its project, and the job's number; false: the token is wrong, or the job is over.
+func (s *Server) JobOf(token string) (project string, job int64, ok bool) {
+	g, ok := s.tokens.of(token)
+	return g.project, g.job, ok
+}
+
+// Reads tells whether the pipelines of a project may read another one.
+func (p Project) Reads(other Project) bool {
+	return p.Path == other.Path || anyMatch(other.ReadableBy, p.Path)
+}
+
 // Allow is a Git host's port for the tokens of jobs: they read the job's own repository and those of projects that its project may read, as
 // long as the job runs.
 func (s *Server) Allow(token, repository string, write bool) error {

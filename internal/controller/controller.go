@@ -46,6 +46,7 @@ import (
 	ctrlsource "sigs.k8s.io/controller-runtime/pkg/source"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+	keelsonv1 "keelson.dev/keelson/api/v1alpha1"
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
@@ -71,6 +72,8 @@ type Options struct {
 
 	ArgoNamespace     string // of Argo CD's projects, credentials and clusters; empty: argocd
 	LeaveApplications bool   // another controller works on Argo CD's kinds: they are not touched
+
+	Projects Projects // who plays the pipelines of Projects; nil: nobody does, and they are not touched
 }
 
 // Controller runs the reconcilers against one cluster.
@@ -110,7 +113,7 @@ const leaseDuration, renewDeadline, retryPeriod = 15 * time.Second, 10 * time.Se
 // Scheme knows the kinds that the controller and the CLI read and write.
 func Scheme() (*k8sruntime.Scheme, error) {
 	scheme := k8sruntime.NewScheme()
-	for _, add := range []func(*k8sruntime.Scheme) error{corev1.AddToScheme, sourcev1.AddToScheme, kustomizev1.AddToScheme, helmv2.AddToScheme, notificationv1.AddToScheme, argocdv1.AddToScheme} {
+	for _, add := range []func(*k8sruntime.Scheme) error{corev1.AddToScheme, sourcev1.AddToScheme, kustomizev1.AddToScheme, helmv2.AddToScheme, notificationv1.AddToScheme, argocdv1.AddToScheme, keelsonv1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return nil, fmt.Errorf("register kinds: %w", err)
 		}
@@ -159,6 +162,9 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 	if err := c.serveReleases(ctx, opts, common, rec); err != nil {
 		return nil, err
 	}
+	if err := c.serveProjects(opts, rec); err != nil {
+		return nil, err
+	}
 	return c, c.serveApplications(ctx, opts, scheme, common, claims, rec)
 }
 
@@ -182,7 +188,7 @@ func (c *Controller) serveFlux(ctx context.Context, opts Options, common *apps, 
 				hooks.enqueue(app)
 				return
 			}
-			if sharded && !c.reg.knows(app) {
+			if sharded && app.Kind != ProjectKind && !c.reg.knows(app) {
 				return // an app of another shard, whose objects have the same labels
 			}
 			c.wakes.wake(app)

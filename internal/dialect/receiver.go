@@ -51,9 +51,10 @@ var targetVersions = map[string]string{
 	"OCIRepository":     "source.toolkit.fluxcd.io/v1",
 	"ImageRepository":   "image.toolkit.fluxcd.io/v1",
 	"ArtifactGenerator": "source.extensions.fluxcd.io/v1beta1",
+	"Project":           "keelson.dev/v1alpha1",
 }
 
-// ReceiverTarget reads one of a Receiver's references. Only kinds of Flux can be asked for: a Receiver is no way to write
+// ReceiverTarget reads one of a Receiver's references. Only kinds of Flux and Keelson's own can be asked for: a Receiver is no way to write
 // to whatever else its controller may write to.
 func ReceiverTarget(r *notificationv1.Receiver, res notificationv1.ReceiverResource, policy delivery.Policy) (Target, error) {
 	t := Target{Namespace: r.Namespace, Name: res.Name, Labels: res.MatchLabels, Filter: res.Filter}
@@ -74,8 +75,8 @@ func ReceiverTarget(r *notificationv1.Receiver, res notificationv1.ReceiverResou
 	if err != nil {
 		return t, fmt.Errorf("apiVersion of %s %s: %w", res.Kind, res.Name, err)
 	}
-	if !strings.HasSuffix(gv.Group, ".fluxcd.io") {
-		return t, fmt.Errorf("%s %s is of the group %q: only kinds of Flux can be asked to reconcile", res.Kind, res.Name, gv.Group)
+	if !strings.HasSuffix(gv.Group, ".fluxcd.io") && gv.Group != "keelson.dev" {
+		return t, fmt.Errorf("%s %s is of the group %q: only kinds of Flux and Keelson can be asked to reconcile", res.Kind, res.Name, gv.Group)
 	}
 	t.Kind = gv.WithKind(res.Kind)
 	if t.Name == "*" && t.Labels == nil {

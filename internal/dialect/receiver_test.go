@@ -20,6 +20,7 @@ func TestReceiverTarget(t *testing.T) {
 		labels                         map[string]string
 		want                           string // "group/version kind namespace/name", or "error: …"
 	}{
+		"a project":          {kind: "Project", name: "a", want: "keelson.dev/v1alpha1, Kind=Project apps/a"},
 		"version given":      {version: "source.toolkit.fluxcd.io/v1", kind: "GitRepository", name: "a", want: "source.toolkit.fluxcd.io/v1, Kind=GitRepository apps/a"},
 		"version implied":    {kind: "GitRepository", name: "a", want: "source.toolkit.fluxcd.io/v1, Kind=GitRepository apps/a"},
 		"another namespace":  {kind: "OCIRepository", namespace: "infra", name: "a", want: "source.toolkit.fluxcd.io/v1, Kind=OCIRepository infra/a"},

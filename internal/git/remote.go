@@ -203,6 +203,48 @@ func LsRemote(ctx context.Context, r Remote, patterns ...string) (map[string]str
 	return refs, nil
 }
 
+// Branches asks a remote for its branches and tags, by their full names, and for the branch that its HEAD names; empty: it names none.
+func Branches(ctx context.Context, r Remote) (refs map[string]string, head string, err error) {
+	out, err := r.exchange(ctx, "", func(url string) []string {
+		return []string{"ls-remote", "--quiet", "--symref", "--", url, "HEAD", "refs/heads/*", "refs/tags/*"}
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	refs = map[string]string{}
+	for line := range strings.Lines(string(out)) {
+		id, name, ok := strings.Cut(strings.TrimSpace(line), "\t")
+		if !ok {
+			return nil, "", fmt.Errorf("git ls-remote: unexpected line %q", truncate(line, 100))
+		}
+		switch target, symbolic := strings.CutPrefix(id, "ref: "); {
+		case symbolic && name == "HEAD":
+			head = target
+		case symbolic, strings.HasSuffix(name, "^{}"):
+		case strings.HasPrefix(name, "refs/heads/"), strings.HasPrefix(name, "refs/tags/"):
+			refs[name] = id
+		}
+	}
+	return refs, head, nil
+}
+
+// Mirror makes the branches and tags of a bare repository those of a remote, and its HEAD name the same branch; empty: HEAD stays. What is
+// not there any more goes.
+func (r *Repository) Mirror(ctx context.Context, remote Remote, head string) error {
+	err := r.Fetch(ctx, remote, FetchOptions{Refspecs: []string{"+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"}, Prune: true})
+	if err != nil || !strings.HasPrefix(head, "refs/heads/") {
+		return err
+	}
+	if err := CheckRefName(head); err != nil {
+		return err
+	}
+	if now, err := r.Head(); err == nil && now == head {
+		return nil
+	}
+	_, err = run(ctx, command{dir: r.dir, args: []string{"symbolic-ref", "HEAD", head}})
+	return err
+}
+
 // FetchOptions says what is fetched.
 type FetchOptions struct {
 	// Refspecs as git fetch takes them: "+<full ref name or commit id>:<full ref name here>".

@@ -67,6 +67,9 @@ func (h *Host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		err = h.authorize(r, req.repo, req.service == receivePack)
 	}
 	if err == nil {
+		err = h.readOnly(req)
+	}
+	if err == nil {
 		err = h.serve(w, r, req)
 	}
 	if err == nil {

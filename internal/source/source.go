@@ -231,6 +231,16 @@ func (f *Fetcher) target(ctx context.Context, src delivery.Source) (target, erro
 	return t, nil
 }
 
+// Remote is the repository of a source with what it is shown, for who speaks to it without a [Fetcher]. A GitHub App has no lasting
+// credentials, so it is refused.
+func Remote(src delivery.Source) (git.Remote, error) {
+	u, auth, err := parseURL(src.URL)
+	if err == nil && src.Credentials.App != (delivery.GitHubApp{}) {
+		err = errors.New("the credentials of a GitHub App are not spoken here: give a token")
+	}
+	return git.Remote{URL: u, Auth: authOf(auth, src.Credentials)}, err
+}
+
 // authOf is how a remote is reached: with the userinfo of its URL as far as the Secret says nothing else. Over ssh the
 // user is always the URL's.
 func authOf(inURL git.Auth, c delivery.Credentials) git.Auth {

@@ -35,44 +35,49 @@ const (
 // [ErrTooLarge] where 10,000 commands wait already.
 func (db *DB) Enqueue(ctx context.Context, c Command) (int64, error) {
 	doing := fmt.Sprintf("enqueue %s", c.Kind)
-	err := errors.Join(checkNames("kind", c.Kind), checkSize("arguments", c.Args, entryMax))
+	jobs, err := db.checkCommand(&c)
+	if err != nil {
+		return 0, db.wrap(doing, err)
+	}
+	if err := db.write(ctx, true, func(tx *tx) error { return tx.enqueue(db.sealer, &c, jobs) }); err != nil {
+		return 0, db.wrap(doing, err)
+	}
+	db.asked.wake()
+	return c.ID, nil
+}
+
+// checkCommand tells what is wrong with a command, and gives the names of its jobs as they are kept.
+func (db *DB) checkCommand(c *Command) (jobs string, err error) {
+	err = errors.Join(checkNames("kind", c.Kind), checkSize("arguments", c.Args, entryMax))
 	if len(c.Jobs) > commandJobsMax {
 		err = errors.Join(err, fmt.Errorf("%d jobs are named, and there may be %d: %w", len(c.Jobs), commandJobsMax, ErrTooLarge))
 	}
 	for _, job := range c.Jobs {
 		err = errors.Join(err, checkNames("name of the job", job))
 	}
-	if err != nil {
-		return 0, db.wrap(doing, err)
-	}
-	jobs, err := json.Marshal(c.Jobs)
-	if err != nil {
-		return 0, db.wrap(doing, err)
-	}
 	if c.Created.IsZero() {
 		c.Created = db.now()
 	}
-	err = db.write(ctx, true, func(tx *tx) error {
-		var waiting int
-		if err := tx.row(`SELECT count(*) FROM commands WHERE answered = 0`).Scan(&waiting); err != nil {
-			return err
-		}
-		if waiting >= commandsMax {
-			return fmt.Errorf("%w: %d commands wait for their answer", ErrTooLarge, waiting)
-		}
-		// In the transaction, so that commands are seen in the order of their numbers.
-		if c.ID, err = tx.take("command", 1); err != nil {
-			return err
-		}
-		tx.changed(Change{Kind: "command", ID: c.ID, Project: c.Project, Pipeline: c.Pipeline, Status: "asked"})
-		return tx.exec(`INSERT INTO commands (id, kind, project, pipeline, jobs, asked_by, created, sealed_args) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-			c.ID, c.Kind, c.Project, c.Pipeline, string(jobs), text(c.User), micros(c.Created), db.sealer.seal(place("commands.args", c.ID), c.Args))
-	})
-	if err != nil {
-		return 0, db.wrap(doing, err)
+	names, merr := json.Marshal(c.Jobs)
+	return string(names), errors.Join(err, merr)
+}
+
+// enqueue numbers a command and keeps it. That is done in the transaction, so that commands are seen in the order of their numbers.
+func (t *tx) enqueue(s sealer, c *Command, jobs string) error {
+	var waiting int
+	err := t.row(`SELECT count(*) FROM commands WHERE answered = 0`).Scan(&waiting)
+	if err == nil && waiting >= commandsMax {
+		err = fmt.Errorf("%w: %d commands wait for their answer", ErrTooLarge, waiting)
 	}
-	db.asked.wake()
-	return c.ID, nil
+	if err == nil {
+		c.ID, err = t.take("command", 1)
+	}
+	if err != nil {
+		return err
+	}
+	t.changed(Change{Kind: "command", ID: c.ID, Project: c.Project, Pipeline: c.Pipeline, Status: "asked"})
+	return t.exec(`INSERT INTO commands (id, kind, project, pipeline, jobs, asked_by, created, sealed_args) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+		c.ID, c.Kind, c.Project, c.Pipeline, jobs, text(c.User), micros(c.Created), s.seal(place("commands.args", c.ID), c.Args))
 }
 
 // Take gives the oldest command that this process has not taken yet, and waits for one. What was taken and not answered is taken

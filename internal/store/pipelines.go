@@ -16,6 +16,8 @@ type Pipeline struct {
 	IID     int64 `json:"iid"` // among those of its project
 	Project int64 `json:"project"`
 	Parent  int64 `json:"parent,omitempty"` // the job that has started this child pipeline; 0: it is none
+	// Upstream is the job that has started this pipeline of another project; 0: none has.
+	Upstream int64 `json:"upstream,omitempty"`
 
 	Source string `json:"source"` // push, web, schedule, …
 	Ref    string `json:"ref"`
@@ -42,12 +44,12 @@ type Inputs struct {
 }
 
 const pipelineColumns = `id, iid, project, parent, source, ref, tag, sha, before, title, author, started_by,
-	status, why, created, started, finished, resting`
+	status, why, created, started, finished, resting, upstream`
 
 func (p *Pipeline) scan(scan func(...any) error) error {
 	var created, started, finished int64
 	err := scan(&p.ID, &p.IID, &p.Project, &p.Parent, &p.Source, &p.Ref, &p.Tag, &p.SHA, &p.Before, &p.Title, &p.Author, &p.User,
-		&p.Status, &p.Why, &created, &started, &finished, &p.Resting)
+		&p.Status, &p.Why, &created, &started, &finished, &p.Resting, &p.Upstream)
 	p.Created, p.Started, p.Finished = at(created), at(started), at(finished)
 	return err
 }
@@ -72,10 +74,10 @@ func (db *DB) CreatePipeline(ctx context.Context, p Pipeline, in Inputs) error {
 	event := db.sealer.seal(place("pipelines.event", p.ID), in.Event)
 	return db.wrap(doing, db.write(ctx, true, func(tx *tx) error {
 		err := tx.exec(`INSERT INTO pipelines (id, iid, project, parent, source, ref, tag, sha, before, title, author, started_by,
-			status, why, created, started, finished, resting)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			status, why, created, started, finished, resting, upstream)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			p.ID, p.IID, p.Project, p.Parent, p.Source, p.Ref, flag(p.Tag), p.SHA, p.Before, text(p.Title), text(p.Author), text(p.User),
-			p.Status, text(p.Why), micros(p.Created), micros(p.Started), micros(p.Finished), flag(p.Resting))
+			p.Status, text(p.Why), micros(p.Created), micros(p.Started), micros(p.Finished), flag(p.Resting), p.Upstream)
 		if err != nil {
 			return err
 		}
@@ -274,7 +276,10 @@ type PipelineFilter struct {
 	Source  string
 	SHA     string
 	Parent  int64 // the child pipelines of this job
-	Top     bool  // no child pipelines
+	// Upstream are the pipelines that this job has started in other projects.
+	Upstream int64
+	Top      bool // no child pipelines
+	Open     bool // those in which something may still happen, also only by a person
 
 	Before int64 // only pipelines with a smaller number: the last one of the page before; 0: from the newest on
 	Limit  int   // 0: 100; at most 1000
@@ -297,6 +302,12 @@ func (db *DB) Pipelines(ctx context.Context, f PipelineFilter) ([]Pipeline, erro
 	}
 	if f.SHA != "" {
 		w.and("sha = ?", f.SHA)
+	}
+	if f.Upstream != 0 {
+		w.and("upstream <> 0 AND upstream = ?", f.Upstream) // as with parent
+	}
+	if f.Open {
+		w.and("status NOT IN ('success', 'failed', 'canceled', 'skipped')")
 	}
 	switch {
 	case f.Parent != 0:

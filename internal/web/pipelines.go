@@ -44,8 +44,9 @@ type Ask struct {
 type PipelineDetail struct {
 	store.Pipeline
 	ProjectPath string           `json:"projectPath"`
-	Jobs        []store.Job      `json:"jobs"`               // all attempts
-	Children    []store.Pipeline `json:"children,omitempty"` // pipelines that its jobs have started
+	Jobs        []store.Job      `json:"jobs"`                 // all attempts
+	Children    []store.Pipeline `json:"children,omitempty"`   // pipelines that its jobs have started
+	Downstream  []ListedPipeline `json:"downstream,omitempty"` // those of other projects
 }
 
 // PipelineList is a page of pipelines.
@@ -278,6 +279,14 @@ func (s *pipelines) show(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		d.Children = append(d.Children, children...)
+		others, err := s.Store.Pipelines(ctx, store.PipelineFilter{Upstream: j.ID})
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		for _, o := range others {
+			d.Downstream = append(d.Downstream, ListedPipeline{Pipeline: o, ProjectPath: paths[o.Project]})
+		}
 	}
 	answerJSON(w, d)
 }

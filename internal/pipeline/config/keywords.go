@@ -85,7 +85,7 @@ func Keywords() []Keyword {
 		{"artifacts:reports", inDefault, Differs, "`dotenv` and `junit` are read; reports of other kinds are kept as files."},
 		{"artifacts:expose_as", inDefault, Differs, "Checked and kept; there are no merge requests to show it in."},
 		{"cache", inDefault, Supported, "Up to 4, with 5 fallback_keys and 2 files in a key."},
-		{"environment", inJob, Differs, "name, url, on_stop, action, auto_stop_in and deployment_tier count for variables and checks; a local run records no deployment."},
+		{"environment", inJob, Differs, "name, url, on_stop, action, auto_stop_in and deployment_tier count for variables and checks; a local run records no deployment, an [instance](environments.md) does."},
 		{"environment:kubernetes", inJob, Differs, "Checked and kept; the agent is GitLab's."},
 		{"release", inJob, Differs, "Checked and kept; a local run makes no release, and the log says so."},
 		{"coverage", inJob, Supported, "A regular expression with RE2 syntax between slashes."},

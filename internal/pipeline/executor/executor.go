@@ -66,6 +66,10 @@ type Job struct {
 	BuildsDir string
 	Slot      int // CI_CONCURRENT_ID: tells jobs that run at the same time apart
 
+	// CPU and Memory are what the job may take at a time: thousandths of a processor, and bytes; 0: as much as there is. An executor that
+	// cannot see to it says so in the log.
+	CPU, Memory int64
+
 	Mask     []string // values besides those of masked variables that the log must not show
 	LogLimit int64    // bytes; 0: DefaultLogLimit, negative: none
 
@@ -102,7 +106,6 @@ type Place struct {
 	ImagePullSecrets []string
 	NodeSelector     map[string]string
 	Tolerations      []Toleration
-	CPU, Memory      string // limits of a job as Kubernetes writes them: "500m", "1Gi"; empty: none
 }
 
 // Toleration lets a Pod onto nodes with a taint, in Kubernetes' words.

@@ -23,8 +23,11 @@ type Trigger struct {
 	Parent   *pipeline.Graph
 	ParentID int64
 	Job      *pipeline.Job // its Trigger says what to include
-	ID       int64         // of the child pipeline
+	JobID    int64         // of the attempt
+	ID       int64         // of the pipeline that is made
 	Depth    int           // 1 for a child, 2 for a child's child
+	Project  string        // whose pipeline is made; empty: it is a child
+	Branch   string        // of that project; empty: its default branch
 	// Variables are those that the child gets as pipeline variables, as trigger:forward says.
 	Variables pipeline.Variables
 	// File reads a file of the artifacts of a job of the parent (trigger:include:artifact).
@@ -54,7 +57,7 @@ func (e *engine) trigger(a attempt) {
 	}
 	switch {
 	case j.Trigger.Project != "":
-		over(executor.Failed(pipeline.DownstreamFailure, "the pipeline of project %s cannot be started: only child pipelines of this project are played here", j.Trigger.Project))
+		e.startOther(ctx, a, w, trace, over)
 		return
 	case p.Downstream == nil:
 		over(executor.Failed(pipeline.DownstreamFailure, "child pipelines are not played here"))
@@ -66,7 +69,7 @@ func (e *engine) trigger(a attempt) {
 		over(executor.Failed("reached_max_pipeline_hierarchy_size", "%d pipelines belong together already, which is the most", maxPipelines))
 		return
 	}
-	t := Trigger{Parent: p.graph, ParentID: p.id, Job: j, ID: e.o.NextID(), Depth: p.depth + 1, File: e.reader(p)}
+	t := Trigger{Parent: p.graph, ParentID: p.id, Job: j, JobID: w.ref.ID, ID: e.o.NextID(), Depth: p.depth + 1, File: e.reader(p)}
 	trace.Printf("Making the child pipeline %d", t.ID)
 	e.launch = append(e.launch, func() {
 		var g *pipeline.Graph
@@ -156,21 +159,36 @@ func (e *engine) reader(p *play) func(ctx context.Context, job, path string) ([]
 
 // report tells the trigger job how its pipeline ended, once it has. With strategy the job is running until then.
 func (p *play) report() {
-	if p.parent == nil || p.told || !p.state.Status.Completed() || len(p.running) > 0 {
+	if !p.state.Status.Completed() || len(p.running) > 0 {
+		return
+	}
+	if f := p.engine.others[p.id]; f != nil {
+		p.engine.arrived(p.id, f, p.state.Status)
+	}
+	if p.parent == nil || p.told {
 		return
 	}
 	p.told = true
-	a, e := *p.parent, p.engine
+	p.engine.conclude(*p.parent, p.id, p.state.Status)
+}
+
+// conclude ends a trigger job that has waited for a pipeline.
+func (e *engine) conclude(a attempt, id int64, status pipeline.Status) {
 	if !a.current(pipeline.StatusRunning) && !a.current(pipeline.StatusCanceling) {
 		return
 	}
 	e.active++ // over counts it out again
-	switch status := p.state.Status; status {
+	e.over(a, came(id, status), extras{})
+}
+
+// came is what comes of a trigger job by how its pipeline ended.
+func came(id int64, status pipeline.Status) executor.Result {
+	switch status {
 	case pipeline.StatusSuccess:
-		e.over(a, executor.Succeeded(), extras{})
+		return executor.Succeeded()
 	case pipeline.StatusCanceled:
-		e.over(a, executor.Result{Status: status, ExitCode: executor.NoExitCode, Message: fmt.Sprintf("pipeline %d was canceled", p.id)}, extras{})
+		return executor.Result{Status: status, ExitCode: executor.NoExitCode, Message: fmt.Sprintf("pipeline %d was canceled", id)}
 	default:
-		e.over(a, executor.Failed(pipeline.DownstreamFailure, "pipeline %d: %s", p.id, status), extras{})
+		return executor.Failed(pipeline.DownstreamFailure, "pipeline %d: %s", id, status)
 	}
 }

@@ -20,13 +20,15 @@ type engine struct {
 	inbox     chan func()     // what goroutines have to tell; they wait until it is taken
 	active    int             // goroutines that will tell something
 	free      []int           // slots, the lowest last
+	busy      map[string]int  // slots that each project has
 	queue     []attempt       // pending jobs, in their order
 	pipelines []*play
 	byID      map[int64]*play
 	todo      []todo // events that are to be applied
 	errs      []error
 	resources schedule.Resources
-	launch    []func()      // what starts once all is told
+	launch    []func() // what starts once all is told
+	others    map[int64]*other
 	leaving   bool          // nothing that happens is taken in any more
 	leave     chan struct{} // closed when the process ends, for jobs that survive it; nil: it does not end so
 }
@@ -80,7 +82,7 @@ type todo struct {
 }
 
 func newEngine(ctx context.Context, o Options) *engine {
-	e := &engine{o: o, ctx: context.WithoutCancel(ctx), inbox: make(chan func()), byID: map[int64]*play{}}
+	e := &engine{o: o, ctx: context.WithoutCancel(ctx), inbox: make(chan func()), byID: map[int64]*play{}, busy: map[string]int{}, others: map[int64]*other{}}
 	for i := range o.Jobs {
 		e.free = append(e.free, o.Jobs-1-i)
 	}
@@ -104,8 +106,9 @@ func (e *engine) take(from Pipeline) *play {
 		e.add(from, c.Graph, c.ID, c.State, c.IDs, &attempt{parent, job, c.Attempt})
 	}
 	if from.State != nil {
+		waiting := e.await(from.Followed)
 		for _, p := range e.tree(root) {
-			e.lost(p)
+			e.lost(p, waiting)
 		}
 	}
 	return root
@@ -184,11 +187,15 @@ func (p *play) shown(text string) string {
 	return p.secrets.Text(text)
 }
 
-// lost takes up the jobs that another process ran, where they have survived it, and fails the others.
-func (e *engine) lost(p *play) {
+// lost takes up the jobs that another process ran, where they have survived it, and fails the others, but for those that wait for the
+// pipelines of other projects.
+func (e *engine) lost(p *play, waiting map[attempt]bool) {
 	survivor, ok := p.Executor.(executor.Survivor)
 	survives := ok && survivor.Survives()
 	for i := range p.state.Jobs {
+		if waiting[attempt{p, i, p.attempts[i]}] {
+			continue
+		}
 		if child := p.children[i]; child != nil && child.parent.number == p.attempts[i] {
 			continue // it has been started, and tells how it ends
 		}
@@ -404,6 +411,9 @@ func (e *engine) job(p *play, i int, c schedule.Change, event Event) {
 		if child := p.children[i]; child != nil {
 			e.try(child, schedule.Event{Kind: schedule.Cancel, Why: "canceled with the job that started its pipeline"})
 		}
+		if c.To == pipeline.StatusCanceling && j.Trigger != nil && j.Trigger.Project != "" {
+			e.abandon(a)
+		}
 	}
 	if c.From == c.To { // a new pipeline's job that is created
 		return
@@ -441,21 +451,45 @@ func (p *play) tell(event Event) {
 func (e *engine) start() {
 	queue := e.queue
 	e.queue = nil
-	var later []attempt
+	var waiting []attempt
 	for _, a := range queue {
 		switch {
 		case !a.current(pipeline.StatusPending):
 		case a.play.graph.Jobs[a.job].Trigger != nil:
 			e.trigger(a)
-		case len(e.free) == 0:
-			later = append(later, a)
 		default:
-			slot := e.free[len(e.free)-1]
-			e.free = e.free[:len(e.free)-1]
-			e.begin(a, slot)
+			waiting = append(waiting, a)
 		}
 	}
-	e.queue = append(later, e.queue...)
+	for len(e.free) > 0 {
+		i := e.turn(waiting)
+		if i < 0 {
+			break
+		}
+		a, slot := waiting[i], e.free[len(e.free)-1]
+		waiting, e.free = slices.Delete(waiting, i, i+1), e.free[:len(e.free)-1]
+		e.begin(a, slot)
+	}
+	e.queue = append(waiting, e.queue...)
+}
+
+// turn says whose turn it is of those that wait: the project that has the fewest jobs running, and of its jobs the one that waits longest.
+// -1: nobody may start.
+func (e *engine) turn(waiting []attempt) int {
+	first := -1
+	for i, a := range waiting {
+		has := e.busy[a.play.Project]
+		if a.play.Most > 0 && has >= a.play.Most {
+			continue
+		}
+		if first < 0 || has < e.busy[waiting[first].play.Project] {
+			first = i
+		}
+		if has == 0 {
+			break
+		}
+	}
+	return first
 }
 
 // run tells that a job is started, and gives the context that ends with its cancellation.
@@ -518,9 +552,13 @@ func (e *engine) resume(a attempt) {
 
 // launchJob lets the goroutine of a job run once all is told.
 func (e *engine) launchJob(ctx context.Context, a attempt, w *work, slot int) {
+	e.busy[a.play.Project]++
 	e.launch = append(e.launch, func() {
 		result, more := w.run(ctx)
 		e.inbox <- func() {
+			if e.busy[a.play.Project]--; e.busy[a.play.Project] == 0 {
+				delete(e.busy, a.play.Project)
+			}
 			if slot != noSlot {
 				e.free = append(e.free, slot)
 				slices.SortFunc(e.free, func(x, y int) int { return y - x })

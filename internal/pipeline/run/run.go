@@ -35,6 +35,9 @@ type Pipeline struct {
 	Sources  Sources
 	// Downstream compiles child pipelines; nil: trigger jobs fail.
 	Downstream Downstream
+	// Start makes the pipeline of another project (trigger:project), under the number that the trigger has for it: a pipeline that is added to
+	// this server is followed by that. An error says why there is none. Nil: such jobs fail.
+	Start func(ctx context.Context, t Trigger) error
 	// Begin is called when a job is about to start, and may give it what it has only while it runs: variables with tokens, what its log must
 	// not show. Nil: there is no such thing.
 	Begin func(ctx context.Context, ref JobRef, job *executor.Job) (Attendance, error)
@@ -44,6 +47,7 @@ type Pipeline struct {
 
 	Project string // whose artifacts, caches and resource groups they are: its path, or what else tells it from others
 	ID      int64  // CI_PIPELINE_ID; 0: 1
+	Most    int    // how many jobs of the project run at a time; 0: as many as there are slots
 
 	// State is where an earlier run has got to; nil: from the beginning. Jobs that ran then have failed by their runner's end, unless the
 	// executor is a [executor.Survivor], which takes them up.
@@ -52,6 +56,17 @@ type Pipeline struct {
 	IDs map[string]int64
 	// Children are the child pipelines that an earlier run has started, also those that are over.
 	Children []Child
+	// Followed are the pipelines of other projects that jobs of an earlier run wait for.
+	Followed []Followed
+}
+
+// Followed is a pipeline of another project.
+type Followed struct {
+	ID      int64
+	Parent  int64  // the pipeline that waits, the first one or a child
+	Job     string // its trigger job
+	Attempt int
+	Status  pipeline.Status // of the pipeline that is waited for
 }
 
 // Attendance is what goes with a job that runs. Each part may be nil.
@@ -105,7 +120,9 @@ type Options struct {
 type Command struct {
 	Pipeline int64 // 0: the one that is run
 	Event    schedule.Event
-	Reply    chan<- error // nil: nobody waits; else it takes one error without blocking
+	// Decide makes the event of the state as it is when its turn comes, for this pipeline alone; false: nothing is done. Nil: it is Event.
+	Decide func(*schedule.State) (schedule.Event, bool)
+	Reply  chan<- error // nil: nobody waits; else it takes one error without blocking
 }
 
 // DefaultJobs is how many jobs run at a time where nobody says: jobs wait for the network and for disks as much as they compute.

@@ -137,7 +137,14 @@ func (s *Server) do(c Command) error {
 	if p == nil {
 		return fmt.Errorf("pipeline %d: %w", c.Pipeline, ErrNotHere)
 	}
-	return s.e.do(p, c.Event)
+	if c.Decide == nil {
+		return s.e.do(p, c.Event)
+	}
+	event, wanted := c.Decide(p.state.Clone())
+	if !wanted {
+		return nil
+	}
+	return s.e.apply(p, event)
 }
 
 // State gives a copy of where a pipeline is; [ErrNotHere]: it is not being played.

@@ -35,7 +35,7 @@ func TestPods(t *testing.T) {
 			Image: &pipeline.Image{Name: "golang:$TAG", Entrypoint: []string{"", "/entry", "$TAG"}, PullPolicy: []string{"always", "if-not-present"}, Kubernetes: map[string]any{"user": "1000:1001"}}}},
 		"place": {ID: 7, Job: pipeline.Job{Name: "test", AfterScript: []string{"true"}, Timeout: pipeline.Duration(90e9)}, Place: executor.Place{
 			Namespace: "shop", ServiceAccount: "jobs", Image: "alpine:3", ImagePullSecrets: []string{"registry"}, NodeSelector: map[string]string{"pool": "ci"},
-			Tolerations: []executor.Toleration{{Key: "ci", Operator: "Exists", Effect: "NoExecute", Seconds: &seconds}}, CPU: "500m", Memory: "1Gi"}},
+			Tolerations: []executor.Toleration{{Key: "ci", Operator: "Exists", Effect: "NoExecute", Seconds: &seconds}}}, CPU: 500, Memory: 1 << 30},
 		"services": {ID: 7, Job: pipeline.Job{Name: "test", Variables: append(public("DB", "shop", "CI_JOB_NAME", "test"), pipeline.Variable{Name: "S", Value: "s3cret-value", Masked: true}), Services: []pipeline.Service{
 			{Image: pipeline.Image{Name: "registry.example:5000/lib/postgres:16@sha256:abc", PullPolicy: []string{"never"}}, Alias: "db, Database", Command: []string{"-c", "fsync=off"}, Variables: public("POSTGRES_PASSWORD", "$S", "HEALTHCHECK_TCP_PORT", "5432")},
 			{Image: pipeline.Image{Name: "redis", Docker: map[string]any{"user": "redis"}, Entrypoint: []string{"redis-server"}}}}}},

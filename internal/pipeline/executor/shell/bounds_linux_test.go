@@ -101,3 +101,39 @@ func forkBombs(t *testing.T, sandbox *shell.Sandbox) {
 		})
 	}
 }
+
+func TestBounded(t *testing.T) { inAndOutside(t, bounded) }
+
+// bounded holds that the kernel bounds what a job takes of memory and processors, or that its log says that nobody does.
+func bounded(t *testing.T, sandbox *shell.Sandbox) {
+	x := newExecutor(t, shell.Options{Sandbox: sandbox})
+	const much = "x=$(head -c 300000000 /dev/zero | tr '\\0' a); echo ${#x}"
+	cgroup := `p() { sed -n "s/^[0-9]*:$1:\\(.*\\)/\\1/p" /proc/self/cgroup; }; cat "/sys/fs/cgroup/cpu$(p cpu)/cpu.cfs_quota_us" "/sys/fs/cgroup$(p '')/cpu.max" 2>/dev/null || true`
+	for _, c := range []struct {
+		name        string
+		cpu, memory int64
+		script      string
+		want        pipeline.Status
+		log         string // that it has
+		message     string
+	}{
+		{"nothing is bounded", 0, 0, much, pipeline.StatusSuccess, "\n300000000\n", ""},
+		{"little is taken", 2000, 512 << 20, "echo fine", pipeline.StatusSuccess, "\nfine\n", ""},
+		{"too much memory", 0, 128 << 20, much, pipeline.StatusFailed, "", "wanted more memory than the 128 MiB"},
+		{"in the background", 0, 128 << 20, "(" + much + ") & wait $!", pipeline.StatusFailed, "", "wanted more memory than the 128 MiB"},
+		{"and goes on", 0, 128 << 20, "(" + much + ") || echo on", pipeline.StatusSuccess, "wanted more memory than the 128 MiB", ""},
+		{"processors", 500, 0, cgroup, pipeline.StatusSuccess, "\n50000", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			j := job(c.script)
+			j.CPU, j.Memory = c.cpu, c.memory
+			r, log := run(t, x, j)
+			if strings.Contains(log, "no cgroup can be made") {
+				t.Skipf("nobody may make cgroups here:\n%s", log)
+			}
+			if r.Status != c.want || !strings.Contains(log, c.log) || !strings.Contains(r.Message, c.message) {
+				t.Errorf("%+v\n%s", r, log)
+			}
+		})
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -40,6 +41,13 @@ func newCage(limit int) *cage {
 	for _, h := range hierarchies() {
 		for _, parent := range h.dirs {
 			sweep(parent)
+		}
+	}
+	for _, h := range hierarchies() {
+		if !h.counts("pids") {
+			continue
+		}
+		for _, parent := range h.dirs {
 			dir := filepath.Join(parent, fmt.Sprintf("keelson-%d-%d", os.Getpid(), cageCount.Add(1)))
 			if os.Mkdir(dir, 0o755) != nil {
 				continue
@@ -171,13 +179,14 @@ func sweep(parent string) {
 	}
 }
 
-// hierarchy is where cgroups that count processes may be made.
+// hierarchy is where cgroups may be made.
 type hierarchy struct {
-	unified bool
-	dirs    []string // the most suitable one first
+	unified     bool
+	controllers []string // of one that is not unified
+	dirs        []string // the most suitable one first
 }
 
-// hierarchies are those that this process is in.
+// hierarchies are those that this process is in, the unified one first.
 var hierarchies = sync.OnceValue(func() []hierarchy {
 	own, err := os.ReadFile("/proc/self/cgroup")
 	mounts, err2 := os.ReadFile("/proc/self/mountinfo")
@@ -190,7 +199,7 @@ var hierarchies = sync.OnceValue(func() []hierarchy {
 			at[f[1]] = f[2]
 		}
 	}
-	var unified, counting []hierarchy
+	var unified, others []hierarchy
 	for line := range strings.Lines(string(mounts)) {
 		before, after, _ := strings.Cut(line, " - ")
 		b, a := strings.Fields(before), strings.Fields(after)
@@ -211,17 +220,24 @@ var hierarchies = sync.OnceValue(func() []hierarchy {
 			if dir != b[4] {
 				dirs = append(dirs, filepath.Dir(dir)) // beside it: a group with processes has no groups that count below it
 			}
-			unified = append(unified, hierarchy{true, dirs})
+			unified = append(unified, hierarchy{unified: true, dirs: dirs})
 		case "cgroup":
+			options := strings.Split(a[2], ",")
 			for controllers, path := range at {
-				if strings.Contains(","+controllers+",", ",pids,") && strings.Contains(","+a[2]+",", ",pids,") {
-					counting = append(counting, hierarchy{false, []string{in(path)}})
+				names := strings.Split(controllers, ",")
+				if names[0] != "" && !strings.HasPrefix(names[0], "name=") && slices.Contains(options, names[0]) {
+					others = append(others, hierarchy{controllers: names, dirs: []string{in(path)}})
 				}
 			}
 		}
 	}
-	return append(unified, counting...)
+	return append(unified, others...)
 })
+
+// counts tells whether a hierarchy may have a controller; of the unified one only its files tell.
+func (h hierarchy) counts(controller string) bool {
+	return h.unified || slices.Contains(h.controllers, controller)
+}
 
 // hurry lets the calling goroutine's thread come before the jobs, where that is allowed. The thread ends with the goroutine.
 func hurry() {

@@ -22,7 +22,7 @@ func (j *job) execute(ctx context.Context, text string, more []string, readOnly 
 	if ctx.Err() != nil {
 		return j.stopped(ctx)
 	}
-	args, err := j.arguments(text)
+	args, err := j.arguments(j.bounds.holding(text))
 	if err != nil {
 		return executor.FailedWith(err)
 	}
@@ -44,6 +44,16 @@ func (j *job) execute(ctx context.Context, text string, more []string, readOnly 
 	}
 	defer context.AfterFunc(ctx, j.trace.Hurry)()
 	j.out.Flow()
+	if err := j.bounds.take(ctx, p.Pid); err != nil {
+		j.scope.kill()
+		_, _ = p.Wait()
+		j.scope.exited(p.Pid)
+		j.out.Settle()
+		if ctx.Err() != nil {
+			return j.stopped(ctx)
+		}
+		return executor.FailedWith(err)
+	}
 	exited := make(chan *os.ProcessState, 1)
 	go func() {
 		state, _ := p.Wait()
@@ -55,7 +65,15 @@ func (j *job) execute(ctx context.Context, text string, more []string, readOnly 
 	if stopped {
 		return j.stopped(ctx)
 	}
-	return executor.Exited(exitCode(state))
+	result := executor.Exited(exitCode(state))
+	if killed := j.bounds.exceeded(); killed != "" {
+		if result.Status == pipeline.StatusSuccess {
+			j.trace.Warningf("%s", killed)
+		} else {
+			result.Message += "; " + killed
+		}
+	}
+	return result
 }
 
 // launch starts a shell in a session of its own: a group that can be ended as one, and no terminal to ask on.

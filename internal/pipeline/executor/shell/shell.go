@@ -173,6 +173,8 @@ type job struct {
 
 	dir  *scratch.Dir // the private directory; nil: not made
 	cell *cell        // the sandbox; nil: none
+
+	bounds *bounds // of CPU and memory; nil: none
 }
 
 // errTimeout is the cause with which the context of a job ends that takes too long.
@@ -220,6 +222,8 @@ func (x *Executor) Run(ctx context.Context, work executor.Job, log executor.Log)
 	if err := j.prepareEnvironment(start); err != nil {
 		return executor.FailedWith(err)
 	}
+	j.bounds = newBounds(work.CPU, work.Memory, x.o.MaxProcesses, trace)
+	defer j.bounds.close()
 	j.disks = disks(x.o.Reserve, work.Dir, x.tempDir())
 	x.watch.add(j)
 	defer x.watch.remove(j)

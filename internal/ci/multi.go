@@ -1,0 +1,67 @@
+package ci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/pipeline/run"
+	"keelson.dev/keelson/internal/store"
+)
+
+// maxChain is how many pipelines of projects may start each other, one after the other.
+const maxChain = 10
+
+// startOther makes the pipeline of another project for a trigger job of a pipeline. The other project has to let this one's pipelines read it.
+func (s *Server) startOther(ctx context.Context, p Project, sha string, from Event, t run.Trigger) error {
+	other, err := s.o.Projects.Named(ctx, t.Project)
+	if errors.Is(err, ErrNoProject) || err == nil && !p.Reads(other) {
+		return fmt.Errorf("there is no project %s, or its Project does not name %s in readableBy", t.Project, p.Path)
+	}
+	if err != nil {
+		return err
+	}
+	e := Event{
+		Project: other.Path, Source: pipeline.SourcePipeline, User: from.User, Variables: t.Variables, Inputs: t.Job.Trigger.Inputs, IgnoreSkip: true,
+		Upstream: t.JobID, Chain: append(slices.Clone(from.Chain), p.Path+"@"+sha), PipelineID: t.ID,
+	}
+	if e.Ref, err = FullRef(other, t.Branch); err != nil {
+		return err
+	}
+	if e.SHA, err = resolve(other.Dir, e.Ref); err != nil {
+		return fmt.Errorf("project %s has no branch or tag %s", other.Path, t.Branch)
+	}
+	switch {
+	case slices.Contains(e.Chain, other.Path+"@"+e.SHA):
+		return fmt.Errorf("a pipeline of project %s for this commit has started this one, by others: they would go on for ever", other.Path)
+	case len(e.Chain) > maxChain:
+		return fmt.Errorf("%d pipelines have started each other already, which is the most", maxChain)
+	}
+	made, err := s.Create(ctx, e)
+	if err == nil && made.Status == string(pipeline.StatusFailed) && made.Resting {
+		err = fmt.Errorf("pipeline %d has failed: %s", made.ID, made.Why)
+	}
+	return err
+}
+
+// followed adds the pipelines of other projects that jobs of a pipeline wait for.
+func (s *Server) followed(ctx context.Context, of *saved, into *run.Pipeline) error {
+	for _, j := range of.jobs {
+		at := indexOf(of.graph, j.Name)
+		if at < 0 || of.graph.Jobs[at].Trigger == nil || of.graph.Jobs[at].Trigger.Project == "" {
+			continue
+		}
+		rows, err := s.o.Store.Pipelines(ctx, store.PipelineFilter{Upstream: j.ID})
+		if err != nil {
+			return err
+		}
+		for _, row := range rows {
+			into.Followed = append(into.Followed, run.Followed{
+				ID: row.ID, Parent: of.row.ID, Job: j.Name, Attempt: j.Attempt, Status: pipeline.Status(row.Status),
+			})
+		}
+	}
+	return nil
+}

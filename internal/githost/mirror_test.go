@@ -1,0 +1,58 @@
+package githost
+
+import (
+	"net/http/httptest"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestMirrorsAreReadOnly holds that nobody pushes to a mirror, and is told where to.
+func TestMirrorsAreReadOnly(t *testing.T) {
+	h, err := New(Options{Root: t.TempDir(), Token: "token"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Create(t.Context(), "shop"); err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	dir := filepath.Join(t.TempDir(), "work")
+	git := func(args ...string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), "git", append([]string{"-c", "user.name=A", "-c", "user.email=a@example.com"}, args...)...)
+		cmd.Dir = filepath.Dir(dir)
+		if args[0] != "clone" {
+			cmd.Dir = dir
+		}
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	for _, args := range [][]string{{"clone", "-q", strings.Replace(s.URL, "//", "//x:token@", 1) + "/git/shop.git", dir}, {"commit", "-q", "--allow-empty", "-m", "a"}} {
+		if out, err := git(args...); err != nil {
+			t.Fatal(out, err)
+		}
+	}
+	for _, c := range []struct{ of, want string }{
+		{"https://example.com/shop.git", "remote: shop is a mirror of https://example.com/shop.git: push there"},
+		{"", ""},
+	} {
+		if err := h.SetMirror("shop", c.of); err != nil {
+			t.Fatal(err)
+		}
+		if got := h.MirrorOf("shop"); got != c.of {
+			t.Errorf("mirror of %q, want %q", got, c.of)
+		}
+		out, err := git("push", "-q", "origin", "HEAD:main")
+		if (err != nil) != (c.want != "") || !strings.Contains(out, c.want) {
+			t.Errorf("a push to a mirror of %q: %v\n%s", c.of, err, out)
+		}
+		if out, err := git("ls-remote", "origin"); err != nil {
+			t.Errorf("reading: %s %v", out, err)
+		}
+	}
+	if err := h.SetMirror("nosuch", "x"); err == nil {
+		t.Error("what is not there is a mirror")
+	}
+}

@@ -1,0 +1,24 @@
+//go:build !linux
+
+package shell
+
+import (
+	"context"
+
+	"keelson.dev/keelson/internal/pipeline/executor"
+)
+
+// bounds bound nothing elsewhere.
+type bounds struct{}
+
+func newBounds(cpu, memory int64, _ int, trace *executor.Trace) *bounds {
+	if cpu > 0 || memory > 0 {
+		trace.Warningf("What the job takes is not bounded, as its project says: that takes Linux")
+	}
+	return nil
+}
+
+func (b *bounds) holding(script string) string    { return script }
+func (b *bounds) take(context.Context, int) error { return nil }
+func (b *bounds) exceeded() string                { return "" }
+func (b *bounds) close()                          {}

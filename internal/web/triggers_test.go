@@ -1,0 +1,146 @@
+package web
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"keelson.dev/keelson/internal/store"
+)
+
+func TestTriggers(t *testing.T) {
+	var got TriggerRequest
+	made := store.Pipeline{ID: 7, IID: 3, Project: 2, Source: "trigger", Ref: "main", SHA: "c0ffee", Status: "created", Created: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
+	h := NewTriggers(TriggersOptions{Trigger: func(_ context.Context, r TriggerRequest) (Triggered, error) {
+		got = r
+		switch {
+		case r.Token != "secret" || r.Project == "nosuch":
+			return Triggered{}, ErrTriggerRefused
+		case r.Ref == "nosuch":
+			return Triggered{}, ErrTriggerRef
+		case r.Ref == "empty":
+			return Triggered{}, fmt.Errorf("no pipeline: no job runs")
+		}
+		return TriggeredOf(made, "http://keelson/"+r.Project), nil
+	}})
+	const form, multi = "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"
+	part := func(name, value string) string {
+		return "--x\r\nContent-Disposition: form-data; name=\"" + name + "\"\r\n\r\n" + value + "\r\n"
+	}
+	for _, c := range []struct {
+		name, path, kind, body string
+		status                 int
+		want                   string // project, ref and variables, or what the answer has
+	}{
+		{"a form", "group%2Fapp/trigger/pipeline", form, "token=secret&ref=main&variables[A]=1&variables[B]=x%26y", 201, "group/app main map[A:1 B:x&y]"},
+		{"a plain path", "group/app/trigger/pipeline", form, "token=secret&ref=main", 201, "group/app main map[]"},
+		{"a number", "2/trigger/pipeline", form, "token=secret&ref=v1", 201, "2 v1 map[]"},
+		{"parts", "app/trigger/pipeline", multi, part("token", "secret") + part("ref", "main") + part("variables[A]", "1") + "--x--\r\n", 201, "app main map[A:1]"},
+		{"JSON", "app/trigger/pipeline", "application/json", `{"token":"secret","ref":"main","variables":{"A":"1"},"more":[1]}`, 201, "app main map[A:1]"},
+		{"the query", "app/trigger/pipeline?token=secret&ref=main&variables[A]=1", "", "", 201, "app main map[A:1]"},
+		{"the ref in the path", "group%2Fapp/ref/feature%2Fa/trigger/pipeline?token=secret", "", "", 201, "group/app feature/a map[]"},
+		{"a webhook", "app/ref/main/trigger/pipeline?token=secret", "application/json", `{"object_kind":"push","ref":"refs/heads/x"}`, 201, "app main map[]"},
+		{"no token", "app/trigger/pipeline", form, "ref=main", 400, `"token is missing"`},
+		{"nothing", "app/trigger/pipeline", "", "", 400, `"ref is missing, token is missing"`},
+		{"a wrong token", "app/trigger/pipeline", form, "token=x&ref=main", 404, `{"message":"404 Not Found"}`},
+		{"no project", "nosuch/trigger/pipeline", form, "token=secret&ref=main", 404, `{"message":"404 Not Found"}`},
+		{"no ref", "app/trigger/pipeline", form, "token=secret&ref=nosuch", 400, `{"message":{"base":["Reference not found"]}}`},
+		{"no job", "app/trigger/pipeline", form, "token=secret&ref=empty", 400, `no job runs`},
+		{"variables that are none", "app/trigger/pipeline", "application/json", `{"token":"secret","ref":"main","variables":[1]}`, 400, "variables is invalid"},
+		{"a variable that is no text", "app/trigger/pipeline", "application/json", `{"token":"secret","ref":"main","variables":{"A":1}}`, 400, "map of key-valued strings"},
+		{"a token that is no text", "app/trigger/pipeline", "application/json", `{"token":1,"ref":"main"}`, 400, "token is invalid"},
+		{"no JSON", "app/trigger/pipeline", "application/json", `[`, 400, "no JSON object"},
+		{"too much", "app/trigger/pipeline", form, "token=secret&ref=main&x=" + strings.Repeat("a", 2<<20), 400, "too large"},
+		{"another page", "app/trigger", form, "token=secret&ref=main", 404, "404"},
+		{"no project in the path", "/trigger/pipeline", form, "token=secret&ref=main", 404, "404"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got = TriggerRequest{}
+			r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, TriggersPath+c.path, strings.NewReader(c.body))
+			if c.kind != "" {
+				r.Header.Set("Content-Type", c.kind)
+			}
+			r.RemoteAddr = "192.0.2.1:" + fmt.Sprint(len(c.name))
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			have := w.Body.String()
+			if w.Code == http.StatusCreated {
+				have = fmt.Sprintf("%s %s %v", got.Project, got.Ref, got.Variables)
+			}
+			if w.Code != c.status || !strings.Contains(have, c.want) {
+				t.Errorf("%d %s\nwant %d %s", w.Code, have, c.status, c.want)
+			}
+			if strings.Contains(string(got.Payload), "secret") {
+				t.Errorf("the payload has the token: %s", got.Payload)
+			}
+			if c.name == "a webhook" && string(got.Payload) != `{"object_kind":"push","ref":"refs/heads/x"}` {
+				t.Errorf("payload %s", got.Payload)
+			}
+		})
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, TriggersPath+"group%2Fapp/trigger/pipeline?"+url.Values{"token": {"secret"}, "ref": {"main"}}.Encode(), nil))
+	var answer map[string]any
+	if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]any{
+		"id": 7.0, "iid": 3.0, "project_id": 2.0, "ref": "main", "sha": "c0ffee", "status": "created", "source": "trigger", "web_url": "http://keelson/group/app/-/pipelines/7",
+		"before_sha": "0000000000000000000000000000000000000000", "yaml_errors": nil, "created_at": "2026-03-01T12:00:00Z",
+	} {
+		if answer[name] != want {
+			t.Errorf("%s is %v, want %v", name, answer[name], want)
+		}
+	}
+}
+
+// TestTriggersAreBounded holds that nobody tries tokens for long, and that others go on.
+func TestTriggersAreBounded(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	h := NewTriggers(TriggersOptions{Now: func() time.Time { return now }, Trigger: func(_ context.Context, r TriggerRequest) (Triggered, error) {
+		if r.Token != "secret" {
+			return Triggered{}, ErrTriggerRefused
+		}
+		return Triggered{}, nil
+	}})
+	ask := func(from, project, token string) int {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, TriggersPath+project+"/trigger/pipeline?ref=main&token="+token, nil)
+		r.RemoteAddr = from + ":1"
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		return w.Code
+	}
+	for i := range wrongPerMinute {
+		if got := ask("192.0.2.1", "a", "x"); got != 404 {
+			t.Fatalf("wrong token %d: %d", i, got)
+		}
+	}
+	for _, c := range []struct {
+		name, from, project, token string
+		want                       int
+	}{
+		{"one more", "192.0.2.1", "a", "x", 429},
+		{"the right one", "192.0.2.1", "a", "secret", 429},
+		{"another project", "192.0.2.1", "b", "secret", 429},
+		{"from elsewhere", "192.0.2.2", "a", "secret", 201},
+	} {
+		if got := ask(c.from, c.project, c.token); got != c.want {
+			t.Errorf("%s: %d, want %d", c.name, got, c.want)
+		}
+	}
+	now = now.Add(time.Minute)
+	for i := range triggersPerMinute {
+		if got := ask("192.0.2.1", "a", "secret"); got != 201 {
+			t.Fatalf("a minute later, %d: %d", i, got)
+		}
+	}
+	if got := ask("192.0.2.3", "a", "secret"); got != 429 {
+		t.Errorf("too many of a project: %d", got)
+	}
+}
