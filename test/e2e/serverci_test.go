@@ -121,6 +121,30 @@ deploy:
 	c = cloneOf(t, in.Git+"/team/shell.git")
 	logs := in.played(t, c, "acme/shell", "main", "build: {script: [id]}\n", "failed: build/1=failed")
 	contains(t, logs["build"], "this server does not let them: whoever runs it allows that with --ci-shell")
+
+	// A repository of another server: its mirror makes a pipeline of what is pushed there.
+	git := newRemote(t)
+	up := git.create(t, "up", "testdata/first")
+	apply(t, in.Kubeconfig, fmt.Sprintf(`
+apiVersion: v1
+kind: Secret
+metadata: {name: git, namespace: app}
+stringData: {username: %s, password: %s}
+---
+apiVersion: keelson.dev/v1alpha1
+kind: Project
+metadata: {name: up, namespace: app}
+spec:
+  repository: mirrors/up
+  path: acme/up
+  source: {url: "%s/up.git", secretRef: {name: git}, interval: 10s}
+`, remoteUser, remotePassword, git.url))
+	projectReady(t, in.Kubeconfig, "app", "up", "True", "Succeeded")
+	write(t, filepath.Join(up.dir, ".gitlab-ci.yml"), "test: {script: [cat apps/my-application/deployment.yaml]}\n")
+	up.push("A pipeline")
+	id = in.newest(t, "acme/up", 1)
+	in.shownLogs(t, id, "success: test/1=success")
+	contains(t, in.must(t, "ci", "logs", fmt.Sprint(id), "test"), "kind: Deployment", "in Pod app/")
 	second.stop(t)
 	third := start("--ci-shell")
 	logs = in.played(t, c, "acme/shell", "main", "build: {script: [echo in a shell]}\n", "success: build/1=success")
