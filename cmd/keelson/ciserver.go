@@ -111,6 +111,9 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	if s.access, err = newJobAccess(filepath.Join(dir, "access"), own.access, key, s.cluster, log); err != nil {
 		return nil, err
 	}
+	if err = s.access.tidy(context.Background(), jobOver(db)); err != nil {
+		return nil, errors.Join(err, s.access.Close())
+	}
 	s.access.always = !inst.External
 	s.close = append(s.close, s.access)
 	if s.follows, err = newLazyFollow(dir, host, cmp.Or(own.git, inst.git(false))); err != nil {
