@@ -167,3 +167,64 @@ func TestJobsFollowCommits(t *testing.T) {
 	log, _ = deploy("success: deploy/1=success rollback/1=skipped", "WHERE=patient", "BRANCH=elsewhere")
 	contains(t, log, " of team/follow in elsewhere: no app reconciles it, so there is nothing to wait for")
 }
+
+// TestJobsFollowObjects: a job that writes objects by the cluster that it is given waits until they are healthy; where they are not, it fails
+// with the Pod's reason, and its rollback runs. One with a cluster of its own is not followed.
+func TestJobsFollowObjects(t *testing.T) {
+	in := shared
+	in.must(t, "git", "create", "team/objects")
+	apply(t, in.Kubeconfig, `
+apiVersion: v1
+kind: Namespace
+metadata: {name: objects}
+---
+apiVersion: keelson.dev/v1alpha1
+kind: Project
+metadata: {name: objects, namespace: objects}
+spec:
+  repository: team/objects
+  protected: {branches: [main]}
+  access: [{name: production, serviceAccount: deploy}]
+  environments: [{name: production, followTimeout: 2m}]
+`)
+	in.rbac(t, "objects", "deploy", "--helm")
+	c := cloneOf(t, in.Git+"/team/objects.git")
+	write(t, filepath.Join(c.dir, "shop.yaml"), followedShop)
+	write(t, filepath.Join(c.dir, "chart/Chart.yaml"), "{apiVersion: v2, name: charted, version: 1.0.0}\n")
+	write(t, filepath.Join(c.dir, "chart/templates/shop.yaml"), strings.ReplaceAll(strings.ReplaceAll(followedShop, "shop:0", "shop:{{ .Values.tag }}"), "name: shop}", "name: charted}"))
+	config := func(simulate string) string {
+		return `
+stages: [deploy, after]
+kubectl:
+  stage: deploy
+  environment: production
+  script:
+  - 'sed -i "s#annotations: .*#annotations: {` + simulate + `}#; s#shop:0#shop:$CI_PIPELINE_ID#" shop.yaml'
+  - kubectl apply -f shop.yaml
+helm: {stage: deploy, environment: production, script: [helm upgrade --install charted chart --set tag=v$CI_PIPELINE_ID]}
+rollback: {stage: after, environment: production, when: on_failure, script: [kubectl rollout undo deployment/shop]}
+verify: {stage: after, environment: {name: production, action: verify}, script: [kubectl get deployments]}
+`
+	}
+	logs := in.played(t, c, "team/objects", "main", config("example.com/none: x"), "success: kubectl/1=success helm/1=success rollback/1=skipped verify/1=success")
+	contains(t, logs["kubectl"], "Following the rollout", "deployment/shop: ", "deployment/shop is healthy")
+	contains(t, logs["helm"], "Following the rollout", "deployment/charted is healthy")
+	if strings.Contains(logs["helm"], "sh.helm.release") || strings.Contains(logs["helm"], "deployment/shop") || strings.Contains(logs["verify"], "Following") {
+		t.Errorf("what a job did not deploy is followed:\n%s\n%s", logs["helm"], logs["verify"])
+	}
+	before := in.kubectl(t, "-n", "objects", "get", "deployment", "shop", "-o", "jsonpath={.spec.template.spec.containers[0].image}")
+
+	logs = in.played(t, c, "team/objects", "main", config("keelson.dev/simulate: ImagePullBackOff"), "failed: kubectl/1=failed helm/1=success rollback/1=success verify/1=skipped")
+	contains(t, logs["kubectl"], "deployment/shop in namespace objects is not healthy: Pod shop-", "container web: ImagePullBackOff", "Warning Failed", "What to do: ")
+	contains(t, logs["rollback"], "deployment/shop is healthy")
+	if now := in.kubectl(t, "-n", "objects", "get", "deployment", "shop", "-o", "jsonpath={.spec.template.spec.containers[0].image}"); now != before {
+		t.Errorf("after the rollback the image is %s, not %s", now, before)
+	}
+
+	logs = in.played(t, c, "team/objects", "main", `
+bypass:
+  environment: production
+  script: ['kubectl --kubeconfig "$KUBECONFIG" get deployments']
+`, "success: bypass/1=success")
+	contains(t, logs["bypass"], "There is nothing to follow")
+}
