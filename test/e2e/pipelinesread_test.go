@@ -51,7 +51,8 @@ child: {stage: build, trigger: {include: child.yml, strategy: depend}}
 	c.git("add", "-A")
 	c.git("commit", "-qm", "A pipeline")
 	c.git("push", "-q", "-o", "ci.variable=WHO=ada", "origin", "HEAD:main")
-	id := fmt.Sprint(in.newest(t, "acme/replayed", 1))
+	in.newest(t, "acme/replayed", 2) // with its child
+	id := fmt.Sprint(in.pipelines(t, "acme/replayed")[1])
 
 	contains(t, in.must(t, "ci", "show", id, "--watch"), "build  success in", "deploy  manual", "Pipeline:")
 	contains(t, in.must(t, "ci", "artifacts", id), "build", "dotenv", "in 29d")
