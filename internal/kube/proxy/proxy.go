@@ -38,6 +38,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -103,7 +104,7 @@ func (p *Proxy) through(config *rest.Config) (*httputil.ReverseProxy, error) {
 		return nil, fmt.Errorf("make client for %s: %w", config.Host, err)
 	}
 	return &httputil.ReverseProxy{
-		Rewrite: p.rewrite, Transport: rt, FlushInterval: -1, BufferPool: buffers{}, ModifyResponse: tell, ErrorHandler: fail,
+		Rewrite: p.rewrite, Transport: rt, FlushInterval: -1, BufferPool: buffers{}, ModifyResponse: returned, ErrorHandler: fail,
 		ErrorLog: log.New(io.Discard, "", 0), // what goes wrong is told to the client
 	}, nil
 }
@@ -120,7 +121,8 @@ func (p *Proxy) Server() *http.Server {
 type passage struct {
 	*grant
 	asked
-	write *Written // nil: the request writes nothing
+	body  *timelyBody // nil: the request has none
+	write *Written    // nil: the request writes nothing
 }
 
 type passageKey struct{}
@@ -157,7 +159,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.ContentLength != 0 {
-		r.Body = timely(w, http.MaxBytesReader(w, r.Body, maxBody))
+		way.body = timely(w, http.MaxBytesReader(w, r.Body, maxBody))
+		r.Body = way.body
 	}
 	if way.write, wrong = writeOf(r, way.info); wrong != nil {
 		wrong.write(w, r)
@@ -172,24 +175,54 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // timely gives a body that has to come within its time. What comes after it may take longer: who waits for an answer is not late.
-func timely(w http.ResponseWriter, body io.ReadCloser) io.ReadCloser {
-	c := http.NewResponseController(w)
-	_ = c.SetReadDeadline(time.Now().Add(bodyLimit)) // where the server can
-	return &timelyBody{body, func() { _ = c.SetReadDeadline(time.Time{}) }}
+func timely(w http.ResponseWriter, body io.ReadCloser) *timelyBody {
+	b := &timelyBody{ReadCloser: body, until: http.NewResponseController(w).SetReadDeadline}
+	_ = b.until(time.Now().Add(bodyLimit)) // where the server can
+	return b
 }
 
 type timelyBody struct {
 	io.ReadCloser
-	done func()
+	until func(time.Time) error
+	over  atomic.Bool
 }
 
 // Read implements [io.Reader].
 func (b *timelyBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err == io.EOF {
-		b.done()
+	if err == io.EOF && !b.over.Swap(true) {
+		_ = b.until(time.Time{})
 	}
 	return n, err
+}
+
+// cut ends whoever reads a body that has not come whole.
+func (b *timelyBody) cut() {
+	if !b.over.Swap(true) {
+		_ = b.until(time.Now())
+	}
+}
+
+// answered is the body of an answer. With its end nobody waits for the request's body any more: an API server may refuse a request before it
+// has read that, a client (Go's) then sends no more of it, and the reverse proxy ends its answer only when the request's body has ended.
+type answered struct {
+	io.ReadCloser
+	asked *timelyBody
+}
+
+// returned sees to an answer before the client has it.
+func returned(resp *http.Response) error {
+	way := passageOf(resp.Request.Context())
+	if way != nil && way.body != nil && resp.StatusCode != http.StatusSwitchingProtocols {
+		resp.Body = answered{resp.Body, way.body}
+	}
+	return tell(resp)
+}
+
+// Close implements [io.Closer].
+func (a answered) Close() error {
+	a.asked.cut()
+	return a.ReadCloser.Close()
 }
 
 // admit gives the grant of a request's token.
