@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/redact"
 )
 
@@ -159,6 +160,20 @@ func (t *Trace) own(line string) {
 	_, _ = io.WriteString(s, line)
 	_ = s.Close()
 	t.limit.past(b.String())
+}
+
+// Conclude writes the last line of a job's log.
+func (t *Trace) Conclude(r Result) {
+	switch {
+	case r.Status == pipeline.StatusSuccess:
+		t.Noticef("Job succeeded")
+	case r.Status == pipeline.StatusCanceled:
+		t.Warningf("Job canceled")
+	case r.Reason == pipeline.RunnerSystemFailure:
+		t.Errorf("Job failed (system failure): %s", r.Message)
+	default:
+		t.Errorf("Job failed: %s", r.Message)
+	}
 }
 
 // Close writes what was held back and gives the first error of the writer below, which it does not close.

@@ -11,14 +11,12 @@ import (
 
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/executor"
+	"keelson.dev/keelson/internal/pipeline/executor/script"
 	"keelson.dev/keelson/internal/pipeline/scratch"
 )
 
 // markName is the variable by which the processes of a job are found again.
 const markName = "KEELSON_JOB_MARK"
-
-// maxVariable is the size of a variable with its name, in bytes, that Linux takes.
-const maxVariable = 128<<10 - 1
 
 // passedNames are the variables of the own environment that every job sees; those that end in * are prefixes.
 var passedNames = []string{"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_*", "TERM", "TZ", "TMPDIR", "XDG_RUNTIME_DIR",
@@ -53,7 +51,7 @@ func (j *job) prepareEnvironment(now time.Time) error {
 			return fmt.Errorf("file variable %s: %w", filepath.Base(f.Path), err)
 		}
 	}
-	if j.wantsEnvFile() {
+	if script.WantsEnvFile(j.Job.Job) {
 		file, err := j.writePrivate(envFileName, "")
 		if err != nil {
 			return fmt.Errorf("GITLAB_ENV: %w", err)
@@ -68,9 +66,9 @@ func (j *job) prepareEnvironment(now time.Time) error {
 	}
 	env = append(env, markName+"="+mark, "PWD="+j.Dir)
 	for _, v := range vars {
-		if len(v.Name)+1+len(v.Value) > maxVariable {
+		if len(v.Name)+1+len(v.Value) > script.MaxVariable {
 			return &executor.Failure{Reason: pipeline.ConfigurationError, Err: fmt.Errorf(
-				"variable %s has %d bytes, and a process takes no more than %d in one; make it a file variable", v.Name, len(v.Value), maxVariable-len(v.Name)-1)}
+				"variable %s has %d bytes, and a process takes no more than %d in one; make it a file variable", v.Name, len(v.Value), script.MaxVariable-len(v.Name)-1)}
 		}
 		own[v.Name] = true
 		env = append(env, v.Name+"="+v.Value)
@@ -121,21 +119,6 @@ func (j *job) hide(vars pipeline.Variables, files []executor.FileVariable) {
 
 // envFileName is the file whose lines NAME=VALUE after_script finds as variables.
 const envFileName = "gitlab_runner_env"
-
-// wantsEnvFile tells whether GITLAB_ENV makes a difference.
-func (j *job) wantsEnvFile() bool {
-	if len(j.AfterScript) > 0 {
-		return true
-	}
-	for _, items := range [][]string{j.PreGet, j.BeforeScript, j.Script} {
-		for _, item := range items {
-			if strings.Contains(item, "GITLAB_ENV") {
-				return true
-			}
-		}
-	}
-	return false
-}
 
 // envFile is the file behind GITLAB_ENV if the job has written to it.
 func (j *job) envFile() string {

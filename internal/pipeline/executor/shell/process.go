@@ -13,15 +13,16 @@ import (
 
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/executor"
+	"keelson.dev/keelson/internal/pipeline/executor/script"
 )
 
 // execute runs a script to its end, or until ctx ends it, with more variables in its environment. In a sandbox the directory may be
 // read-only.
-func (j *job) execute(ctx context.Context, script string, more []string, readOnly bool) executor.Result {
+func (j *job) execute(ctx context.Context, text string, more []string, readOnly bool) executor.Result {
 	if ctx.Err() != nil {
 		return j.stopped(ctx)
 	}
-	args, err := j.arguments(j.bounds.holding(script))
+	args, err := j.arguments(j.bounds.holding(text))
 	if err != nil {
 		return executor.FailedWith(err)
 	}
@@ -85,12 +86,12 @@ func (j *job) launch(args, env []string, readOnly bool) (*os.Process, error) {
 }
 
 // arguments are those of a shell that runs a script. A script is no file where it can be an argument.
-func (j *job) arguments(script string) ([]string, error) {
+func (j *job) arguments(text string) ([]string, error) {
 	name := filepath.Base(j.x.shell)
-	if len(script) <= maxInline {
-		return []string{name, "-c", script}, nil
+	if len(text) <= script.MaxInline {
+		return []string{name, "-c", text}, nil
 	}
-	file, err := j.writePrivate("", script)
+	file, err := j.writePrivate("", text)
 	if err != nil {
 		return nil, fmt.Errorf("write the script: %w", err)
 	}

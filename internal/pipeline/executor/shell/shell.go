@@ -51,6 +51,7 @@ import (
 
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/executor"
+	"keelson.dev/keelson/internal/pipeline/executor/script"
 	"keelson.dev/keelson/internal/pipeline/scratch"
 )
 
@@ -192,7 +193,7 @@ func (x *Executor) Run(ctx context.Context, work executor.Job, log executor.Log)
 	defer func() {
 		result.Message = trace.Redacted(result.Message)
 		result.Duration = time.Since(start)
-		conclude(trace, result)
+		trace.Conclude(result)
 	}()
 	if err := x.refuses(work, trace); err != nil {
 		return executor.FailedWith(err)
@@ -229,20 +230,6 @@ func (x *Executor) Run(ctx context.Context, work executor.Job, log executor.Log)
 	return j.play()
 }
 
-// conclude writes the last line of a log.
-func conclude(trace *executor.Trace, r executor.Result) {
-	switch {
-	case r.Status == pipeline.StatusSuccess:
-		trace.Noticef("Job succeeded")
-	case r.Status == pipeline.StatusCanceled:
-		trace.Warningf("Job canceled")
-	case r.Reason == pipeline.RunnerSystemFailure:
-		trace.Errorf("Job failed (system failure): %s", r.Message)
-	default:
-		trace.Errorf("Job failed: %s", r.Message)
-	}
-}
-
 // tempDir is where private directories are made.
 func (x *Executor) tempDir() string {
 	if x.o.TempDir == "" {
@@ -256,21 +243,11 @@ func (x *Executor) refuses(j executor.Job, trace *executor.Trace) error {
 	unsupported := func(format string, args ...any) error {
 		return &executor.Failure{Reason: pipeline.RunnerUnsupported, Err: fmt.Errorf(format, args...)}
 	}
-	if j.Trigger != nil {
-		return unsupported("a job with trigger starts another pipeline and has no script to run")
+	if err := script.Unsupported(j.Job); err != nil {
+		return err
 	}
 	if info, err := os.Stat(j.Dir); err != nil || !info.IsDir() || !filepath.IsAbs(j.Dir) {
 		return fmt.Errorf("the job's directory %q is not there", j.Dir)
-	}
-	for _, items := range [][]string{j.PreGet, j.BeforeScript, j.Script, j.AfterScript} {
-		for _, item := range items {
-			if strings.Contains(item, "\x00") {
-				return &executor.Failure{Reason: pipeline.ConfigurationError, Err: errors.New("a command has a NUL character, which no shell can read")}
-			}
-		}
-	}
-	if err := unsupportedStep(j.Run); err != nil {
-		return err
 	}
 	var names []string
 	for _, s := range j.Services {
@@ -321,8 +298,8 @@ func (j *job) play() executor.Result {
 func (j *job) prepare() (executor.Result, bool) {
 	if len(j.PreGet) > 0 {
 		end := j.trace.Section("pre_get_sources", "Executing hooks:pre_get_sources_script", false)
-		w := newWriter(j.dialect())
-		w.commands("section_pre_get_sources", j.PreGet)
+		w := script.New(j.dialect())
+		w.Commands("section_pre_get_sources", j.PreGet)
 		r := j.execute(j.ctx, w.String(), nil, true)
 		if end(); r.Status != pipeline.StatusSuccess {
 			return r, false
@@ -364,10 +341,10 @@ func (j *job) script() executor.Result {
 	}
 	end := j.trace.Section("step_script", `Executing "step_script" stage of the job script`, false)
 	defer end()
-	w := newWriter(j.dialect())
-	w.commands("section_before_script", j.BeforeScript)
-	w.commands("section_script_step", j.Script)
-	w.steps(j.Job.Run)
+	w := script.New(j.dialect())
+	w.Commands("section_before_script", j.BeforeScript)
+	w.Commands("section_script_step", j.Script)
+	w.Steps(j.Job.Run)
 	return j.execute(ctx, w.String(), nil, false)
 }
 
@@ -408,11 +385,11 @@ func (j *job) afterScript(result executor.Result) executor.Result {
 	end := j.trace.Section("after_script", "Running after_script", false)
 	defer end()
 	j.trace.Noticef("Running after script...")
-	w := newWriter(j.dialect())
+	w := script.New(j.dialect())
 	if file := j.envFile(); file != "" {
-		w.exports(file)
+		w.Exports(file)
 	}
-	w.commands("section_after_script_step", j.AfterScript)
+	w.Commands("section_after_script_step", j.AfterScript)
 	after := j.execute(ctx, w.String(), []string{"CI_JOB_STATUS=" + result.JobStatus()}, false)
 	switch {
 	case after.Status == pipeline.StatusSuccess:
@@ -466,14 +443,10 @@ func (j *job) stopped(ctx context.Context) executor.Result {
 	}
 }
 
-func (j *job) dialect() dialect {
-	return dialect{
-		bash:     j.x.bash,
-		nproc:    j.x.cage.nproc(),
-		trace:    j.Is("CI_DEBUG_TRACE", false),
-		check:    j.Is("FF_ENABLE_BASH_EXIT_CODE_CHECK", false),
-		sections: j.Is("FF_SCRIPT_SECTIONS", false),
-	}
+func (j *job) dialect() script.Dialect {
+	d := script.DialectOf(j.Job, j.x.bash)
+	d.Nproc = j.x.cage.nproc()
+	return d
 }
 
 // mark makes the value by which the processes of a job are found again.

@@ -111,8 +111,8 @@ func TestRefusals(t *testing.T) {
 		message string
 	}{
 		"services":          {services, pipeline.RunnerUnsupported, "services (postgres:16, redis) need containers, which the shell executor has not; start them yourself and have them ignored, or remove them"},
-		"a step elsewhere":  {step, pipeline.RunnerUnsupported, "step lint of run refers to `./steps/lint`, which needs GitLab's step runner; the shell executor runs steps with a plain script"},
-		"a step's language": {expression, pipeline.RunnerUnsupported, "step 1 of run has an expression ${{ … }}, which needs GitLab's step runner; the shell executor runs steps with a plain script"},
+		"a step elsewhere":  {step, pipeline.RunnerUnsupported, "step lint of run refers to `./steps/lint`, which needs GitLab's step runner; only steps with a plain script are run"},
+		"a step's language": {expression, pipeline.RunnerUnsupported, "step 1 of run has an expression ${{ … }}, which needs GitLab's step runner; only steps with a plain script are run"},
 		"a step's variable": {env, pipeline.ConfigurationError, `step 1 of run: env has "A; rm", which cannot be the name of a variable`},
 		"trigger":           {trigger, pipeline.RunnerUnsupported, "a job with trigger starts another pipeline and has no script to run"},
 		"no directory":      {nowhere, pipeline.RunnerSystemFailure, `the job's directory "/nonexistent" is not there`},
