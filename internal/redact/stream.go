@@ -39,6 +39,7 @@ type Stream struct {
 
 	value, token int32    // the states of the automata
 	run          runKind  // what is being swallowed
+	swallowed    int      // bytes of it so far
 	buf          []byte   // bytes that are not written yet
 	marks        []hidden // parts of buf that are not shown, in order
 	open         hideKind // the kind of what was hidden just before buf
@@ -142,8 +143,24 @@ func (s *Stream) Write(p []byte) (int, error) {
 // Close writes what was held back. It does not close the writer below. The stream may be used again.
 func (s *Stream) Close() error {
 	s.flush(len(s.buf))
-	s.value, s.token, s.run, s.open = 0, 0, runNone, hideNothing
+	s.value, s.token, s.run, s.swallowed, s.open = 0, 0, runNone, 0, hideNothing
 	return s.err
+}
+
+// maxBack bounds [Stream.Back]: what is swallowed may never end.
+const maxBack = 4 << 10
+
+// Back is how many of the last bytes a stream has to be given again that knows nothing of this one, to hide what this one would: a value
+// or a token may have begun in them. Of a token of several KiB it gives up.
+func (s *Stream) Back() int {
+	back := max(len(s.buf), int(s.tokens.depth(s.token)))
+	if s.run != runNone {
+		back = max(back, s.swallowed)
+	}
+	if back > maxBack {
+		return len(s.buf)
+	}
+	return back
 }
 
 // held is the number of the last bytes that may be the beginning of a value.
@@ -172,12 +189,13 @@ func (s *Stream) scan(i int) {
 				s.run = runNone
 			} else {
 				s.hide(i, i+1, hideRun)
+				s.swallowed++
 			}
 		}
 		if s.run == runNone {
 			s.token = s.tokens.step(s.token, lower(b))
 			if node := s.token; node != 0 && s.tokens.nodes[node].match > 0 {
-				s.run, s.token = runKind(s.tokens.nodes[node].kind), 0
+				s.run, s.token, s.swallowed = runKind(s.tokens.nodes[node].kind), 0, int(s.tokens.nodes[node].match)
 			}
 		}
 		if s.values == nil {

@@ -1,4 +1,4 @@
-// Package executor is the port to what runs the jobs of a pipeline: a shell on this machine, later a pod.
+// Package executor is the port to what runs the jobs of a pipeline: a shell on this machine, or a Pod of a cluster.
 //
 //	x, err := shell.New(shell.Options{})
 //	trace := executor.NewTrace(file, job)           // redacts, bounds, marks sections
@@ -34,6 +34,13 @@ type Executor interface {
 	// What reaches the log is redacted and bounded. A log that is not a [Trace] is wrapped in one; a log that fails does not
 	// end the job. Run never panics on what a job says, and its Result holds no masked value.
 	Run(ctx context.Context, job Job, log Log) Result
+}
+
+// Survivor is an executor whose jobs outlive the process that runs them. Run lets go of a job when its Leave is closed: it goes on, and a
+// Run with Resume takes it up again, in this process or another one. It fails with runner_system_failure where the job is gone.
+type Survivor interface {
+	Executor
+	Survives() bool
 }
 
 // Log takes what a job says, in order, from one goroutine at a time. Sections are marked in the text as GitLab marks them:
@@ -80,6 +87,32 @@ type Job struct {
 	Finish func(ctx context.Context, trace *Trace, result Result) error
 	// Abort ends the job at once when it is closed: no grace, no after_script, no Finish. Nil: never.
 	Abort <-chan struct{}
+
+	// Place is what the job's project says about where it runs.
+	Place Place
+	// Leave lets a [Survivor] go of the job when it is closed: Run returns at once, and what it returns means nothing. It is closed before
+	// the context ends. Nil: never.
+	Leave <-chan struct{}
+	// Resume says that an earlier process has started the job, and Logged how long its log is: it goes on at its end.
+	Resume bool
+	Logged int64
+}
+
+// Place is what a project says about where its jobs run. Executors take what they know of it.
+type Place struct {
+	Namespace        string
+	ServiceAccount   string // of the jobs' Pods; they get no token of it
+	Image            string // of jobs that name none
+	ImagePullSecrets []string
+	NodeSelector     map[string]string
+	Tolerations      []Toleration
+	CPU, Memory      string // limits of a job as Kubernetes writes them: "500m", "1Gi"; empty: none
+}
+
+// Toleration lets a Pod onto nodes with a taint, in Kubernetes' words.
+type Toleration struct {
+	Key, Operator, Value, Effect string
+	Seconds                      *int64
 }
 
 // NoExitCode stands for the exit code of a script that did not get so far, or was stopped.

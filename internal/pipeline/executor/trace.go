@@ -37,7 +37,7 @@ type Trace struct {
 // NewTrace makes the trace of a job that writes to w. Masked are the job's masked variables, with the base64 and URL-encoded
 // forms of their values, and its Mask. Values that refer to what only the executor knows it adds with [Trace.Mask].
 func NewTrace(w io.Writer, job Job) *Trace {
-	limit := &limiter{w: w, limit: job.LogLimit}
+	limit := &limiter{w: w, limit: job.LogLimit, written: job.Logged}
 	if job.LogLimit == 0 {
 		limit.limit = DefaultLogLimit
 	}
@@ -186,6 +186,16 @@ func (t *Trace) Close() error {
 	return t.limit.err
 }
 
+// Back is how many of the last bytes that were written have to be written again to a trace that begins anew, so that no secret is cut in two.
+func (t *Trace) Back() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.limit.cut {
+		return 0
+	}
+	return t.redactor.Back()
+}
+
 // Redacted gives a text as the trace would write it.
 func (t *Trace) Redacted(s string) string {
 	return t.redactor.Text(s)
@@ -211,7 +221,7 @@ func (l *limiter) Write(p []byte) (int, error) {
 	}
 	if l.limit >= 0 && l.written+int64(len(p)) > l.limit {
 		l.cut = true
-		p = p[:l.limit-l.written]
+		p = p[:max(0, l.limit-l.written)]
 	}
 	l.put(p)
 	l.written += int64(len(p))
