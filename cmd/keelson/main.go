@@ -11,11 +11,16 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"keelson.dev/keelson/internal/pipeline/executor/pod/agent"
 )
 
 func main() {
 	if run, ok := deployTools[strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe")]; ok {
 		os.Exit(run())
+	}
+	if len(os.Args) > 1 && os.Args[1] == agent.Command { // in the Pod of a job: it needs nothing of what the commands need
+		os.Exit(agent.Main(os.Args[2:]))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), endSignals()...)
 	code := execute(ctx, os.Args[1:], stdStreams())

@@ -270,6 +270,15 @@ func UnpackSelected(ctx context.Context, in io.Reader, dir string, selected []Se
 	})
 }
 
+// Clear removes what is selected of a project directory.
+func Clear(ctx context.Context, dir string, selected []Selection, tracked []string, l Limits) error {
+	var none bytes.Buffer
+	none.WriteString(bundleMagic)
+	_ = binary.Write(&none, binary.BigEndian, uint64(len("[]"))) // a buffer takes everything
+	none.WriteString("[]")
+	return UnpackSelected(ctx, &none, dir, selected, tracked, l)
+}
+
 // unpack stages a bundle, and puts it into place once clear has made room for its entries.
 func unpack(ctx context.Context, in io.Reader, dir string, l Limits, clear func(root *os.Root, entries []entry) error) error {
 	fail := func(err error) error { return fmt.Errorf("files of the job: %w; nothing was extracted", err) }

@@ -43,12 +43,12 @@ func (j *job) execute(ctx context.Context, text string, more []string, readOnly 
 		return executor.FailedWith(fmt.Errorf("start the shell: %w", err))
 	}
 	defer context.AfterFunc(ctx, j.trace.Hurry)()
-	j.out.flow()
+	j.out.Flow()
 	if err := j.bounds.take(ctx, p.Pid); err != nil {
 		j.scope.kill()
 		_, _ = p.Wait()
 		j.scope.exited(p.Pid)
-		j.out.settle()
+		j.out.Settle()
 		if ctx.Err() != nil {
 			return j.stopped(ctx)
 		}
@@ -61,7 +61,7 @@ func (j *job) execute(ctx context.Context, text string, more []string, readOnly 
 	}()
 	state, stopped := j.await(ctx, p.Pid, exited)
 	j.scope.exited(p.Pid)
-	j.out.settle()
+	j.out.Settle()
 	if stopped {
 		return j.stopped(ctx)
 	}
@@ -78,7 +78,7 @@ func (j *job) execute(ctx context.Context, text string, more []string, readOnly 
 
 // launch starts a shell in a session of its own: a group that can be ended as one, and no terminal to ask on.
 func (j *job) launch(args, env []string, readOnly bool) (*os.Process, error) {
-	files := []*os.File{j.x.null, j.out.w, j.out.w}
+	files := []*os.File{j.x.null, j.out.Writer(), j.out.Writer()}
 	if j.cell != nil {
 		return j.cell.start(j.scope, j.x.shell, args, env, j.Dir, files, readOnly)
 	}

@@ -43,8 +43,8 @@ var scopes struct {
 	starting sync.RWMutex
 }
 
-func newScope(dir string, out *output) *scope {
-	s := &scope{mark: mark(), dir: dir, pipe: pipeName(out.r), alive: map[int]bool{}}
+func newScope(dir string, out *os.File) *scope {
+	s := &scope{mark: mark(), dir: dir, pipe: pipeName(out), alive: map[int]bool{}}
 	scopes.Lock()
 	defer scopes.Unlock()
 	scopes.open = append(scopes.open, s)

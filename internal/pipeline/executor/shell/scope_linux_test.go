@@ -15,7 +15,7 @@ func TestTheDeadAreGuessed(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { r.Close(); w.Close() })
-		s := newScope(t.TempDir(), &output{r: r, w: w})
+		s := newScope(t.TempDir(), w)
 		s.ending = ending
 		t.Cleanup(s.close)
 		return s

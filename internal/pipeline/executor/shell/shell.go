@@ -163,7 +163,7 @@ type job struct {
 	executor.Job
 	x     *Executor
 	trace *executor.Trace
-	out   *output
+	out   *script.Output
 	scope *scope
 	env   []string
 	disks []disk
@@ -198,11 +198,11 @@ func (x *Executor) Run(ctx context.Context, work executor.Job, log executor.Log)
 	if err := x.refuses(work, trace); err != nil {
 		return executor.FailedWith(err)
 	}
-	out, err := newOutput(trace)
+	out, err := script.NewOutput(trace)
 	if err != nil {
 		return executor.FailedWith(fmt.Errorf("start the job: %w", err))
 	}
-	defer out.close()
+	defer out.Close()
 	j := &job{x: x, Job: work, trace: trace, out: out}
 	ctx, ended := untilAbort(ctx, work.Abort)
 	defer ended()
@@ -211,7 +211,7 @@ func (x *Executor) Run(ctx context.Context, work executor.Job, log executor.Log)
 	timer := time.AfterFunc(work.Limit(), func() { j.stop(errTimeout) })
 	defer timer.Stop()
 	defer context.AfterFunc(j.ctx, trace.Hurry)()
-	j.scope = newScope(work.Dir, out)
+	j.scope = newScope(work.Dir, out.Writer())
 	defer j.removeDir()
 	if x.box != nil {
 		if j.cell, err = x.box.open(j); err != nil {

@@ -1,4 +1,4 @@
-package shell
+package script
 
 import (
 	"io"
@@ -11,21 +11,22 @@ import (
 // pipeBound is more than a pipe holds, in bytes.
 const pipeBound = 1 << 20
 
-// output carries what the shells of one job say to its log. All of them write to one pipe, so that the order holds; what still
+// Output carries what the shells of one job say to its log. All of them write to one pipe, so that the order holds; what still
 // runs when a script has ended keeps nobody waiting.
-type output struct {
+type Output struct {
 	r, w *os.File
 	to   io.Writer
 	buf  *[]byte
 	done chan struct{} // closed when nothing is being read
 }
 
-func newOutput(to io.Writer) (*output, error) {
+// NewOutput makes one that writes to a log.
+func NewOutput(to io.Writer) (*Output, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	return &output{r: r, w: w, to: to, buf: buffers.Get().(*[]byte)}, nil
+	return &Output{r: r, w: w, to: to, buf: buffers.Get().(*[]byte)}, nil
 }
 
 // buffers are for what is read; a pipe holds as much.
@@ -34,8 +35,8 @@ var buffers = sync.Pool{New: func() any {
 	return &b
 }}
 
-// flow lets output through until it is settled.
-func (o *output) flow() {
+// Flow lets output through until it is settled.
+func (o *Output) Flow() {
 	_ = o.r.SetReadDeadline(time.Time{})
 	done := make(chan struct{})
 	o.done = done
@@ -51,8 +52,8 @@ func (o *output) flow() {
 	}()
 }
 
-// settle waits until all is through that has been written so far, and holds back what comes later.
-func (o *output) settle() {
+// Settle waits until all is through that has been written so far, and holds back what comes later.
+func (o *Output) Settle() {
 	_ = o.r.SetReadDeadline(time.Unix(1, 0))
 	<-o.done
 	_ = o.r.SetReadDeadline(time.Time{})
@@ -74,7 +75,11 @@ func (o *output) settle() {
 	}
 }
 
-func (o *output) close() {
+// Writer is what the shells write to.
+func (o *Output) Writer() *os.File { return o.w }
+
+// Close lets go of the pipe. Nothing is read any more.
+func (o *Output) Close() {
 	o.r.Close()
 	o.w.Close()
 	buffers.Put(o.buf)

@@ -1,0 +1,238 @@
+package pod
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"keelson.dev/keelson/internal/pipeline/artifact"
+	"keelson.dev/keelson/internal/pipeline/executor/pod/agent"
+)
+
+// Path is where the handler has to be mounted.
+const Path = "/api/v1/runner/jobs/"
+
+// stall is how long nothing may move on a connection over which files go.
+const stall = time.Minute
+
+// Handler serves the agents. It asks each for the token of its job.
+func (x *Executor) Handler() http.Handler {
+	mux := http.NewServeMux()
+	for route, serve := range map[string]func(*job, http.ResponseWriter, *http.Request){
+		"POST " + Path + "{id}/poll": (*job).servePoll,
+		"POST " + Path + "{id}/log":  (*job).serveLog,
+		"GET " + Path + "{id}/files": (*job).serveFiles,
+		"PUT " + Path + "{id}/files": (*job).takeFiles,
+	} {
+		mux.HandleFunc(route, func(w http.ResponseWriter, r *http.Request) {
+			if j := x.asked(w, r); j != nil {
+				serve(j, w, r)
+			}
+		})
+	}
+	return mux
+}
+
+// asked gives the job whose agent asks; nil: it has got its answer.
+func (x *Executor) asked(w http.ResponseWriter, r *http.Request) *job {
+	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if err != nil || !ok || subtle.ConstantTimeCompare([]byte(token), []byte(x.o.token(id))) != 1 {
+		http.Error(w, "the token does not open this job", http.StatusUnauthorized)
+		return nil
+	}
+	x.mu.Lock()
+	j := x.jobs[id]
+	x.mu.Unlock()
+	if j == nil { // not yet, or not any more: the Pod is deleted then
+		http.Error(w, "the job is not being played here", http.StatusServiceUnavailable)
+		return nil
+	}
+	return j
+}
+
+func answer(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v) // nobody is left to tell
+}
+
+// servePoll takes in how the agent is, and gives it its next order.
+func (j *job) servePoll(w http.ResponseWriter, r *http.Request) {
+	var s agent.Status
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, agent.MaxPoll)).Decode(&s); err != nil {
+		http.Error(w, "this is no status", http.StatusBadRequest)
+		return
+	}
+	if s.Phase < agent.Hello || s.Phase > agent.End {
+		http.Error(w, "there is no such phase", http.StatusBadRequest)
+		return
+	}
+	if s.Server != j.x.name {
+		answer(w, agent.Order{Server: j.x.name})
+		return
+	}
+	if !j.heed(s) {
+		http.Error(w, "the job is not being played here", http.StatusServiceUnavailable)
+		return
+	}
+	wait := time.NewTimer(agent.PollWait)
+	defer wait.Stop()
+	for {
+		j.mu.Lock()
+		order, changed, shut := j.order, j.changed, j.closed
+		j.mu.Unlock()
+		switch {
+		case shut:
+			http.Error(w, "the job is not being played here", http.StatusServiceUnavailable)
+			return
+		case order.Phase > s.Phase && !s.Running || order.Stop && s.Running && order.Phase == s.Phase || order.Phase == agent.End:
+			order.Server = j.x.name
+			answer(w, order)
+			return
+		}
+		select {
+		case <-changed:
+		case <-wait.C:
+			answer(w, agent.Order{Server: j.x.name})
+			return
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// heed takes in how the agent is; false: nobody wants to know.
+func (j *job) heed(s agent.Status) bool {
+	j.mu.Lock()
+	first := !j.heard
+	j.mu.Unlock()
+	if first { // what an earlier process has given the job is not shown either
+		j.trace.Mask(s.Mask...)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed {
+		return false
+	}
+	if !j.heard || s.Newer(j.status) {
+		j.heard, j.status = true, s
+		j.change()
+	}
+	return true
+}
+
+// serveLog puts what the job has written into its log.
+func (j *job) serveLog(w http.ResponseWriter, r *http.Request) {
+	offset, err := strconv.ParseInt(r.URL.Query().Get("offset"), 10, 64)
+	if err != nil || offset < 0 {
+		http.Error(w, "the offset is no number", http.StatusBadRequest)
+		return
+	}
+	chunk, err := io.ReadAll(http.MaxBytesReader(w, r.Body, agent.LogChunk))
+	if err != nil {
+		http.Error(w, "the log cannot be read", http.StatusBadRequest)
+		return
+	}
+	j.logs.Lock()
+	defer j.logs.Unlock()
+	j.mu.Lock()
+	ready := j.heard && !j.closed
+	j.mu.Unlock()
+	if !ready {
+		http.Error(w, "the job is not being played here", http.StatusServiceUnavailable)
+		return
+	}
+	if j.next < 0 {
+		j.next = offset
+	}
+	if offset <= j.next { // what is here already is passed over
+		chunk = chunk[min(j.next-offset, int64(len(chunk))):]
+		_, _ = j.trace.Write(chunk) // never fails
+		j.next += int64(len(chunk))
+	}
+	answer(w, agent.LogState{Received: j.next, Kept: max(0, j.next-int64(j.trace.Back()))})
+}
+
+// moving writes to a connection as long as it moves.
+type moving struct {
+	http.ResponseWriter
+	c *http.ResponseController
+}
+
+func (m moving) Write(p []byte) (int, error) {
+	_ = m.c.SetWriteDeadline(time.Now().Add(stall)) // a connection that has none is not bounded
+	return m.ResponseWriter.Write(p)
+}
+
+// serveFiles sends the directory that was made ready.
+func (j *job) serveFiles(w http.ResponseWriter, r *http.Request) {
+	j.mu.Lock()
+	ready := j.serving && !j.closed && j.order.Phase == agent.Fetch
+	j.mu.Unlock()
+	if !ready {
+		http.Error(w, "the job's directory is not ready", http.StatusServiceUnavailable)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	c := http.NewResponseController(w)
+	if err := artifact.Pack(r.Context(), moving{w, c}, j.Dir, whole); err != nil {
+		j.x.o.Log.Warn("send the directory of a job", "job", j.ID, "error", err)
+		panic(http.ErrAbortHandler) // so that the agent does not take it for whole
+	}
+	_ = c.SetWriteDeadline(time.Time{})
+}
+
+// whole are the limits of what the server itself has put into a job's directory.
+var whole = artifact.Limits{Bytes: 1 << 40, Files: 5_000_000}
+
+// stalling reads a body as long as it moves, and remembers why it does not.
+type stalling struct {
+	io.Reader
+	c   *http.ResponseController
+	err error
+}
+
+func (s *stalling) Read(p []byte) (int, error) {
+	_ = s.c.SetReadDeadline(time.Now().Add(stall)) // a connection that has none is not bounded
+	n, err := s.Reader.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.err = err
+	}
+	return n, err
+}
+
+// takeFiles takes what the job leaves.
+func (j *job) takeFiles(w http.ResponseWriter, r *http.Request) {
+	j.files.Lock()
+	defer j.files.Unlock()
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	j.mu.Lock()
+	order := j.order
+	ready := !j.dead && !j.closed && order.Phase == agent.Upload && j.heard && !j.status.Done(agent.Upload)
+	if ready {
+		j.upload = cancel
+	}
+	j.mu.Unlock()
+	if !ready {
+		http.Error(w, "nothing of the job is wanted now", http.StatusServiceUnavailable)
+		return
+	}
+	body := &stalling{Reader: r.Body, c: http.NewResponseController(w)}
+	err := artifact.UnpackSelected(ctx, body, j.Dir, order.Selected, order.Tracked, j.x.o.Limits)
+	switch {
+	case err == nil:
+		_ = body.c.SetReadDeadline(time.Time{})
+		w.WriteHeader(http.StatusNoContent)
+	case body.err != nil || ctx.Err() != nil:
+		panic(http.ErrAbortHandler) // the connection is of no use any more
+	default:
+		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+	}
+}

@@ -1,0 +1,67 @@
+package pod
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"runtime"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"keelson.dev/keelson/internal/pipeline/executor/pod/agent"
+)
+
+// Helper makes the image of the helper, which holds a program and nothing else: this one, from os.Executable, linked statically and for
+// Linux. The same program makes the same image. The file has to stay as long as the image is used.
+func Helper(program string) (v1.Image, error) {
+	if runtime.GOOS != "linux" {
+		return nil, errors.New("the image of the helper needs a keelson for Linux; pull one instead")
+	}
+	info, err := os.Stat(program)
+	if err != nil {
+		return nil, fmt.Errorf("image of the helper: %w", err)
+	}
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
+		r, w := io.Pipe()
+		go func() { w.CloseWithError(writeLayer(w, program, info.Size())) }()
+		return r, nil
+	}, tarball.WithCompressedCaching)
+	if err != nil {
+		return nil, fmt.Errorf("image of the helper: %w", err)
+	}
+	image, err := mutate.AppendLayers(empty.Image, layer)
+	if err != nil {
+		return nil, fmt.Errorf("image of the helper: %w", err)
+	}
+	config, err := image.ConfigFile()
+	if err != nil {
+		return nil, fmt.Errorf("image of the helper: %w", err)
+	}
+	config = config.DeepCopy()
+	config.OS, config.Architecture = "linux", runtime.GOARCH
+	config.Config.Entrypoint = []string{"/" + path.Base(agent.Program)}
+	return mutate.ConfigFile(image, config)
+}
+
+func writeLayer(w io.Writer, program string, size int64) error {
+	f, err := os.Open(program)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	archive := tar.NewWriter(w)
+	if err := archive.WriteHeader(&tar.Header{Name: path.Base(agent.Program), Mode: 0o755, Size: size, ModTime: time.Unix(0, 0), Format: tar.FormatPAX}); err != nil {
+		return err
+	}
+	if _, err := io.Copy(archive, f); err != nil {
+		return err
+	}
+	return archive.Close()
+}
