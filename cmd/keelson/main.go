@@ -12,15 +12,15 @@ import (
 	"strings"
 	"syscall"
 
-	"keelson.dev/keelson/internal/pipeline/executor/pod/agent"
+	podagent "keelson.dev/keelson/internal/pipeline/executor/pod/agent"
 )
 
 func main() {
 	if run, ok := deployTools[strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe")]; ok {
 		os.Exit(run())
 	}
-	if len(os.Args) > 1 && os.Args[1] == agent.Command { // in the Pod of a job: it needs nothing of what the commands need
-		os.Exit(agent.Main(os.Args[2:]))
+	if len(os.Args) > 1 && os.Args[1] == podagent.Command { // in the Pod of a job: it needs nothing of what the commands need
+		os.Exit(podagent.Main(os.Args[2:]))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), endSignals()...)
 	code := execute(ctx, os.Args[1:], stdStreams())
