@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"runtime"
 	"strings"
 	"sync"
@@ -21,7 +22,7 @@ const patience = 20 * time.Second
 func hooks(t *testing.T, setup Setup) {
 	x, dir := setup(t)
 	job := after(script("echo script"), "echo after")
-	job.Dir, job.PreGet = dir, []string{"echo pre get: $CI_PROJECT_DIR", "X=lost"}
+	job.Dir, job.PreGet = dir, []string{`echo "pre get: $(basename "$CI_PROJECT_DIR")"`, "X=lost"}
 	job.Prepare = func(_ context.Context, trace *executor.Trace) error {
 		trace.Printf("prepare")
 		return nil
@@ -32,7 +33,7 @@ func hooks(t *testing.T, setup Setup) {
 	}
 	o := play(t, x, t.Context(), job)
 	o.is(t, pipeline.StatusSuccess, "", 0)
-	o.hasLines(t, "pre get: "+dir, "prepare", "script", "after", "finish: success", "Job succeeded")
+	o.hasLines(t, "pre get: "+path.Base(dir), "prepare", "script", "after", "finish: success", "Job succeeded")
 
 	job.PreGet = []string{"exit 4"}
 	o = play(t, x, t.Context(), job)

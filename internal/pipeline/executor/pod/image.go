@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path"
 	"runtime"
 	"time"
 
@@ -14,9 +13,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
-
-	"keelson.dev/keelson/internal/pipeline/executor/pod/agent"
 )
+
+// helperProgram is where the program is in the helper's image: not where its volume is mounted.
+const helperProgram = "bin/keelson"
 
 // Helper makes the image of the helper, which holds a program and nothing else: this one, from os.Executable, linked statically and for
 // Linux. The same program makes the same image. The file has to stay as long as the image is used.
@@ -46,7 +46,7 @@ func Helper(program string) (v1.Image, error) {
 	}
 	config = config.DeepCopy()
 	config.OS, config.Architecture = "linux", runtime.GOARCH
-	config.Config.Entrypoint = []string{"/" + path.Base(agent.Program)}
+	config.Config.Entrypoint = []string{"/" + helperProgram}
 	return mutate.ConfigFile(image, config)
 }
 
@@ -57,7 +57,7 @@ func writeLayer(w io.Writer, program string, size int64) error {
 	}
 	defer f.Close()
 	archive := tar.NewWriter(w)
-	if err := archive.WriteHeader(&tar.Header{Name: path.Base(agent.Program), Mode: 0o755, Size: size, ModTime: time.Unix(0, 0), Format: tar.FormatPAX}); err != nil {
+	if err := archive.WriteHeader(&tar.Header{Name: helperProgram, Mode: 0o755, Size: size, ModTime: time.Unix(0, 0), Format: tar.FormatPAX}); err != nil {
 		return err
 	}
 	if _, err := io.Copy(archive, f); err != nil {

@@ -350,8 +350,8 @@ func (j *job) awaitQuietly(ctx context.Context, is func() bool) error {
 	}
 }
 
-// told are the events that the Pod's status tells better.
-var toldElsewhere = map[string]bool{"Failed": true, "BackOff": true, "FailedScheduling": true, "InspectFailed": true, "Unhealthy": true}
+// toldElsewhere are the events that the Pod's status tells better.
+var toldElsewhere = map[string]bool{"Failed": true, "BackOff": true, "FailedScheduling": true, "InspectFailed": true, "Unhealthy": true, "MissingClusterDNS": true}
 
 // events tells the log of the warnings about a Pod.
 func (j *job) events(ctx context.Context, pod *corev1.Pod) {
