@@ -29,7 +29,8 @@ type engine struct {
 	resources schedule.Resources
 	launch    []func() // what starts once all is told
 	others    map[int64]*other
-	leaving   bool // nothing that happens is taken in any more
+	leaving   bool          // nothing that happens is taken in any more
+	leave     chan struct{} // closed when the process ends, for jobs that survive it; nil: it does not end so
 }
 
 // play is one pipeline that is being played.
@@ -186,14 +187,24 @@ func (p *play) shown(text string) string {
 	return p.secrets.Text(text)
 }
 
-// lost fails the jobs that another process ran, but for those that wait for the pipelines of other projects.
+// lost takes up the jobs that another process ran, where they have survived it, and fails the others, but for those that wait for the
+// pipelines of other projects.
 func (e *engine) lost(p *play, waiting map[attempt]bool) {
+	survivor, ok := p.Executor.(executor.Survivor)
+	survives := ok && survivor.Survives()
 	for i := range p.state.Jobs {
 		if waiting[attempt{p, i, p.attempts[i]}] {
 			continue
 		}
 		if child := p.children[i]; child != nil && child.parent.number == p.attempts[i] {
 			continue // it has been started, and tells how it ends
+		}
+		if survives && p.graph.Jobs[i].Trigger == nil {
+			switch p.state.Jobs[i].Status {
+			case pipeline.StatusRunning, pipeline.StatusCanceling:
+				e.resume(attempt{p, i, p.attempts[i]})
+				continue
+			}
 		}
 		switch p.state.Jobs[i].Status {
 		case pipeline.StatusRunning, pipeline.StatusCanceling:
@@ -514,7 +525,33 @@ func (e *engine) over(a attempt, r executor.Result, more extras) {
 // begin starts a job in a slot.
 func (e *engine) begin(a attempt, slot int) {
 	ctx := e.run(a)
-	w := e.work(a, slot)
+	e.launchJob(ctx, a, e.work(a, slot), slot)
+}
+
+// noSlot is that of a job that was taken up when all slots were taken.
+const noSlot = -1
+
+// resume takes up a job that another process has started. It was running there, so it waits for no slot.
+func (e *engine) resume(a attempt) {
+	p, slot := a.play, noSlot
+	if n := len(e.free); n > 0 {
+		slot = e.free[n-1]
+		e.free = e.free[:n-1]
+	}
+	p.results[a.job] = JobResult{ID: p.results[a.job].ID, Started: p.state.Jobs[a.job].StartedAt}
+	ctx, cancel := context.WithCancel(e.ctx)
+	p.running[a.job] = cancel
+	if p.state.Jobs[a.job].Status == pipeline.StatusCanceling {
+		cancel()
+	}
+	e.active++
+	w := e.work(a, max(slot, 0))
+	w.job.Resume = true
+	e.launchJob(ctx, a, w, slot)
+}
+
+// launchJob lets the goroutine of a job run once all is told.
+func (e *engine) launchJob(ctx context.Context, a attempt, w *work, slot int) {
 	e.busy[a.play.Project]++
 	e.launch = append(e.launch, func() {
 		result, more := w.run(ctx)
@@ -522,8 +559,10 @@ func (e *engine) begin(a attempt, slot int) {
 			if e.busy[a.play.Project]--; e.busy[a.play.Project] == 0 {
 				delete(e.busy, a.play.Project)
 			}
-			e.free = append(e.free, slot)
-			slices.SortFunc(e.free, func(x, y int) int { return y - x })
+			if slot != noSlot {
+				e.free = append(e.free, slot)
+				slices.SortFunc(e.free, func(x, y int) int { return y - x })
+			}
 			e.over(a, result, more)
 		}
 	})

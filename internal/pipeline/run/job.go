@@ -37,6 +37,9 @@ func (e *engine) work(a attempt, slot int) *work {
 	p, j := a.play, a.play.graph.Jobs[a.job]
 	w := &work{o: e.o, of: p.Pipeline, ref: a.ref()}
 	w.job = executor.Job{Job: j, ID: w.ref.ID, Started: p.results[a.job].Started, Slot: slot, Abort: e.o.Abort}
+	if survivor, ok := p.Executor.(executor.Survivor); ok && survivor.Survives() && e.leave != nil {
+		w.job.Abort, w.job.Leave = nil, e.leave
+	}
 	w.scope = artifact.Scope{Project: p.Project, Job: j.Name, Ref: p.graph.Ref, Protected: j.Variables.Predefined("CI_COMMIT_REF_PROTECTED") == "true"}
 	for _, kv := range p.state.Jobs[a.job].Variables {
 		// What takes the place of a masked variable is as secret as that one.
@@ -128,6 +131,9 @@ func (w *work) run(ctx context.Context) (result executor.Result, more extras) {
 		return err
 	}
 	result = w.of.Executor.Run(ctx, w.job, trace)
+	if w.left() { // the job goes on, and so does its log: what was held back comes again
+		return result, more
+	}
 	if err := trace.Close(); err != nil && result.Status == pipeline.StatusSuccess {
 		result = executor.FailedWith(fmt.Errorf("write the log: %w", err))
 	}
@@ -137,6 +143,16 @@ func (w *work) run(ctx context.Context) (result executor.Result, more extras) {
 		}
 	}
 	return result, more
+}
+
+// left tells whether the job goes on without this process.
+func (w *work) left() bool {
+	select {
+	case <-w.job.Leave:
+		return true
+	default:
+		return false
+	}
 }
 
 // redacted gives the tests of a job without its masked values: their names and messages are what it has written.

@@ -49,7 +49,8 @@ type Pipeline struct {
 	ID      int64  // CI_PIPELINE_ID; 0: 1
 	Most    int    // how many jobs of the project run at a time; 0: as many as there are slots
 
-	// State is where an earlier run has got to; nil: from the beginning. Jobs that ran then have failed by their runner's end.
+	// State is where an earlier run has got to; nil: from the beginning. Jobs that ran then have failed by their runner's end, unless the
+	// executor is a [executor.Survivor], which takes them up.
 	State *schedule.State
 	// IDs are the numbers of the jobs' attempts that State is at, by name; those that are missing get new ones.
 	IDs map[string]int64

@@ -39,12 +39,13 @@ func NewServer(o Options, fault func(error)) (*Server, error) {
 	o.Abort, o.Commands = s.abort, nil
 	ctx, cancel := context.WithCancel(context.Background())
 	s.e, s.cancel = newEngine(ctx, o), cancel
-	s.e.ctx = ctx
+	s.e.ctx, s.e.leave = ctx, s.abort
 	return s, nil
 }
 
 // Serve plays until ctx ends. Then all that runs is ended at once, without after_script, and nothing of it is told or journaled: as if
-// the process had been killed, whoever takes the states up again finds these jobs running.
+// the process had been killed, whoever takes the states up again finds these jobs running. Jobs of a [executor.Survivor] are let go of, and
+// taken up where they are.
 func (s *Server) Serve(ctx context.Context) {
 	defer close(s.ended)
 	e := s.e
