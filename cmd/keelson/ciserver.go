@@ -116,7 +116,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	}
 	s.close = append(s.close, s.follows)
 	s.Server, err = ci.New(ci.Options{
-		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: x, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Log: log,
+		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: x, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Key: key, Log: log,
 		Access: s.accessOf, Follow: s.follows.follow, LogLimit: logLimit,
 		News: s.keeper.news, Mirrored: func(repository string) { s.onMirror(repository) },
 	})
@@ -388,6 +388,7 @@ func (l *lazyProjects) resolve(ctx context.Context, p keelsonv1.Project) (ci.Pro
 	out.Path, out.DefaultBranch, out.ConfigPath = pathOf(p), p.Spec.DefaultBranch, p.Spec.ConfigPath
 	out.ReadableBy, out.Suspended = p.Spec.ReadableBy, p.Spec.Suspend
 	settings(&out, p.Spec)
+	out.Place = jobPlace(p)
 	if p.Spec.Protected != nil {
 		out.ProtectedBranches, out.ProtectedTags = append([]string{}, p.Spec.Protected.Branches...), p.Spec.Protected.Tags
 	}

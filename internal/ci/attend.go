@@ -51,6 +51,13 @@ func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *exec
 			end(executor.FailedWith(err))
 		}
 	}()
+	job.Place = p.Place
+	if job.Resume {
+		s.sink.open(ref.ID)
+		if _, job.Logged, err = s.o.Store.ReadLog(ref.ID, 0, 0); err != nil {
+			return run.Attendance{}, err
+		}
+	}
 	s.asPlayed(ctx, ref, job)
 	job.LogLimit = s.o.LogLimit
 	p.Limits.bound(job)

@@ -13,7 +13,7 @@
 //
 // What people want of pipelines (play, retry, cancel) is a command in the store's queue: whoever puts it there has seen to it that they
 // may, and reads the answer there. A process that is killed leaves everything to the next one: pipelines go on where they were, and jobs
-// that ran have failed with runner_system_failure, which `retry: when` may name.
+// that ran have failed with runner_system_failure, which `retry: when` may name, unless they run where they survive the process: as Pods.
 package ci
 
 import (
@@ -45,6 +45,7 @@ type Project struct {
 	Variables                        pipeline.Variables // with their values
 	ReadableBy                       []string           // paths of projects whose pipelines may include files of this one; "group/*", "*"
 	Suspended                        bool
+	Place                            executor.Place // where its jobs run
 	// Environments say who may deploy where; the first one whose name matches counts.
 	Environments  []EnvironmentRule
 	Following     []Following // the first one whose environment matches counts
@@ -83,8 +84,10 @@ type Options struct {
 	News func(project string)
 	// Mirrored is told that a mirror on the Git host has changed. Nil: nobody asks.
 	Mirrored func(repository string)
-	Now      func() time.Time
-	Log      *slog.Logger
+	// Key makes the tokens of jobs; nil: those of jobs that survive this process (as Pods do) open nothing in the next one.
+	Key []byte
+	Now func() time.Time
+	Log *slog.Logger
 }
 
 // Server makes, plays and keeps pipelines.
@@ -120,7 +123,7 @@ func New(o Options) (*Server, error) {
 	now := o.Now
 	o.Now = func() time.Time { return now().UTC().Truncate(time.Microsecond) } // as the store keeps it: states are rebuilt with it
 	s := &Server{
-		o: o, tokens: newTokens(), pushes: newPushes(), calendar: newCalendar(), mirrors: newMirrors(), lanes: map[string]*lane{}, life: context.Background(),
+		o: o, tokens: newTokens(o.Key), pushes: newPushes(), calendar: newCalendar(), mirrors: newMirrors(), lanes: map[string]*lane{}, life: context.Background(),
 		resumed: make(chan struct{}), timed: make(chan struct{}, 1), committed: map[int64]bool{},
 	}
 	s.sink = newSink(o.Store, o.Log, o.Now)

@@ -1,15 +1,19 @@
 package ci
 
 import (
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"sync"
 )
 
-// tokens are those of jobs that run (CI_JOB_TOKEN). They are in memory only, by their hashes, and gone with the job.
+// tokens are those of jobs that run (CI_JOB_TOKEN). They are in memory only, by their hashes, and gone with the job. They are made of a key
+// and the job's number: a job that survives this process has the same one in the next.
 type tokens struct {
+	key  []byte
 	mu   sync.Mutex
 	jobs map[[sha256.Size]byte]grant
 }
@@ -21,13 +25,19 @@ type grant struct {
 	job        int64 // its number
 }
 
-func newTokens() *tokens { return &tokens{jobs: map[[sha256.Size]byte]grant{}} }
+func newTokens(key []byte) *tokens {
+	if len(key) == 0 {
+		key = make([]byte, sha256.Size)
+		_, _ = rand.Read(key) // never fails
+	}
+	return &tokens{key: key, jobs: map[[sha256.Size]byte]grant{}}
+}
 
 // give makes the token of a job; end takes it back.
 func (t *tokens) give(g grant) (token string, end func()) {
-	var raw [20]byte
-	_, _ = rand.Read(raw[:]) // never fails
-	token = "keelson-job-" + hex.EncodeToString(raw[:])
+	mac := hmac.New(sha256.New, t.key)
+	fmt.Fprintf(mac, "keelson job token/%d", g.job)
+	token = "keelson-job-" + hex.EncodeToString(mac.Sum(nil)[:20])
 	key := sha256.Sum256([]byte(token))
 	t.mu.Lock()
 	defer t.mu.Unlock()
