@@ -55,6 +55,7 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"keelson.dev/keelson/internal/pipeline/artifact"
@@ -119,7 +120,7 @@ type Executor struct {
 
 	mu   sync.Mutex
 	jobs map[int64]*job
-	pods map[string]*seen // by namespace/name
+	pods map[string]*corev1.Pod // as they were seen last, by namespace/name
 }
 
 // New makes an executor. Jobs wait until [Executor.Serve] runs.
@@ -150,7 +151,7 @@ func New(o Options) (*Executor, error) {
 		o.Runner.Description, _ = os.Hostname()
 	}
 	o.Runner.Disposable = true
-	return &Executor{o: o, name: rand.Text(), synced: make(chan struct{}), jobs: map[int64]*job{}, pods: map[string]*seen{}}, nil
+	return &Executor{o: o, name: rand.Text(), synced: make(chan struct{}), jobs: map[int64]*job{}, pods: map[string]*corev1.Pod{}}, nil
 }
 
 // Survives implements [executor.Survivor].
@@ -200,8 +201,8 @@ func (x *Executor) add(j *job) bool {
 		return false
 	}
 	x.jobs[j.ID] = j
-	if s := x.pods[j.key()]; s != nil {
-		j.see(s.pod)
+	if pod := x.pods[j.key()]; pod != nil {
+		j.see(pod)
 	}
 	return true
 }

@@ -13,9 +13,6 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// seen is a Pod as the cluster showed it last.
-type seen struct{ pod *corev1.Pod }
-
 // Serve watches the Pods of this executor's jobs until ctx ends. At the beginning it removes what jobs that are over have left.
 func (x *Executor) Serve(ctx context.Context) {
 	selector := LabelInstance + "=" + x.o.instance()
@@ -52,7 +49,7 @@ func (x *Executor) Serve(ctx context.Context) {
 	}()
 	if cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
 		close(x.synced)
-		x.sweep(ctx)
+		x.tidy(ctx)
 	}
 	<-ended
 	x.ends.Wait()
@@ -62,7 +59,7 @@ func (x *Executor) Serve(ctx context.Context) {
 func (x *Executor) saw(pod *corev1.Pod) {
 	key := pod.Namespace + "/" + pod.Name
 	x.mu.Lock()
-	x.pods[key] = &seen{pod}
+	x.pods[key] = pod
 	j := x.jobs[jobOf(pod.Labels)]
 	x.mu.Unlock()
 	if j != nil && j.key() == key {
@@ -91,46 +88,63 @@ func jobOf(labels map[string]string) int64 {
 	return id
 }
 
-// sweep removes what is left of jobs that are over. What cannot be removed now goes at the next start.
-func (x *Executor) sweep(ctx context.Context) {
-	if x.o.Over == nil {
-		return
+// tidy removes what is left of jobs that are over, now and from time to time, until ctx ends.
+func (x *Executor) tidy(ctx context.Context) {
+	x.sweepSecrets(ctx, x.sweep(ctx))
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			x.sweep(ctx)
+		case <-ctx.Done():
+			return
+		}
 	}
-	over := map[int64]bool{}
-	isOver := func(id int64) bool {
+}
+
+// sweep removes the Pods of jobs that are over and not played here. It gives what tells which jobs these are.
+func (x *Executor) sweep(ctx context.Context) (over func(job int64) bool) {
+	known := map[int64]bool{}
+	over = func(id int64) bool {
 		x.mu.Lock()
-		running := x.jobs[id] != nil
+		played := x.jobs[id] != nil
 		x.mu.Unlock()
-		if running {
+		if played || x.o.Over == nil {
 			return false
 		}
-		if _, known := over[id]; !known {
+		if _, asked := known[id]; !asked {
 			is, err := x.o.Over(ctx, id)
 			if err != nil {
 				x.o.Log.Warn("look whether a job is over", "job", id, "error", err)
 			}
-			over[id] = is && err == nil
+			known[id] = is && err == nil
 		}
-		return over[id]
+		return known[id]
 	}
 	x.mu.Lock()
 	left := make([]*corev1.Pod, 0, len(x.pods))
-	for _, s := range x.pods {
-		left = append(left, s.pod)
+	for _, pod := range x.pods {
+		left = append(left, pod)
 	}
 	x.mu.Unlock()
 	for _, pod := range left {
-		if isOver(jobOf(pod.Labels)) {
+		if pod.DeletionTimestamp == nil && over(jobOf(pod.Labels)) {
 			x.delete(ctx, pod.Namespace, pod.Name, 0)
 		}
 	}
+	return over
+}
+
+// sweepSecrets removes the Secrets of jobs that are over: those that no Pod owns, as a process was killed before it could say so.
+func (x *Executor) sweepSecrets(ctx context.Context, over func(job int64) bool) {
 	secrets, err := x.o.Client.CoreV1().Secrets(metav1.NamespaceAll).List(ctx, metav1.ListOptions{LabelSelector: LabelInstance + "=" + x.o.instance()})
 	if err != nil {
 		x.o.Log.Warn("look for what jobs have left", "error", err)
 		return
 	}
 	for _, s := range secrets.Items {
-		if isOver(jobOf(s.Labels)) {
+		if over(jobOf(s.Labels)) {
 			x.deleteSecret(ctx, s.Namespace, s.Name)
 		}
 	}
