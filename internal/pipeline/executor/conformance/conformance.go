@@ -16,9 +16,15 @@ import (
 	"keelson.dev/keelson/internal/pipeline/executor"
 )
 
-// Setup makes an executor and names a directory for its jobs, which it may make. Jobs run under bash; what does not end when it
+// Setup makes an executor and names a directory for its jobs, which it may make: they may find themselves in another one, whose name ends
+// as that one's does. Jobs run under bash; what does not end when it
 // is told to is killed within two seconds.
 type Setup func(t *testing.T) (x executor.Executor, dir string)
+
+// Slow is an executor whose jobs take a while until they begin, and how long that is at most.
+type Slow interface {
+	Begins() time.Duration
+}
 
 // Test holds an executor to the contract of [executor.Executor].
 func Test(t *testing.T, setup Setup) {
@@ -176,7 +182,11 @@ func after(j executor.Job, commands ...string) executor.Job {
 	return j
 }
 
-func limit(j executor.Job, d time.Duration) executor.Job {
+// limit gives a job so much time once it has begun.
+func limit(x executor.Executor, j executor.Job, d time.Duration) executor.Job {
+	if s, ok := x.(Slow); ok {
+		d += s.Begins()
+	}
 	j.Timeout = pipeline.Duration(d)
 	return j
 }

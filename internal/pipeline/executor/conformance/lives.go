@@ -79,7 +79,7 @@ func verify(t *testing.T, setup Setup) {
 	o.hasLines(t, "script", "after: failed", "ERROR: Job failed: deployment/shop is not healthy")
 
 	job.Verify = func(ctx context.Context, _ *executor.Trace) error { <-ctx.Done(); return ctx.Err() }
-	o = play(t, x, t.Context(), limit(job, 2*time.Second))
+	o = play(t, x, t.Context(), limit(x, job, 2*time.Second))
 	o.is(t, pipeline.StatusFailed, pipeline.ExecutionTimeout, executor.NoExitCode)
 	o.hasLines(t, "script", "after: timedout")
 
@@ -99,7 +99,7 @@ func finishFails(t *testing.T, setup Setup) {
 
 func timeLimit(t *testing.T, setup Setup) {
 	x, dir := setup(t)
-	job := limit(after(script("echo begun", "sleep 60", "echo never"), "echo after: $CI_JOB_STATUS"), time.Second)
+	job := limit(x, after(script("echo begun", "sleep 60", "echo never"), "echo after: $CI_JOB_STATUS"), time.Second)
 	job.Dir = dir
 	job.Finish = func(ctx context.Context, trace *executor.Trace, _ executor.Result) error {
 		trace.Printf("finish: %v", ctx.Err())
@@ -107,8 +107,8 @@ func timeLimit(t *testing.T, setup Setup) {
 	}
 	o := play(t, x, t.Context(), job)
 	o.is(t, pipeline.StatusFailed, pipeline.ExecutionTimeout, executor.NoExitCode)
-	o.hasLines(t, "begun", "after: timedout", "finish: <nil>", "ERROR: Job failed: execution took longer than 1s")
-	if o.Duration < time.Second || o.Duration > patience {
+	o.hasLines(t, "begun", "after: timedout", "finish: <nil>", "ERROR: Job failed: execution took longer than "+job.Limit().String())
+	if o.Duration < job.Limit() || o.Duration > patience {
 		t.Errorf("it took %s", o.Duration)
 	}
 }
@@ -124,7 +124,7 @@ func scriptTimeLimit(t *testing.T, setup Setup) {
 
 func ignoresTerm(t *testing.T, setup Setup) {
 	x, dir := setup(t)
-	job := limit(script(`trap "" TERM; while :; do sleep 1; done`), time.Second)
+	job := limit(x, script(`trap "" TERM; while :; do sleep 1; done`), time.Second)
 	job.Dir = dir
 	o := play(t, x, t.Context(), job)
 	o.is(t, pipeline.StatusFailed, pipeline.ExecutionTimeout, executor.NoExitCode)
@@ -229,14 +229,13 @@ func nothingLeft(t *testing.T, setup Setup) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			x, dir := setup(t)
-			file := dir + "/ticks"
-			work := "work() { while :; do echo x >> " + file + "; sleep 0.05; done; }"
-			job := script(work, start, "sleep 0.3", "[ -s "+file+" ]")
+			work := `eval "work() { while :; do echo x >> '$PWD/ticks'; sleep 0.05; done; }"`
+			job := script(work, start, "sleep 0.3", "[ -s ticks ]")
 			if start == "" {
 				job = after(script("true"), work, "work > /dev/null 2>&1 &", "sleep 0.3")
 			}
 			if strings.Contains(name, "timed out") {
-				job = limit(job, 500*time.Millisecond)
+				job = limit(x, job, 500*time.Millisecond)
 			}
 			job.Dir = dir
 			o := play(t, x, t.Context(), job)
@@ -246,7 +245,7 @@ func nothingLeft(t *testing.T, setup Setup) {
 			if o.Duration > patience {
 				t.Errorf("it took %s", o.Duration)
 			}
-			look := script("a=$(cat "+file+" 2>/dev/null | wc -c)", "sleep 0.3", "b=$(cat "+file+" 2>/dev/null | wc -c)", `echo "$a $b"; [ "$a" = "$b" ]`)
+			look := script("a=$(cat ticks 2>/dev/null | wc -c) || :", "sleep 0.3", "b=$(cat ticks 2>/dev/null | wc -c) || :", `echo "$a $b"; [ "$a" = "$b" ]`)
 			look.Dir = dir
 			play(t, x, t.Context(), look).is(t, pipeline.StatusSuccess, "", 0)
 		})
