@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"log"
 	"net"
@@ -39,8 +38,10 @@ import (
 type world struct {
 	client kubernetes.Interface
 	url    string // of the handler, for Pods
+	host   string // of the registry
 	shell  string // image with bash
 	agent  string // image
+	svc    string // image of a service
 	x      *pod.Executor
 
 	mu      sync.Mutex
@@ -57,14 +58,26 @@ func TestNode(t *testing.T) {
 			return quick{w.x}, t.TempDir()
 		})
 	})
+	t.Run("reasons", func(t *testing.T) { reasons(t, w) })
+	t.Run("files", func(t *testing.T) { files(t, w) })
+	t.Run("services", func(t *testing.T) { services(t, w) })
+	t.Run("another user", func(t *testing.T) { anotherUser(t, w) })
+	t.Run("let go and taken up", func(t *testing.T) { takenUp(t, w) })
+	t.Run("deleted from outside", func(t *testing.T) { deleted(t, w) })
+	t.Run("no node", func(t *testing.T) { noNode(t, w) })
+	t.Run("what others see", func(t *testing.T) { seenByOthers(t, w) })
+	t.Run("leftovers", func(t *testing.T) { leftovers(t, w) })
 }
 
-// quick gives jobs an image, and runs them.
+// quick runs jobs in the suite.
 type quick struct{ x *pod.Executor }
 
 func (q quick) Run(ctx context.Context, job executor.Job, log executor.Log) executor.Result {
 	return q.x.Run(ctx, job, log)
 }
+
+// Begins implements [conformance.Slow]: on a busy machine a Pod takes seconds.
+func (quick) Begins() time.Duration { return 8 * time.Second }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
@@ -90,27 +103,25 @@ func newWorld(t *testing.T) *world {
 	w.client = client
 	host := net.JoinHostPort(cluster.Node, port(t, images.URL))
 	w.url = "http://" + net.JoinHostPort(cluster.Node, port(t, server.URL))
-	w.shell, w.agent = host+"/test/shell:1", host+"/keelson/agent:1"
+	w.host, w.shell, w.agent, w.svc = host, host+"/test/shell:1", host+"/keelson/agent:1", host+"/test/service:1"
 	helper, err := pod.Helper(agentProgram(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for ref, image := range map[string]v1.Image{w.agent: helper, w.shell: shellImage(t)} {
+	for ref, image := range map[string]v1.Image{w.agent: helper, w.shell: shellImage(t), w.svc: testcluster.Image(t, "testdata/service")} {
 		if err := crane.Push(image, ref, crane.Insecure); err != nil {
 			t.Fatal(err)
 		}
 	}
-	w.x = w.start(t)
+	w.x = w.start(t, pod.Options{})
 	return w
 }
 
 // start makes an executor, as a process of Keelson has it, and lets agents reach it.
-func (w *world) start(t *testing.T) *pod.Executor {
+func (w *world) start(t *testing.T, o pod.Options) *pod.Executor {
 	t.Helper()
-	x, err := pod.New(pod.Options{
-		Client: w.client, URL: w.url, Image: w.agent, Key: key, DefaultImage: w.shell, Grace: time.Second,
-		Over: func(context.Context, int64) (bool, error) { return true, nil },
-	})
+	o.Client, o.URL, o.Image, o.Key, o.DefaultImage, o.Grace = w.client, w.url, w.agent, key, w.shell, time.Second
+	x, err := pod.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,5 +264,3 @@ func (s *safe) String() string {
 	defer s.mu.Unlock()
 	return s.b.String()
 }
-
-var _ = fmt.Sprint
