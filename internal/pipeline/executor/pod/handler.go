@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"keelson.dev/keelson/internal/pipeline/artifact"
@@ -127,6 +128,9 @@ func (j *job) heed(s agent.Status) bool {
 	return true
 }
 
+// chunks are buffers for parts of logs.
+var chunks = sync.Pool{New: func() any { return new([agent.LogChunk + 1]byte) }}
+
 // serveLog puts what the job has written into its log.
 func (j *job) serveLog(w http.ResponseWriter, r *http.Request) {
 	offset, err := strconv.ParseInt(r.URL.Query().Get("offset"), 10, 64)
@@ -134,11 +138,14 @@ func (j *job) serveLog(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the offset is no number", http.StatusBadRequest)
 		return
 	}
-	chunk, err := io.ReadAll(http.MaxBytesReader(w, r.Body, agent.LogChunk))
-	if err != nil {
-		http.Error(w, "the log cannot be read", http.StatusBadRequest)
+	buf := chunks.Get().(*[agent.LogChunk + 1]byte)
+	defer chunks.Put(buf)
+	n, err := io.ReadFull(r.Body, buf[:])
+	if err == nil || !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		http.Error(w, "the log cannot be read, or it is too much at once", http.StatusBadRequest)
 		return
 	}
+	chunk := buf[:n]
 	j.logs.Lock()
 	defer j.logs.Unlock()
 	j.mu.Lock()

@@ -44,6 +44,8 @@ type world struct {
 	svc    string // image of a service
 	x      *pod.Executor
 
+	kubeconfig, childListen, childURL string // for servers that are processes of their own
+
 	mu      sync.Mutex
 	handler http.Handler
 }
@@ -66,6 +68,7 @@ func TestNode(t *testing.T) {
 	t.Run("deleted from outside", func(t *testing.T) { deleted(t, w) })
 	t.Run("no node", func(t *testing.T) { noNode(t, w) })
 	t.Run("what others see", func(t *testing.T) { seenByOthers(t, w) })
+	t.Run("killed", func(t *testing.T) { killed(t, w) })
 	t.Run("leftovers", func(t *testing.T) { leftovers(t, w) })
 }
 
@@ -79,7 +82,7 @@ func (q quick) Run(ctx context.Context, job executor.Job, log executor.Log) exec
 // Begins implements [conformance.Slow]: on a busy machine a Pod takes seconds.
 func (quick) Begins() time.Duration { return 8 * time.Second }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{}
 	images := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
@@ -95,12 +98,19 @@ func newWorld(t *testing.T) *world {
 		h.ServeHTTP(rw, r)
 	}))
 	t.Cleanup(server.Close)
-	cluster := testcluster.StartReal(t, "--registry", port(t, images.URL), "--publish", port(t, server.URL))
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.childListen = free.Addr().String()
+	free.Close()
+	_, childPort, _ := net.SplitHostPort(w.childListen)
+	cluster := testcluster.StartReal(t, "--registry", port(t, images.URL), "--publish", port(t, server.URL), "--publish", childPort)
 	client, err := kubernetes.NewForConfig(cluster.Config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.client = client
+	w.client, w.kubeconfig, w.childURL = client, cluster.Kubeconfig, "http://"+net.JoinHostPort(cluster.Node, childPort)
 	host := net.JoinHostPort(cluster.Node, port(t, images.URL))
 	w.url = "http://" + net.JoinHostPort(cluster.Node, port(t, server.URL))
 	w.host, w.shell, w.agent, w.svc = host, host+"/test/shell:1", host+"/keelson/agent:1", host+"/test/service:1"
@@ -118,7 +128,7 @@ func newWorld(t *testing.T) *world {
 }
 
 // start makes an executor, as a process of Keelson has it, and lets agents reach it.
-func (w *world) start(t *testing.T, o pod.Options) *pod.Executor {
+func (w *world) start(t testing.TB, o pod.Options) *pod.Executor {
 	t.Helper()
 	o.Client, o.URL, o.Image, o.Key, o.DefaultImage, o.Grace = w.client, w.url, w.agent, key, w.shell, time.Second
 	x, err := pod.New(o)
@@ -135,7 +145,7 @@ func (w *world) start(t *testing.T, o pod.Options) *pod.Executor {
 	return x
 }
 
-func port(t *testing.T, url string) string {
+func port(t testing.TB, url string) string {
 	_, p, err := net.SplitHostPort(strings.TrimPrefix(url, "http://"))
 	if err != nil {
 		t.Fatal(err)

@@ -219,6 +219,18 @@ func securityContext(image pipeline.Image, vars pipeline.Variables) (sc *corev1.
 	return sc, ""
 }
 
+// nobody is the user of the helper, which needs no rights at all.
+const nobody = int64(65534)
+
+func helperContext() *corev1.SecurityContext {
+	no, yes, uid := false, true, nobody
+	return &corev1.SecurityContext{
+		AllowPrivilegeEscalation: &no, Privileged: &no, RunAsNonRoot: &yes, RunAsUser: &uid, RunAsGroup: &uid, ReadOnlyRootFilesystem: &yes,
+		Capabilities:   &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+		SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+	}
+}
+
 // limits are those of the job's container.
 func limits(p executor.Place) (corev1.ResourceList, error) {
 	out := corev1.ResourceList{}
@@ -296,7 +308,6 @@ func (b blueprint) pod(secret string) *corev1.Pod {
 	bin := corev1.VolumeMount{Name: "bin", MountPath: agent.BinDir}
 	binRead := bin
 	binRead.ReadOnly = true
-	helperUser, _ := securityContext(pipeline.Image{}, nil)
 	spec := corev1.PodSpec{
 		RestartPolicy: corev1.RestartPolicyNever, AutomountServiceAccountToken: &no, EnableServiceLinks: &no, ServiceAccountName: b.place.ServiceAccount,
 		NodeSelector: b.place.NodeSelector, Tolerations: tolerations(b.place.Tolerations), TerminationGracePeriodSeconds: &grace, ActiveDeadlineSeconds: &deadline,
@@ -307,7 +318,7 @@ func (b blueprint) pod(secret string) *corev1.Pod {
 		},
 		Containers: []corev1.Container{{
 			Name: containerHelper, Image: b.helper, ImagePullPolicy: corev1.PullIfNotPresent, Args: []string{agent.Command, "install", agent.BinDir},
-			VolumeMounts: []corev1.VolumeMount{bin}, SecurityContext: helperUser,
+			VolumeMounts: []corev1.VolumeMount{bin}, SecurityContext: helperContext(),
 		}},
 	}
 	for _, name := range slices.Concat(b.place.ImagePullSecrets, b.pullSecrets) {
@@ -349,8 +360,15 @@ func serviceEnv(n int, vars []pipeline.Variable, secret string) []corev1.EnvVar 
 
 func serviceKey(n int, name string) string { return servicePrefix + strconv.Itoa(n) + "." + name }
 
+// lostNode is how long a job waits for its node to come back, in seconds.
+const lostNode = int64(60)
+
 func tolerations(ts []executor.Toleration) []corev1.Toleration {
-	var out []corev1.Toleration
+	seconds := lostNode
+	out := []corev1.Toleration{
+		{Key: corev1.TaintNodeNotReady, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: &seconds},
+		{Key: corev1.TaintNodeUnreachable, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: &seconds},
+	}
 	for _, t := range ts {
 		out = append(out, corev1.Toleration{
 			Key: t.Key, Operator: corev1.TolerationOperator(t.Operator), Value: t.Value, Effect: corev1.TaintEffect(t.Effect), TolerationSeconds: t.Seconds,
