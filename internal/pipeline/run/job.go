@@ -114,7 +114,11 @@ func (w *work) run(ctx context.Context) (result executor.Result, more extras) {
 	var attended Attendance
 	if err == nil && w.of.Begin != nil {
 		if attended, err = w.of.Begin(ctx, w.ref, &w.job); err == nil && attended.End != nil {
-			defer func() { attended.End(result) }()
+			defer func() {
+				if !w.left() {
+					attended.End(result)
+				}
+			}()
 		}
 	}
 	trace = executor.NewTrace(log, w.job)

@@ -58,6 +58,13 @@ func (x *Executor) asked(w http.ResponseWriter, r *http.Request) *job {
 	return j
 }
 
+// patient gives a request so much time to come in, and gives what lets it have all time again.
+func patient(w http.ResponseWriter) (done func()) {
+	c := http.NewResponseController(w)
+	_ = c.SetReadDeadline(time.Now().Add(stall)) // a connection that has none is not bounded
+	return func() { _ = c.SetReadDeadline(time.Time{}) }
+}
+
 func answer(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(v) // nobody is left to tell
@@ -65,6 +72,7 @@ func answer(w http.ResponseWriter, v any) {
 
 // servePoll takes in how the agent is, and gives it its next order.
 func (j *job) servePoll(w http.ResponseWriter, r *http.Request) {
+	done := patient(w)
 	var s agent.Status
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, agent.MaxPoll)).Decode(&s); err != nil {
 		http.Error(w, "this is no status", http.StatusBadRequest)
@@ -74,6 +82,7 @@ func (j *job) servePoll(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "there is no such phase", http.StatusBadRequest)
 		return
 	}
+	done()
 	if s.Server != j.x.name {
 		answer(w, agent.Order{Server: j.x.name})
 		return
@@ -138,6 +147,7 @@ func (j *job) serveLog(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the offset is no number", http.StatusBadRequest)
 		return
 	}
+	defer patient(w)()
 	buf := chunks.Get().(*[agent.LogChunk + 1]byte)
 	defer chunks.Put(buf)
 	n, err := io.ReadFull(r.Body, buf[:])

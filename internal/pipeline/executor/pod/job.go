@@ -46,9 +46,9 @@ type job struct {
 	closed  bool // nothing is taken from the agent any more
 	serving bool // the directory is ready to be fetched
 	history map[string]*pulls
-	notes   []string        // for the log, to be told
-	told    map[string]bool // notes
-	late    bool            // no node took the Pod for too long
+	notes   []string         // for the log, to be told
+	told    map[string]bool  // notes
+	late    *executor.Result // the job has waited for its Pod for too long
 
 	logs   sync.Mutex // held while the log is written
 	next   int64      // the offset of what comes next of the log; -1: the agent tells
@@ -197,11 +197,12 @@ func (j *job) launch() error {
 	}
 	if j.Resume {
 		j.mu.Lock()
-		there := j.pod != nil
+		pod := j.pod
 		j.mu.Unlock()
-		if !there {
+		if pod == nil {
 			return errors.New("the process that ran the job has ended, and its Pod is gone")
 		}
+		go j.watchStart(pod)
 		return nil
 	}
 	end := j.trace.Section("prepare_executor", "Preparing the pod executor", false)
