@@ -19,13 +19,5 @@ func jobPlace(p keelsonv1.Project) executor.Place {
 			})
 		}
 	}
-	if l := p.Spec.Limits; l != nil {
-		if l.CPU != nil {
-			out.CPU = l.CPU.String()
-		}
-		if l.Memory != nil {
-			out.Memory = l.Memory.String()
-		}
-	}
 	return out
 }

@@ -106,7 +106,6 @@ type Place struct {
 	ImagePullSecrets []string
 	NodeSelector     map[string]string
 	Tolerations      []Toleration
-	CPU, Memory      string // limits of a job as Kubernetes writes them: "500m", "1Gi"; empty: none
 }
 
 // Toleration lets a Pod onto nodes with a taint, in Kubernetes' words.

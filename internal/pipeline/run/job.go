@@ -121,6 +121,9 @@ func (w *work) run(ctx context.Context) (result executor.Result, more extras) {
 			}()
 		}
 	}
+	if err == nil && log.coverage != nil && attended.Earlier != nil {
+		err = attended.Earlier(log.coverage)
+	}
 	trace = executor.NewTrace(log, w.job)
 	if err != nil {
 		trace.Errorf("Job failed: %s", err)

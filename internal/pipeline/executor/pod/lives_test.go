@@ -29,11 +29,9 @@ func reasons(t *testing.T, w *world) {
 		return j
 	}
 	hungry := job(`x=$(head -c 400000000 /dev/zero | tr '\0' x)`, "echo ne''ver")
-	hungry.Place.Memory = "96Mi"
+	hungry.Memory = 96 << 20
 	entrypoint := with(w.shell, "echo never")
 	entrypoint.Image.Entrypoint = []string{"sh", "-c", "echo it says why; exit 9"}
-	bad := job("echo never")
-	bad.Place.Memory = "much"
 	policy := job("echo never")
 	policy.Image = &pipeline.Image{Name: w.host + "/test/elsewhere:1", PullPolicy: []string{"never"}}
 	forbidden := job("echo never")
@@ -52,7 +50,6 @@ func reasons(t *testing.T, w *world) {
 		"an entrypoint that ends": {entrypoint, pipeline.RunnerSystemFailure, -1, `^the job's container has ended: exit code 9$`, "it says why"},
 		"a command not found":     {job("no-such-command"), pipeline.ScriptFailure, 127, `^exit code 127 \(command not found\)$`, ""},
 		"out of memory":           {hungry, pipeline.ScriptFailure, 137, `^OOMKilled: the job took more memory than its limit of 96Mi`, ""},
-		"a limit that is none":    {bad, pipeline.ConfigurationError, -1, `^the Project's limit memory: "much" is no quantity`, ""},
 		"no such namespace":       {forbidden, pipeline.RunnerSystemFailure, -1, `^make the job's Secret: namespaces "nowhere" not found$`, ""},
 	}
 	for name, tt := range tests {

@@ -107,9 +107,7 @@ func plan(j executor.Job, o Options, dir string) (b blueprint, notes []string, e
 	if b.user, note = securityContext(image, vars); note != "" {
 		notes = append(notes, note)
 	}
-	if b.limits, err = limits(j.Place); err != nil {
-		return b, nil, err
-	}
+	b.limits = limits(j)
 	if len(j.Services) > maxServices {
 		return b, nil, bad("the job has %d services; a Pod takes %d", len(j.Services), maxServices)
 	}
@@ -236,19 +234,15 @@ func helperContext() *corev1.SecurityContext {
 }
 
 // limits are those of the job's container.
-func limits(p executor.Place) (corev1.ResourceList, error) {
+func limits(j executor.Job) corev1.ResourceList {
 	out := corev1.ResourceList{}
-	for name, text := range map[corev1.ResourceName]string{corev1.ResourceCPU: p.CPU, corev1.ResourceMemory: p.Memory} {
-		if text == "" {
-			continue
-		}
-		q, err := resource.ParseQuantity(text)
-		if err != nil || q.Sign() <= 0 {
-			return nil, &executor.Failure{Reason: pipeline.ConfigurationError, Err: fmt.Errorf("the Project's limit %s: %q is no quantity such as 500m or 1Gi", name, text)}
-		}
-		out[name] = q
+	if j.CPU > 0 {
+		out[corev1.ResourceCPU] = *resource.NewMilliQuantity(j.CPU, resource.DecimalSI)
 	}
-	return out, nil
+	if j.Memory > 0 {
+		out[corev1.ResourceMemory] = *resource.NewQuantity(j.Memory, resource.BinarySI)
+	}
+	return out
 }
 
 func planService(s pipeline.Service, vars pipeline.Variables) (service, string, error) {
