@@ -22,6 +22,12 @@ const Path = "/api/v1/runner/jobs/"
 // stall is how long nothing may move on a connection over which files go.
 const stall = time.Minute
 
+// maxAsking is how many requests of one job are answered at a time; its agent has three at most.
+const maxAsking = 8
+
+// maxMask bounds what an agent says that must not be shown, in bytes.
+const maxMask = 512 << 10
+
 // Handler serves the agents. It asks each for the token of its job.
 func (x *Executor) Handler() http.Handler {
 	mux := http.NewServeMux()
@@ -32,9 +38,16 @@ func (x *Executor) Handler() http.Handler {
 		"PUT " + Path + "{id}/files": (*job).takeFiles,
 	} {
 		mux.HandleFunc(route, func(w http.ResponseWriter, r *http.Request) {
-			if j := x.asked(w, r); j != nil {
-				serve(j, w, r)
+			j := x.asked(w, r)
+			if j == nil {
+				return
 			}
+			defer j.asking.Add(-1)
+			if j.asking.Add(1) > maxAsking {
+				http.Error(w, "too many requests at once", http.StatusTooManyRequests)
+				return
+			}
+			serve(j, w, r)
 		})
 	}
 	return mux
@@ -122,8 +135,14 @@ func (j *job) heed(s agent.Status) bool {
 	j.mu.Lock()
 	first := !j.heard
 	j.mu.Unlock()
-	if first { // what an earlier process has given the job is not shown either
-		j.trace.Mask(s.Mask...)
+	if first && j.Resume { // what an earlier process has given the job is not shown either
+		size := 0
+		for _, value := range s.Mask {
+			size += len(value)
+		}
+		if size <= maxMask {
+			j.trace.Mask(s.Mask...)
+		}
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()

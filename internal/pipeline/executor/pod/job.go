@@ -2,13 +2,17 @@ package pod
 
 import (
 	"context"
+	"crypto/hmac"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -50,9 +54,10 @@ type job struct {
 	told    map[string]bool  // notes
 	late    *executor.Result // the job has waited for its Pod for too long
 
-	logs   sync.Mutex // held while the log is written
-	next   int64      // the offset of what comes next of the log; -1: the agent tells
-	files  sync.Mutex // held while the job's directory is written for the agent
+	asking atomic.Int32 // requests of the agent that are being answered
+	logs   sync.Mutex   // held while the log is written
+	next   int64        // the offset of what comes next of the log; -1: the agent tells
+	files  sync.Mutex   // held while the job's directory is written for the agent
 	upload context.CancelFunc
 }
 
@@ -185,8 +190,7 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
-func (j *job) left() bool    { return closed(j.Leave) }
-func (j *job) aborted() bool { return closed(j.Abort) }
+func (j *job) left() bool { return closed(j.Leave) }
 
 // launch makes the Pod, or finds the one that an earlier process has made.
 func (j *job) launch() error {
@@ -364,20 +368,26 @@ func (j *job) verify(result executor.Result) executor.Result {
 	return result
 }
 
-// noted is the result that an earlier process had come to; nil: it had not.
+// noted is the result that an earlier process had come to; nil: it had not. The agent has kept it, and cannot have changed it.
 func (j *job) noted() *executor.Result {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	sign, text, ok := strings.Cut(j.status.Note, " ")
 	var r executor.Result
-	if !j.Resume || j.status.Note == "" || json.Unmarshal([]byte(j.status.Note), &r) != nil || !r.Status.Completed() {
+	if !j.Resume || !ok || !hmac.Equal([]byte(sign), []byte(j.sign(text))) || json.Unmarshal([]byte(text), &r) != nil {
 		return nil
 	}
 	return &r
 }
 
-func note(r executor.Result) string {
+// note is a result for the agent to keep.
+func (j *job) note(r executor.Result) string {
 	text, _ := json.Marshal(r) // plain data
-	return string(text)
+	return j.sign(string(text)) + " " + string(text)
+}
+
+func (j *job) sign(text string) string {
+	return hex.EncodeToString(j.x.o.digest(fmt.Sprintf("note/%d/%s", j.ID, text)))
 }
 
 // afterScript runs after_script, whose outcome counts only with AFTER_SCRIPT_IGNORE_ERRORS=false.
@@ -403,7 +413,7 @@ func (j *job) afterScript(result executor.Result) executor.Result {
 	w.Exports(j.setup.Temp + "/" + envFile)
 	w.Commands("section_after_script_step", j.AfterScript)
 	after := j.execute(ctx, agent.Order{
-		Phase: agent.AfterScript, Text: w.String(), Env: []string{"CI_JOB_STATUS=" + result.JobStatus()}, Limit: j.alone(limit), Note: note(result),
+		Phase: agent.AfterScript, Text: w.String(), Env: []string{"CI_JOB_STATUS=" + result.JobStatus()}, Limit: j.alone(limit), Note: j.note(result),
 	})
 	switch {
 	case after.Status == pipeline.StatusSuccess || j.life.Err() != nil:
@@ -436,12 +446,13 @@ func (j *job) finish(result executor.Result) executor.Result {
 	uploaded := false
 	if err == nil && j.ready && !j.isDead() {
 		ctx, cancel := context.WithTimeoutCause(j.life, uploadLimit, scriptTimeout(uploadLimit))
-		r := j.execute(ctx, agent.Order{Phase: agent.Upload, Selected: selected, Tracked: tracked, Note: note(result)})
+		r := j.execute(ctx, agent.Order{Phase: agent.Upload, Selected: selected, Tracked: tracked, Note: j.note(result)})
 		cancel()
 		if uploaded = r.Status == pipeline.StatusSuccess; !uploaded {
 			err = errors.New(r.Message)
 		}
 	}
+	j.tell()
 	j.files.Lock() // what an agent still sends is not taken
 	j.mu.Lock()
 	if j.dead = true; j.upload != nil {
@@ -481,8 +492,7 @@ func (j *job) end() {
 	runs := j.heard && j.status.Phase > agent.Hello && !j.status.Done(agent.Upload) // its scripts may
 	j.change()
 	j.mu.Unlock()
-	j.logs.Lock() // what is being written gets its answer
-	j.logs.Unlock()
+	j.written()
 	switch {
 	case left:
 		j.x.remove(j)
@@ -498,6 +508,12 @@ func (j *job) end() {
 			j.x.remove(j)
 		})
 	}
+}
+
+// written waits until what is being written to the log has its answer.
+func (j *job) written() {
+	j.logs.Lock()
+	defer j.logs.Unlock()
 }
 
 // goneLimit is how long one waits for the end of the Pod of a job that was aborted.

@@ -105,7 +105,7 @@ func files(t *testing.T, w *world) {
 
 func services(t *testing.T, w *world) {
 	ask := `exec 3<>/dev/tcp/%s/8080; printf 'GET / HTTP/1.0\r\n\r\n' >&3; tail -n 1 <&3; exec 3<&-`
-	j := job(fmt.Sprintf(ask, "hello"), fmt.Sprintf(ask, "other.name"), fmt.Sprintf(ask, "localhost"), "echo end")
+	j := job(fmt.Sprintf(ask, "hello"), fmt.Sprintf(ask, "other.name"), fmt.Sprintf(ask, "localhost"), "sleep 4") // so that the kubelet sees what has ended
 	j.Variables = pipeline.Variables{{Name: "GREETING", Value: "of the job", Public: true}, {Name: "HIDDEN", Value: "s3cret-value", Masked: true}, {Name: "SVC", Value: w.svc, Public: true}}
 	j.Services = []pipeline.Service{
 		{Image: pipeline.Image{Name: "$SVC"}, Alias: "hello,other.name", Variables: pipeline.Variables{

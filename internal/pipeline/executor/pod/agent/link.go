@@ -239,11 +239,11 @@ func (l *link) upload(ctx context.Context, dir string, selected []artifact.Selec
 		packed := make(chan error, 1)
 		go func() {
 			err := artifact.PackSelected(ctx, w, dir, selected, tracked, limits)
-			w.CloseWithError(err) //nolint:errcheck // it never fails
+			w.CloseWithError(err)
 			packed <- err
 		}()
 		answer, err := l.do(ctx, http.MethodPut, "/files", r)
-		r.Close()
+		_ = r.Close() // it never fails
 		perr := <-packed
 		if err == nil {
 			answer.Body.Close()

@@ -136,7 +136,7 @@ const (
 	LogChunk = 256 << 10
 	logRoom  = 4 << 20
 	MaxOrder = 64 << 20 // the files of variables and the names of tracked files are in it
-	MaxPoll  = 8 << 20
+	MaxPoll  = 2 << 20
 )
 
 // PollWait is how long Keelson lets an agent wait for an order.
