@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"encoding/hex"
@@ -115,10 +116,23 @@ func (j *job) environment(now time.Time) error {
 		j.setup.Files = append(j.setup.Files, agent.File{Name: envFile})
 		j.setup.Env = append(j.setup.Env, "GITLAB_ENV="+temp+"/"+envFile)
 	}
-	slices.Sort(mask)
-	j.setup.Mask = slices.DeleteFunc(slices.Compact(mask), func(v string) bool { return v == "" })
-	j.trace.Mask(j.setup.Mask...)
+	j.trace.Mask(mask...)
+	j.setup.Mask = shortest(mask)
 	return nil
+}
+
+// shortest gives the shorter ones of some texts, as many as an agent may keep: tokens are among them, which another server may not know.
+func shortest(texts []string) []string {
+	texts = slices.DeleteFunc(slices.Clone(texts), func(v string) bool { return v == "" })
+	slices.SortFunc(texts, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
+	texts = slices.Compact(texts)
+	size := 0
+	for i, v := range texts {
+		if size += len(v); size > maxMask {
+			return texts[:i]
+		}
+	}
+	return texts
 }
 
 // envFile is the file whose lines NAME=VALUE after_script finds as variables.
