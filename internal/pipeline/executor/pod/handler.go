@@ -114,7 +114,7 @@ func (j *job) servePoll(w http.ResponseWriter, r *http.Request) {
 		case shut:
 			http.Error(w, "the job is not being played here", http.StatusServiceUnavailable)
 			return
-		case order.Phase > s.Phase && !s.Running || order.Stop && s.Running && order.Phase == s.Phase || order.Phase == agent.End:
+		case order.New(s) && !s.Running || order.Stop && s.Running && order.Phase == s.Phase || order.Phase == agent.End:
 			order.Server = j.x.name
 			answer(w, order)
 			return
@@ -251,7 +251,7 @@ func (j *job) takeFiles(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	j.mu.Lock()
 	order := j.order
-	ready := !j.dead && !j.closed && order.Phase == agent.Upload && j.heard && !j.status.Done(agent.Upload)
+	ready := !j.dead && !j.closed && order.Phase == agent.Upload && j.heard && !j.doneWith(order)
 	if ready {
 		j.upload = cancel
 	}

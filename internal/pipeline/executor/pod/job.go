@@ -460,7 +460,7 @@ func (j *job) finish(result executor.Result) executor.Result {
 	uploaded := false
 	if err == nil && j.ready && !j.isDead() {
 		ctx, cancel := context.WithTimeoutCause(j.life, uploadLimit, scriptTimeout(uploadLimit))
-		r := j.execute(ctx, agent.Order{Phase: agent.Upload, Selected: selected, Tracked: tracked, Note: j.note(result)})
+		r := j.execute(ctx, agent.Order{Phase: agent.Upload, Selected: selected, Tracked: tracked, Note: j.note(result), Uploads: j.uploads()})
 		cancel()
 		if uploaded = r.Status == pipeline.StatusSuccess; !uploaded {
 			err = errors.New(r.Message)
@@ -481,6 +481,16 @@ func (j *job) finish(result executor.Result) executor.Result {
 		err = errors.Join(err, artifact.Clear(j.life, j.Dir, selected, tracked, j.x.o.Limits))
 	}
 	return j.conclude(result, errors.Join(err, j.Finish(j.life, j.trace, result)))
+}
+
+// uploads is the how many-eth time it is that the agent sends what the job leaves: what it has sent to an earlier process is gone.
+func (j *job) uploads() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.status.Phase == agent.Upload && j.status.Running {
+		return j.status.Uploads
+	}
+	return j.status.Uploads + 1
 }
 
 // conclude gives the result of a job whose end has gone wrong, or not.

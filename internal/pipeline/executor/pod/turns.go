@@ -183,9 +183,14 @@ func (j *job) section(p agent.Phase, name, title string) (end func()) {
 // stopPatience is how long an agent may take to say that it has stopped a phase, the grace for the script not counted.
 const stopPatience = 15 * time.Second
 
+// doneWith tells whether the agent has carried out an order. The lock is held.
+func (j *job) doneWith(order agent.Order) bool {
+	return j.heard && j.status.Done(order.Phase) && j.status.Uploads >= order.Uploads
+}
+
 // execute lets the agent do a phase, until it is done with it or ctx ends.
 func (j *job) execute(ctx context.Context, order agent.Order) executor.Result {
-	done := func() bool { return j.heard && j.status.Done(order.Phase) }
+	done := func() bool { return j.doneWith(order) }
 	j.mu.Lock()
 	over := done()
 	if order.Setup == nil && j.status.Phase == agent.Hello {
