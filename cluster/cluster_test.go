@@ -637,6 +637,7 @@ func TestRefusals(t *testing.T) {
 		"unknown node":      {[]string{"run", "--data", "d", "--node", "toy"}, "--node toy: must be simulated or real"},
 		"both kinds":        {[]string{"run", "--data", "d", "--node", "real", "--nodes", "2"}, "with --node real there are none"},
 		"nothing to reach":  {[]string{"run", "--data", "d", "--publish", "80"}, "--publish, --registry and --outbound are for --node real"},
+		"nothing to pull":   {[]string{"run", "--data", "d", "--node", "real", "--registry-login", "f"}, "--registry-login is for --registry"},
 		"check of nothing":  {[]string{"run", "--check"}, "--check is for --node real"},
 	}
 	for name, test := range tests {

@@ -102,6 +102,7 @@ It stays in the foreground; the data stays in DIR for the next run.`,
 	flags.BoolVar(&check, "check", false, "with --node real: say what this machine has and lacks for it, and end")
 	flags.IntSliceVar(&options.Publish, "publish", nil, "with --node real: ports on 127.0.0.1 that pods reach at the node's address")
 	flags.IntSliceVar(&options.PlainHTTP, "registry", nil, "with --node real: the same, for registries that the node pulls from over plain HTTP")
+	flags.StringVar(&options.RegistryLogin, "registry-login", "", "with --registry: the node pulls with the USER:PASSWORD in this file, whatever pods say")
 	flags.BoolVar(&options.Outbound, "outbound", false, "with --node real: pods and image pulls reach what this machine reaches; turns on IPv4 forwarding")
 	flags.BoolVar(&verbose, "verbose", false, "log each step of start and stop")
 	return run
@@ -120,6 +121,8 @@ func validate(options controlplane.Options) error {
 		return fmt.Errorf("--port %d: must be 0 to 65535", options.Port)
 	case !options.RealNode && (options.Outbound || len(options.Publish)+len(options.PlainHTTP) > 0):
 		return errors.New("--publish, --registry and --outbound are for --node real: pods of simulated nodes reach nothing")
+	case options.RegistryLogin != "" && len(options.PlainHTTP) == 0:
+		return errors.New("--registry-login is for --registry: it names no registry by itself")
 	}
 	for _, port := range slices.Concat(options.Publish, options.PlainHTTP) {
 		if port < 1 || port > 65535 {

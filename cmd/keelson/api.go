@@ -9,9 +9,30 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"os"
 	"os/user"
+	"strings"
 	"time"
 )
+
+// The environment variables that name a keelson server and its token, where the API is not that of an instance.
+const serverVariable, tokenVariable = "KEELSON_SERVER", "KEELSON_TOKEN"
+
+// apiOf gives whose API is asked, and at which URL: the server that the environment names, else the instance.
+func (g *global) apiOf() (instance, string, error) {
+	if server := os.Getenv(serverVariable); server != "" {
+		token := os.Getenv(tokenVariable)
+		if token == "" {
+			return instance{}, "", hintf(fmt.Errorf("%s is set, and %s is not", serverVariable, tokenVariable), "the token is in ci/token of the server's data directory")
+		}
+		return instance{Token: token}, strings.TrimSuffix(server, "/"), nil
+	}
+	inst, err := readInstance(g.data)
+	if errors.Is(err, fs.ErrNotExist) {
+		return inst, "", hintf(fmt.Errorf("there is no instance in %s", g.data), "keelson up --data %s starts one, %s names a keelson server", g.data, serverVariable)
+	}
+	return inst, inst.base(), err
+}
 
 // openAPI sends a request to the instance, with its token. The answer's body is the caller's to close; an answer that says no is an error.
 func (g *global) openAPI(ctx context.Context, method, path string, body []byte) (instance, *http.Response, error) {
@@ -29,14 +50,11 @@ func (e refusedError) Is(target error) bool { return target == errRefused }
 
 // sendAPI is openAPI with some headers.
 func (g *global) sendAPI(ctx context.Context, method, path string, body []byte, headers map[string]string) (instance, *http.Response, error) {
-	inst, err := readInstance(g.data)
-	if errors.Is(err, fs.ErrNotExist) {
-		return inst, nil, hintf(fmt.Errorf("there is no instance in %s", g.data), "keelson up --data %s starts one", g.data)
-	}
+	inst, base, err := g.apiOf()
 	if err != nil {
 		return inst, nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, method, inst.base()+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, base+path, bytes.NewReader(body))
 	if err != nil {
 		return inst, nil, err
 	}

@@ -3,14 +3,18 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -25,7 +29,6 @@ import (
 	"keelson.dev/keelson/internal/pipeline/artifact"
 	"keelson.dev/keelson/internal/pipeline/executor"
 	"keelson.dev/keelson/internal/pipeline/executor/shell"
-	"keelson.dev/keelson/internal/pipeline/run"
 	"keelson.dev/keelson/internal/pipeline/scratch"
 	"keelson.dev/keelson/internal/store"
 	"keelson.dev/keelson/internal/web"
@@ -38,7 +41,8 @@ const ciDir = "ci"
 type pipelineServer struct {
 	*ci.Server
 	api     http.Handler
-	close   []io.Closer // in the order of closing
+	open    http.Handler // the same for those who are not on this machine
+	close   []io.Closer  // in the order of closing
 	stop    context.CancelFunc
 	done    chan struct{}
 	leaving chan struct{} // closed before the server of requests ends
@@ -46,16 +50,20 @@ type pipelineServer struct {
 	access  *jobAccess
 	follows *lazyFollow
 	keeper  *projectKeeper
-	log     *slog.Logger
+	jobs    *jobServer // nil: the cluster is the user's own, and its pods do not reach this machine
+	runners runners
+	pods    *podJobs // nil: there are none
 	store   *store.DB
+	key     []byte
 	url     string // of the instance
+	log     *slog.Logger
 
 	onMirror func(repository string) // is told that a mirror has changed
 }
 
 // startPipelines opens what is kept of pipelines and plays on. Projects are known once [lazyProjects.set] has been called, and rollouts are
 // followed once [lazyFollow.set] has.
-func startPipelines(dir string, inst instance, host *githost.Host, jobs int, logLimit int64, log *slog.Logger) (_ *pipelineServer, err error) {
+func startPipelines(dir string, inst instance, host *githost.Host, jobs int, logLimit int64, own own, log *slog.Logger) (_ *pipelineServer, err error) {
 	s := &pipelineServer{
 		done: make(chan struct{}), leaving: make(chan struct{}), cluster: newLazyProjects(host), log: log, onMirror: func(string) {},
 	}
@@ -80,52 +88,52 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	if err != nil {
 		return nil, err
 	}
-	s.close = append(s.close, db)
-	s.store, s.url = db, inst.base()
+	s.close, s.store, s.key, s.url = append(s.close, db), db, key, inst.base()
 	artifacts, err := artifact.Open(filepath.Join(dir, "artifacts"), artifact.Options{})
 	if err != nil {
 		return nil, err
 	}
 	s.close = append(s.close, artifacts)
-	tools := filepath.Join(dir, "tools")
-	if err := os.RemoveAll(tools); err != nil { // the program may be elsewhere by now
-		return nil, fmt.Errorf("link the tools of jobs: %w", err)
-	}
-	if err := os.Mkdir(tools, 0o755); err != nil {
-		return nil, fmt.Errorf("link the tools of jobs: %w", err)
-	}
-	if err := linkTools(tools); err != nil {
+	if s.runners, err = s.startRunners(dir, inst, own, log); err != nil {
 		return nil, err
 	}
-	sandbox, err := sandboxOf(inst, filepath.Dir(dir), tools, log)
+	tokens, err := hkdf.Key(sha256.New, key, nil, "keelson CI_JOB_TOKEN", sha256.Size)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the tokens of jobs: %w", err)
 	}
-	x, err := shell.New(shell.Options{Runner: executor.Runner{Version: version, Disposable: true}, Tools: tools, Sandbox: sandbox})
-	if err != nil {
-		return nil, err
+	if own.access == nil {
+		if own.access, err = listenAgain(inst.AccessPort); err != nil {
+			return nil, fmt.Errorf("the jobs' way to the cluster: %w", err)
+		}
 	}
-	s.close = append(s.close, x)
-	if s.access, err = newJobAccess(filepath.Join(dir, "access"), inst.AccessPort, key, s.cluster, log); err != nil {
+	if s.access, err = newJobAccess(filepath.Join(dir, "access"), own.access, key, s.cluster, log); err != nil {
 		return nil, err
 	}
 	s.access.always = !inst.External
 	s.close = append(s.close, s.access)
-	if s.follows, err = newLazyFollow(dir, host, inst.git(false)); err != nil {
+	if s.follows, err = newLazyFollow(dir, host, cmp.Or(own.git, inst.git(false))); err != nil {
 		return nil, err
 	}
 	s.close = append(s.close, s.follows)
 	s.Server, err = ci.New(ci.Options{
-		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: x, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Key: key, Log: log,
-		Access: s.accessOf, Follow: s.follows.follow, LogLimit: logLimit,
+		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: refusing{noShell}, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Log: log,
+		Access: s.access.give, Follow: s.follows.follow, LogLimit: logLimit, Runs: s.runners.of, Key: tokens,
 		News: s.keeper.news, Mirrored: func(repository string) { s.onMirror(repository) },
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.api = s.apis(web.NewPipelines(web.PipelinesOptions{
+	s.open = web.NewPipelines(web.PipelinesOptions{
 		Store: db, Create: s.create, Token: inst.Token, Artifacts: artifacts, Variables: s.Variables, Settings: s.cluster.settings, Recipe: s.Recipe, Leaving: s.leaving,
-	}), inst.Token)
+	})
+	triggers := web.NewTriggers(web.TriggersOptions{Trigger: s.trigger}) // each request brings its own token
+	s.api = s.apis(s.open, triggers, inst.Token)
+	if !inst.External {
+		if s.jobs, err = newJobServer(dir, inst, host, s.open, triggers, s.AllowImage, log); err != nil {
+			return nil, err
+		}
+		s.close = append(s.close, s.jobs)
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	go func() {
@@ -135,18 +143,88 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	return s, nil
 }
 
-// connected tells of the cluster.
-func (s *pipelineServer) connected(config *rest.Config, c client.Client) error {
-	if err := s.access.connect(config, c); err != nil {
+// connected tells of an instance's cluster, and where jobs reach this machine.
+func (s *pipelineServer) connected(ctx context.Context, inst instance, config *rest.Config, c client.Client) error {
+	place := ci.Place{URL: inst.base(), GitURL: inst.git(false), Registry: inst.registry()}
+	if inst.Address != "" {
+		place.URL = "http://" + inst.registry()
+		place.GitURL = place.URL + "/git"
+	}
+	s.At(place)
+	host := cmp.Or(inst.Address, "127.0.0.1")
+	if err := s.access.connect(config, c, "https://"+net.JoinHostPort(host, strconv.Itoa(portOf(s.access.listener)))); err != nil {
 		return err
+	}
+	if inst.Address != "" && s.jobs != nil {
+		if err := s.withPods(ctx, inst, place.URL, config, c); err != nil {
+			return err
+		}
 	}
 	s.cluster.set(c)
 	return nil
 }
 
-// accessOf gives a job its way to the cluster.
-func (s *pipelineServer) accessOf(ctx context.Context, p ci.Project, ref run.JobRef, job *executor.Job) (ci.Access, error) {
-	return s.access.give(ctx, "127.0.0.1", p, ref, job)
+// noPods is why jobs do not run as Pods.
+const noPods = "the jobs of this project are to run as Pods (executor: pod), and this instance has no node that runs containers: keelson up --node real gives it one"
+
+// withPods lets jobs run as Pods on the real node.
+func (s *pipelineServer) withPods(ctx context.Context, inst instance, url string, config *rest.Config, c client.Client) error {
+	image, err := s.jobs.pushHelper(ctx, inst.registry())
+	if err != nil {
+		return err
+	}
+	if err := makeNamespace(ctx, c, jobsNamespace); err != nil {
+		return err
+	}
+	s.pods, err = startPods(podOptions{
+		url: url, image: image, jobImage: inst.JobImage, namespace: jobsNamespace, config: config, key: s.key, log: s.log,
+	}, s.store)
+	if err != nil {
+		return err
+	}
+	s.jobs.agents.set(s.pods.Handler())
+	s.runners.pods = s.pods.Executor
+	return nil
+}
+
+// own is what somebody else than an instance has of their own.
+type own struct {
+	access  net.Listener // of the jobs' way to the cluster; nil: a port of 127.0.0.1
+	noShell string       // why no job runs in a shell of this machine; empty: they may
+	git     string       // where repositories are, as sources of the cluster name them; empty: as the instance has it
+	usual   string       // what runs the jobs of projects that do not say; empty: as the instance has it
+}
+
+// noShell is said of jobs that nothing here runs.
+const noShell = "nothing runs jobs here"
+
+// startRunners starts what runs jobs on this machine. What runs them as Pods comes with the cluster.
+func (s *pipelineServer) startRunners(dir string, inst instance, own own, log *slog.Logger) (runners, error) {
+	r := runners{usual: cmp.Or(own.usual, inst.Runner, runnerShell), noPods: noPods, noShell: own.noShell}
+	if own.noShell != "" {
+		return r, nil
+	}
+	tools := filepath.Join(dir, "tools")
+	if err := os.RemoveAll(tools); err != nil { // the program may be elsewhere by now
+		return r, fmt.Errorf("link the tools of jobs: %w", err)
+	}
+	if err := os.Mkdir(tools, 0o755); err != nil {
+		return r, fmt.Errorf("link the tools of jobs: %w", err)
+	}
+	if err := linkTools(tools); err != nil {
+		return r, err
+	}
+	sandbox, err := sandboxOf(inst, filepath.Dir(dir), tools, log)
+	if err != nil {
+		return r, err
+	}
+	x, err := shell.New(shell.Options{Runner: executor.Runner{Version: version, Disposable: true}, Tools: tools, Sandbox: sandbox})
+	if err != nil {
+		return r, err
+	}
+	s.close = append(s.close, x)
+	r.shell = x
+	return r, nil
 }
 
 // sandboxOf keeps jobs from an instance's data, where the system can do that; else nil, and the log says why.
@@ -176,6 +254,10 @@ func (s *pipelineServer) shut() error {
 		<-s.done
 	}
 	var errs []error
+	if s.pods != nil { // after what is played there has let go of its jobs
+		errs = append(errs, s.pods.Close())
+		s.pods = nil
+	}
 	for _, c := range slices.Backward(s.close) {
 		errs = append(errs, c.Close())
 	}
@@ -388,7 +470,7 @@ func (l *lazyProjects) resolve(ctx context.Context, p keelsonv1.Project) (ci.Pro
 	out.Path, out.DefaultBranch, out.ConfigPath = pathOf(p), p.Spec.DefaultBranch, p.Spec.ConfigPath
 	out.ReadableBy, out.Suspended = p.Spec.ReadableBy, p.Spec.Suspend
 	settings(&out, p.Spec)
-	out.Place = jobPlace(p)
+	out.Runner, out.Place = runnerName(p), jobPlace(p)
 	if p.Spec.Protected != nil {
 		out.ProtectedBranches, out.ProtectedTags = append([]string{}, p.Spec.Protected.Branches...), p.Spec.Protected.Tags
 	}

@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"syscall"
 	"time"
 )
@@ -19,6 +18,7 @@ import (
 // clusterProcess is a running keelson-cluster.
 type clusterProcess struct {
 	kubeconfig string
+	address    string // of the real node; empty: there is none
 	process    *os.Process
 	done       chan struct{} // closed once the process has ended
 	err        error         // how; to be read after done
@@ -47,7 +47,7 @@ func findClusterProgram() (string, error) {
 }
 
 // startCluster starts the embedded cluster on dir and returns once it is ready. What it says goes to log.
-func startCluster(ctx context.Context, dir string, nodes int, log io.Writer) (*clusterProcess, error) {
+func startCluster(ctx context.Context, dir string, args []string, log io.Writer) (*clusterProcess, error) {
 	program, err := findClusterProgram()
 	if err != nil {
 		return nil, err
@@ -55,7 +55,7 @@ func startCluster(ctx context.Context, dir string, nodes int, log io.Writer) (*c
 	if err := awaitUnlocked(ctx, dir); err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(program, "run", "--data", dir, "--nodes", strconv.Itoa(nodes))
+	cmd := exec.Command(program, append([]string{"run", "--data", dir}, args...)...)
 	cmd.Stderr = log
 	cmd.SysProcAttr = childAttr()
 	out, err := cmd.StdoutPipe()
@@ -126,6 +126,9 @@ func (p *clusterProcess) readReady(out io.Reader) error {
 	var v struct {
 		Ready      bool   `json:"ready"`
 		Kubeconfig string `json:"kubeconfig"`
+		Node       struct {
+			Address string `json:"address"`
+		} `json:"node"`
 	}
 	if err := json.Unmarshal(line, &v); err != nil {
 		return fmt.Errorf("read its first line: %w", err)
@@ -133,7 +136,7 @@ func (p *clusterProcess) readReady(out io.Reader) error {
 	if !v.Ready || v.Kubeconfig == "" {
 		return fmt.Errorf("its first line is %.200q, not that it is ready", line)
 	}
-	p.kubeconfig = v.Kubeconfig
+	p.kubeconfig, p.address = v.Kubeconfig, v.Node.Address
 	return nil
 }
 

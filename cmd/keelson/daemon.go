@@ -37,8 +37,12 @@ type Daemon struct {
 	Data       string        // the data directory
 	Port       int           // 0: a free one; negative: that of the last run, at first defaultPort
 	Kubeconfig string        // the user's cluster; empty: that of the last run, at first the embedded one
-	Nodes      int           // of the embedded cluster
-	Sample     bool          // seed the sample, in the user's cluster too; the embedded cluster always has it
+	Nodes      int           // of the embedded cluster, where they are simulated
+	Node       string        // real or simulated; empty: that of the last run, at first simulated
+	Outbound   bool          // with Node: its pods reach what this machine reaches
+	Runner     string        // what runs jobs of projects that do not say, shell or pod; empty: that of the last run, at first shell
+	JobImage   string        // of jobs that run as Pods and name none; empty: that of the last run
+	Sample     bool          // seed the sample, in the user's cluster or on a real node too; simulated nodes always have it
 	Timeout    time.Duration // how long to wait for everything to be healthy before saying that it is not
 	Jobs       int           // of pipelines, at a time; 0: as many as the machine takes
 	LogLimit   int64         // bytes of a job's log; 0: 4 MiB
@@ -131,7 +135,7 @@ func (d *Daemon) start(ctx context.Context) error {
 	}
 	d.lister.set(clusterLister{client: c})
 	if s := d.ci.get(); s != nil {
-		if err := errors.Join(s.connected(config, c), s.follows.set(config)); err != nil {
+		if err := errors.Join(s.connected(ctx, d.inst, config, c), s.follows.set(config)); err != nil {
 			return err
 		}
 	}
@@ -162,7 +166,10 @@ func (d *Daemon) open() (err error) {
 		}
 		d.inst.External, d.inst.Kubeconfig = true, d.Kubeconfig
 	}
-	d.inst.Sample = d.inst.Sample || d.Sample || !d.inst.External
+	if err := d.settleNode(); err != nil {
+		return err
+	}
+	d.inst.Sample = d.inst.Sample || d.Sample || !d.inst.External && d.inst.Node != nodeReal // nodes that are real have no images for it
 	return nil
 }
 
@@ -198,12 +205,12 @@ func (d *Daemon) serve() (err error) {
 		dashboard.Pprof = pprofHandler()
 	}
 	// Without pipelines everything else goes on: what is kept of them may be damaged.
-	pipelines, err := startPipelines(filepath.Join(d.Data, ciDir), d.inst, d.host, d.Jobs, d.LogLimit, d.Logger)
+	pipelines, err := startPipelines(filepath.Join(d.Data, ciDir), d.inst, d.host, d.Jobs, d.LogLimit, own{}, d.Logger)
 	if err != nil {
 		d.Logger.Error("no pipelines are played", "error", err)
 	}
 	if pipelines != nil {
-		d.inst.AccessPort = portOf(pipelines.access.listener)
+		pipelines.ports(&d.inst)
 		pipelines.onMirror = func(repository string) { go func() { d.pushes <- repository }() }
 	}
 	d.ci.set(pipelines, err)
@@ -232,16 +239,23 @@ func (d *Daemon) pushed(p githost.Push) {
 // connect starts the embedded cluster, or finds the user's.
 func (d *Daemon) connect(ctx context.Context) (*rest.Config, error) {
 	if !d.inst.External {
-		d.step("starting the cluster (%d node%s)", d.Nodes, plural(d.Nodes))
+		if err := checkNode(ctx, d.inst.Node); err != nil {
+			return nil, err
+		}
+		nodes := fmt.Sprintf("%d node%s", d.Nodes, plural(d.Nodes))
+		if d.inst.Node == nodeReal {
+			nodes = "a real node"
+		}
+		d.step("starting the cluster (%s)", nodes)
 		log := d.LogFile
 		if log == nil {
 			log = os.Stderr
 		}
-		cluster, err := startCluster(ctx, filepath.Join(d.Data, clusterDir), d.Nodes, log)
+		cluster, err := startCluster(ctx, filepath.Join(d.Data, clusterDir), d.clusterArgs(), log)
 		if err != nil {
 			return nil, err
 		}
-		d.cluster, d.inst.Kubeconfig = cluster, cluster.kubeconfig
+		d.cluster, d.inst.Kubeconfig, d.inst.Address = cluster, cluster.kubeconfig, cluster.address
 		go func() {
 			<-cluster.done
 			d.failed <- fmt.Errorf("the cluster ended by itself: %w", cluster.err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -34,6 +36,12 @@ type instance struct {
 	Version    int    `json:"version"`
 	Port       int    `json:"port"`       // of the Git host, the API and the dashboard, on 127.0.0.1
 	AccessPort int    `json:"accessPort"` // of the jobs' way to the cluster, on 127.0.0.1
+	JobsPort   int    `json:"jobsPort"`   // of what else jobs reach, the registry too, on 127.0.0.1; 0: there is no such thing
+	Node       string `json:"node"`       // "real": the embedded cluster's node runs containers
+	Outbound   bool   `json:"outbound"`   // its pods reach what this machine reaches
+	Runner     string `json:"runner"`     // what runs jobs of projects that do not say: shell or pod; empty: shell
+	JobImage   string `json:"jobImage"`   // of jobs that run as Pods and name none; empty: they fail
+	Address    string `json:"address"`    // of the real node, where pods and this machine reach the ports of jobs; empty: there is none
 	Token      string `json:"token"`      // 256 random bits in hex: guards writes
 	Kubeconfig string `json:"kubeconfig"` // of the cluster, once it is known
 	External   bool   `json:"external"`   // the cluster is the user's own: it is never started, stopped or purged
@@ -45,6 +53,14 @@ type instance struct {
 func (i instance) dashboard() string { return i.base() + "/" }
 
 func (i instance) base() string { return "http://127.0.0.1:" + strconv.Itoa(i.Port) }
+
+// registry is the container registry, HOST:PORT; empty: there is none.
+func (i instance) registry() string {
+	if i.JobsPort == 0 {
+		return ""
+	}
+	return net.JoinHostPort(cmp.Or(i.Address, "127.0.0.1"), strconv.Itoa(i.JobsPort))
+}
 
 // git is the base URL of the repositories. With the token it can be used by git clone and git push as it stands.
 func (i instance) git(withToken bool) string {

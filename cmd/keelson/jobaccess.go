@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -40,6 +41,7 @@ type jobAccess struct {
 	log    *slog.Logger
 
 	known  chan struct{} // closed once there is a cluster
+	url    string        // where jobs find the proxy
 	proxy  *proxy.Proxy
 	server *http.Server
 	c      client.Client
@@ -50,9 +52,9 @@ type projectObjects interface {
 	object(ctx context.Context, path string) (*keelsonv1.Project, error)
 }
 
-// newJobAccess listens on 127.0.0.1, on the port of the last run if nobody else has it. Nothing is answered before [jobAccess.connect].
-func newJobAccess(dir string, port int, key []byte, objects projectObjects, log *slog.Logger) (*jobAccess, error) {
-	a := &jobAccess{objects: objects, log: log, known: make(chan struct{})}
+// newJobAccess makes the way, to be served on a listener, which is its own from then on. Nothing is answered before [jobAccess.connect].
+func newJobAccess(dir string, listener net.Listener, key []byte, objects projectObjects, log *slog.Logger) (*jobAccess, error) {
+	a := &jobAccess{objects: objects, log: log, known: make(chan struct{}), listener: listener}
 	var err error
 	if a.key, err = hkdf.Key(sha256.New, key, nil, "keelson job tokens", sha256.Size); err != nil {
 		return nil, fmt.Errorf("the jobs' way to the cluster: %w", err)
@@ -64,9 +66,6 @@ func newJobAccess(dir string, port int, key []byte, objects projectObjects, log 
 		return nil, err
 	}
 	a.authority.Name("127.0.0.1")
-	if a.listener, err = listenAgain(port); err != nil {
-		return nil, fmt.Errorf("the jobs' way to the cluster: %w", err)
-	}
 	return a, nil
 }
 
@@ -91,9 +90,14 @@ func portOf(l net.Listener) int {
 	return 0
 }
 
-// connect tells of the cluster, and lets jobs in.
-func (a *jobAccess) connect(config *rest.Config, c client.Client) error {
-	var err error
+// connect tells of the cluster and at which URL jobs find the proxy, and lets jobs in.
+func (a *jobAccess) connect(config *rest.Config, c client.Client, server string) error {
+	u, err := url.Parse(server)
+	if err != nil {
+		return fmt.Errorf("the jobs' way to the cluster: %w", err)
+	}
+	a.authority.Name(u.Hostname())
+	a.url = server
 	if a.proxy, err = proxy.New(config, proxy.Options{Audit: true, Key: a.key}); err != nil {
 		return fmt.Errorf("the jobs' way to the cluster: %w", err)
 	}
@@ -133,8 +137,8 @@ func tokenEnd(job *executor.Job) time.Time {
 	return started.Add(job.Limit() + after + tokenSlack)
 }
 
-// give implements the port of [ci.Options.Access] for jobs that reach the proxy at a host.
-func (a *jobAccess) give(ctx context.Context, host string, p ci.Project, ref run.JobRef, job *executor.Job) (ci.Access, error) {
+// give implements the port of [ci.Options.Access].
+func (a *jobAccess) give(ctx context.Context, p ci.Project, ref run.JobRef, job *executor.Job) (ci.Access, error) {
 	select {
 	case <-a.known:
 	case <-ctx.Done():
@@ -172,7 +176,7 @@ func (a *jobAccess) give(ctx context.Context, host string, p ci.Project, ref run
 			return ci.Access{}, err
 		}
 	}
-	access := proxy.Access{Server: "https://" + net.JoinHostPort(host, strconv.Itoa(portOf(a.listener))), CA: a.authority.PEM(), Contexts: g.contexts}
+	access := proxy.Access{Server: a.url, CA: a.authority.PEM(), Contexts: g.contexts}
 	out := ci.Access{Written: record.Written, Close: g.revoke, Notes: bypasses(job)}
 	if out.Variables, err = jobVariables(access); err != nil {
 		g.revoke()

@@ -310,6 +310,7 @@ func serverCommand(g *global) *cobra.Command {
 	var observed observers
 	var mine share
 	var flags policyFlags
+	var pipelines serverCI
 	cmd := &cobra.Command{
 		Use:   "server",
 		Short: "Run the controllers alone, against any cluster",
@@ -318,7 +319,8 @@ host nor the embedded cluster, only the resource definitions: kubectl apply -f c
 two of them on one cluster: the second waits. With --listen it serves the read-only dashboard and /healthz there.
 It refuses to start while Flux's controllers work on the same objects: --take-over scales them down, and a label selector
 splits the work. While Argo CD's controllers run, Applications are left to them; --take-over scales these down too. keelson takeover --plan shows what the first start would do. With --webhooks it serves
-the webhooks of Receivers, and nothing else, on an address that forges can be pointed to. With --metrics it serves numbers for Prometheus, with --pprof profiles of itself: on 127.0.0.1, unless the address names another
+the webhooks of Receivers, and nothing else, on an address that forges can be pointed to. With --ci it plays pipelines, whose jobs run as
+Pods of the cluster. With --metrics it serves numbers for Prometheus, with --pprof profiles of itself: on 127.0.0.1, unless the address names another
 host. Spans go to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -326,10 +328,14 @@ host. Spans go to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names.`,
 			if err != nil {
 				return err
 			}
-			return runServerCommand(cmd.Context(), g, listen, webhooks, observed, mine, policy)
+			if err := pipelines.check(); err != nil {
+				return err
+			}
+			return runServerCommand(cmd.Context(), g, listen, webhooks, observed, mine, policy, pipelines)
 		},
 	}
 	flags.bind(cmd.Flags())
+	pipelines.flags(cmd.Flags())
 	cmd.Flags().StringVar(&listen, "listen", "", "serve the dashboard on this `address`, as 127.0.0.1:8080 (default: none)")
 	cmd.Flags().StringVar(&webhooks, "webhooks", "", "serve the webhooks of Receivers on this `address`, as 0.0.0.0:9292 (default: nowhere)")
 	cmd.Flags().StringVar(&observed.metrics, "metrics", "", "serve /metrics on this `address`, as 127.0.0.1:8081 (default: nowhere)")
@@ -338,11 +344,11 @@ host. Spans go to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names.`,
 	return cmd
 }
 
-func runServerCommand(ctx context.Context, g *global, listen, webhooks string, observed observers, mine share, policy delivery.Policy) error {
+func runServerCommand(ctx context.Context, g *global, listen, webhooks string, observed observers, mine share, policy delivery.Policy, pipelines serverCI) (err error) {
 	log := slog.New(slog.NewTextHandler(g.err, nil))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ended := make(chan error, 5) // one for each part, so that none waits
+	ended := make(chan error, 7) // one for each part, so that none waits
 	defer startTracing(ctx, log)()
 	var state lazyState
 	if err := observed.serve(ctx, log, &state, ended); err != nil {
@@ -362,15 +368,28 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 			return err
 		}
 	}
-	go func() {
-		ended <- runServer(ctx, serverOptions{
-			Kubeconfig: g.kubeconfig, DataDir: filepath.Join(g.data, serverDir), Share: mine, Policy: policy, State: &state, Hooks: hooks, Logger: log,
-			Ready: func(func(context.Context) (bool, error)) { log.Info("the controllers work") },
-			Waiting: func(holder string) {
-				log.Info("waiting for the lease", "lease", leaseNamespace+"/"+leaseName, "holder", holder)
-			},
-		})
-	}()
+	opts := serverOptions{
+		Kubeconfig: g.kubeconfig, DataDir: filepath.Join(g.data, serverDir), Share: mine, Policy: policy, State: &state, Hooks: hooks, Logger: log,
+		Ready: func(func(context.Context) (bool, error)) { log.Info("the controllers work") },
+		Waiting: func(holder string) {
+			log.Info("waiting for the lease", "lease", leaseNamespace+"/"+leaseName, "holder", holder)
+		},
+	}
+	if pipelines.listen != "" {
+		played, err := openServerPipelines(g.data, pipelines, log)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, played.Close()) }()
+		opts.Host, opts.HostURL, opts.Pushes = played.host, pipelines.url+githostPath, played.pushes
+		opts.Ready = func(func(context.Context) (bool, error)) {
+			log.Info("the controllers work")
+			if err := played.start(ctx, g.kubeconfig, ended); err != nil {
+				ended <- fmt.Errorf("play pipelines: %w", err)
+			}
+		}
+	}
+	go func() { ended <- runServer(ctx, opts) }()
 	log.Info("starting", "version", version)
 	return <-ended
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,10 @@ type upOptions struct {
 	json       bool
 	port       int
 	nodes      int
+	node       string
+	outbound   bool
+	runner     string
+	jobImage   string
 	sample     bool
 	pprof      bool
 	logLimit   int // MiB of a job's log
@@ -57,6 +62,9 @@ only prints where it is.`,
 			if opts.logLimit < 1 || opts.logLimit > 10_000 {
 				return usagef("--log-limit %d: it takes 1 to 10000", opts.logLimit)
 			}
+			if err := opts.checkNode(g); err != nil {
+				return err
+			}
 			if _, err := opts.policy.policy(); err != nil {
 				return err
 			}
@@ -71,7 +79,11 @@ only prints where it is.`,
 	f.BoolVar(&opts.json, "json", false, `print {"dashboard","git","kubeconfig","token"} as the last line`)
 	f.IntVar(&opts.port, "port", defaultPort, "the `port` of the Git host and the dashboard; 0: any free one (default: that of the last run)")
 	f.IntVar(&opts.nodes, "nodes", 1, "simulated nodes of the embedded cluster")
-	f.BoolVar(&opts.sample, "sample", false, "bring the sample into a cluster given by --kubeconfig too")
+	f.StringVar(&opts.node, "node", "", "simulated, or real: the embedded cluster's `kind` of node; a real one runs containers, for root on Linux (default: that of the last run)")
+	f.BoolVar(&opts.outbound, "outbound", false, "with --node real: pods and image pulls reach what this machine reaches; turns on IPv4 forwarding")
+	f.StringVar(&opts.runner, "ci-executor", "", "shell or pod: what runs the `jobs` of projects that do not say; pod with --node real (default: that of the last run, at first shell)")
+	f.StringVar(&opts.jobImage, "ci-image", "", "the `image` of jobs that run as Pods where neither they nor their project name one (default: that of the last run)")
+	f.BoolVar(&opts.sample, "sample", false, "bring the sample into a cluster given by --kubeconfig, or with a real node, too")
 	f.IntVar(&opts.logLimit, "log-limit", 4, "`MiB` that the log of a job may have, 1 to 10000; what follows is left out")
 	f.BoolVar(&opts.pprof, "pprof", false, "serve profiles of the process at /debug/pprof/, beside the dashboard")
 	f.DurationVar(&opts.timeout, "timeout", 5*time.Minute, "how long to wait until everything is healthy")
@@ -84,6 +96,21 @@ only prints where it is.`,
 	return cmd
 }
 
+// checkNode checks what the flags say about nodes.
+func (o upOptions) checkNode(g *global) error {
+	switch {
+	case o.node != "" && o.node != nodeSimulated && o.node != nodeReal:
+		return usagef("--node %s: it is simulated or real", o.node)
+	case o.runner != "" && o.runner != runnerShell && o.runner != runnerPod:
+		return usagef("--ci-executor %s: it is shell or pod", o.runner)
+	case o.outbound && o.node != nodeReal:
+		return usagef("--outbound is for --node real: pods of simulated nodes reach nothing")
+	case o.node == nodeReal && g.kubeconfig != "":
+		return usagef("--node real is for the embedded cluster: the cluster of %s has its own nodes", g.kubeconfig)
+	}
+	return nil
+}
+
 // runForeground is the daemon: the one that a person watches, or the one that runUp has detached.
 func runForeground(ctx context.Context, g *global, opts upOptions) error {
 	policy, err := opts.policy.policy()
@@ -91,7 +118,8 @@ func runForeground(ctx context.Context, g *global, opts upOptions) error {
 		return err
 	}
 	d := &Daemon{
-		Data: g.data, Port: opts.port, Kubeconfig: g.kubeconfig, Nodes: opts.nodes, Sample: opts.sample, Timeout: opts.timeout, Pprof: opts.pprof, LogLimit: int64(opts.logLimit) << 20,
+		Data: g.data, Port: opts.port, Kubeconfig: g.kubeconfig, Nodes: opts.nodes, Node: opts.node, Outbound: opts.outbound,
+		Runner: opts.runner, JobImage: opts.jobImage, Sample: opts.sample, Timeout: opts.timeout, Pprof: opts.pprof, LogLimit: int64(opts.logLimit) << 20,
 		Share:  opts.share,
 		Policy: policy,
 		Logger: slog.New(slog.NewTextHandler(g.err, nil)),
@@ -163,14 +191,17 @@ func runUp(ctx context.Context, g *global, opts upOptions) error {
 			return err
 		}
 		fmt.Fprintln(g.err, "Keelson runs in "+g.data)
-		if opts.port > 0 && opts.port != inst.Port || g.kubeconfig != "" && g.kubeconfig != inst.Kubeconfig || opts.pprof {
-			fmt.Fprintln(g.err, "note: --port, --kubeconfig and --pprof count at a start only; keelson down stops this one")
+		if opts.port > 0 && opts.port != inst.Port || g.kubeconfig != "" && g.kubeconfig != inst.Kubeconfig || opts.pprof || opts.node != "" && opts.node != cmp.Or(inst.Node, nodeSimulated) {
+			fmt.Fprintln(g.err, "note: --port, --kubeconfig, --node and --pprof count at a start only; keelson down stops this one")
 		}
 		return printInstance(g, opts.json, inst)
 	}
 	var child *exec.Cmd
 	if pid == 0 {
 		if err := checkStart(g); err != nil {
+			return err
+		}
+		if err := checkNode(ctx, opts.node); err != nil {
 			return err
 		}
 		if child, err = detach(g, opts); err != nil {
@@ -245,6 +276,15 @@ func detach(g *global, opts upOptions) (*exec.Cmd, error) {
 	}
 	if g.kubeconfig != "" {
 		a = append(a, "--kubeconfig", g.kubeconfig)
+	}
+	if opts.node != "" {
+		a = append(a, "--node", opts.node, "--outbound="+strconv.FormatBool(opts.outbound))
+	}
+	if opts.runner != "" {
+		a = append(a, "--ci-executor", opts.runner)
+	}
+	if opts.jobImage != "" {
+		a = append(a, "--ci-image", opts.jobImage)
 	}
 	if opts.sample {
 		a = append(a, "--sample")
@@ -380,12 +420,16 @@ func printInstance(g *global, asJSON bool, inst instance) error {
 		Git        string `json:"git"`
 		Kubeconfig string `json:"kubeconfig"`
 		Token      string `json:"token"`
-	}{inst.dashboard(), inst.git(true), inst.Kubeconfig, inst.Token}
+		Registry   string `json:"registry,omitempty"`
+	}{inst.dashboard(), inst.git(true), inst.Kubeconfig, inst.Token, inst.registry()}
 	if asJSON {
 		return json.NewEncoder(g.out).Encode(v)
 	}
 	return g.print(v, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "dashboard   %s\ngit         %s\nkubeconfig  %s\n", v.Dashboard, inst.git(false), v.Kubeconfig)
+		if err == nil && v.Registry != "" {
+			_, err = fmt.Fprintf(w, "registry    %s\n", v.Registry)
+		}
 		return err
 	})
 }

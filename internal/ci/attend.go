@@ -52,7 +52,9 @@ func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *exec
 			end(executor.FailedWith(err))
 		}
 	}()
-	job.Place = p.Place
+	s.asPlayed(ctx, ref, job)
+	job.LogLimit, job.Place = s.o.LogLimit, p.Place
+	p.Limits.bound(job)
 	var earlier func(io.Writer) error
 	if job.Resume {
 		s.sink.open(ref.ID)
@@ -61,9 +63,6 @@ func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *exec
 		}
 		earlier = func(w io.Writer) error { return s.copyLog(w, ref.ID, job.Logged) }
 	}
-	s.asPlayed(ctx, ref, job)
-	job.LogLimit = s.o.LogLimit
-	p.Limits.bound(job)
 	var access Access
 	deployed, err = s.deploy(ctx, p, ref, job, func() []proxy.Written {
 		if access.Written == nil {
@@ -110,13 +109,13 @@ func (s *Server) copyLog(w io.Writer, job, size int64) error {
 
 // credentials gives a job its token, and takes it back.
 func (s *Server) credentials(p Project, ref run.JobRef, job *executor.Job) (token string, end func()) {
-	token, end = s.tokens.give(grant{project: p.Path, repository: p.Repository, job: ref.ID})
+	token, end = s.tokens.give(ref.ID, grant{project: p.Path, repository: p.Repository, job: ref.ID})
 	origin := s.o.GitURL + "/" + p.Repository + ".git"
 	if u, err := url.Parse(origin); err == nil {
 		u.User = url.UserPassword("gitlab-ci-token", token)
 		origin = u.String()
 	}
-	for _, v := range []pipeline.Variable{{Name: "CI_JOB_TOKEN", Value: token, Masked: true}, {Name: "CI_REPOSITORY_URL", Value: origin}} {
+	for _, v := range append(s.login(token), pipeline.Variable{Name: "CI_JOB_TOKEN", Value: token, Masked: true}, pipeline.Variable{Name: "CI_REPOSITORY_URL", Value: origin}) {
 		v.Raw, v.Origin = true, pipeline.OriginPredefined
 		job.Variables = append(job.Variables, v)
 	}

@@ -45,7 +45,9 @@ type Project struct {
 	Variables                        pipeline.Variables // with their values
 	ReadableBy                       []string           // paths of projects whose pipelines may include files of this one; "group/*", "*"
 	Suspended                        bool
-	Place                            executor.Place // where its jobs run
+	// Runner names what runs its jobs, and Place says where: as [Options.Runs] knows them. Empty: as the server likes.
+	Runner string
+	Place  executor.Place
 	// Environments say who may deploy where; the first one whose name matches counts.
 	Environments  []EnvironmentRule
 	Following     []Following // the first one whose environment matches counts
@@ -68,11 +70,14 @@ type Options struct {
 	Artifacts *artifact.Store
 	Projects  Projects
 	Executor  executor.Executor
-	Builds    string // the directory below which jobs work; nobody but this process writes to it
-	URL       string // of this server's pages: CI_SERVER_URL
-	GitURL    string // below which repositories are cloned: "http://127.0.0.1:7070/git"
-	Jobs      int    // at a time; 0: as many as a person's machine takes
-	LogLimit  int64  // bytes of a job's log; 0: as many as GitLab takes
+	// Runs gives what runs a project's jobs; nil: Executor.
+	Runs     func(p Project) executor.Executor
+	Builds   string // the directory below which jobs work; nobody but this process writes to it
+	URL      string // of this server's pages: CI_SERVER_URL
+	GitURL   string // below which repositories are cloned: "http://127.0.0.1:7070/git"
+	Registry string // HOST:PORT of the container registry that takes jobs' tokens ([Server.AllowImage]); empty: there is none
+	Jobs     int    // at a time; 0: as many as a person's machine takes
+	LogLimit int64  // bytes of a job's log; 0: as many as GitLab takes
 	// Access gives a job its way to the cluster; nil: there is none.
 	Access func(ctx context.Context, p Project, ref run.JobRef, job *executor.Job) (Access, error)
 	// Follow waits until what a job with an environment has deployed is healthy, and tells about it in the job's log; an error fails the job.

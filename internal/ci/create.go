@@ -169,6 +169,7 @@ func (s *Server) open(p Project, id int64, sha string) (*worktree.Hosted, error)
 		Project: pipeline.Project{
 			ID: id, NamespaceID: id, Path: p.Path, Title: path.Base(p.Path), Visibility: "private", URL: s.o.URL + "/" + p.Path,
 			CloneURL: s.o.GitURL + "/" + p.Repository + ".git", DefaultBranch: defaultBranch(p), ConfigPath: cmp.Or(p.ConfigPath, defaultConfigPath),
+			Registry: s.o.Registry,
 		},
 	})
 }

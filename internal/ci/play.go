@@ -22,7 +22,7 @@ func (s *Server) played(p Project, row store.Pipeline, event Event, g *pipeline.
 		ref = "refs/tags/" + row.Ref
 	}
 	return run.Pipeline{
-		Graph: g, ID: row.ID, Project: p.Path, Most: p.Limits.Jobs, State: state, IDs: ids, Executor: s.o.Executor,
+		Graph: g, ID: row.ID, Project: p.Path, Most: p.Limits.Jobs, State: state, IDs: ids, Executor: s.runs(p),
 		Sources: run.Checkout(run.CheckoutOptions{
 			Repository: p.Dir, SHA: row.SHA, Ref: ref, Project: p.Path, URL: s.o.GitURL + "/" + p.Repository + ".git", Base: s.o.Builds, Hand: s.o.Hand,
 		}),
@@ -34,6 +34,14 @@ func (s *Server) played(p Project, row store.Pipeline, event Event, g *pipeline.
 			return s.begin(ctx, p, ref, job)
 		},
 	}
+}
+
+// runs gives what runs a project's jobs.
+func (s *Server) runs(p Project) executor.Executor {
+	if s.o.Runs == nil {
+		return s.o.Executor
+	}
+	return s.o.Runs(p)
 }
 
 // rested keeps where pipelines rest.

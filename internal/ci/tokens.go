@@ -34,9 +34,9 @@ func newTokens(key []byte) *tokens {
 }
 
 // give makes the token of a job; end takes it back.
-func (t *tokens) give(g grant) (token string, end func()) {
+func (t *tokens) give(job int64, g grant) (token string, end func()) {
 	mac := hmac.New(sha256.New, t.key)
-	fmt.Fprintf(mac, "keelson job token/%d", g.job)
+	fmt.Fprintf(mac, "keelson job token/%d", job)
 	token = "keelson-job-" + hex.EncodeToString(mac.Sum(nil)[:20])
 	key := sha256.Sum256([]byte(token))
 	t.mu.Lock()

@@ -24,7 +24,7 @@ func (h *Host) authorize(r *http.Request, repository string, write bool) error {
 		// Wrong credentials are refused for reads too: silence would hide a mistake.
 		return refusal{http.StatusUnauthorized, "the token is wrong"}
 	}
-	if !write && !h.opts.GuardReads && isLoopback(r.RemoteAddr) {
+	if !write && !h.guarded(r) && isLoopback(r.RemoteAddr) {
 		return nil
 	}
 	return refusal{http.StatusUnauthorized, "a token is needed: use it as the password, with any user name"}

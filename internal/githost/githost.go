@@ -9,7 +9,7 @@
 // Names are lower-case letters, digits, "-", "_" and ".", with at most one group: "sample", "team/shop".
 // Writes need the token, by HTTP basic authentication (any user name, the token is the password) or as a bearer
 // token. Reads are open to clients on this machine and need the token from elsewhere, or from everybody with
-// Options.GuardReads. Pushes may rewrite history; their objects are checked (receive.fsckObjects) and their size is
+// Options.GuardReads or through [Host.Guarded]. Pushes may rewrite history; their objects are checked (receive.fsckObjects) and their size is
 // bounded. Hooks never run: OnPush is called before the pushing client gets its answer.
 package githost
 

@@ -246,6 +246,11 @@ func TestReadAuthorization(t *testing.T) {
 		if w.Code != want {
 			t.Errorf("read from %q: %d, want %d", addr, w.Code, want)
 		}
+		w = httptest.NewRecorder()
+		open.Guarded().ServeHTTP(w, r)
+		if w.Code != http.StatusUnauthorized {
+			t.Errorf("guarded, from %q: %d", addr, w.Code)
+		}
 	}
 }
 

@@ -134,11 +134,14 @@ type result struct {
 }
 
 // program runs a program to its end, with nothing of the caller's configuration for git, kubectl and keelson.
-func program(dir, name string, args ...string) result {
+func program(dir, name string, args ...string) result { return programWith(nil, dir, name, args...) }
+
+// programWith runs a program with more variables in its environment.
+func programWith(env []string, dir, name string, args ...string) result {
 	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir, cmd.Env = dir, environment()
+	cmd.Dir, cmd.Env = dir, append(slices.Clip(environment()), env...)
 	var out, diag bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &diag
 	err := cmd.Run()
@@ -161,13 +164,14 @@ var environment = sync.OnceValue(func() []string {
 
 // instance is one data directory, as people see it.
 type instance struct {
-	data                              string
-	Dashboard, Git, Kubeconfig, Token string // of the last up
+	data                                        string
+	env                                         string // what its commands find besides in their environment, a line each
+	Dashboard, Git, Kubeconfig, Token, Registry string // of the last up
 }
 
 // keelson runs a command on the instance.
 func (in *instance) keelson(args ...string) result {
-	return program("", filepath.Join(bin, "keelson"), append(args, "--data", in.data)...)
+	return programWith(strings.Fields(in.env), "", filepath.Join(bin, "keelson"), append(args, "--data", in.data)...)
 }
 
 // up starts the instance and takes in where it is.

@@ -27,7 +27,7 @@ func TestUpPrintsWhereItIsAndIsIdempotent(t *testing.T) {
 	if err := json.Unmarshal([]byte(strings.TrimSpace(r.out)), &last); err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]string{"dashboard": before.Dashboard, "git": before.Git, "kubeconfig": before.Kubeconfig, "token": before.Token}
+	want := map[string]string{"dashboard": before.Dashboard, "git": before.Git, "kubeconfig": before.Kubeconfig, "token": before.Token, "registry": before.Registry}
 	if diff := cmp.Diff(want, last); diff != "" {
 		t.Errorf("the second up (-first +second):\n%s", diff)
 	}

@@ -25,6 +25,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
@@ -52,6 +53,7 @@ type Options struct {
 	Publish       []int  // ports on 127.0.0.1 that its pods reach at its address
 	Outbound      bool   // its pods and its image pulls reach what this machine reaches
 	PlainHTTP     []int  // those of them where a registry is pulled from over plain HTTP
+	RegistryLogin string // file with USER:PASSWORD, with which the node pulls from these registries; "": without
 }
 
 // Started is what Run tells once the cluster is ready for work.
@@ -252,8 +254,12 @@ func (p plan) writeNode() error {
 	if err := os.RemoveAll(realnode.RegistriesDir(dir)); err != nil {
 		return fmt.Errorf("registries of the last run: %w", err)
 	}
+	login, err := readLogin(p.options.RegistryLogin)
+	if err != nil {
+		return err
+	}
 	for _, port := range p.options.PlainHTTP {
-		if err := realnode.AllowPlainHTTP(dir, net.JoinHostPort(p.advertised(), strconv.Itoa(port))); err != nil {
+		if err := realnode.AllowPlainHTTP(dir, net.JoinHostPort(p.advertised(), strconv.Itoa(port)), login); err != nil {
 			return err
 		}
 	}
@@ -270,6 +276,22 @@ func (p plan) writeNode() error {
 		return fmt.Errorf("encode the node's file: %w", err)
 	}
 	return replaceFile(p.dir.file("config", "node.json"), append(text, '\n'))
+}
+
+// readLogin reads USER:PASSWORD from a file; without one there is none.
+func readLogin(file string) (string, error) {
+	if file == "" {
+		return "", nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("read the login for registries: %w", err)
+	}
+	login := strings.TrimSpace(string(text))
+	if user, password, ok := strings.Cut(login, ":"); !ok || user == "" || password == "" || strings.ContainsAny(login, "\r\n") {
+		return "", fmt.Errorf("read the login for registries: %s does not hold USER:PASSWORD", file)
+	}
+	return login, nil
 }
 
 // writeKubeconfig writes a kubeconfig that carries its certificate and key, so

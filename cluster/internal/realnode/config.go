@@ -1,6 +1,7 @@
 package realnode
 
 import (
+	"encoding/base64"
 	"fmt"
 	"net/netip"
 	"os"
@@ -153,9 +154,9 @@ func writeConfiguration(spec Spec, snapshotter string) error {
 	return nil
 }
 
-// AllowPlainHTTP lets the node with that state directory pull from the registry
-// HOST:PORT over plain HTTP. It takes effect at the next pull.
-func AllowPlainHTTP(dir, registry string) error {
+// AllowPlainHTTP lets the node with that state directory pull from the registry HOST:PORT over plain HTTP, with a login (USER:PASSWORD) of
+// its own; empty: with none. It takes effect at the next pull.
+func AllowPlainHTTP(dir, registry, login string) error {
 	if _, err := netip.ParseAddrPort(registry); err != nil {
 		return fmt.Errorf("registry %q: want an address and a port: %w", registry, err)
 	}
@@ -164,6 +165,9 @@ func AllowPlainHTTP(dir, registry string) error {
 		return fmt.Errorf("registry %s: %w", registry, err)
 	}
 	text := fmt.Sprintf("server = \"http://%s\"\n\n[host.\"http://%s\"]\n  capabilities = [\"pull\", \"resolve\"]\n", registry, registry)
+	if login != "" {
+		text += fmt.Sprintf("  [host.\"http://%s\".header]\n    Authorization = \"Basic %s\"\n", registry, base64.StdEncoding.EncodeToString([]byte(login)))
+	}
 	if err := os.WriteFile(filepath.Join(path, "hosts.toml"), []byte(text), 0o600); err != nil {
 		return fmt.Errorf("registry %s: %w", registry, err)
 	}

@@ -83,20 +83,27 @@ func TestMissingControllers(t *testing.T) {
 }
 
 func TestAllowPlainHTTP(t *testing.T) {
-	dir := t.TempDir()
-	if err := AllowPlainHTTP(dir, "10.213.0.2:5000"); err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(filepath.Join(dir, "registries", "10.213.0.2:5000", "hosts.toml"))
-	const want = `server = "http://10.213.0.2:5000"
+	const plain = `server = "http://10.213.0.2:5000"
 
 [host."http://10.213.0.2:5000"]
   capabilities = ["pull", "resolve"]
 `
-	if err != nil || string(text) != want {
-		t.Errorf("got %s, %v\nwant %s", text, err, want)
+	for login, want := range map[string]string{
+		"": plain,
+		"node:s3cret": plain + `  [host."http://10.213.0.2:5000".header]
+    Authorization = "Basic bm9kZTpzM2NyZXQ="
+`,
+	} {
+		dir := t.TempDir()
+		if err := AllowPlainHTTP(dir, "10.213.0.2:5000", login); err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(filepath.Join(dir, "registries", "10.213.0.2:5000", "hosts.toml"))
+		if err != nil || string(text) != want {
+			t.Errorf("got %s, %v\nwant %s", text, err, want)
+		}
 	}
-	if err := AllowPlainHTTP(dir, "../../etc:80"); err == nil {
+	if err := AllowPlainHTTP(t.TempDir(), "../../etc:80", ""); err == nil {
 		t.Error("a path is no address")
 	}
 }

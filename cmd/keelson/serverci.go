@@ -1,0 +1,232 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"keelson.dev/keelson/internal/ci"
+	"keelson.dev/keelson/internal/githost"
+	"keelson.dev/keelson/internal/pipeline/executor/pod"
+	"keelson.dev/keelson/internal/web"
+)
+
+// serverCI says how keelson server plays pipelines.
+type serverCI struct {
+	listen, url       string // the Git host, the API and what the Pods of jobs ask; empty listen: no pipelines are played
+	access, accessURL string // the jobs' way to the cluster
+	helper, image     string
+	namespace         string
+	registry          string
+	shell             bool
+	jobs              int
+	log               int // MiB of a job's log
+}
+
+func (o *serverCI) flags(f *pflag.FlagSet) {
+	f.StringVar(&o.listen, "ci", "", "play pipelines, and serve the Git host, the API and the Pods of jobs on this `address`, as 0.0.0.0:7070 (default: no pipelines)")
+	f.StringVar(&o.url, "ci-url", "", "with --ci: the `URL` at which Pods reach it, as http://keelson.keelson-system:7070")
+	f.StringVar(&o.access, "ci-access", "", "with --ci: serve the jobs' way to the cluster on this `address`, as 0.0.0.0:7443, with a certificate of its own")
+	f.StringVar(&o.accessURL, "ci-access-url", "", "the `URL` at which Pods reach it (default: https, the host of --ci-url and the port of --ci-access)")
+	f.StringVar(&o.helper, "ci-helper-image", "", "with --ci: the `image` with which the Pods of jobs begin: one with /bin/keelson of this very version")
+	f.StringVar(&o.image, "ci-image", "", "the `image` of jobs where neither they nor their project name one (default: they fail)")
+	f.StringVar(&o.namespace, "ci-namespace", jobsNamespace, "the `namespace` of the Pods of jobs whose repository no Project names")
+	f.StringVar(&o.registry, "ci-registry", "", "CI_REGISTRY of jobs, `HOST[:PORT]`; who may log in there it says itself (default: jobs are told of none)")
+	f.BoolVar(&o.shell, "ci-shell", false, "let projects whose executor is shell run their jobs on the server's own machine, in sandboxes where it can make them")
+	f.IntVar(&o.log, "ci-log-limit", usualLog, "`MiB` that the log of a job may have, 1 to 10000; what follows is left out")
+	f.IntVar(&o.jobs, "ci-jobs", 0, "how many jobs run at a `time` (default: as the machine is)")
+}
+
+// usualLog is how many MiB the log of a job may have, as at GitLab.
+const usualLog = 4
+
+// noShellOnServer is said of jobs that want the server's shell.
+const noShellOnServer = "the jobs of this project are to run in a shell of the server's machine (executor: shell), and this server does not let them: whoever runs it allows that with " +
+	"--ci-shell, or the Project says executor: {type: pod}"
+
+// check completes the options and says what is wrong with them.
+func (o *serverCI) check() error {
+	if o.listen == "" {
+		if *o != (serverCI{namespace: o.namespace, log: o.log}) {
+			return usagef("the other flags of pipelines need --ci, which plays them")
+		}
+		return nil
+	}
+	u, err := url.Parse(o.url)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.User != nil {
+		return usagef("--ci-url %q: it is the URL at which Pods reach --ci, as http://keelson.keelson-system:7070", o.url)
+	}
+	if o.log < 1 || o.log > 10_000 {
+		return usagef("--ci-log-limit %d: it takes 1 to 10000", o.log)
+	}
+	o.url = u.Scheme + "://" + u.Host
+	if o.helper == "" {
+		return usagef("--ci-helper-image is missing: Pods of jobs begin with an image that has /bin/keelson of this very version; that of this server, if it runs from one")
+	}
+	if o.access == "" {
+		return usagef("--ci-access is missing: jobs reach the cluster by an address of its own, as 0.0.0.0:7443")
+	}
+	_, port, err := net.SplitHostPort(o.access)
+	if err != nil {
+		return usagef("--ci-access %q: it takes HOST:PORT", o.access)
+	}
+	o.accessURL = cmp.Or(o.accessURL, "https://"+net.JoinHostPort(u.Hostname(), port))
+	if a, err := url.Parse(o.accessURL); err != nil || a.Scheme != "https" || a.Host == "" {
+		return usagef("--ci-access-url %q: it is an https URL", o.accessURL)
+	}
+	return nil
+}
+
+// serverPipelines plays the pipelines of keelson server.
+type serverPipelines struct {
+	o      serverCI
+	data   string
+	host   *githost.Host
+	pushes chan string
+	token  string
+	ci     lazyPipelines
+	log    *slog.Logger
+	server *http.Server
+}
+
+// openServerPipelines opens the Git host. Nothing is played or served before [serverPipelines.start].
+func openServerPipelines(data string, o serverCI, log *slog.Logger) (*serverPipelines, error) {
+	s := &serverPipelines{o: o, data: data, log: log, pushes: make(chan string)}
+	var err error
+	if s.token, err = serverToken(filepath.Join(data, ciDir, "token")); err != nil {
+		return nil, err
+	}
+	s.host, err = githost.New(githost.Options{
+		Root: filepath.Join(data, gitDir), Token: s.token, GuardReads: true, Allow: s.ci.allow,
+		OnPush: func(p githost.Push) {
+			if c := s.ci.get(); c != nil {
+				c.pushed(p)
+			}
+			go func() { s.pushes <- p.Repository }()
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start the Git host: %w", err)
+	}
+	return s, nil
+}
+
+// serverToken reads the token that guards everything, and makes it at the first start.
+func serverToken(file string) (string, error) {
+	text, err := os.ReadFile(file)
+	if token := strings.TrimSpace(string(text)); err == nil && token != "" {
+		return token, nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("read the server's token: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return "", fmt.Errorf("make the server's token: %w", err)
+	}
+	token := newToken()
+	if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
+		return "", fmt.Errorf("make the server's token: %w", err)
+	}
+	return token, nil
+}
+
+// start plays and serves. It is called once the controllers hold their lease: of several servers one plays.
+func (s *serverPipelines) start(ctx context.Context, kubeconfig string, ended chan<- error) error {
+	config, err := loadKubeconfig(kubeconfig)
+	if err != nil {
+		return err
+	}
+	c, err := newClient(config)
+	if err != nil {
+		return err
+	}
+	access, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.o.access)
+	if err != nil {
+		return hintf(fmt.Errorf("listen: %w", err), "--ci-access takes HOST:PORT")
+	}
+	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, git: s.o.url + githostPath}
+	if s.o.shell {
+		mine.noShell = ""
+	}
+	inst := instance{Token: s.token, External: true, Kubeconfig: kubeconfig}
+	p, err := startPipelines(filepath.Join(s.data, ciDir), inst, s.host, s.o.jobs, int64(s.o.log)<<20, mine, s.log)
+	if err != nil {
+		return err
+	}
+	s.ci.set(p, nil)
+	p.At(ci.Place{URL: s.o.url, GitURL: s.o.url + githostPath, Registry: s.o.registry})
+	if err := p.access.connect(config, c, s.o.accessURL); err != nil {
+		return err
+	}
+	p.pods, err = startPods(podOptions{
+		url: s.o.url, image: s.o.helper, jobImage: s.o.image, namespace: s.o.namespace, config: config, key: p.key, log: s.log,
+	}, p.store)
+	if err != nil {
+		return err
+	}
+	p.runners.pods = p.pods.Executor
+	if err := s.serve(ctx, p, ended); err != nil {
+		return err
+	}
+	if err := p.follows.set(config); err != nil {
+		return err
+	}
+	p.cluster.set(c)
+	s.log.Info("pipelines are played", "url", s.o.url, "token", filepath.Join(s.data, ciDir, "token"), "shell jobs", s.o.shell)
+	return nil
+}
+
+// githostPath is where repositories are, without the slash at its end.
+var githostPath = strings.TrimSuffix(githost.Prefix, "/")
+
+// serve serves until ctx ends.
+func (s *serverPipelines) serve(ctx context.Context, p *pipelineServer, ended chan<- error) error {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.o.listen)
+	if err != nil {
+		return hintf(fmt.Errorf("listen: %w", err), "--ci takes HOST:PORT")
+	}
+	mux := http.NewServeMux()
+	mux.Handle(githost.Prefix, s.host)
+	mux.Handle(githost.APIPath, s.host.API())
+	mux.Handle(web.PipelinesPath, p.open)
+	mux.Handle(pod.Path, p.pods.Handler())
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if githost.Plain(r) {
+			s.host.ServeHTTP(w, r)
+			return
+		}
+		http.NotFound(w, r)
+	})
+	s.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	go func() {
+		if err := s.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			ended <- fmt.Errorf("serve pipelines: %w", err)
+		}
+	}()
+	return nil
+}
+
+// Close implements [io.Closer].
+func (s *serverPipelines) Close() error {
+	var err error
+	s.ci.leave()
+	if s.server != nil {
+		err = s.server.Close()
+	}
+	if p := s.ci.get(); p != nil {
+		err = errors.Join(err, p.shut())
+		s.ci.set(nil, errors.New("the server ends"))
+	}
+	return err
+}
