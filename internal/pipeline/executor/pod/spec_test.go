@@ -36,7 +36,7 @@ func TestPods(t *testing.T) {
 		"place": {ID: 7, CPU: 500, Memory: 1 << 30, Job: pipeline.Job{Name: "test", AfterScript: []string{"true"}, Timeout: pipeline.Duration(90e9)}, Place: executor.Place{
 			Namespace: "shop", ServiceAccount: "jobs", Image: "alpine:3", ImagePullSecrets: []string{"registry"}, NodeSelector: map[string]string{"pool": "ci"},
 			Tolerations: []executor.Toleration{{Key: "ci", Operator: "Exists", Effect: "NoExecute", Seconds: &seconds}}}},
-		"logins":   {ID: 7, Job: pipeline.Job{Name: "test", Variables: public("CI_REGISTRY", "r:5000", "CI_REGISTRY_USER", "u", "CI_REGISTRY_PASSWORD", "p", "DOCKER_AUTH_CONFIG", `{"auths": {"other": {"auth": "eDp5"}}}`)}},
+		"logins":    {ID: 7, Job: pipeline.Job{Name: "test", Variables: public("CI_REGISTRY", "r:5000", "CI_REGISTRY_USER", "u", "CI_REGISTRY_PASSWORD", "p", "DOCKER_AUTH_CONFIG", `{"auths": {"other": {"auth": "eDp5"}}}`)}},
 		"bad-login": {ID: 7, Job: pipeline.Job{Name: "test", Variables: public("DOCKER_AUTH_CONFIG", `{"auths": [`)}},
 		"services": {ID: 7, Job: pipeline.Job{Name: "test", Variables: append(public("DB", "shop", "CI_JOB_NAME", "test"), pipeline.Variable{Name: "S", Value: "s3cret-value", Masked: true}), Services: []pipeline.Service{
 			{Image: pipeline.Image{Name: "registry.example:5000/lib/postgres:16@sha256:abc", PullPolicy: []string{"never"}}, Alias: "db, Database", Command: []string{"-c", "fsync=off"}, Variables: public("POSTGRES_PASSWORD", "$S", "HEALTHCHECK_TCP_PORT", "5432")},

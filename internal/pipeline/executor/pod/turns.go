@@ -27,13 +27,26 @@ func (j *job) change() {
 	j.changed = make(chan struct{})
 }
 
+// made takes in the Pod as it was made. The watch may have been faster.
+func (j *job) made(pod *corev1.Pod) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.pod == nil {
+		j.take(pod)
+	}
+}
+
 // see takes in the status of the Pod.
 func (j *job) see(pod *corev1.Pod) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.pod != nil && j.pod.UID != pod.UID {
-		return
+	if j.pod == nil || j.pod.UID == pod.UID {
+		j.take(pod)
 	}
+}
+
+// take reads the status of the Pod. The lock is held.
+func (j *job) take(pod *corev1.Pod) {
 	j.pod = pod
 	j.sight = look(pod, j.plan.limits, j.history)
 	if len(pod.Status.ContainerStatuses) < len(pod.Spec.Containers) {
@@ -273,7 +286,7 @@ func (j *job) create() error {
 	if err != nil {
 		return fmt.Errorf("make the job's Pod: %w", err)
 	}
-	j.see(pod)
+	j.made(pod)
 	go j.own(pod)
 	go j.watchStart(pod)
 	return nil
