@@ -167,7 +167,7 @@ var chatter = fmt.Sprintf("{ yes '%s' | head -c %d || true; }", strings.Repeat("
 
 // measureCILog has a job write a large log while others follow it. The floor is the same command into a file.
 func (b *bench) measureCILog(ctx context.Context) error {
-	w, err := b.newCIWorld(ctx, "ci-log", "--log-limit", "200")
+	w, err := b.newCIWorld(ctx, "ci-log", "--ci-log-limit", "200")
 	if err != nil {
 		return err
 	}

@@ -70,7 +70,7 @@ func (l *lazyFollow) follow(ctx context.Context, w ci.Work, trace *executor.Trac
 		work.Pushed = append(work.Pushed, rollout.Commit(c))
 	}
 	err := rollout.Follow(ctx, rollout.Options{
-		Cluster: l.cluster, Timeout: w.Timeout, Hosted: l.hosted, Resolve: l.resolve, Contains: l.contains,
+		Cluster: l.cluster, Timeout: w.Timeout, Hosted: l.hosted, Resolve: l.resolve, Contains: l.contains, File: l.file,
 	}, work, trace)
 	if errors.Is(err, rollout.ErrNotHealthy) {
 		return &executor.Failure{Reason: pipeline.ScriptFailure, Err: err}
@@ -93,6 +93,22 @@ func (l *lazyFollow) contains(ctx context.Context, repository, commit, ancestor 
 	}
 	defer repo.Close()
 	return repo.Contains(ctx, strings.ToLower(commit), strings.ToLower(ancestor))
+}
+
+// maxFollowedFile bounds a file that is read to follow a rollout, in bytes.
+const maxFollowedFile = 1 << 20
+
+func (l *lazyFollow) file(_ context.Context, repository, commit, path string) ([]byte, error) {
+	repo, err := git.Open(l.host.Dir(repository), git.Options{})
+	if err != nil {
+		return nil, err
+	}
+	defer repo.Close()
+	tree, err := repo.Tree(commit)
+	if err != nil {
+		return nil, err
+	}
+	return tree.ReadAtMost(path, maxFollowedFile)
 }
 
 // followingOf says for which environments of a Project its jobs wait.

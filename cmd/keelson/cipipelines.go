@@ -202,7 +202,7 @@ func runCILogs(ctx context.Context, g *global, id, job string, follow bool) erro
 	}
 	path := fmt.Sprintf("%sjobs/%d/log", web.PipelinesPath, j.ID)
 	if follow {
-		path += "?follow=1"
+		return g.followLog(ctx, j.Name, path)
 	}
 	_, res, err := g.openAPI(ctx, http.MethodGet, path, nil)
 	if err != nil {

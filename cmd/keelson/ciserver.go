@@ -40,23 +40,25 @@ const ciDir = "ci"
 // pipelineServer plays the pipelines of an instance's repositories.
 type pipelineServer struct {
 	*ci.Server
-	api     http.Handler
-	open    http.Handler // the same for those who are not on this machine
-	close   []io.Closer  // in the order of closing
-	stop    context.CancelFunc
-	done    chan struct{}
-	leaving chan struct{} // closed before the server of requests ends
-	cluster *lazyProjects
-	access  *jobAccess
-	follows *lazyFollow
-	keeper  *projectKeeper
-	jobs    *jobServer // nil: the cluster is the user's own, and its pods do not reach this machine
-	runners runners
-	pods    *podJobs // nil: there are none
-	store   *store.DB
-	key     []byte
-	url     string // of the instance
-	log     *slog.Logger
+	api  http.Handler
+	open http.Handler // the same for those who are not on this machine
+	// triggers makes pipelines for those who have a token for that.
+	triggers http.Handler
+	close    []io.Closer // in the order of closing
+	stop     context.CancelFunc
+	done     chan struct{}
+	leaving  chan struct{} // closed before the server of requests ends
+	cluster  *lazyProjects
+	access   *jobAccess
+	follows  *lazyFollow
+	keeper   *projectKeeper
+	jobs     *jobServer // nil: the cluster is the user's own, and its pods do not reach this machine
+	runners  runners
+	pods     *podJobs // nil: there are none
+	store    *store.DB
+	key      []byte
+	url      string // of the instance
+	log      *slog.Logger
 
 	onMirror func(repository string) // is told that a mirror has changed
 }
@@ -109,6 +111,9 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	if s.access, err = newJobAccess(filepath.Join(dir, "access"), own.access, key, s.cluster, log); err != nil {
 		return nil, err
 	}
+	if err = s.access.tidy(context.Background(), jobOver(db)); err != nil {
+		return nil, errors.Join(err, s.access.Close())
+	}
 	s.access.always = !inst.External
 	s.close = append(s.close, s.access)
 	if s.follows, err = newLazyFollow(dir, host, cmp.Or(own.git, inst.git(false))); err != nil {
@@ -126,10 +131,10 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	s.open = web.NewPipelines(web.PipelinesOptions{
 		Store: db, Create: s.create, Token: inst.Token, Artifacts: artifacts, Variables: s.Variables, Settings: s.cluster.settings, Recipe: s.Recipe, Leaving: s.leaving,
 	})
-	triggers := web.NewTriggers(web.TriggersOptions{Trigger: s.trigger}) // each request brings its own token
-	s.api = s.apis(s.open, triggers, inst.Token)
+	s.triggers = web.NewTriggers(web.TriggersOptions{Trigger: s.trigger}) // each request brings its own token
+	s.api = s.apis(s.open, s.triggers, inst.Token)
 	if !inst.External {
-		if s.jobs, err = newJobServer(dir, inst, host, s.open, triggers, s.AllowImage, log); err != nil {
+		if s.jobs, err = newJobServer(dir, inst, host, s.open, s.triggers, s.AllowImage, log); err != nil {
 			return nil, err
 		}
 		s.close = append(s.close, s.jobs)

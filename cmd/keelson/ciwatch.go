@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 
@@ -142,4 +143,23 @@ func (w *pipelineWatch) line(j store.Job) {
 		text += ": " + j.Why
 	}
 	fmt.Fprintf(w.g.out, "%s  %s  %s\n", time.Now().Format(time.TimeOnly), show.Plain(name), show.Plain(text))
+}
+
+// followLog prints a log as it is written, until its job is over. It goes on where the connection was lost, also by a restart of the instance.
+func (g *global) followLog(ctx context.Context, job, path string) error {
+	var failed error
+	err := g.stream(ctx, path, func(event string, data []byte) bool {
+		if event != web.EventText {
+			return event != web.EventEnd
+		}
+		var piece web.LogText
+		if failed = json.Unmarshal(data, &piece); failed == nil {
+			_, failed = io.WriteString(g.out, piece.Text)
+		}
+		return failed == nil
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return fmt.Errorf("log of job %s: %w", show.Plain(job), err)
+	}
+	return nil
 }

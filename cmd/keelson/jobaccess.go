@@ -33,6 +33,7 @@ import (
 // port and the certificate authority stay the same over restarts, so that jobs which outlive this process can go on.
 type jobAccess struct {
 	authority *proxy.Authority
+	written   string // the directory with what jobs have written
 	listener  net.Listener
 	key       []byte // from which the tokens follow
 	objects   projectObjects
@@ -59,7 +60,8 @@ func newJobAccess(dir string, listener net.Listener, key []byte, objects project
 	if a.key, err = hkdf.Key(sha256.New, key, nil, "keelson job tokens", sha256.Size); err != nil {
 		return nil, fmt.Errorf("the jobs' way to the cluster: %w", err)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	a.written = filepath.Join(dir, "written")
+	if err := os.MkdirAll(a.written, 0o700); err != nil {
 		return nil, fmt.Errorf("the jobs' way to the cluster: %w", err)
 	}
 	if a.authority, err = proxy.OpenAuthority(filepath.Join(dir, "authority.pem"), time.Now); err != nil {
@@ -113,6 +115,29 @@ func (a *jobAccess) connect(config *rest.Config, c client.Client, server string)
 	return nil
 }
 
+// tidy removes what jobs have left whose process was killed, and which are over.
+func (a *jobAccess) tidy(ctx context.Context, over func(ctx context.Context, job int64) (bool, error)) error {
+	entries, err := os.ReadDir(a.written)
+	if err != nil {
+		return fmt.Errorf("the jobs' way to the cluster: %w", err)
+	}
+	for _, e := range entries {
+		id, err := strconv.ParseInt(e.Name(), 10, 64)
+		gone := err != nil // a file that was being made
+		if !gone {
+			if gone, err = over(ctx, id); err != nil {
+				return fmt.Errorf("the jobs' way to the cluster: %w", err)
+			}
+		}
+		if gone {
+			if err := os.Remove(filepath.Join(a.written, e.Name())); err != nil {
+				return fmt.Errorf("the jobs' way to the cluster: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
 // Close implements [io.Closer].
 func (a *jobAccess) Close() error {
 	select {
@@ -155,7 +180,10 @@ func (a *jobAccess) give(ctx context.Context, p ci.Project, ref run.JobRef, job 
 	if len(entries) == 0 && !a.always {
 		return ci.Access{}, nil
 	}
-	record := &proxy.Record{}
+	record, err := proxy.OpenRecord(filepath.Join(a.written, strconv.FormatInt(ref.ID, 10)))
+	if err != nil {
+		return ci.Access{}, err
+	}
 	g := granting{proxy: a.proxy, grant: proxy.Grant{Job: strconv.FormatInt(ref.ID, 10), Project: p.Path, Expires: tokenEnd(job), OnWrite: record.Add}}
 	if job.Job.Environment != nil {
 		g.grant.Environment = job.Job.Environment.Name
@@ -177,7 +205,10 @@ func (a *jobAccess) give(ctx context.Context, p ci.Project, ref run.JobRef, job 
 		}
 	}
 	access := proxy.Access{Server: a.url, CA: a.authority.PEM(), Contexts: g.contexts}
-	out := ci.Access{Written: record.Written, Close: g.revoke, Notes: bypasses(job)}
+	out := ci.Access{Written: record.Written, Notes: bypasses(job), Close: func() {
+		g.revoke()
+		record.Close()
+	}}
 	if out.Variables, err = jobVariables(access); err != nil {
 		g.revoke()
 		return ci.Access{}, err

@@ -72,13 +72,7 @@ func startPods(o podOptions, db *store.DB) (*podJobs, error) {
 	x, err := pod.New(pod.Options{
 		Client: clientset, URL: o.url, Image: o.image, Key: key, Namespace: o.namespace, DefaultImage: o.jobImage,
 		Runner: executor.Runner{Version: version}, Log: o.log,
-		Over: func(ctx context.Context, id int64) (bool, error) {
-			j, err := db.Job(ctx, id)
-			if errors.Is(err, store.ErrNotFound) {
-				return true, nil
-			}
-			return !j.Finished.IsZero(), err
-		},
+		Over: jobOver(db),
 	})
 	if err != nil {
 		return nil, err
@@ -90,6 +84,17 @@ func startPods(o podOptions, db *store.DB) (*podJobs, error) {
 		x.Serve(ctx)
 	}()
 	return p, nil
+}
+
+// jobOver tells whether a job is over; one that nobody knows is.
+func jobOver(db *store.DB) func(ctx context.Context, id int64) (bool, error) {
+	return func(ctx context.Context, id int64) (bool, error) {
+		j, err := db.Job(ctx, id)
+		if errors.Is(err, store.ErrNotFound) {
+			return true, nil
+		}
+		return !j.Finished.IsZero(), err
+	}
 }
 
 // Close implements [io.Closer].

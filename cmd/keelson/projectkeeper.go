@@ -42,12 +42,13 @@ type projectKeeper struct {
 	s *pipelineServer
 
 	mu    sync.Mutex
-	paths map[types.NamespacedName]string // of those that are taken in
+	paths map[types.NamespacedName]string
+	holds map[string]types.NamespacedName // the Project that is a path's
 	wake  func(types.NamespacedName)
 }
 
 func newProjectKeeper(s *pipelineServer) *projectKeeper {
-	return &projectKeeper{s: s, paths: map[types.NamespacedName]string{}}
+	return &projectKeeper{s: s, paths: map[types.NamespacedName]string{}, holds: map[string]types.NamespacedName{}}
 }
 
 // projects is who keeps the Projects; nil: no pipelines are played.
@@ -65,51 +66,54 @@ func (k *projectKeeper) Tell(wake func(types.NamespacedName)) {
 	k.wake = wake
 }
 
-// news has a Project looked at again, by its path.
-func (k *projectKeeper) news(path string) { k.wakeAll(path, types.NamespacedName{}) }
-
-// wakeAll has the Projects of a path looked at again but for one.
-func (k *projectKeeper) wakeAll(path string, but types.NamespacedName) {
+// news has the Projects of a path looked at again.
+func (k *projectKeeper) news(path string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for name, p := range k.paths {
-		if p == path && name != but && k.wake != nil {
+		if p == path && k.wake != nil {
 			k.wake(name)
 		}
 	}
 }
 
 // Forget implements [controller.Projects].
-func (k *projectKeeper) Forget(name types.NamespacedName) {
+func (k *projectKeeper) Forget(name types.NamespacedName) { k.moved(name, "") }
+
+// moved notes the path of a Project; empty: it is gone.
+func (k *projectKeeper) moved(name types.NamespacedName, path string) {
 	k.mu.Lock()
-	path, known := k.paths[name]
+	old := k.paths[name]
 	delete(k.paths, name)
+	if path != "" {
+		k.paths[name] = path
+	}
+	held := old != "" && old != path && k.holds[old] == name
+	if held {
+		delete(k.holds, old)
+	}
 	k.mu.Unlock()
-	if known {
-		k.drop(path, name)
+	if held {
+		k.drop(old)
 	}
 }
 
-// drop lets go of what was kept of a path, unless another Project has it.
-func (k *projectKeeper) drop(path string, was types.NamespacedName) {
+// drop lets go of what was kept of a path, which another Project may take over.
+func (k *projectKeeper) drop(path string) {
 	ctx, cancel := context.WithTimeout(context.Background(), projectRetry)
 	defer cancel()
 	k.s.DropMirrors(path, "")
 	if err := k.s.ForgetSchedules(ctx, path); err != nil {
 		k.s.log.Warn("forget the schedules of a project", "project", path, "error", err)
 	}
-	k.wakeAll(path, was) // the next one takes it over
+	k.news(path)
 }
 
-// moved notes the path of a Project.
-func (k *projectKeeper) moved(name types.NamespacedName, path string) {
+// hold notes that a path is a Project's, whoever had it before.
+func (k *projectKeeper) hold(name types.NamespacedName, path string) {
 	k.mu.Lock()
-	old, known := k.paths[name]
-	k.paths[name] = path
-	k.mu.Unlock()
-	if known && old != path {
-		k.drop(old, name)
-	}
+	defer k.mu.Unlock()
+	k.holds[path] = name
 }
 
 // Take implements [controller.Projects].
@@ -125,6 +129,7 @@ func (k *projectKeeper) Take(ctx context.Context, p *keelsonv1.Project) controll
 		return controller.ProjectStanding{Reason: projectPathTaken, Message: fmt.Sprintf(
 			"the Project %s/%s has the path %s already; set spec.path to another one", all[at].Namespace, all[at].Name, pathOf(*p))}
 	}
+	k.hold(name, pathOf(*p))
 	mirrored, err := k.mirror(ctx, p, all)
 	if err != nil {
 		return controller.ProjectStanding{Reason: projectSource, Message: sentence(err), After: time.Minute} // the repository may be emptied, say

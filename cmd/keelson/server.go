@@ -381,7 +381,7 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 			return err
 		}
 		defer func() { err = errors.Join(err, played.Close()) }()
-		opts.Host, opts.HostURL, opts.Pushes = played.host, pipelines.url+githostPath, played.pushes
+		opts.Host, opts.HostURL, opts.Pushes, opts.Projects = played.host, pipelines.url+githostPath, played.pushes, &played.late
 		opts.Ready = func(func(context.Context) (bool, error)) {
 			log.Info("the controllers work")
 			if err := played.start(ctx, g.kubeconfig, ended); err != nil {

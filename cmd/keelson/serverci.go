@@ -12,11 +12,15 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/types"
 
+	keelsonv1 "keelson.dev/keelson/api/v1alpha1"
 	"keelson.dev/keelson/internal/ci"
+	"keelson.dev/keelson/internal/controller"
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/pipeline/executor/pod"
 	"keelson.dev/keelson/internal/web"
@@ -96,19 +100,69 @@ type serverPipelines struct {
 	pushes chan string
 	token  string
 	ci     lazyPipelines
+	late   lateProjects
 	log    *slog.Logger
 	server *http.Server
 }
 
+// lateProjects keeps the Projects of the cluster from when pipelines are played, which is after the controllers have begun.
+type lateProjects struct {
+	ready chan struct{}
+
+	mu     sync.Mutex
+	wake   func(types.NamespacedName)
+	keeper *projectKeeper // once ready is closed
+}
+
+// start says who keeps them.
+func (l *lateProjects) start(k *projectKeeper) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.keeper = k
+	if l.wake != nil {
+		k.Tell(l.wake)
+	}
+	close(l.ready)
+}
+
+// Tell implements [controller.Projects].
+func (l *lateProjects) Tell(wake func(types.NamespacedName)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wake = wake
+	if l.keeper != nil {
+		l.keeper.Tell(wake)
+	}
+}
+
+// Take implements [controller.Projects].
+func (l *lateProjects) Take(ctx context.Context, p *keelsonv1.Project) controller.ProjectStanding {
+	select {
+	case <-l.ready:
+		return l.keeper.Take(ctx, p)
+	case <-ctx.Done():
+		return controller.ProjectStanding{Reason: projectUnreachable, Message: "the server is starting", After: projectRetry}
+	}
+}
+
+// Forget implements [controller.Projects].
+func (l *lateProjects) Forget(name types.NamespacedName) {
+	select {
+	case <-l.ready:
+		l.keeper.Forget(name)
+	default: // it was never taken in
+	}
+}
+
 // openServerPipelines opens the Git host. Nothing is played or served before [serverPipelines.start].
 func openServerPipelines(data string, o serverCI, log *slog.Logger) (*serverPipelines, error) {
-	s := &serverPipelines{o: o, data: data, log: log, pushes: make(chan string)}
+	s := &serverPipelines{o: o, data: data, log: log, pushes: make(chan string), late: lateProjects{ready: make(chan struct{})}}
 	var err error
 	if s.token, err = serverToken(filepath.Join(data, ciDir, "token")); err != nil {
 		return nil, err
 	}
 	s.host, err = githost.New(githost.Options{
-		Root: filepath.Join(data, gitDir), Token: s.token, GuardReads: true, Allow: s.ci.allow,
+		Root: filepath.Join(data, gitDir), Token: s.token, GuardReads: true, Allow: s.ci.allow, Job: s.ci.job,
 		OnPush: func(p githost.Push) {
 			if c := s.ci.get(); c != nil {
 				c.pushed(p)
@@ -164,6 +218,7 @@ func (s *serverPipelines) start(ctx context.Context, kubeconfig string, ended ch
 	if err != nil {
 		return err
 	}
+	p.url, p.onMirror = s.o.url, func(repository string) { go func() { s.pushes <- repository }() }
 	s.ci.set(p, nil)
 	p.At(ci.Place{URL: s.o.url, GitURL: s.o.url + githostPath, Registry: s.o.registry})
 	if err := p.access.connect(config, c, s.o.accessURL); err != nil {
@@ -183,6 +238,7 @@ func (s *serverPipelines) start(ctx context.Context, kubeconfig string, ended ch
 		return err
 	}
 	p.cluster.set(c)
+	s.late.start(p.keeper)
 	s.log.Info("pipelines are played", "url", s.o.url, "token", filepath.Join(s.data, ciDir, "token"), "shell jobs", s.o.shell)
 	return nil
 }
@@ -200,6 +256,9 @@ func (s *serverPipelines) serve(ctx context.Context, p *pipelineServer, ended ch
 	mux.Handle(githost.Prefix, s.host)
 	mux.Handle(githost.APIPath, s.host.API())
 	mux.Handle(web.PipelinesPath, p.open)
+	mux.Handle(web.SchedulesPath, p.schedules(s.token))
+	mux.Handle(web.SchedulesPath+"/", p.schedules(s.token))
+	mux.Handle(web.TriggersPath, p.triggers)
 	mux.Handle(pod.Path, p.pods.Handler())
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if githost.Plain(r) {

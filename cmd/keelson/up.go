@@ -19,6 +19,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"keelson.dev/keelson/internal/pipeline/run"
 	"keelson.dev/keelson/internal/redact"
 )
 
@@ -34,6 +35,7 @@ type upOptions struct {
 	jobImage   string
 	sample     bool
 	pprof      bool
+	jobs       int // at a time; 0: as many as the machine takes
 	logLimit   int // MiB of a job's log
 	policy     policyFlags
 	timeout    time.Duration
@@ -60,7 +62,10 @@ only prints where it is.`,
 				return usagef("--nodes %d: it takes 1 to 5000", opts.nodes)
 			}
 			if opts.logLimit < 1 || opts.logLimit > 10_000 {
-				return usagef("--log-limit %d: it takes 1 to 10000", opts.logLimit)
+				return usagef("--ci-log-limit %d: it takes 1 to 10000", opts.logLimit)
+			}
+			if opts.jobs < 0 || opts.jobs > 1000 {
+				return usagef("--ci-jobs %d: it takes 1 to 1000", opts.jobs)
 			}
 			if err := opts.checkNode(g); err != nil {
 				return err
@@ -84,7 +89,8 @@ only prints where it is.`,
 	f.StringVar(&opts.runner, "ci-executor", "", "shell or pod: what runs the `jobs` of projects that do not say; pod with --node real (default: that of the last run, at first shell)")
 	f.StringVar(&opts.jobImage, "ci-image", "", "the `image` of jobs that run as Pods where neither they nor their project name one (default: that of the last run)")
 	f.BoolVar(&opts.sample, "sample", false, "bring the sample into a cluster given by --kubeconfig, or with a real node, too")
-	f.IntVar(&opts.logLimit, "log-limit", 4, "`MiB` that the log of a job may have, 1 to 10000; what follows is left out")
+	f.IntVar(&opts.jobs, "ci-jobs", 0, fmt.Sprintf("run at most `N` jobs of pipelines at a time, 1 to 1000 (default %d here)", run.DefaultJobs()))
+	f.IntVar(&opts.logLimit, "ci-log-limit", 4, "`MiB` that the log of a job may have, 1 to 10000; what follows is left out")
 	f.BoolVar(&opts.pprof, "pprof", false, "serve profiles of the process at /debug/pprof/, beside the dashboard")
 	f.DurationVar(&opts.timeout, "timeout", 5*time.Minute, "how long to wait until everything is healthy")
 	opts.share.flags(f)
@@ -119,7 +125,7 @@ func runForeground(ctx context.Context, g *global, opts upOptions) error {
 	}
 	d := &Daemon{
 		Data: g.data, Port: opts.port, Kubeconfig: g.kubeconfig, Nodes: opts.nodes, Node: opts.node, Outbound: opts.outbound,
-		Runner: opts.runner, JobImage: opts.jobImage, Sample: opts.sample, Timeout: opts.timeout, Pprof: opts.pprof, LogLimit: int64(opts.logLimit) << 20,
+		Runner: opts.runner, JobImage: opts.jobImage, Sample: opts.sample, Timeout: opts.timeout, Pprof: opts.pprof, Jobs: opts.jobs, LogLimit: int64(opts.logLimit) << 20,
 		Share:  opts.share,
 		Policy: policy,
 		Logger: slog.New(slog.NewTextHandler(g.err, nil)),
@@ -289,7 +295,7 @@ func detach(g *global, opts upOptions) (*exec.Cmd, error) {
 	if opts.sample {
 		a = append(a, "--sample")
 	}
-	a = append(a, "--log-limit", strconv.Itoa(opts.logLimit))
+	a = append(a, "--ci-log-limit", strconv.Itoa(opts.logLimit), "--ci-jobs", strconv.Itoa(opts.jobs))
 	if opts.pprof {
 		a = append(a, "--pprof")
 	}

@@ -72,6 +72,7 @@ type world struct {
 	server *Server
 	db     *store.DB
 	stop   func()
+	follow func(context.Context, Work, *executor.Trace) error // nil: everything is healthy
 }
 
 const hostToken = "token-of-the-host"
@@ -89,13 +90,14 @@ func newWorldAt(t *testing.T, clock func() time.Time, repositories ...string) *w
 	w.host, err = githost.New(githost.Options{
 		Root: filepath.Join(w.dir, "git"), Token: hostToken, GuardReads: true,
 		OnPush: func(p githost.Push) {
-			push := Push{Repository: p.Repository, User: p.User, Options: p.Options}
+			push := Push{Repository: p.Repository, User: p.User, Options: p.Options, Job: p.Job}
 			for _, c := range p.Changes {
 				push.Changes = append(push.Changes, RefChange(c))
 			}
 			w.current().Pushed(push)
 		},
 		Allow: func(token, repository string, write bool) error { return w.current().Allow(token, repository, write) },
+		Job:   func(token string) int64 { return w.current().Job(token) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -146,6 +148,7 @@ func (w *world) start() {
 	}
 	s, err := New(Options{
 		Store: db, Artifacts: artifacts, Projects: w.projects, Executor: x, Builds: builds, URL: w.url, GitURL: w.url + "/git", Jobs: 4, Log: log, Now: w.clock, Access: w.access,
+		Follow: w.followed,
 	})
 	if err != nil {
 		w.Fatal(err)

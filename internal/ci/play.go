@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/pipeline/artifact"
 	"keelson.dev/keelson/internal/pipeline/executor"
 	"keelson.dev/keelson/internal/pipeline/run"
 	"keelson.dev/keelson/internal/pipeline/schedule"
@@ -27,6 +28,7 @@ func (s *Server) played(p Project, row store.Pipeline, event Event, g *pipeline.
 			Repository: p.Dir, SHA: row.SHA, Ref: ref, Project: p.Path, URL: s.o.GitURL + "/" + p.Repository + ".git", Base: s.o.Builds, Hand: s.o.Hand,
 		}),
 		Downstream: downstream{s: s, p: p, id: row.Project, event: event},
+		Foreign:    func(ctx context.Context, n pipeline.Need) (artifact.Key, error) { return s.foreign(ctx, p, row, n) },
 		Start: func(ctx context.Context, t run.Trigger) error {
 			return s.startOther(ctx, p, row.SHA, event, t)
 		},

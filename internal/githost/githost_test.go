@@ -806,3 +806,36 @@ func FuzzName(f *testing.F) {
 		}
 	})
 }
+
+// TestPushTellsTheJob: a push says which job it is of, if that is so.
+func TestPushTellsTheJob(t *testing.T) {
+	s := start(t, githost.Options{Job: func(token string) int64 {
+		if token == "of-a-job" {
+			return 42
+		}
+		return 0
+	}})
+	s.create(t, "sample")
+	dir := s.clone(t, "sample")
+	for _, test := range []struct {
+		name, header string
+		want         int64
+	}{
+		{"none", "X-Other: of-a-job", 0}, {"a job's", githost.JobHeader + ": of-a-job", 42}, {"a wrong one", githost.JobHeader + ": wrong", 0},
+		{"one without end", githost.JobHeader + ": " + strings.Repeat("of-a-job", 100), 0},
+	} {
+		gitOK(t, dir, "commit", "-q", "--allow-empty", "-m", test.name)
+		gitOK(t, dir, "-c", "http."+s.url+"/.extraHeader="+test.header, "push", "-q", "origin", "HEAD:main")
+		all := s.pushes()
+		if got := all[len(all)-1].Job; got != test.want {
+			t.Errorf("%s: %d, want %d", test.name, got, test.want)
+		}
+	}
+	s2 := start(t, githost.Options{}) // nobody asks
+	s2.create(t, "sample")
+	dir = s2.clone(t, "sample")
+	gitOK(t, dir, "-c", "http."+s2.url+"/.extraHeader="+githost.JobHeader+": of-a-job", "push", "-q", "origin", "HEAD:main")
+	if got := s2.pushes()[0].Job; got != 0 {
+		t.Errorf("job %d", got)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/yaml"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/delivery"
@@ -31,7 +33,8 @@ type app struct {
 	repository string
 	commits    []string // that have to be applied
 	source     place    // the GitRepository; zero: the app names the repository itself
-	chart      place    // the HelmChart between the source and a HelmRelease
+	chart      place    // the HelmChart between the source and a HelmRelease; zero: there is none, as Keelson needs none
+	folder     string   // of a HelmRelease without a HelmChart: where its chart is in the repository
 	index      int      // which of an Application's sources it is
 	seen       string   // the revision that its source was at when it was found
 	signature  string   // what of the app decides which of its objects are followed
@@ -154,34 +157,16 @@ func (s subject) ofHelmRelease() verdict {
 	if hr.Spec.Suspend {
 		return remarked("is suspended: it is not waited for")
 	}
-	chart, ok := as[sourcev1.HelmChart](s.chart)
-	if !ok {
-		return underWay("its HelmChart %s/%s is not there", s.app.chart.namespace, s.app.chart.name)
-	}
-	name := chart.Namespace + "/" + chart.Name
-	if !s.has(chart.Status.ObservedSourceArtifactRevision) || chart.Status.Artifact == nil {
-		c := meta.FindStatusCondition(chart.Status.Conditions, fluxmeta.ReadyCondition)
-		if g, ok := as[sourcev1.GitRepository](s.source); !ok || g.Status.Artifact == nil || !s.has(g.Status.Artifact.Revision) {
-			return s.ofSource()
-		}
-		if chart.Spec.Suspend {
-			return remarked("is not waited for: its HelmChart %s is suspended", name)
-		}
-		if c != nil && c.Status == metav1.ConditionFalse && current(c, chart.Generation) {
-			return verdict{
-				phase: failed, reason: "Chart", hold: troubleHold, text: fmt.Sprintf("its HelmChart %s cannot be made of the commit: %s", name, c.Message),
-				advice: "correct the chart, and push again",
-			}
-		}
-		return underWay("waits for its HelmChart %s to be made of the commit", name)
+	version, v := s.chartVersion(hr)
+	if v != nil {
+		return *v
 	}
 	ready := meta.FindStatusCondition(hr.Status.Conditions, fluxmeta.ReadyCondition)
-	version := chart.Status.Artifact.Revision
-	tried := hr.Status.LastAttemptedRevision == version || strings.HasPrefix(hr.Status.LastAttemptedRevision, version+"+")
+	tried := version == "" || ofVersion(hr.Status.LastAttemptedRevision, version)
 	switch {
 	case ready == nil:
 		return underWay("waits for its turn to release version %s", version)
-	case ready.Status == metav1.ConditionTrue && tried && hr.Status.ObservedGeneration == hr.Generation:
+	case ready.Status == metav1.ConditionTrue && version != "" && tried && hr.Status.ObservedGeneration == hr.Generation:
 		return healthy()
 	case ready.Status == metav1.ConditionFalse && tried && current(ready, hr.Generation):
 		return s.unready(ready, meta.IsStatusConditionTrue(hr.Status.Conditions, fluxmeta.StalledCondition))
@@ -189,6 +174,75 @@ func (s subject) ofHelmRelease() verdict {
 		return underWay("%s", ready.Message)
 	}
 	return underWay("waits for its turn to release version %s", version)
+}
+
+// ofVersion tells whether a release was tried with a version of a chart. More may have been added to it, as for values files.
+func ofVersion(tried, version string) bool {
+	rest, ok := strings.CutPrefix(tried, version)
+	return ok && (rest == "" || rest[0] == '+' || rest[0] == '.' && strings.Contains(version, "+"))
+}
+
+// chartVersion gives the version of the chart that the commit makes; empty: it has no chart that can be read. Not nil: that is not known yet.
+func (s subject) chartVersion(hr *helmv2.HelmRelease) (string, *verdict) {
+	g, ok := as[sourcev1.GitRepository](s.source)
+	if !ok || g.Status.Artifact == nil || !s.has(g.Status.Artifact.Revision) {
+		v := s.ofSource()
+		return "", &v
+	}
+	if s.app.chart == (place{}) {
+		version := s.version(g.Status.Artifact.Revision)
+		if spec := hr.Spec.Chart; version != "" && spec != nil && spec.Spec.ReconcileStrategy == sourcev1.ReconcileStrategyRevision {
+			commit := delivery.ParseRevision(g.Status.Artifact.Revision).Commit
+			version, _, _ = strings.Cut(version, "+")
+			version += "+" + commit[:min(len(commit), chartCommit)]
+		}
+		return version, nil
+	}
+	chart, ok := as[sourcev1.HelmChart](s.chart)
+	name := s.app.chart.namespace + "/" + s.app.chart.name
+	switch {
+	case !ok:
+		v := underWay("its HelmChart %s is not there", name)
+		return "", &v
+	case s.has(chart.Status.ObservedSourceArtifactRevision) && chart.Status.Artifact != nil:
+		return chart.Status.Artifact.Revision, nil
+	case chart.Spec.Suspend:
+		v := remarked("is not waited for: its HelmChart %s is suspended", name)
+		return "", &v
+	}
+	v := underWay("waits for its HelmChart %s to be made of the commit", name)
+	if c := meta.FindStatusCondition(chart.Status.Conditions, fluxmeta.ReadyCondition); c != nil && c.Status == metav1.ConditionFalse && current(c, chart.Generation) {
+		v = verdict{
+			phase: failed, reason: "Chart", hold: troubleHold, text: fmt.Sprintf("its HelmChart %s cannot be made of the commit: %s", name, c.Message),
+			advice: "correct the chart, and push again",
+		}
+	}
+	return "", &v
+}
+
+// chartCommit is how many digits of a commit are in the version of a chart that each revision makes.
+const chartCommit = 12
+
+// versionOf gives a function that reads the version of an app's chart in a revision of its repository; empty: there is none.
+func (f *follower) versionOf(t target) func(revision string) string {
+	return func(revision string) string {
+		commit := delivery.ParseRevision(revision).Commit
+		k := [3]string{t.app.repository, commit, t.app.folder}
+		if known, ok := f.versions[k]; ok || commit == "" || f.File == nil {
+			return known
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), gitLimit)
+		defer cancel()
+		text, err := f.File(ctx, t.app.repository, commit, path.Join(t.app.folder, "Chart.yaml"))
+		var chart struct {
+			Version string `json:"version"`
+		}
+		if err != nil || yaml.Unmarshal(text, &chart) != nil {
+			return ""
+		}
+		f.versions[k] = chart.Version
+		return chart.Version
+	}
 }
 
 // at gives the revision of one of an Application's sources.
@@ -286,7 +340,7 @@ func (f *follower) changed(w *world, targets []target) bool {
 		if t.app == nil {
 			return false
 		}
-		s := subject{target: t, live: w.object(t.place()), source: w.object(t.app.source), chart: w.object(t.app.chart), has: f.has(t)}
+		s := subject{target: t, live: w.object(t.place()), source: w.object(t.app.source), chart: w.object(t.app.chart), has: f.has(t), version: f.versionOf(t)}
 		return s.live != nil && (signature(s.belongings()) != t.app.signature || s.overtaken())
 	})
 }
@@ -480,7 +534,7 @@ func (f *follower) commitsOf(ctx context.Context, src delivery.Source) (reposito
 // appOf makes the subject of an app that was found.
 func (f *follower) appOf(r schema.GroupVersionResource, kind string, u *unstructured.Unstructured, a app) subject {
 	t := target{resource: r, kind: kind, namespace: u.GetNamespace(), name: u.GetName(), app: &a}
-	return subject{target: t, live: u, has: f.has(t)}
+	return subject{target: t, live: u, has: f.has(t), version: f.versionOf(t)}
 }
 
 func (f *follower) kustomizations(ctx context.Context, sources map[place]app) ([]subject, error) {
@@ -533,7 +587,12 @@ func (f *follower) helmReleases(ctx context.Context, sources map[place]app) ([]s
 			namespace, name, _ := strings.Cut(hr.Status.HelmChart, "/")
 			at = place{helmCharts, namespace, name}
 		}
-		if a, ok := of[at]; ok {
+		a, ok := of[at]
+		if spec := hr.Spec.Chart; !ok && hr.Spec.ChartRef == nil && spec != nil && spec.Spec.SourceRef.Kind == sourcev1.GitRepositoryKind {
+			a, ok = sources[place{gitRepositories, cmp.Or(spec.Spec.SourceRef.Namespace, hr.Namespace), spec.Spec.SourceRef.Name}]
+			a.folder = path.Clean("/" + spec.Spec.Chart)[1:]
+		}
+		if ok {
 			out = append(out, f.appOf(helmReleases, helmv2.HelmReleaseKind, &all[i], a))
 		}
 	}

@@ -40,6 +40,7 @@ func TestOfApp(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name, resource, live, source, chart string
+		version                             string // of the chart in the repository; empty: a HelmChart tells
 		want                                string
 	}{
 		{name: "the source has not seen it", resource: "kustomizations", live: kustomization("", "observedGeneration: 3, lastAppliedRevision: OLD, lastAttemptedRevision: OLD, "+ready("True", "ReconciliationSucceeded", "Applied")),
@@ -78,6 +79,21 @@ func TestOfApp(t *testing.T) {
 			chart: chart("OLD", "1.0.0", `, conditions: [{type: Ready, status: "False", reason: ChartPackageError, message: bad, observedGeneration: 1, lastTransitionTime: "2026-11-22T07:00:00Z"}]`),
 			want:  "failed: its HelmChart flux/web-shop cannot be made of the commit: bad, for 20s"},
 
+		{name: "without a HelmChart", resource: "helmreleases", live: release("observedGeneration: 3, lastAttemptedRevision: 1.1.0, " + ready("True", "UpgradeSucceeded", "ok")),
+			source: source("NEW", ""), version: "1.1.0", want: "done: is healthy"},
+		{name: "without a HelmChart, with values files", resource: "helmreleases", live: release("observedGeneration: 3, lastAttemptedRevision: 1.1.0+3, " + ready("True", "UpgradeSucceeded", "ok")),
+			source: source("NEW", ""), version: "1.1.0", want: "done: is healthy"},
+		{name: "without a HelmChart, before", resource: "helmreleases", live: release("observedGeneration: 3, lastAttemptedRevision: 1.1.0, " + ready("True", "UpgradeSucceeded", "ok")),
+			source: source("NEW", ""), version: "1.1.01", want: "waiting: waits for its turn to release version 1.1.01"},
+		{name: "without a HelmChart, each revision", resource: "helmreleases",
+			live:   strings.Replace(release("observedGeneration: 3, lastAttemptedRevision: 1.1.0+"+pushed[:12]+".1, "+ready("True", "UpgradeSucceeded", "ok")), "spec: {}", "spec: {chart: {spec: {reconcileStrategy: Revision}}}", 1),
+			source: source("NEW", ""), version: "1.1.0", want: "done: is healthy"},
+		{name: "without a HelmChart, each revision, before", resource: "helmreleases",
+			live:   strings.Replace(release("observedGeneration: 3, lastAttemptedRevision: 1.1.0+"+older[:12]+", "+ready("True", "UpgradeSucceeded", "ok")), "spec: {}", "spec: {chart: {spec: {reconcileStrategy: Revision}}}", 1),
+			source: source("NEW", ""), version: "1.1.0", want: "waiting: waits for its turn to release version 1.1.0+" + pushed[:12]},
+		{name: "a chart that nobody can read", resource: "helmreleases", live: release("observedGeneration: 3, lastAttemptedRevision: 1.1.0, " + ready("False", "ChartNotReady", "no Chart.yaml")),
+			source: source("NEW", ""), version: "-", want: "failed: ChartNotReady: no Chart.yaml, for 20s"},
+
 		{name: "not looked at", resource: "applications", live: application(automated, "sync: {status: Synced, revision: "+older+", COMPARED}, health: {status: Healthy}"), want: "waiting: waits for its repository to be looked at"},
 		{name: "about to sync", resource: "applications", live: application(automated, "sync: {status: OutOfSync, revision: "+pushed+", COMPARED}, health: {status: Healthy}"), want: "waiting: is OutOfSync"},
 		{name: "does not sync by itself", resource: "applications", live: application("", "sync: {status: OutOfSync, revision: "+pushed+", COMPARED}, health: {status: Healthy}"),
@@ -95,13 +111,17 @@ func TestOfApp(t *testing.T) {
 			}
 			f := &follower{contains: map[[3]string]bool{{"shop", later, pushed}: true, {"shop", older, pushed}: false}}
 			a := &app{repository: "shop", commits: []string{pushed}, source: place{gitRepositories, "flux", "app"}, chart: place{helmCharts, "flux", "web-shop"}}
+			if test.version != "" {
+				a.chart = place{}
+			}
 			tg := target{resource: schema.GroupVersionResource{Resource: test.resource}, app: a}
 			for _, r := range []schema.GroupVersionResource{kustomizations, helmReleases, applications} {
 				if r.Resource == test.resource {
 					tg.resource = r
 				}
 			}
-			s := subject{target: tg, live: object(t, text(test.live)), source: object(t, text(test.source)), chart: object(t, text(test.chart)), began: began, has: f.has(tg)}
+			s := subject{target: tg, live: object(t, text(test.live)), source: object(t, text(test.source)), chart: object(t, text(test.chart)), began: began, has: f.has(tg),
+				version: func(string) string { return strings.TrimPrefix(test.version, "-") }}
 			if got := written(decide(s)); got != test.want {
 				t.Errorf("have %s\nwant %s", got, test.want)
 			}

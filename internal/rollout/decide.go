@@ -31,6 +31,7 @@ type verdict struct {
 	pod    *pod          // that failed
 	advice string        // what to do about a failure
 	remark bool          // done, but not as one may have hoped
+	due    time.Duration // of what is waiting: when it will be decided anew without any news; 0: never
 }
 
 // subject is all that the verdict on an object depends on.
@@ -40,13 +41,15 @@ type subject struct {
 	pods     []*pod                     // of its newest revision
 	restarts map[container]int32        // of their containers since the job began
 
+	steady  time.Duration // how long they run, where they do not tell when they are ready
 	began   time.Time     // the job
 	waited  time.Duration // since the job has ended
 	refused bool          // its kind must not be read
 	swept   bool          // the job deleted a number of objects of its kind
 
-	source, chart *unstructured.Unstructured // of an app; nil: it has none, or that is not there
-	has           func(revision string) bool // whether a revision has the job's commits
+	source, chart *unstructured.Unstructured   // of an app; nil: it has none, or that is not there
+	has           func(revision string) bool   // whether a revision has the job's commits
+	version       func(revision string) string // of the app's chart
 }
 
 const (
@@ -93,13 +96,29 @@ func decide(s subject) verdict {
 	h := healthOf(s.live)
 	switch {
 	case health.Settled(h):
-		return healthy()
+		return s.lasting()
 	case h.Status == delivery.Suspended:
 		return remarked("%s", strings.TrimSuffix("is suspended: "+h.Message, ": "))
 	case h.Status == delivery.Degraded && s.kindIn().resource != podResource.GroupResource(), podFailed(s.live):
 		return verdict{phase: failed, text: h.Message, reason: "Degraded", hold: s.staleness(), advice: adviceOf("", h.Message)}
 	}
 	return underWay("%s%s", progress(s.live, h), aside(s.pods))
+}
+
+// lasting decides on what is healthy at this moment: whether it will be at the next.
+func (s subject) lasting() verdict {
+	if !workloads[s.kindIn().resource] || s.kindIn().resource.Group == "batch" {
+		return healthy()
+	}
+	if p := s.stumbling(); p != nil {
+		return underWay("Pod %s: %s", p.Name, p.health.Message)
+	}
+	if left := steady - s.steady; left > 0 {
+		v := underWay("its containers have no readiness probe: they have to run for %s", steady)
+		v.due = left
+		return v
+	}
+	return healthy()
 }
 
 // healthOf tells how an object is doing: those of Argo's kinds by their own words.

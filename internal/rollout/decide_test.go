@@ -135,7 +135,7 @@ func TestDecide(t *testing.T) {
 			want: `failed: Pod shop-1: container web: ImagePullBackOff: Back-off pulling image "shop:2"`},
 		{name: "an image that was not there before", live: deployment + ready, pods: []shape{{name: "shop-1", created: old, waiting: "ImagePullBackOff: no"}},
 			want: `failed: Pod shop-1: container web: ImagePullBackOff: no, for 1m0s`},
-		{name: "a first try", live: deployment + ready, pods: []shape{{name: "shop-1", created: young, waiting: "ErrImagePull: no"}}, want: "done: is healthy"},
+		{name: "a first try", live: deployment + ready, pods: []shape{{name: "shop-1", created: young, waiting: "ErrImagePull: no"}}, want: "waiting: Pod shop-1: container web: ErrImagePull: no"},
 		{name: "a Pod that goes", live: deployment + ready, pods: []shape{{name: "shop-1", created: young, deleting: true, waiting: "ImagePullBackOff: no"}}, want: "done: is healthy"},
 		{name: "configuration that may come", live: deployment + ready, pods: []shape{{name: "shop-1", created: young, waiting: `CreateContainerConfigError: secret "x" not found`}},
 			want: `failed: Pod shop-1: container web: CreateContainerConfigError: secret "x" not found, for 20s`},
@@ -148,6 +148,9 @@ func TestDecide(t *testing.T) {
 		{name: "crashes of before", live: deployment + `status: {observedGeneration: 2, replicas: 3, updatedReplicas: 3}`, counts: 0,
 			pods: []shape{{name: "shop-1", created: old, waiting: "CrashLoopBackOff: back-off", exitCode: 3, restarts: 20}},
 			want: "waiting: 0 of 3 updated replicas available (Pod shop-1: container web: CrashLoopBackOff)"},
+		{name: "just started", live: deployment + ready, change: func(s *subject) { s.steady = 2 * time.Second }, want: "waiting: its containers have no readiness probe: they have to run for 5s"},
+		{name: "ready for a moment", live: deployment + ready, counts: 1, pods: []shape{{name: "shop-1", created: young, waiting: "CrashLoopBackOff: back-off", exitCode: 3, restarts: 1}},
+			want: "waiting: Pod shop-1: container web: CrashLoopBackOff: back-off; it ended last with Error (exit code 3)"},
 		{name: "gone", want: "failed: it is not there any more: something has deleted it since this job wrote it"},
 		{name: "gone with others", change: func(s *subject) { s.swept = true }, want: "done: is gone"},
 		{name: "deleted", change: func(s *subject) { s.gone = true }, want: "done: is gone"},
@@ -169,7 +172,7 @@ func TestDecide(t *testing.T) {
 		{name: "what must not be read", change: func(s *subject) { s.refused = true }, want: "done: "},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := subject{target: test.target, live: object(t, test.live), began: began, restarts: map[container]int32{}}
+			s := subject{target: test.target, live: object(t, test.live), began: began, restarts: map[container]int32{}, steady: steady}
 			if s.name == "" {
 				s.target = deployments("deployments")
 			}

@@ -20,6 +20,7 @@ type pod struct {
 	metav1.ObjectMeta
 	Status corev1.PodStatus
 	health delivery.Health // by health.OfPod
+	probed map[string]bool // the containers that tell themselves when they are ready
 }
 
 // containers are all of a Pod, in the order in which they start.
@@ -133,6 +134,38 @@ func (s subject) broken() (*pod, verdict) {
 		}
 	}
 	return nil, verdict{}
+}
+
+// steady is how long a container without a readiness probe has to run to count: it is ready to Kubernetes from its first moment on, also
+// if its program ends the next.
+const steady = 5 * time.Second
+
+// steadiness is how long the containers of Pods run already, as far as they do not tell themselves when they are ready; the youngest
+// counts. Those that began before the job are not looked at. since tells since when a container is known to run.
+func steadiness(pods []*pod, began, now time.Time, since func(c container, at time.Time) time.Time) time.Duration {
+	least := steady
+	for _, p := range pods {
+		for _, c := range p.Status.ContainerStatuses {
+			if c.State.Running == nil || p.DeletionTimestamp != nil || p.probed[c.Name] || c.State.Running.StartedAt.Time.Before(began.Truncate(time.Second)) {
+				continue
+			}
+			at := c.State.Running.StartedAt.Time
+			// The clock of a node may be another one.
+			least = min(least, max(now.Sub(at), now.Sub(since(container{p.UID, c.Name}, at))))
+		}
+	}
+	return least
+}
+
+// stumbling gives a Pod whose container has ended in error, and is started again perhaps; nil: none has.
+func (s subject) stumbling() *pod {
+	for _, p := range s.pods {
+		old := p.CreationTimestamp.Time.Before(s.began.Truncate(time.Second))
+		if !old && p.DeletionTimestamp == nil && p.health.Status == delivery.Degraded && p.Status.Phase != corev1.PodFailed {
+			return p
+		}
+	}
+	return nil
 }
 
 // aside says what hinders Pods while one waits for them: " (Pod shop-5d9c7b-x2x: container web: ErrImagePull)".

@@ -49,6 +49,8 @@ type Options struct {
 	Resolve func(ctx context.Context, src delivery.Source) (delivery.Revision, error)
 	// Contains tells whether a commit of a repository on the Git host is another one, or comes after it.
 	Contains func(ctx context.Context, repository, commit, ancestor string) (bool, error)
+	// File reads a file of a repository on the Git host, at a commit.
+	File func(ctx context.Context, repository, commit, path string) ([]byte, error)
 }
 
 // Work is what a job has deployed.
@@ -91,7 +93,9 @@ type follower struct {
 	waited   map[key]bool
 	failing  map[key]failure
 	restarts map[container]int32 // of containers that were there before the job, as they were seen first
+	running  map[container]run
 	contains map[[3]string]bool
+	versions map[[3]string]string
 	noted    map[string]bool // remarks are made once
 
 	reconciled map[Commit]int // how many apps were found to reconcile a commit
@@ -102,6 +106,9 @@ type failure struct {
 	reason string
 	since  time.Time
 }
+
+// run is one start of a container, and when it was seen.
+type run struct{ at, seen time.Time }
 
 // container is one of a Pod.
 type container struct {
@@ -117,7 +124,7 @@ func Follow(ctx context.Context, o Options, w Work, log Log) error {
 	}
 	f := &follower{
 		Options: o, log: log, work: w, begun: time.Now(), told: map[key]string{}, lines: map[key]int{}, waited: map[key]bool{},
-		failing: map[key]failure{}, restarts: map[container]int32{}, contains: map[[3]string]bool{}, noted: map[string]bool{},
+		failing: map[key]failure{}, restarts: map[container]int32{}, running: map[container]run{}, contains: map[[3]string]bool{}, versions: map[[3]string]string{}, noted: map[string]bool{},
 		reconciled: map[Commit]int{},
 	}
 	f.wrote, f.swept = targetsOf(w.Wrote)
@@ -273,7 +280,7 @@ func (f *follower) remark(w *world) {
 func (f *follower) decide(w *world, targets []target, now time.Time) []finding {
 	out := make([]finding, 0, len(targets))
 	for _, t := range targets {
-		s := subject{target: t, live: w.object(t.place()), began: f.work.Began, waited: now.Sub(f.begun), has: f.has(t)}
+		s := subject{target: t, live: w.object(t.place()), began: f.work.Began, waited: now.Sub(f.begun), has: f.has(t), version: f.versionOf(t)}
 		s.refused = w.isRefused(t.kindIn())
 		s.swept = f.swept[t.kindIn()]
 		if t.app != nil {
@@ -281,6 +288,12 @@ func (f *follower) decide(w *world, targets []target, now time.Time) []finding {
 		} else if s.live != nil {
 			s.pods = newestPods(s.live, w.replicaSets(t.namespace), w.pods(t.namespace))
 			s.restarts = f.restartsOf(s.pods)
+			s.steady = steadiness(s.pods, f.work.Began, now, func(c container, at time.Time) time.Time {
+				if f.running[c].at != at {
+					f.running[c] = run{at, now}
+				}
+				return f.running[c].seen
+			})
 		}
 		out = append(out, finding{subject: s, verdict: decide(s)})
 	}
@@ -342,6 +355,8 @@ func (f *follower) next(found []finding, now time.Time) time.Duration {
 			due = min(due, v.hold-now.Sub(f.failing[v.key()].since))
 		case v.phase == waiting && v.gone:
 			due = min(due, goneLimit-v.waited)
+		case v.phase == waiting && v.due > 0:
+			due = min(due, v.due)
 		}
 	}
 	return max(due, time.Millisecond)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http/httptest"
 	"os"
@@ -272,7 +273,7 @@ func TestFollowEnds(t *testing.T) {
 
 // TestRealNode follows what a real node makes of an image that is not there, and of a program that crashes: with what it said last.
 func TestRealNode(t *testing.T) {
-	r, err := registry.Open(registry.Options{Dir: t.TempDir(), MaxBlob: 64 << 20, MaxTotal: 64 << 20})
+	r, err := registry.Open(registry.Options{Dir: t.TempDir(), MaxBlob: 64 << 20, MaxTotal: 64 << 20, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -158,7 +158,7 @@ func (d *details) about(v finding) {
 func (d *details) belongings(found []finding, of *app) {
 	shown := 0
 	for _, v := range found {
-		if v.of != of || v.live == nil || v.runs() == false || shown == maxShown {
+		if v.of != of || v.live == nil || !v.runs() || shown == maxShown {
 			continue
 		}
 		if v.phase == done && !slices.ContainsFunc(v.pods, func(p *pod) bool { return p.health.Status == "Degraded" }) {

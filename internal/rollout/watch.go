@@ -385,7 +385,10 @@ func podOf(u *unstructured.Unstructured) *pod {
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &p); err != nil {
 		return nil
 	}
-	out := &pod{ObjectMeta: p.ObjectMeta, Status: p.Status, health: health.OfPod(u)}
+	out := &pod{ObjectMeta: p.ObjectMeta, Status: p.Status, health: health.OfPod(u), probed: map[string]bool{}}
+	for _, c := range p.Spec.Containers {
+		out.probed[c.Name] = c.ReadinessProbe != nil
+	}
 	out.ManagedFields, out.Annotations = nil, nil
 	return out
 }

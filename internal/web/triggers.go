@@ -220,18 +220,15 @@ func readTrigger(r *http.Request) (t TriggerRequest, err error) {
 		return t, errors.New("the content type cannot be read")
 	}
 	sent := map[string]any{}
-	if kind == "application/json" {
-		err = json.NewDecoder(r.Body).Decode(&sent)
-		if errors.Is(err, io.EOF) {
-			err = nil
-		}
-		if err != nil {
+	switch kind {
+	case "application/json":
+		if err = json.NewDecoder(r.Body).Decode(&sent); err != nil && !errors.Is(err, io.EOF) {
 			return t, fmt.Errorf("the body is no JSON object: %w", err)
 		}
-		r.Form = r.URL.Query()
-	} else if kind == "multipart/form-data" {
+		r.Form, err = r.URL.Query(), nil
+	case "multipart/form-data":
 		err = r.ParseMultipartForm(maxTrigger)
-	} else {
+	default:
 		err = r.ParseForm()
 	}
 	if err != nil {

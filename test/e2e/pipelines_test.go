@@ -161,6 +161,8 @@ deploy: {stage: deploy, script: [cat out, echo begun, 'cat < /dev/tcp/127.0.0.1/
 		}
 		return nil
 	})
+	followed := in.follow(t, "ci", "logs", fmt.Sprint(id), "deploy", "-f")
+	expect(t, followed, "begun")
 	t.Cleanup(open)
 	t.Cleanup(func() { in.up() }) // whatever becomes of this test, the others have their instance
 	in.kill(t, false)
@@ -171,6 +173,15 @@ deploy: {stage: deploy, script: [cat out, echo begun, 'cat < /dev/tcp/127.0.0.1/
 		t.Errorf("%+v", p.Jobs[1])
 	}
 	contains(t, in.must(t, "ci", "logs", fmt.Sprint(id), "deploy"), "\nmade\n")
+	told := 0
+	for line := range followed {
+		if line == "begun" {
+			told++
+		}
+	}
+	if told != 1 { // the command comes before
+		t.Errorf("who followed the log over the restart was told a line %d times", told)
+	}
 
 	// A branch that is not protected, by hand and by push; a configuration with an error.
 	c.git("checkout", "-qb", "feature")

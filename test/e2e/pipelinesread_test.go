@@ -44,12 +44,15 @@ build:
   script: ['mkdir -p dist', 'cat README > dist/readme', 'echo "$CI_PIPELINE_IID $COLOUR $WHO" > dist/out', 'printf "TAG=7\n" > build.env']
   artifacts: {paths: [dist], reports: {dotenv: build.env}}
 deploy: {stage: deploy, script: ['echo "token=${#DEPLOY_TOKEN} host=$HOST colour=$COLOUR tag=$TAG"', cat dist/readme], when: manual, allow_failure: false}
+child: {stage: build, trigger: {include: child.yml, strategy: depend}}
 `)
 	write(t, filepath.Join(c.dir, "README"), "as it was pushed\n")
+	write(t, filepath.Join(c.dir, "child.yml"), "inner: {script: ['echo \"inner of $CI_PIPELINE_SOURCE, $COLOUR\"']}\n")
 	c.git("add", "-A")
 	c.git("commit", "-qm", "A pipeline")
 	c.git("push", "-q", "-o", "ci.variable=WHO=ada", "origin", "HEAD:main")
-	id := fmt.Sprint(in.newest(t, "acme/replayed", 1))
+	in.newest(t, "acme/replayed", 2) // with its child
+	id := fmt.Sprint(in.pipelines(t, "acme/replayed")[1])
 
 	contains(t, in.must(t, "ci", "show", id, "--watch"), "build  success in", "deploy  manual", "Pipeline:")
 	contains(t, in.must(t, "ci", "artifacts", id), "build", "dotenv", "in 29d")
@@ -92,6 +95,7 @@ deploy: {stage: deploy, script: ['echo "token=${#DEPLOY_TOKEN} host=$HOST colour
 	// The same again here, whatever the working tree is like by now.
 	write(t, filepath.Join(c.dir, "README"), "changed\n")
 	write(t, filepath.Join(c.dir, ".gitlab-ci.yml"), "nothing: {script: ['false']}\n")
+	write(t, filepath.Join(c.dir, "child.yml"), "wrong: {script: ['false']}\n")
 	replay := func(dir string, args ...string) result {
 		t.Chdir(dir)
 		t.Setenv("XDG_CACHE_HOME", filepath.Join(t.TempDir(), "cache"))
@@ -101,12 +105,12 @@ deploy: {stage: deploy, script: ['echo "token=${#DEPLOY_TOKEN} host=$HOST colour
 	if r.code != 0 {
 		t.Fatalf("%d %s%s", r.code, r.out, r.err)
 	}
-	contains(t, r.out, "token=14 host= colour=green tag=7", "as it was pushed", "pipeline succeeded")
+	contains(t, r.out, "token=14 host= colour=green tag=7", "as it was pushed", "inner of parent_pipeline, green", "pipeline succeeded")
 	contains(t, r.err, "HOST (protected)")
 	if strings.Contains(r.err, "DEPLOY_TOKEN") {
 		t.Error(r.err)
 	}
-	if out, err := exec.Command("git", "-C", c.dir, "status", "--porcelain").Output(); err != nil || string(out) != " M .gitlab-ci.yml\n M README\n" {
+	if out, err := exec.Command("git", "-C", c.dir, "status", "--porcelain").Output(); err != nil || string(out) != " M .gitlab-ci.yml\n M README\n M child.yml\n" {
 		t.Errorf("the working tree was touched: %s %v", out, err)
 	}
 	if r := replay(c.dir, "build"); r.code != 0 || strings.Contains(r.out, "deploy") {

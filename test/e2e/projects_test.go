@@ -91,10 +91,6 @@ spec:
 	kubectl(t, in.Kubeconfig, "-n", "projects", "patch", "project", "app", "--type=merge", "-p",
 		`{"spec":{"schedules":[{"name":"nightly","cron":"0 4 * * *","timeZone":"Europe/Berlin","variables":{"WHO":"night"}}]}}`)
 	projectReady(t, in.Kubeconfig, "projects", "app", "True", "Succeeded")
-	apply(t, in.Kubeconfig, "apiVersion: keelson.dev/v1alpha1\nkind: Project\nmetadata: {name: late, namespace: projects}\nspec: {repository: projects/app, path: acme/app}\n")
-	projectReady(t, in.Kubeconfig, "projects", "late", "False", "PathTaken", "Project projects/app has the path acme/app already")
-	kubectl(t, in.Kubeconfig, "-n", "projects", "delete", "project", "late")
-
 	c := cloneOf(t, in.Git+"/projects/app.git")
 	write(t, filepath.Join(c.dir, ".gitlab-ci.yml"), "a: {script: ['echo \"$CI_PIPELINE_SOURCE [$CI_PIPELINE_SCHEDULE_DESCRIPTION] $WHO ${#TOKEN}\"', 'test -z \"$TRIGGER_PAYLOAD\" || cat $TRIGGER_PAYLOAD']}\n")
 	c.git("add", "-A")
@@ -107,6 +103,7 @@ spec:
 	id := in.newest(t, "acme/app", 1)
 	in.shown(t, id, "success: a/1=success")
 	contains(t, in.must(t, "ci", "logs", fmt.Sprint(id), "a"), "schedule [nightly] night 17")
+	played := fmt.Sprint(id)
 	fails(t, in.keelson("ci", "schedules", "play", "acme/app", "nosuch"), 1, "no schedule nosuch")
 	eventually(t, "the status of the schedule", func() error {
 		got := kubectl(t, in.Kubeconfig, "-n", "projects", "get", "project", "app", "-o", "jsonpath={.status.schedules[0].name} {.status.schedules[0].lastPipeline} {.status.schedules[0].next}")
@@ -115,6 +112,11 @@ spec:
 		}
 		return nil
 	})
+
+	// Another Project of the same path comes and goes, and leaves what this one has.
+	apply(t, in.Kubeconfig, "apiVersion: keelson.dev/v1alpha1\nkind: Project\nmetadata: {name: late, namespace: projects}\nspec: {repository: projects/app, path: acme/app}\n")
+	projectReady(t, in.Kubeconfig, "projects", "late", "False", "PathTaken", "Project projects/app has the path acme/app already")
+	kubectl(t, in.Kubeconfig, "-n", "projects", "delete", "project", "late")
 
 	// Triggers.
 	base := strings.TrimSuffix(in.Dashboard, "/")
@@ -146,6 +148,9 @@ spec:
 	time.Sleep(2 * time.Second)
 	if after := version(); after != before {
 		t.Errorf("the Project is written again and again: %s, %s", before, after)
+	}
+	if got := kubectl(t, in.Kubeconfig, "-n", "projects", "get", "project", "app", "-o", "jsonpath={.status.schedules[0].lastPipeline}"); got != played {
+		t.Errorf("the last pipeline of the schedule is %q, not %s", got, played)
 	}
 	kubectl(t, in.Kubeconfig, "-n", "projects", "delete", "project", "app")
 	eventually(t, "its schedules go", func() error {

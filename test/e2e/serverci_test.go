@@ -50,9 +50,9 @@ func TestServerPlaysPipelines(t *testing.T) {
 		}
 	}
 	kubectl(t, cluster.Kubeconfig, "apply", "--server-side", "-f", filepath.Join(root(), "config/crd"))
-	data := filepath.Join(t.TempDir(), "data")
+	data, kubeconfig := filepath.Join(t.TempDir(), "data"), limitedKubeconfig(t, cluster.Kubeconfig)
 	start := func(args ...string) *server {
-		s := startServer(t, cluster.Kubeconfig, data, append([]string{
+		s := startServer(t, kubeconfig, data, append([]string{
 			"--ci", "127.0.0.1:" + ci, "--ci-url", "http://" + cluster.Node + ":" + ci, "--ci-access", "127.0.0.1:" + access,
 			"--ci-helper-image", at + "/keelson:1", "--ci-image", at + "/shell:1",
 		}, args...)...)
@@ -89,6 +89,7 @@ metadata: {name: shell, namespace: app}
 spec: {repository: team/shell, path: acme/shell, executor: {type: shell}}
 `)
 	in.rbac(t, "app", "deploy")
+	kubectl(t, in.Kubeconfig, "create", "namespace", "keelson-jobs")
 	in.must(t, "git", "create", "team/app")
 	c := cloneOf(t, in.Git+"/team/app.git")
 	write(t, filepath.Join(c.dir, ".gitlab-ci.yml"), `
@@ -120,11 +121,88 @@ deploy:
 	c = cloneOf(t, in.Git+"/team/shell.git")
 	logs := in.played(t, c, "acme/shell", "main", "build: {script: [id]}\n", "failed: build/1=failed")
 	contains(t, logs["build"], "this server does not let them: whoever runs it allows that with --ci-shell")
+
+	// A repository of another server: its mirror makes a pipeline of what is pushed there.
+	git := newRemote(t)
+	up := git.create(t, "up", "testdata/first")
+	apply(t, in.Kubeconfig, fmt.Sprintf(`
+apiVersion: v1
+kind: Secret
+metadata: {name: git, namespace: app}
+stringData: {username: %s, password: %s}
+---
+apiVersion: keelson.dev/v1alpha1
+kind: Project
+metadata: {name: up, namespace: app}
+spec:
+  repository: mirrors/up
+  path: acme/up
+  source: {url: "%s/up.git", secretRef: {name: git}, interval: 10s}
+`, remoteUser, remotePassword, git.url))
+	projectReady(t, in.Kubeconfig, "app", "up", "True", "Succeeded")
+	write(t, filepath.Join(up.dir, ".gitlab-ci.yml"), "test: {script: [cat apps/my-application/deployment.yaml]}\n")
+	up.push("A pipeline")
+	id = in.newest(t, "acme/up", 1)
+	in.shownLogs(t, id, "success: test/1=success")
+	contains(t, in.must(t, "ci", "logs", fmt.Sprint(id), "test"), "kind: Deployment", "in Pod app/")
 	second.stop(t)
 	third := start("--ci-shell")
 	logs = in.played(t, c, "acme/shell", "main", "build: {script: [echo in a shell]}\n", "success: build/1=success")
 	contains(t, logs["build"], "Using Shell (bash) executor")
 	third.stop(t)
+}
+
+// limitedKubeconfig is that of a service account with the rights that the documentation says pipelines need, and those of controllers that have
+// nothing to deliver.
+func limitedKubeconfig(t *testing.T, admin string) string {
+	t.Helper()
+	docs, err := os.ReadFile(filepath.Join(root(), "docs/ci-server.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rules, _ := strings.Cut(string(docs), "\n    rules:\n")
+	rules, _, ok := strings.Cut(rules, "\n\n")
+	if !ok {
+		t.Fatal("docs/ci-server.md has no rules for keelson server")
+	}
+	apply(t, admin, `
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: pipelines}
+rules:
+`+rules+`
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: controllers}
+rules:
+- {apiGroups: [source.toolkit.fluxcd.io, kustomize.toolkit.fluxcd.io, helm.toolkit.fluxcd.io, notification.toolkit.fluxcd.io, argoproj.io], resources: ["*"], verbs: ["*"]}
+- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, create, update]}
+- {apiGroups: [apiextensions.k8s.io], resources: [customresourcedefinitions], verbs: [get, list, watch]}
+- {apiGroups: [apps], resources: [deployments, statefulsets], verbs: [list]} # of Flux and Argo CD
+- {apiGroups: [""], resources: [namespaces, secrets, configmaps], verbs: [get, list, watch]}
+- {apiGroups: [""], resources: [events], verbs: [create, patch]}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: keelson, namespace: default}
+`)
+	for _, role := range []string{"pipelines", "controllers"} {
+		kubectl(t, admin, "create", "clusterrolebinding", role, "--clusterrole", role, "--serviceaccount", "default:keelson")
+	}
+	token := strings.TrimSpace(kubectl(t, admin, "create", "token", "keelson", "-n", "default"))
+	text, err := os.ReadFile(admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limited := filepath.Join(t.TempDir(), "kubeconfig")
+	write(t, limited, string(text))
+	kubectl(t, limited, "config", "set-credentials", "keelson", "--token", token)
+	kubectl(t, limited, "config", "set-context", "--current", "--user", "keelson")
+	if r := tryKubectl(limited, "auth", "can-i", "delete", "nodes"); r.code == 0 {
+		t.Fatalf("its rights are not limited: %s", r.out)
+	}
+	return limited
 }
 
 // TestServerPipelineFlags: what is missing is said before anything is started.

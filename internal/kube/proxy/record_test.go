@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -66,5 +68,76 @@ func TestRecordIsBounded(t *testing.T) {
 	all := r.Written()
 	if len(all) != maxRecorded || len(r.by) != maxRecorded || all[len(all)-1].Name != "web" || all[0].Name == "0" {
 		t.Errorf("%d objects, %d known, the first %q, the last %q", len(all), len(r.by), all[0].Name, all[len(all)-1].Name)
+	}
+}
+
+// What a process has recorded the next one knows, also where it was killed in the middle of a line; the end of the job leaves nothing.
+func TestRecordGoesOn(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "7")
+	open := func() *Record {
+		t.Helper()
+		r, err := OpenRecord(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	names := func(r *Record) string {
+		var out []string
+		for _, w := range r.Written() {
+			out = append(out, w.Verb+" "+w.Name+" "+w.Kind)
+		}
+		return strings.Join(out, ", ")
+	}
+	first := open()
+	if _, err := os.Stat(file); err == nil {
+		t.Error("a job that writes nothing has a file")
+	}
+	first.Add(Written{Verb: "create", Resource: "deployments", Name: "web", Kind: "Deployment", Created: true, UID: "1"})
+	first.Add(Written{Verb: "create", Resource: "services", Name: "web", Kind: "Service"})
+	first.Add(Written{Verb: "patch", Resource: "deployments", Subresource: "scale", Name: "web"})
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString(`{"Verb":"delete","Resource":"serv`); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	second := open()
+	if got, want := names(second), "create web Service, patch web Deployment"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	second.Add(Written{Verb: "create", Resource: "configmaps", Name: "more"})
+	third := open()
+	if got, want := names(third), "create web Service, patch web Deployment, create more "; got != want || !third.Written()[1].Created {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	third.Close()
+	third.Add(Written{Verb: "create", Resource: "configmaps", Name: "late"})
+	left, err := os.ReadDir(filepath.Dir(file))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// The file of a job that writes one object over and over does not grow without end.
+func TestRecordFileIsBounded(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "7")
+	r, err := OpenRecord(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 60_000 {
+		r.Add(Written{Verb: "patch", Resource: "deployments", Name: strings.Repeat("w", 250), Kind: "Deployment"})
+	}
+	if info, err := os.Stat(file); err != nil || info.Size() > maxRecordFile+1000 {
+		t.Errorf("%d bytes, %v", info.Size(), err)
+	}
+	if again, err := OpenRecord(file); err != nil || len(again.Written()) != 1 {
+		t.Errorf("%v, %v", again, err)
 	}
 }

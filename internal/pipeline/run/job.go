@@ -21,6 +21,7 @@ type work struct {
 	keys []artifact.Key // whose artifacts it takes
 	// foreign are the jobs of other pipelines whose artifacts it wants.
 	foreign []pipeline.Need
+	missing error // why one of them is not there; nil: nobody looks for them here
 	scope   artifact.Scope
 	notes   []string
 	played  pipeline.Variables // that a person has played it with
@@ -109,6 +110,7 @@ func (w *work) run(ctx context.Context) (result executor.Result, more extras) {
 			}
 		}()
 		w.job.Dir = place.Dir()
+		w.findForeign(ctx)
 		err = w.takeVariables(ctx)
 	}
 	var attended Attendance
@@ -190,6 +192,30 @@ func failure(err error) error {
 	return &executor.Failure{Reason: artifact.Reason(err), Err: err}
 }
 
+// findForeign finds the artifacts of other pipelines; what is left of those that it wants is not there.
+func (w *work) findForeign(ctx context.Context) {
+	if w.of.Foreign == nil || w.o.Store == nil {
+		return
+	}
+	w.foreign = slices.DeleteFunc(w.foreign, func(n pipeline.Need) bool {
+		if n.Job == "" {
+			return false
+		}
+		for _, text := range []*string{&n.Project, &n.Ref, &n.Pipeline, &n.Job} {
+			*text = w.job.Variables.ExpandServer(*text)
+		}
+		key, err := w.of.Foreign(ctx, n)
+		switch {
+		case err == nil:
+			w.keys = append(w.keys, key)
+			return true
+		case !n.Optional && w.missing == nil:
+			w.missing = err
+		}
+		return false
+	})
+}
+
 // takeVariables adds those of dotenv reports and those of the job that has started, and puts in the values of those that refer to each other.
 func (w *work) takeVariables(ctx context.Context) error {
 	if len(w.keys) > 0 {
@@ -223,6 +249,9 @@ func (w *work) prepare(ctx context.Context, place Workspace, trace *executor.Tra
 		return err
 	}
 	w.warn(trace)
+	if w.missing != nil {
+		return &executor.Failure{Reason: pipeline.MissingDependency, Err: w.missing}
+	}
 	if len(w.foreign) > 0 {
 		n := w.foreign[0]
 		err := fmt.Errorf("the status of pipeline %s is needed, and only this pipeline is here", n.Pipeline)

@@ -39,6 +39,9 @@ type Pipeline struct {
 	// Start makes the pipeline of another project (trigger:project), under the number that the trigger has for it: a pipeline that is added to
 	// this server is followed by that. An error says why there is none. Nil: such jobs fail.
 	Start func(ctx context.Context, t Trigger) error
+	// Foreign finds the artifacts of a job of another pipeline (needs:project, needs:pipeline); an error says why there are none. Nil: there are
+	// none.
+	Foreign func(ctx context.Context, n pipeline.Need) (artifact.Key, error)
 	// Begin is called when a job is about to start, and may give it what it has only while it runs: variables with tokens, what its log must
 	// not show. Nil: there is no such thing.
 	Begin func(ctx context.Context, ref JobRef, job *executor.Job) (Attendance, error)
