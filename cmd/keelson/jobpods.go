@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/hkdf"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,7 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/crane"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -169,13 +168,6 @@ const helperTimeout = 2 * time.Minute
 func (j *jobServer) pushHelper(ctx context.Context, address string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, helperTimeout)
 	defer cancel()
-	sum := sha256.Sum256([]byte(build()))
-	name := helperRepository + ":" + hex.EncodeToString(sum[:8])
-	local := j.listener.Addr().String() + "/" + name
-	options := []crane.Option{crane.WithContext(ctx), crane.WithAuth(&authn.Basic{Username: "keelson", Password: j.token})}
-	if _, err := crane.Digest(local, options...); err == nil {
-		return address + "/" + name, nil
-	}
 	program, err := os.Executable()
 	if err == nil {
 		program, err = filepath.EvalSymlinks(program)
@@ -183,14 +175,11 @@ func (j *jobServer) pushHelper(ctx context.Context, address string) (string, err
 	if err != nil {
 		return "", fmt.Errorf("find this program: %w", err)
 	}
-	image, err := pod.Helper(program)
+	tag, err := pod.PushHelper(ctx, j.listener.Addr().String()+"/"+helperRepository, program, remote.WithAuth(&authn.Basic{Username: "keelson", Password: j.token}))
 	if err != nil {
 		return "", err
 	}
-	if err := crane.Push(image, local, options...); err != nil {
-		return "", fmt.Errorf("push the image of the jobs' helper: %w", err)
-	}
-	return address + "/" + name, nil
+	return address + "/" + helperRepository + ":" + tag, nil
 }
 
 // makeNamespace makes a namespace where there is none of its name.

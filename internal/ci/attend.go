@@ -2,6 +2,7 @@ package ci
 
 import (
 	"context"
+	"io"
 	"net/url"
 	"time"
 
@@ -54,11 +55,13 @@ func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *exec
 	s.asPlayed(ctx, ref, job)
 	job.LogLimit, job.Place = s.o.LogLimit, p.Place
 	p.Limits.bound(job)
+	var earlier func(io.Writer) error
 	if job.Resume {
 		s.sink.open(ref.ID)
 		if _, job.Logged, err = s.o.Store.ReadLog(ref.ID, 0, 0); err != nil {
 			return run.Attendance{}, err
 		}
+		earlier = func(w io.Writer) error { return s.copyLog(w, ref.ID, job.Logged) }
 	}
 	var access Access
 	deployed, err = s.deploy(ctx, p, ref, job, func() []proxy.Written {
@@ -83,7 +86,25 @@ func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *exec
 	}
 	verify, forget := s.follow(p, ref, job, token, access)
 	ends = append(ends, func(executor.Result) { forget() })
-	return run.Attendance{Verify: verify, Notes: access.Notes, End: end}, nil
+	return run.Attendance{Verify: verify, Notes: access.Notes, Earlier: earlier, End: end}, nil
+}
+
+// logPart is how much of a log is read at once.
+const logPart = 256 << 10
+
+// copyLog writes the beginning of a job's log.
+func (s *Server) copyLog(w io.Writer, job, size int64) error {
+	for at := int64(0); at < size; {
+		part, _, err := s.o.Store.ReadLog(job, at, int(min(logPart, size-at)))
+		if err != nil || len(part) == 0 {
+			return err
+		}
+		if _, err := w.Write(part); err != nil {
+			return err
+		}
+		at += int64(len(part))
+	}
+	return nil
 }
 
 // credentials gives a job its token, and takes it back.

@@ -117,11 +117,14 @@ func (w *work) run(ctx context.Context) (result executor.Result, more extras) {
 	if err == nil && w.of.Begin != nil {
 		if attended, err = w.of.Begin(ctx, w.ref, &w.job); err == nil && attended.End != nil {
 			defer func() {
-				if !w.left() { // then it has not ended
+				if !w.left() {
 					attended.End(result)
 				}
 			}()
 		}
+	}
+	if err == nil && log.coverage != nil && attended.Earlier != nil {
+		err = attended.Earlier(log.coverage)
 	}
 	trace = executor.NewTrace(log, w.job)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
 	"time"
 
@@ -78,6 +79,8 @@ type Attendance struct {
 	Verify func(ctx context.Context, trace *executor.Trace) error
 	// Notes are what the job's log says before its script, as warnings.
 	Notes []string
+	// Earlier writes what an earlier process has put into the log of a job that is taken up.
+	Earlier func(io.Writer) error
 	// End is called once nothing of the job runs any more, with how it ended.
 	End func(executor.Result)
 }

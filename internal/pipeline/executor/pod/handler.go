@@ -22,6 +22,12 @@ const Path = "/api/v1/runner/jobs/"
 // stall is how long nothing may move on a connection over which files go.
 const stall = time.Minute
 
+// maxAsking is how many requests of one job are answered at a time; its agent has three at most.
+const maxAsking = 8
+
+// maxMask bounds what an agent says that must not be shown, in bytes.
+const maxMask = 512 << 10
+
 // Handler serves the agents. It asks each for the token of its job.
 func (x *Executor) Handler() http.Handler {
 	mux := http.NewServeMux()
@@ -32,9 +38,16 @@ func (x *Executor) Handler() http.Handler {
 		"PUT " + Path + "{id}/files": (*job).takeFiles,
 	} {
 		mux.HandleFunc(route, func(w http.ResponseWriter, r *http.Request) {
-			if j := x.asked(w, r); j != nil {
-				serve(j, w, r)
+			j := x.asked(w, r)
+			if j == nil {
+				return
 			}
+			defer j.asking.Add(-1)
+			if j.asking.Add(1) > maxAsking {
+				http.Error(w, "too many requests at once", http.StatusTooManyRequests)
+				return
+			}
+			serve(j, w, r)
 		})
 	}
 	return mux
@@ -58,6 +71,13 @@ func (x *Executor) asked(w http.ResponseWriter, r *http.Request) *job {
 	return j
 }
 
+// patient gives a request so much time to come in, and gives what lets it have all time again.
+func patient(w http.ResponseWriter) (done func()) {
+	c := http.NewResponseController(w)
+	_ = c.SetReadDeadline(time.Now().Add(stall)) // a connection that has none is not bounded
+	return func() { _ = c.SetReadDeadline(time.Time{}) }
+}
+
 func answer(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(v) // nobody is left to tell
@@ -65,6 +85,7 @@ func answer(w http.ResponseWriter, v any) {
 
 // servePoll takes in how the agent is, and gives it its next order.
 func (j *job) servePoll(w http.ResponseWriter, r *http.Request) {
+	done := patient(w)
 	var s agent.Status
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, agent.MaxPoll)).Decode(&s); err != nil {
 		http.Error(w, "this is no status", http.StatusBadRequest)
@@ -74,6 +95,7 @@ func (j *job) servePoll(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "there is no such phase", http.StatusBadRequest)
 		return
 	}
+	done()
 	if s.Server != j.x.name {
 		answer(w, agent.Order{Server: j.x.name})
 		return
@@ -92,7 +114,7 @@ func (j *job) servePoll(w http.ResponseWriter, r *http.Request) {
 		case shut:
 			http.Error(w, "the job is not being played here", http.StatusServiceUnavailable)
 			return
-		case order.Phase > s.Phase && !s.Running || order.Stop && s.Running && order.Phase == s.Phase || order.Phase == agent.End:
+		case order.New(s) && !s.Running || order.Stop && s.Running && order.Phase == s.Phase || order.Phase == agent.End:
 			order.Server = j.x.name
 			answer(w, order)
 			return
@@ -113,8 +135,14 @@ func (j *job) heed(s agent.Status) bool {
 	j.mu.Lock()
 	first := !j.heard
 	j.mu.Unlock()
-	if first { // what an earlier process has given the job is not shown either
-		j.trace.Mask(s.Mask...)
+	if first && j.Resume { // what an earlier process has given the job is not shown either
+		size := 0
+		for _, value := range s.Mask {
+			size += len(value)
+		}
+		if size <= maxMask {
+			j.trace.Mask(s.Mask...)
+		}
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -138,6 +166,7 @@ func (j *job) serveLog(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the offset is no number", http.StatusBadRequest)
 		return
 	}
+	defer patient(w)()
 	buf := chunks.Get().(*[agent.LogChunk + 1]byte)
 	defer chunks.Put(buf)
 	n, err := io.ReadFull(r.Body, buf[:])
@@ -222,7 +251,7 @@ func (j *job) takeFiles(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	j.mu.Lock()
 	order := j.order
-	ready := !j.dead && !j.closed && order.Phase == agent.Upload && j.heard && !j.status.Done(agent.Upload)
+	ready := !j.dead && !j.closed && order.Phase == agent.Upload && j.heard && !j.doneWith(order)
 	if ready {
 		j.upload = cancel
 	}

@@ -101,7 +101,7 @@ func TestWhoIsAnswered(t *testing.T) {
 
 // The log goes on where Keelson says, and what may be the beginning of a secret is kept by the agent.
 func TestLogOffsets(t *testing.T) {
-	s := serve(t, executor.Job{ID: 5, LogLimit: 1000, Job: pipeline.Job{Variables: pipeline.Variables{{Name: "S", Value: "s3cret-value", Masked: true}}}})
+	s := serve(t, executor.Job{ID: 5, Resume: true, LogLimit: 1000, Job: pipeline.Job{Variables: pipeline.Variables{{Name: "S", Value: "s3cret-value", Masked: true}}}})
 	if o := s.poll(agent.Status{Mask: []string{"too-early"}}); o.Server != s.x.name || o.Phase != agent.Hello { // its name comes first
 		t.Errorf("%+v", o)
 	}
@@ -128,6 +128,20 @@ func TestLogOffsets(t *testing.T) {
 	log := s.log.String()
 	if !strings.HasPrefix(log, "one [MASKED] and [MASKED]\nyyy") || strings.Contains(log, "gap") || !strings.Contains(log, "exceeded limit of 1000 bytes") || len(log) > 1300 {
 		t.Errorf("%d bytes: %q", len(log), log)
+	}
+}
+
+// The result that an agent keeps for the next process is the one that it was given.
+func TestNotes(t *testing.T) {
+	s := serve(t, executor.Job{ID: 5, Resume: true})
+	want := executor.Failed(pipeline.ScriptFailure, "it is not healthy")
+	for note, ok := range map[string]bool{
+		s.j.note(want): true, "": false, `{"Status":"success"}`: false, strings.Replace(s.j.note(want), "failed", "success", 1): false, "x" + s.j.note(want): false,
+	} {
+		s.j.status.Note = note
+		if got := s.j.noted(); (got != nil) != ok || ok && *got != want {
+			t.Errorf("%q: %+v", note, got)
+		}
 	}
 }
 

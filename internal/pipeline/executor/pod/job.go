@@ -1,14 +1,19 @@
 package pod
 
 import (
+	"cmp"
 	"context"
+	"crypto/hmac"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -46,13 +51,14 @@ type job struct {
 	closed  bool // nothing is taken from the agent any more
 	serving bool // the directory is ready to be fetched
 	history map[string]*pulls
-	notes   []string        // for the log, to be told
-	told    map[string]bool // notes
-	late    bool            // no node took the Pod for too long
+	notes   []string         // for the log, to be told
+	told    map[string]bool  // notes
+	late    *executor.Result // the job has waited for its Pod for too long
 
-	logs   sync.Mutex // held while the log is written
-	next   int64      // the offset of what comes next of the log; -1: the agent tells
-	files  sync.Mutex // held while the job's directory is written for the agent
+	asking atomic.Int32 // requests of the agent that are being answered
+	logs   sync.Mutex   // held while the log is written
+	next   int64        // the offset of what comes next of the log; -1: the agent tells
+	files  sync.Mutex   // held while the job's directory is written for the agent
 	upload context.CancelFunc
 }
 
@@ -110,10 +116,23 @@ func (j *job) environment(now time.Time) error {
 		j.setup.Files = append(j.setup.Files, agent.File{Name: envFile})
 		j.setup.Env = append(j.setup.Env, "GITLAB_ENV="+temp+"/"+envFile)
 	}
-	slices.Sort(mask)
-	j.setup.Mask = slices.DeleteFunc(slices.Compact(mask), func(v string) bool { return v == "" })
-	j.trace.Mask(j.setup.Mask...)
+	j.trace.Mask(mask...)
+	j.setup.Mask = shortest(mask)
 	return nil
+}
+
+// shortest gives the shorter ones of some texts, as many as an agent may keep: tokens are among them, which another server may not know.
+func shortest(texts []string) []string {
+	texts = slices.DeleteFunc(slices.Clone(texts), func(v string) bool { return v == "" })
+	slices.SortFunc(texts, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
+	texts = slices.Compact(texts)
+	size := 0
+	for i, v := range texts {
+		if size += len(v); size > maxMask {
+			return texts[:i]
+		}
+	}
+	return texts
 }
 
 // envFile is the file whose lines NAME=VALUE after_script finds as variables.
@@ -185,8 +204,7 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
-func (j *job) left() bool    { return closed(j.Leave) }
-func (j *job) aborted() bool { return closed(j.Abort) }
+func (j *job) left() bool { return closed(j.Leave) }
 
 // launch makes the Pod, or finds the one that an earlier process has made.
 func (j *job) launch() error {
@@ -197,11 +215,12 @@ func (j *job) launch() error {
 	}
 	if j.Resume {
 		j.mu.Lock()
-		there := j.pod != nil
+		pod := j.pod
 		j.mu.Unlock()
-		if !there {
+		if pod == nil {
 			return errors.New("the process that ran the job has ended, and its Pod is gone")
 		}
+		go j.watchStart(pod)
 		return nil
 	}
 	end := j.trace.Section("prepare_executor", "Preparing the pod executor", false)
@@ -363,20 +382,26 @@ func (j *job) verify(result executor.Result) executor.Result {
 	return result
 }
 
-// noted is the result that an earlier process had come to; nil: it had not.
+// noted is the result that an earlier process had come to; nil: it had not. The agent has kept it, and cannot have changed it.
 func (j *job) noted() *executor.Result {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	sign, text, ok := strings.Cut(j.status.Note, " ")
 	var r executor.Result
-	if !j.Resume || j.status.Note == "" || json.Unmarshal([]byte(j.status.Note), &r) != nil || !r.Status.Completed() {
+	if !j.Resume || !ok || !hmac.Equal([]byte(sign), []byte(j.sign(text))) || json.Unmarshal([]byte(text), &r) != nil {
 		return nil
 	}
 	return &r
 }
 
-func note(r executor.Result) string {
+// note is a result for the agent to keep.
+func (j *job) note(r executor.Result) string {
 	text, _ := json.Marshal(r) // plain data
-	return string(text)
+	return j.sign(string(text)) + " " + string(text)
+}
+
+func (j *job) sign(text string) string {
+	return hex.EncodeToString(j.x.o.digest(fmt.Sprintf("note/%d/%s", j.ID, text)))
 }
 
 // afterScript runs after_script, whose outcome counts only with AFTER_SCRIPT_IGNORE_ERRORS=false.
@@ -402,7 +427,7 @@ func (j *job) afterScript(result executor.Result) executor.Result {
 	w.Exports(j.setup.Temp + "/" + envFile)
 	w.Commands("section_after_script_step", j.AfterScript)
 	after := j.execute(ctx, agent.Order{
-		Phase: agent.AfterScript, Text: w.String(), Env: []string{"CI_JOB_STATUS=" + result.JobStatus()}, Limit: j.alone(limit), Note: note(result),
+		Phase: agent.AfterScript, Text: w.String(), Env: []string{"CI_JOB_STATUS=" + result.JobStatus()}, Limit: j.alone(limit), Note: j.note(result),
 	})
 	switch {
 	case after.Status == pipeline.StatusSuccess || j.life.Err() != nil:
@@ -435,12 +460,13 @@ func (j *job) finish(result executor.Result) executor.Result {
 	uploaded := false
 	if err == nil && j.ready && !j.isDead() {
 		ctx, cancel := context.WithTimeoutCause(j.life, uploadLimit, scriptTimeout(uploadLimit))
-		r := j.execute(ctx, agent.Order{Phase: agent.Upload, Selected: selected, Tracked: tracked, Note: note(result)})
+		r := j.execute(ctx, agent.Order{Phase: agent.Upload, Selected: selected, Tracked: tracked, Note: j.note(result), Uploads: j.uploads()})
 		cancel()
 		if uploaded = r.Status == pipeline.StatusSuccess; !uploaded {
 			err = errors.New(r.Message)
 		}
 	}
+	j.tell()
 	j.files.Lock() // what an agent still sends is not taken
 	j.mu.Lock()
 	if j.dead = true; j.upload != nil {
@@ -455,6 +481,16 @@ func (j *job) finish(result executor.Result) executor.Result {
 		err = errors.Join(err, artifact.Clear(j.life, j.Dir, selected, tracked, j.x.o.Limits))
 	}
 	return j.conclude(result, errors.Join(err, j.Finish(j.life, j.trace, result)))
+}
+
+// uploads is the how many-eth time it is that the agent sends what the job leaves: what it has sent to an earlier process is gone.
+func (j *job) uploads() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.status.Phase == agent.Upload && j.status.Running {
+		return j.status.Uploads
+	}
+	return j.status.Uploads + 1
 }
 
 // conclude gives the result of a job whose end has gone wrong, or not.
@@ -480,8 +516,7 @@ func (j *job) end() {
 	runs := j.heard && j.status.Phase > agent.Hello && !j.status.Done(agent.Upload) // its scripts may
 	j.change()
 	j.mu.Unlock()
-	j.logs.Lock() // what is being written gets its answer
-	j.logs.Unlock()
+	j.written()
 	switch {
 	case left:
 		j.x.remove(j)
@@ -497,6 +532,12 @@ func (j *job) end() {
 			j.x.remove(j)
 		})
 	}
+}
+
+// written waits until what is being written to the log has its answer.
+func (j *job) written() {
+	j.logs.Lock()
+	defer j.logs.Unlock()
 }
 
 // goneLimit is how long one waits for the end of the Pod of a job that was aborted.

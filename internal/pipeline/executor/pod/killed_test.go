@@ -123,6 +123,9 @@ func serveAsChild(text string) error {
 			}
 			fmt.Println("pipeline", rows[0].Status)
 			for _, j := range jobs {
+				if j.Coverage != nil {
+					fmt.Println("coverage", *j.Coverage)
+				}
 				fmt.Println("job", j.ID, j.Name, j.Attempt, j.Status, j.Reason, j.Message)
 			}
 			return nil
@@ -136,7 +139,9 @@ func killed(t *testing.T, w *world) {
 	repository := t.TempDir()
 	file := `image: ` + w.shell + `
 build:
+  coverage: '/cover (\d+)%/'
   script:
+    - echo "cover 42%"
     - echo "secret $SECRET token $CI_JOB_TOKEN"
     - echo "$CI_JOB_TOKEN" > token
     - for i in $(seq 120); do echo "line $i"; sleep 0.1; done
@@ -205,7 +210,7 @@ test:
 			t.Logf("%q\n%s", said, log)
 		}
 	})
-	if len(said) != 3 || said[0] != "pipeline success" {
+	if len(said) != 4 || said[0] != "pipeline success" || said[1] != "coverage 42" {
 		t.Errorf("it says %q", said)
 	}
 	if strings.Contains(log, "s3cret-value") || strings.Contains(log, "keelson-job-") || !strings.Contains(log, "secret [MASKED] token [MASKED]") {

@@ -105,7 +105,7 @@ func files(t *testing.T, w *world) {
 
 func services(t *testing.T, w *world) {
 	ask := `exec 3<>/dev/tcp/%s/8080; printf 'GET / HTTP/1.0\r\n\r\n' >&3; tail -n 1 <&3; exec 3<&-`
-	j := job(fmt.Sprintf(ask, "hello"), fmt.Sprintf(ask, "other.name"), fmt.Sprintf(ask, "localhost"), "echo end")
+	j := job(fmt.Sprintf(ask, "hello"), fmt.Sprintf(ask, "other.name"), fmt.Sprintf(ask, "localhost"), "sleep 4") // so that the kubelet sees what has ended
 	j.Variables = pipeline.Variables{{Name: "GREETING", Value: "of the job", Public: true}, {Name: "HIDDEN", Value: "s3cret-value", Masked: true}, {Name: "SVC", Value: w.svc, Public: true}}
 	j.Services = []pipeline.Service{
 		{Image: pipeline.Image{Name: "$SVC"}, Alias: "hello,other.name", Variables: pipeline.Variables{
@@ -200,9 +200,31 @@ func takenUp(t *testing.T, w *world) {
 			t.Errorf("%+v", r)
 		}
 	})
-	w.mu.Lock()
-	w.handler = w.x.Handler()
-	w.mu.Unlock()
+	w.back()
+}
+
+// takenUpLate lets an executor go of a job that has sent what it leaves: that is sent again.
+func takenUpLate(t *testing.T, w *world) {
+	leave := make(chan struct{})
+	j := after(job("echo made > out", "exit 3"), "echo be''hind")
+	j.ID, j.Started, j.Dir, j.Leave = 4244, time.Now(), t.TempDir(), leave
+	j.Artifacts = &pipeline.Artifacts{Paths: []string{"out"}, When: pipeline.Always}
+	j.Finish = func(context.Context, *executor.Trace, executor.Result) error { close(leave); return nil }
+	var first, second safe
+	w.x.Run(t.Context(), j, executor.NewTrace(&first, j))
+	x := w.start(t, pod.Options{})
+	defer w.back()
+	j.Leave, j.Resume, j.Dir = nil, true, t.TempDir()
+	var made string
+	j.Finish = func(_ context.Context, _ *executor.Trace, r executor.Result) error {
+		content, err := os.ReadFile(filepath.Join(j.Dir, "out"))
+		made = fmt.Sprint(string(content), r.Reason, r.ExitCode)
+		return err
+	}
+	r := x.Run(t.Context(), j, &second)
+	if r.ExitCode != 3 || made != "made\nscript_failure3" || strings.Count(first.String()+second.String(), "\nbehind\n") != 1 {
+		t.Errorf("%+v, left %q\n%s\n%s", r, made, first.String(), second.String())
+	}
 }
 
 func after(j executor.Job, commands ...string) executor.Job {
@@ -247,11 +269,7 @@ func deleted(t *testing.T, w *world) {
 
 func noNode(t *testing.T, w *world) {
 	x := w.start(t, pod.Options{Pending: 3 * time.Second})
-	defer func() {
-		w.mu.Lock()
-		w.handler = w.x.Handler()
-		w.mu.Unlock()
-	}()
+	defer w.back()
 	j := job("echo never")
 	j.Dir, j.Place.NodeSelector = t.TempDir(), map[string]string{"disk": "none"}
 	var log safe
@@ -335,7 +353,5 @@ func leftovers(t *testing.T, w *world) {
 	}
 	w.start(t, pod.Options{Over: func(_ context.Context, id int64) (bool, error) { return id == 999, nil }})
 	eventually(t, "the Pod goes", func() bool { return !there() })
-	w.mu.Lock()
-	w.handler = w.x.Handler()
-	w.mu.Unlock()
+	w.back()
 }

@@ -57,6 +57,9 @@ func TestNode(t *testing.T) {
 	w := newWorld(t)
 	t.Run("conformance", func(t *testing.T) {
 		conformance.Test(t, func(t *testing.T) (executor.Executor, string) {
+			if !strings.Contains(t.Name(), "environment") && !strings.Contains(t.Name(), "a_line_of") { // these look at this process itself
+				t.Parallel()
+			}
 			return quick{w.x}, t.TempDir()
 		})
 	})
@@ -65,6 +68,7 @@ func TestNode(t *testing.T) {
 	t.Run("services", func(t *testing.T) { services(t, w) })
 	t.Run("another user", func(t *testing.T) { anotherUser(t, w) })
 	t.Run("let go and taken up", func(t *testing.T) { takenUp(t, w) })
+	t.Run("taken up when it has sent its files", func(t *testing.T) { takenUpLate(t, w) })
 	t.Run("deleted from outside", func(t *testing.T) { deleted(t, w) })
 	t.Run("no node", func(t *testing.T) { noNode(t, w) })
 	t.Run("what others see", func(t *testing.T) { seenByOthers(t, w) })
@@ -143,6 +147,13 @@ func (w *world) start(t testing.TB, o pod.Options) *pod.Executor {
 	defer w.mu.Unlock()
 	w.handler = x.Handler()
 	return x
+}
+
+// back lets agents reach the first executor again.
+func (w *world) back() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.handler = w.x.Handler()
 }
 
 func port(t testing.TB, url string) string {

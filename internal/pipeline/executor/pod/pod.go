@@ -1,6 +1,7 @@
 // Package pod runs jobs in a cluster: one Pod per job, in the namespace of the job's project.
 //
-//	x, err := pod.New(pod.Options{Client: clientset, URL: "http://172.31.0.1:7071", Image: "registry/keelson:1", Key: key, Namespace: "ci"})
+//	tag, err := pod.PushHelper(ctx, "127.0.0.1:5000/keelson/agent", program)
+//	x, err := pod.New(pod.Options{Client: clientset, URL: "http://172.31.0.1:7071", Image: "172.31.0.1:5000/keelson/agent:" + tag, Key: key, Namespace: "ci"})
 //	go x.Serve(ctx)                               // watches the Pods, and removes what jobs that are over have left
 //	mux.Handle(pod.Path, x.Handler())             // on a listener that Pods reach as URL
 //	result := x.Run(ctx, job, trace)
@@ -74,7 +75,7 @@ type Options struct {
 	// URL is where Pods reach the handler: scheme, host and port. CA are the certificates to trust there, in PEM; empty: those of the image.
 	URL string
 	CA  []byte
-	// Image is the reference of the helper's image, which [Helper] makes.
+	// Image is the reference of the helper's image, as nodes pull it; [PushHelper] makes it.
 	Image string
 	// Key makes the tokens of jobs, and tells what is ours in the cluster. Another process with this key goes on with the jobs of this one.
 	Key []byte

@@ -16,8 +16,8 @@ type sight struct {
 	end   *executor.Result // the job cannot go on; nil: it can
 	state string           // what it waits for; empty: nothing
 	notes []string         // warnings for the log; each is told once
-	// services tells whether all services have started, or have failed.
-	services bool
+	// runs tells whether the job's container has started, and services whether all services have, or have failed.
+	runs, services bool
 }
 
 // pulls are what has been heard of an image that cannot be pulled.
@@ -95,6 +95,8 @@ func (s *sight) container(c corev1.ContainerStatus, limits corev1.ResourceList, 
 	case c.State.Waiting != nil:
 		s.waiting(c, what, history, failed)
 		s.services = s.services && !isService
+	case c.State.Running != nil:
+		s.runs = s.runs || c.Name == containerBuild
 	case c.State.Terminated != nil:
 		t := c.State.Terminated
 		switch {

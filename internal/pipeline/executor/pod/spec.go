@@ -59,6 +59,7 @@ type blueprint struct {
 	limits          corev1.ResourceList
 	deadline        time.Duration
 	pullSecrets     []string
+	auth            []byte // logins to registries; nil: none
 }
 
 // service is a container beside the job's.
@@ -119,6 +120,9 @@ func plan(j executor.Job, o Options, dir string) (b blueprint, notes []string, e
 			notes = append(notes, note)
 		}
 		b.services = append(b.services, one)
+	}
+	if b.auth, note = pullAuth(vars); note != "" {
+		notes = append(notes, note)
 	}
 	if text := b.shown(j.MaskedValues()); text != "" {
 		return b, nil, bad("%q would show a masked variable to all who may read Pods; give it to the service as a variable", text)
@@ -308,14 +312,18 @@ func (b blueprint) pod(secret string) *corev1.Pod {
 		Volumes: []corev1.Volume{
 			{Name: "bin", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
 			{Name: "builds", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
-			{Name: "job", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: secret}}},
+			{Name: "job", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: secret, Items: agentFiles()}}},
 		},
 		Containers: []corev1.Container{{
 			Name: containerHelper, Image: b.helper, ImagePullPolicy: corev1.PullIfNotPresent, Args: []string{agent.Command, "install", agent.BinDir},
 			VolumeMounts: []corev1.VolumeMount{bin}, SecurityContext: helperContext(),
 		}},
 	}
-	for _, name := range slices.Concat(b.place.ImagePullSecrets, b.pullSecrets) {
+	pullSecrets := slices.Concat(b.place.ImagePullSecrets, b.pullSecrets)
+	if b.auth != nil {
+		pullSecrets = append(pullSecrets, secret)
+	}
+	for _, name := range pullSecrets {
 		spec.ImagePullSecrets = append(spec.ImagePullSecrets, corev1.LocalObjectReference{Name: name})
 	}
 	var aliases []string
@@ -339,6 +347,15 @@ func (b blueprint) pod(secret string) *corev1.Pod {
 		ObjectMeta: metav1.ObjectMeta{Name: b.name, Namespace: b.namespace, Labels: b.labels, Annotations: b.annotations},
 		Spec:       spec,
 	}
+}
+
+// agentFiles are those of the Secret that the agent reads.
+func agentFiles() []corev1.KeyToPath {
+	var items []corev1.KeyToPath
+	for _, name := range []string{agent.FileURL, agent.FileToken, agent.FileCA} {
+		items = append(items, corev1.KeyToPath{Key: name, Path: name})
+	}
+	return items
 }
 
 // serviceEnv gives a service its variables out of the job's Secret: they may be made of what nobody must see.
@@ -371,7 +388,7 @@ func tolerations(ts []executor.Toleration) []corev1.Toleration {
 	return out
 }
 
-// secret is the Secret of a job's Pod, with where Keelson is, the token and the variables of services.
+// secret is the Secret of a job's Pod, with where Keelson is, the token, the variables of services and the logins to registries.
 func (b blueprint) secret(data map[string][]byte) *corev1.Secret {
 	data = maps.Clone(data)
 	for i, s := range b.services {
@@ -379,9 +396,13 @@ func (b blueprint) secret(data map[string][]byte) *corev1.Secret {
 			data[serviceKey(i, v.Name)] = []byte(v.Value)
 		}
 	}
+	kind := corev1.SecretTypeOpaque
+	if b.auth != nil {
+		kind, data[corev1.DockerConfigJsonKey] = corev1.SecretTypeDockerConfigJson, b.auth
+	}
 	return &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: b.name, Namespace: b.namespace, Labels: maps.Clone(b.labels)},
-		Type:       corev1.SecretTypeOpaque, Data: data,
+		Type:       kind, Data: data,
 	}
 }
 

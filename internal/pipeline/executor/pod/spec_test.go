@@ -33,9 +33,11 @@ func TestPods(t *testing.T) {
 		"plain": {ID: 7, Job: pipeline.Job{Name: "test", Script: []string{"true"}}},
 		"image": {ID: 7, Job: pipeline.Job{Name: "test: [1]", Variables: append(public("TAG", "1.26", "CI_PROJECT_PATH", "group/shop", "CI_PIPELINE_ID", "12", "CI_COMMIT_REF_NAME", "main"), pipeline.Variable{Name: "S", Value: "s3cret-value", Masked: true}),
 			Image: &pipeline.Image{Name: "golang:$TAG", Entrypoint: []string{"", "/entry", "$TAG"}, PullPolicy: []string{"always", "if-not-present"}, Kubernetes: map[string]any{"user": "1000:1001"}}}},
-		"place": {ID: 7, Job: pipeline.Job{Name: "test", AfterScript: []string{"true"}, Timeout: pipeline.Duration(90e9)}, Place: executor.Place{
+		"place": {ID: 7, CPU: 500, Memory: 1 << 30, Job: pipeline.Job{Name: "test", AfterScript: []string{"true"}, Timeout: pipeline.Duration(90e9)}, Place: executor.Place{
 			Namespace: "shop", ServiceAccount: "jobs", Image: "alpine:3", ImagePullSecrets: []string{"registry"}, NodeSelector: map[string]string{"pool": "ci"},
-			Tolerations: []executor.Toleration{{Key: "ci", Operator: "Exists", Effect: "NoExecute", Seconds: &seconds}}}, CPU: 500, Memory: 1 << 30},
+			Tolerations: []executor.Toleration{{Key: "ci", Operator: "Exists", Effect: "NoExecute", Seconds: &seconds}}}},
+		"logins":    {ID: 7, Job: pipeline.Job{Name: "test", Variables: public("CI_REGISTRY", "r:5000", "CI_REGISTRY_USER", "u", "CI_REGISTRY_PASSWORD", "p", "DOCKER_AUTH_CONFIG", `{"auths": {"other": {"auth": "eDp5"}}}`)}},
+		"bad-login": {ID: 7, Job: pipeline.Job{Name: "test", Variables: public("DOCKER_AUTH_CONFIG", `{"auths": [`)}},
 		"services": {ID: 7, Job: pipeline.Job{Name: "test", Variables: append(public("DB", "shop", "CI_JOB_NAME", "test"), pipeline.Variable{Name: "S", Value: "s3cret-value", Masked: true}), Services: []pipeline.Service{
 			{Image: pipeline.Image{Name: "registry.example:5000/lib/postgres:16@sha256:abc", PullPolicy: []string{"never"}}, Alias: "db, Database", Command: []string{"-c", "fsync=off"}, Variables: public("POSTGRES_PASSWORD", "$S", "HEALTHCHECK_TCP_PORT", "5432")},
 			{Image: pipeline.Image{Name: "redis", Docker: map[string]any{"user": "redis"}, Entrypoint: []string{"redis-server"}}}}}},

@@ -27,13 +27,26 @@ func (j *job) change() {
 	j.changed = make(chan struct{})
 }
 
+// made takes in the Pod as it was made. The watch may have been faster.
+func (j *job) made(pod *corev1.Pod) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.pod == nil {
+		j.take(pod)
+	}
+}
+
 // see takes in the status of the Pod.
 func (j *job) see(pod *corev1.Pod) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.pod != nil && j.pod.UID != pod.UID {
-		return
+	if j.pod == nil || j.pod.UID == pod.UID {
+		j.take(pod)
 	}
+}
+
+// take reads the status of the Pod. The lock is held.
+func (j *job) take(pod *corev1.Pod) {
 	j.pod = pod
 	j.sight = look(pod, j.plan.limits, j.history)
 	if len(pod.Status.ContainerStatuses) < len(pod.Spec.Containers) {
@@ -64,7 +77,7 @@ func (j *job) seeGone(pod *corev1.Pod) {
 func (j *job) isDead() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.dead || j.sight.end != nil
+	return j.dead || j.fate() != nil
 }
 
 // begun tells whether the agent has begun a phase, or is past it.
@@ -78,6 +91,14 @@ func (j *job) begun(p agent.Phase) bool {
 type deadError struct{ result executor.Result }
 
 func (e *deadError) Error() string { return e.result.Message }
+
+// fate is why the job cannot go on; nil: it can. The lock is held.
+func (j *job) fate() *executor.Result {
+	if j.sight.end != nil {
+		return j.sight.end
+	}
+	return j.late
+}
 
 // maxNotes bounds what the log is told of a Pod.
 const maxNotes = 50
@@ -103,7 +124,7 @@ func (j *job) tell() {
 func (j *job) await(ctx context.Context, is func() bool) error {
 	for {
 		j.mu.Lock()
-		done, end, changed := is(), j.sight.end, j.changed
+		done, end, changed := is(), j.fate(), j.changed
 		j.mu.Unlock()
 		switch {
 		case done:
@@ -175,9 +196,14 @@ func (j *job) section(p agent.Phase, name, title string) (end func()) {
 // stopPatience is how long an agent may take to say that it has stopped a phase, the grace for the script not counted.
 const stopPatience = 15 * time.Second
 
+// doneWith tells whether the agent has carried out an order. The lock is held.
+func (j *job) doneWith(order agent.Order) bool {
+	return j.heard && j.status.Done(order.Phase) && j.status.Uploads >= order.Uploads
+}
+
 // execute lets the agent do a phase, until it is done with it or ctx ends.
 func (j *job) execute(ctx context.Context, order agent.Order) executor.Result {
-	done := func() bool { return j.heard && j.status.Done(order.Phase) }
+	done := func() bool { return j.doneWith(order) }
 	j.mu.Lock()
 	over := done()
 	if order.Setup == nil && j.status.Phase == agent.Hello {
@@ -243,9 +269,7 @@ const createTries = 6
 // create makes the Pod with its Secret.
 func (j *job) create() error {
 	data := map[string][]byte{agent.FileURL: []byte(j.x.o.URL + Path + fmt.Sprint(j.ID)), agent.FileToken: []byte(j.x.o.token(j.ID))}
-	if len(j.x.o.CA) > 0 {
-		data[agent.FileCA] = j.x.o.CA
-	}
+	data[agent.FileCA] = j.x.o.CA // empty: the agent trusts whom the image does
 	client := j.x.o.Client.CoreV1()
 	err := again(j.ctx, func() error {
 		_, err := client.Secrets(j.plan.namespace).Create(j.ctx, j.plan.secret(data), metav1.CreateOptions{})
@@ -262,9 +286,9 @@ func (j *job) create() error {
 	if err != nil {
 		return fmt.Errorf("make the job's Pod: %w", err)
 	}
-	j.see(pod)
+	j.made(pod)
 	go j.own(pod)
-	go j.waitForNode(pod)
+	go j.watchStart(pod)
 	return nil
 }
 
@@ -303,38 +327,53 @@ func (j *job) own(pod *corev1.Pod) {
 // slowStart is how long a Pod may take to start until its events are looked at.
 const slowStart = 2 * time.Second
 
-// waitForNode tells the log what holds up a Pod that does not start, and ends the job when no node takes it for too long.
-func (j *job) waitForNode(pod *corev1.Pod) {
-	ctx, cancel := context.WithTimeout(j.ctx, j.x.o.Pending)
-	defer cancel()
-	soon, done := context.WithTimeout(ctx, slowStart)
-	err := j.await(soon, func() bool { return j.heard })
-	done()
-	if err == nil || ctx.Err() != nil && j.ctx.Err() != nil || isDead(err) {
-		return
-	}
-	go j.events(ctx, pod)
-	if err := j.awaitQuietly(ctx, func() bool { return j.heard || j.pod != nil && j.pod.Spec.NodeName != "" }); err == nil || j.ctx.Err() != nil || isDead(err) {
-		_ = j.awaitQuietly(ctx, func() bool { return j.heard }) // its events are told for as long
-		return
-	}
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	r := executor.Failed(pipeline.RunnerSystemFailure, "%s", join(fmt.Sprintf("no node took the Pod within %s", j.x.o.Pending), "", strings.TrimPrefix(j.sight.state, noNode)))
-	j.sight.end = &r
-	j.change()
-}
+// helloLimit is how long the agent may take to be heard of, once its container runs.
+const helloLimit = 3 * time.Minute
 
-func isDead(err error) bool {
-	var dead *deadError
-	return errors.As(err, &dead)
+// watchStart tells the log what holds up a Pod that does not start, and ends the job when no node takes it for too long, or when nothing is
+// heard of it.
+func (j *job) watchStart(pod *corev1.Pod) {
+	heard := func() bool { return j.heard }
+	within := func(limit time.Duration, is func() bool) (late bool) {
+		ctx, cancel := context.WithTimeout(j.ctx, limit)
+		defer cancel()
+		return j.awaitQuietly(ctx, is) != nil && ctx.Err() != nil && j.ctx.Err() == nil
+	}
+	fail := func(format string, args ...any) {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		if j.sight.end == nil && !j.heard {
+			r := executor.Failed(pipeline.RunnerSystemFailure, format, args...)
+			j.late = &r
+			j.change()
+		}
+	}
+	if !within(slowStart, heard) {
+		return
+	}
+	ctx, cancel := context.WithCancel(j.ctx)
+	defer cancel()
+	go j.events(ctx, pod)
+	if within(j.x.o.Pending-slowStart, func() bool { return j.heard || j.pod != nil && j.pod.Spec.NodeName != "" }) {
+		j.mu.Lock()
+		state := strings.TrimPrefix(j.sight.state, noNode)
+		j.mu.Unlock()
+		fail("%s", join(fmt.Sprintf("no node took the Pod within %s", j.x.o.Pending), "", state))
+		return
+	}
+	if err := j.awaitQuietly(j.ctx, func() bool { return j.heard || j.sight.runs }); err != nil {
+		return
+	}
+	if within(helloLimit, heard) {
+		fail("nothing was heard of the Pod within %s after its container had started: can Pods reach Keelson at %s?", helloLimit, j.x.o.URL)
+	}
 }
 
 // awaitQuietly waits as await does, and leaves the log alone.
 func (j *job) awaitQuietly(ctx context.Context, is func() bool) error {
 	for {
 		j.mu.Lock()
-		done, end, changed := is(), j.sight.end, j.changed
+		done, end, changed := is(), j.fate(), j.changed
 		j.mu.Unlock()
 		switch {
 		case done:

@@ -62,7 +62,7 @@ func newLink(dir string) (*link, error) {
 		WriteBufferSize:       64 << 10,
 		ReadBufferSize:        64 << 10,
 	}
-	if ca, err := read(FileCA); err == nil {
+	if ca, err := read(FileCA); err == nil && ca != "" {
 		pool := x509.NewCertPool()
 		if !pool.AppendCertsFromPEM([]byte(ca)) {
 			return nil, errors.New("the certificates of Keelson cannot be read")
@@ -112,6 +112,9 @@ func backoff(ctx context.Context, attempt int) bool {
 	}
 }
 
+// tell is after how many attempts somebody is told that there is no answer.
+const tell = 8
+
 // poll tells Keelson how the job is, until there is an order. An error: nobody wants the job, or ctx has ended.
 func (l *link) poll(ctx context.Context, s Status, mask []string) (Order, error) {
 	for attempt := 0; ; attempt++ {
@@ -134,7 +137,11 @@ func (l *link) poll(ctx context.Context, s Status, mask []string) (Order, error)
 			continue
 		case err == nil:
 			return order, nil
-		case !backoff(ctx, attempt):
+		}
+		if attempt == tell && ctx.Err() == nil { // for who looks at the container's own log
+			fmt.Fprintf(os.Stderr, "Keelson does not answer at %s, and is asked again: %v\n", l.url, err)
+		}
+		if !backoff(ctx, attempt) {
 			return Order{}, ctx.Err()
 		}
 	}
@@ -232,11 +239,11 @@ func (l *link) upload(ctx context.Context, dir string, selected []artifact.Selec
 		packed := make(chan error, 1)
 		go func() {
 			err := artifact.PackSelected(ctx, w, dir, selected, tracked, limits)
-			w.CloseWithError(err) //nolint:errcheck // it never fails
+			w.CloseWithError(err)
 			packed <- err
 		}()
 		answer, err := l.do(ctx, http.MethodPut, "/files", r)
-		r.Close()
+		_ = r.Close() // it never fails
 		perr := <-packed
 		if err == nil {
 			answer.Body.Close()

@@ -62,6 +62,7 @@ type Status struct {
 	Phase   Phase        `json:"phase"`   // the one that it is at
 	Running bool         `json:"running"` // else it is done with it
 	Exits   [phases]Exit `json:"exits"`   // of the phases that are over
+	Uploads int          `json:"uploads"` // how often it has begun to send what the job leaves
 	Bash    bool         `json:"bash"`    // there is a bash
 	// Server is the one that the agent has heard of last. Another one gives its name first, and is told Mask.
 	Server string   `json:"server,omitempty"`
@@ -71,7 +72,7 @@ type Status struct {
 
 // Newer tells whether a status is not older than another one.
 func (s Status) Newer(than Status) bool {
-	return s.Phase > than.Phase || s.Phase == than.Phase && (than.Running || !s.Running)
+	return s.Phase > than.Phase || s.Uploads > than.Uploads || s.Phase == than.Phase && (than.Running || !s.Running)
 }
 
 // Done tells whether the agent is done with a phase.
@@ -100,7 +101,14 @@ type Order struct {
 	Limit    time.Duration        `json:"limit,omitempty"`    // how long the phase may take while Keelson is away
 	Wait     []Port               `json:"wait,omitempty"`     // of Fetch: what the services listen on
 	Selected []artifact.Selection `json:"selected,omitempty"` // of Upload
-	Tracked  []string             `json:"tracked,omitempty"`
+	// Uploads is the how many-eth time it is that this is asked for: what was sent to a Keelson that is no more has to be sent again.
+	Uploads int      `json:"uploads,omitempty"`
+	Tracked []string `json:"tracked,omitempty"`
+}
+
+// New tells whether an agent with this status has to carry out an order.
+func (o Order) New(s Status) bool {
+	return o.Phase > s.Phase || o.Phase == Upload && s.Phase == Upload && o.Uploads > s.Uploads
 }
 
 // Setup is what holds for all phases.
@@ -136,7 +144,7 @@ const (
 	LogChunk = 256 << 10
 	logRoom  = 4 << 20
 	MaxOrder = 64 << 20 // the files of variables and the names of tracked files are in it
-	MaxPoll  = 8 << 20
+	MaxPoll  = 2 << 20
 )
 
 // PollWait is how long Keelson lets an agent wait for an order.

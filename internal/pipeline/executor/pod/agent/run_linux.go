@@ -67,7 +67,7 @@ func serve() error {
 		switch {
 		case order.Phase >= End:
 			return nil
-		case order.Phase > a.status.Phase:
+		case order.New(a.status):
 			a.run(order)
 		}
 	}
@@ -76,6 +76,9 @@ func serve() error {
 // run runs a phase to its end.
 func (a *agent) run(o Order) {
 	a.status.Phase, a.status.Running = o.Phase, true
+	if o.Phase == Upload {
+		a.status.Uploads++
+	}
 	if o.Note != "" {
 		a.status.Note = o.Note
 	}
