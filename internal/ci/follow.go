@@ -117,7 +117,9 @@ func newPushes() *pushes { return &pushes{jobs: map[int64][]Commit{}} }
 func (p *pushes) begin(job int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.jobs[job] = []Commit{}
+	if _, ok := p.jobs[job]; !ok {
+		p.jobs[job] = []Commit{}
+	}
 }
 
 func (p *pushes) end(job int64) {
