@@ -259,15 +259,23 @@ func TestWaysToDeploy(t *testing.T) {
   - name: KUBECONFIG_FILE
     type: file
     valueFrom: {secretKeyRef: {name: kubeconfig, key: config}}
-`, "staging@staging", "staging@review/*", "production")
+`, "myapp-staging@staging", "myapp-staging@review/*", "myapp-production")
 	file := filepath.Join(t.TempDir(), "config")
 	write(t, file, string(kubeconfig))
 	in.kubectl(t, "create", "secret", "generic", "kubeconfig", "-n", "articles-myapp", "--from-file", "config="+file)
 
+	// The sample of the instance has the namespaces that the article names.
+	elsewhere := strings.NewReplacer("-n production", "-n myapp-production", "namespace: production", "namespace: myapp-production",
+		"-n staging", "-n myapp-staging", "namespace: staging", "namespace: myapp-staging", "namespace staging", "namespace myapp-staging",
+		"production myapp-green", "myapp-production myapp-green")
 	count := 0
 	push := func(t *testing.T, branch, config string, files ...string) int64 {
 		t.Helper()
-		writeFiles(t, c.dir, append(files, ".gitlab-ci.yml", config)...)
+		files = append(files, ".gitlab-ci.yml", config)
+		for i := range files {
+			files[i] = elsewhere.Replace(files[i])
+		}
+		writeFiles(t, c.dir, files...)
 		c.git("add", "-A")
 		c.git("commit", "-q", "--allow-empty", "-m", t.Name())
 		c.git("push", "-q", "-f", "origin", "HEAD:"+branch)
@@ -283,7 +291,7 @@ func TestWaysToDeploy(t *testing.T) {
 	t.Run("sed", func(t *testing.T) {
 		id := push(t, "main", article(t, "004/sed.yml"), "k8s/deployment.yaml", strings.Replace(deploymentOf("myapp", "v1", "IMAGE_PLACEHOLDER"), "replicas: 2", "replicas: 3", 1))
 		in.shownLogs(t, id, "success: deploy/1=success")
-		if got, want := imageOf(t, "production", "myapp"), "registry.example.com/articles/myapp:"+head(); got != want {
+		if got, want := imageOf(t, "myapp-production", "myapp"), "registry.example.com/articles/myapp:"+head(); got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
 	})
@@ -295,7 +303,7 @@ func TestWaysToDeploy(t *testing.T) {
 			"k8s/overlays/production/kustomization.yaml", "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n- ../../base\nnamespace: production\n"+
 				"images:\n- name: myapp\n  newName: registry.gitlab.com/mygroup/myapp\n  newTag: latest\n")
 		in.shownLogs(t, id, "success: deploy_production/1=success")
-		if got, want := imageOf(t, "production", "myapp"), "registry.example.com/articles/myapp:"+head(); got != want {
+		if got, want := imageOf(t, "myapp-production", "myapp"), "registry.example.com/articles/myapp:"+head(); got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
 	})
@@ -309,10 +317,10 @@ func TestWaysToDeploy(t *testing.T) {
 		blue := strings.Replace(deploymentOf("myapp-blue", "blue", "registry.example.com/articles/myapp:1"), "app: myapp-blue, version", "app: myapp-blue, group: myapp, version", 1)
 		green := strings.Replace(blue, "myapp:1", "myapp:2", 1)
 		green = strings.NewReplacer("myapp-blue", "myapp-green", "version: blue", "version: green").Replace(green)
-		apply(t, in.Kubeconfig, blue+"---\napiVersion: v1\nkind: Service\nmetadata: {name: myapp, namespace: production}\n"+
-			"spec: {selector: {group: myapp, version: blue}, ports: [{port: 80, targetPort: 3000}]}\n")
+		apply(t, in.Kubeconfig, elsewhere.Replace(blue+"---\napiVersion: v1\nkind: Service\nmetadata: {name: myapp, namespace: production}\n"+
+			"spec: {selector: {group: myapp, version: blue}, ports: [{port: 80, targetPort: 3000}]}\n"))
 		selector := func() string {
-			return in.kubectl(t, "get", "service", "myapp", "-n", "production", "-o", "jsonpath={.spec.selector.version}")
+			return in.kubectl(t, "get", "service", "myapp", "-n", "myapp-production", "-o", "jsonpath={.spec.selector.version}")
 		}
 		script := filepath.Join(c.dir, "scripts/smoke-test.sh")
 		writeFiles(t, c.dir, "scripts/smoke-test.sh", strings.Replace(smoke, "READY", "17", 1))
@@ -329,14 +337,14 @@ func TestWaysToDeploy(t *testing.T) {
 		if got := selector(); got != "green" {
 			t.Errorf("the service is at %s", got)
 		}
-		if r := tryKubectl(in.Kubeconfig, "get", "deployment", "myapp-blue", "-n", "production"); r.code == 0 {
+		if r := tryKubectl(in.Kubeconfig, "get", "deployment", "myapp-blue", "-n", "myapp-production"); r.code == 0 {
 			t.Error("blue is still there")
 		}
 	})
 	t.Run("canary", func(t *testing.T) {
-		apply(t, in.Kubeconfig, deploymentOf("myapp-stable", "stable", "registry.example.com/articles/myapp:1"))
+		apply(t, in.Kubeconfig, elsewhere.Replace(deploymentOf("myapp-stable", "stable", "registry.example.com/articles/myapp:1")))
 		replicas := func() string {
-			return in.kubectl(t, "get", "deployment", "myapp-canary", "myapp-stable", "-n", "production", "-o", "jsonpath={.items[*].spec.replicas}")
+			return in.kubectl(t, "get", "deployment", "myapp-canary", "myapp-stable", "-n", "myapp-production", "-o", "jsonpath={.items[*].spec.replicas}")
 		}
 		config := "stages: [deploy]\n" + article(t, "004/canary.yml", "sleep 300", "kubectl rollout status deployment/myapp-canary -n production",
 			"./scripts/check-error-rate.sh", "sh scripts/check-error-rate.sh")
@@ -360,27 +368,27 @@ func TestWaysToDeploy(t *testing.T) {
 			"npm test", "test \"$(cat build/image)\" = $IMAGE_TAG",
 			"kubectl rollout undo deployment/myapp\n", "kubectl rollout undo deployment/myapp -n production\n",
 			"kubectl apply -f k8s/review/", "kubectl apply -n staging -f k8s/review/")
-		apply(t, in.Kubeconfig, deploymentOf("myapp", "v1", "registry.example.com/articles/myapp:1"))
+		apply(t, in.Kubeconfig, elsewhere.Replace(deploymentOf("myapp", "v1", "registry.example.com/articles/myapp:1")))
 		id := push(t, "develop", config, "k8s/review/web.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: review\n")
 		want := func(status, deploy string) string {
 			return status + ": build/1=success test/1=success " + deploy + " rollback_user_service/1=skipped rollback_production/1=skipped"
 		}
 		in.shownLogs(t, id, want("success", "deploy_staging/1=success"))
-		if got, want := imageOf(t, "staging", "myapp"), "registry.example.com/articles/myapp:"+head(); got != want {
+		if got, want := imageOf(t, "myapp-staging", "myapp"), "registry.example.com/articles/myapp:"+head(); got != want {
 			t.Errorf("staging: %s, want %s", got, want)
 		}
 		id = push(t, "main", config)
 		in.shownLogs(t, id, want("success", "deploy_production/1=manual"))
-		if got := imageOf(t, "production", "myapp"); got != "registry.example.com/articles/myapp:1" {
+		if got := imageOf(t, "myapp-production", "myapp"); got != "registry.example.com/articles/myapp:1" {
 			t.Errorf("production before anybody said so: %s", got)
 		}
 		in.must(t, "ci", "play", fmt.Sprint(id), "deploy_production")
 		in.shownLogs(t, id, want("success", "deploy_production/1=success"))
-		if got, want := imageOf(t, "production", "myapp"), "registry.example.com/articles/myapp:"+head(); got != want {
+		if got, want := imageOf(t, "myapp-production", "myapp"), "registry.example.com/articles/myapp:"+head(); got != want {
 			t.Errorf("production: %s, want %s", got, want)
 		}
 		id = push(t, "feature/login", config)
 		in.shownLogs(t, id, want("success", "deploy_review/1=success"))
-		contains(t, in.kubectl(t, "get", "configmap", "review", "-n", "staging", "-o", "name"), "configmap/review")
+		contains(t, in.kubectl(t, "get", "configmap", "review", "-n", "myapp-staging", "-o", "name"), "configmap/review")
 	})
 }
