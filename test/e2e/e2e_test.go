@@ -1,6 +1,6 @@
 // Package e2e tests the whole product from outside: the built programs, plain git and kubectl, real clusters.
 //
-// One instance is shared by most tests; each leaves it healthy. KEELSON_BINARY and KEELSON_CLUSTER_BINARY name built
+// One instance is shared by most tests; each leaves it healthy. Those that run beside each other, which is after all others, leave it running. KEELSON_BINARY and KEELSON_CLUSTER_BINARY name built
 // programs; what is not named is built.
 package e2e
 
@@ -9,6 +9,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -37,6 +38,10 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue { // these tests wait more than they work
+		_ = f.Value.Set("4")
+	}
 	code, err := run(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)

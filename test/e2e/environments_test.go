@@ -23,6 +23,7 @@ type environmentShown struct {
 
 // TestEnvironmentsOfPipelines deploys a review app and a production, goes back, and lets both end: one with its branch, one by hand.
 func TestEnvironmentsOfPipelines(t *testing.T) {
+	t.Parallel()
 	in := shared
 	in.must(t, "git", "create", "team/envs")
 	apply(t, in.Kubeconfig, `

@@ -93,6 +93,7 @@ spec:
 
 // TestJobsFollowCommits: a job that pushes a commit waits until the apps that reconcile it are healthy, and tells what is wrong where they are not.
 func TestJobsFollowCommits(t *testing.T) {
+	t.Parallel()
 	in := shared
 	_, url := hosted(t, "team/follow",
 		"shop/shop.yaml", followedShop, "argo/map.yaml", "{apiVersion: v1, kind: ConfigMap, metadata: {name: argo}}\n",
@@ -171,6 +172,7 @@ func TestJobsFollowCommits(t *testing.T) {
 // TestJobsFollowObjects: a job that writes objects by the cluster that it is given waits until they are healthy; where they are not, it fails
 // with the Pod's reason, and its rollback runs. One with a cluster of its own is not followed.
 func TestJobsFollowObjects(t *testing.T) {
+	t.Parallel()
 	in := shared
 	in.must(t, "git", "create", "team/objects")
 	apply(t, in.Kubeconfig, `

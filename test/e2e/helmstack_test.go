@@ -54,6 +54,7 @@ spec:
 
 // TestHelmOfAPipeline runs what a deploy job runs: a chart's folder at a tag, a client's values, credentials from variables, and waiting.
 func TestHelmOfAPipeline(t *testing.T) {
+	t.Parallel()
 	const namespace = "vitrine"
 	repo, work := t.TempDir(), t.TempDir()
 	git := func(args ...string) {

@@ -63,6 +63,7 @@ func (in *instance) shownLogs(t *testing.T, id int64, want string) pipelineShown
 // TestJobsReachTheCluster: jobs in the sandbox deploy by the KUBECONFIG that they find, as the service accounts that their Project names for
 // their environment and their branch, and do nothing else.
 func TestJobsReachTheCluster(t *testing.T) {
+	t.Parallel()
 	in := shared
 	in.must(t, "git", "create", "team/access")
 	apply(t, in.Kubeconfig, `

@@ -55,6 +55,7 @@ const triggerToken = "glptt-0123456789abcdef"
 
 // TestProjects goes through what a Project says of itself, its schedules and its triggers.
 func TestProjects(t *testing.T) {
+	t.Parallel()
 	in := shared
 	apply(t, in.Kubeconfig, `
 apiVersion: v1
@@ -164,6 +165,7 @@ spec:
 // TestProjectsFromElsewhere follows a repository of another Git server, which says at once that there is something new; its pipelines start
 // those of another project, by a job and by a job's token.
 func TestProjectsFromElsewhere(t *testing.T) {
+	t.Parallel()
 	in := shared
 	git := newRemote(t)
 	c := git.create(t, "up", "testdata/first")

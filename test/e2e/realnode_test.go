@@ -59,6 +59,7 @@ func pushedInto(t *testing.T, c clone) v1.Image {
 // TestRealNodeDeploys goes the whole way on a real node: a job pushes an image to the instance's registry with what it finds in its variables,
 // another one deploys it and waits until it runs. Nobody else reads the image, and the repository is not to be had where pods are.
 func TestRealNodeDeploys(t *testing.T) {
+	t.Parallel()
 	in := realInstance(t)
 	in.must(t, "git", "create", "team/web")
 	apply(t, in.Kubeconfig, `
@@ -207,6 +208,7 @@ func busyboxImage(t *testing.T) v1.Image {
 // TestJobsInPods: where Pods are the rule a job runs in one, with an image of the instance's registry, finds its sources and reaches the cluster,
 // the Git host and the registry by what its variables say; a Project may want the shell, and one without nodes for Pods is told so.
 func TestJobsInPods(t *testing.T) {
+	t.Parallel()
 	in := realInstance(t, "--ci-executor", "pod")
 	shell := in.Registry + "/tools/shell:1"
 	if err := crane.Push(busyboxImage(t), shell, crane.WithAuth(&authn.Basic{Username: "me", Password: in.Token})); err != nil {

@@ -87,6 +87,7 @@ func deploymentOf(name, version, image string) string {
 
 // TestHelmFromATag is the pipeline of the first article: a chart at its tag, credentials that no log shows, a person who says go, and volumes.
 func TestHelmFromATag(t *testing.T) {
+	t.Parallel()
 	in := shared
 	charts := in.reader(t, "articles/templates-helm", "  readableBy: [\"clients/*\"]\n")
 	stack(t, filepath.Join(charts.dir, "charts/wordpress-stack"), "3.10.9")
@@ -153,6 +154,7 @@ func TestHelmFromATag(t *testing.T) {
 // TestImageSuggested is the third article: the application's pipeline suggests an image to the repository of the environments, whose
 // pipelines deploy and promote it.
 func TestImageSuggested(t *testing.T) {
+	t.Parallel()
 	in := shared
 	env := in.reader(t, "environments/pick-manager-env", `
   protected: {branches: [master, candidates]}
@@ -247,6 +249,7 @@ function git_commit {
 // TestWaysToDeploy are those of the last article, each on a push: sed, kustomize, a kubeconfig, blue-green, canary, and staging and
 // production with a way back.
 func TestWaysToDeploy(t *testing.T) {
+	t.Parallel()
 	in := shared
 	kubeconfig, err := os.ReadFile(in.Kubeconfig)
 	if err != nil {
