@@ -114,7 +114,6 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	if err = s.access.tidy(context.Background(), jobOver(db)); err != nil {
 		return nil, errors.Join(err, s.access.Close())
 	}
-	s.access.always = !inst.External
 	s.close = append(s.close, s.access)
 	if s.follows, err = newLazyFollow(dir, host, cmp.Or(own.git, inst.git(false))); err != nil {
 		return nil, err

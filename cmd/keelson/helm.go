@@ -28,6 +28,7 @@ func runHelm() int {
 	}
 	cmd.SetFlagErrorFunc(explainFlag)
 	if err := cmd.Execute(); err != nil { // which has told it
+		tellNoCluster(err.Error())
 		if coded, ok := errors.AsType[helm.CommandError](err); ok {
 			return coded.ExitCode
 		}

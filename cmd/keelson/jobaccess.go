@@ -37,9 +37,7 @@ type jobAccess struct {
 	listener  net.Listener
 	key       []byte // from which the tokens follow
 	objects   projectObjects
-	// always gives also jobs without access a kubeconfig, which says why there is none: nothing else on the machine could be meant.
-	always bool
-	log    *slog.Logger
+	log       *slog.Logger
 
 	known  chan struct{} // closed once there is a cluster
 	url    string        // where jobs find the proxy
@@ -177,7 +175,7 @@ func (a *jobAccess) give(ctx context.Context, p ci.Project, ref run.JobRef, job 
 	if object != nil {
 		entries = object.Spec.Access
 	}
-	if len(entries) == 0 && !a.always {
+	if len(entries) == 0 { // its scripts may bring a kubeconfig of their own to where kubectl looks, which ours would hide
 		return ci.Access{}, nil
 	}
 	record, err := proxy.OpenRecord(filepath.Join(a.written, strconv.FormatInt(ref.ID, 10)))
@@ -266,10 +264,6 @@ func accessFor(all []keelsonv1.ClusterAccess, environment string, protected bool
 
 // noAccess says why none of the entries is for a job, and what to do.
 func noAccess(project string, entries []keelsonv1.ClusterAccess) string {
-	if len(entries) == 0 {
-		return fmt.Sprintf("the jobs of %s have no access to this cluster: name a service account in spec.access of its Project (keelson ci rbac writes one "+
-			"with its rights), or set KUBECONFIG to a file of your own", project)
-	}
 	var list []string
 	for _, a := range entries {
 		text := a.Name + " is for every job"

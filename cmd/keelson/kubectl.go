@@ -1,7 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"strings"
 	_ "unsafe" // for go:linkname
 
 	_ "k8s.io/client-go/plugin/pkg/client/auth" // the log-in methods that kubeconfig files name
@@ -24,6 +26,13 @@ func runKubectl() int {
 	useInstance()
 	// As in kubectl's own main: the verbosity is needed before the flags are parsed. A bad one is reported by the parser.
 	_, _ = logs.GlogSetter(kubectl.GetLogVerbosity(os.Args))
+	util.BehaviorOnFatal(func(message string, code int) {
+		if message = strings.TrimSuffix(message, "\n"); message != "" {
+			fmt.Fprintln(os.Stderr, message)
+		}
+		tellNoCluster(message)
+		os.Exit(code)
+	})
 	if err := cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()); err != nil {
 		util.CheckErr(err)
 	}
@@ -41,5 +50,13 @@ func useInstance() {
 	}
 	if inst, err := readInstance(g.data); err == nil && inst.Kubeconfig != "" {
 		_ = os.Setenv("KUBECONFIG", inst.Kubeconfig) // fails for malformed names only
+	}
+}
+
+// tellNoCluster says how a job comes to a cluster, where an error shows that it has none: kubectl and helm look at localhost:8080 then.
+func tellNoCluster(message string) {
+	if project := os.Getenv("CI_PROJECT_PATH"); project != "" && os.Getenv("KUBECONFIG") == "" && strings.Contains(message, "localhost:8080") {
+		fmt.Fprintf(os.Stderr, "This job has no kubeconfig. So that jobs of %s reach the cluster, name a service account in spec.access of its Project "+
+			"(keelson ci rbac writes one with its rights), or set KUBECONFIG to a file of your own.\n", project)
 	}
 }

@@ -162,8 +162,11 @@ deploy: {environment: review/x, variables: {KUBECONFIG: $CI_PROJECT_DIR/mine}, s
 	}
 	in.must(t, "git", "create", "team/bare")
 	c = cloneOf(t, in.Git+"/team/bare.git")
-	logs = in.played(t, c, "team/bare", "main", "deploy: {script: [kubectl get pods]}\n", "failed: deploy/1=failed")
-	contains(t, logs["deploy"], "the jobs of team/bare have no access to this cluster: name a service account in spec.access of its Project")
+	logs = in.played(t, c, "team/bare", "main", "deploy: {script: ['echo \"own [$KUBECONFIG]\"', '${PATH##*:}/helm list || true', '${PATH##*:}/kubectl get pods']}\n", "failed: deploy/1=failed")
+	contains(t, logs["deploy"], "own []", "This job has no kubeconfig. So that jobs of team/bare reach the cluster, name a service account in spec.access of its Project")
+	if n := strings.Count(logs["deploy"], "This job has no kubeconfig."); n != 2 {
+		t.Errorf("kubectl and helm say %d times what to do:\n%s", n, logs["deploy"])
+	}
 }
 
 // smallChartIn writes a chart with one Deployment.
