@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/bmatcuk/doublestar/v4"
 
+	gitcmd "keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/pipeline"
 )
 
@@ -403,8 +405,7 @@ func blobID(root *os.Root, at string) (string, error) {
 func commitsDigest(ctx context.Context, files []string, w Work) string {
 	var ids []string
 	for _, f := range files {
-		cmd := exec.CommandContext(ctx, "git", "-C", w.Dir, "log", "-1", "--format=%H", "--", w.Vars.Expand(f))
-		cmd.Env = append(gitEnv(), "GIT_LITERAL_PATHSPECS=1")
+		cmd := lastCommit(ctx, w, w.Vars.Expand(f))
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
 		out, err := cmd.Output()
@@ -417,6 +418,20 @@ func commitsDigest(ctx context.Context, files []string, w Work) string {
 		}
 	}
 	return digestOf(ids)
+}
+
+// lastCommit asks git for the last commit that changed a file. Of a directory that is a job's own git heeds the objects and nothing that could run
+// a program: no hooks, no file system monitor, no signatures, no transport to fetch objects that are missing.
+func lastCommit(ctx context.Context, w Work, file string) *exec.Cmd {
+	if w.InPlace {
+		cmd := exec.CommandContext(ctx, "git", "-C", w.Dir, "-c", "core.fsmonitor=false", "log", "-1", "--format=%H", "--", file)
+		cmd.Env = append(gitEnv(), "GIT_LITERAL_PATHSPECS=1")
+		return cmd
+	}
+	config := [][2]string{{"core.fsmonitor", "false"}, {"log.showSignature", "false"}, {"submodule.recurse", "false"}}
+	cmd := gitcmd.Process(ctx, config, "--git-dir="+filepath.Join(w.Dir, ".git"), "rev-list", "-1", "HEAD", "--", file)
+	cmd.Env = append(cmd.Env, "GIT_LITERAL_PATHSPECS=1", "GIT_ALLOW_PROTOCOL=none", "GIT_NO_LAZY_FETCH=1")
+	return cmd
 }
 
 // sanitizeKey makes a key a clean path that never leads upwards, as the runner does ([runner] shells/abstract.go): encoded

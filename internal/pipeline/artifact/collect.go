@@ -58,6 +58,7 @@ type collector struct {
 	excluded map[string]int
 	warnedOf map[string]bool
 	seen     int // entries looked at, those that are found twice included
+	taken    int // of those that are untracked
 }
 
 // errOutside is the error of a path that is not below the project directory.
@@ -349,7 +350,10 @@ func (c *collector) once(what, warning string) {
 
 // untracked takes the files that git does not track, ignored ones included.
 func (c *collector) untracked(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, "git", "-C", c.work.Dir, "ls-files", "--others", "-z")
+	if !c.work.InPlace {
+		return c.untrackedOfJob(ctx)
+	}
+	cmd := exec.CommandContext(ctx, "git", "-C", c.work.Dir, "-c", "core.fsmonitor=false", "ls-files", "--others", "-z")
 	cmd.Env = gitEnv()
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -386,12 +390,30 @@ func (c *collector) untracked(ctx context.Context) error {
 		c.work.warnf("untracked: git ls-files: %s", firstLine(stderr.String(), err))
 		return ctx.Err()
 	}
+	c.tellUntracked(taken)
+	return nil
+}
+
+// untrackedOfJob does it for a directory of a job's own, in which git must not run: see [tracked].
+func (c *collector) untrackedOfJob(ctx context.Context) error {
+	names, err := tracked(c.root, c.limits)
+	if err != nil {
+		c.work.warnf("untracked: %v", err)
+		return ctx.Err()
+	}
+	if err := c.unknown(ctx, ".", withDirs(names)); err != nil {
+		return err
+	}
+	c.tellUntracked(c.taken)
+	return nil
+}
+
+func (c *collector) tellUntracked(taken int) {
 	if taken == 0 {
 		c.work.warnf("untracked: no files")
 	} else {
 		c.work.printf("untracked: found %d files", taken)
 	}
-	return nil
 }
 
 // gitEnv is the environment without what would make git look at another repository.

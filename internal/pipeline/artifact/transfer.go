@@ -11,7 +11,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path"
 	"strings"
 
@@ -69,21 +68,19 @@ func (w Work) within(s selection) Selection {
 	return out
 }
 
-// Tracked gives the files that git tracks in a project directory. A directory without a repository has none.
-func Tracked(ctx context.Context, dir string, l Limits) ([]string, error) {
-	l = l.withDefaults()
-	if _, err := os.Lstat(path.Join(dir, ".git")); errors.Is(err, fs.ErrNotExist) {
+// Tracked gives the files that git tracks in a project directory. A directory without a repository has none. Git is not asked, see [tracked].
+func Tracked(dir string, l Limits) ([]string, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	names, err := tracked(root, l.withDefaults())
+	if errors.Is(err, errNoRepository) {
 		return nil, nil
 	}
-	cmd := exec.CommandContext(ctx, "git", "-C", dir, "ls-files", "-z")
-	cmd.Env = gitEnv()
-	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("list the tracked files: git ls-files: %w", err)
-	}
-	names := strings.FieldsFunc(string(out), func(r rune) bool { return r == 0 })
-	if len(names) > l.Files {
-		return nil, fmt.Errorf("list the tracked files: there are more than %d", l.Files)
+		return nil, fmt.Errorf("list the tracked files: %w", err)
 	}
 	return names, nil
 }
@@ -224,13 +221,13 @@ func (c *collector) unknown(ctx context.Context, at string, known map[string]boo
 		}
 		if !info.IsDir() {
 			if !known[below] {
-				c.add(below, info)
+				c.taken += c.add(below, info)
 			}
 			continue
 		}
 		if _, err := c.root.Lstat(path.Join(below, ".git")); err == nil {
 			if !known[below] {
-				c.add(below, info)
+				c.taken += c.add(below, info)
 			}
 			continue // a repository of its own, or a submodule
 		}

@@ -120,7 +120,7 @@ func TestPackSelected(t *testing.T) {
 		Artifacts: &pipeline.Artifacts{Paths: []string{"$OUT", "/outside", "../outside", ".git"}, Exclude: []string{"out/*.log"}, Reports: map[string][]string{"junit": {"tracked"}}, Untracked: true},
 	}
 	selected := Wanted(j, Work{Dir: server, Vars: vars}, true)
-	tracked, err := Tracked(t.Context(), server, Limits{})
+	tracked, err := Tracked(server, Limits{})
 	if err != nil || !slices.Equal(tracked, []string{"tracked"}) {
 		t.Fatalf("%q, %v", tracked, err)
 	}

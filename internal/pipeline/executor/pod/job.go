@@ -455,7 +455,7 @@ func (j *job) finish(result executor.Result) executor.Result {
 		selected = artifact.Wanted(j.Job.Job, work, result.Status == pipeline.StatusSuccess)
 	}
 	if slices.ContainsFunc(selected, func(s artifact.Selection) bool { return s.Untracked }) {
-		tracked, err = artifact.Tracked(j.life, j.Dir, j.x.o.Limits)
+		tracked, err = artifact.Tracked(j.Dir, j.x.o.Limits)
 	}
 	uploaded := false
 	if err == nil && j.ready && !j.isDead() {
