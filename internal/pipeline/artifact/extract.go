@@ -51,6 +51,10 @@ type stage struct {
 	lock  *os.File // held as long as its process lives
 	umask fs.FileMode
 	guard *guard // says what may be replaced; nil: everything
+	whole bool   // the repository in .git is written too
+
+	repo   *repository // as it is when files are put into place
+	linked bool        // a link in the project directory leads to where something is put
 }
 
 func newStage(root *os.Root) (*stage, error) {
@@ -224,10 +228,14 @@ func (st *stage) settle(ctx context.Context, entries []entry) error {
 	}
 	for attempt := 0; ; attempt++ {
 		var moves []move
+		var err error
+		if st.repo, err = repositoryOf(st.root); err != nil {
+			return err
+		}
 		if err := st.plan(".", &moves); err != nil {
 			return err
 		}
-		err := st.apply(moves)
+		err = st.apply(moves)
 		if err == nil {
 			break
 		}
@@ -242,7 +250,11 @@ func (st *stage) settle(ctx context.Context, entries []entry) error {
 			continue
 		}
 		if info, err := st.root.Stat(e.Path); err == nil && info.IsDir() && info.Mode().Perm() != e.Mode.Perm() {
-			if err := st.root.Chmod(e.Path, e.Mode.Perm()); err != nil {
+			err := st.writable(path.Join(e.Path, "x")) // it may be a link itself
+			if err == nil {
+				err = st.root.Chmod(e.Path, e.Mode.Perm())
+			}
+			if err != nil {
 				return fmt.Errorf("%s: %w", e.Path, unwrapDisk(err))
 			}
 		}
@@ -250,8 +262,19 @@ func (st *stage) settle(ctx context.Context, entries []entry) error {
 	return nil
 }
 
+// writable refuses what links would have written into the repository. Without links on the way the names have told.
+func (st *stage) writable(at string) error {
+	if st.whole || !st.linked {
+		return nil
+	}
+	return st.repo.writable(at)
+}
+
 func (st *stage) apply(moves []move) error {
 	for _, m := range moves {
+		if err := st.writable(m.at); err != nil {
+			return err // one of the moves before has put a link where a directory was
+		}
 		if st.guard != nil && !unchanged(st.root, m.at, m.there) {
 			return fmt.Errorf("move %s into place: %w", m.at, fs.ErrExist) // somebody has just written it
 		}
@@ -285,6 +308,9 @@ func (st *stage) plan(at string, moves *[]move) error {
 	}
 	for _, s := range staged {
 		below := path.Join(at, s.Name())
+		if err := st.writable(below); err != nil {
+			return err
+		}
 		there, err := st.root.Lstat(below)
 		if errors.Is(err, fs.ErrNotExist) {
 			*moves = append(*moves, move{at: below})
@@ -299,7 +325,10 @@ func (st *stage) plan(at string, moves *[]move) error {
 				return fmt.Errorf("%s is a link in the project directory that leads nowhere or outside of it: nothing is written through it", below)
 			}
 			if target.IsDir() {
-				there = target
+				there, st.linked = target, true
+				if err := st.writable(path.Join(below, "x")); err != nil {
+					return err
+				}
 			}
 		}
 		switch {
@@ -405,21 +434,25 @@ func (s *Store) extract(ctx context.Context, w Work, t *tree, l Limits, g *guard
 	return st.settle(ctx, entries)
 }
 
-// keep leaves out what a job must not overwrite.
+// keep leaves out what a job must not overwrite. Nor does the repository come from an archive where the directory is the job's own: what is said
+// in it, programs to run for one, is done by all git that looks at the directory.
 func (w Work) keep(entries []entry) []entry {
 	left := false
 	kept := make([]entry, 0, len(entries))
 	for _, e := range entries {
 		switch {
 		case isStage(e.Path):
-		case w.InPlace && (e.Path == ".git" || strings.HasPrefix(e.Path, ".git/")):
+		case ofRepository(e.Path):
 			left = true
 		default:
 			kept = append(kept, e)
 		}
 	}
-	if left {
+	switch {
+	case left && w.InPlace:
 		w.warnf(".git is left out: it belongs to the working tree that the job runs in")
+	case left:
+		w.warnf(".git is left out: a job has the repository of its own sources, or none")
 	}
 	return kept
 }

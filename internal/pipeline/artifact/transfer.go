@@ -10,9 +10,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
+	"slices"
 	"strings"
 
 	"keelson.dev/keelson/internal/pipeline"
@@ -173,10 +175,15 @@ func union(ctx context.Context, root *os.Root, dir string, selected []Selection,
 				return nil, err
 			}
 		}
-		for at, e := range c.found {
-			if whole || at != ".git" && !strings.HasPrefix(at, ".git/") {
-				found[at] = e
-			}
+		maps.Copy(found, c.found)
+	}
+	if !whole {
+		repo, err := repositoryOf(root)
+		if err != nil {
+			return nil, err
+		}
+		if err := repo.without(found); err != nil {
+			return nil, err
 		}
 	}
 	entries := make([]entry, 0, len(found))
@@ -244,19 +251,14 @@ func (c *collector) unknown(ctx context.Context, at string, known map[string]boo
 // Unpack writes what [Pack] has written to a project directory: all of it or, with an error, nothing. It believes nothing of it; see the
 // package's comment for what is refused.
 func Unpack(ctx context.Context, in io.Reader, dir string, l Limits) error {
-	return unpack(ctx, in, dir, l, func(*os.Root, []entry) error { return nil })
+	return unpack(ctx, in, dir, l, true, func(*os.Root) error { return nil })
 }
 
 // UnpackSelected writes what [PackSelected] has written, in place of all that is selected in the directory: what is not in the bundle is gone
 // afterwards.
 func UnpackSelected(ctx context.Context, in io.Reader, dir string, selected []Selection, tracked []string, l Limits) error {
 	l = l.withDefaults()
-	return unpack(ctx, in, dir, l, func(root *os.Root, entries []entry) error {
-		for _, e := range entries {
-			if e.Path == ".git" || strings.HasPrefix(e.Path, ".git/") {
-				return &unsafeError{e.Path, "is in the repository"}
-			}
-		}
+	return unpack(ctx, in, dir, l, false, func(root *os.Root) error {
 		old, err := union(ctx, root, dir, selected, tracked, l, false)
 		if err != nil {
 			return err
@@ -279,14 +281,18 @@ func Clear(ctx context.Context, dir string, selected []Selection, tracked []stri
 	return UnpackSelected(ctx, &none, dir, selected, tracked, l)
 }
 
-// unpack stages a bundle, and puts it into place once clear has made room for its entries.
-func unpack(ctx context.Context, in io.Reader, dir string, l Limits, clear func(root *os.Root, entries []entry) error) error {
+// unpack stages a bundle, and puts it into place once clear has made room for its entries. Only a bundle of the whole directory may have the
+// repository in .git.
+func unpack(ctx context.Context, in io.Reader, dir string, l Limits, whole bool, clear func(root *os.Root) error) error {
 	fail := func(err error) error { return fmt.Errorf("files of the job: %w; nothing was extracted", err) }
 	l = l.withDefaults()
 	r := bufio.NewReaderSize(in, 256<<10)
 	entries, err := bundleEntries(r)
 	if err == nil {
 		err = check(entries, l, false)
+	}
+	if i := slices.IndexFunc(entries, func(e entry) bool { return ofRepository(e.Path) }); err == nil && i >= 0 && !whole {
+		err = &unsafeError{entries[i].Path, "is in the repository"}
 	}
 	if err != nil {
 		return fail(err)
@@ -302,6 +308,7 @@ func unpack(ctx context.Context, in io.Reader, dir string, l Limits, clear func(
 		return fail(err)
 	}
 	defer st.close()
+	st.whole = whole
 	if err := st.skeleton(entries); err != nil {
 		return fail(err)
 	}
@@ -322,7 +329,7 @@ func unpack(ctx context.Context, in io.Reader, dir string, l Limits, clear func(
 			return fail(err)
 		}
 	}
-	if err := clear(root, entries); err != nil {
+	if err := clear(root); err != nil {
 		return fail(err)
 	}
 	if err := st.settle(ctx, entries); err != nil {
