@@ -287,7 +287,7 @@ func unpack(ctx context.Context, in io.Reader, dir string, l Limits, whole bool,
 	fail := func(err error) error { return fmt.Errorf("files of the job: %w; nothing was extracted", err) }
 	l = l.withDefaults()
 	r := bufio.NewReaderSize(in, 256<<10)
-	entries, err := bundleEntries(r)
+	entries, err := bundleEntries(r, l)
 	if err == nil {
 		err = check(entries, l, false)
 	}
@@ -338,27 +338,86 @@ func unpack(ctx context.Context, in io.Reader, dir string, l Limits, whole bool,
 	return nil
 }
 
-// bundleEntries reads the list of a bundle.
-func bundleEntries(r io.Reader) ([]entry, error) {
+// Bounds of the list of a bundle, in bytes: so many for each file that there may be, and for one of them.
+const (
+	entryShare = 256
+	maxEntry   = 64 << 10 // two names of 4095 bytes, all of them escaped, and the rest
+)
+
+// bundleEntries reads the list of a bundle, one entry after the other: no more is held than the limit has.
+func bundleEntries(r io.Reader, l Limits) ([]entry, error) {
 	head := make([]byte, len(bundleMagic)+8)
 	if _, err := io.ReadFull(r, head); err != nil {
 		return nil, err
 	}
 	rest, ok := bytes.CutPrefix(head, []byte(bundleMagic))
-	size := uint64(0)
-	if ok {
-		size = binary.BigEndian.Uint64(rest)
-	}
-	if !ok || size > maxTree {
+	if !ok {
 		return nil, errors.New("this is no bundle of files")
 	}
-	var list bytes.Buffer // it grows with what really comes
-	if n, err := io.CopyN(&list, r, int64(size)); err != nil || n != int64(size) {
-		return nil, io.ErrUnexpectedEOF
+	size, most := binary.BigEndian.Uint64(rest), uint64(min(maxTree, maxEntry+entryShare*int64(l.Files)))
+	if size > most {
+		return nil, fmt.Errorf("its list of files has more than %s", sizeText(int64(most)))
 	}
-	var entries []entry
-	if err := json.Unmarshal(list.Bytes(), &entries); err != nil {
+	list := &io.LimitedReader{R: r, N: int64(size)}
+	entries, err := decodeEntries(list, l.Files)
+	switch {
+	case list.N > 0 && (err == nil || errors.Is(err, io.ErrUnexpectedEOF)):
+		return nil, io.ErrUnexpectedEOF
+	case err != nil:
 		return nil, fmt.Errorf("its list of files: %w", err)
+	}
+	return entries, nil
+}
+
+// decodeEntries reads a JSON array of at most so many entries.
+func decodeEntries(r io.Reader, most int) ([]entry, error) {
+	piece := &io.LimitedReader{R: r}
+	d := json.NewDecoder(piece)
+	step := func(do func() error) error {
+		piece.N = maxEntry
+		err := do()
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			if piece.N == 0 {
+				return fmt.Errorf("an entry has more than %s", sizeText(maxEntry))
+			}
+			return io.ErrUnexpectedEOF
+		}
+		return err
+	}
+	bracket := func(want json.Delim) error {
+		return step(func() error {
+			got, err := d.Token()
+			if err == nil && got != want {
+				err = errors.New("it is no array")
+			}
+			return err
+		})
+	}
+	if err := bracket('['); err != nil {
+		return nil, err
+	}
+	entries := []entry{}
+	for {
+		more := false
+		_ = step(func() error { more = d.More(); return nil }) // what is wrong, the next step tells
+		if !more {
+			break
+		}
+		if len(entries) == most {
+			return nil, fmt.Errorf("it has more than %d files", most)
+		}
+		var e entry
+		if err := step(func() error { return d.Decode(&e) }); err != nil {
+			return nil, err
+		}
+		entries = append(entries, e)
+	}
+	if err := bracket(']'); err != nil {
+		return nil, err
+	}
+	piece.N = 1
+	if _, err := d.Token(); !errors.Is(err, io.EOF) || piece.N == 0 {
+		return nil, errors.New("something follows its end")
 	}
 	return entries, nil
 }
