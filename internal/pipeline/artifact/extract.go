@@ -13,12 +13,14 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/zeebo/blake3"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"keelson.dev/keelson/internal/pipeline/diskspace"
 	"keelson.dev/keelson/internal/pipeline/flock"
 )
 
@@ -52,6 +54,10 @@ type stage struct {
 	umask fs.FileMode
 	guard *guard // says what may be replaced; nil: everything
 	whole bool   // the repository in .git is written too
+
+	reserve int64 // bytes that stay free
+	written int64 // bytes of files since somebody looked
+	mu      sync.Mutex
 
 	repo   *repository // as it is when files are put into place
 	linked bool        // a link in the project directory leads to where something is put
@@ -133,6 +139,41 @@ func removeDead(root *os.Root, at string) {
 	}
 }
 
+// roomEvery is how many bytes are written until somebody looks whether others have filled the file system meanwhile.
+const roomEvery = 64 << 20
+
+// room refuses entries that there is no room for, before anything of them is written.
+func (st *stage) room(entries []entry, reserve int64) error {
+	st.reserve = reserve
+	var need int64
+	for _, e := range entries {
+		need += e.Size
+	}
+	return diskspace.Room(st.root.Name(), need, reserve)
+}
+
+// rationed writes the content of files as long as there is room.
+type rationed struct {
+	st *stage
+	w  io.Writer
+}
+
+func (r rationed) Write(p []byte) (int, error) {
+	r.st.mu.Lock()
+	r.st.written += int64(len(p))
+	look := r.st.written >= roomEvery
+	if look {
+		r.st.written = 0
+	}
+	r.st.mu.Unlock()
+	if look {
+		if err := diskspace.Room(r.st.root.Name(), int64(len(p)), r.st.reserve); err != nil {
+			return 0, err
+		}
+	}
+	return r.w.Write(p)
+}
+
 // skeleton makes the directories and links of entries, and the empty files.
 func (st *stage) skeleton(entries []entry) error {
 	made := map[string]bool{".": true}
@@ -192,7 +233,7 @@ func (st *stage) file(to *files, e entry, content func(io.Writer) error) error {
 	if err != nil {
 		return fail(err)
 	}
-	err = content(f)
+	err = content(rationed{st, f})
 	if err == nil && perm&st.umask != 0 {
 		err = f.Chmod(perm)
 	}
@@ -425,6 +466,9 @@ func (s *Store) extract(ctx context.Context, w Work, t *tree, l Limits, g *guard
 	}
 	defer st.close()
 	st.guard = g
+	if err := st.room(entries, l.Reserve); err != nil {
+		return err
+	}
 	if err := st.skeleton(entries); err != nil {
 		return err
 	}

@@ -308,7 +308,12 @@ func unpack(ctx context.Context, in io.Reader, dir string, l Limits, whole bool,
 		return fail(err)
 	}
 	defer st.close()
-	st.whole = whole
+	if st.whole = whole; whole {
+		l.Reserve = -1 // the directory in a Pod is the job's alone
+	}
+	if err := st.room(entries, l.Reserve); err != nil {
+		return fail(err)
+	}
 	if err := st.skeleton(entries); err != nil {
 		return fail(err)
 	}
