@@ -761,7 +761,7 @@ func TestUntrackedAndGit(t *testing.T) {
 		t.Error(log.String())
 	}
 
-	// A person's own repository is neither saved nor overwritten; where a runner has made the directory it is.
+	// A person's own repository is neither saved nor overwritten; where a runner has made the directory it is saved.
 	for _, inPlace := range []bool{true, false} {
 		log.Reset()
 		rec, err := s.Save(t.Context(), key, &pipeline.Artifacts{Paths: []string{"."}}, Work{Dir: dir, Log: &log, InPlace: inPlace}, true)

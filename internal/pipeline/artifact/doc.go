@@ -33,8 +33,9 @@
 //
 // Files are written to a staging directory in the project directory and moved into place when all of them are there, so
 // nothing is ever half-extracted. In a person's working tree a file is replaced only if the store knows what is in it; what else
-// differs stays, and the log says so. Nothing is written through a link that leads out of the project directory. Names with `..`,
-// absolute names, duplicates, devices, names below links and archives beyond the [Limits] are refused as a whole. Symbolic links
-// that a job made are kept as they were, as the runner does (a Python environment has links to /usr/bin); [Unzip], which takes
+// differs stays, and the log says so. Nothing is written through a link that leads out of the project directory, or into the repository in
+// its .git, by whatever way; what an archive has of a repository there is left out. Only [Unpack], which takes all of a directory from the
+// server, writes it. Names with `..`, absolute names, duplicates, devices, names below links and archives beyond the [Limits] are
+// refused as a whole. Symbolic links that a job made are kept as they were, as the runner does (a Python environment has links to /usr/bin); [Unzip], which takes
 // archives of strangers, refuses those that lead out of the directory.
 package artifact

@@ -13,12 +13,14 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/zeebo/blake3"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"keelson.dev/keelson/internal/pipeline/diskspace"
 	"keelson.dev/keelson/internal/pipeline/flock"
 )
 
@@ -51,6 +53,14 @@ type stage struct {
 	lock  *os.File // held as long as its process lives
 	umask fs.FileMode
 	guard *guard // says what may be replaced; nil: everything
+	whole bool   // the repository in .git is written too
+
+	reserve int64 // bytes that stay free
+	written int64 // bytes of files since somebody looked
+	mu      sync.Mutex
+
+	repo   *repository // as it is when files are put into place
+	linked bool        // a link in the project directory leads to where something is put
 }
 
 func newStage(root *os.Root) (*stage, error) {
@@ -129,6 +139,41 @@ func removeDead(root *os.Root, at string) {
 	}
 }
 
+// roomEvery is how many bytes are written until somebody looks whether others have filled the file system meanwhile.
+const roomEvery = 64 << 20
+
+// room refuses entries that there is no room for, before anything of them is written.
+func (st *stage) room(entries []entry, reserve int64) error {
+	st.reserve = reserve
+	var need int64
+	for _, e := range entries {
+		need += e.Size
+	}
+	return diskspace.Room(st.root.Name(), need, reserve)
+}
+
+// rationed writes the content of files as long as there is room.
+type rationed struct {
+	st *stage
+	w  io.Writer
+}
+
+func (r rationed) Write(p []byte) (int, error) {
+	r.st.mu.Lock()
+	r.st.written += int64(len(p))
+	look := r.st.written >= roomEvery
+	if look {
+		r.st.written = 0
+	}
+	r.st.mu.Unlock()
+	if look {
+		if err := diskspace.Room(r.st.root.Name(), int64(len(p)), r.st.reserve); err != nil {
+			return 0, err
+		}
+	}
+	return r.w.Write(p)
+}
+
 // skeleton makes the directories and links of entries, and the empty files.
 func (st *stage) skeleton(entries []entry) error {
 	made := map[string]bool{".": true}
@@ -188,7 +233,7 @@ func (st *stage) file(to *files, e entry, content func(io.Writer) error) error {
 	if err != nil {
 		return fail(err)
 	}
-	err = content(f)
+	err = content(rationed{st, f})
 	if err == nil && perm&st.umask != 0 {
 		err = f.Chmod(perm)
 	}
@@ -224,10 +269,14 @@ func (st *stage) settle(ctx context.Context, entries []entry) error {
 	}
 	for attempt := 0; ; attempt++ {
 		var moves []move
+		var err error
+		if st.repo, err = repositoryOf(st.root); err != nil {
+			return err
+		}
 		if err := st.plan(".", &moves); err != nil {
 			return err
 		}
-		err := st.apply(moves)
+		err = st.apply(moves)
 		if err == nil {
 			break
 		}
@@ -242,7 +291,11 @@ func (st *stage) settle(ctx context.Context, entries []entry) error {
 			continue
 		}
 		if info, err := st.root.Stat(e.Path); err == nil && info.IsDir() && info.Mode().Perm() != e.Mode.Perm() {
-			if err := st.root.Chmod(e.Path, e.Mode.Perm()); err != nil {
+			err := st.writable(path.Join(e.Path, "x")) // it may be a link itself
+			if err == nil {
+				err = st.root.Chmod(e.Path, e.Mode.Perm())
+			}
+			if err != nil {
 				return fmt.Errorf("%s: %w", e.Path, unwrapDisk(err))
 			}
 		}
@@ -250,8 +303,19 @@ func (st *stage) settle(ctx context.Context, entries []entry) error {
 	return nil
 }
 
+// writable refuses what links would have written into the repository. Without links on the way the names have told.
+func (st *stage) writable(at string) error {
+	if st.whole || !st.linked {
+		return nil
+	}
+	return st.repo.writable(at)
+}
+
 func (st *stage) apply(moves []move) error {
 	for _, m := range moves {
+		if err := st.writable(m.at); err != nil {
+			return err // one of the moves before has put a link where a directory was
+		}
 		if st.guard != nil && !unchanged(st.root, m.at, m.there) {
 			return fmt.Errorf("move %s into place: %w", m.at, fs.ErrExist) // somebody has just written it
 		}
@@ -285,6 +349,9 @@ func (st *stage) plan(at string, moves *[]move) error {
 	}
 	for _, s := range staged {
 		below := path.Join(at, s.Name())
+		if err := st.writable(below); err != nil {
+			return err
+		}
 		there, err := st.root.Lstat(below)
 		if errors.Is(err, fs.ErrNotExist) {
 			*moves = append(*moves, move{at: below})
@@ -299,7 +366,10 @@ func (st *stage) plan(at string, moves *[]move) error {
 				return fmt.Errorf("%s is a link in the project directory that leads nowhere or outside of it: nothing is written through it", below)
 			}
 			if target.IsDir() {
-				there = target
+				there, st.linked = target, true
+				if err := st.writable(path.Join(below, "x")); err != nil {
+					return err
+				}
 			}
 		}
 		switch {
@@ -396,6 +466,9 @@ func (s *Store) extract(ctx context.Context, w Work, t *tree, l Limits, g *guard
 	}
 	defer st.close()
 	st.guard = g
+	if err := st.room(entries, l.Reserve); err != nil {
+		return err
+	}
 	if err := st.skeleton(entries); err != nil {
 		return err
 	}
@@ -405,21 +478,25 @@ func (s *Store) extract(ctx context.Context, w Work, t *tree, l Limits, g *guard
 	return st.settle(ctx, entries)
 }
 
-// keep leaves out what a job must not overwrite.
+// keep leaves out what a job must not overwrite. Nor does the repository come from an archive where the directory is the job's own: what is said
+// in it, programs to run for one, is done by all git that looks at the directory.
 func (w Work) keep(entries []entry) []entry {
 	left := false
 	kept := make([]entry, 0, len(entries))
 	for _, e := range entries {
 		switch {
 		case isStage(e.Path):
-		case w.InPlace && (e.Path == ".git" || strings.HasPrefix(e.Path, ".git/")):
+		case ofRepository(e.Path):
 			left = true
 		default:
 			kept = append(kept, e)
 		}
 	}
-	if left {
+	switch {
+	case left && w.InPlace:
 		w.warnf(".git is left out: it belongs to the working tree that the job runs in")
+	case left:
+		w.warnf(".git is left out: a job has the repository of its own sources, or none")
 	}
 	return kept
 }

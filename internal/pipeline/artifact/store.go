@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/pipeline/diskspace"
 	"keelson.dev/keelson/internal/pipeline/flock"
 )
 
@@ -33,6 +34,8 @@ type Limits struct {
 	Ratio  int64 // of the size of a zip's files to the zip's own, from 64 MiB on; default 200
 	Report int64 // bytes of one report that is parsed (junit); default 32 MiB
 	Dotenv int   // variables of a job's dotenv reports; default 150, the most that GitLab.com has
+	// Reserve are the bytes that stay free on the file systems of the store and of project directories; default diskspace.Reserve, negative: none.
+	Reserve int64
 }
 
 func (l Limits) withDefaults() Limits {
@@ -44,6 +47,7 @@ func (l Limits) withDefaults() Limits {
 	set(&l.Bytes, 8<<30)
 	set(&l.Ratio, 200)
 	set(&l.Report, 32<<20)
+	set(&l.Reserve, diskspace.Reserve)
 	if l.Files == 0 {
 		l.Files = 500_000
 	}
@@ -208,10 +212,16 @@ func (s *Store) put(ctx context.Context, content []byte) (hash string, fresh boo
 	return hash, fresh, err
 }
 
-// once writes content that is not there. Of several who have the same at the same time one writes it; that one is told that it
+// once writes content that is not there, if there is room for it. Of several who have the same at the same time one writes it; that one is told that it
 // is new.
-func (s *Store) once(ctx context.Context, hash string, size int64, write func() error) (fresh bool, err error) {
+func (s *Store) once(ctx context.Context, hash string, size int64, into func() error) (fresh bool, err error) {
 	led := false
+	write := func() error {
+		if err := diskspace.Room(s.dir, size, s.limits.Reserve); err != nil {
+			return fmt.Errorf("artifact store: %w", err)
+		}
+		return into()
+	}
 	_, err, _ = s.flight.Do(hash, func() (any, error) {
 		led = true
 		if s.has(ctx, hash, size) {

@@ -10,8 +10,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"keelson.dev/keelson/internal/pipeline"
@@ -170,10 +172,15 @@ func union(ctx context.Context, root *os.Root, dir string, selected []Selection,
 				return nil, err
 			}
 		}
-		for at, e := range c.found {
-			if whole || at != ".git" && !strings.HasPrefix(at, ".git/") {
-				found[at] = e
-			}
+		maps.Copy(found, c.found)
+	}
+	if !whole {
+		repo, err := repositoryOf(root)
+		if err != nil {
+			return nil, err
+		}
+		if err := repo.without(found); err != nil {
+			return nil, err
 		}
 	}
 	entries := make([]entry, 0, len(found))
@@ -241,19 +248,14 @@ func (c *collector) unknown(ctx context.Context, at string, known map[string]boo
 // Unpack writes what [Pack] has written to a project directory: all of it or, with an error, nothing. It believes nothing of it; see the
 // package's comment for what is refused.
 func Unpack(ctx context.Context, in io.Reader, dir string, l Limits) error {
-	return unpack(ctx, in, dir, l, func(*os.Root, []entry) error { return nil })
+	return unpack(ctx, in, dir, l, true, func(*os.Root) error { return nil })
 }
 
 // UnpackSelected writes what [PackSelected] has written, in place of all that is selected in the directory: what is not in the bundle is gone
 // afterwards.
 func UnpackSelected(ctx context.Context, in io.Reader, dir string, selected []Selection, tracked []string, l Limits) error {
 	l = l.withDefaults()
-	return unpack(ctx, in, dir, l, func(root *os.Root, entries []entry) error {
-		for _, e := range entries {
-			if e.Path == ".git" || strings.HasPrefix(e.Path, ".git/") {
-				return &unsafeError{e.Path, "is in the repository"}
-			}
-		}
+	return unpack(ctx, in, dir, l, false, func(root *os.Root) error {
 		old, err := union(ctx, root, dir, selected, tracked, l, false)
 		if err != nil {
 			return err
@@ -276,14 +278,18 @@ func Clear(ctx context.Context, dir string, selected []Selection, tracked []stri
 	return UnpackSelected(ctx, &none, dir, selected, tracked, l)
 }
 
-// unpack stages a bundle, and puts it into place once clear has made room for its entries.
-func unpack(ctx context.Context, in io.Reader, dir string, l Limits, clear func(root *os.Root, entries []entry) error) error {
+// unpack stages a bundle, and puts it into place once clear has made room for its entries. Only a bundle of the whole directory may have the
+// repository in .git.
+func unpack(ctx context.Context, in io.Reader, dir string, l Limits, whole bool, clear func(root *os.Root) error) error {
 	fail := func(err error) error { return fmt.Errorf("files of the job: %w; nothing was extracted", err) }
 	l = l.withDefaults()
 	r := bufio.NewReaderSize(in, 256<<10)
-	entries, err := bundleEntries(r)
+	entries, err := bundleEntries(r, l)
 	if err == nil {
 		err = check(entries, l, false)
+	}
+	if i := slices.IndexFunc(entries, func(e entry) bool { return ofRepository(e.Path) }); err == nil && i >= 0 && !whole {
+		err = &unsafeError{entries[i].Path, "is in the repository"}
 	}
 	if err != nil {
 		return fail(err)
@@ -299,6 +305,12 @@ func unpack(ctx context.Context, in io.Reader, dir string, l Limits, clear func(
 		return fail(err)
 	}
 	defer st.close()
+	if st.whole = whole; whole {
+		l.Reserve = -1 // the directory in a Pod is the job's alone
+	}
+	if err := st.room(entries, l.Reserve); err != nil {
+		return fail(err)
+	}
 	if err := st.skeleton(entries); err != nil {
 		return fail(err)
 	}
@@ -319,7 +331,7 @@ func unpack(ctx context.Context, in io.Reader, dir string, l Limits, clear func(
 			return fail(err)
 		}
 	}
-	if err := clear(root, entries); err != nil {
+	if err := clear(root); err != nil {
 		return fail(err)
 	}
 	if err := st.settle(ctx, entries); err != nil {
@@ -328,27 +340,86 @@ func unpack(ctx context.Context, in io.Reader, dir string, l Limits, clear func(
 	return nil
 }
 
-// bundleEntries reads the list of a bundle.
-func bundleEntries(r io.Reader) ([]entry, error) {
+// Bounds of the list of a bundle, in bytes: so many for each file that there may be, and for one of them.
+const (
+	entryShare = 256
+	maxEntry   = 64 << 10 // two names of 4095 bytes, all of them escaped, and the rest
+)
+
+// bundleEntries reads the list of a bundle, one entry after the other: no more is held than the limit has.
+func bundleEntries(r io.Reader, l Limits) ([]entry, error) {
 	head := make([]byte, len(bundleMagic)+8)
 	if _, err := io.ReadFull(r, head); err != nil {
 		return nil, err
 	}
 	rest, ok := bytes.CutPrefix(head, []byte(bundleMagic))
-	size := uint64(0)
-	if ok {
-		size = binary.BigEndian.Uint64(rest)
-	}
-	if !ok || size > maxTree {
+	if !ok {
 		return nil, errors.New("this is no bundle of files")
 	}
-	var list bytes.Buffer // it grows with what really comes
-	if n, err := io.CopyN(&list, r, int64(size)); err != nil || n != int64(size) {
-		return nil, io.ErrUnexpectedEOF
+	size, most := binary.BigEndian.Uint64(rest), uint64(min(maxTree, maxEntry+entryShare*int64(l.Files)))
+	if size > most {
+		return nil, fmt.Errorf("its list of files has more than %s", sizeText(int64(most)))
 	}
-	var entries []entry
-	if err := json.Unmarshal(list.Bytes(), &entries); err != nil {
+	list := &io.LimitedReader{R: r, N: int64(size)}
+	entries, err := decodeEntries(list, l.Files)
+	switch {
+	case list.N > 0 && (err == nil || errors.Is(err, io.ErrUnexpectedEOF)):
+		return nil, io.ErrUnexpectedEOF
+	case err != nil:
 		return nil, fmt.Errorf("its list of files: %w", err)
+	}
+	return entries, nil
+}
+
+// decodeEntries reads a JSON array of at most so many entries.
+func decodeEntries(r io.Reader, most int) ([]entry, error) {
+	piece := &io.LimitedReader{R: r}
+	d := json.NewDecoder(piece)
+	step := func(do func() error) error {
+		piece.N = maxEntry
+		err := do()
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			if piece.N == 0 {
+				return fmt.Errorf("an entry has more than %s", sizeText(maxEntry))
+			}
+			return io.ErrUnexpectedEOF
+		}
+		return err
+	}
+	bracket := func(want json.Delim) error {
+		return step(func() error {
+			got, err := d.Token()
+			if err == nil && got != want {
+				err = errors.New("it is no array")
+			}
+			return err
+		})
+	}
+	if err := bracket('['); err != nil {
+		return nil, err
+	}
+	entries := []entry{}
+	for {
+		more := false
+		_ = step(func() error { more = d.More(); return nil }) // what is wrong, the next step tells
+		if !more {
+			break
+		}
+		if len(entries) == most {
+			return nil, fmt.Errorf("it has more than %d files", most)
+		}
+		var e entry
+		if err := step(func() error { return d.Decode(&e) }); err != nil {
+			return nil, err
+		}
+		entries = append(entries, e)
+	}
+	if err := bracket(']'); err != nil {
+		return nil, err
+	}
+	piece.N = 1
+	if _, err := d.Token(); !errors.Is(err, io.EOF) || piece.N == 0 {
+		return nil, errors.New("something follows its end")
 	}
 	return entries, nil
 }

@@ -161,13 +161,21 @@ func bundle(t *testing.T, content string, entries ...entry) []byte {
 func TestHostileBundles(t *testing.T) {
 	file := func(path string, size int64) entry { return entry{Path: path, Mode: 0o644, Size: size} }
 	huge := binary.BigEndian.AppendUint64([]byte(bundleMagic), 1<<62)
+	raw := func(list string) []byte {
+		return append(binary.BigEndian.AppendUint64([]byte(bundleMagic), uint64(len(list))), list...)
+	}
 	tests := map[string]struct {
 		in   []byte
 		want string
 	}{
 		"nothing":              {nil, "EOF"},
 		"something else":       {bytes.Repeat([]byte("x"), 100), "this is no bundle of files"},
-		"a list without end":   {huge, "this is no bundle of files"},
+		"a list without end":   {huge, "its list of files has more than 64.8 KiB"},
+		"no list":              {raw("{}"), "its list of files: it is no array"},
+		"a list of something":  {raw("[1]"), "its list of files: json: cannot unmarshal number"},
+		"a list that is open":  {raw(`[{"p":"a"}`), "its list of files: unexpected EOF"},
+		"two lists":            {raw("[] []"), "its list of files: something follows its end"},
+		"too many to read":     {raw("[{},{},{},{},what comes now is not looked at"), "it has more than 3 files"},
 		"a list that is short": {binary.BigEndian.AppendUint64([]byte(bundleMagic), 1000), "unexpected EOF"},
 		"up":                   {bundle(t, "x", file("../up", 1)), `"../up" points outside of the directory`},
 		"absolute":             {bundle(t, "x", file("/etc/passwd", 1)), `"/etc/passwd" is an absolute path`},
@@ -176,7 +184,7 @@ func TestHostileBundles(t *testing.T) {
 		"a device":             {bundle(t, "", entry{Path: "d", Mode: fs.ModeDevice}), `"d" is neither a file, a directory nor a link`},
 		"a negative size":      {bundle(t, "", file("a", -1)), "its files have more than 1000 B"},
 		"too large":            {bundle(t, "", file("a", 1001)), "its files have more than 1000 B"},
-		"too many":             {bundle(t, "", file("a", 0), file("b", 0), file("c", 0), file("d", 0)), "it has 4 files, the limit is 3"},
+		"too many":             {bundle(t, "", file("a", 0), file("b", 0), file("c", 0), file("d", 0)), "it has more than 3 files"},
 		"cut off":              {bundle(t, "xx", file("a", 1), file("b", 5)), "b: unexpected EOF"},
 		"the repository":       {bundle(t, "x", file(".git/config", 1)), `".git/config" is in the repository`},
 	}
@@ -192,5 +200,33 @@ func TestHostileBundles(t *testing.T) {
 				t.Errorf("left: %q", got)
 			}
 		})
+	}
+}
+
+// One entry does not take the memory of all of them.
+func TestLongEntries(t *testing.T) {
+	for name, list := range map[string]string{
+		"a name": `[{"p":"` + strings.Repeat("x", 1<<20) + `"}]`,
+		"spaces": "[" + strings.Repeat(" ", 1<<20) + "]",
+		"fields": `[{"p":"a",` + strings.Repeat(`"x":[],`, 1<<18) + `"m":420}]`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := strings.NewReader(list)
+			_, err := decodeEntries(in, 1000)
+			if err == nil || !strings.Contains(err.Error(), "an entry has more than 64.0 KiB") {
+				t.Errorf("error: %v", err)
+			}
+			if read := len(list) - in.Len(); read > 4*maxEntry {
+				t.Errorf("%d bytes were read", read)
+			}
+		})
+	}
+	name := strings.Repeat(strings.Repeat("\x01", 254)+"/", 16)
+	long, err := json.Marshal([]entry{{Path: name, Link: name, Mode: link}, {Path: name}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := decodeEntries(bytes.NewReader(long), 2); err != nil || len(got) != 2 || got[0].Link != name {
+		t.Errorf("the longest names: %d entries, %v", len(got), err)
 	}
 }

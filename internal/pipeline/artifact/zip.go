@@ -49,6 +49,9 @@ func Unzip(ctx context.Context, r io.ReaderAt, size int64, w Work, l Limits) err
 		return fail(err)
 	}
 	defer st.close()
+	if err := st.room(entries, l.Reserve); err != nil {
+		return fail(err)
+	}
 	if err := st.skeleton(entries); err != nil {
 		return fail(err)
 	}

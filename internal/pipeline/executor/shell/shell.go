@@ -50,6 +50,7 @@ import (
 	"time"
 
 	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/pipeline/diskspace"
 	"keelson.dev/keelson/internal/pipeline/executor"
 	"keelson.dev/keelson/internal/pipeline/executor/script"
 	"keelson.dev/keelson/internal/pipeline/scratch"
@@ -59,7 +60,7 @@ import (
 const (
 	DefaultGrace        = 10 * time.Second
 	DefaultMaxProcesses = 2000
-	DefaultReserve      = 512 << 20
+	DefaultReserve      = diskspace.Reserve
 	// cageFactor times the processes of one job is what all jobs of an executor may have together, threads counted too.
 	cageFactor = 3
 )

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"keelson.dev/keelson/internal/pipeline/diskspace"
 )
 
 // How often one looks at what jobs take of the machine.
@@ -177,7 +179,7 @@ func (w *watch) measureDisks(jobs []*job) {
 	}
 	for _, j := range jobs {
 		for _, d := range j.disks {
-			left, ok := free(d.path)
+			left, ok := diskspace.Free(d.path)
 			if !ok || left >= d.reserve {
 				continue
 			}
@@ -243,7 +245,7 @@ func disks(reserve int64, dirs ...string) []disk {
 next:
 	for _, dir := range dirs {
 		var st syscall.Stat_t
-		left, ok := free(dir)
+		left, ok := diskspace.Free(dir)
 		if !ok || syscall.Stat(dir, &st) != nil {
 			continue
 		}
@@ -255,13 +257,4 @@ next:
 		ds = append(ds, disk{path: dir, device: uint64(st.Dev), reserve: min(reserve, left/2)}) //nolint:unconvert // as above
 	}
 	return ds
-}
-
-// free is what may still be written to the file system of a directory, in bytes.
-func free(dir string) (int64, bool) {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(dir, &st); err != nil {
-		return 0, false
-	}
-	return int64(st.Bavail) * int64(st.Bsize), true //nolint:unconvert // the types differ between systems
 }
