@@ -335,7 +335,13 @@ func (d downstream) Compile(ctx context.Context, t run.Trigger) (*pipeline.Graph
 	if err != nil {
 		return nil, fmt.Errorf("project %s: %w", d.p.Path, err)
 	}
-	parent, err := d.s.context(ctx, at, p, d.event)
+	by, err := d.s.asked(ctx, run.JobRef{Pipeline: t.ParentID, Job: t.Job.Name, ID: t.JobID})
+	if err != nil {
+		return nil, err
+	}
+	event := d.event
+	event.User = by.user
+	parent, err := d.s.context(ctx, at, p, event)
 	if err != nil {
 		return nil, err
 	}
