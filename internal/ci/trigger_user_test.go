@@ -36,7 +36,9 @@ own: {trigger: {include: grandchild.yml, strategy: depend}}
 		if refusal := w.ask(CommandPlay, p, job); refusal != "" { // by bob
 			t.Fatal(refusal)
 		}
-		w.until(job+" is over", func() bool { return strings.Contains(w.sum(p), job+"/1=failed") || strings.Contains(w.sum(p), job+"/1=success") })
+		w.until(job+" is over", func() bool {
+			return strings.Contains(w.sum(p), job+"/1=failed") || strings.Contains(w.sum(p), job+"/1=success")
+		})
 	}
 	w.wants(p, "push main success: child/1=failed other/1=failed own/1=success")
 	all, err := w.db.Pipelines(t.Context(), store.PipelineFilter{})
