@@ -145,8 +145,14 @@ func (s *Server) again(ctx context.Context, at time.Time, what, name string, do 
 
 // isFinal tells whether it makes no sense to try once more to make a pipeline.
 func isFinal(err error) bool {
-	return errors.Is(err, ErrNoPipeline) || errors.Is(err, ErrNoProject) || errors.Is(err, git.ErrUnknownRef)
+	var f finalError
+	return errors.As(err, &f) || errors.Is(err, ErrNoPipeline) || errors.Is(err, ErrNoProject) || errors.Is(err, git.ErrUnknownRef)
 }
+
+// finalError is one that stays the same however often it is tried.
+type finalError struct{ error }
+
+func (e finalError) Unwrap() error { return e.error }
 
 // movedOn tells whether a branch of a push has another commit by now: whose push makes a pipeline of its own.
 func (s *Server) movedOn(project Project, p Push) bool {
