@@ -106,6 +106,8 @@ type Server struct {
 	calendar *calendar
 	mirrors  *mirrors
 
+	taking sync.Mutex // held from when a pipeline is read or made until the engine has it
+
 	mu    sync.Mutex
 	lanes map[string]*lane // of projects
 	life  context.Context

@@ -27,9 +27,11 @@ import (
 
 // declared are the projects of a test.
 type declared struct {
-	mu   sync.Mutex
-	all  []Project
-	fail error
+	mu    sync.Mutex
+	all   []Project
+	fail  error
+	deny  error // of Named
+	asked int   // how often that was said
 }
 
 func (d *declared) set(fail error, all ...Project) {
@@ -50,6 +52,10 @@ func (d *declared) Of(_ context.Context, repository string) ([]Project, error) {
 func (d *declared) Named(_ context.Context, path string) (Project, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.deny != nil {
+		d.asked++
+		return Project{}, d.deny
+	}
 	for _, p := range d.all {
 		if p.Path == path {
 			return p, nil
@@ -551,6 +557,32 @@ func TestPushIsKept(t *testing.T) {
 	w.wants(w.await(0, 1)[0], "push main success: a/1=success")
 	w.end()
 	w.start()
+	w.queueIsEmpty()
+	if all, err := w.db.Pipelines(t.Context(), store.PipelineFilter{}); err != nil || len(all) != 1 {
+		t.Errorf("%d pipelines of one push, %v", len(all), err)
+	}
+}
+
+// refuses lets no project be found by its path until it was tried.
+func (w *world) refuses(do func()) {
+	w.Helper()
+	w.projects.mu.Lock()
+	w.projects.deny, w.projects.asked = errors.New("the cluster does not answer"), 0
+	w.projects.mu.Unlock()
+	do()
+	w.until("it was tried", func() bool { w.projects.mu.Lock(); defer w.projects.mu.Unlock(); return w.projects.asked > 0 })
+	w.projects.mu.Lock()
+	w.projects.deny = nil
+	w.projects.mu.Unlock()
+}
+
+// TestPushIsTriedAgain holds that what fails for a moment costs no push its pipeline.
+func TestPushIsTriedAgain(t *testing.T) {
+	w := newWorld(t, "app")
+	dir := w.clone("app")
+	w.commit(dir, "First", map[string]string{".gitlab-ci.yml": "a: {script: ['true']}\n"})
+	w.refuses(func() { w.git(dir, "push", "-q", "origin", "HEAD") })
+	w.wants(w.await(0, 1)[0], "push main success: a/1=success")
 	w.queueIsEmpty()
 	if all, err := w.db.Pipelines(t.Context(), store.PipelineFilter{}); err != nil || len(all) != 1 {
 		t.Errorf("%d pipelines of one push, %v", len(all), err)

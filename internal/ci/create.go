@@ -113,14 +113,25 @@ func (s *Server) Create(ctx context.Context, e Event) (store.Pipeline, error) {
 func (s *Server) keepNew(ctx context.Context, p Project, row store.Pipeline, e Event, g *pipeline.Graph, event []byte) (store.Pipeline, error) {
 	ctx = context.WithoutCancel(ctx) // who has asked may go; half a pipeline is nobody's
 	state := schedule.New(g, row.Created)
-	masked := maskedIn(g)
 	row.Status = string(state.Status)
 	graph, err := json.Marshal(g)
 	if err != nil {
 		return row, err
 	}
-	if err := s.o.Store.CreatePipeline(ctx, row, store.Inputs{Graph: graph, Event: event}); err != nil {
+	if err := s.addNew(ctx, p, row, e, g, state, store.Inputs{Graph: graph, Event: event}); err != nil {
 		return row, err
+	}
+	s.supersede(ctx, p, row)
+	return row, nil
+}
+
+// addNew keeps a pipeline and hands it to the engine, before anybody takes it up.
+func (s *Server) addNew(ctx context.Context, p Project, row store.Pipeline, e Event, g *pipeline.Graph, state *schedule.State, inputs store.Inputs) error {
+	s.taking.Lock()
+	defer s.taking.Unlock()
+	masked := maskedIn(g)
+	if err := s.o.Store.CreatePipeline(ctx, row, inputs); err != nil {
+		return err
 	}
 	ids := make(map[string]int64, len(g.Jobs))
 	step := store.Step{Status: row.Status}
@@ -131,14 +142,10 @@ func (s *Server) keepNew(ctx context.Context, p Project, row store.Pipeline, e E
 	}
 	end, err := s.o.Store.Advance(ctx, row.ID, 0, step)
 	if err != nil {
-		return row, err
+		return err
 	}
 	s.sink.add(row.ID, row.Project, end, step.Jobs, g)
-	if err := s.engine.Add(ctx, s.played(p, row, e, g, state, ids), s.rested); err != nil {
-		return row, err
-	}
-	s.supersede(ctx, p, row)
-	return row, nil
+	return s.engine.Add(ctx, s.played(p, row, e, g, state, ids), s.rested)
 }
 
 // jobRow is a job as it is kept when it is made.
@@ -335,7 +342,13 @@ func (d downstream) Compile(ctx context.Context, t run.Trigger) (*pipeline.Graph
 	if err != nil {
 		return nil, fmt.Errorf("project %s: %w", d.p.Path, err)
 	}
-	parent, err := d.s.context(ctx, at, p, d.event)
+	by, err := d.s.asked(ctx, run.JobRef{Pipeline: t.ParentID, Job: t.Job.Name, ID: t.JobID})
+	if err != nil {
+		return nil, err
+	}
+	event := d.event
+	event.User = by.user
+	parent, err := d.s.context(ctx, at, p, event)
 	if err != nil {
 		return nil, err
 	}

@@ -67,7 +67,7 @@ func (s *Server) asked(ctx context.Context, ref run.JobRef) (a asked, err error)
 	if err != nil {
 		return a, err
 	}
-	a.user = a.of.User
+	a.user = cmp.Or(player(jobs, ref.Job, ref.ID), a.of.User)
 	for _, j := range slices.Backward(jobs) {
 		switch {
 		case j.Name != ref.Job || j.ID > ref.ID:
@@ -76,7 +76,6 @@ func (s *Server) asked(ctx context.Context, ref run.JobRef) (a asked, err error)
 			a.at = j
 		}
 		if a.first = j; j.Player != "" {
-			a.user = j.Player
 			break
 		}
 	}
@@ -84,6 +83,16 @@ func (s *Server) asked(ctx context.Context, ref run.JobRef) (a asked, err error)
 		return a, fmt.Errorf("job %d is not kept yet", ref.ID)
 	}
 	return a, nil
+}
+
+// player is who has played or retried an attempt of a job, or the one before that was retried by itself; empty: nobody has.
+func player(jobs []store.Job, name string, id int64) string {
+	for _, j := range slices.Backward(jobs) {
+		if j.Name == name && j.ID <= id && j.Player != "" {
+			return j.Player
+		}
+	}
+	return ""
 }
 
 // asPlayed lets a job that somebody has played or retried find them as its user, rather than who has made its pipeline. A store that

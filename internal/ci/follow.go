@@ -53,7 +53,10 @@ func (s *Server) follow(p Project, ref run.JobRef, job *executor.Job, token stri
 		job.Variables = append(job.Variables, vars...)
 	}
 	s.pushes.begin(ref.ID)
-	work := Work{Project: p, Environment: env.Name, Job: ref, Began: s.o.Now(), Timeout: f.Timeout}
+	work := Work{Project: p, Environment: env.Name, Job: ref, Began: job.Started, Timeout: f.Timeout}
+	if work.Began.IsZero() {
+		work.Began = s.o.Now()
+	}
 	return func(ctx context.Context, trace *executor.Trace) error {
 		if access.Written != nil {
 			work.Wrote = access.Written()

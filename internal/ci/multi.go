@@ -23,8 +23,12 @@ func (s *Server) startOther(ctx context.Context, p Project, sha string, from Eve
 	if err != nil {
 		return err
 	}
+	by, err := s.asked(ctx, run.JobRef{Pipeline: t.ParentID, Job: t.Job.Name, ID: t.JobID})
+	if err != nil {
+		return err
+	}
 	e := Event{
-		Project: other.Path, Source: pipeline.SourcePipeline, User: from.User, Variables: t.Variables, Inputs: t.Job.Trigger.Inputs, IgnoreSkip: true,
+		Project: other.Path, Source: pipeline.SourcePipeline, User: by.user, Variables: t.Variables, Inputs: t.Job.Trigger.Inputs, IgnoreSkip: true,
 		Upstream: t.JobID, Chain: append(slices.Clone(from.Chain), p.Path+"@"+sha), PipelineID: t.ID,
 	}
 	if e.Ref, err = FullRef(other, t.Branch); err != nil {
@@ -53,7 +57,7 @@ func (s *Server) followed(ctx context.Context, of *saved, into *run.Pipeline) er
 		if at < 0 || of.graph.Jobs[at].Trigger == nil || of.graph.Jobs[at].Trigger.Project == "" {
 			continue
 		}
-		rows, err := s.o.Store.Pipelines(ctx, store.PipelineFilter{Upstream: j.ID})
+		rows, err := s.o.Store.Pipelines(ctx, store.PipelineFilter{Upstream: j.ID, Top: true})
 		if err != nil {
 			return err
 		}

@@ -222,8 +222,33 @@ func (s *Server) missing(ctx context.Context, v *saved, end int64) (int64, error
 	return s.o.Store.Advance(ctx, v.row.ID, end, step)
 }
 
-// takeUp lets a pipeline be played on with all that have come of it, for what people want of it.
+// tell does what somebody wants of a pipeline that is being played, or of a child of it; false: it rests, and nothing is done.
+func (s *Server) tell(ctx context.Context, id int64, commands []run.Command) (here bool, err error) {
+	if _, err := s.engine.State(ctx, id); err != nil {
+		if errors.Is(err, run.ErrNotHere) {
+			err = nil
+		}
+		return false, err
+	}
+	for _, c := range commands {
+		err := s.engine.Do(ctx, c)
+		if _, gone := s.engine.State(ctx, id); errors.Is(err, run.ErrNotHere) && errors.Is(gone, run.ErrNotHere) {
+			return false, nil // it has come to rest meanwhile
+		}
+		if err != nil {
+			return true, err
+		}
+	}
+	return true, nil
+}
+
+// takeUp lets a pipeline be played on with all that have come of it, for what people want of it. One that is being played is not read again.
 func (s *Server) takeUp(ctx context.Context, id int64, commands ...run.Command) error {
+	s.taking.Lock()
+	defer s.taking.Unlock()
+	if here, err := s.tell(ctx, id, commands); here || err != nil {
+		return err
+	}
 	row, err := s.o.Store.Pipeline(ctx, id)
 	if err != nil {
 		return err

@@ -335,8 +335,15 @@ func (s *Server) queueSchedule(c store.Command) {
 	}
 	s.queue("schedules of "+d.Project, func(ctx context.Context) {
 		refusal := ""
-		made, err := s.scheduled(ctx, d, c.Created, "")
-		if ctx.Err() != nil {
+		var made store.Pipeline
+		var err error
+		if !s.again(ctx, c.Created, "make the pipeline of a schedule", d.Project, func() error {
+			made, err = s.scheduled(ctx, d, c.Created, "")
+			if isFinal(err) {
+				return nil
+			}
+			return err
+		}) {
 			return // the next process does what is left
 		}
 		if err != nil {
@@ -377,17 +384,20 @@ func (s *Server) scheduled(ctx context.Context, d due, asked time.Time, user str
 	at := slices.IndexFunc(p.Schedules, func(c Schedule) bool { return c.Name == d.Name })
 	switch {
 	case at < 0:
-		return store.Pipeline{}, fmt.Errorf("project %s has no schedule %s", d.Project, d.Name)
+		return store.Pipeline{}, finalError{fmt.Errorf("project %s has no schedule %s", d.Project, d.Name)}
 	case user == "" && (p.Suspended || p.Schedules[at].Suspended):
-		return store.Pipeline{}, errors.New("it is suspended")
+		return store.Pipeline{}, finalError{errors.New("it is suspended")}
 	}
 	schedule := p.Schedules[at]
-	if made, ok := s.madeByDue(ctx, d, asked); ok {
-		return made, nil
+	if made, ok, err := s.madeByDue(ctx, d, asked); ok || err != nil {
+		if ok {
+			err = s.playOn(ctx, made)
+		}
+		return made, err
 	}
 	e := Event{Project: d.Project, Source: pipeline.SourceSchedule, User: user, Schedule: d.Name, Due: d.At, Variables: schedule.Variables, IgnoreSkip: true}
 	if e.Ref, err = FullRef(p, schedule.Ref); err != nil {
-		return store.Pipeline{}, err
+		return store.Pipeline{}, finalError{err}
 	}
 	made, err := s.Create(ctx, e)
 	if err != nil {
@@ -400,17 +410,20 @@ func (s *Server) scheduled(ctx context.Context, d due, asked time.Time, user str
 }
 
 // madeByDue finds the pipeline that a process which has ended since has made already.
-func (s *Server) madeByDue(ctx context.Context, d due, asked time.Time) (store.Pipeline, bool) {
+func (s *Server) madeByDue(ctx context.Context, d due, asked time.Time) (store.Pipeline, bool, error) {
 	if d.At.IsZero() {
-		return store.Pipeline{}, false
+		return store.Pipeline{}, false, nil
 	}
 	numbered, err := s.o.Store.Project(ctx, d.Project)
+	if errors.Is(err, store.ErrNotFound) {
+		return store.Pipeline{}, false, nil
+	}
 	if err != nil {
-		return store.Pipeline{}, false
+		return store.Pipeline{}, false, err
 	}
 	rows, err := s.o.Store.Pipelines(ctx, store.PipelineFilter{Project: numbered.ID, Source: pipeline.SourceSchedule, Top: true, Limit: 20})
 	if err != nil {
-		return store.Pipeline{}, false
+		return store.Pipeline{}, false, err
 	}
 	for _, row := range rows {
 		if row.Created.Before(asked) {
@@ -419,8 +432,8 @@ func (s *Server) madeByDue(ctx context.Context, d due, asked time.Time) (store.P
 		from, err := s.o.Store.Saved(ctx, row.ID)
 		var e Event
 		if err == nil && json.Unmarshal(from.Event, &e) == nil && e.Schedule == d.Name && e.Due.Equal(d.At) {
-			return row, true
+			return row, true, nil
 		}
 	}
-	return store.Pipeline{}, false
+	return store.Pipeline{}, false, nil
 }

@@ -189,6 +189,23 @@ func TestScheduleOnce(t *testing.T) {
 	}
 }
 
+// TestScheduleIsTriedAgain holds that what fails for a moment costs no schedule its pipeline.
+func TestScheduleIsTriedAgain(t *testing.T) {
+	w, c := scheduledWorld(t, "2026-03-10 12:00", Schedule{Name: "it", Cron: "0 4 * * *"})
+	w.refuses(func() {
+		c.set("2026-03-11 04:00")
+		w.server.calendar.poke()
+	})
+	w.wants(w.await(0, 1)[0], "schedule main success: a/1=success")
+	w.queueIsEmpty()
+	if got := w.due(0); len(got) != 1 {
+		t.Errorf("%d pipelines", len(got))
+	}
+	if up := w.server.Schedules("group/app"); up[0].Problem != "" {
+		t.Errorf("%+v", up)
+	}
+}
+
 // stored opens the store of a server that has ended.
 func (w *world) stored(do func(*store.DB)) {
 	w.Helper()

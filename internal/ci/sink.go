@@ -110,8 +110,15 @@ func (s *sink) born(c run.Child) {
 	iid := s.iids[c.ID]
 	delete(s.iids, c.ID)
 	s.mu.Unlock()
-	row := by
-	row.ID, row.IID, row.Parent, row.Source, row.Status, row.Why = c.ID, iid, parent.jobs[c.Job].ID, pipeline.SourceParent, string(c.State.Status), ""
+	jobs, err := s.db.Jobs(s.life, c.Parent)
+	if err != nil {
+		s.log.Error("keep a child pipeline", "pipeline", c.ID, "error", err)
+		return
+	}
+	row, of := by, parent.jobs[c.Job]
+	row.User = cmp.Or(of.Player, player(jobs, c.Job, of.ID), by.User)
+	row.Upstream = 0 // the job of another project waits for the parent
+	row.ID, row.IID, row.Parent, row.Source, row.Status, row.Why = c.ID, iid, of.ID, pipeline.SourceParent, string(c.State.Status), ""
 	row.Created, row.Started, row.Finished, row.Resting = c.State.CreatedAt, time.Time{}, time.Time{}, false
 	graph, err := json.Marshal(c.Graph)
 	if err == nil {
@@ -121,7 +128,7 @@ func (s *sink) born(c run.Child) {
 		s.log.Error("keep a child pipeline", "pipeline", c.ID, "error", err)
 		return
 	}
-	var jobs []store.Job
+	jobs = nil
 	masked := maskedIn(c.Graph)
 	for i := range c.Graph.Jobs {
 		jobs = append(jobs, jobRow(c.IDs[c.Graph.Jobs[i].Name], c.ID, &c.Graph.Jobs[i], &c.State.Jobs[i], row.Created, masked))

@@ -124,16 +124,18 @@ func (s *Server) wantStop(ctx context.Context, e store.Environment, user string,
 }
 
 // deleted asks for the environments to be stopped that were deployed to last from branches that a push has deleted. Nobody waits for them.
-func (s *Server) deleted(ctx context.Context, project Project, p Push) {
+func (s *Server) deleted(ctx context.Context, project Project, p Push) error {
+	var failed []error
 	for _, c := range p.Changes {
 		branch, ok := strings.CutPrefix(c.Ref, "refs/heads/")
 		if !ok || c.After != zeroes {
 			continue
 		}
 		if err := s.branchDeleted(ctx, project, branch, p.User); err != nil && !errors.Is(err, store.ErrNotFound) {
-			s.o.Log.Error("stop the environments of a branch that is deleted", "project", project.Path, "branch", branch, "error", err)
+			failed = append(failed, fmt.Errorf("stop the environments of the deleted branch %s: %w", branch, err))
 		}
 	}
+	return errors.Join(failed...)
 }
 
 func (s *Server) branchDeleted(ctx context.Context, project Project, branch, user string) error {

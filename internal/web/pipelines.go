@@ -279,7 +279,7 @@ func (s *pipelines) show(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		d.Children = append(d.Children, children...)
-		others, err := s.Store.Pipelines(ctx, store.PipelineFilter{Upstream: j.ID})
+		others, err := s.Store.Pipelines(ctx, store.PipelineFilter{Upstream: j.ID, Top: true})
 		if err != nil {
 			fail(w, err)
 			return

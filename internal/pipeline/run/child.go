@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/artifact"
@@ -104,6 +105,7 @@ func (e *engine) trigger(a attempt) {
 // the pipeline was started with. References in them are expanded here, as the child does not know what they refer to.
 func forwarded(j *pipeline.Job) pipeline.Variables {
 	var out pipeline.Variables
+	secrets := executor.Job{Job: *j}.MaskedValues()
 	for _, v := range j.Variables {
 		switch v.Origin {
 		case pipeline.OriginTop, pipeline.OriginWorkflow, pipeline.OriginJob, pipeline.OriginMatrix, pipeline.OriginRules:
@@ -120,6 +122,7 @@ func forwarded(j *pipeline.Job) pipeline.Variables {
 		if !v.Raw {
 			v.Value = j.Variables.ExpandServer(v.Value)
 		}
+		v.Masked = v.Masked || slices.ContainsFunc(secrets, func(secret string) bool { return secret != "" && strings.Contains(v.Value, secret) })
 		v.Origin = pipeline.OriginPipeline
 		out = slices.DeleteFunc(out, func(o pipeline.Variable) bool { return o.Name == v.Name })
 		out = append(out, v)

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -65,4 +66,22 @@ func TestProtectedCaches(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.want(b.run(caching("test ! -e deps", "true")), "success: build=success")
+}
+
+// TestForwardedSecrets holds that what has a masked value in it is masked in the pipeline that a trigger job starts, too.
+func TestForwardedSecrets(t *testing.T) {
+	job := &pipeline.Job{Trigger: &pipeline.Trigger{ForwardYAML: true}, Variables: pipeline.Variables{
+		{Name: "TOKEN", Value: "s3cr3t-of-prod", Masked: true, Origin: pipeline.OriginProject},
+		{Name: "EMPTY", Masked: true, Origin: pipeline.OriginProject},
+		{Name: "URL", Value: "https://x:$TOKEN@host", Origin: pipeline.OriginJob},
+		{Name: "RAW", Value: "$TOKEN", Raw: true, Origin: pipeline.OriginJob},
+		{Name: "PLAIN", Value: "of-prod", Origin: pipeline.OriginTop},
+	}}
+	var got []string
+	for _, v := range forwarded(job) {
+		got = append(got, fmt.Sprintf("%s=%s %t", v.Name, v.Value, v.Masked))
+	}
+	if want := "URL=https://x:s3cr3t-of-prod@host true|RAW=$TOKEN false|PLAIN=of-prod false"; strings.Join(got, "|") != want {
+		t.Errorf("have %s\nwant %s", strings.Join(got, "|"), want)
+	}
 }

@@ -1,0 +1,99 @@
+package ci
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"keelson.dev/keelson/internal/store"
+)
+
+// TestTriggerUser holds that a pipeline which a trigger job starts is whose that job is: a deployer's push opens a protected environment to
+// nobody who plays the job.
+func TestTriggerUser(t *testing.T) {
+	w := newWorld(t, "app", "lib")
+	app, lib := w.projects.all[0], w.projects.all[1]
+	app.Environments = []EnvironmentRule{{Name: "prod", Deployers: []string{"ada"}}}
+	lib.Environments, lib.ReadableBy = app.Environments, []string{"group/app"}
+	w.projects.set(nil, app, lib)
+	const deploys = "d: {script: ['echo by $GITLAB_USER_LOGIN'], environment: prod}\n"
+	libDir := w.clone("lib")
+	w.commit(libDir, "Lib [skip ci]", map[string]string{".gitlab-ci.yml": deploys})
+	w.git(libDir, "push", "-q", "origin", "HEAD")
+	w.queueIsEmpty()
+	dir := w.clone("app")
+	w.commit(dir, "First", map[string]string{
+		"child.yml": "deeper: {trigger: {include: grandchild.yml, strategy: depend}}\n", "grandchild.yml": deploys,
+		".gitlab-ci.yml": `
+child: {trigger: {include: child.yml, strategy: depend}, when: manual}
+other: {trigger: {project: group/lib, strategy: depend}, when: manual}
+own: {trigger: {include: grandchild.yml, strategy: depend}}
+`})
+	p := w.push(dir, 1, "HEAD")[0] // by ada
+	w.wants(p, "push main success: child/1=manual other/1=manual own/1=success")
+	for _, job := range []string{"child", "other"} {
+		if refusal := w.ask(CommandPlay, p, job); refusal != "" { // by bob
+			t.Fatal(refusal)
+		}
+		w.until(job+" is over", func() bool {
+			return strings.Contains(w.sum(p), job+"/1=failed") || strings.Contains(w.sum(p), job+"/1=success")
+		})
+	}
+	w.wants(p, "push main success: child/1=failed other/1=failed own/1=success")
+	all, err := w.db.Pipelines(t.Context(), store.PipelineFilter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	users, logs := map[string]int{}, ""
+	for _, q := range all {
+		users[q.User]++
+		if strings.Contains(w.sum(q), "d/1=") && q.User == "bob" {
+			logs += w.log(q, "d")
+		}
+	}
+	if users["bob"] != 3 || users["ada"] != 2 { // a child, its child and another project's; the push and its own child
+		t.Errorf("pipelines by user: %v", users)
+	}
+	if strings.Count(logs, "the environment prod is protected: only jobs of ada may deploy to it, and not those of bob") != 2 {
+		t.Errorf("%s", logs)
+	}
+}
+
+// TestChildOfOtherRestarts holds that a job waits for the pipeline that it has started, and not for a child of that one, after a restart too.
+func TestChildOfOtherRestarts(t *testing.T) {
+	w := newWorld(t, "app", "lib")
+	app, lib := w.projects.all[0], w.projects.all[1]
+	lib.ReadableBy = []string{"group/app"}
+	w.projects.set(nil, app, lib)
+	flag := filepath.Join(w.dir, "flag")
+	libDir := w.clone("lib")
+	w.commit(libDir, "Lib [skip ci]", map[string]string{
+		".gitlab-ci.yml": "c: {trigger: {include: child.yml}}\na: {script: ['test -e " + flag + " || sleep 60'], retry: {max: 2, when: runner_system_failure}}\n",
+		"child.yml":      "b: {script: [exit 1]}\n",
+	})
+	w.git(libDir, "push", "-q", "origin", "HEAD")
+	w.queueIsEmpty()
+	dir := w.clone("app")
+	w.commit(dir, "First", map[string]string{".gitlab-ci.yml": "t: {trigger: {project: group/lib, strategy: depend}}\n"})
+	w.git(dir, "push", "-q", "origin", "HEAD")
+	are := func(other, child string) func() bool {
+		return func() bool {
+			all, err := w.db.Pipelines(t.Context(), store.PipelineFilter{Limit: 2})
+			return err == nil && len(all) == 2 && strings.Contains(w.sum(all[1]), other) && strings.Contains(w.sum(all[0]), child)
+		}
+	}
+	w.until("the other one runs, and its child has failed", are("a/1=running", "failed: b/1=failed"))
+	p := w.first()
+	w.end()
+	w.start()
+	w.until("it runs again", are("a/2=running", "failed: b/1=failed"))
+	w.wants(p, "push main running: t/1=running")
+	w.end()
+	if err := os.WriteFile(flag, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	w.await(0, 2)
+	w.wants(p, "push main success: t/1=success")
+}
