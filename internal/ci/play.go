@@ -25,7 +25,7 @@ func (s *Server) played(p Project, row store.Pipeline, event Event, g *pipeline.
 	return run.Pipeline{
 		Graph: g, ID: row.ID, Project: p.Path, Most: p.Limits.Jobs, State: state, IDs: ids, Executor: s.runs(p),
 		Sources: run.Checkout(run.CheckoutOptions{
-			Repository: p.Dir, SHA: row.SHA, Ref: ref, Project: p.Path, URL: s.o.GitURL + "/" + p.Repository + ".git", Base: s.o.Builds, Hand: s.o.Hand,
+			Repository: p.Dir, SHA: row.SHA, Ref: ref, Project: p.Path, URL: s.o.GitURL + "/" + p.Repository + ".git", Base: s.o.Builds, Hand: s.o.Hand, Host: s.o.GitURL,
 		}),
 		Downstream: downstream{s: s, p: p, id: row.Project, event: event},
 		Foreign:    func(ctx context.Context, n pipeline.Need) (artifact.Key, error) { return s.foreign(ctx, p, row, n) },

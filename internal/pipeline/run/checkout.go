@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"slices"
@@ -28,14 +30,17 @@ type CheckoutOptions struct {
 	Ref        string // full: refs/heads/main, refs/tags/v1
 	Project    string // its path; the last element names the directory that a job works in
 	URL        string // of origin, where a job has no CI_REPOSITORY_URL
-	Base       string // the directory below which jobs work; it must be there, and nobody but this process may write to it
+	// Host is the address of a server's Git host: submodules come from there with the job's token (CI_JOB_TOKEN), or from outside of the
+	// server's network. Empty: this is a person's own machine, and they come from anywhere.
+	Host string
+	Base string // the directory below which jobs work; it must be there, and nobody but this process may write to it
 	// Hand is called with the directory before the job sees it: it may give it to another user. Nil: it is this process's.
 	Hand func(ctx context.Context, dir string) error
 }
 
 // Checkout gives every job a clone of its commit as GitLab's runner does, with a detached HEAD, and removes it with the job. What a job says
 // about it counts: GIT_STRATEGY (none, empty; every directory is new, so fetch and clone are the same), GIT_DEPTH (20), GIT_CHECKOUT and
-// GIT_SUBMODULE_STRATEGY. Submodules come over http and https only, and without credentials.
+// GIT_SUBMODULE_STRATEGY. Submodules come over http and https only, and without credentials but the job's for [CheckoutOptions].Host.
 //
 // The clone is made where no job can write, and moved to the job's directory when it is done: git never reads a configuration that a
 // job's hooks:pre_get_sources_script has left there.
@@ -78,11 +83,12 @@ type fetching struct {
 	depth                int
 	checkout             bool
 	origin               string
+	token                string // the job's
 }
 
 func (c *clone) wishes(vars pipeline.Variables) (fetching, error) {
 	value := func(name string) string { v, _ := vars.Get(name); return v.Value }
-	w := fetching{strategy: value("GIT_STRATEGY"), submodules: value("GIT_SUBMODULE_STRATEGY"), depth: defaultDepth, checkout: true, origin: c.o.URL}
+	w := fetching{strategy: value("GIT_STRATEGY"), submodules: value("GIT_SUBMODULE_STRATEGY"), depth: defaultDepth, checkout: true, origin: c.o.URL, token: vars.Predefined("CI_JOB_TOKEN")}
 	if url := value("CI_REPOSITORY_URL"); url != "" {
 		w.origin = url
 	}
@@ -152,10 +158,29 @@ func (c *clone) fetch(ctx context.Context, dir string, w fetching, trace *execut
 		return err
 	}
 	if w.origin != "" {
-		if _, err := c.git(ctx, dir, "remote", "add", "--", "origin", w.origin); err != nil {
+		if err := addOrigin(dir, w.origin); err != nil {
 			return err
 		}
 	}
+	if err := c.fetchCommit(ctx, dir, w); err != nil {
+		return err
+	}
+	if w.checkout {
+		if _, err := c.git(ctx, dir, "checkout", "--quiet", "--force", "--detach", c.o.SHA); err != nil {
+			return err
+		}
+		if err := c.fetchSubmodules(ctx, dir, w, trace); err != nil {
+			return err
+		}
+	}
+	if w.origin == "" {
+		return nil
+	}
+	return nameUser(dir, w.origin)
+}
+
+// fetchCommit gets the commit, and what a job expects of its branch or tag.
+func (c *clone) fetchCommit(ctx context.Context, dir string, w fetching) error {
 	args := []string{
 		"fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--upload-pack=git -c uploadpack.allowAnySHA1InWant=true -c safe.directory=* upload-pack",
 	}
@@ -174,28 +199,28 @@ func (c *clone) fetch(ctx context.Context, dir string, w fetching, trace *execut
 	default:
 		args = append(args, "+"+c.o.Ref+":"+c.o.Ref)
 	}
-	if _, err := c.git(ctx, dir, args...); err != nil {
-		return err
-	}
-	if !w.checkout {
-		return nil
-	}
-	if _, err := c.git(ctx, dir, "checkout", "--quiet", "--force", "--detach", c.o.SHA); err != nil {
-		return err
-	}
+	_, err := c.git(ctx, dir, args...)
+	return err
+}
+
+// fetchSubmodules gets the submodules, where the job wants them.
+func (c *clone) fetchSubmodules(ctx context.Context, dir string, w fetching, trace *executor.Trace) error {
 	if w.submodules != "normal" && w.submodules != "recursive" {
 		return nil
 	}
 	trace.Printf("Updating submodules (GIT_SUBMODULE_STRATEGY: %s)", w.submodules)
-	args = []string{"submodule", "--quiet", "update", "--init"}
+	s := &submodules{c: c, token: w.token, args: []string{"submodule", "--quiet", "update"}}
 	if w.depth > 0 {
-		args = append(args, "--depth="+strconv.Itoa(w.depth))
+		s.args = append(s.args, "--depth="+strconv.Itoa(w.depth))
 	}
-	if w.submodules == "recursive" {
-		args = append(args, "--recursive")
+	if c.o.Host != "" {
+		host, err := url.Parse(c.o.Host)
+		if err != nil {
+			return fmt.Errorf("the address of the Git host: %w", err)
+		}
+		s.host = host
 	}
-	_, err := c.git(ctx, dir, args...)
-	return err
+	return s.update(ctx, dir, w.submodules == "recursive", 1)
 }
 
 // throwaway is git's configuration for a repository that ends with its job: it need not survive a power cut, and nobody tidies it up.
@@ -215,10 +240,14 @@ func (c *clone) there() bool {
 // git runs git in a directory that nobody else writes to, without anybody's configuration.
 func (c *clone) git(ctx context.Context, dir string, args ...string) (string, error) {
 	cmd := gitcmd.Process(ctx, throwaway, args...)
-	cmd.Dir = dir
 	if args[0] == "fetch" {
 		cmd.Env = append(slices.DeleteFunc(cmd.Env, func(kv string) bool { return strings.HasPrefix(kv, "GIT_ALLOW_PROTOCOL=") }), "GIT_ALLOW_PROTOCOL=file")
 	}
+	return c.runGit(ctx, cmd, dir, args[0])
+}
+
+func (c *clone) runGit(ctx context.Context, cmd *exec.Cmd, dir, verb string) (string, error) {
+	cmd.Dir = dir
 	var out, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &limited{w: &stderr, left: 8 << 10}
 	err := cmd.Run()
@@ -226,7 +255,7 @@ func (c *clone) git(ctx context.Context, dir string, args ...string) (string, er
 		return "", context.Cause(ctx)
 	}
 	if err != nil {
-		return "", fmt.Errorf("get the sources: git %s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
+		return "", fmt.Errorf("get the sources: git %s: %w: %s", verb, err, strings.TrimSpace(stderr.String()))
 	}
 	return out.String(), nil
 }
