@@ -262,6 +262,9 @@ func readTrigger(r *http.Request) (t TriggerRequest, err error) {
 		if err = json.NewDecoder(r.Body).Decode(&sent); err != nil && !errors.Is(err, io.EOF) {
 			return t, fmt.Errorf("the body is no JSON object: %w", err)
 		}
+		if sent == nil { // it is null
+			return t, errors.New("the body is no JSON object")
+		}
 		r.Form, err = r.URL.Query(), nil
 	case "multipart/form-data":
 		err = r.ParseMultipartForm(maxTrigger)
