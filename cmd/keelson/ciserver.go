@@ -130,7 +130,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	s.open = web.NewPipelines(web.PipelinesOptions{
 		Store: db, Create: s.create, Token: inst.Token, Artifacts: artifacts, Variables: s.Variables, Settings: s.cluster.settings, Recipe: s.Recipe, Leaving: s.leaving,
 	})
-	s.triggers = web.NewTriggers(web.TriggersOptions{Trigger: s.trigger}) // each request brings its own token
+	s.triggers = web.NewTriggers(web.TriggersOptions{Accept: s.acceptTrigger}) // each request brings its own token
 	s.api = s.apis(s.open, s.triggers, inst.Token)
 	if !inst.External {
 		if s.jobs, err = newJobServer(dir, inst, host, s.open, s.triggers, s.AllowImage, log); err != nil {

@@ -19,22 +19,27 @@ import (
 	"keelson.dev/keelson/internal/web"
 )
 
-// trigger makes a pipeline for whoever has a token of the project: of one of its triggers, or of a job whose project may read it.
-func (s *pipelineServer) trigger(ctx context.Context, t web.TriggerRequest) (web.Triggered, error) {
+// acceptTrigger accepts whoever has a token of the project: of one of its triggers, or of a job whose project may read it.
+func (s *pipelineServer) acceptTrigger(ctx context.Context, t web.TriggerRequest) (web.Accepted, error) {
 	path, err := s.pathOf(ctx, t.Project)
 	if err != nil {
-		return web.Triggered{}, err
+		return web.Accepted{}, err
 	}
 	e := ci.Event{Project: path, Source: pipeline.SourceTrigger, IgnoreSkip: true}
 	if caller, job, ok := s.JobOf(t.Token); ok {
 		if err := s.mayTrigger(ctx, caller, path); err != nil {
-			return web.Triggered{}, err
+			return web.Accepted{}, err
 		}
 		e.Source, e.Upstream = pipeline.SourcePipeline, job
 	} else if e.User, err = s.triggerNamed(ctx, path, t.Token); err != nil {
-		return web.Triggered{}, err
+		return web.Accepted{}, err
 	}
-	p, err := s.cluster.Named(ctx, path)
+	return web.Accepted{Project: path, Make: func(ctx context.Context) (web.Triggered, error) { return s.trigger(ctx, t, e) }}, nil
+}
+
+// trigger makes a pipeline of an event that a request with a token asks for.
+func (s *pipelineServer) trigger(ctx context.Context, t web.TriggerRequest, e ci.Event) (web.Triggered, error) {
+	p, err := s.cluster.Named(ctx, e.Project)
 	if err != nil {
 		return web.Triggered{}, err
 	}
@@ -50,7 +55,7 @@ func (s *pipelineServer) trigger(ctx context.Context, t web.TriggerRequest) (web
 	if err != nil {
 		return web.Triggered{}, err
 	}
-	return web.TriggeredOf(made, s.url+"/"+path), nil
+	return web.TriggeredOf(made, s.url+"/"+e.Project), nil
 }
 
 // pathOf gives the path of a project that is named by it or by its number.

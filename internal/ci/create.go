@@ -198,15 +198,17 @@ func defaultBranch(p Project) string {
 	return strings.TrimPrefix(name, "refs/heads/")
 }
 
-// FullRef gives the full name of a branch or tag of a project; empty: of its default branch.
+// FullRef gives the full name of a branch or tag of a project, which is there; empty: of its default branch, which may not be. No other refs
+// than branches and tags are given out.
 func FullRef(p Project, name string) (string, error) {
 	if name == "" {
 		return "refs/heads/" + defaultBranch(p), nil
 	}
-	if strings.HasPrefix(name, "refs/") {
-		return name, nil
+	candidates := []string{"refs/heads/" + name, "refs/tags/" + name}
+	if strings.HasPrefix(name, "refs/heads/") || strings.HasPrefix(name, "refs/tags/") {
+		candidates = []string{name}
 	}
-	for _, full := range []string{"refs/heads/" + name, "refs/tags/" + name} {
+	for _, full := range candidates {
 		if _, err := resolve(p.Dir, full); err == nil {
 			return full, nil
 		}

@@ -54,11 +54,7 @@ type stream struct {
 
 // stream begins one; false: it was answered already.
 func (s *pipelines) stream(w http.ResponseWriter) (*stream, bool) {
-	select {
-	case s.streams <- struct{}{}:
-	default:
-		w.Header().Set("Retry-After", "5")
-		refuse(w, http.StatusServiceUnavailable, fmt.Errorf("%d streams are open already", maxStreams))
+	if !s.slot(w) {
 		return nil, false
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
@@ -66,6 +62,18 @@ func (s *pipelines) stream(w http.ResponseWriter) (*stream, bool) {
 	out := &stream{w: w, control: http.NewResponseController(w), done: func() { <-s.streams }}
 	out.printf("retry: %d\n\n", streamRetry)
 	return out, true
+}
+
+// slot takes one of the streams that may be open; false: there is none left, which was answered.
+func (s *pipelines) slot(w http.ResponseWriter) bool {
+	select {
+	case s.streams <- struct{}{}:
+		return true
+	default:
+		w.Header().Set("Retry-After", "5")
+		refuse(w, http.StatusServiceUnavailable, fmt.Errorf("%d streams are open already", cap(s.streams)))
+		return false
+	}
 }
 
 // printf writes some text; flush sends it.

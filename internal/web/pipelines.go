@@ -417,27 +417,37 @@ func (s *pipelines) log(w http.ResponseWriter, r *http.Request) {
 		s.logEvents(w, r, id, offset)
 		return
 	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	control := http.NewResponseController(w)
-	_ = control.SetWriteDeadline(time.Time{}) // a job takes its time; who does not read is noticed by the connection
-	if r.URL.Query().Get("follow") == "" {
-		s.copyLog(w, id, offset)
+	if r.URL.Query().Get("follow") != "" {
+		s.followLog(w, r, id, offset)
 		return
 	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	s.copyLog(newPatient(w), id, offset)
+}
+
+// followLog sends a job's log until the job is over. Who does not read it is let go.
+func (s *pipelines) followLog(w http.ResponseWriter, r *http.Request, id, offset int64) {
+	if !s.slot(w) {
+		return
+	}
+	defer func() { <-s.streams }()
 	ctx, cancel := s.until(r)
 	defer cancel()
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	out := newPatient(w)
 	tail := s.Store.Follow(ctx, id, offset)
 	defer func() { _ = tail.Close() }() // it was only read
-	buf := make([]byte, 32<<10)
+	buf := make([]byte, logPieceSize)
 	for {
 		n, err := tail.Read(buf)
 		if n > 0 {
-			if _, werr := w.Write(buf[:n]); werr != nil {
+			if _, werr := out.Write(buf[:n]); werr != nil {
 				return
 			}
-			_ = control.Flush() // the next write tells
+			_ = out.control.Flush() // the next write tells
 		}
 		if err != nil {
+			_ = out.control.SetWriteDeadline(time.Now().Add(writeLimit)) // the end of the answer is written, too
 			return
 		}
 	}

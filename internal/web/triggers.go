@@ -71,54 +71,73 @@ func TriggeredOf(p store.Pipeline, project string) Triggered {
 	return t
 }
 
+// Accepted is a request whose token is one of its project.
+type Accepted struct {
+	Project string // path
+	// Make makes the pipeline. Its errors are [ErrTriggerRef], or for whoever has asked.
+	Make func(ctx context.Context) (Triggered, error)
+}
+
 // TriggersOptions of what answers triggers.
 type TriggersOptions struct {
-	// Trigger makes a pipeline. Its errors are [ErrTriggerRefused], [ErrTriggerRef], or for whoever has asked.
-	Trigger func(ctx context.Context, t TriggerRequest) (Triggered, error)
-	Now     func() time.Time // nil: time.Now
+	// Accept tells whether a token is one of the project that a request names, and makes nothing yet. Its errors are [ErrTriggerRefused], or for
+	// whoever has asked.
+	Accept func(ctx context.Context, t TriggerRequest) (Accepted, error)
+	Now    func() time.Time // nil: time.Now
 }
 
 const (
 	// maxTrigger is what a request may have, in bytes, and maxTriggerVariables how many variables.
 	maxTrigger, maxTriggerVariables = 1 << 20, 1000
-	// wrongPerMinute is how many requests of an address may be refused in a minute before all of them are, and triggersPerMinute how many may ask
-	// for pipelines of a project.
+	// wrongPerMinute is how many wrong tokens of an address are answered in a minute, and triggersPerMinute how many pipelines of a project may be
+	// asked for.
 	wrongPerMinute, triggersPerMinute = 10, 60
-	// maxCounted bounds what is counted at a time.
+	// maxCounted bounds how many addresses, and how many projects, are counted at a time.
 	maxCounted = 10_000
 )
 
 // NewTriggers serves POST /api/v4/projects/PROJECT/trigger/pipeline as GitLab does: PROJECT is a project's path, also with its slashes as %2F,
 // or its number; token, ref and variables[NAME] are in the query, in a form or in a JSON object. With /ref/REF before /trigger the ref is in
-// the path. The token is the request's only credential, so whoever tries many is held off.
+// the path. The token is the request's only credential, so who tries many is held off; who has one is not, for others may come from the same
+// address: all pods do, and all users of this machine.
 func NewTriggers(o TriggersOptions) http.Handler {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &triggers{TriggersOptions: o, counts: map[string]int{}}
+	return &triggers{TriggersOptions: o}
 }
 
 type triggers struct {
 	TriggersOptions
 
-	mu     sync.Mutex
-	minute time.Time
-	counts map[string]int // of this minute
+	wrong counter // by address
+	asked counter // by the paths of projects
 }
 
-// count counts something, and tells whether it is too often in this minute; n 0 only asks.
-func (s *triggers) count(what string, n, most int) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if now := s.Now().Truncate(time.Minute); !now.Equal(s.minute) || len(s.counts) > maxCounted {
-		s.minute = now
-		clear(s.counts)
+// counter counts things by their names, in a minute.
+type counter struct {
+	mu     sync.Mutex
+	minute time.Time
+	of     map[string]int
+	order  []string // in which the names came: the oldest one makes room
+}
+
+// add counts one thing, and tells how many there are in this minute.
+func (c *counter) add(now time.Time, name string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if minute := now.Truncate(time.Minute); c.of == nil || !minute.Equal(c.minute) {
+		c.minute, c.of, c.order = minute, map[string]int{}, nil
 	}
-	if n > 0 {
-		s.counts[what] += n
-		return s.counts[what] > most
+	if _, there := c.of[name]; !there {
+		if len(c.order) >= maxCounted {
+			delete(c.of, c.order[0])
+			c.order = c.order[1:]
+		}
+		c.order = append(c.order, name)
 	}
-	return s.counts[what] >= most
+	c.of[name]++
+	return c.of[name]
 }
 
 // ServeHTTP implements [http.Handler].
@@ -133,15 +152,6 @@ func (s *triggers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method != http.MethodPost:
 		w.Header().Set("Allow", http.MethodPost)
 		message(w, http.StatusMethodNotAllowed, "405 Method Not Allowed")
-		return
-	}
-	from, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		from = r.RemoteAddr
-	}
-	if s.count("wrong "+from, 0, wrongPerMinute) || s.count("project "+project, 1, triggersPerMinute) {
-		w.Header().Set("Retry-After", "60")
-		message(w, http.StatusTooManyRequests, "This endpoint has been requested too many times. Try again later.")
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxTrigger)
@@ -167,11 +177,24 @@ func (s *triggers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), askTimeout)
 	defer cancel()
-	made, err := s.Trigger(ctx, t)
+	accepted, err := s.Accept(ctx, t)
 	switch {
 	case errors.Is(err, ErrTriggerRefused):
-		s.count("wrong "+from, 1, wrongPerMinute)
+		if s.wrong.add(s.Now(), address(r)) > wrongPerMinute {
+			tooMany(w)
+			return
+		}
 		message(w, http.StatusNotFound, ErrTriggerRefused.Error())
+		return
+	case err == nil && s.asked.add(s.Now(), accepted.Project) > triggersPerMinute:
+		tooMany(w)
+		return
+	}
+	var made Triggered
+	if err == nil {
+		made, err = accepted.Make(ctx)
+	}
+	switch {
 	case errors.Is(err, ErrTriggerRef):
 		message(w, http.StatusBadRequest, map[string][]string{"base": {ErrTriggerRef.Error()}})
 	case err != nil:
@@ -181,6 +204,20 @@ func (s *triggers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusCreated)
 		_ = json.NewEncoder(w).Encode(made) // the client may be gone
 	}
+}
+
+// address is where a request comes from, without the port.
+func address(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}
+
+func tooMany(w http.ResponseWriter) {
+	w.Header().Set("Retry-After", "60")
+	message(w, http.StatusTooManyRequests, "This endpoint has been requested too many times. Try again later.")
 }
 
 func message(w http.ResponseWriter, status int, text any) {
@@ -224,6 +261,9 @@ func readTrigger(r *http.Request) (t TriggerRequest, err error) {
 	case "application/json":
 		if err = json.NewDecoder(r.Body).Decode(&sent); err != nil && !errors.Is(err, io.EOF) {
 			return t, fmt.Errorf("the body is no JSON object: %w", err)
+		}
+		if sent == nil { // it is null
+			return t, errors.New("the body is no JSON object")
 		}
 		r.Form, err = r.URL.Query(), nil
 	case "multipart/form-data":

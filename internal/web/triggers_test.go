@@ -17,17 +17,20 @@ import (
 func TestTriggers(t *testing.T) {
 	var got TriggerRequest
 	made := store.Pipeline{ID: 7, IID: 3, Project: 2, Source: "trigger", Ref: "main", SHA: "c0ffee", Status: "created", Created: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
-	h := NewTriggers(TriggersOptions{Trigger: func(_ context.Context, r TriggerRequest) (Triggered, error) {
+	h := NewTriggers(TriggersOptions{Accept: func(_ context.Context, r TriggerRequest) (Accepted, error) {
 		got = r
-		switch {
-		case r.Token != "secret" || r.Project == "nosuch":
-			return Triggered{}, ErrTriggerRefused
-		case r.Ref == "nosuch":
-			return Triggered{}, ErrTriggerRef
-		case r.Ref == "empty":
-			return Triggered{}, fmt.Errorf("no pipeline: no job runs")
+		if r.Token != "secret" || r.Project == "nosuch" {
+			return Accepted{}, ErrTriggerRefused
 		}
-		return TriggeredOf(made, "http://keelson/"+r.Project), nil
+		return Accepted{Project: r.Project, Make: func(context.Context) (Triggered, error) {
+			switch r.Ref {
+			case "nosuch":
+				return Triggered{}, ErrTriggerRef
+			case "empty":
+				return Triggered{}, fmt.Errorf("no pipeline: no job runs")
+			}
+			return TriggeredOf(made, "http://keelson/"+r.Project), nil
+		}}, nil
 	}})
 	const form, multi = "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"
 	part := func(name, value string) string {
@@ -56,6 +59,25 @@ func TestTriggers(t *testing.T) {
 		{"a variable that is no text", "app/trigger/pipeline", "application/json", `{"token":"secret","ref":"main","variables":{"A":1}}`, 400, "map of key-valued strings"},
 		{"a token that is no text", "app/trigger/pipeline", "application/json", `{"token":1,"ref":"main"}`, 400, "token is invalid"},
 		{"no JSON", "app/trigger/pipeline", "application/json", `[`, 400, "no JSON object"},
+		{"null", "app/trigger/pipeline", "application/json", `null`, 400, "no JSON object"},
+		{"null, and all in the query", "app/trigger/pipeline?token=secret&ref=main", "application/json", ` null `, 400, "no JSON object"},
+		{"a list", "app/trigger/pipeline", "application/json", `[{"token":"secret"}]`, 400, "no JSON object"},
+		{"a number", "app/trigger/pipeline", "application/json", `1`, 400, "no JSON object"},
+		{"a text", "app/trigger/pipeline", "application/json", `"token"`, 400, "no JSON object"},
+		{"half an object", "app/trigger/pipeline", "application/json", `{"token":"secret","ref"`, 400, "no JSON object"},
+		{"deep JSON", "app/trigger/pipeline", "application/json", strings.Repeat(`{"a":`, 20_000), 400, "no JSON object"},
+		{"no body", "app/trigger/pipeline?token=secret&ref=main", "application/json", "", 201, "app main map[]"},
+		{"an empty object", "app/trigger/pipeline", "application/json", `{}`, 400, `"ref is missing, token is missing"`},
+		{"everything is null", "app/trigger/pipeline", "application/json", `{"token":null,"ref":null,"variables":null}`, 400, "is invalid"},
+		{"a ref that is null", "app/trigger/pipeline", "application/json", `{"token":"secret","ref":null}`, 400, "ref is invalid"},
+		{"a variable that is null", "app/trigger/pipeline", "application/json", `{"token":"secret","ref":"main","variables":{"A":null}}`, 400, "map of key-valued strings"},
+		{"a variable without a name", "app/trigger/pipeline", form, "token=secret&ref=main&variables[]=1", 400, "map of key-valued strings"},
+		{"bytes that are no text", "app/trigger/pipeline", "application/json", "{\"token\":\"\xff\",\"ref\":\"main\"}", 404, "404"},
+		{"a bad escape", "app/trigger/pipeline", form, "token=%zz", 400, "invalid URL escape"},
+		{"a bad query", "app/trigger/pipeline?%zz;=", "application/json", `{}`, 400, "missing"},
+		{"parts without an end", "app/trigger/pipeline", multi, part("token", "secret"), 400, "read the request"},
+		{"parts without a boundary", "app/trigger/pipeline", "multipart/form-data", "", 400, "boundary"},
+		{"no content type", "app/trigger/pipeline", "/;", "", 400, "content type"},
 		{"too much", "app/trigger/pipeline", form, "token=secret&ref=main&x=" + strings.Repeat("a", 2<<20), 400, "too large"},
 		{"another page", "app/trigger", form, "token=secret&ref=main", 404, "404"},
 		{"no project in the path", "/trigger/pipeline", form, "token=secret&ref=main", 404, "404"},
@@ -100,14 +122,18 @@ func TestTriggers(t *testing.T) {
 	}
 }
 
-// TestTriggersAreBounded holds that nobody tries tokens for long, and that others go on.
+// TestTriggersAreBounded holds that who tries tokens is held off, and nobody else of the same address: all pods have one.
 func TestTriggersAreBounded(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	h := NewTriggers(TriggersOptions{Now: func() time.Time { return now }, Trigger: func(_ context.Context, r TriggerRequest) (Triggered, error) {
+	h := NewTriggers(TriggersOptions{Now: func() time.Time { return now }, Accept: func(_ context.Context, r TriggerRequest) (Accepted, error) {
 		if r.Token != "secret" {
-			return Triggered{}, ErrTriggerRefused
+			return Accepted{}, ErrTriggerRefused
 		}
-		return Triggered{}, nil
+		path := r.Project
+		if path == "1" {
+			path = "a"
+		}
+		return Accepted{Project: path, Make: func(context.Context) (Triggered, error) { return Triggered{}, nil }}, nil
 	}})
 	ask := func(from, project, token string) int {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, TriggersPath+project+"/trigger/pipeline?ref=main&token="+token, nil)
@@ -126,21 +152,51 @@ func TestTriggersAreBounded(t *testing.T) {
 		want                       int
 	}{
 		{"one more", "192.0.2.1", "a", "x", 429},
-		{"the right one", "192.0.2.1", "a", "secret", 429},
-		{"another project", "192.0.2.1", "b", "secret", 429},
-		{"from elsewhere", "192.0.2.2", "a", "secret", 201},
+		{"the right one", "192.0.2.1", "a", "secret", 201},
+		{"another project", "192.0.2.1", "b", "secret", 201},
+		{"a wrong one for another project", "192.0.2.1", "b", "x", 429},
+		{"a wrong one from elsewhere", "192.0.2.2", "a", "x", 404},
 	} {
 		if got := ask(c.from, c.project, c.token); got != c.want {
 			t.Errorf("%s: %d, want %d", c.name, got, c.want)
 		}
 	}
 	now = now.Add(time.Minute)
-	for i := range triggersPerMinute {
-		if got := ask("192.0.2.1", "a", "secret"); got != 201 {
+	for i := range 2 * triggersPerMinute {
+		if got := ask(fmt.Sprintf("192.0.2.%d", 3+i/5), "a", "x"); got != 404 {
+			t.Fatalf("wrong tokens, %d: %d", i, got)
+		}
+	}
+	for i := range triggersPerMinute { // wrong ones are no requests for the project
+		if got := ask("192.0.2.1", []string{"a", "1"}[i%2], "secret"); got != 201 {
 			t.Fatalf("a minute later, %d: %d", i, got)
 		}
 	}
-	if got := ask("192.0.2.3", "a", "secret"); got != 429 {
-		t.Errorf("too many of a project: %d", got)
+	for project, want := range map[string]int{"a": 429, "1": 429, "b": 201} {
+		if got := ask("192.0.2.3", project, "secret"); got != want {
+			t.Errorf("too many of a project, asked as %s: %d, want %d", project, got, want)
+		}
+	}
+}
+
+// TestCounter holds that what comes newly displaces the oldest alone, and that a minute ends.
+func TestCounter(t *testing.T) {
+	var c counter
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for i := range maxCounted {
+		c.add(now, fmt.Sprint(i))
+	}
+	c.add(now, "one too many")
+	for _, want := range []struct {
+		after time.Duration
+		what  string
+		n     int
+	}{{0, "1", 2}, {0, fmt.Sprint(maxCounted - 1), 2}, {0, "one too many", 2}, {0, "0", 1}, {0, "1", 1}, {59 * time.Second, "0", 2}, {time.Minute, "0", 1}} {
+		if got := c.add(now.Add(want.after), want.what); got != want.n {
+			t.Errorf("%s after %s: %d, want %d", want.what, want.after, got, want.n)
+		}
+	}
+	if len(c.of) > maxCounted || len(c.of) != len(c.order) {
+		t.Errorf("%d are counted, in an order of %d", len(c.of), len(c.order))
 	}
 }
