@@ -22,6 +22,15 @@ const Path = "/api/v1/runner/jobs/"
 // stall is how long nothing may move on a connection over which files go.
 const stall = time.Minute
 
+// transferLimit bounds how long files may go over a connection, and pace how slowly: so many bytes a second, once stall is over.
+const (
+	transferLimit = 30 * time.Minute
+	pace          = 64 << 10
+)
+
+// maxUploads is how many jobs send what they leave at a time; others wait.
+const maxUploads = 4
+
 // maxAsking is how many requests of one job are answered at a time; its agent has three at most.
 const maxAsking = 8
 
@@ -178,7 +187,7 @@ func (j *job) serveLog(w http.ResponseWriter, r *http.Request) {
 	j.logs.Lock()
 	defer j.logs.Unlock()
 	j.mu.Lock()
-	ready := j.heard && !j.closed
+	ready := j.heard && !j.closed && !j.ended
 	j.mu.Unlock()
 	if !ready {
 		http.Error(w, "the job is not being played here", http.StatusServiceUnavailable)
@@ -217,7 +226,10 @@ func (j *job) serveFiles(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	c := http.NewResponseController(w)
-	if err := artifact.Pack(r.Context(), moving{w, c}, j.Dir, whole); err != nil {
+	ctx, cancel := context.WithTimeout(r.Context(), transferLimit)
+	defer cancel()
+	defer context.AfterFunc(j.life, cancel)()
+	if err := artifact.Pack(ctx, moving{w, c}, j.Dir, whole); err != nil {
 		j.x.o.Log.Warn("send the directory of a job", "job", j.ID, "error", err)
 		panic(http.ErrAbortHandler) // so that the agent does not take it for whole
 	}
@@ -227,16 +239,42 @@ func (j *job) serveFiles(w http.ResponseWriter, r *http.Request) {
 // whole are the limits of what the server itself has put into a job's directory.
 var whole = artifact.Limits{Bytes: 1 << 40, Files: 5_000_000}
 
-// stalling reads a body as long as it moves, and remembers why it does not.
+// stalling reads a body as long as it moves, fast enough and not for too long, and remembers why it does not.
 type stalling struct {
 	io.Reader
-	c   *http.ResponseController
-	err error
+	c     *http.ResponseController
+	ctx   context.Context
+	begun time.Time
+	size  int64
+	err   error
 }
 
+// until is when the next bytes have to be there.
+func (s *stalling) until(now time.Time) time.Time {
+	until := now.Add(stall)
+	for _, t := range []time.Time{s.begun.Add(stall + time.Duration(s.size/pace)*time.Second), s.begun.Add(transferLimit)} {
+		if t.Before(until) {
+			until = t
+		}
+	}
+	return until
+}
+
+var errSlow = errors.New("the files of the job come too slowly")
+
 func (s *stalling) Read(p []byte) (int, error) {
-	_ = s.c.SetReadDeadline(time.Now().Add(stall)) // a connection that has none is not bounded
-	n, err := s.Reader.Read(p)
+	now := time.Now()
+	until := s.until(now)
+	_ = s.c.SetReadDeadline(until) // a connection that has none is not bounded
+	err := s.ctx.Err()             // asked after that: who ends ctx ends the wait as well
+	if err == nil && !now.Before(until) {
+		err = errSlow
+	}
+	n := 0
+	if err == nil {
+		n, err = s.Reader.Read(p)
+		s.size += int64(n)
+	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		s.err = err
 	}
@@ -260,8 +298,23 @@ func (j *job) takeFiles(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "nothing of the job is wanted now", http.StatusServiceUnavailable)
 		return
 	}
-	body := &stalling{Reader: r.Body, c: http.NewResponseController(w)}
-	err := artifact.UnpackSelected(ctx, body, j.Dir, order.Selected, order.Tracked, j.x.o.Limits)
+	defer context.AfterFunc(j.life, cancel)()
+	body := &stalling{Reader: r.Body, c: http.NewResponseController(w), ctx: ctx}
+	over := make(chan struct{})
+	stay := context.AfterFunc(ctx, func() {
+		defer close(over)
+		_ = body.c.SetReadDeadline(time.Unix(1, 0)) // a read that waits has waited enough
+	})
+	var err error
+	select {
+	case j.x.uploads <- struct{}{}:
+		err = j.unpack(ctx, body, order)
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if !stay() {
+		<-over
+	}
 	switch {
 	case err == nil:
 		_ = body.c.SetReadDeadline(time.Time{})
@@ -271,4 +324,11 @@ func (j *job) takeFiles(w http.ResponseWriter, r *http.Request) {
 	default:
 		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
 	}
+}
+
+// unpack puts what the job leaves into its directory, and makes room for the next upload.
+func (j *job) unpack(ctx context.Context, body *stalling, order agent.Order) error {
+	defer func() { <-j.x.uploads }()
+	body.begun = time.Now()
+	return artifact.UnpackSelected(ctx, body, j.Dir, order.Selected, order.Tracked, j.x.o.Limits)
 }

@@ -39,7 +39,7 @@ func serve(t *testing.T, work executor.Job) *served {
 	}
 	work.Dir = t.TempDir()
 	s.j = newJob(s.x, work, executor.NewTrace(&s.log, work))
-	if err := s.j.begin(time.Now()); err != nil {
+	if err := s.j.begin(t.Context(), time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	s.x.add(s.j)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/hmac"
+	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -46,10 +47,12 @@ type job struct {
 	order   agent.Order   // what it is to do
 	pod     *corev1.Pod   // as it was seen last; nil: not yet
 	sight   sight
-	gone    bool // the Pod is no more
-	dead    bool // nothing is expected of the agent any more
-	closed  bool // nothing is taken from the agent any more
-	serving bool // the directory is ready to be fetched
+	gone    bool            // the Pod is no more
+	dead    bool            // nothing is expected of the agent any more
+	closed  bool            // nothing is taken from the agent any more
+	ended   bool            // nothing is written to the log any more
+	taken   map[string]bool // kinds of which somebody else's is there by the job's name
+	serving bool            // the directory is ready to be fetched
 	history map[string]*pulls
 	notes   []string         // for the log, to be told
 	told    map[string]bool  // notes
@@ -63,11 +66,11 @@ type job struct {
 }
 
 func newJob(x *Executor, work executor.Job, trace *executor.Trace) *job {
-	return &job{Job: work, x: x, trace: trace, changed: make(chan struct{}), history: map[string]*pulls{}, told: map[string]bool{}, next: -1, life: context.Background()}
+	return &job{Job: work, x: x, trace: trace, changed: make(chan struct{}), history: map[string]*pulls{}, told: map[string]bool{}, taken: map[string]bool{}, next: -1, life: context.Background()}
 }
 
 // begin decides what the Pod is made of.
-func (j *job) begin(now time.Time) error {
+func (j *job) begin(ctx context.Context, now time.Time) error {
 	if err := script.Unsupported(j.Job.Job); err != nil {
 		return err
 	}
@@ -79,7 +82,12 @@ func (j *job) begin(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	plan.pullSecrets = j.x.o.PullSecrets
+	if !j.Resume { // else it has them
+		if err := plan.allowed(ctx, j.Job, j.x.o); err != nil {
+			return err
+		}
+	}
+	plan.pullSecrets, plan.nonce = j.x.o.PullSecrets, rand.Text()
 	j.plan, j.notes = plan, notes
 	return j.environment(now)
 }
@@ -208,8 +216,12 @@ func (j *job) left() bool { return closed(j.Leave) }
 
 // launch makes the Pod, or finds the one that an earlier process has made.
 func (j *job) launch() error {
+	late := time.NewTimer(j.x.o.Sync)
+	defer late.Stop()
 	select {
 	case <-j.x.synced:
+	case <-late.C:
+		return j.x.unsynced()
 	case <-j.ctx.Done():
 		return j.ctx.Err()
 	}
@@ -467,13 +479,7 @@ func (j *job) finish(result executor.Result) executor.Result {
 		}
 	}
 	j.tell()
-	j.files.Lock() // what an agent still sends is not taken
-	j.mu.Lock()
-	if j.dead = true; j.upload != nil {
-		j.upload()
-	}
-	j.mu.Unlock()
-	defer j.files.Unlock()
+	defer j.refuseFiles()()
 	if j.Finish == nil || j.life.Err() != nil {
 		return j.conclude(result, err)
 	}
@@ -481,6 +487,17 @@ func (j *job) finish(result executor.Result) executor.Result {
 		err = errors.Join(err, artifact.Clear(j.life, j.Dir, selected, tracked, j.x.o.Limits))
 	}
 	return j.conclude(result, errors.Join(err, j.Finish(j.life, j.trace, result)))
+}
+
+// refuseFiles sees to it that what an agent still sends is not taken, and waits until nobody writes to the job's directory. Done lets go of it.
+func (j *job) refuseFiles() (done func()) {
+	j.mu.Lock()
+	if j.dead = true; j.upload != nil {
+		j.upload()
+	}
+	j.mu.Unlock()
+	j.files.Lock() // only now: who has it waits for the agent
+	return j.files.Unlock
 }
 
 // uploads is the how many-eth time it is that the agent sends what the job leaves: what it has sent to an earlier process is gone.
@@ -514,23 +531,35 @@ func (j *job) end() {
 		j.order = agent.Order{Phase: agent.End}
 	}
 	runs := j.heard && j.status.Phase > agent.Hello && !j.status.Done(agent.Upload) // its scripts may
+	j.ended = true
 	j.change()
 	j.mu.Unlock()
 	j.written()
+	j.refuseFiles()()
 	switch {
 	case left:
 		j.x.remove(j)
 	case runs:
-		j.x.delete(j.life, j.plan.namespace, j.plan.name, 1)
+		j.delete(j.life, 1)
 		ctx, cancel := context.WithTimeout(context.Background(), goneLimit)
 		defer cancel()
 		_ = j.awaitGone(ctx) // else the cluster does it later
 		j.x.remove(j)
 	default:
 		j.x.ends.Go(func() {
-			j.x.delete(context.Background(), j.plan.namespace, j.plan.name, 0)
+			j.delete(context.Background(), 0)
 			j.x.remove(j)
 		})
+	}
+}
+
+// delete removes what was made for the job.
+func (j *job) delete(ctx context.Context, grace int64) {
+	if !j.taken[kindPod] {
+		j.x.deletePod(ctx, j.plan.namespace, j.plan.name, grace)
+	}
+	if !j.taken[kindSecret] {
+		j.x.deleteSecret(ctx, j.plan.namespace, j.plan.name)
 	}
 }
 

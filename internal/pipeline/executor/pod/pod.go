@@ -41,6 +41,7 @@
 package pod
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -67,6 +68,8 @@ import (
 const (
 	DefaultGrace   = 10 * time.Second
 	DefaultPending = 10 * time.Minute
+	DefaultSync    = 2 * time.Minute
+	DefaultDisk    = 20 << 30
 )
 
 // Options are how an [Executor] works. Client, URL, Image and Key must be set.
@@ -90,6 +93,14 @@ type Options struct {
 	Grace time.Duration
 	// Pending is how long a Pod may wait for a node; 0: DefaultPending.
 	Pending time.Duration
+	// Sync is how long a job waits until the Pods of the cluster are known; 0: DefaultSync.
+	Sync time.Duration
+	// Disk is how much each container may write, and how much a job's directory may hold, in bytes; 0: DefaultDisk.
+	Disk int64
+	// Registry is the HOST:PORT of our own registry, from which nodes pull everything; empty: there is none. Its images are always pulled,
+	// and AllowImage tells whether a job may have one that it names; nil: it may.
+	Registry   string
+	AllowImage func(ctx context.Context, job executor.Job, repository string) error
 	// Limits bound what a job's directory holds, both ways.
 	Limits artifact.Limits
 	// Over tells whether a job is over, so that what is left of it can go; nil: nothing is known, and what no job has taken up stays.
@@ -99,6 +110,8 @@ type Options struct {
 
 // instance names whose Pods they are.
 func (o Options) instance() string { return hex.EncodeToString(o.digest("instance"))[:10] }
+
+func (o Options) disk() int64 { return cmp.Or(o.Disk, DefaultDisk) }
 
 // digest makes something of the key that tells nothing of it.
 func (o Options) digest(of string) []byte {
@@ -118,10 +131,13 @@ type Executor struct {
 	name   string // of this process, for agents
 	synced chan struct{}
 	ends   sync.WaitGroup // Pods that are being deleted
+	// uploads are the jobs that send what they leave.
+	uploads chan struct{}
 
-	mu   sync.Mutex
-	jobs map[int64]*job
-	pods map[string]*corev1.Pod // as they were seen last, by namespace/name
+	mu     sync.Mutex
+	jobs   map[int64]*job
+	pods   map[string]*corev1.Pod // as they were seen last, by namespace/name
+	listed error                  // of the last list of Pods
 }
 
 // New makes an executor. Jobs wait until [Executor.Serve] runs.
@@ -142,6 +158,9 @@ func New(o Options) (*Executor, error) {
 	if o.Pending == 0 {
 		o.Pending = DefaultPending
 	}
+	if o.Sync == 0 {
+		o.Sync = DefaultSync
+	}
 	if o.Namespace == "" {
 		o.Namespace = "default"
 	}
@@ -152,7 +171,7 @@ func New(o Options) (*Executor, error) {
 		o.Runner.Description, _ = os.Hostname()
 	}
 	o.Runner.Disposable = true
-	return &Executor{o: o, name: rand.Text(), synced: make(chan struct{}), jobs: map[int64]*job{}, pods: map[string]*corev1.Pod{}}, nil
+	return &Executor{o: o, name: rand.Text(), synced: make(chan struct{}), uploads: make(chan struct{}, maxUploads), jobs: map[int64]*job{}, pods: map[string]*corev1.Pod{}}, nil
 }
 
 // Survives implements [executor.Survivor].
@@ -174,7 +193,7 @@ func (x *Executor) Run(ctx context.Context, work executor.Job, log executor.Log)
 			trace.Conclude(result)
 		}
 	}()
-	if err := j.begin(start); err != nil {
+	if err := j.begin(ctx, start); err != nil {
 		return executor.FailedWith(err)
 	}
 	if !x.add(j) {

@@ -2,6 +2,7 @@ package pod
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -31,6 +32,7 @@ const (
 	annotationProject  = "keelson.dev/ci-project"
 	annotationPipeline = "keelson.dev/ci-pipeline"
 	annotationRef      = "keelson.dev/ci-ref"
+	annotationRun      = "keelson.dev/ci-run" // the Run that has made it, as nobody can guess it
 )
 
 // The names of a Pod's containers. Those of services are service-0 and so on.
@@ -59,7 +61,10 @@ type blueprint struct {
 	limits          corev1.ResourceList
 	deadline        time.Duration
 	pullSecrets     []string
-	auth            []byte // logins to registries; nil: none
+	auth            []byte   // logins to registries; nil: none
+	disk            int64    // of each container and of the job's directory, in bytes
+	nonce           string   // of the Run
+	asked           []string // images of our own registry that the job names itself
 }
 
 // service is a container beside the job's.
@@ -103,11 +108,15 @@ func plan(j executor.Job, o Options, dir string) (b blueprint, notes []string, e
 	if b.policy, err = pullPolicy(image.PullPolicy); err != nil {
 		return b, nil, err
 	}
+	given := []string{o.DefaultImage} // by those who may make Pods anyway
+	if !strings.Contains(j.Place.Image, "$") {
+		given = append(given, j.Place.Image)
+	}
 	b.entrypoint = entrypoint(image.Entrypoint, vars)
 	if b.user, note = securityContext(image, vars); note != "" {
 		notes = append(notes, note)
 	}
-	b.limits = limits(j)
+	b.limits, b.disk = limits(j), o.disk()
 	if len(j.Services) > maxServices {
 		return b, nil, bad("the job has %d services; a Pod takes %d", len(j.Services), maxServices)
 	}
@@ -121,6 +130,9 @@ func plan(j executor.Job, o Options, dir string) (b blueprint, notes []string, e
 		}
 		b.services = append(b.services, one)
 	}
+	if err := b.checkImages(o.Registry, given); err != nil {
+		return b, nil, err
+	}
 	if b.auth, note = pullAuth(vars); note != "" {
 		notes = append(notes, note)
 	}
@@ -130,6 +142,61 @@ func plan(j executor.Job, o Options, dir string) (b blueprint, notes []string, e
 	after, _ := j.AfterScriptLimit() // the script tells what is wrong with it
 	b.deadline = j.Limit() + after + leeway
 	return b, notes, nil
+}
+
+// imageID is how a node names an image that it has, whoever may pull it; a part of the number is enough for it.
+var imageID = regexp.MustCompile(`^(docker\.io/)?(library/)?sha(256|384|512):`)
+
+// checkImages takes care that no image is used just because a node has it. Given are those that a job may have without being asked.
+func (b *blueprint) checkImages(registry string, given []string) error {
+	check := func(image string, policy *corev1.PullPolicy) error {
+		if imageID.MatchString(image) {
+			return &executor.Failure{Reason: pipeline.ConfigurationError, Err: fmt.Errorf("image %s is the number of an image on a node; name it as its registry does", image)}
+		}
+		if repositoryOf(image, registry) == "" {
+			return nil
+		}
+		*policy = corev1.PullAlways
+		if !slices.Contains(given, image) {
+			b.asked = append(b.asked, image)
+		}
+		return nil
+	}
+	if err := check(b.image, &b.policy); err != nil {
+		return err
+	}
+	for i := range b.services {
+		if err := check(b.services[i].image, &b.services[i].policy); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// repositoryOf is the repository of an image in a registry; empty: it is elsewhere.
+func repositoryOf(image, registry string) string {
+	host, name, ok := strings.Cut(image, "/")
+	if registry == "" || !ok || !strings.EqualFold(host, registry) {
+		return ""
+	}
+	name, _, _ = strings.Cut(name, "@")
+	if colon := strings.LastIndexByte(name, ':'); colon > strings.LastIndexByte(name, '/') {
+		name = name[:colon]
+	}
+	return name
+}
+
+// allowed asks whether the job may have the images that it names.
+func (b blueprint) allowed(ctx context.Context, j executor.Job, o Options) error {
+	if o.AllowImage == nil {
+		return nil
+	}
+	for _, image := range b.asked {
+		if err := o.AllowImage(ctx, j, repositoryOf(image, o.Registry)); err != nil {
+			return &executor.Failure{Reason: pipeline.ConfigurationError, Err: fmt.Errorf("image %s: %w", image, err)}
+		}
+	}
+	return nil
 }
 
 // maxServices bounds the services of a job.
@@ -245,6 +312,26 @@ func limits(j executor.Job) corev1.ResourceList {
 	return out
 }
 
+// binSize is how large the directory with the agent's program may get.
+const binSize = 1 << 30
+
+// resources are those of a container. What the job's own one needs is set aside for it; nothing is for the others.
+func (b blueprint) resources(own bool) corev1.ResourceRequirements {
+	r := corev1.ResourceRequirements{Limits: maps.Clone(b.limits), Requests: corev1.ResourceList{}}
+	r.Limits[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(b.disk, resource.BinarySI)
+	for name, limit := range r.Limits {
+		if r.Requests[name] = (resource.Quantity{Format: resource.DecimalSI}); own && name != corev1.ResourceEphemeralStorage {
+			r.Requests[name] = limit
+		}
+	}
+	return r
+}
+
+// emptyDir is a directory of a Pod that has so many bytes at most: the cluster ends a Pod that has more.
+func emptyDir(size int64) corev1.VolumeSource {
+	return corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: resource.NewQuantity(size, resource.BinarySI)}}
+}
+
 func planService(s pipeline.Service, vars pipeline.Variables) (service, string, error) {
 	all := append(slices.Clone(vars), s.Variables...).Expanded()
 	out := service{image: strings.TrimSpace(all.Expand(s.Name)), entrypoint: entrypoint(s.Entrypoint, all), command: entrypoint(s.Command, all)}
@@ -310,8 +397,8 @@ func (b blueprint) pod(secret string) *corev1.Pod {
 		RestartPolicy: corev1.RestartPolicyNever, AutomountServiceAccountToken: &no, EnableServiceLinks: &no, ServiceAccountName: b.place.ServiceAccount,
 		NodeSelector: b.place.NodeSelector, Tolerations: tolerations(b.place.Tolerations), TerminationGracePeriodSeconds: &grace, ActiveDeadlineSeconds: &deadline,
 		Volumes: []corev1.Volume{
-			{Name: "bin", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
-			{Name: "builds", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
+			{Name: "bin", VolumeSource: emptyDir(binSize)},
+			{Name: "builds", VolumeSource: emptyDir(b.disk)},
 			{Name: "job", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: secret, Items: agentFiles()}}},
 		},
 		Containers: []corev1.Container{{
@@ -331,6 +418,7 @@ func (b blueprint) pod(secret string) *corev1.Pod {
 		aliases = append(aliases, s.names...)
 		spec.Containers = append(spec.Containers, corev1.Container{
 			Name: servicePrefix + strconv.Itoa(i), Image: s.image, ImagePullPolicy: s.policy, Command: s.entrypoint, Args: s.command, Env: serviceEnv(i, s.env, secret), SecurityContext: s.user,
+			Resources:    b.resources(false),
 			VolumeMounts: []corev1.VolumeMount{{Name: "builds", MountPath: agent.Builds}},
 		})
 	}
@@ -341,10 +429,12 @@ func (b blueprint) pod(secret string) *corev1.Pod {
 	spec.Containers = append(spec.Containers, corev1.Container{
 		Name: containerBuild, Image: b.image, ImagePullPolicy: b.policy, Command: slices.Concat(b.entrypoint, []string{"sh", "-c", bootstrap}),
 		VolumeMounts:    []corev1.VolumeMount{binRead, {Name: "builds", MountPath: agent.Builds}, {Name: "job", MountPath: agent.JobDir, ReadOnly: true}},
-		SecurityContext: b.user, Resources: corev1.ResourceRequirements{Limits: b.limits},
+		SecurityContext: b.user, Resources: b.resources(true),
 	})
+	annotations := maps.Clone(b.annotations)
+	annotations[annotationRun] = b.nonce
 	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: b.name, Namespace: b.namespace, Labels: b.labels, Annotations: b.annotations},
+		ObjectMeta: metav1.ObjectMeta{Name: b.name, Namespace: b.namespace, Labels: b.labels, Annotations: annotations},
 		Spec:       spec,
 	}
 }
@@ -401,7 +491,7 @@ func (b blueprint) secret(data map[string][]byte) *corev1.Secret {
 		kind, data[corev1.DockerConfigJsonKey] = corev1.SecretTypeDockerConfigJson, b.auth
 	}
 	return &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: b.name, Namespace: b.namespace, Labels: maps.Clone(b.labels)},
+		ObjectMeta: metav1.ObjectMeta{Name: b.name, Namespace: b.namespace, Labels: maps.Clone(b.labels), Annotations: map[string]string{annotationRun: b.nonce}},
 		Type:       kind, Data: data,
 	}
 }

@@ -40,9 +40,14 @@ func (j *job) made(pod *corev1.Pod) {
 func (j *job) see(pod *corev1.Pod) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.pod == nil || j.pod.UID == pod.UID {
+	if j.mine(pod) && (j.pod == nil || j.pod.UID == pod.UID) {
 		j.take(pod)
 	}
+}
+
+// mine tells whether this Run has made something; an earlier process has made what it goes on with.
+func (j *job) mine(o metav1.Object) bool {
+	return j.Resume || o.GetAnnotations()[annotationRun] == j.plan.nonce
 }
 
 // take reads the status of the Pod. The lock is held.
@@ -63,7 +68,7 @@ func (j *job) take(pod *corev1.Pod) {
 func (j *job) seeGone(pod *corev1.Pod) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.pod != nil && j.pod.UID != pod.UID {
+	if !j.mine(pod) || j.pod != nil && j.pod.UID != pod.UID {
 		return
 	}
 	j.gone = true
@@ -270,26 +275,93 @@ const createTries = 6
 func (j *job) create() error {
 	data := map[string][]byte{agent.FileURL: []byte(j.x.o.URL + Path + fmt.Sprint(j.ID)), agent.FileToken: []byte(j.x.o.token(j.ID))}
 	data[agent.FileCA] = j.x.o.CA // empty: the agent trusts whom the image does
-	client := j.x.o.Client.CoreV1()
-	err := again(j.ctx, func() error {
-		_, err := client.Secrets(j.plan.namespace).Create(j.ctx, j.plan.secret(data), metav1.CreateOptions{})
-		return err
-	})
-	if err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("make the job's Secret: %w", err)
-	}
-	var pod *corev1.Pod
-	err = again(j.ctx, func() (err error) {
-		pod, err = client.Pods(j.plan.namespace).Create(j.ctx, j.plan.pod(j.plan.name), metav1.CreateOptions{})
-		return err
-	})
+	secrets, pods := j.x.o.Client.CoreV1().Secrets(j.plan.namespace), j.x.o.Client.CoreV1().Pods(j.plan.namespace)
+	byName := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", j.plan.name).String()} // no other right is needed for this
+	_, err := place(j, kindSecret, func() (*corev1.Secret, error) {
+		return secrets.Create(j.ctx, j.plan.secret(data), metav1.CreateOptions{})
+	}, func() ([]corev1.Secret, error) {
+		list, err := secrets.List(j.ctx, byName)
+		if err != nil {
+			return nil, err
+		}
+		return list.Items, nil
+	}, secrets.Delete)
 	if err != nil {
-		return fmt.Errorf("make the job's Pod: %w", err)
+		return err
+	}
+	pod, err := place(j, kindPod, func() (*corev1.Pod, error) {
+		return pods.Create(j.ctx, j.plan.pod(j.plan.name), metav1.CreateOptions{})
+	}, func() ([]corev1.Pod, error) {
+		list, err := pods.List(j.ctx, byName)
+		if err != nil {
+			return nil, err
+		}
+		return list.Items, nil
+	}, pods.Delete)
+	if err != nil {
+		return err
 	}
 	j.made(pod)
 	go j.own(pod)
 	go j.watchStart(pod)
 	return nil
+}
+
+// The kinds of what is made for a job.
+const (
+	kindSecret = "Secret"
+	kindPod    = "Pod"
+)
+
+// place makes something by the job's name. What is there already by that name is it, where the cluster's answer was lost; what an earlier Run
+// has left makes room; and what somebody else has made is never used.
+func place[T any, P interface {
+	*T
+	metav1.Object
+}](j *job, kind string, create func() (P, error), find func() ([]T, error), remove func(context.Context, string, metav1.DeleteOptions) error) (P, error) {
+	for try := 1; ; try++ {
+		var made P
+		err := again(j.ctx, func() (err error) { made, err = create(); return err })
+		if err == nil {
+			return made, nil
+		}
+		if !apierrors.IsAlreadyExists(err) || try == createTries {
+			return nil, fmt.Errorf("make the job's %s: %w", kind, err)
+		}
+		found, err := find()
+		if err != nil {
+			return nil, fmt.Errorf("look at the %s of the job's name: %w", kind, err)
+		}
+		if len(found) == 0 { // it has gone meanwhile
+			continue
+		}
+		there := P(&found[0])
+		switch {
+		case j.mine(there):
+			return there, nil
+		case !j.x.leftBehind(j, there):
+			j.taken[kind] = true
+			return nil, fmt.Errorf("a %s %s is there already, which is none of Keelson's for this job: it is not used; delete it", kind, j.key())
+		}
+		uid, now := there.GetUID(), int64(0)
+		err = remove(j.ctx, there.GetName(), metav1.DeleteOptions{GracePeriodSeconds: &now, Preconditions: &metav1.Preconditions{UID: &uid}})
+		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			return nil, fmt.Errorf("remove the %s that an earlier run of the job has left: %w", kind, err)
+		}
+		select {
+		case <-time.After(time.Duration(try) * 200 * time.Millisecond): // a Pod takes a while
+		case <-j.ctx.Done():
+			return nil, j.ctx.Err()
+		}
+	}
+}
+
+// leftBehind tells whether something by a job's name is ours, and of no other job that runs.
+func (x *Executor) leftBehind(j *job, o metav1.Object) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	other := x.jobs[jobOf(o.GetLabels())]
+	return o.GetLabels()[LabelInstance] == x.o.instance() && (other == nil || other == j)
 }
 
 // again tries something again that the cluster does not do just now.

@@ -2,6 +2,7 @@ package pod
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -20,7 +21,11 @@ func (x *Executor) Serve(ctx context.Context) {
 	source := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.LabelSelector = selector
-			return pods.List(ctx, o)
+			list, err := pods.List(ctx, o)
+			x.mu.Lock()
+			x.listed = err
+			x.mu.Unlock()
+			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.LabelSelector = selector
@@ -53,6 +58,17 @@ func (x *Executor) Serve(ctx context.Context) {
 	}
 	<-ended
 	x.ends.Wait()
+}
+
+// unsynced is why the Pods of the cluster are not known.
+func (x *Executor) unsynced() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	why := "the API server does not answer"
+	if x.listed != nil {
+		why = x.listed.Error()
+	}
+	return fmt.Errorf("the Pods of the cluster are not known after %s: may Keelson list and watch pods in all namespaces? %s", x.o.Sync, why)
 }
 
 // saw passes the status of a Pod on to its job.
@@ -96,7 +112,7 @@ func (x *Executor) tidy(ctx context.Context) {
 	for {
 		select {
 		case <-tick.C:
-			x.sweep(ctx)
+			x.sweepSecrets(ctx, x.sweep(ctx))
 		case <-ctx.Done():
 			return
 		}
@@ -130,7 +146,8 @@ func (x *Executor) sweep(ctx context.Context) (over func(job int64) bool) {
 	x.mu.Unlock()
 	for _, pod := range left {
 		if pod.DeletionTimestamp == nil && over(jobOf(pod.Labels)) {
-			x.delete(ctx, pod.Namespace, pod.Name, 0)
+			x.deletePod(ctx, pod.Namespace, pod.Name, 0)
+			x.deleteSecret(ctx, pod.Namespace, pod.Name)
 		}
 	}
 	return over
@@ -153,8 +170,8 @@ func (x *Executor) sweepSecrets(ctx context.Context, over func(job int64) bool) 
 // deletePatience bounds how long one tries to remove a Pod.
 const deletePatience = time.Minute
 
-// delete removes a Pod with its Secret, which the cluster would do as well, but later.
-func (x *Executor) delete(ctx context.Context, namespace, name string, grace int64) {
+// deletePod removes a Pod.
+func (x *Executor) deletePod(ctx context.Context, namespace, name string, grace int64) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deletePatience)
 	defer cancel()
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
@@ -170,10 +187,12 @@ func (x *Executor) delete(ctx context.Context, namespace, name string, grace int
 		x.o.Log.Warn("remove the Pod of a job", "pod", namespace+"/"+name, "error", err)
 		break
 	}
-	x.deleteSecret(ctx, namespace, name)
 }
 
+// deleteSecret removes a Secret, which the cluster would do as well when its Pod is gone, but later.
 func (x *Executor) deleteSecret(ctx context.Context, namespace, name string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deletePatience)
+	defer cancel()
 	err := x.o.Client.CoreV1().Secrets(namespace).Delete(ctx, name, metav1.DeleteOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		x.o.Log.Warn("remove the Secret of a job", "secret", namespace+"/"+name, "error", err)
