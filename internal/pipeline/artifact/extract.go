@@ -59,8 +59,8 @@ type stage struct {
 	written int64 // bytes of files since somebody looked
 	mu      sync.Mutex
 
-	repo   *repository // as it is when files are put into place
-	linked bool        // a link in the project directory leads to where something is put
+	repo   *gitDir // as it is when files are put into place
+	linked bool    // a link in the project directory leads to where something is put
 }
 
 func newStage(root *os.Root) (*stage, error) {
@@ -270,7 +270,7 @@ func (st *stage) settle(ctx context.Context, entries []entry) error {
 	for attempt := 0; ; attempt++ {
 		var moves []move
 		var err error
-		if st.repo, err = repositoryOf(st.root); err != nil {
+		if st.repo, err = gitDirOf(st.root); err != nil {
 			return err
 		}
 		if err := st.plan(".", &moves); err != nil {

@@ -18,21 +18,21 @@ func ofRepository(at string) bool {
 	return strings.EqualFold(first, ".git")
 }
 
-// repository knows the repository of a project directory by whatever way one comes to it: a link may lead there under any name. Who writes into
+// gitDir knows the repository of a project directory by whatever way one comes to it: a link may lead there under any name. Who writes into
 // it has the next git there run programs.
-type repository struct {
+type gitDir struct {
 	root *os.Root
 	top  unix.Stat_t  // the project directory
 	git  *unix.Stat_t // its .git; nil: there is none
 }
 
-func repositoryOf(root *os.Root) (*repository, error) {
+func gitDirOf(root *os.Root) (*gitDir, error) {
 	dir, err := root.Open(".")
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close()
-	r := &repository{root: root}
+	r := &gitDir{root: root}
 	if err := unix.Fstat(int(dir.Fd()), &r.top); err != nil {
 		return nil, err
 	}
@@ -47,7 +47,7 @@ func repositoryOf(root *os.Root) (*repository, error) {
 }
 
 // writable refuses a name in the project directory at which one would write into the repository, or make one.
-func (r *repository) writable(at string) error {
+func (r *gitDir) writable(at string) error {
 	top, inside, err := r.where(path.Dir(at))
 	if err == nil && (inside || top && ofRepository(path.Base(at))) {
 		err = &unsafeError{at, "leads into the repository in .git, where nothing is written"}
@@ -56,7 +56,7 @@ func (r *repository) writable(at string) error {
 }
 
 // where tells whether a directory is the project directory, and whether it is the repository or in it. It climbs from where links have led.
-func (r *repository) where(at string) (top, inside bool, err error) {
+func (r *gitDir) where(at string) (top, inside bool, err error) {
 	dir, err := r.root.Open(at)
 	if err != nil {
 		return false, false, err
@@ -82,7 +82,7 @@ func (r *repository) where(at string) (top, inside bool, err error) {
 func sameInode(a, b unix.Stat_t) bool { return a.Dev == b.Dev && a.Ino == b.Ino }
 
 // without leaves out the entries that are in the repository, by their names or by links.
-func (r *repository) without(found map[string]entry) error {
+func (r *gitDir) without(found map[string]entry) error {
 	dirs := map[string]bool{} // those that are in it, and those that are not
 	for at := range found {
 		dir := path.Dir(at)

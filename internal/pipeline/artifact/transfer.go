@@ -14,7 +14,6 @@ import (
 	"os"
 	"path"
 	"slices"
-	"strings"
 
 	"keelson.dev/keelson/internal/pipeline"
 )
@@ -175,7 +174,7 @@ func union(ctx context.Context, root *os.Root, dir string, selected []Selection,
 		maps.Copy(found, c.found)
 	}
 	if !whole {
-		repo, err := repositoryOf(root)
+		repo, err := gitDirOf(root)
 		if err != nil {
 			return nil, err
 		}
