@@ -146,7 +146,7 @@ type ClusterAccess struct {
 	// +kubebuilder:validation:MaxLength=63
 	Name string `json:"name"`
 	// ServiceAccount is the name of the service account that the jobs act as. One of another namespace than the Project's has to name the
-	// project's path in its annotation keelson.dev/projects, which keelson ci rbac writes.
+	// Project as NAMESPACE/NAME in its annotation keelson.dev/projects, which keelson ci rbac writes.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	ServiceAccount string `json:"serviceAccount"`

@@ -63,7 +63,7 @@ by hand. Nothing is allowed outside of the namespaces: objects of the cluster ar
 	f.StringArrayVar(&opts.resources, "resource", nil, "allow this `RESOURCE[.GROUP]` (deployments.apps); can be repeated")
 	f.StringSliceVar(&opts.verbs, "verbs", deployVerbs, "what is allowed with the resources of --from-manifests and --resource")
 	f.BoolVar(&opts.helm, "helm", false, "allow Helm's releases too")
-	f.StringSliceVar(&opts.projects, "project", nil, "let jobs of this project act as the account, where its Project is in another namespace: its `path`, or group/*")
+	f.StringSliceVar(&opts.projects, "project", nil, "let jobs of this Project of another namespace act as the account: `NAMESPACE/NAME`, or NAMESPACE/*")
 	return cmd
 }
 
@@ -192,11 +192,11 @@ func runCIRBAC(ctx context.Context, g *global, opts ciRBACOptions) error {
 // environmentAnnotation tells people which environment an account is for.
 const environmentAnnotation = "keelson.dev/environment"
 
-// annotateProjects has a service account name the projects of other namespaces whose jobs may act as it.
+// annotateProjects has a service account name the Projects of other namespaces whose jobs may act as it.
 func annotateProjects(account delivery.Object, projects []string) error {
 	for _, p := range projects {
 		if !projectPattern.MatchString(p) {
-			return usagef("--project %q: it takes the path of a project, or a pattern: group/shop, group/*", p)
+			return usagef("--project %q: it takes the namespace and the name of a Project, or a pattern: shop/app, shop/*", p)
 		}
 	}
 	annotations := account.GetAnnotations()
@@ -208,8 +208,8 @@ func annotateProjects(account delivery.Object, projects []string) error {
 	return nil
 }
 
-// projectPattern is what a project's path may be, with * for anything.
-var projectPattern = regexp.MustCompile(`^[A-Za-z0-9_.*-]+(/[A-Za-z0-9_.*-]+)*$`)
+// projectPattern is what a Project's namespace and name may be, with * for anything.
+var projectPattern = regexp.MustCompile(`^[a-z0-9*-]+/[a-z0-9.*-]+$`)
 
 func rbacObject(version, kind, namespace, name, environment string, more map[string]any) delivery.Object {
 	u := &unstructured.Unstructured{Object: map[string]any{}}

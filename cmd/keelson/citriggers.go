@@ -26,11 +26,11 @@ func (s *pipelineServer) acceptTrigger(ctx context.Context, t web.TriggerRequest
 		return web.Accepted{}, err
 	}
 	e := ci.Event{Project: path, Source: pipeline.SourceTrigger, IgnoreSkip: true}
-	if caller, job, ok := s.JobOf(t.Token); ok {
+	caller, job, ofJob := s.JobOf(t.Token)
+	if ofJob {
 		if err := s.mayTrigger(ctx, caller, path); err != nil {
 			return web.Accepted{}, err
 		}
-		e.Source, e.Upstream = pipeline.SourcePipeline, job
 	} else if e.User, err = s.triggerNamed(ctx, path, t.Token); err != nil {
 		return web.Accepted{}, err
 	}
@@ -45,6 +45,11 @@ func (s *pipelineServer) trigger(ctx context.Context, t web.TriggerRequest, e ci
 	}
 	if e.Ref, err = ci.FullRef(p, t.Ref); err != nil {
 		return web.Triggered{}, web.ErrTriggerRef
+	}
+	if ofJob {
+		if e, err = s.ByJob(ctx, e, job); err != nil {
+			return web.Triggered{}, err
+		}
 	}
 	for name, value := range t.Variables {
 		e.Variables = append(e.Variables, pipeline.Variable{Name: name, Value: value, Origin: pipeline.OriginPipeline})

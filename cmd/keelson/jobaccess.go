@@ -278,7 +278,8 @@ func noAccess(project string, entries []keelsonv1.ClusterAccess) string {
 	return fmt.Sprintf("this job of %s has no access to the cluster: %s (spec.access of the Project)", project, strings.Join(list, ", "))
 }
 
-// projectsAnnotation names on a ServiceAccount the projects of other namespaces whose jobs may act as it: paths, "group/*", "*".
+// projectsAnnotation names on a ServiceAccount the Projects of other namespaces whose jobs may act as it: "NAMESPACE/NAME", where * stands for
+// anything in either. A project's path says nothing here: whoever may make Projects anywhere takes one that nobody has.
 const projectsAnnotation = "keelson.dev/projects"
 
 // account gives the service account of an entry. That of another namespace than the Project's has to agree.
@@ -296,21 +297,22 @@ func (a *jobAccess) account(ctx context.Context, p *keelsonv1.Project, entry kee
 			what, account.Namespace, account.Name, account.Namespace, account.Name)
 	case err != nil:
 		return account, fmt.Errorf("%s: %w", what, err)
-	case account.Namespace == p.Namespace || consents(sa.Annotations[projectsAnnotation], pathOf(*p)):
+	case account.Namespace == p.Namespace || consents(sa.Annotations[projectsAnnotation], p.Namespace, p.Name):
 		return account, nil
 	}
-	return account, refusedAccess("%s: the service account %s/%s is of another namespace and does not name this project: whoever it belongs to allows that with "+
-		"kubectl annotate serviceaccount %s -n %s --overwrite %s=%s", what, account.Namespace, account.Name, account.Name, account.Namespace, projectsAnnotation, pathOf(*p))
+	return account, refusedAccess("%s: the service account %s/%s is of another namespace and does not name this Project: whoever it belongs to allows that with "+
+		"kubectl annotate serviceaccount %s -n %s --overwrite %s=%s/%s", what, account.Namespace, account.Name, account.Name, account.Namespace, projectsAnnotation, p.Namespace, p.Name)
 }
 
 func refusedAccess(format string, args ...any) error {
 	return &executor.Failure{Reason: pipeline.ConfigurationError, Err: fmt.Errorf(format, args...)}
 }
 
-// consents tells whether a service account's annotation names a project.
-func consents(annotation, path string) bool {
+// consents tells whether a service account's annotation names a Project.
+func consents(annotation, namespace, name string) bool {
 	for pattern := range strings.SplitSeq(annotation, ",") {
-		if pattern = strings.TrimSpace(pattern); pattern != "" && pipeline.InScope(pattern, path) {
+		in, called, ok := strings.Cut(strings.TrimSpace(pattern), "/")
+		if ok && in != "" && called != "" && pipeline.InScope(in, namespace) && pipeline.InScope(called, name) {
 			return true
 		}
 	}

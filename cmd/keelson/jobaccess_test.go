@@ -4,6 +4,10 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
 	keelsonv1 "keelson.dev/keelson/api/v1alpha1"
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/executor"
@@ -63,16 +67,34 @@ func TestProtectedJob(t *testing.T) {
 	}
 }
 
+// Which Projects an account's annotation names: by where they are, never by the path that they give themselves.
 func TestConsents(t *testing.T) {
 	for _, test := range []struct {
-		annotation, path string
-		want             bool
+		annotation, namespace, name string
+		want                        bool
 	}{
-		{"", "a/b", false}, {"a/b", "a/b", true}, {"a/b", "a/bc", false}, {"x, a/b", "a/b", true}, {"a/*", "a/b", true}, {"a/*", "a", false}, {"a/*", "ab/c", false},
-		{"*", "a/b", true}, {",", "a/b", false}, {"a/b ,", "a/b", true},
+		{"", "a", "b", false}, {"a/b", "a", "b", true}, {"a/b", "a", "bc", false}, {"x/y, a/b", "a", "b", true}, {"a/*", "a", "b", true}, {"a/*", "ab", "c", false},
+		{"*/*", "a", "b", true}, {"*", "a", "b", false}, {"a*", "ab", "c", false}, {"a", "a", "b", false}, {"/b", "a", "b", false}, {"a/", "a", "b", false},
+		{",", "a", "b", false}, {"a/b ,", "a", "b", true}, {"team-*/app", "team-a", "app", true}, {"team-*/app", "evil", "team-a/app", false}, {"acme/shop", "evil", "acme/shop", false},
 	} {
-		if got := consents(test.annotation, test.path); got != test.want {
-			t.Errorf("%q for %q: %t", test.annotation, test.path, got)
+		if got := consents(test.annotation, test.namespace, test.name); got != test.want {
+			t.Errorf("%q for %s/%s: %t", test.annotation, test.namespace, test.name, got)
+		}
+	}
+}
+
+// A Project of another namespace is not let in because it has taken the path of one that is: what counts is where it is.
+func TestAccountOfOtherNamespace(t *testing.T) {
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "platform", Name: "deploy", Annotations: map[string]string{projectsAnnotation: "acme/shop"}}}
+	a := &jobAccess{c: fake.NewClientBuilder().WithObjects(account).Build()}
+	for namespace, want := range map[string]string{
+		"acme": "", "platform": "",
+		"evil": "kubectl annotate serviceaccount deploy -n platform --overwrite keelson.dev/projects=evil/shop",
+	} {
+		p := &keelsonv1.Project{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "shop"}, Spec: keelsonv1.ProjectSpec{Path: "acme/shop"}}
+		_, err := a.account(t.Context(), p, keelsonv1.ClusterAccess{Name: "production", ServiceAccount: "deploy", Namespace: "platform"})
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("a Project in %s: %v", namespace, err)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package ci
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -37,17 +38,60 @@ func (s *Server) startOther(ctx context.Context, p Project, sha string, from Eve
 	if e.SHA, err = resolve(other.Dir, e.Ref); err != nil {
 		return fmt.Errorf("project %s has no branch or tag %s", other.Path, t.Branch)
 	}
-	switch {
-	case slices.Contains(e.Chain, other.Path+"@"+e.SHA):
-		return fmt.Errorf("a pipeline of project %s for this commit has started this one, by others: they would go on for ever", other.Path)
-	case len(e.Chain) > maxChain:
-		return fmt.Errorf("%d pipelines have started each other already, which is the most", maxChain)
+	if err := e.looped(); err != nil {
+		return err
 	}
 	made, err := s.Create(ctx, e)
 	if err == nil && made.Status == string(pipeline.StatusFailed) && made.Resting {
 		err = fmt.Errorf("pipeline %d has failed: %s", made.ID, made.Why)
 	}
 	return err
+}
+
+// looped says why the pipelines before an event's may not start one more.
+func (e Event) looped() error {
+	switch {
+	case slices.Contains(e.Chain, e.Project+"@"+e.SHA):
+		return fmt.Errorf("a pipeline of project %s for this commit has started this one, by others: they would go on for ever", e.Project)
+	case len(e.Chain) > maxChain:
+		return fmt.Errorf("%d pipelines have started each other already, which is the most", maxChain)
+	}
+	return nil
+}
+
+// ByJob makes an event that of a job which runs: whose it is, and which pipelines have started each other before. An error says why that job
+// may start no more. The event's Ref is known.
+func (s *Server) ByJob(ctx context.Context, e Event, id int64) (Event, error) {
+	job, err := s.o.Store.Job(ctx, id)
+	if err != nil {
+		return e, err
+	}
+	by, err := s.asked(ctx, run.JobRef{Pipeline: job.Pipeline, Job: job.Name, ID: id})
+	if err != nil {
+		return e, err
+	}
+	root, err := s.rootOf(ctx, job.Pipeline)
+	if err != nil {
+		return e, err
+	}
+	from, err := s.o.Store.Saved(ctx, root) // children have no event of their own
+	if err != nil {
+		return e, err
+	}
+	var before Event
+	if err := json.Unmarshal(from.Event, &before); err != nil {
+		return e, fmt.Errorf("pipeline %d: %w: its event: %w", root, errUnreadable, err)
+	}
+	p, err := s.o.Projects.Named(ctx, e.Project)
+	if err != nil {
+		return e, err
+	}
+	if e.SHA, err = resolve(p.Dir, e.Ref); err != nil {
+		return e, fmt.Errorf("project %s: %w", e.Project, err)
+	}
+	e.Source, e.User, e.Upstream = pipeline.SourcePipeline, by.user, id
+	e.Chain = append(slices.Clone(before.Chain), before.Project+"@"+by.of.SHA)
+	return e, e.looped()
 }
 
 // followed adds the pipelines of other projects that jobs of a pipeline wait for.

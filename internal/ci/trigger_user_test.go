@@ -97,3 +97,48 @@ func TestChildOfOtherRestarts(t *testing.T) {
 	w.await(0, 2)
 	w.wants(p, "push main success: t/1=success")
 }
+
+// TestByJob holds whose a pipeline is that a job starts by its token, and that such pipelines do not start each other for ever.
+func TestByJob(t *testing.T) {
+	w := newWorld(t, "app", "lib")
+	dir := w.clone("app")
+	w.commit(dir, "First", map[string]string{".gitlab-ci.yml": "a: {script: ['true']}\nb: {script: ['true'], when: manual}\n"})
+	p := w.push(dir, 1, "HEAD")[0]
+	if refusal := w.ask(CommandPlay, p, "b"); refusal != "" { // by bob
+		t.Fatal(refusal)
+	}
+	w.until("b is over", func() bool { return strings.Contains(w.sum(p), "b/1=success") })
+	libDir := w.clone("lib")
+	w.commit(libDir, "Lib [skip ci]", map[string]string{".gitlab-ci.yml": "c: {script: ['true']}\n"})
+	w.git(libDir, "push", "-q", "origin", "HEAD")
+	w.queueIsEmpty()
+	jobs, err := w.db.Jobs(t.Context(), p.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lib := Event{Project: "group/lib", Ref: "refs/heads/main", IgnoreSkip: true}
+	for i, user := range []string{"ada", "bob"} {
+		e, err := w.server.ByJob(t.Context(), lib, jobs[i].ID)
+		if err != nil || e.User != user || e.Upstream != jobs[i].ID || strings.Join(e.Chain, " ") != "group/app@"+p.SHA {
+			t.Errorf("%+v, %v", e, err)
+		}
+	}
+	if _, err := w.server.ByJob(t.Context(), Event{Project: "group/app", Ref: "refs/heads/main"}, jobs[0].ID); err == nil || !strings.Contains(err.Error(), "for ever") {
+		t.Errorf("a circle: %v", err)
+	}
+	e, err := w.server.ByJob(t.Context(), lib, jobs[1].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := w.server.Create(t.Context(), e)
+	if err != nil || made.User != "bob" {
+		t.Fatal(made, err)
+	}
+	w.await(p.ID, 1)
+	if jobs, err = w.db.Jobs(t.Context(), made.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.server.ByJob(t.Context(), Event{Project: "group/app", Ref: "refs/heads/main"}, jobs[0].ID); err == nil || !strings.Contains(err.Error(), "for ever") {
+		t.Errorf("a circle of two: %v", err)
+	}
+}
