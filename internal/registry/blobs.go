@@ -74,8 +74,9 @@ type uploads struct {
 	open  map[string]*upload
 }
 
-// maxUploads bounds what clients that never finish leave open at once.
-const maxUploads = 256
+// maxUploads bounds what clients that never finish leave open at once, and
+// maxUploadsEach what those of one owner do.
+const maxUploads, maxUploadsEach = 256, 64
 
 // upload is one blob on its way in. mu is held while a piece is written.
 type upload struct {
@@ -83,12 +84,18 @@ type upload struct {
 	repository string
 	file       *os.File
 	hash       hash.Hash
-	size       int64
-	used       time.Time // last; guarded by uploads.mu
+	size       atomic.Int64
+	used       atomic.Int64 // when last, in nanoseconds
+
+	stopping sync.Mutex
+	gone     bool     // nothing more is taken
+	piece    *patient // that is on its way
 }
 
+func (up *upload) touch() { up.used.Store(time.Now().UnixNano()) }
+
 // start opens an upload. Where too many are open, the one that nobody has touched
-// for the longest goes.
+// for the longest goes: of the same owner's, or of those of the owner with the most.
 func (u *uploads) start(repository string) (string, error) {
 	random := make([]byte, 16)
 	_, _ = rand.Read(random) // never fails
@@ -99,19 +106,39 @@ func (u *uploads) start(repository string) (string, error) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for len(u.open) >= maxUploads {
-		oldest := ""
-		for other, up := range u.open {
-			if oldest == "" || up.used.Before(u.open[oldest].used) {
-				oldest = other
+	for {
+		whose, most, own := "", 0, map[string]int{}
+		for _, up := range u.open {
+			of := owner(up.repository)
+			if own[of]++; own[of] > most {
+				whose, most = of, own[of]
 			}
 		}
-		up := u.open[oldest]
-		delete(u.open, oldest)
-		go up.discard(u.total) // a piece may be on its way
+		switch {
+		case own[owner(repository)] >= maxUploadsEach:
+			whose = owner(repository)
+		case len(u.open) < maxUploads:
+			up := &upload{repository: repository, file: file, hash: sha256.New()}
+			up.touch()
+			u.open[id] = up
+			return id, nil
+		}
+		u.drop(whose)
 	}
-	u.open[id] = &upload{repository: repository, file: file, hash: sha256.New(), used: time.Now()}
-	return id, nil
+}
+
+// drop ends the upload of an owner that nobody has touched for the longest. The
+// caller holds u.mu.
+func (u *uploads) drop(whose string) {
+	oldest := ""
+	for id, up := range u.open {
+		if owner(up.repository) == whose && (oldest == "" || up.used.Load() < u.open[oldest].used.Load()) {
+			oldest = id
+		}
+	}
+	up := u.open[oldest]
+	delete(u.open, oldest)
+	go up.discard(u.total) // a piece may be on its way: it ends at once
 }
 
 // find returns an open upload of the repository; nil: there is none.
@@ -122,7 +149,7 @@ func (u *uploads) find(repository, id string) *upload {
 	if up == nil || up.repository != repository {
 		return nil
 	}
-	up.used = time.Now()
+	up.touch()
 	return up
 }
 
@@ -138,18 +165,30 @@ func (u *uploads) finish(id string) bool {
 // discard removes the file and what it counted for. A piece that is on its way
 // then fails.
 func (up *upload) discard(total *atomic.Int64) {
+	up.stop()
 	up.mu.Lock()
 	defer up.mu.Unlock()
 	up.file.Close()
 	os.Remove(up.file.Name())
-	total.Add(-up.size)
-	up.size = 0
+	total.Add(-up.size.Swap(0))
 }
 
-func (up *upload) length() int64 {
-	up.mu.Lock()
-	defer up.mu.Unlock()
-	return up.size
+// stop ends the piece that is on its way, though its client says nothing.
+func (up *upload) stop() {
+	up.stopping.Lock()
+	defer up.stopping.Unlock()
+	up.gone = true
+	if up.piece != nil {
+		up.piece.end()
+	}
+}
+
+// expect notes the piece that is on its way, nil after it; false: the upload is gone.
+func (up *upload) expect(piece *patient) bool {
+	up.stopping.Lock()
+	defer up.stopping.Unlock()
+	up.piece = piece
+	return !up.gone
 }
 
 // serveUpload is the part of the API that takes a blob in pieces:
@@ -174,7 +213,7 @@ func (r *Registry) serveUpload(w http.ResponseWriter, req *http.Request, q reque
 	}
 	switch req.Method {
 	case http.MethodGet:
-		r.answer(w, q.repository, q.reference, up.length(), http.StatusNoContent)
+		r.answer(w, q.repository, q.reference, up.size.Load(), http.StatusNoContent)
 	case http.MethodDelete:
 		if r.uploads.finish(q.reference) {
 			up.discard(&r.used)
@@ -182,7 +221,7 @@ func (r *Registry) serveUpload(w http.ResponseWriter, req *http.Request, q reque
 		w.WriteHeader(http.StatusNoContent)
 	case http.MethodPatch:
 		if r.receive(w, req, q, up) {
-			r.answer(w, q.repository, q.reference, up.length(), http.StatusAccepted)
+			r.answer(w, q.repository, q.reference, up.size.Load(), http.StatusAccepted)
 		}
 	case http.MethodPut:
 		if r.receive(w, req, q, up) {
@@ -202,19 +241,26 @@ func (r *Registry) answer(w http.ResponseWriter, repository, id string, size int
 
 // receive appends the body to the upload; false: it has answered why not.
 func (r *Registry) receive(w http.ResponseWriter, req *http.Request, q request, up *upload) bool {
-	up.mu.Lock()
+	if !up.mu.TryLock() {
+		refuse(w, http.StatusConflict, "BLOB_UPLOAD_INVALID", "another piece of this upload is on its way")
+		return false
+	}
 	var first int64
 	if header := req.Header.Get("Content-Range"); header != "" {
-		if _, err := fmt.Sscanf(header, "%d-", &first); err != nil || first != up.size {
+		if _, err := fmt.Sscanf(header, "%d-", &first); err != nil || first != up.size.Load() {
 			up.mu.Unlock()
-			w.Header().Set("Range", fmt.Sprintf("0-%d", max(0, up.size-1)))
+			w.Header().Set("Range", fmt.Sprintf("0-%d", max(0, up.size.Load()-1)))
 			refuse(w, http.StatusRequestedRangeNotSatisfiable, "BLOB_UPLOAD_INVALID", "this piece does not begin where the last one ended")
 			return false
 		}
 	}
-	announced := up.size + max(0, req.ContentLength)
-	_, err := io.Copy(io.MultiWriter(meter{r, up}, up.file, up.hash), req.Body)
-	announced = max(announced, up.size)
+	announced := up.size.Load() + max(0, req.ContentLength)
+	piece, err := newPatient(w, req.Body), errGone
+	if up.expect(piece) {
+		_, err = io.Copy(io.MultiWriter(meter{r, up}, up.file, up.hash), piece)
+	}
+	up.expect(nil)
+	announced = max(announced, up.size.Load())
 	up.mu.Unlock()
 	if err == nil {
 		return true
@@ -243,8 +289,9 @@ type meter struct {
 }
 
 func (m meter) Write(p []byte) (int, error) {
-	m.up.size += int64(len(p))
-	if total := m.r.used.Add(int64(len(p))); m.up.size > m.r.options.MaxBlob || total > m.r.options.MaxTotal {
+	m.up.touch()
+	size := m.up.size.Add(int64(len(p)))
+	if total := m.r.used.Add(int64(len(p))); size > m.r.options.MaxBlob || total > m.r.options.MaxTotal {
 		return 0, errTooLarge
 	}
 	return len(p), nil
@@ -256,8 +303,16 @@ func (r *Registry) complete(w http.ResponseWriter, req *http.Request, q request,
 		refuse(w, http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "the upload was finished by somebody else")
 		return
 	}
+	up.stop()
+	up.mu.Lock() // a piece that is on its way has ended then, and none comes after it
+	sum := up.hash.Sum(nil)
+	up.mu.Unlock()
+	if !r.allowed(w, req, q.repository, true) { // the pieces may have taken their time: the job may be over
+		up.discard(&r.used)
+		return
+	}
 	want, err := v1.NewHash(req.URL.Query().Get("digest"))
-	got := v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(up.hash.Sum(nil))}
+	got := v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum)}
 	if err != nil || want != got {
 		up.discard(&r.used)
 		refuse(w, http.StatusBadRequest, "DIGEST_INVALID", "the blob's digest is "+got.String())
@@ -268,7 +323,7 @@ func (r *Registry) complete(w http.ResponseWriter, req *http.Request, q request,
 		r.fail(w, req, err)
 		return
 	}
-	if err := r.blobs.take(up.file.Name(), want, up.size); err != nil {
+	if err := r.blobs.take(up.file.Name(), want, up.size.Load()); err != nil {
 		up.discard(&r.used)
 		r.fail(w, req, err)
 		return

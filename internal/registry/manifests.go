@@ -22,6 +22,29 @@ import (
 type index struct {
 	dir          string
 	repositories map[string]map[string]entry
+	owners       map[string]amount // what they have, by the first part of a repository's path
+	all          amount
+}
+
+// amount is a number of references to manifests, and the bytes of the manifests: the inner server has them in memory.
+type amount struct {
+	references int
+	bytes      int64
+}
+
+// share of all is what one owner may have.
+const share = 10
+
+// The bounds of all manifests, where Options name none.
+const (
+	maxReferences    = 20_000
+	maxManifestBytes = 64 << 20
+)
+
+// owner is the first part of a repository's path: a project's group, or a project without one.
+func owner(repository string) string {
+	first, _, _ := strings.Cut(repository, "/")
+	return first
 }
 
 // entry is one manifest under one reference: a tag or its digest.
@@ -29,8 +52,9 @@ type entry struct {
 	Repository string `json:"repository"`
 	Reference  string `json:"reference"`
 	MediaType  string `json:"mediaType"`
-	Body       []byte `json:"body"`
+	Body       []byte `json:"body"` // nil in the index: the inner server has it
 
+	size   int64 // of Body
 	digest v1.Hash
 	links  links
 	pushed time.Time
@@ -79,7 +103,7 @@ func parseManifest(mediaType string, body []byte) (links, error) {
 
 // putManifest checks a manifest, gives it to the inner server and writes it down.
 func (r *Registry) putManifest(w http.ResponseWriter, req *http.Request, q request) {
-	body, err := io.ReadAll(io.LimitReader(req.Body, maxManifest+1))
+	body, err := io.ReadAll(io.LimitReader(newPatient(w, req.Body), maxManifest+1))
 	if err != nil {
 		refuse(w, http.StatusBadRequest, "MANIFEST_INVALID", "the manifest broke off")
 		return
@@ -93,8 +117,15 @@ func (r *Registry) putManifest(w http.ResponseWriter, req *http.Request, q reque
 		refuse(w, http.StatusBadRequest, "MANIFEST_INVALID", err.Error())
 		return
 	}
+	if !r.allowed(w, req, q.repository, true) { // the body may have taken its time
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if why := r.room(e); why != "" {
+		refuse(w, http.StatusRequestEntityTooLarge, "SIZE_INVALID", why)
+		return
+	}
 	for _, blob := range e.links.blobs {
 		if _, err := os.Stat(r.blobs.path(blob)); err != nil {
 			refuse(w, http.StatusNotFound, "MANIFEST_BLOB_UNKNOWN", "the manifest's blob "+blob.String()+" is not here: push it first")
@@ -123,7 +154,7 @@ func newEntry(repository, reference, mediaType string, body []byte) (entry, erro
 	if strings.Contains(reference, ":") && reference != digest.String() {
 		return entry{}, fmt.Errorf("the manifest's digest is %s", digest)
 	}
-	return entry{Repository: repository, Reference: reference, MediaType: mediaType, Body: body, digest: digest, links: found, pushed: time.Now()}, nil
+	return entry{Repository: repository, Reference: reference, MediaType: mediaType, Body: body, size: int64(len(body)), digest: digest, links: found, pushed: time.Now()}, nil
 }
 
 // record writes the entry under its reference and its digest: the tag may move on.
@@ -159,11 +190,63 @@ func size(path string) int64 {
 	return info.Size()
 }
 
+// room says why a manifest cannot be taken under its reference and its digest; empty: it can.
+func (r *Registry) room(e entry) string {
+	own, all := r.index.owners[owner(e.Repository)], r.index.all
+	references := []string{e.digest.String()}
+	if e.tag() {
+		references = append(references, e.Reference)
+	}
+	for _, reference := range references {
+		before, known := r.index.repositories[e.Repository][reference]
+		if !known {
+			own.references++
+			all.references++
+		}
+		own.bytes += e.size - before.size
+		all.bytes += e.size - before.size
+	}
+	most, bytes := r.options.MaxReferences, r.options.MaxManifests
+	if own.references > most/share || own.bytes > bytes/share {
+		return fmt.Sprintf("the images of %s have reached their limit of %d tags and digests, and %d bytes of manifests: delete tags that are no longer needed",
+			owner(e.Repository), most/share, bytes/share)
+	}
+	if all.references > most || all.bytes > bytes {
+		return fmt.Sprintf("the registry has reached its limit of %d tags and digests, and %d bytes of manifests: delete tags that are no longer needed", most, bytes)
+	}
+	return ""
+}
+
+// add notes an entry, without its body.
 func (x *index) add(e entry) {
+	x.remove(e.Repository, e.Reference)
 	if x.repositories[e.Repository] == nil {
 		x.repositories[e.Repository] = map[string]entry{}
 	}
+	e.Body = nil
 	x.repositories[e.Repository][e.Reference] = e
+	x.count(e.Repository, amount{1, e.size})
+}
+
+func (x *index) remove(repository, reference string) {
+	e, known := x.repositories[repository][reference]
+	if !known {
+		return
+	}
+	delete(x.repositories[repository], reference)
+	if len(x.repositories[repository]) == 0 {
+		delete(x.repositories, repository)
+	}
+	x.count(repository, amount{-1, -e.size})
+}
+
+func (x *index) count(repository string, more amount) {
+	own := x.owners[owner(repository)]
+	own.references, own.bytes = own.references+more.references, own.bytes+more.bytes
+	x.all.references, x.all.bytes = x.all.references+more.references, x.all.bytes+more.bytes
+	if x.owners[owner(repository)] = own; own == (amount{}) {
+		delete(x.owners, owner(repository))
+	}
 }
 
 func (r *Registry) deleteManifest(w http.ResponseWriter, req *http.Request, q request) {
@@ -182,7 +265,7 @@ func (r *Registry) deleteManifest(w http.ResponseWriter, req *http.Request, q re
 func (r *Registry) forget(repository, reference string) error {
 	path := r.index.path(repository, reference)
 	r.used.Add(-size(path))
-	delete(r.index.repositories[repository], reference)
+	r.index.remove(repository, reference)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -193,12 +276,19 @@ func (r *Registry) forget(repository, reference string) error {
 // is taken only when what it lists is there.
 func (r *Registry) load() error {
 	var left []entry
+	var all amount
 	err := filepath.WalkDir(r.index.dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
 		if strings.HasSuffix(path, ".tmp") {
 			return os.Remove(path)
+		}
+		// What was stored before there were bounds stays on disk, and is not served.
+		all.references, all.bytes = all.references+1, all.bytes+size(path)*3/4 // about: a body is written in base64
+		if all.references > r.options.MaxReferences || all.bytes > r.options.MaxManifests*2 {
+			r.options.Log.Warn("registry: a manifest is above the limit of all, and is not served", "file", path)
+			return nil
 		}
 		text, err := os.ReadFile(path)
 		if err != nil {

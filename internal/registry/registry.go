@@ -7,7 +7,8 @@
 //   - who may do what ([Options.Authorize]), asked before anything else;
 //   - uploads, which go to disk as they come, in pieces or whole, and not to memory;
 //   - manifests on disk: a restart loses nothing but unfinished uploads;
-//   - bounds: of a blob, of a manifest, of all together;
+//   - bounds: of a blob, of a manifest, of all together, of what one owner has, and
+//     of the time that a slow client takes;
 //   - what a registry must refuse: a manifest that is not what its digest says, or
 //     whose blobs are missing;
 //   - collection of what nobody refers to ([Registry.Collect]).
@@ -50,6 +51,10 @@ type Options struct {
 	Dir      string // made if need be; nobody else writes there
 	MaxBlob  int64  // bytes of one blob
 	MaxTotal int64  // bytes of everything that is stored
+	// MaxReferences bounds the tags and digests of manifests, and MaxManifests their bytes: manifests are in memory. A tenth of both is for the
+	// repositories whose paths begin alike. Zero: 20000, and 64 MiB.
+	MaxReferences int
+	MaxManifests  int64
 	// Authorize decides about one request by the user and password of HTTP Basic
 	// authentication, both empty if there is none. repository is empty for the
 	// question whether the login is good at all. nil: everybody may do everything.
@@ -77,10 +82,16 @@ var (
 
 // Open loads what the directory holds. Uploads that were not finished are gone.
 func Open(options Options) (*Registry, error) {
+	if options.MaxReferences == 0 {
+		options.MaxReferences = maxReferences
+	}
+	if options.MaxManifests == 0 {
+		options.MaxManifests = maxManifestBytes
+	}
 	r := &Registry{options: options, blobs: &blobs{dir: filepath.Join(options.Dir, "blobs")}}
 	r.blobs.used = &r.used
 	r.uploads = uploads{dir: filepath.Join(options.Dir, "uploads"), total: &r.used, open: map[string]*upload{}}
-	r.index = index{dir: filepath.Join(options.Dir, "manifests"), repositories: map[string]map[string]entry{}}
+	r.index = index{dir: filepath.Join(options.Dir, "manifests"), repositories: map[string]map[string]entry{}, owners: map[string]amount{}}
 	if err := os.RemoveAll(r.uploads.dir); err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
