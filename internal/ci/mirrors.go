@@ -38,6 +38,8 @@ const (
 	mirrorLeast = 10 * time.Second
 	// mirrorAsk and mirrorFetch bound an exchange with the other server.
 	mirrorAsk, mirrorFetch = time.Minute, 30 * time.Minute
+	// mirrorPack is how many bytes of objects may come at once: a first copy is a whole history.
+	mirrorPack = 4 << 30
 	// mirrorsAtOnce is how many are looked at at the same time.
 	mirrorsAtOnce = 4
 	// mirrorChanges is how many changes of refs are one push.
@@ -206,7 +208,7 @@ func (s *Server) lookAt(ctx context.Context, of Mirrored) (changed bool, err err
 	}
 	if now, err := repo.Head(); !maps.Equal(there, here) || err == nil && head != "" && now != head {
 		fetch, done := context.WithTimeout(ctx, mirrorFetch)
-		err := repo.Mirror(fetch, of.Remote, head)
+		err := repo.Mirror(fetch, of.Remote, head, mirrorPack)
 		done()
 		if err != nil {
 			return false, unread(of.Remote, err)

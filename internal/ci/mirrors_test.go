@@ -78,7 +78,7 @@ func TestMirrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := repo.Mirror(t.Context(), of.Remote, ""); err != nil {
+	if err := repo.Mirror(t.Context(), of.Remote, "", 0); err != nil {
 		t.Fatal(err)
 	}
 	repo.Close()
