@@ -82,6 +82,9 @@ func (s *Server) KeepMirror(of Mirrored) (MirrorStanding, error) {
 			if m.of.Remote != of.Remote {
 				m.failed = 0
 			}
+			if m.of.Remote.URL != of.Remote.URL {
+				m.now = MirrorStanding{} // nothing is known of that one
+			}
 			m.of = of
 			m.poke()
 		}
@@ -189,7 +192,7 @@ func (s *Server) looked(m *mirror, of Mirrored, changed bool, err error) time.Du
 	return pause
 }
 
-// lookAt brings a mirror up to date, and has pipelines made for what has changed since the first look.
+// lookAt brings a mirror up to date, and has pipelines made for what has changed since the first look at that URL.
 func (s *Server) lookAt(ctx context.Context, of Mirrored) (changed bool, err error) {
 	repo, err := git.Open(of.Dir, git.Options{})
 	if err != nil {
@@ -217,7 +220,8 @@ func (s *Server) lookAt(ctx context.Context, of Mirrored) (changed bool, err err
 			return false, err
 		}
 	}
-	known, seen, err := s.o.Store.Mirror(ctx, of.Repository)
+	from := redact.URL(of.Remote.URL) // what is known of another URL says nothing about this one
+	known, seen, err := s.o.Store.Mirror(ctx, of.Repository, from)
 	if err != nil || seen && maps.Equal(known, here) {
 		return false, err
 	}
@@ -233,7 +237,7 @@ func (s *Server) lookAt(ctx context.Context, of Mirrored) (changed bool, err err
 		}
 		commands = append(commands, store.Command{Kind: commandPush, User: push.User, Args: args})
 	}
-	if err := s.o.Store.SetMirror(ctx, of.Repository, here, commands...); err != nil {
+	if err := s.o.Store.SetMirror(ctx, of.Repository, from, here, commands...); err != nil {
 		return false, err
 	}
 	if s.o.Mirrored != nil {
