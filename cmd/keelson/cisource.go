@@ -29,14 +29,14 @@ func (k *projectKeeper) mirror(ctx context.Context, p *keelsonv1.Project, all []
 		if others || githost.CheckName(name) != nil || host.MirrorOf(name) == "" {
 			return ci.MirrorStanding{}, nil
 		}
-		return ci.MirrorStanding{}, host.SetMirror(name, "")
+		return ci.MirrorStanding{}, host.SetMirror(name, "", "")
 	}
 	k.s.DropMirrors(path, name)
 	remote, err := k.s.cluster.remote(ctx, p)
 	if err != nil {
 		return ci.MirrorStanding{}, err
 	}
-	if err := claimMirror(ctx, host, name, redact.URL(p.Spec.Source.URL)); err != nil {
+	if err := k.claimMirror(ctx, p, all); err != nil {
 		return ci.MirrorStanding{}, err
 	}
 	of := ci.Mirrored{
@@ -48,10 +48,18 @@ func (k *projectKeeper) mirror(ctx context.Context, p *keelsonv1.Project, all []
 	return k.s.KeepMirror(of)
 }
 
-// claimMirror makes a repository of the Git host a mirror. One with commits of its own is left alone: they would be gone.
-func claimMirror(ctx context.Context, host *githost.Host, name, of string) error {
+// claimMirror makes a repository of the Git host the mirror of a Project, which is noted there: after a restart, too, nobody else gets it.
+// One with commits of its own is left alone: they would be gone.
+func (k *projectKeeper) claimMirror(ctx context.Context, p *keelsonv1.Project, all []keelsonv1.Project) error {
+	host, name, of := k.s.cluster.host, p.Spec.Repository, redact.URL(p.Spec.Source.URL)
 	if err := githost.CheckName(name); err != nil {
 		return err
+	}
+	k.claims.Lock()
+	defer k.claims.Unlock()
+	keeper, has := p.Namespace+"/"+p.Name, mirrorKeeper(host, name, all)
+	if has != "" && has != keeper {
+		return fmt.Errorf("repository %s is the mirror of %s that the Project %s keeps; set spec.repository to another name", name, host.MirrorOf(name), has)
 	}
 	if !host.Exists(name) {
 		if err := host.Create(ctx, name); err != nil && !errors.Is(err, githost.ErrExists) {
@@ -70,7 +78,22 @@ func claimMirror(ctx context.Context, host *githost.Host, name, of string) error
 			return fmt.Errorf("repository %s has commits of its own, which a mirror of %s would replace; set spec.repository to another name", name, of)
 		}
 	}
-	return host.SetMirror(name, of)
+	return host.SetMirror(name, of, keeper)
+}
+
+// mirrorKeeper is the Project that keeps a mirror; empty: none does any more. Where none was noted it is the oldest one that wants it.
+func mirrorKeeper(host *githost.Host, name string, all []keelsonv1.Project) string {
+	if host.MirrorOf(name) == "" {
+		return ""
+	}
+	noted := host.MirrorKeeper(name)
+	for _, o := range all {
+		key := o.Namespace + "/" + o.Name
+		if o.Spec.Repository == name && o.Spec.Source != nil && (noted == "" || noted == key) {
+			return key
+		}
+	}
+	return ""
 }
 
 // remote is where a Project's repository comes from, with its credentials.

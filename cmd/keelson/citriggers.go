@@ -34,7 +34,14 @@ func (s *pipelineServer) acceptTrigger(ctx context.Context, t web.TriggerRequest
 	} else if e.User, err = s.triggerNamed(ctx, path, t.Token); err != nil {
 		return web.Accepted{}, err
 	}
-	return web.Accepted{Project: path, Make: func(ctx context.Context) (web.Triggered, error) { return s.trigger(ctx, t, e) }}, nil
+	return web.Accepted{Project: path, Make: func(ctx context.Context) (web.Triggered, error) {
+		if ofJob {
+			if e, err = s.ByJob(ctx, e, job); err != nil {
+				return web.Triggered{}, err
+			}
+		}
+		return s.trigger(ctx, t, e)
+	}}, nil
 }
 
 // trigger makes a pipeline of an event that a request with a token asks for.
@@ -45,11 +52,6 @@ func (s *pipelineServer) trigger(ctx context.Context, t web.TriggerRequest, e ci
 	}
 	if e.Ref, err = ci.FullRef(p, t.Ref); err != nil {
 		return web.Triggered{}, web.ErrTriggerRef
-	}
-	if ofJob {
-		if e, err = s.ByJob(ctx, e, job); err != nil {
-			return web.Triggered{}, err
-		}
 	}
 	for name, value := range t.Variables {
 		e.Variables = append(e.Variables, pipeline.Variable{Name: name, Value: value, Origin: pipeline.OriginPipeline})

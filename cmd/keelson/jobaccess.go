@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/hkdf"
 	"crypto/sha256"
@@ -203,7 +204,7 @@ func (a *jobAccess) give(ctx context.Context, p ci.Project, ref run.JobRef, job 
 		}
 	}
 	access := proxy.Access{Server: a.url, CA: a.authority.PEM(), Contexts: g.contexts}
-	out := ci.Access{Written: record.Written, Notes: bypasses(job), Close: func() {
+	out := ci.Access{Written: record.Written, Notes: append(bypasses(job), sharedNamespaces(p.Path, object, chosen)...), Close: func() {
 		g.revoke()
 		record.Close()
 	}}
@@ -317,6 +318,26 @@ func consents(annotation, namespace, name string) bool {
 		}
 	}
 	return false
+}
+
+// sharedNamespaces tells which of a job's accesses, as jobs of any branch have them, act in the namespace of one for protected branches: whoever
+// may make Secrets or Pods there can become every account of that namespace.
+func sharedNamespaces(project string, p *keelsonv1.Project, chosen []keelsonv1.ClusterAccess) (notes []string) {
+	if p == nil {
+		return nil
+	}
+	namespace := func(a keelsonv1.ClusterAccess) string { return cmp.Or(a.Namespace, p.Namespace) }
+	for _, open := range chosen {
+		for _, safe := range p.Spec.Access {
+			if open.Protected || !safe.Protected || namespace(open) != namespace(safe) {
+				continue
+			}
+			notes = append(notes, fmt.Sprintf("access %s of %s is for jobs of any branch, and its service account %s is in the namespace %s, as is %s of the protected access %s: "+
+				"whoever may make Secrets or Pods there can become that one; use one namespace per environment",
+				open.Name, project, open.ServiceAccount, namespace(open), safe.ServiceAccount, safe.Name))
+		}
+	}
+	return notes
 }
 
 // bypasses tells what in a job's own variables leads past the proxy.

@@ -45,6 +45,45 @@ func TestAccessFor(t *testing.T) {
 	}
 }
 
+// Whoever may become the account of a protected branch is told, with what to do.
+func TestSharedNamespaces(t *testing.T) {
+	review := keelsonv1.ClusterAccess{Name: "review", ServiceAccount: "deploy-review"}
+	production := keelsonv1.ClusterAccess{Name: "production", ServiceAccount: "deploy-production", Protected: true}
+	in := func(a keelsonv1.ClusterAccess, namespace string) keelsonv1.ClusterAccess {
+		a.Namespace = namespace
+		return a
+	}
+	type list = []keelsonv1.ClusterAccess
+	const note = "access review of acme/shop is for jobs of any branch, and its service account deploy-review is in the namespace %, as is deploy-production of the " +
+		"protected access production: whoever may make Secrets or Pods there can become that one; use one namespace per environment"
+	for name, test := range map[string]struct {
+		all, chosen list
+		namespace   string // empty: nothing is said
+	}{
+		"the Project's":                {list{production, review}, list{review}, "shop"},
+		"one says it, one does not":    {list{in(production, "shop"), review}, list{review}, "shop"},
+		"another namespace":            {list{in(production, "live"), in(review, "live")}, list{in(review, "live")}, "live"},
+		"a protected job has both":     {list{production, review}, list{production, review}, "shop"},
+		"one namespace each":           {list{in(production, "live"), review}, list{review}, ""},
+		"the job has only production":  {list{production, review}, list{production}, ""},
+		"nothing is protected":         {list{review, {Name: "any"}}, list{review, {Name: "any"}}, ""},
+		"both are protected":           {list{production, {Name: "x", Protected: true}}, list{production}, ""},
+		"the job has no access at all": {list{production}, nil, ""},
+	} {
+		p := &keelsonv1.Project{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "shop"}, Spec: keelsonv1.ProjectSpec{Access: test.all}}
+		want := ""
+		if test.namespace != "" {
+			want = strings.Replace(note, "%", test.namespace, 1)
+		}
+		if got := strings.Join(sharedNamespaces("acme/shop", p, test.chosen), "\n"); got != want {
+			t.Errorf("%s:\n%s\nwant\n%s", name, got, want)
+		}
+	}
+	if got := sharedNamespaces("acme/shop", nil, nil); got != nil {
+		t.Errorf("without a Project: %q", got)
+	}
+}
+
 // Nobody talks the server into taking a branch for a protected one.
 func TestProtectedJob(t *testing.T) {
 	const is = "CI_COMMIT_REF_PROTECTED"

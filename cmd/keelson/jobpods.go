@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -182,9 +183,12 @@ func (j *jobServer) pushHelper(ctx context.Context, address string) (string, err
 	return address + "/" + helperRepository + ":" + tag, nil
 }
 
-// makeNamespace makes a namespace where there is none of its name.
+// podSecurity has the cluster refuse Pods that could take over their node. Those of jobs get by with less; others that a job makes may not.
+var podSecurity = map[string]string{"pod-security.kubernetes.io/enforce": "baseline"}
+
+// makeNamespace makes a namespace for the Pods of jobs where there is none of its name; one that is there stays as it is.
 func makeNamespace(ctx context.Context, c client.Client, name string) error {
-	err := c.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	err := c.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: maps.Clone(podSecurity)}})
 	if client.IgnoreAlreadyExists(err) != nil {
 		return fmt.Errorf("make the namespace %s: %w", name, err)
 	}

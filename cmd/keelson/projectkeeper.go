@@ -41,6 +41,8 @@ const projectRetry = 10 * time.Second
 type projectKeeper struct {
 	s *pipelineServer
 
+	claims sync.Mutex // one mirror is claimed at a time
+
 	mu    sync.Mutex
 	paths map[types.NamespacedName]string
 	holds map[string]types.NamespacedName // the Project that is a path's

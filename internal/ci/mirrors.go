@@ -38,6 +38,8 @@ const (
 	mirrorLeast = 10 * time.Second
 	// mirrorAsk and mirrorFetch bound an exchange with the other server.
 	mirrorAsk, mirrorFetch = time.Minute, 30 * time.Minute
+	// mirrorPack is how many bytes of objects may come at once: a first copy is a whole history.
+	mirrorPack = 4 << 30
 	// mirrorsAtOnce is how many are looked at at the same time.
 	mirrorsAtOnce = 4
 	// mirrorChanges is how many changes of refs are one push.
@@ -79,6 +81,9 @@ func (s *Server) KeepMirror(of Mirrored) (MirrorStanding, error) {
 		if m.of != of {
 			if m.of.Remote != of.Remote {
 				m.failed = 0
+			}
+			if m.of.Remote.URL != of.Remote.URL {
+				m.now = MirrorStanding{} // nothing is known of that one
 			}
 			m.of = of
 			m.poke()
@@ -187,7 +192,7 @@ func (s *Server) looked(m *mirror, of Mirrored, changed bool, err error) time.Du
 	return pause
 }
 
-// lookAt brings a mirror up to date, and has pipelines made for what has changed since the first look.
+// lookAt brings a mirror up to date, and has pipelines made for what has changed since the first look at that URL.
 func (s *Server) lookAt(ctx context.Context, of Mirrored) (changed bool, err error) {
 	repo, err := git.Open(of.Dir, git.Options{})
 	if err != nil {
@@ -206,7 +211,7 @@ func (s *Server) lookAt(ctx context.Context, of Mirrored) (changed bool, err err
 	}
 	if now, err := repo.Head(); !maps.Equal(there, here) || err == nil && head != "" && now != head {
 		fetch, done := context.WithTimeout(ctx, mirrorFetch)
-		err := repo.Mirror(fetch, of.Remote, head)
+		err := repo.Mirror(fetch, of.Remote, head, mirrorPack)
 		done()
 		if err != nil {
 			return false, unread(of.Remote, err)
@@ -215,7 +220,8 @@ func (s *Server) lookAt(ctx context.Context, of Mirrored) (changed bool, err err
 			return false, err
 		}
 	}
-	known, seen, err := s.o.Store.Mirror(ctx, of.Repository)
+	from := redact.URL(of.Remote.URL) // what is known of another URL says nothing about this one
+	known, seen, err := s.o.Store.Mirror(ctx, of.Repository, from)
 	if err != nil || seen && maps.Equal(known, here) {
 		return false, err
 	}
@@ -231,7 +237,7 @@ func (s *Server) lookAt(ctx context.Context, of Mirrored) (changed bool, err err
 		}
 		commands = append(commands, store.Command{Kind: commandPush, User: push.User, Args: args})
 	}
-	if err := s.o.Store.SetMirror(ctx, of.Repository, here, commands...); err != nil {
+	if err := s.o.Store.SetMirror(ctx, of.Repository, from, here, commands...); err != nil {
 		return false, err
 	}
 	if s.o.Mirrored != nil {

@@ -11,10 +11,10 @@ import (
 
 // TestMirrors follows a repository of another server: what is there at first makes no pipelines, what comes then does, once.
 func TestMirrors(t *testing.T) {
-	w := newWorld(t, "app", "up")
+	w := newWorld(t, "app", "up", "elsewhere")
 	app := w.projects.all[0]
 	w.projects.set(nil, app) // nobody knows the other server's project
-	up := w.clone("up")
+	up, elsewhere := w.clone("up"), w.clone("elsewhere")
 	w.commit(up, "First", map[string]string{".gitlab-ci.yml": "a: {script: ['echo \"$CI_COMMIT_REF_NAME $CI_COMMIT_BEFORE_SHA $CI_COMMIT_TITLE\"']}\n"})
 	first := w.git(up, "rev-parse", "HEAD")
 	w.git(up, "push", "-q", "origin", "HEAD:main", "HEAD:old")
@@ -78,7 +78,7 @@ func TestMirrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := repo.Mirror(t.Context(), of.Remote, ""); err != nil {
+	if err := repo.Mirror(t.Context(), of.Remote, "", 0); err != nil {
 		t.Fatal(err)
 	}
 	repo.Close()
@@ -112,6 +112,28 @@ func TestMirrors(t *testing.T) {
 	other.Project = "group/other"
 	if _, err := w.server.KeepMirror(other); err == nil || !strings.Contains(err.Error(), "by project group/app already") {
 		t.Errorf("two projects: %v", err)
+	}
+
+	// The project names another repository of the other server: what is there at first is old again, also for a process that is new.
+	older := w.newest()
+	w.end()
+	w.start()
+	w.commit(elsewhere, "Elsewhere", map[string]string{".gitlab-ci.yml": "a: {script: [true]}\n"})
+	w.git(elsewhere, "push", "-q", "origin", "HEAD:main")
+	of.Remote.URL = w.url + "/git/elsewhere.git"
+	look("")
+	if w.newest() != older || !strings.Contains(refs(), w.git(elsewhere, "rev-parse", "HEAD")) {
+		t.Errorf("the first look at another URL: pipeline %d, %s", w.newest(), refs())
+	}
+	w.git(elsewhere, "commit", "-q", "--allow-empty", "-m", "Second")
+	w.git(elsewhere, "push", "-q", "origin", "HEAD:main")
+	look("")
+	w.await(older, 1)
+	of.Remote = good
+	older = w.newest()
+	look("")
+	if w.newest() != older {
+		t.Error("back at the first URL, what was there makes pipelines")
 	}
 	w.server.DropMirrors(app.Path, "")
 	if _, err := w.server.KeepMirror(other); err != nil {

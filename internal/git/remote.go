@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"keelson.dev/keelson/internal/redact"
 )
@@ -86,22 +87,22 @@ func (r Remote) config() [][2]string {
 	return c
 }
 
-// exchange runs a command that talks to the remote; args gets the URL. With credentials a redirect within the
+// exchange runs a command that talks to the remote, with more configuration; args gets the URL. With credentials a redirect within the
 // same host (as of "/a/b" to "/a/b.git") is followed once, by asking where it leads and trying there.
-func (r Remote) exchange(ctx context.Context, dir string, args func(url string) []string) ([]byte, error) {
+func (r Remote) exchange(ctx context.Context, dir string, config [][2]string, args func(url string) []string) ([]byte, error) {
 	if err := r.check(); err != nil {
 		return nil, err
 	}
 	secrets := redact.New(r.Auth.secrets()...)
 	if strings.HasPrefix(r.URL, "ssh:") {
-		out, err := r.exchangeSSH(ctx, dir, args)
+		out, err := r.exchangeSSH(ctx, dir, config, args)
 		if err != nil {
 			return nil, &remoteError{err: err, text: secrets.Text(err.Error())}
 		}
 		return out, nil
 	}
 	try := func(remote string) ([]byte, error) {
-		c := command{dir: dir, args: args(remote), config: r.config()}
+		c := command{dir: dir, args: args(remote), config: append(r.config(), config...)}
 		if err := r.Auth.tls(&c); err != nil {
 			return nil, err
 		}
@@ -186,7 +187,7 @@ func (r Remote) redirect(ctx context.Context) (string, error) {
 // a prefix and "*") only those are asked for. An annotated tag also has an entry "<name>^{}" with what it tags;
 // HEAD is listed as "HEAD".
 func LsRemote(ctx context.Context, r Remote, patterns ...string) (map[string]string, error) {
-	out, err := r.exchange(ctx, "", func(url string) []string {
+	out, err := r.exchange(ctx, "", nil, func(url string) []string {
 		return append([]string{"ls-remote", "--quiet", "--", url}, patterns...)
 	})
 	if err != nil {
@@ -205,7 +206,7 @@ func LsRemote(ctx context.Context, r Remote, patterns ...string) (map[string]str
 
 // Branches asks a remote for its branches and tags, by their full names, and for the branch that its HEAD names; empty: it names none.
 func Branches(ctx context.Context, r Remote) (refs map[string]string, head string, err error) {
-	out, err := r.exchange(ctx, "", func(url string) []string {
+	out, err := r.exchange(ctx, "", nil, func(url string) []string {
 		return []string{"ls-remote", "--quiet", "--symref", "--", url, "HEAD", "refs/heads/*", "refs/tags/*"}
 	})
 	if err != nil {
@@ -229,9 +230,11 @@ func Branches(ctx context.Context, r Remote) (refs map[string]string, head strin
 }
 
 // Mirror makes the branches and tags of a bare repository those of a remote, and its HEAD name the same branch; empty: HEAD stays. What is
-// not there any more goes.
-func (r *Repository) Mirror(ctx context.Context, remote Remote, head string) error {
-	err := r.Fetch(ctx, remote, FetchOptions{Refspecs: []string{"+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"}, Prune: true})
+// not there any more goes. Objects are checked as those of a push are, and no more than maxPack bytes of them come at once.
+func (r *Repository) Mirror(ctx context.Context, remote Remote, head string, maxPack int64) error {
+	err := r.Fetch(ctx, remote, FetchOptions{
+		Refspecs: []string{"+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"}, Prune: true, Check: true, MaxPack: maxPack,
+	})
 	if err != nil || !strings.HasPrefix(head, "refs/heads/") {
 		return err
 	}
@@ -253,6 +256,75 @@ type FetchOptions struct {
 	Depth int
 	// Prune removes refs here that match the right sides of the refspecs and are gone there.
 	Prune bool
+	// Check refuses objects that are malformed, as git fsck finds them.
+	Check bool
+	// MaxPack bounds how many bytes of objects come; zero: nothing does. It is looked at while they come, so that a bit more may. No other
+	// fetch with it may run in this repository at the time.
+	MaxPack int64
+}
+
+// checks are the configuration that has objects checked. Old histories have a few harmless faults, which other hosts let pass, too.
+var checks = [][2]string{
+	{"fetch.fsckObjects", "true"},
+	{"fetch.fsck.badTimezone", "ignore"},
+	{"fetch.fsck.missingSpaceBeforeDate", "ignore"},
+	{"fetch.fsck.zeroPaddedFilemode", "ignore"},
+}
+
+// errTooMuch is why a fetch has ended that brought too much.
+var errTooMuch = errors.New("the repository is too large")
+
+// packLook is how often the size of what comes is looked at.
+const packLook = 50 * time.Millisecond
+
+// arriving are the packs that a repository is receiving.
+func (r *Repository) arriving() (packs []string) {
+	dir := filepath.Join(r.dir, "objects", "pack")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil // it has no packs yet
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "tmp_pack_") {
+			packs = append(packs, filepath.Join(dir, e.Name()))
+		}
+	}
+	return packs
+}
+
+// guardPack gives a context that ends once more than most bytes have come. done removes what has not come in full.
+func (r *Repository) guardPack(ctx context.Context, from string, most int64) (guarded context.Context, done func()) {
+	guarded, cancel := context.WithCancelCause(ctx)
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		tick := time.NewTicker(packLook)
+		defer tick.Stop()
+		for {
+			select {
+			case <-guarded.Done():
+				return
+			case <-tick.C:
+			}
+			var size int64
+			for _, pack := range r.arriving() {
+				if info, err := os.Stat(pack); err == nil { // it may have come in full
+					size += info.Size()
+				}
+			}
+			if size > most {
+				cancel(fmt.Errorf("%w: %s sends more than %d bytes at once", errTooMuch, redact.URL(from), most))
+				return
+			}
+		}
+	}()
+	return guarded, func() {
+		cancel(nil)
+		<-over
+		for _, pack := range r.arriving() {
+			_ = os.Remove(pack) // it is looked at again after the next fetch
+		}
+	}
 }
 
 // Fetch brings objects and refs of a remote here; what is here already is not sent again. It is atomic: refs change
@@ -269,8 +341,21 @@ func (r *Repository) Fetch(ctx context.Context, remote Remote, opts FetchOptions
 	case err == nil:
 		args = append(args, "--unshallow")
 	}
-	_, err = remote.exchange(ctx, r.dir, func(url string) []string {
+	var config [][2]string
+	if opts.Check {
+		config = append(config, checks...)
+	}
+	if opts.MaxPack > 0 {
+		var done func()
+		ctx, done = r.guardPack(ctx, remote.URL, opts.MaxPack)
+		defer done()
+		config = append(config, [2]string{"fetch.unpackLimit", "1"}) // all that comes is in packs
+	}
+	_, err = remote.exchange(ctx, r.dir, config, func(url string) []string {
 		return append(append(args[:len(args):len(args)], "--", url), opts.Refspecs...)
 	})
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, errTooMuch) {
+		return cause
+	}
 	return err
 }

@@ -30,7 +30,7 @@ const sshTimeout = 30 * time.Second
 
 // exchangeSSH runs a command that talks to the remote over ssh. This process speaks ssh and hands git the two ends of the
 // server's git-upload-pack (git-remote-fd): no other ssh program is needed, and no key leaves this process.
-func (r Remote) exchangeSSH(ctx context.Context, dir string, args func(url string) []string) ([]byte, error) {
+func (r Remote) exchangeSSH(ctx context.Context, dir string, config [][2]string, args func(url string) []string) ([]byte, error) {
 	u, err := url.Parse(r.URL)
 	if err != nil {
 		return nil, fmt.Errorf("%s is not a valid URL", redact.URL(r.URL))
@@ -50,7 +50,7 @@ func (r Remote) exchangeSSH(ctx context.Context, dir string, args func(url strin
 		return nil, fmt.Errorf("%w: %s: %w", ErrUnreachable, u.Host, err)
 	}
 	out, err := run(ctx, command{
-		dir: dir, args: args("fd::3"), files: []*os.File{s.git},
+		dir: dir, args: args("fd::3"), config: config, files: []*os.File{s.git},
 		env: []string{"GIT_ALLOW_PROTOCOL=fd"},
 	})
 	said, ended := s.close()

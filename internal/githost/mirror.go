@@ -10,15 +10,19 @@ import (
 	"strings"
 )
 
-// mirrorFile is the file of a repository that says what it is a mirror of.
+// mirrorFile is the file of a repository that says what it is a mirror of, and in a second line who keeps it.
 const mirrorFile = "keelson-mirror"
 
-// SetMirror notes that a repository is a mirror of another one, which is said to whoever pushes to it; an empty text: it is none any more.
-func (h *Host) SetMirror(name, of string) error {
+// SetMirror notes that a repository is a mirror of another one, which is said to whoever pushes to it, and who keeps it; an empty text: it is
+// none any more.
+func (h *Host) SetMirror(name, of, keeper string) error {
+	if strings.Contains(of+keeper, "\n") {
+		return fmt.Errorf("note that %s is a mirror: there is a line break in %q or %q", name, of, keeper)
+	}
 	if !h.Exists(name) {
 		return fmt.Errorf("%w: %s", ErrNotFound, name)
 	}
-	if h.MirrorOf(name) == of {
+	if isOf, isKept := h.mirrorNote(name); isOf == of && isKept == keeper {
 		return nil
 	}
 	file := filepath.Join(h.Dir(name), mirrorFile)
@@ -28,7 +32,7 @@ func (h *Host) SetMirror(name, of string) error {
 		}
 		return nil
 	}
-	if err := os.WriteFile(file+".new", []byte(of+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(file+".new", []byte(of+"\n"+keeper+"\n"), 0o600); err != nil {
 		return fmt.Errorf("note that %s is a mirror: %w", name, err)
 	}
 	if err := os.Rename(file+".new", file); err != nil {
@@ -39,11 +43,23 @@ func (h *Host) SetMirror(name, of string) error {
 
 // MirrorOf tells what a repository is a mirror of; empty: it is none.
 func (h *Host) MirrorOf(name string) string {
+	of, _ := h.mirrorNote(name)
+	return of
+}
+
+// MirrorKeeper tells who keeps a mirror; empty: nobody has been noted.
+func (h *Host) MirrorKeeper(name string) string {
+	_, keeper := h.mirrorNote(name)
+	return keeper
+}
+
+func (h *Host) mirrorNote(name string) (of, keeper string) {
 	data, err := os.ReadFile(filepath.Join(h.Dir(name), mirrorFile))
 	if err != nil {
-		return ""
+		return "", ""
 	}
-	return strings.TrimSpace(string(data))
+	of, keeper, _ = strings.Cut(string(data), "\n")
+	return strings.TrimSpace(of), strings.TrimSpace(keeper)
 }
 
 // readOnly refuses pushes to a mirror.

@@ -34,15 +34,16 @@ func TestMirrorsAreReadOnly(t *testing.T) {
 			t.Fatal(out, err)
 		}
 	}
-	for _, c := range []struct{ of, want string }{
-		{"https://example.com/shop.git", "remote: shop is a mirror of https://example.com/shop.git: push there"},
-		{"", ""},
+	for _, c := range []struct{ of, keeper, want string }{
+		{"https://example.com/shop.git", "team/shop", "remote: shop is a mirror of https://example.com/shop.git: push there"},
+		{"https://example.com/shop.git", "team/other", "remote: shop is a mirror of https://example.com/shop.git: push there"},
+		{"", "", ""},
 	} {
-		if err := h.SetMirror("shop", c.of); err != nil {
+		if err := h.SetMirror("shop", c.of, c.keeper); err != nil {
 			t.Fatal(err)
 		}
-		if got := h.MirrorOf("shop"); got != c.of {
-			t.Errorf("mirror of %q, want %q", got, c.of)
+		if got, keeper := h.MirrorOf("shop"), h.MirrorKeeper("shop"); got != c.of || keeper != c.keeper {
+			t.Errorf("mirror of %q, kept by %q, want %q and %q", got, keeper, c.of, c.keeper)
 		}
 		out, err := git("push", "-q", "origin", "HEAD:main")
 		if (err != nil) != (c.want != "") || !strings.Contains(out, c.want) {
@@ -52,7 +53,10 @@ func TestMirrorsAreReadOnly(t *testing.T) {
 			t.Errorf("reading: %s %v", out, err)
 		}
 	}
-	if err := h.SetMirror("nosuch", "x"); err == nil {
+	if err := h.SetMirror("shop", "https://a\nb", "c"); err == nil {
+		t.Error("a URL of two lines")
+	}
+	if err := h.SetMirror("nosuch", "x", ""); err == nil {
 		t.Error("what is not there is a mirror")
 	}
 }

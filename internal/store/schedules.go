@@ -107,11 +107,14 @@ func (db *DB) Scheduled(ctx context.Context, project int64, name string, pipelin
 	}))
 }
 
-// Mirror gives what is known of the refs of a repository that comes from elsewhere; false: nothing yet.
-func (db *DB) Mirror(ctx context.Context, repository string) (refs map[string]string, known bool, err error) {
+// sourceMax bounds a URL that a repository comes from.
+const sourceMax = 4 << 10
+
+// Mirror gives what is known of the refs of a repository that comes from a URL; false: nothing yet of that one.
+func (db *DB) Mirror(ctx context.Context, repository, source string) (refs map[string]string, known bool, err error) {
 	var text string
 	err = db.read(ctx, func(tx *tx) error {
-		return tx.row(`SELECT refs FROM mirrors WHERE repository = ?`, repository).Scan(&text)
+		return tx.row(`SELECT refs FROM mirrors WHERE repository = ? AND source IN (?, '')`, repository, source).Scan(&text)
 	})
 	err = db.wrap("refs of "+repository, err)
 	if errors.Is(err, ErrNotFound) {
@@ -123,11 +126,11 @@ func (db *DB) Mirror(ctx context.Context, repository string) (refs map[string]st
 	return refs, err == nil, err
 }
 
-// SetMirror keeps what the refs of a repository are, and has commands done for what has changed: all or nothing.
-func (db *DB) SetMirror(ctx context.Context, repository string, refs map[string]string, commands ...Command) error {
+// SetMirror keeps what the refs of a repository are that comes from a URL, and has commands done for what has changed: all or nothing.
+func (db *DB) SetMirror(ctx context.Context, repository, source string, refs map[string]string, commands ...Command) error {
 	doing := "keep the refs of " + repository
 	text, err := json.Marshal(refs)
-	err = errors.Join(err, checkNames("repository", repository), checkSize("refs", text, blobMax))
+	err = errors.Join(err, checkNames("repository", repository), checkSize("source", []byte(source), sourceMax), checkSize("refs", text, blobMax))
 	jobs := make([]string, len(commands))
 	for i := range commands {
 		if err == nil {
@@ -143,7 +146,8 @@ func (db *DB) SetMirror(ctx context.Context, repository string, refs map[string]
 				return err
 			}
 		}
-		return tx.exec(`INSERT INTO mirrors (repository, refs) VALUES (?, ?) ON CONFLICT (repository) DO UPDATE SET refs = excluded.refs`, repository, string(text))
+		return tx.exec(`INSERT INTO mirrors (repository, source, refs) VALUES (?, ?, ?)
+			ON CONFLICT (repository) DO UPDATE SET source = excluded.source, refs = excluded.refs`, repository, source, string(text))
 	})
 	if err == nil && len(commands) > 0 {
 		db.asked.wake()

@@ -49,17 +49,24 @@ func TestSchedules(t *testing.T) {
 
 func TestMirrors(t *testing.T) {
 	db, ctx := newDB(t), t.Context()
-	refs, known, err := db.Mirror(ctx, "shop")
+	refs, known, err := db.Mirror(ctx, "shop", "https://a")
 	ok(t, err)
 	diff(t, "unknown", []any{refs, known}, []any{map[string]string(nil), false})
-	ok(t, db.SetMirror(ctx, "shop", map[string]string{"refs/heads/main": "a"}))
-	ok(t, db.SetMirror(ctx, "shop", map[string]string{"refs/heads/main": "b"}, Command{Kind: "push", Args: []byte("1")}, Command{Kind: "push"}))
-	refs, known, err = db.Mirror(ctx, "shop")
+	ok(t, db.SetMirror(ctx, "shop", "https://a", map[string]string{"refs/heads/main": "a"}))
+	ok(t, db.SetMirror(ctx, "shop", "https://a", map[string]string{"refs/heads/main": "b"}, Command{Kind: "push", Args: []byte("1")}, Command{Kind: "push"}))
+	refs, known, err = db.Mirror(ctx, "shop", "https://a")
 	ok(t, err)
 	diff(t, "known", []any{refs, known}, []any{map[string]string{"refs/heads/main": "b"}, true})
+	_, known, err = db.Mirror(ctx, "shop", "https://b")
+	ok(t, err)
+	diff(t, "known of another URL", known, false)
+	must(db.writer.Exec(`UPDATE mirrors SET source = ''`))(t)
+	_, known, err = db.Mirror(ctx, "shop", "https://b")
+	ok(t, err)
+	diff(t, "known of before the URL was noted", known, true)
 	diff(t, "first", string(must(db.Take(ctx))(t).Args), "1")
 	must(db.Take(ctx))(t)
-	refused(t, db.SetMirror(ctx, "shop", nil, Command{Kind: ""}, Command{Kind: "a\x00"}), nil, "kind")
+	refused(t, db.SetMirror(ctx, "shop", "https://a", nil, Command{Kind: ""}, Command{Kind: "a\x00"}), nil, "kind")
 }
 
 // TestUpstream holds that a pipeline knows the job of another project that has started it.
