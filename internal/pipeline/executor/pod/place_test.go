@@ -44,7 +44,7 @@ func TestPlace(t *testing.T) {
 				there = nil
 				return nil
 			})
-			text := ""
+			var text string
 			if err != nil {
 				text = err.Error()
 			} else {
