@@ -182,6 +182,7 @@ func (s *pipelineServer) withPods(ctx context.Context, inst instance, url string
 	}
 	s.pods, err = startPods(podOptions{
 		url: url, image: image, jobImage: inst.JobImage, namespace: jobsNamespace, config: config, key: s.key, log: s.log,
+		registry: inst.registry(), reads: s.ReadsImage,
 	}, s.store)
 	if err != nil {
 		return err

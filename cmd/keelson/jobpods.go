@@ -52,6 +52,8 @@ type podOptions struct {
 	config    *rest.Config
 	key       []byte // of the store
 	log       *slog.Logger
+	registry  string                                                      // our own, from which nodes pull everything; empty: there is none
+	reads     func(ctx context.Context, project, repository string) error // whether jobs of a project may have an image of it
 }
 
 // podJobs runs jobs as Pods.
@@ -73,7 +75,10 @@ func startPods(o podOptions, db *store.DB) (*podJobs, error) {
 	x, err := pod.New(pod.Options{
 		Client: clientset, URL: o.url, Image: o.image, Key: key, Namespace: o.namespace, DefaultImage: o.jobImage,
 		Runner: executor.Runner{Version: version}, Log: o.log,
-		Over: jobOver(db),
+		Over: jobOver(db), Registry: o.registry,
+		AllowImage: func(ctx context.Context, job executor.Job, repository string) error {
+			return o.reads(ctx, job.Variables.Predefined("CI_PROJECT_PATH"), repository)
+		},
 	})
 	if err != nil {
 		return nil, err

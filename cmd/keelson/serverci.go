@@ -226,6 +226,7 @@ func (s *serverPipelines) start(ctx context.Context, kubeconfig string, ended ch
 	}
 	p.pods, err = startPods(podOptions{
 		url: s.o.url, image: s.o.helper, jobImage: s.o.image, namespace: s.o.namespace, config: config, key: p.key, log: s.log,
+		reads: p.ReadsImage,
 	}, p.store)
 	if err != nil {
 		return err

@@ -36,18 +36,26 @@ func (s *Server) AllowImage(ctx context.Context, token, repository string, push 
 	if repository == "" {
 		return true, nil
 	}
+	if !push {
+		return true, s.ReadsImage(ctx, g.project, repository)
+	}
 	owner, err := s.imageOwner(ctx, g.project, repository)
+	if err == nil && owner.Path != g.project {
+		err = fmt.Errorf("a job of %s pushes to its own images only: CI_REGISTRY_IMAGE is %s/%s", g.project, s.o.Registry, strings.ToLower(g.project))
+	}
+	return true, err
+}
+
+// ReadsImage tells whether jobs of a project may have an image of the registry: its own ones, and those of projects that theirs may read.
+func (s *Server) ReadsImage(ctx context.Context, project, repository string) error {
+	owner, err := s.imageOwner(ctx, project, repository)
 	switch {
 	case err != nil:
-		return true, err
-	case owner.Path == g.project:
-		return true, nil
-	case push:
-		return true, fmt.Errorf("a job of %s pushes to its own images only: CI_REGISTRY_IMAGE is %s/%s", g.project, s.o.Registry, strings.ToLower(g.project))
-	case owner.Path != "" && anyMatch(owner.ReadableBy, g.project):
-		return true, nil
+		return err
+	case project != "" && owner.Path == project, owner.Path != "" && anyMatch(owner.ReadableBy, project):
+		return nil
 	}
-	return true, fmt.Errorf("the token of a job of %s does not open the image %s: no Project of it names that project in readableBy", g.project, repository)
+	return fmt.Errorf("jobs of %s may not read the image %s: no Project of it names that project in readableBy", project, repository)
 }
 
 // imageOwner gives the project that an image belongs to: of those whose paths it begins with the one with the longest. The one who asks may

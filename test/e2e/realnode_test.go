@@ -232,6 +232,11 @@ apiVersion: keelson.dev/v1alpha1
 kind: Project
 metadata: {name: shell, namespace: pods}
 spec: {repository: team/shell, path: acme/shell, executor: {type: shell}}
+---
+apiVersion: keelson.dev/v1alpha1
+kind: Project
+metadata: {name: tools, namespace: pods}
+spec: {repository: team/tools, path: tools, readableBy: ["*"]}
 `)
 	in.rbac(t, "pods", "deploy")
 	in.must(t, "git", "create", "team/pods")

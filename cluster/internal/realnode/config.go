@@ -85,7 +85,8 @@ func cniConfig() string {
 
 // kubeletConfig: the limits on requests are out of the way, as those of the
 // controller manager are; the machine's own memory settings are left alone; the
-// pause image cannot be pulled again, so images are never collected.
+// pause image cannot be pulled again, so images are never collected. No Pod takes
+// all processes of the machine, nor the last of its disk.
 func kubeletConfig(spec Spec) string {
 	return fmt.Sprintf(`apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -103,7 +104,8 @@ cgroupRoot: /%s
 failCgroupV1: false
 failSwapOn: false
 enforceNodeAllocatable: []
-evictionHard: {memory.available: 50Mi, nodefs.available: 1%%, imagefs.available: 1%%, nodefs.inodesFree: 1%%}
+evictionHard: {memory.available: 50Mi, nodefs.available: 5%%, imagefs.available: 5%%, nodefs.inodesFree: 5%%}
+podPidsLimit: 4096
 imageGCHighThresholdPercent: 100
 kubeAPIQPS: 1000
 kubeAPIBurst: 2000

@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"maps"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
 	"keelson.dev/keelson/internal/pipeline"
@@ -105,6 +107,51 @@ func TestBadJobs(t *testing.T) {
 			var f *executor.Failure
 			if err == nil || err.Error() != tt.want || !errors.As(err, &f) || f.Reason != pipeline.ConfigurationError {
 				t.Errorf("got %v, want %s", err, tt.want)
+			}
+		})
+	}
+}
+
+// A job has the images of our own registry that its project may read, whatever a node has already, and always pulls them.
+func TestOwnRegistry(t *testing.T) {
+	o := Options{Key: []byte("k"), Registry: "10.0.0.1:5000", DefaultImage: "10.0.0.1:5000/tools/default", AllowImage: func(_ context.Context, j executor.Job, repository string) error {
+		if j.ID != 1 || repository != "group/app" {
+			return errors.New("it is another project's")
+		}
+		return nil
+	}}
+	const refused = "image %s: it is another project's"
+	tests := map[string]struct{ image, service, place, want string }{
+		"its own":                      {image: "10.0.0.1:5000/group/app:1"},
+		"its own by digest":            {image: "10.0.0.1:5000/group/app:1@sha256:00"},
+		"another project's":            {image: "10.0.0.1:5000/group/other", want: refused},
+		"by a variable":                {image: "$OTHER", want: "image 10.0.0.1:5000/group/other:1: it is another project's"},
+		"a service":                    {image: "a", service: "10.0.0.1:5000/group/other:1", want: "image 10.0.0.1:5000/group/other:1: it is another project's"},
+		"another registry":             {image: "10.0.0.2:5000/group/other"},
+		"what its Project says":        {place: "10.0.0.1:5000/tools/shell"},
+		"said by the job as well":      {place: "10.0.0.1:5000/tools/shell", image: "10.0.0.1:5000/tools/shell"},
+		"a variable in the Project":    {place: "$OTHER", want: "image 10.0.0.1:5000/group/other:1: it is another project's"},
+		"the default":                  {},
+		"what a node has":              {image: "sha256:ab", want: "image sha256:ab is the number of an image on a node; name it as its registry does"},
+		"what a node has as a service": {image: "a", service: "sha256:ab", want: "image sha256:ab is the number of an image on a node; name it as its registry does"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			j := executor.Job{ID: 1, Place: executor.Place{Image: tt.place}, Job: pipeline.Job{Image: &pipeline.Image{Name: tt.image, PullPolicy: []string{"never"}}, Variables: pipeline.Variables{{Name: "OTHER", Value: "10.0.0.1:5000/group/other:1"}}}}
+			if tt.service != "" {
+				j.Services = []pipeline.Service{{Image: pipeline.Image{Name: tt.service}}}
+			}
+			b, _, err := plan(j, o, "/builds/x")
+			if err == nil {
+				err = b.allowed(t.Context(), j, o)
+			}
+			want := strings.ReplaceAll(tt.want, "%s", tt.image)
+			var f *executor.Failure
+			if want == "" && err != nil || want != "" && (err == nil || err.Error() != want || !errors.As(err, &f) || f.Reason != pipeline.ConfigurationError) {
+				t.Errorf("got %v, want %q", err, want)
+			}
+			if strings.HasPrefix(b.image, o.Registry+"/") && b.policy != corev1.PullAlways {
+				t.Errorf("pulled %s", b.policy)
 			}
 		})
 	}
