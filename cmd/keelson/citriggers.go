@@ -26,7 +26,7 @@ func (s *pipelineServer) acceptTrigger(ctx context.Context, t web.TriggerRequest
 		return web.Accepted{}, err
 	}
 	e := ci.Event{Project: path, Source: pipeline.SourceTrigger, IgnoreSkip: true}
-	caller, job, ofJob := s.JobOf(t.Token)
+	caller, job, ofJob := s.JobOf(t.Token) // 0: of none
 	if ofJob {
 		if err := s.mayTrigger(ctx, caller, path); err != nil {
 			return web.Accepted{}, err
@@ -34,24 +34,22 @@ func (s *pipelineServer) acceptTrigger(ctx context.Context, t web.TriggerRequest
 	} else if e.User, err = s.triggerNamed(ctx, path, t.Token); err != nil {
 		return web.Accepted{}, err
 	}
-	return web.Accepted{Project: path, Make: func(ctx context.Context) (web.Triggered, error) {
-		if ofJob {
-			if e, err = s.ByJob(ctx, e, job); err != nil {
-				return web.Triggered{}, err
-			}
-		}
-		return s.trigger(ctx, t, e)
-	}}, nil
+	return web.Accepted{Project: path, Make: func(ctx context.Context) (web.Triggered, error) { return s.trigger(ctx, t, e, job) }}, nil
 }
 
-// trigger makes a pipeline of an event that a request with a token asks for.
-func (s *pipelineServer) trigger(ctx context.Context, t web.TriggerRequest, e ci.Event) (web.Triggered, error) {
+// trigger makes a pipeline of an event that a request with a token asks for, with that of a job or, where that is 0, of a trigger.
+func (s *pipelineServer) trigger(ctx context.Context, t web.TriggerRequest, e ci.Event, job int64) (web.Triggered, error) {
 	p, err := s.cluster.Named(ctx, e.Project)
 	if err != nil {
 		return web.Triggered{}, err
 	}
 	if e.Ref, err = ci.FullRef(p, t.Ref); err != nil {
 		return web.Triggered{}, web.ErrTriggerRef
+	}
+	if job != 0 {
+		if e, err = s.ByJob(ctx, e, job); err != nil {
+			return web.Triggered{}, err
+		}
 	}
 	for name, value := range t.Variables {
 		e.Variables = append(e.Variables, pipeline.Variable{Name: name, Value: value, Origin: pipeline.OriginPipeline})
