@@ -121,7 +121,7 @@ func TestRestoreThroughLinks(t *testing.T) {
 			s, _ := open(t, Options{})
 			from, dir, cached := t.TempDir(), sources(t, tt.there...), sources(t, tt.there...)
 			makeTree(t, from, tt.files...)
-			os.Chmod(filepath.Join(from, "x"), 0o777) //nolint:errcheck // where there is one
+			os.Chmod(filepath.Join(from, "x"), 0o777) // where there is one
 			key, scope := Key{Project: "p", Pipeline: "1", Job: "j"}, Scope{Project: "p", Job: "j", Ref: "main"}
 			if _, err := s.Save(t.Context(), key, &pipeline.Artifacts{Paths: []string{"."}}, Work{Dir: from}, true); err != nil {
 				t.Fatal(err)

@@ -46,6 +46,6 @@ func Free(dir string) (int64, bool) {
 }
 
 func sizes(st *syscall.Statfs_t) (left, all int64) {
-	unit := int64(st.Bsize)                                 //nolint:unconvert // the types differ between systems
-	return int64(st.Bavail) * unit, int64(st.Blocks) * unit //nolint:unconvert // as above
+	unit := int64(st.Bsize) //nolint:unconvert // the types differ between systems
+	return int64(st.Bavail) * unit, int64(st.Blocks) * unit
 }
