@@ -325,9 +325,9 @@ func TestAttackerInPods(t *testing.T) {
 	}
 	post := func(address string) string { return get(address) + " --post-data=" }
 	network := []try{
-		{"git-victim", get("/git/team/victim.git/info/refs?service=git-upload-pack"), "403"},
+		{"git-victim", get("/git/team/victim.git/info/refs?service=git-upload-pack"), "401"},
 		{"git-nobody", "wget -O - http://" + in.Registry + "/git/team/victim.git/info/refs?service=git-upload-pack", "401"},
-		{"git-push", get("/git/team/attacker.git/info/refs?service=git-receive-pack"), "403"},
+		{"git-push", get("/git/team/attacker.git/info/refs?service=git-receive-pack"), "401"},
 		{"api", "wget -O - --header \"Authorization: Bearer $CI_JOB_TOKEN\" http://" + in.Registry + "/api/v1/pipelines", "401"},
 		{"api-log", fmt.Sprintf("wget -O - --header \"Authorization: Bearer $CI_JOB_TOKEN\" http://%s/api/v1/jobs/%d/log", in.Registry, job), "401"},
 		{"api-variables", fmt.Sprintf("wget -O - --header \"Authorization: Bearer $CI_JOB_TOKEN\" http://%s/api/v1/pipelines/%d/variables", in.Registry, victim), "401"},

@@ -239,6 +239,7 @@ metadata: {name: tools, namespace: pods}
 spec: {repository: team/tools, path: tools, readableBy: ["*"]}
 `)
 	in.rbac(t, "pods", "deploy")
+	in.must(t, "git", "create", "team/tools")
 	in.must(t, "git", "create", "team/pods")
 	c := cloneOf(t, in.Git+"/team/pods.git")
 	write(t, filepath.Join(c.dir, "text"), "of the commit\n")

@@ -143,7 +143,13 @@ func TestSeedsInPods(t *testing.T) {
 {apiVersion: v1, kind: Namespace, metadata: {name: staging}}
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: articles}}
+---
+apiVersion: keelson.dev/v1alpha1
+kind: Project
+metadata: {name: tools, namespace: articles}
+spec: {repository: team/tools, path: tools, readableBy: ["*"]}
 `)
+	s.must(t, "git", "create", "team/tools")
 	s.rbac(t, "staging", "deploy", "--project", "articles/*")
 	s.rbac(t, "production", "deploy", "--helm", "--project", "articles/*")
 	t.Run("a kubeconfig in a variable", s.ownKubeconfig)
