@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -561,7 +562,7 @@ func traces(t *testing.T, pids []int) []string {
 // had time to end in good order where there was time.
 func TestRealNodeEnds(t *testing.T) {
 	needRealNode(t)
-	before := strings.Join(traces(t, nil), "\n")
+	before := traces(t, nil) // also of nodes that other tests killed for good
 	dir, volume := filepath.Join(t.TempDir(), "data"), t.TempDir()
 	kind := corev1.HostPathDirectory
 	in := launchReal(t, dir)
@@ -581,10 +582,12 @@ func TestRealNodeEnds(t *testing.T) {
 		eventually(t, func(context.Context) error {
 			after := traces(t, pids)
 			if signal == syscall.SIGKILL { // empty cgroups stay until the next start
-				after = without(after, "cgroup ")
+				after = slices.DeleteFunc(after, func(trace string) bool {
+					return strings.HasPrefix(trace, "cgroup ") && !slices.Contains(before, trace)
+				})
 			}
-			if now := strings.Join(after, "\n"); now != before {
-				return fmt.Errorf("after %v:\n%s\nbefore the node:\n%s", signal, now, before)
+			if !slices.Equal(after, before) {
+				return fmt.Errorf("after %v:\n%s\nbefore the node:\n%s", signal, strings.Join(after, "\n"), strings.Join(before, "\n"))
 			}
 			return nil
 		})
@@ -693,16 +696,6 @@ func outside(t *testing.T) string {
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(func() { server.Close() })
 	return "http://203.0.113.2:8080"
-}
-
-func without(lines []string, prefix string) []string {
-	var kept []string
-	for _, line := range lines {
-		if !strings.HasPrefix(line, prefix) {
-			kept = append(kept, line)
-		}
-	}
-	return kept
 }
 
 // TestTwoRealNodes runs two at once: neither sees anything of the other.
