@@ -32,7 +32,7 @@ func freePort(t *testing.T) string {
 }
 
 // TestServerPlaysPipelines: keelson server runs jobs as Pods of its cluster, with their way to it. It is killed in the middle of a job, which
-// goes on with the next one. A project that wants the server's shell is refused.
+// goes on with the next one. A project that wants the server's shell is refused. Where PostgreSQL is installed, it keeps the pipelines.
 func TestServerPlaysPipelines(t *testing.T) {
 	t.Parallel()
 	images := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
