@@ -51,6 +51,28 @@ func (p Project) mayDeploy(environment, user string) error {
 		environment, strings.Join(who, ", "), cmp.Or(user, "nobody in particular"))
 }
 
+// mayTrigger says why a trigger job may not start its pipeline: that one gets variables of the job's environment.
+func (s *Server) mayTrigger(ctx context.Context, p Project, t run.Trigger) error {
+	if t.Job.Environment == nil {
+		return nil
+	}
+	by, err := s.asked(ctx, run.JobRef{Pipeline: t.ParentID, Job: t.Job.Name, ID: t.JobID})
+	if err != nil {
+		return err
+	}
+	name := by.at.Environment // without masked values
+	if err := pipeline.CheckEnvironmentName(name); err != nil {
+		return &executor.Failure{Reason: pipeline.EnvironmentFailure, Err: err}
+	}
+	if now, err := s.o.Projects.Named(ctx, p.Path); err == nil || now.Dir != "" {
+		p = now
+	}
+	if err := p.mayDeploy(name, by.user); err != nil {
+		return &executor.Failure{Reason: pipeline.ProtectedEnvironment, Err: err}
+	}
+	return nil
+}
+
 // asked is whose an attempt of a job is: who has pushed, or played or retried it. What is retried by itself is still theirs.
 type asked struct {
 	user  string
