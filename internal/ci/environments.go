@@ -120,7 +120,7 @@ func player(jobs []store.Job, name string, id int64) string {
 // asPlayed lets a job that somebody has played or retried find them as its user, rather than who has made its pipeline. A store that
 // does not answer holds up no job for that.
 func (s *Server) asPlayed(ctx context.Context, ref run.JobRef, job *executor.Job) {
-	if ref.Attempt == 1 && job.When != pipeline.Manual && job.When != pipeline.Delayed {
+	if ref.Attempt == 1 && job.By == "" {
 		return
 	}
 	a, err := s.asked(ctx, ref)

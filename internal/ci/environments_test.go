@@ -531,6 +531,38 @@ leak: {script: ['true'], environment: {name: "x-$SECRET"}}
 	w.reaches("production", "stopped")
 }
 
+// TestSkippedDeployment holds that a deployer's push deploys nothing for who lets what was skipped be decided anew.
+func TestSkippedDeployment(t *testing.T) {
+	w := newWorld(t, "app")
+	w.projects.all[0].Environments = []EnvironmentRule{{Name: "prod", Deployers: []string{"ada"}}}
+	dir, flag := w.clone("app"), filepath.Join(w.dir, "flag")
+	w.commit(dir, "First", map[string]string{".gitlab-ci.yml": `
+stages: [test, deploy]
+test: {stage: test, script: ['test -e ` + flag + `']}
+deploy: {stage: deploy, script: ['echo "by $GITLAB_USER_LOGIN"'], environment: prod}
+tell: {stage: deploy, script: ['echo "by $GITLAB_USER_LOGIN"']}
+`})
+	p := w.push(dir, 1, "HEAD")[0] // by ada
+	w.wants(p, "push main failed: test/1=failed deploy/1=skipped tell/1=skipped")
+	if err := os.WriteFile(flag, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if refusal := w.ask(CommandRetry, p, "test"); refusal != "" { // by bob
+		t.Fatal(refusal)
+	}
+	w.until("all is decided", func() bool {
+		sum := w.sum(p)
+		return strings.Contains(sum, "tell/1=success") && (strings.Contains(sum, "deploy/1=success") || strings.Contains(sum, "deploy/1=failed"))
+	})
+	w.wants(p, "push main failed: test/1=failed deploy/1=failed tell/1=success test/2=success")
+	if log := w.log(p, "deploy"); !strings.Contains(log, "only jobs of ada may deploy to it, and not those of bob") {
+		t.Errorf("%s", log)
+	}
+	if log := w.log(p, "tell"); !strings.Contains(log, "\nby bob\n") {
+		t.Errorf("%s", log)
+	}
+}
+
 // TestEnvironmentURL holds that the URL may be found out by the job.
 func TestEnvironmentURL(t *testing.T) {
 	for _, c := range []struct{ name, url, writes, want string }{
