@@ -51,6 +51,14 @@ func (p Project) mayDeploy(environment, user string) error {
 		environment, strings.Join(who, ", "), cmp.Or(user, "nobody in particular"))
 }
 
+// ruled is a project with the rules for its environments as they are now. Where they cannot be read those that are known count.
+func (s *Server) ruled(ctx context.Context, p Project) Project {
+	if now, err := s.o.Projects.Named(ctx, p.Path); err == nil || now.Dir != "" {
+		p.Environments, p.Following = now.Environments, now.Following
+	}
+	return p
+}
+
 // mayTrigger says why a trigger job may not start its pipeline: that one gets variables of the job's environment.
 func (s *Server) mayTrigger(ctx context.Context, p Project, t run.Trigger) error {
 	if t.Job.Environment == nil {
@@ -64,10 +72,7 @@ func (s *Server) mayTrigger(ctx context.Context, p Project, t run.Trigger) error
 	if err := pipeline.CheckEnvironmentName(name); err != nil {
 		return &executor.Failure{Reason: pipeline.EnvironmentFailure, Err: err}
 	}
-	if now, err := s.o.Projects.Named(ctx, p.Path); err == nil || now.Dir != "" {
-		p = now
-	}
-	if err := p.mayDeploy(name, by.user); err != nil {
+	if err := s.ruled(ctx, p).mayDeploy(name, by.user); err != nil {
 		return &executor.Failure{Reason: pipeline.ProtectedEnvironment, Err: err}
 	}
 	return nil

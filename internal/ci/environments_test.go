@@ -531,6 +531,37 @@ leak: {script: ['true'], environment: {name: "x-$SECRET"}}
 	w.reaches("production", "stopped")
 }
 
+// TestRulesOfNow holds that who may deploy where, and what is followed, is as the Project says when a job starts.
+func TestRulesOfNow(t *testing.T) {
+	w := newWorld(t, "app")
+	var followed atomic.Int64
+	w.follow = func(context.Context, Work, *executor.Trace) error { followed.Add(1); return nil }
+	app := w.projects.all[0]
+	app.Environments = []EnvironmentRule{{Name: "prod", Deployers: []string{"ada"}}, {Name: "stage", Deployers: []string{"bob"}}}
+	w.projects.set(nil, app)
+	dir, flag := w.clone("app"), filepath.Join(w.dir, "flag")
+	w.commit(dir, "First", map[string]string{".gitlab-ci.yml": `
+stages: [test, deploy]
+test: {stage: test, script: ['until test -e ` + flag + `; do sleep 0.05; done']}
+prod: {stage: deploy, script: [echo never], environment: prod}
+stage: {stage: deploy, script: [echo deployed], environment: stage}
+child: {stage: deploy, trigger: {include: child.yml, strategy: depend}, environment: prod}
+`, "child.yml": "a: {script: [echo never]}\n"})
+	w.git(dir, "push", "-q", "origin", "HEAD") // by ada
+	w.until("it runs", func() bool { return w.newest() > 0 && strings.Contains(w.sum(w.first()), "test/1=running") })
+	app.Environments = []EnvironmentRule{{Name: "prod", Deployers: []string{"bob"}}, {Name: "stage", Deployers: []string{"ada"}}}
+	app.Following = []Following{{Environment: "*", Off: true}}
+	w.projects.set(nil, app)
+	if err := os.WriteFile(flag, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := w.await(0, 1)[0]
+	w.wants(p, "push main failed: test/1=success prod/1=failed stage/1=success child/1=failed")
+	if followed.Load() != 0 {
+		t.Error("it was followed by the rules of when the pipeline was made")
+	}
+}
+
 // TestSkippedDeployment holds that a deployer's push deploys nothing for who lets what was skipped be decided anew.
 func TestSkippedDeployment(t *testing.T) {
 	w := newWorld(t, "app")
