@@ -36,14 +36,19 @@ type EnvironmentRule struct {
 	Deployers []string // users whose jobs may have the environment; "*" for all; none: it is not protected
 }
 
-// mayDeploy says why a user's jobs may not have an environment, or nothing. As with GitLab all jobs of a protected environment are its
-// deployers', whatever their action: they see its variables.
-func (p Project) mayDeploy(environment, user string) error {
+// deployers are those whose jobs may have an environment; none: all may.
+func (p Project) deployers(environment string) []string {
 	i := slices.IndexFunc(p.Environments, func(r EnvironmentRule) bool { return match(r.Name, environment) })
 	if i < 0 {
 		return nil
 	}
-	who := p.Environments[i].Deployers
+	return p.Environments[i].Deployers
+}
+
+// mayDeploy says why a user's jobs may not have an environment, or nothing. As with GitLab all jobs of a protected environment are its
+// deployers', whatever their action: they see its variables.
+func (p Project) mayDeploy(environment, user string) error {
+	who := p.deployers(environment)
 	if len(who) == 0 || slices.Contains(who, "*") || slices.Contains(who, user) {
 		return nil
 	}

@@ -342,6 +342,46 @@ verify: {stage: after, script: ['true'], when: manual, environment: {name: revie
 	w.reaches("plain", "stopped")
 }
 
+// TestAutoStopOfProtected stops an environment whose time is over and to which whoever has deployed last may not deploy any more.
+func TestAutoStopOfProtected(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		deployers []string
+		by        string // in whose name it is stopped
+	}{
+		{"one who has deployed before", []string{"eve", "bob"}, "bob"},
+		{"one who never has", []string{"eve"}, "eve"},
+		{"all may", nil, "ada"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var ahead atomic.Int64
+			w := newWorldAt(t, func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }, "app")
+			dir := w.clone("app")
+			w.commit(dir, "First", map[string]string{".gitlab-ci.yml": `
+deploy: {script: ['true'], environment: {name: review, auto_stop_in: 3 days, on_stop: stop}}
+stop: {script: ['echo "by $GITLAB_USER_LOGIN"'], when: manual, environment: {name: review, action: stop}}
+`})
+			p := w.push(dir, 1, "HEAD")[0]                                  // by ada
+			if refusal := w.ask(CommandRetry, p, "deploy"); refusal != "" { // by bob
+				t.Fatal(refusal)
+			}
+			w.until("bob has deployed", func() bool { return strings.Contains(w.sum(p), "deploy/2=success") })
+			last := w.push(dir, 1, "HEAD:other")[0] // by ada again
+			app := w.projects.all[0]
+			app.Environments = []EnvironmentRule{{Name: "review", Deployers: c.deployers}}
+			w.projects.set(nil, app)
+			w.end()
+			ahead.Add(int64(4 * 24 * time.Hour))
+			w.start()
+			w.reaches("review", "stopped")
+			w.wants(last, "push other success: deploy/1=success stop/1=success")
+			if log := w.log(last, "stop"); !strings.Contains(log, "\nby "+c.by+"\n") {
+				t.Errorf("%s", log)
+			}
+		})
+	}
+}
+
 // TestDeploymentRestart ends the server in the middle of a deployment.
 func TestDeploymentRestart(t *testing.T) {
 	w := newWorld(t, "app")
