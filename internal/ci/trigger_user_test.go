@@ -192,22 +192,26 @@ func TestByJob(t *testing.T) {
 			t.Errorf("%+v, %v", e, err)
 		}
 	}
-	if _, err := w.server.ByJob(t.Context(), Event{Project: "group/app", Ref: "refs/heads/main"}, jobs[0].ID); err == nil || !strings.Contains(err.Error(), "for ever") {
-		t.Errorf("a circle: %v", err)
-	}
-	e, err := w.server.ByJob(t.Context(), lib, jobs[1].ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	made, err := w.server.Create(t.Context(), e)
-	if err != nil || made.User != "bob" {
-		t.Fatal(made, err)
-	}
-	w.await(p.ID, 1)
-	if jobs, err = w.db.Jobs(t.Context(), made.ID); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.server.ByJob(t.Context(), Event{Project: "group/app", Ref: "refs/heads/main"}, jobs[0].ID); err == nil || !strings.Contains(err.Error(), "for ever") {
-		t.Errorf("a circle of two: %v", err)
+	// One that starts itself, and one that does by way of another: once.
+	for _, way := range []string{"group/app", "group/lib group/app group/lib"} {
+		by, from := jobs[1].ID, "group/app"
+		for _, to := range strings.Fields(way) {
+			e, err := w.server.ByJob(t.Context(), Event{Project: to, Ref: "refs/heads/main", IgnoreSkip: true}, by)
+			if err != nil {
+				t.Fatalf("%s: from %s to %s: %v", way, from, to, err)
+			}
+			made, err := w.server.Create(t.Context(), e)
+			if err != nil || made.User != "bob" {
+				t.Fatal(made, err)
+			}
+			its, err := w.db.Jobs(t.Context(), made.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			by, from = its[0].ID, to
+		}
+		if _, err := w.server.ByJob(t.Context(), Event{Project: "group/app", Ref: "refs/heads/main"}, by); err == nil || !strings.Contains(err.Error(), "for ever") {
+			t.Errorf("%s: a second circle: %v", way, err)
+		}
 	}
 }
