@@ -79,7 +79,7 @@ func newJobServer(dir string, inst instance, host *githost.Host, api, triggers h
 		}
 		http.NotFound(w, r)
 	})
-	j.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	j.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	ctx, stop := context.WithCancel(context.Background())
 	j.stop = stop
 	go j.collect(ctx)

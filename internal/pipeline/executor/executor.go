@@ -88,6 +88,8 @@ type Job struct {
 	// Abort ends the job at once when it is closed: no grace, no after_script, no Finish. Nil: never.
 	Abort <-chan struct{}
 
+	// By is who has played or retried this attempt, or let it be decided anew; empty: nobody has, or an earlier one was theirs.
+	By string
 	// Place is what the job's project says about where it runs.
 	Place Place
 	// Leave lets a [Survivor] go of the job when it is closed: Run returns at once, and what it returns means nothing. It is closed before

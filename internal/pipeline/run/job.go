@@ -37,7 +37,7 @@ type extras struct {
 func (e *engine) work(a attempt, slot int) *work {
 	p, j := a.play, a.play.graph.Jobs[a.job]
 	w := &work{o: e.o, of: p.Pipeline, ref: a.ref()}
-	w.job = executor.Job{Job: j, ID: w.ref.ID, Started: p.results[a.job].Started, Slot: slot, Abort: e.o.Abort}
+	w.job = executor.Job{Job: j, ID: w.ref.ID, Started: p.results[a.job].Started, Slot: slot, Abort: e.o.Abort, By: p.state.Jobs[a.job].By}
 	if survivor, ok := p.Executor.(executor.Survivor); ok && survivor.Survives() && e.leave != nil {
 		w.job.Abort, w.job.Leave = nil, e.leave
 	}
