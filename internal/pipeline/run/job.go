@@ -25,6 +25,7 @@ type work struct {
 	scope   artifact.Scope
 	notes   []string
 	played  pipeline.Variables // that a person has played it with
+	kept    func()             // tells the executor that the result is kept; nil: it does not ask
 }
 
 // extras is what a job leaves besides its result.
@@ -39,7 +40,8 @@ func (e *engine) work(a attempt, slot int) *work {
 	w := &work{o: e.o, of: p.Pipeline, ref: a.ref()}
 	w.job = executor.Job{Job: j, ID: w.ref.ID, Started: p.results[a.job].Started, Slot: slot, Abort: e.o.Abort}
 	if survivor, ok := p.Executor.(executor.Survivor); ok && survivor.Survives() && e.leave != nil {
-		w.job.Abort, w.job.Leave = nil, e.leave
+		kept := make(chan struct{})
+		w.job.Abort, w.job.Leave, w.job.Kept, w.kept = nil, e.leave, kept, func() { close(kept) }
 	}
 	w.scope = artifact.Scope{Project: p.Project, Job: j.Name, Ref: p.graph.Ref, Protected: j.Variables.Predefined("CI_COMMIT_REF_PROTECTED") == "true"}
 	for _, kv := range p.state.Jobs[a.job].Variables {

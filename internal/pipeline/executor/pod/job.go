@@ -523,15 +523,15 @@ func (j *job) conclude(result executor.Result, err error) executor.Result {
 	return result
 }
 
-// end lets the Pod go, unless the job goes on without this process.
+// end lets the Pod go, unless the job goes on without this process. Where all of it has ended, that waits until the result is kept.
 func (j *job) end() {
 	j.mu.Lock()
 	left := j.left()
-	if j.closed = left; !left {
+	j.closed = left
+	runs := j.heard && j.status.Phase > agent.Hello && !j.status.Done(agent.Upload) // its scripts may
+	if j.ended = true; runs && !left {
 		j.order = agent.Order{Phase: agent.End}
 	}
-	runs := j.heard && j.status.Phase > agent.Hello && !j.status.Done(agent.Upload) // its scripts may
-	j.ended = true
 	j.change()
 	j.mu.Unlock()
 	j.written()
@@ -546,11 +546,33 @@ func (j *job) end() {
 		_ = j.awaitGone(ctx) // else the cluster does it later
 		j.x.remove(j)
 	default:
-		j.x.ends.Go(func() {
-			j.delete(context.Background(), 0)
-			j.x.remove(j)
-		})
+		j.x.ends.Go(j.letGo)
 	}
+}
+
+// letGo removes what was made for the job once its result is kept, unless the process ends before: then another one takes the job up at its end.
+// Where it turns out that the result could not be kept yet, the sweep does it later.
+func (j *job) letGo() {
+	defer j.x.remove(j)
+	if j.Kept != nil {
+		select {
+		case <-j.Kept:
+		case <-j.Leave:
+			return
+		case <-j.x.ended:
+			return
+		}
+		if j.x.o.Over != nil {
+			if over, err := j.x.o.Over(context.Background(), j.ID); err != nil || !over {
+				return
+			}
+		}
+	}
+	j.mu.Lock()
+	j.order = agent.Order{Phase: agent.End}
+	j.change()
+	j.mu.Unlock()
+	j.delete(context.Background(), 0)
 }
 
 // delete removes what was made for the job.
