@@ -459,24 +459,23 @@ func (j *job) finish(result executor.Result) executor.Result {
 	if j.life.Err() != nil {
 		return j.stopped(j.ctx)
 	}
-	work := artifact.Work{Dir: j.Dir, Vars: containerVariables(j.Job, j.Dir)}
-	var selected []artifact.Selection
 	var tracked []string
 	var err error
-	if j.Finish != nil {
-		selected = artifact.Wanted(j.Job.Job, work, result.Status == pipeline.StatusSuccess)
-	}
+	selected, caches := j.wanted(result)
 	if slices.ContainsFunc(selected, func(s artifact.Selection) bool { return s.Untracked }) {
 		tracked, err = artifact.Tracked(j.Dir, j.x.o.Limits)
 	}
 	uploaded := false
 	if err == nil && j.ready && !j.isDead() {
-		ctx, cancel := context.WithTimeoutCause(j.life, uploadLimit, scriptTimeout(uploadLimit))
-		r := j.execute(ctx, agent.Order{Phase: agent.Upload, Selected: selected, Tracked: tracked, Note: j.note(result), Uploads: j.uploads()})
-		cancel()
-		if uploaded = r.Status == pipeline.StatusSuccess; !uploaded {
-			err = errors.New(r.Message)
+		err = j.collect(result, selected, tracked)
+		if err != nil && caches > 0 && !j.isDead() && j.life.Err() == nil {
+			j.trace.Warningf("the caches are not saved: %v", err)
+			if err = j.clear(selected[:caches], tracked); err == nil {
+				selected = selected[caches:]
+				err = j.collect(result, selected, tracked)
+			}
 		}
+		uploaded = err == nil
 	}
 	j.tell()
 	defer j.refuseFiles()()
@@ -487,6 +486,36 @@ func (j *job) finish(result executor.Result) executor.Result {
 		err = errors.Join(err, artifact.Clear(j.life, j.Dir, selected, tracked, j.x.o.Limits))
 	}
 	return j.conclude(result, errors.Join(err, j.Finish(j.life, j.trace, result)))
+}
+
+// wanted says which files of the job's directory are kept; the first so many are those of caches.
+func (j *job) wanted(result executor.Result) (selected []artifact.Selection, caches int) {
+	if j.Finish == nil {
+		return nil, 0
+	}
+	work, passed := artifact.Work{Dir: j.Dir, Vars: containerVariables(j.Job, j.Dir)}, result.Status == pipeline.StatusSuccess
+	without := j.Job.Job
+	without.Caches = nil
+	selected = artifact.Wanted(j.Job.Job, work, passed)
+	return selected, len(selected) - len(artifact.Wanted(without, work, passed))
+}
+
+// collect has the agent send what is selected of the job's directory.
+func (j *job) collect(result executor.Result, selected []artifact.Selection, tracked []string) error {
+	ctx, cancel := context.WithTimeoutCause(j.life, uploadLimit, scriptTimeout(uploadLimit))
+	defer cancel()
+	r := j.execute(ctx, agent.Order{Phase: agent.Upload, Selected: selected, Tracked: tracked, Note: j.note(result), Uploads: j.uploads()})
+	if r.Status != pipeline.StatusSuccess {
+		return errors.New(r.Message)
+	}
+	return nil
+}
+
+// clear removes what is selected of the job's directory, once nobody else writes to it.
+func (j *job) clear(selected []artifact.Selection, tracked []string) error {
+	j.files.Lock()
+	defer j.files.Unlock()
+	return artifact.Clear(j.life, j.Dir, selected, tracked, j.x.o.Limits)
 }
 
 // refuseFiles sees to it that what an agent still sends is not taken, and waits until nobody writes to the job's directory. Done lets go of it.

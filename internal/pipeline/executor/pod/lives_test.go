@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/pipeline/artifact"
 	"keelson.dev/keelson/internal/pipeline/executor"
 	"keelson.dev/keelson/internal/pipeline/executor/pod"
 )
@@ -100,6 +101,35 @@ func files(t *testing.T, w *world) {
 	}
 	if r.ExitCode != 1 || !strings.Contains(log, "\ninput\n") || !strings.Contains(log, "\nit runs\n") {
 		t.Errorf("%+v", r)
+	}
+}
+
+// largeCache loses a cache that is too large, and nothing else.
+func largeCache(t *testing.T, w *world) {
+	x := w.start(t, pod.Options{Limits: artifact.Limits{Bytes: 1 << 20}})
+	defer w.back()
+	j := job("mkdir -p cache && head -c 3000000 /dev/zero > cache/large", "echo made > out")
+	j.Dir = t.TempDir()
+	j.Caches = []pipeline.Cache{{Key: "x", Paths: []string{"cache"}}}
+	j.Artifacts = &pipeline.Artifacts{Paths: []string{"out"}}
+	j.Prepare = func(context.Context, *executor.Trace) error {
+		return errors.Join(os.MkdirAll(filepath.Join(j.Dir, "cache"), 0o755), os.WriteFile(filepath.Join(j.Dir, "cache/old"), nil, 0o644))
+	}
+	var found []string
+	j.Finish = func(context.Context, *executor.Trace, executor.Result) error {
+		for _, pattern := range []string{"*", "*/*"} {
+			names, _ := filepath.Glob(filepath.Join(j.Dir, pattern))
+			for _, name := range names {
+				found = append(found, strings.TrimPrefix(name, j.Dir+"/"))
+			}
+		}
+		return nil
+	}
+	var log safe
+	r := x.Run(t.Context(), j, &log)
+	if r.Status != pipeline.StatusSuccess || !slices.Contains(found, "out") || slices.Contains(found, "cache/old") || slices.Contains(found, "cache/large") ||
+		!regexp.MustCompile(`WARNING: the caches are not saved: .*its files have more than 2`).MatchString(plain(log.String())) {
+		t.Errorf("%+v, found %q\n%s", r, found, plain(log.String()))
 	}
 }
 

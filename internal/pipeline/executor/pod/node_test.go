@@ -65,6 +65,7 @@ func TestNode(t *testing.T) {
 	})
 	t.Run("reasons", func(t *testing.T) { reasons(t, w) })
 	t.Run("files", func(t *testing.T) { files(t, w) })
+	t.Run("a large cache", func(t *testing.T) { largeCache(t, w) })
 	t.Run("services", func(t *testing.T) { services(t, w) })
 	t.Run("another user", func(t *testing.T) { anotherUser(t, w) })
 	t.Run("let go and taken up", func(t *testing.T) { takenUp(t, w) })
