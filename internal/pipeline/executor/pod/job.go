@@ -263,11 +263,14 @@ func (j *job) prepare() (executor.Result, bool) {
 		if j.Resume {
 			trace = executor.NewTrace(nowhere{}, j.Job)
 		}
-		if err := j.Prepare(j.ctx, trace); err != nil {
-			if j.ctx.Err() != nil {
-				return j.stopped(j.ctx), false
-			}
+		switch err := j.Prepare(j.ctx, trace); {
+		case err == nil:
+		case j.ctx.Err() != nil:
+			return j.stopped(j.ctx), false
+		case !j.Resume || !j.begun(agent.Script):
 			return executor.FailedWith(err), false
+		default: // the Pod has what it needs
+			j.trace.Warningf("the job's directory cannot be made ready once more after a restart of Keelson; what is untracked, and the keys of caches that are made of files, may be others than they were: %v", err)
 		}
 	}
 	if j.ctx.Err() != nil {

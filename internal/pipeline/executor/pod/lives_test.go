@@ -189,6 +189,7 @@ func takenUp(t *testing.T, w *world) {
 	x := w.start(t, pod.Options{})
 	j.Leave, j.Resume, j.Dir, j.Logged = nil, true, t.TempDir(), int64(len(first.String()))
 	j.Variables = pipeline.Variables{{Name: "TOKEN", Value: "second-token", Masked: true}}
+	j.Prepare = func(context.Context, *executor.Trace) error { return errors.New("the commit is not there any more") }
 	j.Artifacts = &pipeline.Artifacts{Paths: []string{"out"}, When: pipeline.Always}
 	var made string
 	j.Finish = func(context.Context, *executor.Trace, executor.Result) error {
@@ -206,6 +207,9 @@ func takenUp(t *testing.T, w *world) {
 	})
 	if r.Reason != pipeline.ScriptFailure || r.ExitCode != 3 || made != "made\n" {
 		t.Errorf("%+v, artifact %q", r, made)
+	}
+	if !strings.Contains(log, "WARNING: the job's directory cannot be made ready once more") {
+		t.Error("the log does not tell that the directory was not made ready again")
 	}
 	if strings.Contains(log, "first-token") || strings.Count(log, "begun [MASKED]") != 1 {
 		t.Error("the token of the first process")
