@@ -218,12 +218,14 @@ func (j *job) left() bool { return closed(j.Leave) }
 func (j *job) launch() error {
 	late := time.NewTimer(j.x.o.Sync)
 	defer late.Stop()
+	ctx, done := j.outlasting()
+	defer done()
 	select {
 	case <-j.x.synced:
 	case <-late.C:
 		return j.x.unsynced()
-	case <-j.ctx.Done():
-		return j.ctx.Err()
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	if j.Resume {
 		j.mu.Lock()
@@ -246,6 +248,25 @@ func (j *job) launch() error {
 	return j.create()
 }
 
+// takeUpLimit is how long one tries to find out how far a job is that has to stop.
+const takeUpLimit = 30 * time.Second
+
+// outlasting gives the context for what comes before the script. That of a job which is taken up outlasts the job's by a while: it may have been
+// canceled meanwhile, and then its script is stopped, and after_script runs, as for any job.
+func (j *job) outlasting() (context.Context, context.CancelFunc) {
+	if !j.Resume {
+		return j.ctx, func() {}
+	}
+	ctx, cancel := context.WithCancelCause(j.life)
+	stop := context.AfterFunc(j.ctx, func() {
+		time.AfterFunc(takeUpLimit, func() { cancel(context.Cause(j.ctx)) })
+	})
+	return ctx, func() { stop(); cancel(nil) }
+}
+
+// past tells whether a job that is taken up has its sources and is at its script, or past it.
+func (j *job) past() bool { return j.Resume && j.begun(agent.Script) && j.life.Err() == nil }
+
 // prepare runs what comes before the script; false: it failed, or the job has to stop.
 func (j *job) prepare() (executor.Result, bool) {
 	if j.Resume { // how far is it?
@@ -263,17 +284,20 @@ func (j *job) prepare() (executor.Result, bool) {
 		if j.Resume {
 			trace = executor.NewTrace(nowhere{}, j.Job)
 		}
-		switch err := j.Prepare(j.ctx, trace); {
+		ctx, done := j.outlasting()
+		err := j.Prepare(ctx, trace)
+		done()
+		switch {
 		case err == nil:
-		case j.ctx.Err() != nil:
+		case !j.past() && j.ctx.Err() != nil:
 			return j.stopped(j.ctx), false
-		case !j.Resume || !j.begun(agent.Script):
+		case !j.past():
 			return executor.FailedWith(err), false
 		default: // the Pod has what it needs
 			j.trace.Warningf("the job's directory cannot be made ready once more after a restart of Keelson; what is untracked, and the keys of caches that are made of files, may be others than they were: %v", err)
 		}
 	}
-	if j.ctx.Err() != nil {
+	if j.ctx.Err() != nil && !j.past() {
 		return j.stopped(j.ctx), false
 	}
 	if r, ok := j.hello(); !ok {
@@ -302,9 +326,11 @@ func (nowhere) Write(p []byte) (int, error) { return len(p), nil }
 // hello waits for the agent.
 func (j *job) hello() (executor.Result, bool) {
 	first := false
-	err := j.await(j.ctx, func() bool { first = first || !j.heard; return j.heard })
+	ctx, done := j.outlasting()
+	defer done()
+	err := j.await(ctx, func() bool { first = first || !j.heard; return j.heard })
 	if err != nil {
-		return j.failed(j.ctx, err), false
+		return j.failed(ctx, err), false
 	}
 	j.mu.Lock()
 	pod := j.pod

@@ -237,6 +237,33 @@ func takenUp(t *testing.T, w *world) {
 	w.back()
 }
 
+// takenUpCanceled lets an executor go of a job, and another one find it canceled: its after_script and what it leaves are not lost.
+func takenUpCanceled(t *testing.T, w *world) {
+	leave := make(chan struct{})
+	j := after(job("echo made > out", "echo re''ady", "sleep 60"), "echo after: $CI_JOB_STATUS")
+	j.ID, j.Started, j.Dir, j.Leave = 4245, time.Now(), t.TempDir(), leave
+	j.Prepare = func(ctx context.Context, _ *executor.Trace) error { return ctx.Err() }
+	first := &when{text: "ready\n", then: func() { close(leave) }}
+	w.x.Run(t.Context(), j, executor.NewTrace(first, j))
+	x := w.start(t, pod.Options{})
+	defer w.back()
+	j.Leave, j.Resume, j.Dir, j.Logged = nil, true, t.TempDir(), int64(len(first.String()))
+	j.Artifacts = &pipeline.Artifacts{Paths: []string{"out"}, When: pipeline.Always}
+	var made string
+	j.Finish = func(context.Context, *executor.Trace, executor.Result) error {
+		content, err := os.ReadFile(filepath.Join(j.Dir, "out"))
+		made = string(content)
+		return err
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var second safe
+	r := x.Run(ctx, j, &second)
+	if r.Status != pipeline.StatusCanceled || made != "made\n" || !strings.Contains(second.String(), "after: canceled\n") {
+		t.Errorf("%+v, left %q\n%s\n%s", r, made, first.String(), second.String())
+	}
+}
+
 // takenUpLate lets an executor go of a job that has sent what it leaves: that is sent again.
 func takenUpLate(t *testing.T, w *world) {
 	leave := make(chan struct{})

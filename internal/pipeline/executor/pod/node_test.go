@@ -69,6 +69,7 @@ func TestNode(t *testing.T) {
 	t.Run("services", func(t *testing.T) { services(t, w) })
 	t.Run("another user", func(t *testing.T) { anotherUser(t, w) })
 	t.Run("let go and taken up", func(t *testing.T) { takenUp(t, w) })
+	t.Run("let go while it is canceled", func(t *testing.T) { takenUpCanceled(t, w) })
 	t.Run("taken up when it has sent its files", func(t *testing.T) { takenUpLate(t, w) })
 	t.Run("deleted from outside", func(t *testing.T) { deleted(t, w) })
 	t.Run("no node", func(t *testing.T) { noNode(t, w) })
