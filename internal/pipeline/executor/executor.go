@@ -95,6 +95,9 @@ type Job struct {
 	// Leave lets a [Survivor] go of the job when it is closed: Run returns at once, and what it returns means nothing. It is closed before
 	// the context ends. Nil: never.
 	Leave <-chan struct{}
+	// Kept is closed once the result that Run has given is where another process finds it. Until then, or until Leave is closed, a [Survivor]
+	// keeps the job so that another process can take it up at its end. Nil: nobody takes it up.
+	Kept <-chan struct{}
 	// Resume says that an earlier process has started the job, and Logged how long its log is: it goes on at its end.
 	Resume bool
 	Logged int64
