@@ -120,6 +120,7 @@ require (
 )
 
 require (
+	github.com/gowebpki/jcs v1.0.2
 	k8s.io/api v0.37.1
 	k8s.io/apiextensions-apiserver v0.37.1
 	k8s.io/apimachinery v0.37.1
