@@ -1,8 +1,10 @@
 package store
 
 import (
+	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"net/url"
 	"strconv"
 	"syscall"
@@ -40,6 +42,28 @@ func open(path string) (writer, reader *sql.DB, err error) {
 	return writer, reader, nil
 }
 
+// openExisting gives a pool whose connections can only read a file that is there.
+func openExisting(path string) (*sql.DB, error) {
+	reader, err := sql.Open("sqlite", dsn(path, true)+"&mode=ro")
+	if err != nil {
+		return nil, err
+	}
+	reader.SetMaxOpenConns(readers)
+	return reader, nil
+}
+
+// backup copies the database of a file into another one, which is empty or not there: as of one moment, while others write.
+func backup(ctx context.Context, from, to string) (err error) {
+	q := url.Values{"mode": {"ro"}, "_pragma": {fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds())}} // with query_only it would not copy either
+	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: from}).EscapedPath()+"?"+q.Encode())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	_, err = db.ExecContext(ctx, "VACUUM INTO ?", to)
+	return err
+}
+
 func dsn(path string, readOnly bool) string {
 	q := url.Values{}
 	pragma := func(name, value string) { q.Add("_pragma", name+"("+value+")") }
@@ -55,6 +79,7 @@ func dsn(path string, readOnly bool) string {
 		pragma("journal_size_limit", strconv.Itoa(journalMax))
 		q.Set("_txlock", "immediate") // a transaction that writes never finds out late that it may not
 		q.Set("_defensive", "1")
+		pragma("secure_delete", "FAST") // what is deleted from a page is overwritten with it
 	}
 	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + q.Encode()
 }
@@ -66,6 +91,24 @@ func synchronous(durable bool) string {
 		return "FULL"
 	}
 	return "NORMAL"
+}
+
+// forget has what was deleted leave the files, too: a deleted row is overwritten with its page (secure_delete), and the write-ahead log that holds
+// it from before is emptied.
+func (db *DB) forget(ctx context.Context) (err error) {
+	conn, err := db.writer.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	var busy, pages, moved int
+	if err := conn.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &pages, &moved); err != nil {
+		return err
+	}
+	if busy != 0 {
+		return fmt.Errorf("it is erased, and %s-wal still holds it: %w", db.path, ErrBusy)
+	}
+	return nil
 }
 
 // Queries of SQLite's own.
