@@ -450,7 +450,7 @@ func (db *DB) Witnessed(ctx context.Context, s audit.Signed) error {
 // [ErrNotFound]: there is none. The newest record is never one.
 func (db *DB) AuditBefore(ctx context.Context, when time.Time, most int64) (h AuditHead, err error) {
 	err = db.read(ctx, func(tx *tx) error {
-		h, err = tx.auditLink(`SELECT seq, at, hash FROM audit WHERE at < ? AND seq < (SELECT max(seq) FROM audit) AND seq < (SELECT min(seq) FROM audit) + ?
+		h, err = tx.auditLink(`SELECT seq, at, hash FROM audit WHERE at < ? AND seq < (SELECT max(seq) FROM audit) AND seq < (SELECT min(seq) FROM audit) + CAST(? AS BIGINT)
 			ORDER BY at DESC, seq DESC LIMIT 1`, micros(when), most)
 		return err
 	})
@@ -498,7 +498,7 @@ func (db *DB) EraseAudit(ctx context.Context, person string) (id string, err err
 		return tx.exec(`DELETE FROM audit_names WHERE id = ? OR owner = ?`, id, id)
 	})
 	if err == nil {
-		err = db.forget(ctx)
+		err = db.engine.forget(ctx, db.writer)
 	}
 	return id, db.wrap("erase "+person+" in the audit", err)
 }

@@ -93,7 +93,7 @@ func TestAudit(t *testing.T) {
 func TestAuditNeverHoldsUp(t *testing.T) {
 	var told []error
 	path := filepath.Join(t.TempDir(), "store.db")
-	db := must(Open(path, Options{Key: testKey, Now: func() time.Time { return day }, AuditFailed: func(err error) { told = append(told, err) }}))(t)
+	db := must(Open(path, Options{Key: testKey, PostgreSQL: database(t, path), Now: func() time.Time { return day }, AuditFailed: func(err error) { told = append(told, err) }}))(t)
 	defer db.Close()
 	ctx := t.Context()
 	must(db.AppendAudit(ctx, audit.Entry{Actor: "ann", Action: "login"}))(t)
@@ -118,8 +118,9 @@ func TestAuditNeverHoldsUp(t *testing.T) {
 
 // TestAuditClock: times along the chain do not go back, whatever the clock does.
 func TestAuditClock(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
 	now := day
-	db := must(Open(filepath.Join(t.TempDir(), "store.db"), Options{Key: testKey, Now: func() time.Time { return now }}))(t)
+	db := must(Open(path, Options{Key: testKey, PostgreSQL: database(t, path), Now: func() time.Time { return now }}))(t)
 	defer db.Close()
 	for _, step := range []time.Duration{0, time.Second + 123, -time.Hour, time.Minute} {
 		now = day.Add(step)
@@ -132,9 +133,10 @@ func TestAuditClock(t *testing.T) {
 
 // manyAudit fills a database with records: every hundredth is one of ann's.
 func manyAudit(t testing.TB, n int) *DB {
+	path := filepath.Join(t.TempDir(), "store.db")
 	t.Helper()
 	now := day
-	db := must(Open(filepath.Join(t.TempDir(), "store.db"), Options{Key: testKey, Now: func() time.Time { now = now.Add(time.Second); return now }}))(t)
+	db := must(Open(path, Options{Key: testKey, PostgreSQL: database(t, path), Now: func() time.Time { now = now.Add(time.Second); return now }}))(t)
 	t.Cleanup(func() { db.Close() })
 	const batch = 1000
 	for done := 0; done < n; done += batch {
@@ -271,6 +273,7 @@ func TestEraseAudit(t *testing.T) {
 	dir := t.TempDir()
 	db := openAt(t, filepath.Join(dir, "store.db"))
 	ctx := t.Context()
+	aboutSQLite(t)
 	const name, address = "ann.of.cleves@example.com", "203.0.113.77"
 	for i := range 300 {
 		must(db.AppendAudit(ctx, audit.Entry{Actor: name, Action: "login", Address: address}, audit.Entry{Actor: fmt.Sprint("user", i), Action: "login", Address: address}))(t)
@@ -356,6 +359,7 @@ func TestAuditedWakes(t *testing.T) {
 
 // TestFile reads a database while another one writes it, and after it was closed; a backup is a whole one.
 func TestFile(t *testing.T) {
+	aboutSQLite(t)
 	dir := t.TempDir()
 	path, copied := filepath.Join(dir, "store.db"), filepath.Join(dir, "copy.db")
 	_, err := OpenFile(path)

@@ -20,11 +20,12 @@ func OpenFile(path string) (*File, error) {
 	} else if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("store: open %s: it is no file", path)
 	}
-	pool1, err := openExisting(path)
+	at := inFile(path)
+	reader, err := at.openExisting()
 	if err != nil {
 		return nil, fmt.Errorf("store: open %s: %w", path, err)
 	}
-	return &File{&DB{path: path, now: time.Now, log: slog.New(slog.DiscardHandler), reader: &pool{DB: pool1}, closed: make(chan struct{})}}, nil
+	return &File{&DB{engine: at, now: time.Now, log: slog.New(slog.DiscardHandler), reader: reader, closed: make(chan struct{})}}, nil
 }
 
 // Close closes it.
@@ -39,7 +40,7 @@ func (f *File) Version(ctx context.Context) (version int, err error) {
 		}
 		return tx.row(`SELECT coalesce(max(version), 0) FROM schema_migrations`).Scan(&version)
 	})
-	return version, f.db.wrap("read "+f.db.path, err)
+	return version, f.db.wrap("read "+f.db.engine.String(), err)
 }
 
 // HasAudit tells whether there is a table of audit records: the databases of old versions have none.
@@ -47,7 +48,7 @@ func (f *File) HasAudit(ctx context.Context) (has bool, err error) {
 	err = f.db.read(ctx, func(tx *tx) error {
 		return tx.row(`SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'audit'`).Scan(&has)
 	})
-	return has, f.db.wrap("read "+f.db.path, err)
+	return has, f.db.wrap("read "+f.db.engine.String(), err)
 }
 
 // Audit is [DB.Audit].
@@ -82,14 +83,14 @@ func (f *File) Check(ctx context.Context) error { return f.db.Check(ctx) }
 // Backup writes a whole and sound copy of the database to a file that is not there yet, as it is at one moment; others may write meanwhile. What
 // is not used any more is not in it.
 func (f *File) Backup(ctx context.Context, to string) error {
-	doing := "copy " + f.db.path + " to " + to
+	doing := "copy " + f.db.engine.String() + " to " + to
 	if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("store: %s: %w", doing, fs.ErrExist)
 	}
 	if err := private(to); err != nil { // SQLite takes an empty file
 		return f.db.wrap(doing, err)
 	}
-	if err := backup(ctx, f.db.path, to); err != nil {
+	if err := inFile(f.db.engine.String()).backup(ctx, to); err != nil {
 		return f.db.wrap(doing, errors.Join(err, os.Remove(to)))
 	}
 	copied, err := OpenFile(to)
