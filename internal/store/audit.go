@@ -353,6 +353,10 @@ const auditBatch = 1000
 // EachAudit calls f for each record with a number from first to last, in their order; last 0: to the end. Others may write meanwhile. After an
 // error of the database f has had all records before what cannot be read.
 func (db *DB) EachAudit(ctx context.Context, first, last int64, f func(AuditRecord) error) error {
+	return db.eachAudit(ctx, first, last, true, f)
+}
+
+func (db *DB) eachAudit(ctx context.Context, first, last int64, names bool, f func(AuditRecord) error) error {
 	const doing = "read the audit"
 	condition := `seq >= ?`
 	for {
@@ -363,7 +367,7 @@ func (db *DB) EachAudit(ctx context.Context, first, last int64, f func(AuditReco
 				condition, args = `seq >= ? AND seq <= ?`, append(args, last)
 			}
 			err := tx.auditRows(&records, `SELECT `+auditColumns+` FROM audit WHERE `+condition+` ORDER BY seq LIMIT ?`, append(args, auditBatch)...)
-			if err == nil {
+			if err == nil && names {
 				err = tx.auditNames(records)
 			}
 			return err

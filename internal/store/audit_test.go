@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -33,20 +34,8 @@ func auditOf(t testing.TB, db *DB) (out []string) {
 // verified verifies the chain of a database with all its checkpoints.
 func verified(t testing.TB, db *DB) string {
 	t.Helper()
-	var found []audit.Found
-	for _, c := range must(db.Checkpoints(t.Context()))(t) {
-		found = append(found, audit.Found{Signed: c.Signed, Where: "the database"})
-	}
-	v := audit.NewVerifier([]ed25519.PublicKey{auditKey.Public().(ed25519.PublicKey)}, found)
-	if err := db.EachAudit(t.Context(), 1, 0, func(r AuditRecord) error {
-		if p := v.Record(r.Record, r.Hash); p != nil {
-			return p
-		}
-		return nil
-	}); err != nil {
-		return err.Error()
-	}
-	r, p := v.End()
+	r, p, err := db.VerifyAudit(t.Context(), []ed25519.PublicKey{auditKey.Public().(ed25519.PublicKey)}, nil)
+	ok(t, err)
 	if p != nil {
 		return p.Error()
 	}
@@ -74,7 +63,7 @@ func TestAudit(t *testing.T) {
 	refused(t, err, ErrTooLarge)
 	diff(t, "audit", auditOf(t, db), []string{
 		`1 ann login person  done "" from "192.0.2.7"`,
-		`2 keelson audit.begin   done "" from ""`,
+		`2 system:keelson audit.begin   done "" from ""`,
 		`3 bob pipeline.play pipeline/1/deploy acme/shop asked "token in https://example.com" from "192.0.2.8"`,
 		`4 bob pipeline.play pipeline/1/deploy acme/shop refused "the job is over" from "192.0.2.8"`,
 	})
@@ -315,24 +304,18 @@ func TestAuditTampered(t *testing.T) {
 		{`UPDATE audit SET detail = 'nothing' WHERE seq = 7`, "record 7: it, or what is before it, was changed"},
 		{`UPDATE audit SET at = at + 1 WHERE seq = 7`, "record 7: it, or"},
 		{`UPDATE audit SET hash = zeroblob(32) WHERE seq = 7`, "record 7: it, or"},
-		{`UPDATE audit SET hash = x'00' WHERE seq = 7`, "store: read the audit: the database is damaged: column 10 of the audit is no hash"},
+		{`UPDATE audit SET hash = x'00' WHERE seq = 7`, "record 7: it cannot be read: store: read the audit: the database is damaged: column 10 of the audit is no hash"},
 		{`UPDATE audit SET detail = CAST(x'ff' AS TEXT) WHERE seq = 7`, "record 7: it was changed"},
 		{`DELETE FROM audit WHERE seq = 7`, "record 7: it is missing"},
 		{`DELETE FROM audit WHERE seq > 7`, "record 8: it is missing"},
 		{`DELETE FROM audit`, "record 1: it is missing"},
 		{`UPDATE audit_checkpoints SET signed = replace(signed, '"seq":9', '"seq":8')`, "record 8: the checkpoint of this record in the database was changed"},
-		{`UPDATE audit_checkpoints SET signed = '{}'`, "store: read the checkpoints of the audit: record 9: its checkpoint in the database was changed"},
+		{`UPDATE audit_checkpoints SET signed = '{}'`, "record 9: its checkpoint in the database was changed"},
 	} {
 		db := manyAudit(t, 10)
 		ok(t, db.KeepCheckpoint(t.Context(), signedAt(t, must(db.AuditAt(t.Context(), 9))(t), audit.Plain)))
 		must(db.writer.Exec(c.change))(t)
-		var got string
-		if _, err := db.Checkpoints(t.Context()); err != nil {
-			got = err.Error()
-		} else {
-			got = verified(t, db)
-		}
-		if !strings.HasPrefix(got, c.want) {
+		if got := verified(t, db); !strings.HasPrefix(got, c.want) {
 			t.Errorf("%s: have %s\nwant %s", c.change, got, c.want)
 		}
 	}
@@ -406,6 +389,52 @@ func TestFile(t *testing.T) {
 	defer o.Close()
 	diff(t, "version of another program's", must(o.Version(ctx))(t), 0)
 }
+
+// TestExportAudit verifies exports, also of a part and of what retention has left.
+func TestExportAudit(t *testing.T) {
+	db := manyAudit(t, 2500)
+	ctx := t.Context()
+	accept := []ed25519.PublicKey{auditKey.Public().(ed25519.PublicKey)}
+	for _, seq := range []int64{1000, 2000} {
+		ok(t, db.KeepCheckpoint(ctx, signedAt(t, must(db.AuditAt(ctx, seq))(t), audit.Plain)))
+	}
+	when := func(seq int64) (at time.Time) {
+		ok(t, db.EachAudit(ctx, seq, seq, func(r AuditRecord) error { at = r.Time; return nil }))
+		return at
+	}
+	from, to := when(500), when(1500)
+	verify := func(o AuditExport) string {
+		var b bytes.Buffer
+		ok(t, db.ExportAudit(ctx, &b, o))
+		r, p, err := audit.VerifyExport(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil }, accept, nil)
+		ok(t, err)
+		if p != nil {
+			return p.Error()
+		}
+		return fmt.Sprintf("%d-%d signed %d names %d", r.First, r.Last, r.Signed, strings.Count(b.String(), `{"name":`))
+	}
+	diff(t, "all", verify(AuditExport{}), "1-2500 signed 2000 names 241")
+	diff(t, "no names", verify(AuditExport{NoNames: true}), "1-2500 signed 2000 names 0")
+	diff(t, "a part", verify(AuditExport{From: from, To: to, NoNames: true}), "500-1499 signed 1000 names 0")
+	diff(t, "its begin", verify(AuditExport{To: to, NoNames: true}), "1-1499 signed 1000 names 0")
+	diff(t, "its end", verify(AuditExport{From: to, NoNames: true}), "1500-2500 signed 2000 names 0")
+	diff(t, "nothing", verify(AuditExport{From: day.Add(100 * time.Hour)}), "0-0 signed 0 names 0")
+	ok(t, db.CutAudit(ctx, signedAt(t, must(db.AuditAt(ctx, 1999))(t), audit.Cut)))
+	diff(t, "what is left", verify(AuditExport{NoNames: true}), "2000-2500 signed 2000 names 0")
+	refused(t, db.ExportAudit(ctx, failing{}, AuditExport{}), errFailing, "export the audit")
+	empty := newDB(t)
+	var b bytes.Buffer
+	ok(t, empty.ExportAudit(ctx, &b, AuditExport{}))
+	if lines := strings.Count(b.String(), "\n"); lines != 2 {
+		t.Errorf("%s", b.String())
+	}
+}
+
+var errFailing = errors.New("the disk is full")
+
+type failing struct{}
+
+func (failing) Write([]byte) (int, error) { return 0, errFailing }
 
 // BenchmarkAudit lists of 100,000 records.
 func BenchmarkAudit(b *testing.B) {

@@ -2,12 +2,16 @@ package store
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
 	"time"
+
+	"keelson.dev/keelson/internal/audit"
 )
 
 // File is a database that is only read, without its key: while a process has it open, from a backup, or damaged.
@@ -76,6 +80,16 @@ func (f *File) AuditSpan(ctx context.Context, from, to time.Time) (first, last i
 
 // Checkpoints is [DB.Checkpoints].
 func (f *File) Checkpoints(ctx context.Context) ([]Checkpoint, error) { return f.db.Checkpoints(ctx) }
+
+// ExportAudit is [DB.ExportAudit].
+func (f *File) ExportAudit(ctx context.Context, w io.Writer, o AuditExport) error {
+	return f.db.ExportAudit(ctx, w, o)
+}
+
+// VerifyAudit is [DB.VerifyAudit].
+func (f *File) VerifyAudit(ctx context.Context, accept []ed25519.PublicKey, more []audit.Found) (audit.Report, *audit.Problem, error) {
+	return f.db.VerifyAudit(ctx, accept, more)
+}
 
 // Check is [DB.Check].
 func (f *File) Check(ctx context.Context) error { return f.db.Check(ctx) }

@@ -2,7 +2,7 @@
 CREATE TABLE audit (
     seq         INTEGER PRIMARY KEY, -- 1, 2, 3, …
     at          INTEGER NOT NULL,
-    actor       TEXT NOT NULL, -- an id of audit_names, or keelson
+    actor       TEXT NOT NULL, -- an id of audit_names, or system:keelson
     action      TEXT NOT NULL,
     object      TEXT NOT NULL,
     project     TEXT NOT NULL,
