@@ -196,7 +196,7 @@ func (h *Host) push(ctx context.Context, w http.ResponseWriter, r *http.Request,
 	}
 	if h.opts.OnPush != nil && len(changes) > 0 {
 		user, _, _ := r.BasicAuth()
-		h.opts.OnPush(Push{Repository: req.repo, User: user, Changes: changes, Options: asked.options, Job: h.job(r)})
+		h.opts.OnPush(Push{Repository: req.repo, User: user, Changes: changes, Options: asked.options, Address: addressOf(r), Job: h.job(r)})
 	}
 	return err
 }
