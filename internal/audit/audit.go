@@ -27,8 +27,8 @@ const (
 	Failed  = "failed"  // it was tried
 )
 
-// Self is the actor of what Keelson does by itself.
-const Self = "keelson"
+// Self is the actor of what Keelson does by itself. No person has a name that begins so.
+const Self = "system:keelson"
 
 // Bounds of an [Entry], in bytes.
 const (
