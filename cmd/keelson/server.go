@@ -257,7 +257,7 @@ func hostedAt(host *githost.Host, base string) func(raw string) (name string, ok
 		u.User = nil
 		name, ok := strings.CutPrefix(u.String(), strings.TrimSuffix(base, "/")+"/")
 		name = strings.TrimSuffix(strings.TrimSuffix(name, "/"), ".git")
-		return name, ok && githost.CheckName(name) == nil
+		return name, ok && githost.CheckName(name) == nil && !isWitness(name)
 	}
 }
 

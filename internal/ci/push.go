@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/store"
@@ -21,7 +22,9 @@ type Push struct {
 	User       string
 	Changes    []RefChange
 	Options    []string // of git push -o
-	Job        int64    `json:"-"` // that pushed, as long as it runs; 0: none did
+	// Audit is what is recorded of it, with the command that it is until its pipelines are made.
+	Audit []audit.Entry `json:"-"`
+	Job   int64         `json:"-"` // that pushed, as long as it runs; 0: none did
 }
 
 // RefChange is a ref that has changed: full name, and commits; a commit of zeroes: the ref was not there, or is not there any more.
@@ -43,7 +46,7 @@ func (s *Server) Pushed(p Push) {
 	ctx := context.WithoutCancel(s.lifetime())
 	data, err := json.Marshal(p)
 	if err == nil {
-		_, err = s.o.Store.Enqueue(ctx, store.Command{Kind: commandPush, User: p.User, Args: data})
+		_, err = s.o.Store.Enqueue(ctx, store.Command{Kind: commandPush, User: p.User, Args: data, Audit: p.Audit})
 	}
 	if err == nil {
 		return

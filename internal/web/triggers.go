@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/store"
 )
 
@@ -74,6 +75,7 @@ func TriggeredOf(p store.Pipeline, project string) Triggered {
 // Accepted is a request whose token is one of its project.
 type Accepted struct {
 	Project string // path
+	Who     string // whose token it is: a trigger's name, or a job
 	// Make makes the pipeline. Its errors are [ErrTriggerRef], or for whoever has asked.
 	Make func(ctx context.Context) (Triggered, error)
 }
@@ -84,6 +86,8 @@ type TriggersOptions struct {
 	// whoever has asked.
 	Accept func(ctx context.Context, t TriggerRequest) (Accepted, error)
 	Now    func() time.Time // nil: time.Now
+	// Record is that of [AuditOptions]. What a wrong token asks for is not recorded: whoever has none could fill the audit.
+	Record func(audit.Entry)
 }
 
 const (
@@ -208,6 +212,7 @@ func (s *triggers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var made Triggered
 	if err == nil {
 		made, err = accepted.Make(ctx)
+		recordTo(s.Record, r, audit.Entry{Actor: accepted.Who, Action: "pipeline.trigger", Object: madeObject(made.ID, accepted.Project), Project: accepted.Project, Detail: t.Ref}, err)
 	}
 	switch {
 	case errors.Is(err, ErrTriggerRef):
