@@ -56,6 +56,7 @@ type pipelineServer struct {
 	runners  runners
 	pods     *podJobs // nil: there are none
 	store    *store.DB
+	kept     *historyQueue
 	key      []byte
 	url      string // of the instance
 	log      *slog.Logger
@@ -90,7 +91,11 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	if err != nil {
 		return nil, err
 	}
-	s.close, s.store, s.key, s.url = append(s.close, db), db, key, inst.base()
+	if s.kept = own.history; s.kept == nil {
+		s.kept = newHistoryQueue(log)
+	}
+	s.kept.open(db)
+	s.close, s.store, s.key, s.url = append(s.close, db, s.kept), db, key, inst.base()
 	artifacts, err := artifact.Open(filepath.Join(dir, "artifacts"), artifact.Options{})
 	if err != nil {
 		return nil, err
@@ -194,10 +199,11 @@ func (s *pipelineServer) withPods(ctx context.Context, inst instance, url string
 
 // own is what somebody else than an instance has of their own.
 type own struct {
-	access  net.Listener // of the jobs' way to the cluster; nil: a port of 127.0.0.1
-	noShell string       // why no job runs in a shell of this machine; empty: they may
-	git     string       // where repositories are, as sources of the cluster name them; empty: as the instance has it
-	usual   string       // what runs the jobs of projects that do not say; empty: as the instance has it
+	access  net.Listener  // of the jobs' way to the cluster; nil: a port of 127.0.0.1
+	noShell string        // why no job runs in a shell of this machine; empty: they may
+	git     string        // where repositories are, as sources of the cluster name them; empty: as the instance has it
+	history *historyQueue // nil: it is begun here
+	usual   string        // what runs the jobs of projects that do not say; empty: as the instance has it
 }
 
 // noShell is said of jobs that nothing here runs.

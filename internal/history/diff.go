@@ -28,10 +28,13 @@ var serverFields = map[string]bool{
 
 // Diff gives the fields that differ between an object before and after, in the order of their paths, and how many more there are than
 // [MaxFields]. What only the API server writes does not count. Items of lists are told apart by their name where all have one, else by
-// their place; a list without names that has become longer or shorter is one field. Values are cut to [MaxValue]. The values of Secrets
-// have to be masked before: secret says that they were.
-func Diff(before, after map[string]any, secret bool) (fields []Field, more int) {
-	d := differ{secret: secret}
+// their place; a list without names that has become longer or shorter is one field. Values go through mask (nil: as they are), and are then
+// cut to [MaxValue]. The values of Secrets have to be masked before: secret says that they were.
+func Diff(before, after map[string]any, secret bool, mask func(string) string) (fields []Field, more int) {
+	if mask == nil {
+		mask = func(s string) string { return s }
+	}
+	d := differ{secret: secret, mask: mask}
 	d.maps("", before, after, 0)
 	return d.fields, d.more
 }
@@ -40,6 +43,7 @@ type differ struct {
 	fields []Field
 	more   int
 	secret bool
+	mask   func(string) string
 }
 
 func (d *differ) maps(at string, before, after map[string]any, depth int) {
@@ -148,11 +152,11 @@ func (d *differ) add(path string, was, is any) {
 		d.more++
 		return
 	}
-	d.fields = append(d.fields, Field{Path: cut(path, MaxValue), Before: Text(was), After: Text(is), Secret: d.secret})
+	d.fields = append(d.fields, Field{Path: cut(path, MaxValue), Before: cut(d.text(was), MaxValue), After: cut(d.text(is), MaxValue), Secret: d.secret})
 }
 
-// Text is a value as people read it: a text as it is (an empty one as ""), what has parts as JSON, cut to [MaxValue]; none is empty.
-func Text(v any) string {
+// text is a value as people read it: a text as it is (an empty one as ""), what has parts as JSON; none is empty.
+func (d *differ) text(v any) string {
 	switch v := v.(type) {
 	case nil:
 		return ""
@@ -160,11 +164,33 @@ func Text(v any) string {
 		if v == "" {
 			return `""`
 		}
-		return cut(strings.ToValidUTF8(v, "\uFFFD"), MaxValue)
+		return strings.ToValidUTF8(d.mask(v), "\uFFFD")
 	}
+	v = d.masked(v)
 	b, err := json.Marshal(v)
 	if err != nil { // it came as JSON
-		return cut(fmt.Sprint(v), MaxValue)
+		return fmt.Sprint(v)
 	}
-	return cut(string(b), MaxValue)
+	return string(b)
+}
+
+// masked gives a value with its texts masked, before JSON writes them in another way.
+func (d *differ) masked(v any) any {
+	switch v := v.(type) {
+	case string:
+		return d.mask(v)
+	case []any:
+		out := make([]any, len(v))
+		for i := range v {
+			out[i] = d.masked(v[i])
+		}
+		return out
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for key := range v {
+			out[key] = d.masked(v[key])
+		}
+		return out
+	}
+	return v
 }

@@ -49,7 +49,7 @@ func (db *DB) KeepDeliveries(ctx context.Context, all []history.Delivery) error 
 			return db.wrap(doing, err)
 		}
 		if d.Key == "" || d.App.Name == "" || d.Status == "" {
-			return db.wrap(doing, errors.New("a delivery needs a key, an app and a status"))
+			return db.wrap(doing, fmt.Errorf("a delivery needs a key, an app and a status: %w", ErrInvalid))
 		}
 	}
 	return db.wrap(doing, db.write(ctx, false, func(tx *tx) error {
