@@ -364,6 +364,31 @@ func (db *DB) ChangesOf(ctx context.Context, f ObjectFilter, tell func(ObjectCha
 	return db.wrap("changes of "+f.Name, err)
 }
 
+// ObjectsOf gives the objects that people may mean by a name, of which anything is known; at most 20.
+func (db *DB) ObjectsOf(ctx context.Context, f ObjectFilter) ([]history.Object, error) {
+	cond, args := objectWhere(f.Kinds, f.Namespace, f.Name)
+	var all []history.Object
+	err := db.read(ctx, func(tx *tx) error {
+		return tx.each(func(scan func(...any) error) error {
+			var o history.Object
+			err := scan(&o.Group, &o.Kind, &o.Namespace, &o.Name)
+			all = append(all, o)
+			return err
+		}, `SELECT api_group, kind, namespace, name FROM delivery_objects WHERE `+cond+` UNION SELECT api_group, kind, namespace, name FROM repairs WHERE `+cond+
+			` ORDER BY 3, 2, 1 LIMIT 20`, append(args, args...)...)
+	})
+	return all, db.wrap("objects of the name "+f.Name, err)
+}
+
+// HistoryBegins tells when the first delivery began of those that are kept; zero: there is none.
+func (db *DB) HistoryBegins(ctx context.Context) (time.Time, error) {
+	var began int64
+	err := db.read(ctx, func(tx *tx) error {
+		return tx.row(`SELECT coalesce(min(began), 0) FROM deliveries`).Scan(&began)
+	})
+	return at(began), db.wrap("when the history begins", err)
+}
+
 // KeepRepairs keeps drift that was undone, all of it or nothing. What is undone again and again within an hour is one repair that counts.
 func (db *DB) KeepRepairs(ctx context.Context, all []history.Repair) error {
 	doing := fmt.Sprintf("keep %d repairs", len(all))

@@ -32,6 +32,7 @@ func (s *pipelines) historyIn(mux *http.ServeMux) {
 	mux.HandleFunc("GET /api/v1/deliveries", s.deliveries)
 	mux.HandleFunc("GET /api/v1/deliveries/{id}", s.delivery)
 	mux.HandleFunc("GET /api/v1/repairs", s.repairs)
+	mux.HandleFunc("GET /api/v1/why", s.why)
 }
 
 // asked reads the filters of a list: of what people write, of times and of numbers. What is wrong with them has been answered where it is false.
@@ -160,4 +161,108 @@ func (s *pipelines) repairs(w http.ResponseWriter, r *http.Request) {
 		out.Next = all[len(all)-1].ID
 	}
 	answerJSON(w, out)
+}
+
+// why tells who has made an object what it is.
+func (s *pipelines) why(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), readLimit)
+	defer cancel()
+	var q history.Question
+	if !asked(w, r, map[string]*string{"kind": &q.Kind, "name": &q.Name, "namespace": &q.Namespace, "field": &q.Field}, map[string]*time.Time{"at": &q.At}, nil) {
+		return
+	}
+	f := store.ObjectFilter{Kinds: history.Kinds(q.Kind), Namespace: q.Namespace, Name: q.Name, At: q.At}
+	if len(f.Kinds) == 0 || q.Name == "" {
+		refuse(w, http.StatusBadRequest, errors.New("kind and name are needed, as kind=ingress&name=shop"))
+		return
+	}
+	candidates, err := s.Store.ObjectsOf(ctx, f)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	if len(candidates) > 1 {
+		var names []string
+		for _, o := range candidates {
+			names = append(names, o.String())
+		}
+		refuse(w, http.StatusConflict, fmt.Errorf("%s/%s may be one of %s: say the namespace, or the whole kind", q.Kind, q.Name, strings.Join(names, ", ")))
+		return
+	}
+	e, err := s.evidence(ctx, q, f)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	a := history.Decide(q, e)
+	if len(candidates) == 1 {
+		a.Object = candidates[0]
+	}
+	answerJSON(w, a)
+}
+
+// evidence gathers what is known about an object.
+func (s *pipelines) evidence(ctx context.Context, q history.Question, f store.ObjectFilter) (e history.Evidence, err error) {
+	if e.Begins, err = s.Store.HistoryBegins(ctx); err != nil {
+		return e, err
+	}
+	if e.Steps, err = s.steps(ctx, q.Field, f, 1+history.MaxEarlier); err != nil {
+		return e, err
+	}
+	if e.Repairs, err = s.Store.Repairs(ctx, store.RepairFilter{Kinds: f.Kinds, Namespace: f.Namespace, Name: f.Name, To: q.At, Limit: 50}); err != nil || len(e.Steps) == 0 {
+		return e, err
+	}
+	d := e.Steps[0].Delivery
+	if d.Trigger == history.BySpec {
+		declared, err := s.steps(ctx, "", store.ObjectFilter{
+			Kinds: []string{strings.ToLower(d.App.Kind)}, Namespace: d.App.Namespace, Name: d.App.Name, At: d.Began,
+		}, 1)
+		if err != nil {
+			return e, err
+		}
+		if len(declared) > 0 {
+			e.Declaration = &declared[0]
+		}
+	}
+	if d.SHA == "" {
+		return e, nil
+	}
+	if e.Approvals, err = s.Store.Plays(ctx, d.SHA); err != nil {
+		return e, err
+	}
+	played, err := s.Store.Pipelines(ctx, store.PipelineFilter{SHA: d.SHA, Top: true, Limit: 10})
+	if err != nil {
+		return e, err
+	}
+	paths, err := s.paths(ctx)
+	for _, p := range played {
+		e.Pipelines = append(e.Pipelines, history.Pipeline{ID: p.ID, Project: paths[p.Project], Status: p.Status, User: p.User, Finished: p.Finished})
+	}
+	return e, err
+}
+
+// steps gives the last changes of an object that have to do with a field, the newest first.
+func (s *pipelines) steps(ctx context.Context, field string, f store.ObjectFilter, most int) ([]history.Step, error) {
+	var changes []store.ObjectChange
+	err := s.Store.ChangesOf(ctx, f, func(c store.ObjectChange) bool {
+		if history.Relevant(field, c.Change) {
+			changes = append(changes, c)
+		}
+		return len(changes) < most
+	})
+	var out []history.Step
+	for _, c := range changes {
+		if err != nil {
+			return nil, err
+		}
+		step := history.Step{Change: c.Change}
+		step.Delivery, err = s.Store.Delivery(ctx, c.Delivery)
+		if errors.Is(err, store.ErrNotFound) { // it was let go of meanwhile
+			err = nil
+			continue
+		}
+		step.Delivery.Changes = nil
+		out = append(out, step)
+	}
+	return out, err
 }

@@ -101,6 +101,7 @@ type PipelinesOptions struct {
 //	POST /api/v1/environments/ID/stop|rollback       [AskEnvironment]; answered with the environment when it is asked for
 //	GET  /api/v1/deliveries?app=&environment=&author=&status=&trigger=&sha=&object=KIND/NS/NAME&q=&from=&to=&before=&limit=
 //	GET  /api/v1/deliveries/ID
+//	GET  /api/v1/why?kind=&name=&namespace=&field=&at=   [history.Answer]
 //	GET  /api/v1/repairs?app=&object=&manager=&from=&to=&before=&limit=
 //	GET  /api/v1/projects/variables?project=
 //	GET  /api/v1/events?project=&pipeline=      a stream of the changes of pipelines, jobs, environments, deployments, deliveries and repairs
