@@ -62,17 +62,26 @@ func approvers(lines []string) []string {
 		case line == "", gitlabMerge.MatchString(line):
 			continue
 		case m == nil: // a paragraph of prose: nothing above it is a trailer
-			slices.Reverse(out)
-			return out
+			return once(out)
 		}
 		switch strings.ToLower(m[1]) {
 		case "approved-by", "reviewed-by":
-			if who := person(m[2]); who != "" && len(out) < maxApprovers && !slices.Contains(out, who) {
+			if who := person(m[2]); who != "" && len(out) < maxApprovers {
 				out = append(out, who)
 			}
 		}
 	}
-	slices.Reverse(out)
+	return once(out)
+}
+
+// once gives the people of trailers in their order, each of them once. They come in the opposite order.
+func once(all []string) []string {
+	var out []string
+	for _, who := range slices.Backward(all) {
+		if !slices.Contains(out, who) {
+			out = append(out, who)
+		}
+	}
 	return out
 }
 
