@@ -78,7 +78,7 @@ func newRecording(p *pass, o occasion, now time.Time) *recording {
 	if o.previous.Commit != rev.Commit {
 		d.Previous = o.previous.Commit
 	}
-	same := o.previous.Commit == rev.Commit && o.previous.Name == rev.Name
+	same := o.previous.Commit == rev.Commit
 	if d.Trigger == "" {
 		d.Trigger = history.BySpec
 		if !same {
@@ -220,7 +220,7 @@ func (a *apps) concludeDelivery(p *pass, out delivery.Outcome, previous delivery
 			return
 		}
 		if r == nil || r.done || r.d.Revision != rev.String() {
-			if previous == rev || r != nil && r.d.Revision == rev.String() { // it was delivered, and is in trouble since
+			if previous.Commit == rev.Commit || r != nil && r.d.Revision == rev.String() { // it was delivered, and is in trouble since
 				return
 			}
 			a.endsDelivery(st, history.Superseded)
@@ -252,4 +252,41 @@ func (k *kustomizations) occasion(p *kustomizationPass) occasion {
 		o.trigger = history.BySync
 	}
 	return o
+}
+
+// occasion tells why an Application is synced.
+func (a *applications) occasion(p *applicationPass, op delivery.Operation) occasion {
+	o := occasion{previous: a.previous(p), actor: op.Request.By}
+	switch held := p.req.App.Sync != nil && p.req.App.Sync.Held != nil; {
+	case op.Request.Healing:
+		o.trigger = history.ByDrift
+	case op.Request.By != "" && held:
+		o.trigger = history.ByRollback
+	case op.Request.By != "":
+		o.trigger = history.BySync
+	}
+	return o
+}
+
+// previous is what was synced last.
+func (a *applications) previous(p *applicationPass) delivery.Revision {
+	if was := a.reg.standOf(p.app.ID).applied; was.Commit != "" && a.reg.standOf(p.app.ID).ready {
+		return was
+	}
+	if n := len(p.obj.Status.History); n > 0 {
+		return delivery.Revision{Commit: p.obj.Status.History[n-1].Revision}
+	}
+	return delivery.Revision{}
+}
+
+// concludesOperation notes how an operation has ended.
+func (a *applications) concludesOperation(p *applicationPass, op delivery.Operation) {
+	if op.Request.DryRun {
+		return
+	}
+	out := delivery.Outcome{Phase: delivery.Ready, Reason: string(op.Phase)}
+	if op.Phase != delivery.OperationSucceeded {
+		out.Phase, out.Message = delivery.Failing, p.secrets.Text(op.Message)
+	}
+	a.concludeDelivery(&p.pass, out, a.previous(p))
 }
