@@ -87,7 +87,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	if err != nil {
 		return nil, err
 	}
-	db, err := store.Open(filepath.Join(dir, "store.db"), store.Options{Key: key, Logger: log})
+	db, err := store.Open(filepath.Join(dir, "store.db"), store.Options{Key: key, Logger: log, PostgreSQL: own.database, Lost: own.lost})
 	if err != nil {
 		return nil, err
 	}
@@ -204,6 +204,9 @@ type own struct {
 	git     string        // where repositories are, as sources of the cluster name them; empty: as the instance has it
 	history *historyQueue // nil: it is begun here
 	usual   string        // what runs the jobs of projects that do not say; empty: as the instance has it
+
+	database string // a PostgreSQL one; empty: a file
+	lost     func() // is told when another process has taken it
 }
 
 // noShell is said of jobs that nothing here runs.

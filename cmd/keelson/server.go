@@ -349,7 +349,7 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 	log := slog.New(slog.NewTextHandler(g.err, nil))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ended := make(chan error, 7) // one for each part, so that none waits
+	ended := make(chan error, 8) // one for each part, so that none waits
 	defer startTracing(ctx, log)()
 	var state lazyState
 	if err := observed.serve(ctx, log, &state, ended); err != nil {

@@ -92,6 +92,9 @@ func (o *serverCI) check() error {
 	return nil
 }
 
+// databaseVariable is the environment variable with the address of a PostgreSQL database. It is no flag: it may have a password.
+const databaseVariable = "KEELSON_DATABASE_URL"
+
 // serverPipelines plays the pipelines of keelson server.
 type serverPipelines struct {
 	o      serverCI
@@ -213,6 +216,10 @@ func (s *serverPipelines) start(ctx context.Context, kubeconfig string, ended ch
 	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, history: s.kept, git: s.o.url + githostPath}
 	if s.o.shell {
 		mine.noShell = ""
+	}
+	mine.database = os.Getenv(databaseVariable)
+	mine.lost = func() {
+		ended <- hintf(errors.New("another Keelson has the database now"), "a lease that two servers hold is that of two clusters: give each cluster a database")
 	}
 	inst := instance{Token: s.token, External: true, Kubeconfig: kubeconfig}
 	p, err := startPipelines(filepath.Join(s.data, ciDir), inst, s.host, s.o.jobs, int64(s.o.log)<<20, mine, s.log)
