@@ -198,6 +198,11 @@ func (a *apps) concludeDelivery(p *pass, out delivery.Outcome, previous delivery
 		if r == nil {
 			return
 		}
+		if !r.done && r.d.Revision != rev.String() && r.d.Applied.IsZero() { // what is there is something newer, for which nothing had to be done
+			a.endsDelivery(st, history.Superseded)
+			st.recording = nil
+			return
+		}
 		if !r.done {
 			now := a.now()
 			r.d.Status, r.d.Message, r.d.Finished, r.done = history.Succeeded, "", now, true
