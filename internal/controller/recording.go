@@ -13,6 +13,7 @@ import (
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/plan"
 	"keelson.dev/keelson/internal/redact"
+	"keelson.dev/keelson/internal/release"
 )
 
 // Recorder is told what is delivered and what is repaired, for the history of both. Its methods return at once, whatever becomes of what
@@ -294,4 +295,74 @@ func (a *applications) concludesOperation(p *applicationPass, op delivery.Operat
 		out.Phase, out.Message = delivery.Failing, p.secrets.Text(op.Message)
 	}
 	a.concludeDelivery(&p.pass, out, a.previous(p))
+}
+
+// recordAction tells that an action on a release begins that changes it.
+func (h *helmReleases) recordAction(p *helmPass, d release.Decision) {
+	switch d.Action {
+	case release.Install, release.Upgrade, release.TakeOver, release.Rollback, release.Uninstall:
+	default:
+		return
+	}
+	o := occasion{}
+	version := p.chart.Version
+	if last := p.helm.record.Latest(); last != nil {
+		o.previous = delivery.Revision{Commit: last.ChartVersion}
+	}
+	switch {
+	case d.Action == release.Rollback:
+		o.trigger = history.ByRollback
+		for _, s := range p.helm.record.History {
+			if s.Version == d.Version {
+				version = s.ChartVersion
+			}
+		}
+	case d.Action == release.Uninstall && d.Remedy:
+		o.trigger = history.ByRollback
+	}
+	p.req.Snapshot = delivery.Snapshot{Revision: delivery.Revision{Commit: version}}
+	if h.recordsHistory() { // each action is a delivery of its own: Helm keeps a version for each
+		h.endsDelivery(p.st, history.Superseded)
+		p.st.recording = newRecording(&p.pass, o, h.now())
+		r := p.st.recording
+		r.d.Revision, r.d.SHA, r.d.Previous, r.quiet = version, "", "", false
+		r.d.Message = string(d.Action) + " of " + p.want.ChartName
+		h.tellDelivery(r)
+	}
+}
+
+// recordResult notes what an action has come to.
+func (h *helmReleases) recordResult(p *helmPass, a *acting, failed error) {
+	r := p.st.recording
+	if !h.recordsHistory() || r == nil || r.done {
+		return
+	}
+	switch a.decision.Action {
+	case release.Install, release.Upgrade, release.TakeOver, release.Rollback, release.Uninstall:
+	default:
+		return
+	}
+	for _, c := range a.result.Changed {
+		change := history.Change{Object: objectOf(c.Ref), Verb: string(delivery.Update)}
+		switch {
+		case c.Before == nil:
+			change.Verb = string(delivery.Create)
+		case c.After == nil:
+			change.Verb = string(delivery.Delete)
+		default:
+			change.Fields, change.More = fieldsOf(apply.Result{Before: c.Before, Object: c.After}, p.secrets)
+		}
+		r.d.Changes = append(r.d.Changes, change)
+		r.d.Objects++
+	}
+	now := h.now()
+	r.d.Finished, r.done = now, true
+	if failed != nil {
+		r.d.Status, r.d.Message = history.Failed, p.secrets.Text(failed.Error())
+		h.tellDelivery(r)
+		p.st.recording = nil
+		return
+	}
+	r.d.Status, r.d.Applied = history.Succeeded, now
+	h.tellDelivery(r)
 }

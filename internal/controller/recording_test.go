@@ -198,3 +198,26 @@ func TestSyncsAreRecorded(t *testing.T) {
 	w.recorded(d, "argocd", w.name("web"), `sync  "test" by testjane: succeeded Healthy, create ConfigMap a`,
 		`commit  "test" by test: succeeded Healthy, update ConfigMap a (data.v one → two)`)
 }
+
+// TestReleasesAreRecorded: what Helm's actions change, and how they end.
+func TestReleasesAreRecorded(t *testing.T) {
+	w := newWorld(t)
+	d := w.keepsDiary()
+	w.push(chart("1.0.0", nil))
+	w.helmRelease("web", "  values: {v: one}\n")
+	w.released("web", 1)
+	w.helmRelease("web", "  values: {v: two}\n  upgrade: {remediation: {retries: 1, remediateLastFailure: true}}\n")
+	w.released("web", 2)
+	begun := `commit  "" by : succeeded Healthy, create ConfigMap web`
+	changed := `spec  "" by : succeeded Healthy, update ConfigMap web (data.v one → two)`
+	w.recorded(d, w.ns, "web", begun, changed)
+
+	w.push(chart("2.0.0", map[string]string{"templates/bad.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: No Name}\n"}))
+	w.eventually("the failures", func() error {
+		lines := d.of(w.ns, "web")
+		if len(lines) < 4 || !strings.HasPrefix(lines[2], `commit  "" by : failed`) || !strings.HasPrefix(lines[3], `rollback  "" by : succeeded`) {
+			return fmt.Errorf("it says:\n%s", strings.Join(lines, "\n"))
+		}
+		return nil
+	})
+}

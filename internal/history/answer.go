@@ -122,7 +122,7 @@ func Decide(q Question, e Evidence) Answer {
 	}
 	a.Approvals = append(a.Approvals, e.Approvals...)
 	a.Pipelines = e.Pipelines
-	if d.Trigger == BySpec {
+	if d.Trigger == BySpec || d.SHA == "" { // of a chart it is the declaration that names the version
 		a.Declaration = e.Declaration
 	}
 	a.Repairs = repairsSince(q, e.Repairs, d.Began)

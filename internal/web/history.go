@@ -213,7 +213,7 @@ func (s *pipelines) evidence(ctx context.Context, q history.Question, f store.Ob
 		return e, err
 	}
 	d := e.Steps[0].Delivery
-	if d.Trigger == history.BySpec {
+	if d.Trigger == history.BySpec || d.SHA == "" {
 		declared, err := s.steps(ctx, "", store.ObjectFilter{
 			Kinds: []string{strings.ToLower(d.App.Kind)}, Namespace: d.App.Namespace, Name: d.App.Name, At: d.Began,
 		}, 1)
