@@ -430,7 +430,7 @@ func (k *kustomizations) settle(ctx context.Context, p *kustomizationPass, state
 		}
 	}
 	mem.Done(state)
-	k.appliedDelivery(p.st, state.Health)
+	k.appliedDelivery(&p.pass, state.Health)
 	if err := k.records.Save(p.app.ID, mem); err != nil {
 		k.log.Warn("remember a delivery", "error", err) // a restart will look closer
 	}

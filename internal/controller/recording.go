@@ -176,11 +176,13 @@ func repairOf(p *pass, res apply.Result, secrets *redact.Redactor, now time.Time
 }
 
 // appliedDelivery notes that the cluster has all of what is delivered.
-func (a *apps) appliedDelivery(st *appState, health delivery.Health) {
-	if r := st.recording; r != nil && !r.done && r.d.Applied.IsZero() {
-		r.d.Applied, r.d.Health = a.now(), string(health.Status)
-		a.tellDelivery(r)
+func (a *apps) appliedDelivery(p *pass, health delivery.Health) {
+	r := p.st.recording
+	if r == nil || r.done || !r.d.Applied.IsZero() || r.d.Status == history.Failed && r.d.Revision != p.req.Snapshot.Revision.String() {
+		return
 	}
+	r.d.Applied, r.d.Health = a.now(), string(health.Status)
+	a.tellDelivery(r)
 }
 
 // notDeliveries are the reasons of faults before anything of a revision is tried.
