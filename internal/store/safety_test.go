@@ -153,8 +153,8 @@ func TestMigrations(t *testing.T) {
 		files fstest.MapFS
 		says  string
 	}{
-		{fstest.MapFS{"migrations/0001_a.sql": {}, "migrations/0003_b.sql": {}}, "0003_b should have the number 2"},
-		{fstest.MapFS{"migrations/a.sql": {}}, "a should have the number 1"},
+		{fstest.MapFS{"migrations/0001_a.sql": {}, "migrations/0001_b.sql": {}}, "0001_b has no number, or that of another one"},
+		{fstest.MapFS{"migrations/a.sql": {}}, "migration a has no number"},
 	} {
 		_, err := readMigrations(c.files)
 		refused(t, err, nil, c.says)

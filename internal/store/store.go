@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -234,8 +235,8 @@ func readMigrations(from fs.FS) ([]migration, error) {
 		name := strings.TrimSuffix(filepath.Base(file), ".sql")
 		number, _, _ := strings.Cut(name, "_")
 		version, err := strconv.Atoi(number)
-		if err != nil || version != i+1 {
-			return nil, fmt.Errorf("migration %s should have the number %d", name, i+1)
+		if err != nil || version < 1 || i > 0 && version <= all[i-1].version {
+			return nil, fmt.Errorf("migration %s has no number, or that of another one", name)
 		}
 		all[i] = migration{version, name, string(text)}
 	}
@@ -248,20 +249,23 @@ func (db *DB) migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var has int
+	var has []int64
 	err = db.write(ctx, true, func(tx *tx) error {
 		if _, err := tx.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied INTEGER NOT NULL) STRICT`); err != nil {
 			return err
 		}
-		return tx.row(`SELECT coalesce(max(version), 0) FROM schema_migrations`).Scan(&has)
+		return tx.numbers(&has, `SELECT version FROM schema_migrations ORDER BY version`)
 	})
 	if err != nil {
 		return err
 	}
-	if has > len(all) {
-		return fmt.Errorf("%w: it has version %d, and this program knows %d; start the newer program, or put back the backup from before it", ErrTooNew, has, len(all))
+	if newest := all[len(all)-1].version; len(has) > 0 && has[len(has)-1] > int64(newest) {
+		return fmt.Errorf("%w: it has version %d, and this program knows %d; start the newer program, or put back the backup from before it", ErrTooNew, has[len(has)-1], newest)
 	}
-	for _, m := range all[has:] {
+	for _, m := range all {
+		if slices.Contains(has, int64(m.version)) {
+			continue
+		}
 		err := db.write(ctx, true, func(tx *tx) error {
 			if _, err := tx.ExecContext(ctx, m.sql); err != nil {
 				return err
