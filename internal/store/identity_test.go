@@ -86,3 +86,23 @@ func TestSessions(t *testing.T) {
 		t.Errorf("an ended session: %v", err)
 	}
 }
+
+// TestListsOfSomeProjects: a list has only what is of the projects that it is asked for.
+func TestListsOfSomeProjects(t *testing.T) {
+	db, ctx := newDB(t), t.Context()
+	var ids []int64
+	for i := range 3 {
+		p := must(db.EnsureProject(ctx, fmt.Sprintf("group/p%d", i)))(t)
+		ids = append(ids, p.ID)
+		_, _, err := db.BeginDeployment(ctx, Environment{Project: p.ID, Name: "production", Slug: "production"}, Deployment{Pipeline: 1, Job: int64(10 + i), SHA: "sha", Ref: "main"})
+		ok(t, err)
+	}
+	for _, c := range []struct {
+		projects []int64
+		want     int
+	}{{nil, 3}, {[]int64{}, 0}, {ids[:1], 1}, {ids[:2], 2}, {ids, 3}, {[]int64{99}, 0}} {
+		if all := must(db.Environments(ctx, EnvironmentFilter{Projects: c.projects}))(t); len(all) != c.want {
+			t.Errorf("of %v: %d environments, want %d", c.projects, len(all), c.want)
+		}
+	}
+}
