@@ -10,9 +10,10 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
-	"os/user"
 	"strings"
 	"time"
+
+	"keelson.dev/keelson/internal/identity"
 )
 
 // The environment variables that name a keelson server and its token, where the API is not that of an instance.
@@ -63,9 +64,7 @@ func (g *global) sendAPI(ctx context.Context, method, path string, body []byte, 
 	for name, value := range headers {
 		req.Header.Set(name, value)
 	}
-	if me, err := user.Current(); err == nil {
-		req.Header.Set("X-Keelson-User", me.Username)
-	}
+	req.Header.Set(identity.UserHeader, thisUser())
 	res, err := (&http.Client{Transport: &http.Transport{}}).Do(req) // no proxy: the host is on this machine
 	if err != nil {
 		return inst, nil, hintf(err, "keelson up --data %s starts the instance", g.data)

@@ -23,6 +23,7 @@ import (
 	"keelson.dev/keelson/internal/controller"
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/pipeline/executor/pod"
+	"keelson.dev/keelson/internal/store"
 	"keelson.dev/keelson/internal/web"
 )
 
@@ -103,6 +104,9 @@ type serverPipelines struct {
 	late   lateProjects
 	log    *slog.Logger
 	server *http.Server
+	people *people
+	store  *store.DB
+	key    []byte
 }
 
 // lateProjects keeps the Projects of the cluster from when pipelines are played, which is after the controllers have begun.
@@ -155,12 +159,9 @@ func (l *lateProjects) Forget(name types.NamespacedName) {
 }
 
 // openServerPipelines opens the Git host. Nothing is played or served before [serverPipelines.start].
-func openServerPipelines(data string, o serverCI, log *slog.Logger) (*serverPipelines, error) {
-	s := &serverPipelines{o: o, data: data, log: log, pushes: make(chan string), late: lateProjects{ready: make(chan struct{})}}
+func openServerPipelines(data string, o serverCI, who *serverPeople, log *slog.Logger) (*serverPipelines, error) {
+	s := &serverPipelines{o: o, data: data, log: log, people: who.people, store: who.store, key: who.key, token: who.token, pushes: make(chan string), late: lateProjects{ready: make(chan struct{})}}
 	var err error
-	if s.token, err = serverToken(filepath.Join(data, ciDir, "token")); err != nil {
-		return nil, err
-	}
 	s.host, err = githost.New(githost.Options{
 		Root: filepath.Join(data, gitDir), Token: s.token, GuardReads: true, Allow: s.ci.allow, Job: s.ci.job,
 		OnPush: func(p githost.Push) {
@@ -209,12 +210,12 @@ func (s *serverPipelines) start(ctx context.Context, kubeconfig string, ended ch
 	if err != nil {
 		return hintf(fmt.Errorf("listen: %w", err), "--ci-access takes HOST:PORT")
 	}
-	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, git: s.o.url + githostPath}
+	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, git: s.o.url + githostPath, store: s.store, key: s.key}
 	if s.o.shell {
 		mine.noShell = ""
 	}
 	inst := instance{Token: s.token, External: true, Kubeconfig: kubeconfig}
-	p, err := startPipelines(filepath.Join(s.data, ciDir), inst, s.host, s.o.jobs, int64(s.o.log)<<20, mine, s.log)
+	p, err := startPipelines(filepath.Join(s.data, ciDir), inst, s.host, s.o.jobs, int64(s.o.log)<<20, mine, s.people, s.log)
 	if err != nil {
 		return err
 	}
@@ -256,9 +257,10 @@ func (s *serverPipelines) serve(ctx context.Context, p *pipelineServer, ended ch
 	mux := http.NewServeMux()
 	mux.Handle(githost.Prefix, s.host)
 	mux.Handle(githost.APIPath, s.host.API())
-	mux.Handle(web.PipelinesPath, p.open)
-	mux.Handle(web.SchedulesPath, p.schedules(s.token))
-	mux.Handle(web.SchedulesPath+"/", p.schedules(s.token))
+	mux.Handle(web.PipelinesPath, s.people.Guard(p.open))
+	mux.Handle(web.SchedulesPath, s.people.Guard(p.plans))
+	mux.Handle(web.SchedulesPath+"/", s.people.Guard(p.plans))
+	s.people.routes(mux, func(next http.Handler) http.Handler { return next })
 	mux.Handle(web.TriggersPath, p.triggers)
 	mux.Handle(pod.Path, p.pods.Handler())
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

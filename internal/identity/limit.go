@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 )
@@ -66,7 +67,7 @@ func (l *limiter) fail(key string, free int) {
 	l.of[key] = f
 }
 
-// undo takes back what fail has counted: the login was right.
+// undo takes back one failure of an address: the login was right. The others stay.
 func (l *limiter) undo(key string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -79,18 +80,29 @@ func (l *limiter) undo(key string) {
 	l.of[key] = f
 }
 
-// drop makes room: whatever is forgotten anyway goes, else the one that failed longest ago.
+// forget forgets the failures of a user who has logged in.
+func (l *limiter) forget(key string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.of, key)
+}
+
+// drop makes room for an eighth: whatever is forgotten anyway goes, then some of the users, whose names whoever tries makes up, then others.
 func (l *limiter) drop(now time.Time) {
-	oldest, at := "", now
-	for key, f := range l.of {
-		if now.Sub(f.last) > forgotten {
-			delete(l.of, key)
-		} else if !f.last.After(at) {
-			oldest, at = key, f.last
+	const most = maxCounted - maxCounted/8
+	for _, goes := range []func(key string, f failures) bool{
+		func(_ string, f failures) bool { return now.Sub(f.last) > forgotten },
+		func(key string, _ failures) bool { return strings.HasPrefix(key, "user ") },
+		func(string, failures) bool { return true },
+	} {
+		for key, f := range l.of {
+			if len(l.of) <= most {
+				return
+			}
+			if goes(key, f) {
+				delete(l.of, key)
+			}
 		}
-	}
-	if len(l.of) >= maxCounted {
-		delete(l.of, oldest)
 	}
 }
 

@@ -61,6 +61,12 @@ func (s *Service) Routes(mux *http.ServeMux) {
 	}
 }
 
+// Paths are what [Service.Routes] serves, as patterns of a mux.
+var Paths = []string{
+	LoginPath, LoginPath + "/", "/logout", "/api/v1/me", "/api/v1/session", "/api/v1/session/", "/api/v1/login-links",
+	"/api/v1/users", "/api/v1/users/", "/api/v1/tokens", "/api/v1/tokens/",
+}
+
 // open is in front of what people do who are not known yet: another site's page cannot have them log in as somebody else.
 func (s *Service) open(next http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -160,8 +166,9 @@ func (s *Service) login(r *http.Request, c credentials) (value string, h store.H
 	if h, until, err = s.check(ctx, c); err != nil {
 		return "", store.Holder{}, until, err
 	}
-	for _, key := range keys {
-		s.tries.undo(key)
+	s.tries.undo(keys[0])
+	if len(keys) > 1 {
+		s.tries.forget(keys[1])
 	}
 	value, until, err = s.begin(ctx, h, until)
 	if err != nil {

@@ -251,7 +251,7 @@ func (s *Service) confirmed(w http.ResponseWriter, r *http.Request, u store.User
 		refuse(w, http.StatusForbidden, errors.New("the current password is wrong"))
 		return false
 	}
-	s.tries.undo(key)
+	s.tries.forget(key)
 	return true
 }
 

@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -44,9 +45,13 @@ func (a access) target(ctx context.Context, path string) (Target, error) {
 	if a.where == nil {
 		return on, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, readLimit)
+	defer cancel()
 	var err error
-	on.Namespace, on.Name, err = a.where(ctx, path)
-	return on, err
+	if on.Namespace, on.Name, err = a.where(ctx, path); err != nil {
+		return on, fmt.Errorf("find the project %s: %w", path, err)
+	}
+	return on, nil
 }
 
 // may asks whether who is in front may do a verb to a project; where not, the request has been answered.

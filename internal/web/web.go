@@ -121,10 +121,10 @@ func New(opts Options) http.Handler {
 	mux.HandleFunc("GET /api/apps", s.apps)
 	mux.HandleFunc("GET /api/sources", s.sources)
 	if opts.Metrics != nil {
-		mux.Handle("GET /metrics", opts.Metrics)
+		mux.Handle("GET /metrics", s.watching(opts.Metrics))
 	}
 	if opts.Pprof != nil {
-		mux.Handle("/debug/pprof/", opts.Pprof)
+		mux.Handle("/debug/pprof/", s.watching(opts.Pprof))
 	}
 	inside := http.Handler(mux)
 	if opts.Guard != nil {
@@ -134,6 +134,15 @@ func New(opts Options) http.Handler {
 	outside.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	outside.Handle("/", inside)
 	return s.guard(outside)
+}
+
+// watching is in front of what tells about the process itself.
+func (s *server) watching(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.Authorize.allowed(w, r, VerbGet, Target{Group: KeelsonGroup, Resource: "metrics"}) {
+			next.ServeHTTP(w, r)
+		}
+	})
 }
 
 // guard sets the headers that every answer has and turns away requests under a foreign host name.
