@@ -84,14 +84,11 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	if err := os.MkdirAll(builds, 0o700); err != nil {
 		return nil, fmt.Errorf("make the directory of jobs: %w", err)
 	}
-	key, db := own.key, own.store
-	if db == nil {
-		if key, db, err = openDatabase(dir, log); err != nil {
-			return nil, err
-		}
-		s.close = append(s.close, db)
+	key, db, err := openDatabase(dir, own, log)
+	if err != nil {
+		return nil, err
 	}
-	s.store, s.key, s.url = db, key, inst.base()
+	s.close, s.store, s.key, s.url = append(s.close, db), db, key, inst.base()
 	artifacts, err := artifact.Open(filepath.Join(dir, "artifacts"), artifact.Options{})
 	if err != nil {
 		return nil, err
@@ -150,12 +147,12 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 }
 
 // openDatabase opens the database of pipelines, users and sessions, with its key.
-func openDatabase(dir string, log *slog.Logger) ([]byte, *store.DB, error) {
+func openDatabase(dir string, own own, log *slog.Logger) ([]byte, *store.DB, error) {
 	key, err := store.OpenKey(filepath.Join(dir, "store.key"))
 	if err != nil {
 		return nil, nil, err
 	}
-	db, err := store.Open(filepath.Join(dir, "store.db"), store.Options{Key: key, Logger: log})
+	db, err := store.Open(filepath.Join(dir, "store.db"), store.Options{Key: key, Logger: log, PostgreSQL: own.database, Lost: own.lost})
 	return key, db, err
 }
 
@@ -209,9 +206,10 @@ type own struct {
 	access  net.Listener // of the jobs' way to the cluster; nil: a port of 127.0.0.1
 	noShell string       // why no job runs in a shell of this machine; empty: they may
 	git     string       // where repositories are, as sources of the cluster name them; empty: as the instance has it
-	store   *store.DB    // open already, and closed by whoever has opened it; nil: nobody has
-	key     []byte       // its key
 	usual   string       // what runs the jobs of projects that do not say; empty: as the instance has it
+
+	database string // a PostgreSQL one; empty: a file
+	lost     func() // is told when another process has taken it
 }
 
 // noShell is said of jobs that nothing here runs.

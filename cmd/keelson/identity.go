@@ -191,13 +191,14 @@ func thisUser() string {
 // serverPeople is who is in front of what keelson server serves, and where they are kept.
 type serverPeople struct {
 	*people
-	token string
-	store *store.DB // nil: it cannot be opened
-	key   []byte
+	token  string
+	played *lazyPipelines // their store has the people; nil: no pipelines are played, and store has them
+	store  *store.DB
+	why    error // there is no store
 }
 
 // openServerPeople opens what is known of people. Without a database the server goes on: its token is enough to log in.
-func openServerPeople(ctx context.Context, g *global, listen string, log *slog.Logger) (*serverPeople, error) {
+func openServerPeople(ctx context.Context, g *global, listen string, plays bool, log *slog.Logger) (*serverPeople, error) {
 	dir := filepath.Join(g.data, ciDir)
 	file := filepath.Join(dir, "token")
 	token, err := serverToken(file)
@@ -213,11 +214,12 @@ func openServerPeople(ctx context.Context, g *global, listen string, log *slog.L
 		return nil, err
 	}
 	s := &serverPeople{token: token}
-	var why error
-	if s.key, s.store, why = openDatabase(dir, log); why != nil {
-		log.Error("nobody is known but by the server's token, and no pipelines are played", "error", why)
+	if !plays {
+		if _, s.store, s.why = openDatabase(dir, own{}, log); s.why != nil {
+			log.Error("nobody is known but by the server's token", "error", s.why)
+		}
 	}
-	o := peopleOptions{token: token, log: log, store: func() (*store.DB, error) { return s.store, why }}
+	o := peopleOptions{token: token, log: log, store: s.db}
 	if _, port, err := net.SplitHostPort(listen); err == nil {
 		o.port, _ = strconv.Atoi(port) // a name of a port is none
 	}
@@ -230,6 +232,17 @@ func openServerPeople(ctx context.Context, g *global, listen string, log *slog.L
 		log.Info("whoever has the server's token may log in as administrator", "token", file)
 	}
 	return s, nil
+}
+
+// db gives the store that has the people.
+func (s *serverPeople) db() (*store.DB, error) {
+	if s.played != nil {
+		return s.played.db()
+	}
+	if s.store == nil && s.why == nil {
+		return nil, errors.New("the server is starting")
+	}
+	return s.store, s.why
 }
 
 // Close implements [io.Closer].

@@ -348,7 +348,7 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 	log := slog.New(slog.NewTextHandler(g.err, nil))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ended := make(chan error, 7) // one for each part, so that none waits
+	ended := make(chan error, 8) // one for each part, so that none waits
 	defer startTracing(ctx, log)()
 	var state lazyState
 	if err := observed.serve(ctx, log, &state, ended); err != nil {
@@ -356,7 +356,7 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 	}
 	var who *serverPeople
 	if listen != "" || pipelines.listen != "" {
-		if who, err = openServerPeople(ctx, g, listen, log); err != nil {
+		if who, err = openServerPeople(ctx, g, listen, pipelines.listen != "", log); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, who.Close()) }()

@@ -23,7 +23,6 @@ import (
 	"keelson.dev/keelson/internal/controller"
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/pipeline/executor/pod"
-	"keelson.dev/keelson/internal/store"
 	"keelson.dev/keelson/internal/web"
 )
 
@@ -93,6 +92,9 @@ func (o *serverCI) check() error {
 	return nil
 }
 
+// databaseVariable is the environment variable with the address of a PostgreSQL database. It is no flag: it may have a password.
+const databaseVariable = "KEELSON_DATABASE_URL"
+
 // serverPipelines plays the pipelines of keelson server.
 type serverPipelines struct {
 	o      serverCI
@@ -105,8 +107,6 @@ type serverPipelines struct {
 	log    *slog.Logger
 	server *http.Server
 	people *people
-	store  *store.DB
-	key    []byte
 }
 
 // lateProjects keeps the Projects of the cluster from when pipelines are played, which is after the controllers have begun.
@@ -160,7 +160,8 @@ func (l *lateProjects) Forget(name types.NamespacedName) {
 
 // openServerPipelines opens the Git host. Nothing is played or served before [serverPipelines.start].
 func openServerPipelines(data string, o serverCI, who *serverPeople, log *slog.Logger) (*serverPipelines, error) {
-	s := &serverPipelines{o: o, data: data, log: log, people: who.people, store: who.store, key: who.key, token: who.token, pushes: make(chan string), late: lateProjects{ready: make(chan struct{})}}
+	s := &serverPipelines{o: o, data: data, log: log, people: who.people, token: who.token, pushes: make(chan string), late: lateProjects{ready: make(chan struct{})}}
+	who.played = &s.ci
 	var err error
 	s.host, err = githost.New(githost.Options{
 		Root: filepath.Join(data, gitDir), Token: s.token, GuardReads: true, Allow: s.ci.allow, Job: s.ci.job,
@@ -210,9 +211,13 @@ func (s *serverPipelines) start(ctx context.Context, kubeconfig string, ended ch
 	if err != nil {
 		return hintf(fmt.Errorf("listen: %w", err), "--ci-access takes HOST:PORT")
 	}
-	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, git: s.o.url + githostPath, store: s.store, key: s.key}
+	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, git: s.o.url + githostPath}
 	if s.o.shell {
 		mine.noShell = ""
+	}
+	mine.database = os.Getenv(databaseVariable)
+	mine.lost = func() {
+		ended <- hintf(errors.New("another Keelson has the database now"), "a lease that two servers hold is that of two clusters: give each cluster a database")
 	}
 	inst := instance{Token: s.token, External: true, Kubeconfig: kubeconfig}
 	p, err := startPipelines(filepath.Join(s.data, ciDir), inst, s.host, s.o.jobs, int64(s.o.log)<<20, mine, s.people, s.log)
