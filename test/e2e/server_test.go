@@ -260,7 +260,11 @@ func TestServer(t *testing.T) {
 	image(t, kubeconfig, "default", "my-application", "my-application:v1.0.0")
 	contains(t, onBare(t, "get", "apps"), "flux-system", "apps", "Ready")
 	page := regexp.MustCompile(`http://127\.0\.0\.1:\d+/`).FindString(first.says())
-	token := strings.TrimSpace(readFile(t, filepath.Join(data, "first", "ci", "token")))
+	text, err := os.ReadFile(filepath.Join(data, "first", "ci", "token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := strings.TrimSpace(string(text))
 	if res, err := http.Get(page); err != nil || res.StatusCode != http.StatusUnauthorized {
 		t.Errorf("the dashboard is open: %v, %v", res, err)
 	}
