@@ -31,6 +31,9 @@ var crdKind = schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v
 // restConfig finds the cluster: --kubeconfig, else the instance's, else what kubectl would use
 // (KUBECONFIG, ~/.kube/config, the service account inside a cluster).
 func (g *global) restConfig() (*rest.Config, error) {
+	if g.server != "" {
+		return nil, usagef("this command asks the cluster itself, so --server is not for it: name the cluster with --kubeconfig")
+	}
 	path := g.kubeconfig
 	if path == "" {
 		inst, err := readInstance(g.data)
