@@ -120,6 +120,7 @@ require (
 )
 
 require (
+	github.com/fluxcd/pkg/apis/event v0.27.2
 	k8s.io/api v0.37.1
 	k8s.io/apiextensions-apiserver v0.37.1
 	k8s.io/apimachinery v0.37.1
