@@ -105,9 +105,21 @@ var Records = counter("records_total",
 var Webhooks = counter("webhooks_total",
 	"Requests to webhooks, by result: done, unknown (there is no such path), notready, refused, busy (there were too many), unread, failed.", "result")
 
+// Notifications counts what Alerts ask to be told, by the type of the Provider and by what became of it: sent, failed (an attempt that is
+// made again), givenup, dropped (there was too much to send; then the type may be empty).
+var Notifications = counter("notifications_total",
+	"Notifications of Alerts, by type of Provider and result: sent, failed (tried again), givenup, dropped (there was too much to send).", "type", "result")
+
+// The results of notifications, beside [Failed].
+const (
+	Sent    = "sent"
+	GivenUp = "givenup"
+	Dropped = "dropped"
+)
+
 func init() {
 	Registry.MustRegister(Reconciles, Deliveries, Renders, RenderDuration, ApplyRequests, DriftRepaired, DriftBackoffs,
-		SourceRequests, StatusWrites, Records, Webhooks)
+		SourceRequests, StatusWrites, Records, Webhooks, Notifications)
 }
 
 const prefix = "keelson_"
