@@ -103,3 +103,62 @@ func TestFluxAlerts(t *testing.T) {
 	contains(t, flux(t, "delete", "alert", "told", "--silent"), "alert deleted")
 	contains(t, flux(t, "delete", "alert-provider", "told", "--silent"), "provider deleted")
 }
+
+// TestAlertsOfPipelines: an Alert about a Project tells how its pipelines ended.
+func TestAlertsOfPipelines(t *testing.T) {
+	var mu sync.Mutex
+	var got []string
+	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		mu.Lock()
+		defer mu.Unlock()
+		got = append(got, string(b))
+	}))
+	defer hook.Close()
+	comes := func(parts ...string) {
+		t.Helper()
+		eventually(t, "notification "+strings.Join(parts, " "), func() error {
+			mu.Lock()
+			defer mu.Unlock()
+		next:
+			for _, text := range got {
+				for _, p := range parts {
+					if !strings.Contains(text, p) {
+						continue next
+					}
+				}
+				return nil
+			}
+			return fmt.Errorf("got %q", got)
+		})
+	}
+	shared.must(t, "git", "create", "team/piped")
+	t.Cleanup(func() {
+		tryKubectl(shared.Kubeconfig, "-n", "flux-system", "delete", "alert/piped", "provider/piped", "project/piped", "--ignore-not-found")
+	})
+	apply(t, shared.Kubeconfig, `
+apiVersion: keelson.dev/v1alpha1
+kind: Project
+metadata: {name: piped, namespace: flux-system}
+spec: {repository: team/piped, path: acme/piped}
+---
+apiVersion: notification.toolkit.fluxcd.io/v1beta3
+kind: Provider
+metadata: {name: piped, namespace: flux-system}
+spec: {type: slack, address: "`+hook.URL+`"}
+---
+apiVersion: notification.toolkit.fluxcd.io/v1beta3
+kind: Alert
+metadata: {name: piped, namespace: flux-system}
+spec: {providerRef: {name: piped}, eventSources: [{kind: Project, name: piped}]}
+`)
+	projectReady(t, shared.Kubeconfig, "flux-system", "piped", "True", "Succeeded")
+	c := cloneOf(t, shared.Git+"/team/piped.git")
+	write(t, filepath.Join(c.dir, ".gitlab-ci.yml"), "build: {script: [echo built]}\n")
+	first := c.push("Begin")
+	comes(`"color":"good"`, "pipeline 1 of main: success (Begin)", "main@sha1:"+first)
+	write(t, filepath.Join(c.dir, ".gitlab-ci.yml"), "build: {script: [exit 3]}\n")
+	c.push("Break it")
+	comes(`"color":"danger"`, "pipeline 2 of main: failed: build (Break it)")
+	shared.kubectl(t, "-n", "flux-system", "get", "events", "--field-selector", "involvedObject.name=piped,reason=PipelineFailed")
+}
