@@ -31,10 +31,10 @@ func TestWhy(t *testing.T) {
 	expect(t, lines, "commit", "Kustomization/flux-system/production")
 	c := cloneOf(t, shared.Git+"/sample.git")
 	c.replace("overlays/production/patch.yaml", "host: shop.example.com", "host: store.example.com")
-	c.git("config", "user.name", "Ann Bee")
-	c.git("config", "user.email", "ann@example.com")
 	start := time.Now()
-	commit := c.push("Merge branch 'host' into 'main'\n\nMove the shop\n\nSee merge request shop/web!12\n\nApproved-by: Carol <carol@example.com>")
+	c.git("commit", "-qa", "--author", "Ann Bee <ann@example.com>", "-m", "Merge branch 'host' into 'main'\n\nMove the shop\n\nSee merge request shop/web!12\n\nApproved-by: Carol <carol@example.com>")
+	c.git("push", "-q", "origin", "HEAD:main")
+	commit := c.git("rev-parse", "HEAD")
 	t.Cleanup(func() {
 		c.git("revert", "--no-edit", "HEAD")
 		c.git("push", "-q", "origin", "HEAD:main")
