@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"keelson.dev/keelson/internal/history"
@@ -48,6 +50,15 @@ func (b *bench) measureWhy(ctx context.Context) error {
 	before, err := memoryOf(pid)
 	if err != nil {
 		return err
+	}
+	ask := exec.CommandContext(ctx, b.keelson, "why", "--data", in.data, "deploy/web-7", "image", "-n", "team-7")
+	ask.Env = environment()
+	answer, err := output(ctx, ask)
+	if err != nil {
+		return err
+	}
+	if want := fmt.Sprintf("web:%d → registry.example.com/web:%d", whyRecords/whyApps-1, whyRecords/whyApps); !strings.Contains(string(answer), want) {
+		return fmt.Errorf("keelson why does not say %q: %.1000s", want, answer)
 	}
 	size := fmt.Sprintf(", %d deliveries and %d repairs of %d apps", whyRecords, whyRepairs, whyApps)
 	for _, q := range []struct {
@@ -196,4 +207,21 @@ func benchDelivery(n int) history.Delivery {
 			last,
 		},
 	}
+}
+
+// daemonOf is the process that holds an instance's data directory.
+func daemonOf(data string) (int, error) {
+	f, err := os.Open(filepath.Join(data, "lock"))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	l := syscall.Flock_t{Type: syscall.F_WRLCK}
+	if err := syscall.FcntlFlock(f.Fd(), syscall.F_GETLK, &l); err != nil {
+		return 0, err
+	}
+	if l.Type == syscall.F_UNLCK {
+		return 0, errors.New("no process holds " + data)
+	}
+	return int(l.Pid), nil
 }
