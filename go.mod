@@ -123,6 +123,7 @@ require (
 )
 
 require (
+	github.com/gowebpki/jcs v1.0.2
 	github.com/jackc/pgx/v5 v5.12.0
 	k8s.io/api v0.37.1
 	k8s.io/apiextensions-apiserver v0.37.1

@@ -258,7 +258,7 @@ func hostedAt(host *githost.Host, base string) func(raw string) (name string, ok
 		u.User = nil
 		name, ok := strings.CutPrefix(u.String(), strings.TrimSuffix(base, "/")+"/")
 		name = strings.TrimSuffix(strings.TrimSuffix(name, "/"), ".git")
-		return name, ok && githost.CheckName(name) == nil
+		return name, ok && githost.CheckName(name) == nil && !isWitness(name)
 	}
 }
 
@@ -411,7 +411,7 @@ func serveDashboard(ctx context.Context, g *global, address string, log *slog.Lo
 		return nil, hintf(fmt.Errorf("listen: %w", err), "--listen takes HOST:PORT")
 	}
 	mux := newMux(web.Options{Lister: clusterLister{client: c}, Version: version, Logger: log}, nil, nil)
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
 	go func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			ended <- fmt.Errorf("serve: %w", err)

@@ -166,7 +166,7 @@ func openServerPipelines(data string, o serverCI, log *slog.Logger) (*serverPipe
 		return nil, err
 	}
 	s.host, err = githost.New(githost.Options{
-		Root: filepath.Join(data, gitDir), Token: s.token, GuardReads: true, Allow: s.ci.allow, Job: s.ci.job,
+		Root: filepath.Join(data, gitDir), Token: s.token, GuardReads: true, Allow: s.ci.allow, Job: s.ci.job, Private: isWitness,
 		OnPush: func(p githost.Push) {
 			if c := s.ci.get(); c != nil {
 				c.pushed(p)
@@ -276,7 +276,7 @@ func (s *serverPipelines) serve(ctx context.Context, p *pipelineServer, ended ch
 		}
 		http.NotFound(w, r)
 	})
-	s.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	s.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	go func() {
 		if err := s.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			ended <- fmt.Errorf("serve pipelines: %w", err)
