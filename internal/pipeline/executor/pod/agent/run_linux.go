@@ -112,6 +112,9 @@ func (a *agent) phase(o Order, stop <-chan struct{}) Exit {
 			return Exit{Err: err.Error()}
 		}
 	}
+	if o.Stop { // before it began
+		return Exit{Stopped: true}
+	}
 	switch o.Phase {
 	case PreGet, Script, AfterScript:
 		return a.execute(o, stop)
