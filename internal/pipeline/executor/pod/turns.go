@@ -258,6 +258,8 @@ func (j *job) exit(p agent.Phase) executor.Result {
 		return executor.Failed(pipeline.ConfigurationError, "%s", short(exit.Err))
 	case exit.Err != "":
 		return executor.Failed(pipeline.RunnerSystemFailure, "%s", short(exit.Err))
+	case exit.Stopped && p <= agent.Script && j.ctx.Err() != nil:
+		return j.stopped(j.ctx)
 	case exit.Stopped: // while nobody looked
 		return executor.TimedOut(j.Limit())
 	}
