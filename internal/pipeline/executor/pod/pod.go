@@ -205,7 +205,7 @@ func (x *Executor) Run(ctx context.Context, work executor.Job, log executor.Log)
 	return j.run(ctx)
 }
 
-// anonymous numbers a job that has no number: below zero, so that it is nobody else's.
+// anonymous numbers a job that has no number: from 1<<56 on, where no store numbers its jobs, so that it is nobody else's.
 func (x *Executor) anonymous() int64 {
 	var b [7]byte
 	_, _ = rand.Read(b[:]) // never fails
