@@ -86,7 +86,7 @@ only prints where it is.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&opts.foreground, "foreground", false, "stay in the foreground until interrupted")
-	f.BoolVar(&opts.json, "json", false, `print {"dashboard","git","kubeconfig","token"} as the last line`)
+	f.BoolVar(&opts.json, "json", false, `print {"dashboard","git","kubeconfig","token","registry"} as the last line`)
 	f.IntVar(&opts.port, "port", defaultPort, "the `port` of the Git host and the dashboard; 0: any free one (default: that of the last run)")
 	f.IntVar(&opts.nodes, "nodes", 1, "simulated nodes of the embedded cluster")
 	f.StringVar(&opts.node, "node", "", "simulated, or real: the embedded cluster's `kind` of node; a real one runs containers, for root on Linux (default: that of the last run)")
