@@ -162,7 +162,7 @@ func openServerPipelines(data string, o serverCI, log *slog.Logger) (*serverPipe
 		return nil, err
 	}
 	s.host, err = githost.New(githost.Options{
-		Root: filepath.Join(data, gitDir), Token: s.token, GuardReads: true, Allow: s.ci.allow, Job: s.ci.job,
+		Root: filepath.Join(data, gitDir), Token: s.token, GuardReads: true, Allow: s.ci.allow, Job: s.ci.job, Release: s.ci.release,
 		OnPush: func(p githost.Push) {
 			if c := s.ci.get(); c != nil {
 				c.pushed(p)

@@ -61,6 +61,8 @@ type Options struct {
 	OnPush     func(Push) // called after a push has changed a ref; nil: nobody cares
 	// Allow lets other tokens than Token in, for a repository; an error says why not. Nil: there are none.
 	Allow func(token, repository string, write bool) error
+	// Release lets go of a mirror that somebody wants to push to, if nobody keeps it any more; true: it is none now. Nil: all are kept.
+	Release func(repository string) bool
 	// Job gives the number of the job that a token of [JobHeader] is of; 0: of none. Nil: nobody asks.
 	Job func(token string) int64
 }

@@ -62,12 +62,12 @@ func (h *Host) mirrorNote(name string) (of, keeper string) {
 	return strings.TrimSpace(of), strings.TrimSpace(keeper)
 }
 
-// readOnly refuses pushes to a mirror.
+// readOnly refuses pushes to a mirror that somebody keeps.
 func (h *Host) readOnly(req request) error {
 	if req.service != receivePack {
 		return nil
 	}
-	if of := h.MirrorOf(req.repo); of != "" {
+	if of := h.MirrorOf(req.repo); of != "" && (h.opts.Release == nil || !h.opts.Release(req.repo)) {
 		return refusal{http.StatusForbidden, fmt.Sprintf("%s is a mirror of %s: push there", req.repo, of)}
 	}
 	return nil
