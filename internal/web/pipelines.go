@@ -242,7 +242,7 @@ func (s *pipelines) list(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	q := r.URL.Query()
 	f := store.PipelineFilter{Ref: q.Get("ref"), Status: q.Get("status"), SHA: q.Get("sha"), Source: q.Get("source"), Limit: 20}
-	for name, into := range map[string]func(int64){"before": func(n int64) { f.Before = n }, "limit": func(n int64) { f.Limit = int(min(n, 1000)) }} {
+	for name, into := range map[string]func(int64){"before": func(n int64) { f.Before = n }, "limit": func(n int64) { f.Limit = int(max(1, min(n, 1000))) }} {
 		if text := q.Get(name); text != "" {
 			n, ok := number(w, name, text)
 			if !ok {
