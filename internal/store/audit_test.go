@@ -15,6 +15,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"keelson.dev/keelson/internal/audit"
 )
@@ -86,13 +87,13 @@ func TestAuditNeverHoldsUp(t *testing.T) {
 	defer db.Close()
 	ctx := t.Context()
 	must(db.AppendAudit(ctx, audit.Entry{Actor: "ann", Action: "login"}))(t)
-	must(db.writer.Exec(`UPDATE audit SET hash = x'00'`))(t)
+	change(t, db, `UPDATE audit SET hash = ?`, []byte{0})
 	entry := []audit.Entry{{Action: "pipeline.play", Address: "192.0.2.8"}}
 	id := must(db.Enqueue(ctx, Command{Kind: "play", User: "bob", Audit: entry}))(t)
 	if len(told) != 1 || !errors.Is(told[0], ErrCorrupt) || !strings.Contains(told[0].Error(), "append to the audit: the database is damaged: the hash of audit record 1 has 1 bytes") {
 		t.Errorf("told %v", told)
 	}
-	must(db.writer.Exec(`DROP TABLE audit_names`))(t)
+	change(t, db, `DROP TABLE audit_names`)
 	next := must(db.Enqueue(ctx, Command{Kind: "play", User: "bob", Audit: entry}))(t)
 	if c := must(db.Take(ctx))(t); c.ID != id || c.User != "bob" {
 		t.Errorf("%+v", c)
@@ -253,7 +254,7 @@ func TestCutAudit(t *testing.T) {
 	must(db.AppendAudit(ctx, audit.Entry{Action: "login"}))(t)
 	ok(t, db.KeepCheckpoint(ctx, signedAt(t, must(db.AuditHead(ctx))(t), audit.Plain)))
 	diff(t, "verified", verified(t, db), "ok 201-301 signed 301")
-	must(db.writer.Exec(`DELETE FROM audit WHERE seq = 201`))(t)
+	change(t, db, `DELETE FROM audit WHERE seq = 201`)
 	diff(t, "verified", verified(t, db), "record 1: it is missing; the first one that is there is 202, and no signed checkpoint says that what is before it was removed in good order")
 }
 
@@ -298,23 +299,35 @@ func TestEraseAudit(t *testing.T) {
 	}
 }
 
+// change changes a database past the store's methods.
+func change(t testing.TB, db *DB, query string, args ...any) {
+	t.Helper()
+	ok(t, db.write(t.Context(), true, func(tx *tx) error { return tx.exec(query, args...) }))
+}
+
 // TestAuditTampered: the first record that was changed in the file is named.
 func TestAuditTampered(t *testing.T) {
-	for _, c := range []struct{ change, want string }{
-		{`UPDATE audit SET detail = 'nothing' WHERE seq = 7`, "record 7: it, or what is before it, was changed"},
-		{`UPDATE audit SET at = at + 1 WHERE seq = 7`, "record 7: it, or"},
-		{`UPDATE audit SET hash = zeroblob(32) WHERE seq = 7`, "record 7: it, or"},
-		{`UPDATE audit SET hash = x'00' WHERE seq = 7`, "record 7: it cannot be read: store: read the audit: the database is damaged: column 10 of the audit is no hash"},
-		{`UPDATE audit SET detail = CAST(x'ff' AS TEXT) WHERE seq = 7`, "record 7: it was changed"},
-		{`DELETE FROM audit WHERE seq = 7`, "record 7: it is missing"},
-		{`DELETE FROM audit WHERE seq > 7`, "record 8: it is missing"},
-		{`DELETE FROM audit`, "record 1: it is missing"},
-		{`UPDATE audit_checkpoints SET signed = replace(signed, '"seq":9', '"seq":8')`, "record 8: the checkpoint of this record in the database was changed"},
-		{`UPDATE audit_checkpoints SET signed = '{}'`, "record 9: its checkpoint in the database was changed"},
+	for _, c := range []struct {
+		change, want string
+		args         []any
+	}{
+		{`UPDATE audit SET detail = 'nothing' WHERE seq = 7`, "record 7: it, or what is before it, was changed", nil},
+		{`UPDATE audit SET at = at + 1 WHERE seq = 7`, "record 7: it, or", nil},
+		{`UPDATE audit SET hash = ? WHERE seq = 7`, "record 7: it, or", []any{make([]byte, 32)}},
+		{`UPDATE audit SET hash = ? WHERE seq = 7`, "record 7: it cannot be read: store: read the audit: the database is damaged: column 10 of the audit is no hash", []any{[]byte{0}}},
+		{`UPDATE audit SET detail = ? WHERE seq = 7`, "record 7: it was changed", []any{"\xff"}},
+		{`DELETE FROM audit WHERE seq = 7`, "record 7: it is missing", nil},
+		{`DELETE FROM audit WHERE seq > 7`, "record 8: it is missing", nil},
+		{`DELETE FROM audit`, "record 1: it is missing", nil},
+		{`UPDATE audit_checkpoints SET signed = replace(signed, '"seq":9', '"seq":8')`, "record 8: the checkpoint of this record in the database was changed", nil},
+		{`UPDATE audit_checkpoints SET signed = '{}'`, "record 9: its checkpoint in the database was changed", nil},
 	} {
+		if text := fmt.Sprint(c.args...); os.Getenv(serverVariable) != "" && !utf8.ValidString(text) {
+			continue // PostgreSQL keeps no such thing
+		}
 		db := manyAudit(t, 10)
 		ok(t, db.KeepCheckpoint(t.Context(), signedAt(t, must(db.AuditAt(t.Context(), 9))(t), audit.Plain)))
-		must(db.writer.Exec(c.change))(t)
+		change(t, db, c.change, c.args...)
 		if got := verified(t, db); !strings.HasPrefix(got, c.want) {
 			t.Errorf("%s: have %s\nwant %s", c.change, got, c.want)
 		}
