@@ -191,12 +191,19 @@ func (s *Server) made(ctx context.Context, project Project, c RefChange, at time
 	return all[i], true, nil
 }
 
-// playOn lets a pipeline be played that is there and may not be played yet.
-func (s *Server) playOn(ctx context.Context, p store.Pipeline) error {
-	if p.Resting {
-		return nil
+// playOn lets a pipeline be played that is there and may not be played yet, and cancels what it makes redundant: the process that has made it
+// may have ended before both.
+func (s *Server) playOn(ctx context.Context, project Project, p store.Pipeline) error {
+	if p.Status == string(pipeline.StatusFailed) && p.Started.IsZero() && p.Resting {
+		return nil // its configuration has errors
 	}
-	return s.takeUp(ctx, p.ID)
+	if !p.Resting {
+		if err := s.takeUp(ctx, p.ID); err != nil {
+			return err
+		}
+	}
+	s.supersede(ctx, project, p)
+	return nil
 }
 
 // pushed makes the pipelines of one project. The error is about those that can be tried again.
@@ -217,7 +224,7 @@ func (s *Server) pushed(ctx context.Context, project Project, p Push, at time.Ti
 		}
 		there, ok, err := s.made(ctx, project, c, at)
 		if ok {
-			err = s.playOn(ctx, there)
+			err = s.playOn(ctx, project, there)
 		}
 		if ok || err != nil {
 			failed = append(failed, err)
