@@ -21,6 +21,7 @@ import (
 	"keelson.dev/keelson/internal/audit/witness"
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/store"
+	"keelson.dev/keelson/internal/web"
 )
 
 // audited is a data directory with an auditor.
@@ -371,4 +372,20 @@ func evilBackup(t *testing.T, sound []byte, name string) []byte {
 		t.Fatal(err)
 	}
 	return out.Bytes()
+}
+
+func TestAuditReaders(t *testing.T) {
+	for _, c := range []struct {
+		who web.Person
+		may bool
+	}{
+		{web.Person{}, true}, // the token alone guards the API
+		{web.Person{Name: "ann", Groups: []string{"dev", administrators}}, true},
+		{web.Person{Name: "bob", Groups: []string{"dev"}}, false},
+		{web.Person{Name: administrators}, false},
+	} {
+		if err := auditReaders(t.Context(), c.who, "get", web.Target{}); (err == nil) != c.may || err != nil && !errors.Is(err, web.ErrForbidden) {
+			t.Errorf("%+v: %v", c.who, err)
+		}
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/store"
 	"keelson.dev/keelson/internal/telemetry"
+	"keelson.dev/keelson/internal/web"
 )
 
 // auditKey is the file of the key that checkpoints are signed with, in the directory of the database.
@@ -361,6 +363,17 @@ func auditPush(p githost.Push) []audit.Entry {
 		out = append(out, e)
 	}
 	return out
+}
+
+// administrators is the group of those who may do everything.
+const administrators = "keelson:admins"
+
+// auditReaders lets administrators read the audit, and whoever has the instance's token where that is all that is asked for.
+func auditReaders(_ context.Context, who web.Person, verb string, _ web.Target) error {
+	if who.Name == "" || slices.Contains(who.Groups, administrators) {
+		return nil
+	}
+	return fmt.Errorf("%w: only administrators may %s the audit", web.ErrForbidden, verb)
 }
 
 // isWitness tells whether a repository of the Git host is the witness of the audit: administrators read it, and nobody else writes it.

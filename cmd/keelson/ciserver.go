@@ -137,7 +137,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	}
 	s.open = web.NewPipelines(web.PipelinesOptions{
 		Store: db, Create: s.create, Token: inst.Token, Artifacts: artifacts, Variables: s.Variables, Settings: s.cluster.settings, Recipe: s.Recipe, Leaving: s.leaving,
-		Audit: web.AuditOptions{Record: s.auditor.Record},
+		Audit: web.AuditOptions{Record: s.auditor.Record, Authorize: auditReaders},
 	})
 	s.triggers = web.NewTriggers(web.TriggersOptions{Accept: s.acceptTrigger, Record: s.auditor.Record}) // each request brings its own token
 	s.api = s.apis(s.open, s.triggers, inst.Token)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +17,8 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
 
 	"keelson.dev/keelson/internal/audit"
 )
@@ -467,5 +470,66 @@ func BenchmarkAudit(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestAuditFlipped flips bits all over the file: either verify finds something, or the records are as they were. What is in the text of a record is
+// found in that record.
+func TestAuditFlipped(t *testing.T) {
+	aboutSQLite(t)
+	path := filepath.Join(t.TempDir(), "store.db")
+	db := openAt(t, path)
+	ctx := t.Context()
+	for i := range 50 {
+		must(db.AppendAudit(ctx, audit.Entry{Actor: "ann", Action: "git.push", Object: fmt.Sprintf("repository/r%d", i), Detail: fmt.Sprintf("refs/heads/number-%03d", i+1)}))(t)
+	}
+	ok(t, db.KeepCheckpoint(ctx, signedAt(t, must(db.AuditHead(ctx))(t), audit.Plain)))
+	ok(t, db.Close())
+	whole := must(os.ReadFile(path))(t)
+	accept := []ed25519.PublicKey{auditKey.Public().(ed25519.PublicKey)}
+	read := func() (records []AuditRecord, verdict string) {
+		f := must(OpenFile(path))(t)
+		defer f.Close()
+		_, p, err := f.VerifyAudit(ctx, accept, nil)
+		switch {
+		case err != nil:
+			return nil, err.Error()
+		case p != nil:
+			return nil, p.Error()
+		}
+		if err := f.db.eachAudit(ctx, 1, 0, false, func(r AuditRecord) error { records = append(records, r); return nil }); err != nil {
+			return nil, err.Error()
+		}
+		return records, ""
+	}
+	sound, verdict := read()
+	if verdict != "" || len(sound) != 50 {
+		t.Fatalf("%d records, %s", len(sound), verdict)
+	}
+	flip := func(at int, bit byte) (records []AuditRecord, verdict string) {
+		flipped := bytes.Clone(whole)
+		flipped[at] ^= 1 << bit
+		ok(t, os.WriteFile(path, flipped, 0o600))
+		return read()
+	}
+	for _, seq := range []int{1, 7, 50} {
+		at := bytes.Index(whole, fmt.Appendf(nil, "number-%03d", seq))
+		if _, verdict := flip(at, 0); !strings.HasPrefix(verdict, fmt.Sprintf("record %d: it, or what is before it, was changed", seq)) {
+			t.Errorf("record %d: %s", seq, verdict)
+		}
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	found := 0
+	for range 600 {
+		at, bit := r.IntN(len(whole)), byte(r.IntN(8))
+		records, verdict := flip(at, bit)
+		if verdict != "" {
+			found++
+		} else if d := cmp.Diff(sound, records); d != "" {
+			t.Errorf("bit %d of byte %d: verify finds nothing, and the records are others:\n%s", bit, at, d)
+		}
+	}
+	if found < 5 {
+		t.Errorf("of 600 bits only %d were found", found)
 	}
 }
