@@ -15,6 +15,7 @@ import (
 
 	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/audit/witness"
+	"keelson.dev/keelson/internal/controller"
 	"keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/store"
@@ -378,3 +379,18 @@ func auditReaders(_ context.Context, who web.Person, verb string, _ web.Target) 
 
 // isWitness tells whether a repository of the Git host is the witness of the audit: administrators read it, and nobody else writes it.
 func isWitness(repository string) bool { return repository == witness.Repository }
+
+// asked records what somebody has asked for by changing an object of the cluster.
+func (l *lazyPipelines) asked(a controller.Asked) {
+	s := l.get()
+	if s == nil {
+		return
+	}
+	e := audit.Entry{
+		Actor: cmp.Or(a.By, "somebody"), Action: a.Action, Object: a.Kind + "/" + a.Namespace + "/" + a.Name, Outcome: audit.Done, Detail: a.Detail,
+	}
+	if strings.HasPrefix(strings.ToLower(e.Actor), "system:") { // what an object says proves nothing
+		e.Actor = "somebody"
+	}
+	s.auditor.Record(e)
+}

@@ -55,6 +55,15 @@ func TestAudit(t *testing.T) {
 	if got := in.audit(t, "--object", "repository/audited"); len(got) != 1 || got[0] != "git.push repository/audited  done" {
 		t.Errorf("%q", got)
 	}
+	in.must(t, "suspend", "dev")
+	in.must(t, "resume", "dev")
+	eventually(t, "the audit of what was seen in the cluster", func() error {
+		got := strings.Join(in.audit(t, "--action", "app.*"), "; ")
+		if !strings.Contains(got, "app.suspend Kustomization/") || !strings.Contains(got, "app.resume Kustomization/") {
+			return fmt.Errorf("%s", got)
+		}
+		return nil
+	})
 	contains(t, in.must(t, "audit", "search", "refs/heads/main created"), "repository/audited", "127.0.0.1")
 	if got := in.audit(t, "--environment", "production", "--from", "1h"); len(got) != 1 {
 		t.Errorf("%q", got)
