@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/audit/witness"
 	"keelson.dev/keelson/internal/githost"
+	"keelson.dev/keelson/internal/identity"
 	"keelson.dev/keelson/internal/store"
 	"keelson.dev/keelson/internal/web"
 )
@@ -374,18 +376,43 @@ func evilBackup(t *testing.T, sound []byte, name string) []byte {
 	return out.Bytes()
 }
 
-func TestAuditReaders(t *testing.T) {
-	for _, c := range []struct {
-		who web.Person
-		may bool
-	}{
-		{web.Person{}, true}, // the token alone guards the API
-		{web.Person{Name: "ann", Groups: []string{"dev", administrators}}, true},
-		{web.Person{Name: "bob", Groups: []string{"dev"}}, false},
-		{web.Person{Name: administrators}, false},
+// TestLoggedIn: names of people are not in the chain itself, and who was refused is named only if they are known.
+func TestLoggedIn(t *testing.T) {
+	data := t.TempDir()
+	a := openAudited(t, data)
+	p := &people{}
+	p.loggedIn(identity.Event{Action: "login", Actor: "nobody"}) // there is no auditor yet
+	p.auditor.Store(a.auditor)
+	for _, e := range []identity.Event{
+		{Action: "login", Actor: "ann", Way: "password", Address: "192.0.2.7"},
+		{Action: "login", Actor: "ann", Way: "password", Failure: "the password is wrong"},
+		{Action: "login", Actor: "hunter2", Way: "password", Failure: "there is no such user"},
+		{Action: "user.add", Actor: "ann", Object: "bob"},
+		{Action: "token.add", Actor: "ann", Object: "bob/ci"},
+		{Action: "logout", Actor: "ann"},
 	} {
-		if err := auditReaders(t.Context(), c.who, "get", web.Target{}); (err == nil) != c.may || err != nil && !errors.Is(err, web.ErrForbidden) {
-			t.Errorf("%+v: %v", c.who, err)
+		p.loggedIn(e)
+	}
+	a.close(t)
+	out, _ := auditCLI(data, "audit", "list", "-o", "json")
+	var list web.AuditList
+	if err := json.Unmarshal([]byte(out), &list); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range list.Records {
+		if r.Action != "audit.key" {
+			got = append(got, fmt.Sprintf("%s %s %s %s %q", r.Actor, r.Action, r.Object, r.Outcome, r.Detail))
 		}
+	}
+	want := []string{
+		`ann logout session done ""`, `ann token.add person/bob done "token ci"`, `ann user.add person/bob done ""`,
+		`somebody login session refused "password there is no such user"`, `ann login session refused "password the password is wrong"`, `ann login session done "password"`,
+	}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("have %s\nwant %s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if out, _ = auditCLI(data, "audit", "export", "--no-names"); strings.Contains(out, "bob") || strings.Contains(out, "hunter2") {
+		t.Errorf("%s", out)
 	}
 }

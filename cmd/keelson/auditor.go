@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,9 +17,9 @@ import (
 	"keelson.dev/keelson/internal/controller"
 	"keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/githost"
+	"keelson.dev/keelson/internal/identity"
 	"keelson.dev/keelson/internal/store"
 	"keelson.dev/keelson/internal/telemetry"
-	"keelson.dev/keelson/internal/web"
 )
 
 // auditKey is the file of the key that checkpoints are signed with, in the directory of the database.
@@ -366,17 +365,6 @@ func auditPush(p githost.Push) []audit.Entry {
 	return out
 }
 
-// administrators is the group of those who may do everything.
-const administrators = "keelson:admins"
-
-// auditReaders lets administrators read the audit, and whoever has the instance's token where that is all that is asked for.
-func auditReaders(_ context.Context, who web.Person, verb string, _ web.Target) error {
-	if who.Name == "" || slices.Contains(who.Groups, administrators) {
-		return nil
-	}
-	return fmt.Errorf("%w: only administrators may %s the audit", web.ErrForbidden, verb)
-}
-
 // isWitness tells whether a repository of the Git host is the witness of the audit: administrators read it, and nobody else writes it.
 func isWitness(repository string) bool { return repository == witness.Repository }
 
@@ -393,4 +381,20 @@ func (l *lazyPipelines) asked(a controller.Asked) {
 		e.Actor = "somebody"
 	}
 	s.auditor.Record(e)
+}
+
+// loggedIn records a login, its end, or a change of users and tokens. Who was not let in may be anybody, and what they typed a password: their name is
+// kept only where it is known already.
+func (p *people) loggedIn(e identity.Event) {
+	out := audit.Entry{Actor: cmp.Or(e.Actor, "somebody"), Action: e.Action, Object: "session", Outcome: audit.Done, Address: e.Address, Detail: strings.TrimSpace(e.Way + " " + e.Failure)}
+	if e.Failure != "" {
+		out.Outcome, out.Unproven = audit.Refused, true
+	}
+	if about, token, ok := strings.Cut(e.Object, "/"); e.Object != "" {
+		out.Object, out.About = "person/", about
+		if ok {
+			out.Detail = strings.TrimSpace("token " + token + " " + out.Detail)
+		}
+	}
+	p.auditor.Load().Record(out)
 }

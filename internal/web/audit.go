@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,6 +55,9 @@ func AuditListOf(records []store.AuditRecord, next int64) AuditList {
 		list.Records[i] = AuditRecord{
 			Seq: r.Seq, Time: r.Time, Actor: r.Who, ActorID: r.Actor, Action: r.Action, Object: r.Object, Project: r.Project, Environment: r.Environment,
 			Outcome: r.Outcome, Detail: r.Detail, Address: r.Address, Hash: r.Hash.String(),
+		}
+		if r.About != "" {
+			list.Records[i].Object = "person/" + r.About
 		}
 	}
 	return list
@@ -208,15 +212,7 @@ func recordTo(record func(audit.Entry), r *http.Request, e audit.Entry, err erro
 }
 
 // actorOf is who asks.
-func actorOf(r *http.Request) string {
-	if who := PersonOf(r.Context()).Name; who != "" {
-		return who
-	}
-	if name := r.Header.Get("X-Keelson-User"); name != "" { // with the token of an instance, whoever has that says who they are
-		return name
-	}
-	return "somebody"
-}
+func actorOf(r *http.Request) string { return cmp.Or(PersonOf(r.Context()).Name, "somebody") }
 
 // pipelineEntry is what is recorded of what a person asks for of a pipeline.
 func (s *pipelines) pipelineEntry(ctx context.Context, r *http.Request, action string, p store.Pipeline, ask Ask) []audit.Entry {
