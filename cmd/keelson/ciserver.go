@@ -96,6 +96,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	s.kept.open(db)
 	s.close, s.store, s.key, s.url = append(s.close, db, s.kept), db, key, inst.base()
 	s.auditor = startAuditor(dir, db, host, log)
+	who.auditor.Store(s.auditor)
 	s.close = append(s.close, s.auditor)
 	artifacts, err := artifact.Open(filepath.Join(dir, "artifacts"), artifact.Options{})
 	if err != nil {

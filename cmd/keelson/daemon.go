@@ -323,6 +323,7 @@ func (d *Daemon) control(ctx context.Context) error {
 			Share:      d.Share,
 			Projects:   d.ci.projects(),
 			History:    d.ci.history(),
+			Asked:      d.ci.asked,
 			Ready: func(looked func(context.Context) (bool, error)) {
 				d.looked = looked
 				close(ready)
