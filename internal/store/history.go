@@ -210,7 +210,7 @@ type DeliveryFilter struct {
 	Limit       int   // 0: 100; at most 1000
 }
 
-// where gives the condition; false: nothing can meet it.
+// where gives the condition.
 func (f DeliveryFilter) where() where {
 	var w where
 	for column, value := range map[string]string{"app": f.App, "author": f.Author, "status": f.Status, "caused_by": f.Trigger} {
