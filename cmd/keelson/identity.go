@@ -13,6 +13,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -198,7 +199,7 @@ type serverPeople struct {
 }
 
 // openServerPeople opens what is known of people. Without a database the server goes on: its token is enough to log in.
-func openServerPeople(ctx context.Context, g *global, listen string, plays bool, log *slog.Logger) (*serverPeople, error) {
+func openServerPeople(ctx context.Context, g *global, listen string, plays bool, logins serverIdentity, log *slog.Logger) (*serverPeople, error) {
 	dir := filepath.Join(g.data, ciDir)
 	file := filepath.Join(dir, "token")
 	token, err := serverToken(file)
@@ -219,7 +220,11 @@ func openServerPeople(ctx context.Context, g *global, listen string, plays bool,
 			log.Error("nobody is known but by the server's token", "error", s.why)
 		}
 	}
-	o := peopleOptions{token: token, log: log, store: s.db}
+	provider, err := logins.provider()
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	o := peopleOptions{token: token, log: log, store: s.db, oidc: provider, secure: strings.HasPrefix(logins.url, "https:")}
 	if _, port, err := net.SplitHostPort(listen); err == nil {
 		o.port, _ = strconv.Atoi(port) // a name of a port is none
 	}
