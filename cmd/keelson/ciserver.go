@@ -58,6 +58,8 @@ type pipelineServer struct {
 	runners  runners
 	pods     *podJobs // nil: there are none
 	store    *store.DB
+	auditor  *auditor
+	kept     *historyQueue
 	key      []byte
 	url      string // of the instance
 	log      *slog.Logger
@@ -88,7 +90,13 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	if err != nil {
 		return nil, err
 	}
-	s.close, s.store, s.key, s.url = append(s.close, db), db, key, inst.base()
+	if s.kept = own.history; s.kept == nil {
+		s.kept = newHistoryQueue(log)
+	}
+	s.kept.open(db)
+	s.close, s.store, s.key, s.url = append(s.close, db, s.kept), db, key, inst.base()
+	s.auditor = startAuditor(dir, db, host, log)
+	s.close = append(s.close, s.auditor)
 	artifacts, err := artifact.Open(filepath.Join(dir, "artifacts"), artifact.Options{})
 	if err != nil {
 		return nil, err
@@ -127,8 +135,9 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	}
 	s.open = web.NewPipelines(web.PipelinesOptions{
 		Store: db, Create: s.create, Authorize: who.may.Authorize, ProjectOf: s.cluster.where, Artifacts: artifacts, Variables: s.Variables, Settings: s.cluster.settings, Recipe: s.Recipe, Leaving: s.leaving,
+		Audit: web.AuditOptions{Record: s.auditor.Record, Authorize: who.may.Authorize},
 	})
-	s.triggers = web.NewTriggers(web.TriggersOptions{Accept: s.acceptTrigger}) // each request brings its own token
+	s.triggers = web.NewTriggers(web.TriggersOptions{Accept: s.acceptTrigger, Record: s.auditor.Record}) // each request brings its own token
 	s.plans = s.schedules(who.may.Authorize)
 	s.api = s.apis(s.open, s.triggers)
 	if !inst.External {
@@ -152,7 +161,7 @@ func openDatabase(dir string, own own, log *slog.Logger) ([]byte, *store.DB, err
 	if err != nil {
 		return nil, nil, err
 	}
-	db, err := store.Open(filepath.Join(dir, "store.db"), store.Options{Key: key, Logger: log, PostgreSQL: own.database, Lost: own.lost})
+	db, err := store.Open(filepath.Join(dir, "store.db"), store.Options{Key: key, Logger: log, PostgreSQL: own.database, Lost: own.lost, AuditFailed: auditFailed})
 	return key, db, err
 }
 
@@ -203,10 +212,11 @@ func (s *pipelineServer) withPods(ctx context.Context, inst instance, url string
 
 // own is what somebody else than an instance has of their own.
 type own struct {
-	access  net.Listener // of the jobs' way to the cluster; nil: a port of 127.0.0.1
-	noShell string       // why no job runs in a shell of this machine; empty: they may
-	git     string       // where repositories are, as sources of the cluster name them; empty: as the instance has it
-	usual   string       // what runs the jobs of projects that do not say; empty: as the instance has it
+	access  net.Listener  // of the jobs' way to the cluster; nil: a port of 127.0.0.1
+	noShell string        // why no job runs in a shell of this machine; empty: they may
+	git     string        // where repositories are, as sources of the cluster name them; empty: as the instance has it
+	history *historyQueue // nil: it is begun here
+	usual   string        // what runs the jobs of projects that do not say; empty: as the instance has it
 
 	database string // a PostgreSQL one; empty: a file
 	lost     func() // is told when another process has taken it
@@ -284,7 +294,7 @@ func (s *pipelineServer) shut() error {
 
 // pushed passes a push on.
 func (s *pipelineServer) pushed(p githost.Push) {
-	push := ci.Push{Repository: p.Repository, User: p.User, Options: p.Options, Job: p.Job}
+	push := ci.Push{Repository: p.Repository, User: p.User, Options: p.Options, Job: p.Job, Audit: auditPush(p)}
 	for _, c := range p.Changes {
 		push.Changes = append(push.Changes, ci.RefChange(c))
 	}

@@ -203,11 +203,11 @@ func (d *Daemon) serve() (err error) {
 	}
 	d.inst.Port = port
 	d.pushes = make(chan string)
-	d.host, err = githost.New(githost.Options{Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed, Allow: d.ci.allow, Job: d.ci.job})
+	d.host, err = githost.New(githost.Options{Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed, Allow: d.ci.allow, Job: d.ci.job, Private: isWitness})
 	if err != nil {
 		return fmt.Errorf("start the Git host: %w", err)
 	}
-	d.people = newPeople(peopleOptions{token: d.inst.Token, port: port, store: d.ci.db, log: d.Logger})
+	d.people = newPeople(peopleOptions{token: d.inst.Token, port: port, store: d.ci.db, record: d.ci.record, log: d.Logger})
 	dashboard := web.Options{
 		Lister: &d.lister, Version: version, Loopback: true, Metrics: metricsHandler(d.Logger, &d.state), Logger: d.Logger,
 		Guard: d.people.Guard, Authorize: d.people.may.Authorize,
@@ -229,7 +229,7 @@ func (d *Daemon) serve() (err error) {
 	mux.Handle(web.PipelinesPath, web.LocalOnly(d.people.Guard(&d.ci)))
 	d.people.routes(mux, web.LocalOnly)
 	mux.Handle(web.TriggersPath, &d.ci)
-	d.serving = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(d.Logger.Handler(), slog.LevelWarn)}
+	d.serving = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(d.Logger.Handler(), slog.LevelWarn)}
 	d.serving.RegisterOnShutdown(d.ci.leave)
 	go func() {
 		if err := d.serving.Serve(d.listener); !errors.Is(err, http.ErrServerClosed) {
@@ -322,6 +322,7 @@ func (d *Daemon) control(ctx context.Context) error {
 			Hooks:      &d.hooks,
 			Share:      d.Share,
 			Projects:   d.ci.projects(),
+			History:    d.ci.history(),
 			Ready: func(looked func(context.Context) (bool, error)) {
 				d.looked = looked
 				close(ready)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,6 +27,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/identity"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/store"
@@ -45,6 +47,7 @@ type peopleOptions struct {
 	port   int  // of the server: cookies do not know ports
 	secure bool // browsers come over https
 	store  func() (*store.DB, error)
+	record func(audit.Entry) // keeps a record; nil: nobody does
 	oidc   *identity.Provider
 	log    *slog.Logger
 }
@@ -52,6 +55,9 @@ type peopleOptions struct {
 // newPeople makes one. What people may do is known once its review has been set.
 func newPeople(o peopleOptions) *people {
 	p := &people{}
+	if o.record == nil {
+		o.record = func(audit.Entry) {}
+	}
 	p.may = identity.NewAuthorizer(p.review.get, nil)
 	cookie := "keelson"
 	if o.port != 0 {
@@ -59,8 +65,32 @@ func newPeople(o peopleOptions) *people {
 	}
 	p.Service = identity.New(identity.Options{
 		Store: o.store, Token: o.token, Cookie: cookie, Secure: o.secure, OIDC: o.oidc, Authorize: p.may.Authorize, Version: version, Log: o.log,
+		Audit: func(e identity.Event) { o.record(entryOf(e)) },
 	})
 	return p
+}
+
+// entryOf is what the audit says of a login, or of a change of users and tokens.
+func entryOf(e identity.Event) audit.Entry {
+	out := audit.Entry{Actor: cmp.Or(e.Actor, "somebody"), Action: e.Action, Object: "session", Outcome: audit.Done, Address: e.Address}
+	kind, _, _ := strings.Cut(e.Action, ".")
+	if e.Object != "" {
+		out.Object = kind + "/" + e.Object
+	}
+	if e.Way != "" {
+		out.Detail = "by " + e.Way
+	}
+	if e.Failure != "" {
+		out.Outcome, out.Detail = audit.Refused, strings.TrimSpace(out.Detail+": "+e.Failure)
+	}
+	return out
+}
+
+// record keeps a record where pipelines are played, whose auditor does that.
+func (l *lazyPipelines) record(e audit.Entry) {
+	if s := l.get(); s != nil {
+		s.auditor.Record(e)
+	}
 }
 
 // routes puts logging in, users and tokens under an address; in front is what requests pass before.
@@ -224,7 +254,7 @@ func openServerPeople(ctx context.Context, g *global, listen string, plays bool,
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	o := peopleOptions{token: token, log: log, store: s.db, oidc: provider, secure: strings.HasPrefix(logins.url, "https:")}
+	o := peopleOptions{token: token, log: log, store: s.db, record: s.record, oidc: provider, secure: strings.HasPrefix(logins.url, "https:")}
 	if _, port, err := net.SplitHostPort(listen); err == nil {
 		o.port, _ = strconv.Atoi(port) // a name of a port is none
 	}
@@ -237,6 +267,13 @@ func openServerPeople(ctx context.Context, g *global, listen string, plays bool,
 		log.Info("whoever has the server's token may log in as administrator", "token", file)
 	}
 	return s, nil
+}
+
+// record keeps a record where pipelines are played.
+func (s *serverPeople) record(e audit.Entry) {
+	if s.played != nil {
+		s.played.record(e)
+	}
 }
 
 // db gives the store that has the people.

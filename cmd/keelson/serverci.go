@@ -104,6 +104,7 @@ type serverPipelines struct {
 	token  string
 	ci     lazyPipelines
 	late   lateProjects
+	kept   *historyQueue
 	log    *slog.Logger
 	server *http.Server
 	people *people
@@ -160,11 +161,14 @@ func (l *lateProjects) Forget(name types.NamespacedName) {
 
 // openServerPipelines opens the Git host. Nothing is played or served before [serverPipelines.start].
 func openServerPipelines(data string, o serverCI, who *serverPeople, log *slog.Logger) (*serverPipelines, error) {
-	s := &serverPipelines{o: o, data: data, log: log, people: who.people, token: who.token, pushes: make(chan string), late: lateProjects{ready: make(chan struct{})}}
+	s := &serverPipelines{
+		o: o, data: data, log: log, people: who.people, token: who.token, pushes: make(chan string), kept: newHistoryQueue(log),
+		late: lateProjects{ready: make(chan struct{})},
+	}
 	who.played = &s.ci
 	var err error
 	s.host, err = githost.New(githost.Options{
-		Root: filepath.Join(data, gitDir), Token: s.token, GuardReads: true, Allow: s.ci.allow, Job: s.ci.job,
+		Root: filepath.Join(data, gitDir), Token: s.token, GuardReads: true, Allow: s.ci.allow, Job: s.ci.job, Private: isWitness,
 		OnPush: func(p githost.Push) {
 			if c := s.ci.get(); c != nil {
 				c.pushed(p)
@@ -211,7 +215,7 @@ func (s *serverPipelines) start(ctx context.Context, kubeconfig string, ended ch
 	if err != nil {
 		return hintf(fmt.Errorf("listen: %w", err), "--ci-access takes HOST:PORT")
 	}
-	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, git: s.o.url + githostPath}
+	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, history: s.kept, git: s.o.url + githostPath}
 	if s.o.shell {
 		mine.noShell = ""
 	}
@@ -275,7 +279,7 @@ func (s *serverPipelines) serve(ctx context.Context, p *pipelineServer, ended ch
 		}
 		http.NotFound(w, r)
 	})
-	s.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	s.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	go func() {
 		if err := s.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			ended <- fmt.Errorf("serve pipelines: %w", err)
@@ -286,7 +290,7 @@ func (s *serverPipelines) serve(ctx context.Context, p *pipelineServer, ended ch
 
 // Close implements [io.Closer].
 func (s *serverPipelines) Close() error {
-	var err error
+	err := s.kept.Close()
 	s.ci.leave()
 	if s.server != nil {
 		err = s.server.Close()

@@ -34,6 +34,8 @@ type engine interface {
 	classify(err error) (hint string, kind error)
 	// interrupted tells whether a statement was ended from outside.
 	interrupted(err error) bool
+	// forget has what was deleted leave the files as far as that can be done.
+	forget(ctx context.Context, writer *pool) error
 	// restore says how to go on with a damaged database.
 	restore() string
 }

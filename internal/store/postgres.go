@@ -189,6 +189,12 @@ func (s *served) check(ctx context.Context, reader *pool) error {
 }
 
 // restore says how to go on with a damaged database.
+// forget has the server overwrite the rows; its write-ahead log has them until it is recycled.
+func (s *served) forget(ctx context.Context, writer *pool) error {
+	_, err := writer.ExecContext(ctx, "VACUUM audit_names")
+	return err
+}
+
 func (s *served) restore() string {
 	return "stop Keelson, restore the database from a backup (pg_restore) with its key file, and start again. Without a backup start with an empty " +
 		"database: the history begins anew, Git and the clusters have everything else"

@@ -159,8 +159,8 @@ func TestMigrations(t *testing.T) {
 		files fstest.MapFS
 		says  string
 	}{
-		{fstest.MapFS{"migrations/0001_a.sql": {}, "migrations/0001_b.sql": {}}, "0001_b has no number, or that of another one"},
-		{fstest.MapFS{"migrations/a.sql": {}}, "migration a has no number"},
+		{fstest.MapFS{"migrations/0001_a.sql": {}, "migrations/0001_b.sql": {}}, "0001_b should have a number of its own, higher than that of the one before"},
+		{fstest.MapFS{"migrations/a.sql": {}}, "a should have a number"},
 	} {
 		_, err := readMigrations(c.files)
 		refused(t, err, nil, c.says)
@@ -674,7 +674,7 @@ func TestIndexes(t *testing.T) {
 				var plan string
 				ok(t, rows.Scan(&a, &b, &c, &plan))
 				whole := strings.HasPrefix(plan, "SCAN") && !strings.Contains(plan, "INDEX") && !strings.Contains(q, "LIMIT") && !strings.HasPrefix(plan, "SCAN f")
-				small := strings.Contains(q, "FROM dead_logs") || strings.Contains(q, "FROM projects ORDER")
+				small := strings.Contains(q, "FROM dead_logs") || strings.Contains(q, "FROM projects ORDER") || strings.Contains(q, "FROM schema_migrations")
 				sorts := strings.Contains(plan, "TEMP B-TREE") && !strings.Contains(q, "FROM jobs WHERE pipeline") && !strings.Contains(q, "auto_stop <> 0")
 				if (whole || sorts) && !small {
 					t.Errorf("%s\n\t%s", plan, q)

@@ -44,6 +44,40 @@ func (f inFile) open() (writer, reader *sql.DB, err error) {
 	return writer, reader, nil
 }
 
+// openExisting gives a pool whose connections can only read a file that is there.
+func (f inFile) openExisting() (*pool, error) {
+	reader, err := sql.Open("sqlite", dsn(string(f), true)+"&mode=ro")
+	if err != nil {
+		return nil, err
+	}
+	reader.SetMaxOpenConns(readers)
+	return &pool{DB: reader, query: f.query}, nil
+}
+
+// backup copies the database into another file, which is empty or not there: as of one moment, while others write.
+func (f inFile) backup(ctx context.Context, to string) (err error) {
+	q := url.Values{"mode": {"ro"}, "_pragma": {fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds())}} // with query_only it would not copy either
+	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: string(f)}).EscapedPath()+"?"+q.Encode())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	_, err = db.ExecContext(ctx, "VACUUM INTO ?", to)
+	return err
+}
+
+// forget empties the write-ahead log, which holds what was deleted from before; in the file it was overwritten with its page (secure_delete).
+func (f inFile) forget(ctx context.Context, writer *pool) (err error) {
+	var busy, pages, moved int
+	if err := writer.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &pages, &moved); err != nil {
+		return err
+	}
+	if busy != 0 {
+		return fmt.Errorf("it is erased, and %s-wal still holds it: %w", f, ErrBusy)
+	}
+	return nil
+}
+
 // hold locks a file beside the database; the end of the process lets go.
 func (f inFile) hold() (io.Closer, error) {
 	path := string(f) + ".lock"
@@ -138,6 +172,7 @@ func dsn(path string, readOnly bool) string {
 		pragma("journal_size_limit", strconv.Itoa(journalMax))
 		q.Set("_txlock", "immediate") // a transaction that writes never finds out late that it may not
 		q.Set("_defensive", "1")
+		pragma("secure_delete", "FAST") // what is deleted from a page is overwritten with it
 	}
 	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + q.Encode()
 }

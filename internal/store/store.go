@@ -39,6 +39,9 @@ type Options struct {
 	Lost   func()
 	Now    func() time.Time // nil: time.Now
 	Logger *slog.Logger     // what happens to the database itself; nil: nobody is told
+	// AuditFailed is told that a record of the audit could not be kept together with what it is about, which was done nevertheless. It must not wait,
+	// nor use the store; nil: the log alone is told.
+	AuditFailed func(error)
 }
 
 // DB is a store. Its methods may be called at the same time.
@@ -63,6 +66,9 @@ type DB struct {
 	answered signal // a command has its answer
 	taking   sync.Mutex
 	taken    int64 // the last command that was taken
+
+	recorded    signal // there is a record of the audit
+	auditFailed func(error)
 }
 
 // Open opens the database in a file, or makes a new one, and brings its schema up to date. Its logs are in the directory logs beside
@@ -81,6 +87,12 @@ func Open(path string, o Options) (*DB, error) {
 	}
 	if db.log == nil {
 		db.log = slog.New(slog.DiscardHandler)
+	}
+	db.auditFailed = func(err error) {
+		db.log.Error("a record of the audit was not kept", "err", err)
+		if o.AuditFailed != nil {
+			o.AuditFailed(err)
+		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeLimit)
 	defer cancel()
@@ -163,7 +175,7 @@ func readMigrations(from fs.FS) ([]migration, error) {
 		number, _, _ := strings.Cut(name, "_")
 		version, err := strconv.Atoi(number)
 		if err != nil || version < 1 || i > 0 && version <= all[i-1].version {
-			return nil, fmt.Errorf("migration %s has no number, or that of another one", name)
+			return nil, fmt.Errorf("migration %s should have a number of its own, higher than that of the one before", name)
 		}
 		all[i] = migration{version, name, string(text)}
 	}
@@ -271,6 +283,7 @@ type tx struct {
 	pool    *pool
 	ctx     context.Context
 	changes []Change // told when it is committed
+	audited bool     // there are records of the audit
 	unknown []string // queries that are not prepared yet
 }
 
@@ -339,6 +352,9 @@ func (db *DB) transact(t *tx, durable bool, f func(*tx) error) (err error) {
 		return err
 	}
 	db.feed.add(t.changes) // while nobody else writes: in the order of the transactions
+	if t.audited {
+		db.recorded.wake()
+	}
 	return nil
 }
 

@@ -210,7 +210,7 @@ func (s *pipelines) askEnvironment(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusInternalServerError, err)
 		return
 	}
-	command, err := s.Store.Enqueue(ctx, store.Command{Kind: action, Project: e.Project, User: PersonOf(ctx).Name, Args: args})
+	command, err := s.Store.Enqueue(ctx, store.Command{Kind: action, Project: e.Project, User: PersonOf(ctx).Name, Args: args, Audit: environmentEntry(r, action, e, ask)})
 	if err != nil {
 		fail(w, err)
 		return

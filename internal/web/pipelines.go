@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/artifact"
 	"keelson.dev/keelson/internal/pipeline/show"
@@ -77,6 +78,8 @@ type PipelinesOptions struct {
 	Recipe func(ctx context.Context, pipeline int64) (show.Recipe, error)
 	// Leaving is closed when the server is about to end: streams end then. Nil: they do not.
 	Leaving <-chan struct{}
+	// Audit says what is recorded, and who reads that.
+	Audit AuditOptions
 }
 
 // NewPipelines serves pipelines as JSON, and their logs as text. Every request needs a [Person] in its context.
@@ -99,8 +102,13 @@ type PipelinesOptions struct {
 //	GET  /api/v1/environments?project=&state=&name=&after=&limit=
 //	GET  /api/v1/environments/ID?before=             with its deployments
 //	POST /api/v1/environments/ID/stop|rollback       [AskEnvironment]; answered with the environment when it is asked for
+//	GET  /api/v1/deliveries?app=&environment=&author=&status=&trigger=&sha=&object=KIND/NS/NAME&q=&from=&to=&before=&limit=
+//	GET  /api/v1/deliveries/ID
+//	GET  /api/v1/why?kind=&name=&namespace=&field=&at=   [history.Answer]
+//	GET  /api/v1/repairs?app=&object=&manager=&from=&to=&before=&limit=
 //	GET  /api/v1/projects/variables?project=
-//	GET  /api/v1/events?project=&pipeline=      a stream of the changes of pipelines, jobs, environments and deployments
+//	GET  /api/v1/audit …                        who did what: auditIn
+//	GET  /api/v1/events?project=&pipeline=      a stream of the changes of pipelines, jobs, environments, deployments, deliveries and repairs
 func NewPipelines(o PipelinesOptions) http.Handler {
 	s := newPipelines(o)
 	mux := http.NewServeMux()
@@ -117,6 +125,7 @@ func NewPipelines(o PipelinesOptions) http.Handler {
 	mux.HandleFunc("GET /api/v1/environments", s.environments)
 	of("GET /api/v1/environments/{id}", VerbGet, "environment", ofEnvironment, s.environment)
 	of("POST /api/v1/environments/{id}/{action}", VerbGet, "environment", ofEnvironment, s.askEnvironment)
+	s.historyIn(mux)
 	mux.HandleFunc("GET /api/v1/events", s.events)
 	of("GET /api/v1/pipelines/{id}/variables", VerbGet, "pipeline", ofPipeline, s.variables)
 	of("GET /api/v1/pipelines/{id}/recipe", VerbGet, "pipeline", ofPipeline, s.recipe)
@@ -127,6 +136,7 @@ func NewPipelines(o PipelinesOptions) http.Handler {
 	of("POST /api/v1/jobs/{id}/artifacts/keep", VerbPlay, "job", ofJob, s.keep)
 	of("GET /api/v1/jobs/{id}/artifacts/archive", VerbGet, "job", ofJob, s.archive)
 	of("GET /api/v1/jobs/{id}/artifacts/file", VerbGet, "job", ofJob, s.file)
+	s.auditIn(mux)
 	return s.guard(mux)
 }
 
@@ -331,6 +341,7 @@ func (s *pipelines) create(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), askTimeout)
 	defer cancel()
 	made, err := s.Create(ctx, p, PersonOf(ctx).Name)
+	s.note(r, audit.Entry{Action: "pipeline.create", Object: madeObject(made.ID, p.Project), Project: p.Project, Detail: p.Ref}, err)
 	if err != nil {
 		refuse(w, http.StatusUnprocessableEntity, err)
 		return
@@ -392,7 +403,7 @@ func (s *pipelines) ask(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusInternalServerError, err)
 		return
 	}
-	command, err := s.Store.Enqueue(ctx, store.Command{Kind: action, Project: p.Project, Pipeline: id, Jobs: ask.Jobs, User: PersonOf(ctx).Name, Args: args})
+	command, err := s.Store.Enqueue(ctx, store.Command{Kind: action, Project: p.Project, Pipeline: id, Jobs: ask.Jobs, User: PersonOf(ctx).Name, Args: args, Audit: s.pipelineEntry(ctx, r, action, p, ask)})
 	if err != nil {
 		fail(w, err)
 		return

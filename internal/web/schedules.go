@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/store"
 )
 
@@ -46,6 +47,8 @@ type SchedulesOptions struct {
 	// Authorize and ProjectOf are those of [PipelinesOptions].
 	Authorize Authorize
 	ProjectOf func(ctx context.Context, path string) (namespace, name string, err error)
+	// Record is that of [AuditOptions].
+	Record func(audit.Entry)
 }
 
 // NewSchedules serves schedules as JSON. Every request needs a [Person] in its context.
@@ -84,6 +87,7 @@ func NewSchedules(o SchedulesOptions) http.Handler {
 		ctx, cancel := context.WithTimeout(r.Context(), askTimeout)
 		defer cancel()
 		made, err := o.Play(ctx, p, PersonOf(ctx).Name)
+		recordTo(o.Record, r, audit.Entry{Action: "schedule.play", Object: madeObject(made.ID, p.Project), Project: p.Project, Detail: "schedule " + p.Name}, err)
 		if err != nil {
 			refuse(w, http.StatusUnprocessableEntity, err)
 			return
