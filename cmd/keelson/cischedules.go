@@ -39,8 +39,7 @@ func schedulesOf(spec keelsonv1.ProjectSpec) []ci.Schedule {
 // schedules serves the schedules of the projects.
 func (s *pipelineServer) schedules(may web.Authorize) http.Handler {
 	return web.NewSchedules(web.SchedulesOptions{
-		Authorize: may, ProjectOf: s.cluster.where,
-		Record: s.auditor.Record,
+		Authorize: may, ProjectOf: s.cluster.where, Record: s.auditor.Record,
 		List: func(project string) (out []web.ListedSchedule) {
 			for _, u := range s.Schedules(project) {
 				out = append(out, web.ListedSchedule(u))

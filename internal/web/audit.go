@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -207,13 +208,8 @@ func recordTo(record func(audit.Entry), r *http.Request, e audit.Entry, err erro
 	record(e)
 }
 
-// actorOf is who asks. What a request says of itself does not count here: it is not known who says it.
-func actorOf(r *http.Request) string {
-	if who := PersonOf(r.Context()).Name; who != "" {
-		return who
-	}
-	return "somebody"
-}
+// actorOf is who asks.
+func actorOf(r *http.Request) string { return cmp.Or(PersonOf(r.Context()).Name, "somebody") }
 
 // pipelineEntry is what is recorded of what a person asks for of a pipeline.
 func (s *pipelines) pipelineEntry(ctx context.Context, r *http.Request, action string, p store.Pipeline, ask Ask) []audit.Entry {

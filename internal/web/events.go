@@ -144,7 +144,7 @@ type watched struct {
 
 func (f watched) wants(c store.Change) bool {
 	switch c.Kind {
-	case "delivery", "repair": // they are of no project
+	case "delivery", "repair": // they are of no project, and a number and a status tell nobody what they are about
 		return f.project == 0 && f.pipeline == 0
 	case "pipeline", "job", "environment", "deployment":
 		return (f.project == 0 || c.Project == f.project) && (f.pipeline == 0 || c.Pipeline == f.pipeline) && (f.may == nil || f.may(c.Project))

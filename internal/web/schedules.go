@@ -44,11 +44,11 @@ type SchedulesOptions struct {
 	List func(project string) []ListedSchedule
 	// Play makes the pipeline of a schedule now; the error is for whoever has asked.
 	Play func(ctx context.Context, p PlayedSchedule, user string) (store.Pipeline, error)
+	// Record is that of [AuditOptions].
+	Record func(audit.Entry)
 	// Authorize and ProjectOf are those of [PipelinesOptions].
 	Authorize Authorize
 	ProjectOf func(ctx context.Context, path string) (namespace, name string, err error)
-	// Record is that of [AuditOptions].
-	Record func(audit.Entry)
 }
 
 // NewSchedules serves schedules as JSON. Every request needs a [Person] in its context.
