@@ -116,9 +116,13 @@ func (l *lazyReview) set(config *rest.Config) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.review = func(ctx context.Context, who web.Person, verb string, on web.Target) (bool, string, error) {
-		return r.May(ctx, who.Name, who.Groups, authv1.ResourceAttributes{
+		allowed, why, err := r.May(ctx, who.Name, who.Groups, authv1.ResourceAttributes{
 			Verb: verb, Group: on.Group, Resource: on.Resource, Namespace: on.Namespace, Name: on.Name,
 		})
+		if apierrors.IsForbidden(err) {
+			err = errors.New("this server may not ask it: grant it create on subjectaccessreviews.authorization.k8s.io (docs/identity.md)")
+		}
+		return allowed, why, err
 	}
 	return nil
 }
