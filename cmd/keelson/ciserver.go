@@ -360,6 +360,12 @@ func (l *lazyPipelines) job(token string) int64 {
 	return 0
 }
 
+// release is the Git host's port for mirrors that nobody keeps any more.
+func (l *lazyPipelines) release(repository string) bool {
+	s := l.get()
+	return s != nil && s.keeper.release(repository)
+}
+
 // ServeHTTP implements [http.Handler].
 func (l *lazyPipelines) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.mu.Lock()
