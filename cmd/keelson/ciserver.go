@@ -135,7 +135,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	}
 	s.open = web.NewPipelines(web.PipelinesOptions{
 		Store: db, Create: s.create, Authorize: who.may.Authorize, ProjectOf: s.cluster.where, Artifacts: artifacts, Variables: s.Variables, Settings: s.cluster.settings, Recipe: s.Recipe, Leaving: s.leaving,
-		Audit: web.AuditOptions{Record: s.auditor.Record, Authorize: who.may.Authorize},
+		Audit: web.AuditOptions{Record: s.auditor.Record, Authorize: who.may.Authorize}, HistoryReaders: who.may.Authorize,
 	})
 	s.triggers = web.NewTriggers(web.TriggersOptions{Accept: s.acceptTrigger, Record: s.auditor.Record}) // each request brings its own token
 	s.plans = s.schedules(who.may.Authorize)
