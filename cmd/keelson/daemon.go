@@ -64,6 +64,7 @@ type Daemon struct {
 	state    lazyState
 	hooks    lazyHooks
 	ci       lazyPipelines
+	apps     *appsServer
 	cluster  *clusterProcess
 	failed   chan error // a part that ended by itself
 	looked   func(context.Context) (bool, error)
@@ -134,6 +135,9 @@ func (d *Daemon) start(ctx context.Context) error {
 		return err
 	}
 	d.lister.set(clusterLister{client: c})
+	if err := d.apps.start(ctx, config, d.Policy, d.Logger); err != nil {
+		return err
+	}
 	if s := d.ci.get(); s != nil {
 		if err := errors.Join(s.connected(ctx, d.inst, config, c), s.follows.set(config)); err != nil {
 			return err
@@ -204,8 +208,10 @@ func (d *Daemon) serve() (err error) {
 	if d.Pprof {
 		dashboard.Pprof = pprofHandler()
 	}
+	d.apps = newAppsServer()
+	d.apps.early, d.apps.project = &d.ci, d.ci.projectID
 	// Without pipelines everything else goes on: what is kept of them may be damaged.
-	pipelines, err := startPipelines(filepath.Join(d.Data, ciDir), d.inst, d.host, d.Jobs, d.LogLimit, own{}, d.Logger)
+	pipelines, err := startPipelines(filepath.Join(d.Data, ciDir), d.inst, d.host, d.Jobs, d.LogLimit, own{feed: d.apps.feed}, d.Logger)
 	if err != nil {
 		d.Logger.Error("no pipelines are played", "error", err)
 	}
@@ -217,8 +223,10 @@ func (d *Daemon) serve() (err error) {
 	mux := newMux(dashboard, d.host, &d.hooks)
 	mux.Handle(web.PipelinesPath, &d.ci)
 	mux.Handle(web.TriggersPath, &d.ci)
+	d.apps.mount(mux, tokenGuard(d.inst.Token))
 	d.serving = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(d.Logger.Handler(), slog.LevelWarn)}
 	d.serving.RegisterOnShutdown(d.ci.leave)
+	d.serving.RegisterOnShutdown(d.apps.leave)
 	go func() {
 		if err := d.serving.Serve(d.listener); !errors.Is(err, http.ErrServerClosed) {
 			d.failed <- fmt.Errorf("serve: %w", err)

@@ -69,10 +69,15 @@ func newEngine(ctx context.Context, g *global) (*deliver.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	return comparing(ctx, cluster), nil
+}
+
+// comparing is newEngine on a cluster.
+func comparing(ctx context.Context, cluster *kube.Cluster) *deliver.Engine {
 	return &deliver.Engine{
 		Cluster: cluster, Claims: deliver.NewClaims(), Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner,
 		Live: live.New(ctx, cluster, live.Options{Selector: dialect.OwnerNameLabel, OwnerOf: dialect.FluxOwner}),
-	}, nil
+	}
 }
 
 func runDiffPath(ctx context.Context, g *global, path string) error {
@@ -129,6 +134,11 @@ func previewApp(ctx context.Context, g *global, arg string, policy delivery.Poli
 	if err != nil {
 		return preview{}, err
 	}
+	return previewFound(ctx, engine, c, found, policy)
+}
+
+// previewFound makes the preview of an app that was read.
+func previewFound(ctx context.Context, engine *deliver.Engine, c client.Client, found foundApp, policy delivery.Policy) (preview, error) {
 	if found.argo != nil {
 		return previewApplication(ctx, engine, c, found.argo, policy)
 	}

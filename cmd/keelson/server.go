@@ -355,7 +355,7 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 		return err
 	}
 	if listen != "" {
-		server, err := serveDashboard(ctx, g, listen, log, ended)
+		server, err := serveDashboard(ctx, g, listen, policy, log, ended)
 		if err != nil {
 			return err
 		}
@@ -395,7 +395,7 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 }
 
 // serveDashboard serves until the server is closed; a failure goes to ended.
-func serveDashboard(ctx context.Context, g *global, address string, log *slog.Logger, ended chan<- error) (*http.Server, error) {
+func serveDashboard(ctx context.Context, g *global, address string, policy delivery.Policy, log *slog.Logger, ended chan<- error) (*http.Server, error) {
 	config, err := loadKubeconfig(g.kubeconfig)
 	if err != nil {
 		return nil, err
@@ -409,7 +409,17 @@ func serveDashboard(ctx context.Context, g *global, address string, log *slog.Lo
 		return nil, hintf(fmt.Errorf("listen: %w", err), "--listen takes HOST:PORT")
 	}
 	mux := newMux(web.Options{Lister: clusterLister{client: c}, Version: version, Logger: log}, nil, nil)
+	apps := newAppsServer()
+	if err := apps.start(ctx, config, policy, log); err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	token, err := serverToken(filepath.Join(g.data, ciDir, "token"))
+	if err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	apps.mount(mux, tokenGuard(token))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+	server.RegisterOnShutdown(apps.leave)
 	go func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			ended <- fmt.Errorf("serve: %w", err)

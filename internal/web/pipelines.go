@@ -75,6 +75,8 @@ type PipelinesOptions struct {
 	Settings func(ctx context.Context, project string) ([]show.Setting, error)
 	// Recipe gives what a pipeline was made from.
 	Recipe func(ctx context.Context, pipeline int64) (show.Recipe, error)
+	// Feed takes in what the store tells; nil: one of its own.
+	Feed *Feed
 	// Leaving is closed when the server is about to end: streams end then. Nil: they do not.
 	Leaving <-chan struct{}
 }
@@ -102,7 +104,11 @@ type PipelinesOptions struct {
 //	GET  /api/v1/projects/variables?project=
 //	GET  /api/v1/events?project=&pipeline=      a stream of the changes of pipelines, jobs, environments and deployments
 func NewPipelines(o PipelinesOptions) http.Handler {
-	s := &pipelines{PipelinesOptions: o, streams: make(chan struct{}, maxStreams), zips: make(chan struct{}, maxZips)}
+	if o.Feed == nil {
+		o.Feed = NewFeed(time.Now())
+	}
+	o.Feed.follow(o.Store)
+	s := &pipelines{PipelinesOptions: o, streams: newStreams(o.Leaving), zips: make(chan struct{}, maxZips)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/v1/projects", s.projects)
 	mux.HandleFunc("GET /api/v1/pipelines", s.list)
@@ -127,9 +133,9 @@ func NewPipelines(o PipelinesOptions) http.Handler {
 
 type pipelines struct {
 	PipelinesOptions
-	streams chan struct{} // that are open
-	zips    chan struct{} // that are being made
-	sizes   zipSizes
+	streams
+	zips  chan struct{} // that are being made
+	sizes zipSizes
 }
 
 const (
@@ -430,7 +436,7 @@ func (s *pipelines) followLog(w http.ResponseWriter, r *http.Request, id, offset
 	if !s.slot(w) {
 		return
 	}
-	defer func() { <-s.streams }()
+	defer func() { <-s.open }()
 	ctx, cancel := s.until(r)
 	defer cancel()
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")

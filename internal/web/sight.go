@@ -1,0 +1,100 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+)
+
+// resources are those of the kinds of apps and sources.
+var resources = map[string]Target{
+	"Kustomization":  {Group: "kustomize.toolkit.fluxcd.io", Resource: "kustomizations"},
+	"HelmRelease":    {Group: "helm.toolkit.fluxcd.io", Resource: "helmreleases"},
+	"Application":    {Group: "argoproj.io", Resource: "applications"},
+	"GitRepository":  {Group: "source.toolkit.fluxcd.io", Resource: "gitrepositories"},
+	"OCIRepository":  {Group: "source.toolkit.fluxcd.io", Resource: "ocirepositories"},
+	"HelmRepository": {Group: "source.toolkit.fluxcd.io", Resource: "helmrepositories"},
+	"HelmChart":      {Group: "source.toolkit.fluxcd.io", Resource: "helmcharts"},
+}
+
+const (
+	sightLasts = 30 * time.Second // how long an answer about who sees what is believed
+	sightAsks  = 2 * time.Second  // of one question
+	maxSights  = 50_000           // answers that are kept
+)
+
+// sight knows who sees which kinds in which namespaces, as the cluster has said a moment ago.
+type sight struct {
+	authorize Authorize // nil: everybody sees everything
+
+	mu    sync.Mutex
+	known map[sightKey]sightAnswer
+}
+
+type sightKey struct{ who, kind, namespace string }
+
+type sightAnswer struct {
+	sees  bool
+	until time.Time
+}
+
+func newSight(authorize Authorize) *sight {
+	return &sight{authorize: authorize, known: map[sightKey]sightAnswer{}}
+}
+
+// of gives what tells which objects somebody may see, for one request or one stream. failed, if it is not nil, is told why it could not be
+// asked about something, which counts as not seen.
+func (s *sight) of(ctx context.Context, who Person, failed func(error)) func(kind, namespace string) bool {
+	if s.authorize == nil {
+		return func(string, string) bool { return true }
+	}
+	broken := false // then the rest is not asked either
+	name := who.Name + "\x00" + strings.Join(who.Groups, "\x00")
+	return func(kind, namespace string) bool {
+		if broken {
+			return false
+		}
+		for _, ns := range [2]string{"", namespace} {
+			sees, err := s.asks(ctx, who, sightKey{name, kind, ns})
+			if err != nil && failed != nil {
+				failed(err)
+				broken = true
+			}
+			if sees || err != nil {
+				return sees
+			}
+		}
+		return false
+	}
+}
+
+// asks tells whether somebody sees a kind in a namespace.
+func (s *sight) asks(ctx context.Context, who Person, key sightKey) (bool, error) {
+	now := time.Now()
+	s.mu.Lock()
+	answer, ok := s.known[key]
+	s.mu.Unlock()
+	if ok && now.Before(answer.until) {
+		return answer.sees, nil
+	}
+	on, ok := resources[key.kind]
+	if !ok {
+		return false, nil
+	}
+	on.Namespace = key.namespace
+	ctx, cancel := context.WithTimeout(ctx, sightAsks)
+	defer cancel()
+	err := s.authorize(ctx, who, "list", on)
+	if err != nil && !errors.Is(err, ErrForbidden) {
+		return false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.known) >= maxSights {
+		clear(s.known)
+	}
+	s.known[key] = sightAnswer{err == nil, now.Add(sightLasts)}
+	return err == nil, nil
+}
