@@ -24,17 +24,29 @@ import (
 
 // appsServer serves the API of apps: requests that come before the cluster is known are told so.
 type appsServer struct {
-	feed    *web.Feed
-	leaving chan struct{}
-	leave   func()                                                // ends what is followed
-	project func(ctx context.Context, path string) (int64, error) // nil: no pipelines are played
-	early   http.Handler                                          // serves events before the cluster is known; nil: nobody does
-	handler atomic.Pointer[http.Handler]
+	feed      *web.Feed
+	sight     *web.Sight
+	authorize web.Authorize // nil: the cluster is asked, by itself
+	leaving   chan struct{}
+	leave     func()         // ends what is followed
+	pipelines *lazyPipelines // where they are played they serve the stream of all changes; nil: nowhere
+	api       atomic.Pointer[clusterAPI]
+	handler   atomic.Pointer[http.Handler]
 }
 
 func newAppsServer() *appsServer {
 	s := &appsServer{feed: web.NewFeed(time.Now()), leaving: make(chan struct{})}
 	s.leave = sync.OnceFunc(func() { close(s.leaving) })
+	s.sight = web.NewSight(func(ctx context.Context, who web.Person, verb string, on web.Target) error {
+		if s.authorize != nil {
+			return s.authorize(ctx, who, verb, on)
+		}
+		api := s.api.Load()
+		if api == nil {
+			return errNoCluster
+		}
+		return api.authorize(ctx, who, verb, on)
+	})
 	return s
 }
 
@@ -48,12 +60,13 @@ func (s *appsServer) start(ctx context.Context, config *rest.Config, policy deli
 	if err != nil {
 		return err
 	}
+	s.api.Store(api)
 	index := newAppIndex(s.feed)
 	if err := watchApps(ctx, api.own, index, log); err != nil {
 		return fmt.Errorf("watch apps: %w", err)
 	}
 	h := web.NewApps(web.AppsOptions{
-		Index: index, Feed: s.feed, Cluster: api, Authorize: api.authorize, Project: s.project, Leaving: s.leaving, Log: log,
+		Index: index, Feed: s.feed, Cluster: api, Sight: s.sight, Leaving: s.leaving, Log: log,
 	})
 	s.handler.Store(&h)
 	return nil
@@ -68,12 +81,12 @@ func (s *appsServer) mount(mux *http.ServeMux, guard func(http.Handler) http.Han
 
 // ServeHTTP implements [http.Handler].
 func (s *appsServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if h := s.handler.Load(); h != nil {
-		(*h).ServeHTTP(w, r)
+	if r.URL.Path == web.EventsPath && s.pipelines != nil && s.pipelines.get() != nil {
+		s.pipelines.ServeHTTP(w, r)
 		return
 	}
-	if s.early != nil && r.URL.Path == web.EventsPath {
-		s.early.ServeHTTP(w, r)
+	if h := s.handler.Load(); h != nil {
+		(*h).ServeHTTP(w, r)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")

@@ -128,7 +128,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 		return nil, err
 	}
 	s.open = web.NewPipelines(web.PipelinesOptions{
-		Store: db, Create: s.create, Token: inst.Token, Artifacts: artifacts, Variables: s.Variables, Settings: s.cluster.settings, Recipe: s.Recipe, Leaving: s.leaving, Feed: own.feed,
+		Store: db, Create: s.create, Token: inst.Token, Artifacts: artifacts, Variables: s.Variables, Settings: s.cluster.settings, Recipe: s.Recipe, Leaving: s.leaving, Feed: own.feed, Sight: own.sight,
 	})
 	s.triggers = web.NewTriggers(web.TriggersOptions{Accept: s.acceptTrigger}) // each request brings its own token
 	s.api = s.apis(s.open, s.triggers, inst.Token)
@@ -199,6 +199,7 @@ type own struct {
 	git     string       // where repositories are, as sources of the cluster name them; empty: as the instance has it
 	usual   string       // what runs the jobs of projects that do not say; empty: as the instance has it
 	feed    *web.Feed    // takes in what changes; nil: one of its own
+	sight   *web.Sight   // who may be told of which apps; nil: nobody of any
 }
 
 // noShell is said of jobs that nothing here runs.
@@ -336,16 +337,6 @@ func (l *lazyPipelines) job(token string) int64 {
 		return s.Job(token)
 	}
 	return 0
-}
-
-// projectID gives the number of a project by its path.
-func (l *lazyPipelines) projectID(ctx context.Context, path string) (int64, error) {
-	s := l.get()
-	if s == nil {
-		return 0, fmt.Errorf("no pipelines are played here: %w", store.ErrNotFound)
-	}
-	p, err := s.store.Project(ctx, path)
-	return p.ID, err
 }
 
 // ServeHTTP implements [http.Handler].

@@ -209,9 +209,9 @@ func (d *Daemon) serve() (err error) {
 		dashboard.Pprof = pprofHandler()
 	}
 	d.apps = newAppsServer()
-	d.apps.early, d.apps.project = &d.ci, d.ci.projectID
+	d.apps.pipelines = &d.ci
 	// Without pipelines everything else goes on: what is kept of them may be damaged.
-	pipelines, err := startPipelines(filepath.Join(d.Data, ciDir), d.inst, d.host, d.Jobs, d.LogLimit, own{feed: d.apps.feed}, d.Logger)
+	pipelines, err := startPipelines(filepath.Join(d.Data, ciDir), d.inst, d.host, d.Jobs, d.LogLimit, own{feed: d.apps.feed, sight: d.apps.sight}, d.Logger)
 	if err != nil {
 		d.Logger.Error("no pipelines are played", "error", err)
 	}

@@ -197,12 +197,10 @@ var (
 
 // AppsOptions of the API of apps.
 type AppsOptions struct {
-	Index     *Index
-	Feed      *Feed
-	Cluster   Cluster
-	Authorize Authorize // who sees which apps; nil: everybody sees all, for tests
-	// Project gives the number of a project by its path, for the stream of events; nil: there are none.
-	Project func(ctx context.Context, path string) (int64, error)
+	Index   *Index
+	Feed    *Feed
+	Cluster Cluster
+	Sight   *Sight          // who sees which apps
 	Leaving <-chan struct{} // closed when the server is about to end: streams end then; nil: they do not
 	Log     *slog.Logger
 }
@@ -211,7 +209,6 @@ type AppsOptions struct {
 type apps struct {
 	AppsOptions
 	streams
-	sight   *sight
 	compare chan struct{} // has a place for each comparison that is made
 }
 
@@ -234,9 +231,9 @@ const (
 //	                                              text; Accept: text/event-stream: events of [EventText]
 //	GET  /api/v1/sources
 //	GET  /api/v1/matrix?q=&environment=&namespace=
-//	GET  /api/v1/events?project=&pipeline=&app=   a stream of the changes of everything
+//	GET  /api/v1/events?app=                      a stream of the changes of apps
 func NewApps(o AppsOptions) http.Handler {
-	s := &apps{AppsOptions: o, streams: newStreams(o.Leaving), sight: newSight(o.Authorize), compare: make(chan struct{}, diffsAtOnce)}
+	s := &apps{AppsOptions: o, streams: newStreams(o.Leaving), compare: make(chan struct{}, diffsAtOnce)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/v1/apps", s.list)
 	mux.HandleFunc("GET /api/v1/apps/{kind}/{namespace}/{name}", s.show)
@@ -268,7 +265,7 @@ func (s *apps) guard(next http.Handler) http.Handler {
 // seen gives what tells which objects who asks may see. Where that could not be asked, failed tells why.
 func (s *apps) seen(r *http.Request) (sees func(kind, namespace string) bool, failed func() error) {
 	var why error
-	sees = s.sight.of(r.Context(), PersonOf(r.Context()), func(err error) { why = err })
+	sees = s.Sight.of(r.Context(), PersonOf(r.Context()), func(err error) { why = err })
 	return sees, func() error { return why }
 }
 
@@ -509,42 +506,22 @@ func (s *apps) silent(w http.ResponseWriter, err error) {
 	starting(w, errors.New("the cluster does not answer; try again in a moment"))
 }
 
-// events is the stream of the changes of everything.
+// events is the stream of the changes of apps. Where pipelines are played theirs is served in its place, which has all changes.
 func (s *apps) events(w http.ResponseWriter, r *http.Request) {
 	q, err := query(r, "project", "pipeline", "app")
 	if err != nil {
 		refuse(w, http.StatusBadRequest, err)
 		return
 	}
-	var f watched
-	if text := q.Get("pipeline"); text != "" {
-		var ok bool
-		if f.pipeline, ok = number(w, "pipeline", text); !ok {
-			return
-		}
+	if q.Get("project") != "" || q.Get("pipeline") != "" {
+		refuse(w, http.StatusNotFound, errors.New("no pipelines are played here"))
+		return
 	}
-	if f.app = q.Get("app"); f.app != "" {
-		if _, _, _, ok := cutID(f.app); !ok {
-			refuse(w, http.StatusBadRequest, fmt.Errorf("app: %.100q is no id of an app: it is KIND/NAMESPACE/NAME", f.app))
-			return
-		}
+	f, ok := watchedApp(w, r)
+	if !ok {
+		return
 	}
-	if name := q.Get("project"); name != "" {
-		if s.Project == nil {
-			refuse(w, http.StatusNotFound, errors.New("no pipelines are played here"))
-			return
-		}
-		ctx, cancel := context.WithTimeout(r.Context(), readLimit)
-		f.project, err = s.Project(ctx, name)
-		cancel()
-		if err != nil {
-			fail(w, err)
-			return
-		}
-	}
-	ctx, cancel := s.until(r)
-	defer cancel()
-	f.sees = s.sight.of(ctx, PersonOf(ctx), nil)
+	f.sees = s.Sight.of(r.Context(), PersonOf(r.Context()), nil)
 	s.feed(w, r, s.Feed, f)
 }
 

@@ -74,7 +74,7 @@ func ask(t *testing.T, h http.Handler, who, method, path, body string, out any) 
 }
 
 func newApps(index *Index, c Cluster) http.Handler {
-	return NewApps(AppsOptions{Index: index, Feed: index.feed, Cluster: c, Authorize: restricted, Log: slog.New(slog.DiscardHandler)})
+	return NewApps(AppsOptions{Index: index, Feed: index.feed, Cluster: c, Sight: NewSight(restricted), Log: slog.New(slog.DiscardHandler)})
 }
 
 func TestAppList(t *testing.T) {
@@ -231,7 +231,7 @@ func TestAppsRefuse(t *testing.T) {
 		"tail":                  {"ada", "GET", "/api/v1/pods/a/b/log?tail=-1", "", 400, "tail"},
 		"a Pod's path":          {"ada", "GET", "/api/v1/pods/a%2fb/c/log", "", 400, "lower-case"},
 		"an id of events":       {"ada", "GET", "/api/v1/events?app=b", "", 400, "KIND/NAMESPACE/NAME"},
-		"events before":         {"ada", "GET", "/api/v1/events?project=a/b", "", 404, "no pipelines"},
+		"events of pipelines":   {"ada", "GET", "/api/v1/events?project=a/b", "", 404, "no pipelines"},
 		"sources":               {"ada", "GET", "/api/v1/sources?q=x", "", 400, "no parameter"},
 		"matrix":                {"ada", "GET", "/api/v1/matrix?after=x", "", 400, "no parameter"},
 	}
@@ -405,5 +405,57 @@ func TestAppEvents(t *testing.T) {
 	}
 	read(follow("bob", "", last), "app "+one+" Working", "app "+eleven+" Failing")
 	read(follow("ada", "", "12"), "reset")
-	read(follow("ada", "?pipeline=1", ""), "ready")
+}
+
+// TestEventsOfAll: where pipelines are played one stream has the changes of everything, and of apps only what may be seen.
+func TestEventsOfAll(t *testing.T) {
+	feed := NewFeed(time.Now())
+	all := fleet(30)
+	index := NewIndex(feed, "Kustomization")
+	for _, a := range all {
+		index.SetApp(a)
+	}
+	index.Complete("Kustomization")
+	db := openDB(t)
+	h := NewPipelines(PipelinesOptions{Store: db, Token: testToken, Feed: feed, Sight: NewSight(restricted)})
+	hs := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if who := r.Header.Get("Test-Person"); who != "" {
+			r = r.WithContext(WithPerson(r.Context(), Person{Name: who}))
+		}
+		h.ServeHTTP(w, r)
+	}))
+	t.Cleanup(func() { hs.CloseClientConnections(); hs.Close(); db.Close() })
+	for who, want := range map[string][]string{
+		"":    {"ready", "pipeline", "job"},
+		"bob": {"ready", "app", "pipeline", "job"},
+		"ada": {"ready", "app", "app", "pipeline", "job"},
+	} {
+		t.Run(who, func(t *testing.T) {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, hs.URL+"/api/v1/events", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Authorization", "Bearer "+testToken)
+			req.Header.Set("Test-Person", who)
+			res, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer res.Body.Close()
+			var have []string
+			_, err = ReadEvents(res.Body, "", func(name string, _ []byte) bool {
+				if have = append(have, name); name == "ready" {
+					for _, i := range []int{1, 2} { // of team-1 and team-2
+						all[i].Message += "x"
+						index.SetApp(all[i])
+					}
+					makePipeline(t, db, "group/app")
+				}
+				return len(have) < len(want)
+			})
+			if err != nil || !slices.Equal(have[:len(want)-2], want[:len(want)-2]) {
+				t.Errorf("%v %q, want %q", err, have, want)
+			}
+		})
+	}
 }

@@ -170,13 +170,29 @@ func (f watched) wants(t *news) bool {
 	}
 }
 
+// watchedApp reads which app somebody wants to be told of; false: it has been answered that it is none.
+func watchedApp(w http.ResponseWriter, r *http.Request) (f watched, ok bool) {
+	if f.app = r.URL.Query().Get("app"); f.app != "" {
+		if _, _, _, ok := cutID(f.app); !ok {
+			refuse(w, http.StatusBadRequest, fmt.Errorf("app: %.100q is no id of an app: it is KIND/NAMESPACE/NAME", f.app))
+			return f, false
+		}
+	}
+	return f, true
+}
+
 // events tells changes as they come. Nothing is queued for anybody: each reader is at a place in what the feed remembers, and one that is so
 // slow that its place is forgotten is told to read everything again.
 func (s *pipelines) events(w http.ResponseWriter, r *http.Request) {
-	var f watched
+	f, ok := watchedApp(w, r)
+	if !ok {
+		return
+	}
+	if who := PersonOf(r.Context()); s.Sight != nil && who.Name != "" {
+		f.sees = s.Sight.of(r.Context(), who, nil)
+	}
 	q := r.URL.Query()
 	if text := q.Get("pipeline"); text != "" {
-		var ok bool
 		if f.pipeline, ok = number(w, "pipeline", text); !ok {
 			return
 		}

@@ -75,8 +75,10 @@ type PipelinesOptions struct {
 	Settings func(ctx context.Context, project string) ([]show.Setting, error)
 	// Recipe gives what a pipeline was made from.
 	Recipe func(ctx context.Context, pipeline int64) (show.Recipe, error)
-	// Feed takes in what the store tells; nil: one of its own.
+	// Feed takes in what the store tells, and may have changes of apps, too; nil: one of its own.
 	Feed *Feed
+	// Sight tells which apps somebody may be told of; nil: none.
+	Sight *Sight
 	// Leaving is closed when the server is about to end: streams end then. Nil: they do not.
 	Leaving <-chan struct{}
 }
@@ -102,7 +104,7 @@ type PipelinesOptions struct {
 //	GET  /api/v1/environments/ID?before=             with its deployments
 //	POST /api/v1/environments/ID/stop|rollback       [AskEnvironment]; answered with the environment when it is asked for
 //	GET  /api/v1/projects/variables?project=
-//	GET  /api/v1/events?project=&pipeline=      a stream of the changes of pipelines, jobs, environments and deployments
+//	GET  /api/v1/events?project=&pipeline=&app= a stream of the changes of pipelines, jobs, environments and deployments, and of apps
 func NewPipelines(o PipelinesOptions) http.Handler {
 	if o.Feed == nil {
 		o.Feed = NewFeed(time.Now())

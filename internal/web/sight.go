@@ -25,8 +25,8 @@ const (
 	maxSights  = 50_000           // answers that are kept
 )
 
-// sight knows who sees which kinds in which namespaces, as the cluster has said a moment ago.
-type sight struct {
+// Sight knows who sees which kinds in which namespaces, as the cluster has said a moment ago. It is safe for concurrent use.
+type Sight struct {
 	authorize Authorize // nil: everybody sees everything
 
 	mu    sync.Mutex
@@ -40,13 +40,14 @@ type sightAnswer struct {
 	until time.Time
 }
 
-func newSight(authorize Authorize) *sight {
-	return &sight{authorize: authorize, known: map[sightKey]sightAnswer{}}
+// NewSight makes one that asks by a port; nil: everybody sees everything, for tests.
+func NewSight(authorize Authorize) *Sight {
+	return &Sight{authorize: authorize, known: map[sightKey]sightAnswer{}}
 }
 
 // of gives what tells which objects somebody may see, for one request or one stream. failed, if it is not nil, is told why it could not be
 // asked about something, which counts as not seen.
-func (s *sight) of(ctx context.Context, who Person, failed func(error)) func(kind, namespace string) bool {
+func (s *Sight) of(ctx context.Context, who Person, failed func(error)) func(kind, namespace string) bool {
 	if s.authorize == nil {
 		return func(string, string) bool { return true }
 	}
@@ -71,7 +72,7 @@ func (s *sight) of(ctx context.Context, who Person, failed func(error)) func(kin
 }
 
 // asks tells whether somebody sees a kind in a namespace.
-func (s *sight) asks(ctx context.Context, who Person, key sightKey) (bool, error) {
+func (s *Sight) asks(ctx context.Context, who Person, key sightKey) (bool, error) {
 	now := time.Now()
 	s.mu.Lock()
 	answer, ok := s.known[key]
