@@ -66,11 +66,17 @@ func (s *appsServer) start(ctx context.Context, config *rest.Config, policy deli
 		return fmt.Errorf("watch apps: %w", err)
 	}
 	h := web.NewApps(web.AppsOptions{
-		Index: index, Feed: s.feed, Cluster: api, Sight: s.sight, Leaving: s.leaving, Log: log,
+		Index: index, Feed: s.feed, Cluster: api, Sight: s.sight, Document: apiDocument, Leaving: s.leaving, Log: log,
 	})
 	s.handler.Store(&h)
 	return nil
 }
+
+// apiDocument is the OpenAPI document of all of /api/v1.
+var apiDocument = sync.OnceValues(func() ([]byte, error) { return web.OpenAPI(version, apiRoutes()) })
+
+// apiRoutes are all routes below /api/v1.
+func apiRoutes() []web.Route { return web.Routes() }
 
 // mount puts the API on a mux, behind a guard that says who asks.
 func (s *appsServer) mount(mux *http.ServeMux, guard func(http.Handler) http.Handler) {

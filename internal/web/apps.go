@@ -21,7 +21,7 @@ import (
 const EventsPath = "/api/v1/events"
 
 // AppsPaths are the paths at which the API of apps is.
-var AppsPaths = []string{"/api/v1/apps", "/api/v1/apps/", "/api/v1/pods/", "/api/v1/sources", "/api/v1/matrix", EventsPath}
+var AppsPaths = []string{"/api/v1/apps", "/api/v1/apps/", "/api/v1/pods/", "/api/v1/sources", "/api/v1/matrix", "/api/v1/openapi.json", EventsPath}
 
 // Condition is one of Kubernetes' conditions.
 type Condition struct {
@@ -197,12 +197,13 @@ var (
 
 // AppsOptions of the API of apps.
 type AppsOptions struct {
-	Index   *Index
-	Feed    *Feed
-	Cluster Cluster
-	Sight   *Sight          // who sees which apps
-	Leaving <-chan struct{} // closed when the server is about to end: streams end then; nil: they do not
-	Log     *slog.Logger
+	Index    *Index
+	Feed     *Feed
+	Cluster  Cluster
+	Sight    *Sight                 // who sees which apps
+	Document func() ([]byte, error) // the OpenAPI document of the whole API
+	Leaving  <-chan struct{}        // closed when the server is about to end: streams end then; nil: they do not
+	Log      *slog.Logger
 }
 
 // apps serves the API of apps.
@@ -232,6 +233,7 @@ const (
 //	GET  /api/v1/sources
 //	GET  /api/v1/matrix?q=&environment=&namespace=
 //	GET  /api/v1/events?app=                      a stream of the changes of apps
+//	GET  /api/v1/openapi.json
 func NewApps(o AppsOptions) http.Handler {
 	s := &apps{AppsOptions: o, streams: newStreams(o.Leaving), compare: make(chan struct{}, diffsAtOnce)}
 	mux := http.NewServeMux()
@@ -245,6 +247,7 @@ func NewApps(o AppsOptions) http.Handler {
 	mux.HandleFunc("GET /api/v1/sources", s.sources)
 	mux.HandleFunc("GET /api/v1/matrix", s.matrix)
 	mux.HandleFunc("GET /api/v1/events", s.events)
+	mux.HandleFunc("GET /api/v1/openapi.json", s.document)
 	return s.guard(mux)
 }
 
@@ -504,6 +507,17 @@ func (s *apps) unanswered(w http.ResponseWriter, err error) {
 func (s *apps) silent(w http.ResponseWriter, err error) {
 	s.Log.Warn("ask the cluster for the API", "error", err)
 	starting(w, errors.New("the cluster does not answer; try again in a moment"))
+}
+
+func (s *apps) document(w http.ResponseWriter, _ *http.Request) {
+	text, err := s.Document()
+	if err != nil {
+		s.Log.Error("describe the API", "error", err)
+		refuse(w, http.StatusInternalServerError, errors.New("the document could not be made; the log says why"))
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(text) // the client may be gone
 }
 
 // events is the stream of the changes of apps. Where pipelines are played theirs is served in its place, which has all changes.

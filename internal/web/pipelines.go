@@ -212,7 +212,7 @@ func (s *pipelines) projects(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
-	answerJSON(w, map[string]any{"projects": append([]store.Project{}, all...)})
+	answerJSON(w, ProjectList{append([]store.Project{}, all...)})
 }
 
 func (s *pipelines) list(w http.ResponseWriter, r *http.Request) {
