@@ -466,6 +466,20 @@ func TestAppsDiff(t *testing.T) {
 	if diff := cmp.Diff(want, verbs); diff != "" {
 		t.Error(diff)
 	}
+	var back web.AppAsked
+	commit := strings.TrimPrefix(d.Revision, "main@sha1:")
+	if code, text := w.ask("admin", "POST", app+"/rollback", `{"preview":true,"to":"`+commit+`"}`, &back); code != 200 || back.Possible || back.Diff == nil ||
+		len(back.Diff.Objects) != 4 || !strings.Contains(back.Message, "git revert") || strings.Contains(text, "is-secret") {
+		t.Errorf("preview of a rollback: %d %s", code, text)
+	}
+	for _, to := range []string{`"main"`, `"--upload-pack=x"`, `7`, `""`} {
+		if code, text := w.ask("admin", "POST", app+"/rollback", `{"preview":true,"to":`+to+`}`, nil); code != 409 || !strings.Contains(text, "no commit") {
+			t.Errorf("%s: %d %s", to, code, text)
+		}
+	}
+	if code, text := w.ask("nobody", "POST", app+"/rollback", `{"preview":true}`, nil); code != 403 {
+		t.Errorf("%d %s", code, text)
+	}
 	var sources web.SourceList
 	w.eventually("the source", func() error {
 		if code, text := w.ask("viewer", "GET", "/api/v1/sources", "", &sources); code != 200 || len(sources.Sources) != 1 || sources.Sources[0].Name != "repo" {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,6 +12,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+	"keelson.dev/keelson/internal/deliver"
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/web"
 )
 
@@ -163,7 +167,98 @@ func (a *clusterAPI) rollbackRelease(ctx context.Context, as *caller, app foundA
 		"%s is rolled back to version %d of its release, as version %d; it is held there until Git wants something else, or it is resumed", app.id(), to, out.Version)}, nil
 }
 
-// previewRollback tells what a rollback would change.
-func (a *clusterAPI) previewRollback(_ context.Context, _ *caller, app foundApp, _ web.AskApp) (web.AppAsked, error) {
-	return web.AppAsked{}, fmt.Errorf("%w: what a rollback of %s would change cannot be told beforehand", web.ErrImpossible, app.id())
+// previewRollback tells what a rollback would change. Of a Kustomization, which only Git can roll back, it tells what reverting to a commit
+// would.
+func (a *clusterAPI) previewRollback(ctx context.Context, as *caller, app foundApp, ask web.AskApp) (web.AppAsked, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	switch {
+	case app.argo != nil:
+		return a.previewEarlier(ctx, as, app.argo, ask)
+	case app.helm != nil:
+		return a.previewRelease(ctx, as, app, ask)
+	}
+	commit := string(ask.To)
+	if r := delivery.ParseRevision(commit); r.Commit != "" {
+		commit = r.Commit
+	}
+	if len(commit) != 40 || !isCommit(commit) {
+		return web.AppAsked{}, fmt.Errorf("%w: to names no commit, which has 40 digits; %s", web.ErrImpossible, revertInGit(app))
+	}
+	p, err := previewFound(ctx, comparing(ctx, a.cluster), a.own, app, a.policy, commit)
+	if err != nil {
+		return web.AppAsked{}, plainError(err)
+	}
+	d, err := as.planned(ctx, p)
+	return web.AppAsked{To: commit, Diff: &d, Message: "this is what going back to " + commit[:7] + " would change. " + revertInGit(app)}, err
+}
+
+// previewEarlier tells what deploying an earlier revision of an Application would change.
+func (a *clusterAPI) previewEarlier(ctx context.Context, as *caller, app *argocdv1.Application, ask web.AskApp) (web.AppAsked, error) {
+	to, err := deploymentOf(app, string(ask.To))
+	if err != nil {
+		return web.AppAsked{}, impossible(err)
+	}
+	then := app.DeepCopy()
+	if len(to.Sources) > 0 {
+		then.Spec.Source, then.Spec.Sources = nil, slices.Clone(to.Sources)
+		for i := range then.Spec.Sources {
+			if i < len(to.Revisions) {
+				then.Spec.Sources[i].TargetRevision = to.Revisions[i]
+			}
+		}
+	} else if to.Source != nil {
+		source := *to.Source
+		source.TargetRevision = to.Revision
+		then.Spec.Source, then.Spec.Sources = &source, nil
+	}
+	p, err := previewApplication(ctx, comparing(ctx, a.cluster), a.own, then, a.policy)
+	if err != nil {
+		return web.AppAsked{}, plainError(err)
+	}
+	d, err := as.planned(ctx, p)
+	revision := joinRevisions(to.Revision, to.Revisions)
+	return web.AppAsked{To: revision, Possible: true, Diff: &d, Message: "this is what a rollback to " + shortRevision(revision) + " would change"}, err
+}
+
+// previewRelease tells what a rollback of a Helm release would change.
+func (a *clusterAPI) previewRelease(ctx context.Context, as *caller, found foundApp, ask web.AskApp) (web.AppAsked, error) {
+	history, err := releaseHistory(ctx, as.client, found.helm)
+	if err != nil {
+		return web.AppAsked{}, err
+	}
+	to, err := versionToGoTo(found.helm, history, string(ask.To))
+	if err != nil {
+		return web.AppAsked{}, impossible(err)
+	}
+	app, err := dialect.HelmRelease(found.helm)
+	if err != nil {
+		return web.AppAsked{}, err
+	}
+	app.ServiceAccount = "" // it is looked at by Keelson itself
+	engine, err := releaseEngine(ctx, a.cluster.Config())
+	if err != nil {
+		return web.AppAsked{}, err
+	}
+	kept, err := engine.Kept(ctx, app, to)
+	if err != nil {
+		return web.AppAsked{}, plainError(err)
+	}
+	compare := comparing(ctx, a.cluster)
+	all, err := compare.Diff(ctx, kept.Will)
+	if err != nil {
+		return web.AppAsked{}, plainError(err)
+	}
+	gone, err := leaving(ctx, compare, kept)
+	if err != nil {
+		return web.AppAsked{}, plainError(err)
+	}
+	all = append(all, gone...)
+	_, secrets, err := deliver.ReadValues(ctx, a.own, app)
+	if err != nil {
+		return web.AppAsked{}, plainError(err)
+	}
+	maskPreview(secrets, deliver.Preview{Differences: all})
+	d, err := as.told(ctx, all, web.AppDiff{Applied: fmt.Sprint(kept.Version), Revision: fmt.Sprint(to)})
+	return web.AppAsked{To: fmt.Sprint(to), Possible: true, Diff: &d, Message: fmt.Sprintf("this is what a rollback to version %d of the release would change", to)}, err
 }

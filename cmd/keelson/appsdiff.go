@@ -30,15 +30,20 @@ func (a *clusterAPI) Diff(ctx context.Context, id web.AppRef) (web.AppDiff, erro
 		}
 		return as.told(ctx, all, web.AppDiff{Revision: app.helm.Status.LastAttemptedRevision, Applied: app.shown().Revision})
 	}
-	p, err := previewFound(ctx, comparing(ctx, a.cluster), a.own, app, a.policy)
+	p, err := previewFound(ctx, comparing(ctx, a.cluster), a.own, app, a.policy, "")
 	if err != nil {
 		return web.AppDiff{}, plainError(err)
 	}
+	return as.planned(ctx, p)
+}
+
+// planned tells a preview.
+func (c *caller) planned(ctx context.Context, p preview) (web.AppDiff, error) {
 	out := web.AppDiff{Revision: p.revision.String(), Applied: p.applied, Notes: p.notes}
 	for _, b := range p.Plan.Blocks {
 		out.Blocked = append(out.Blocked, b.Fault.Reason+": "+b.Fault.Error())
 	}
-	return as.told(ctx, p.Differences, out)
+	return c.told(ctx, p.Differences, out)
 }
 
 // plainError keeps what an error says and no more: that Keelson may not do something is not that the person may not.
