@@ -17,6 +17,7 @@ import (
 	authclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
 	"k8s.io/client-go/rest"
 
+	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/web"
@@ -66,7 +67,7 @@ func (s *appsServer) start(ctx context.Context, config *rest.Config, policy deli
 		return fmt.Errorf("watch apps: %w", err)
 	}
 	h := web.NewApps(web.AppsOptions{
-		Index: index, Feed: s.feed, Cluster: api, Sight: s.sight, Document: apiDocument, Leaving: s.leaving, Log: log,
+		Index: index, Feed: s.feed, Cluster: api, Sight: s.sight, Document: apiDocument, Leaving: s.leaving, Record: s.record, Log: log,
 	})
 	s.handler.Store(&h)
 	return nil
@@ -77,6 +78,16 @@ var apiDocument = sync.OnceValues(func() ([]byte, error) { return web.OpenAPI(ve
 
 // apiRoutes are all routes below /api/v1.
 func apiRoutes() []web.Route { return web.Routes() }
+
+// record keeps what people have asked for, where there is an audit.
+func (s *appsServer) record(e audit.Entry) {
+	if s.pipelines == nil {
+		return
+	}
+	if p := s.pipelines.get(); p != nil {
+		p.auditor.Record(e)
+	}
+}
 
 // mount puts the API on a mux, behind a guard that says who asks.
 func (s *appsServer) mount(mux *http.ServeMux, guard func(http.Handler) http.Handler) {

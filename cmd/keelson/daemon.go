@@ -198,7 +198,7 @@ func (d *Daemon) serve() (err error) {
 	}
 	d.inst.Port = port
 	d.pushes = make(chan string)
-	d.host, err = githost.New(githost.Options{Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed, Allow: d.ci.allow, Job: d.ci.job})
+	d.host, err = githost.New(githost.Options{Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed, Allow: d.ci.allow, Job: d.ci.job, Private: isWitness})
 	if err != nil {
 		return fmt.Errorf("start the Git host: %w", err)
 	}
@@ -224,7 +224,7 @@ func (d *Daemon) serve() (err error) {
 	mux.Handle(web.PipelinesPath, &d.ci)
 	mux.Handle(web.TriggersPath, &d.ci)
 	d.apps.mount(mux, tokenGuard(d.inst.Token))
-	d.serving = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(d.Logger.Handler(), slog.LevelWarn)}
+	d.serving = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(d.Logger.Handler(), slog.LevelWarn)}
 	d.serving.RegisterOnShutdown(d.ci.leave)
 	d.serving.RegisterOnShutdown(d.apps.leave)
 	go func() {

@@ -87,7 +87,7 @@ func newRoot(g *global) *cobra.Command {
 		upCommand(g), downCommand(g), serverCommand(g),
 		getCommand(g), statusCommand(g), reconcileCommand(g), syncCommand(g), rollbackCommand(g), historyCommand(g), suspendCommand(g), resumeCommand(g), confirmCommand(g), eventsCommand(g), statsCommand(g),
 		takeoverCommand(g), handbackCommand(g),
-		renderCommand(g), healthCommand(g), gitCommand(g), ciCommand(g), versionCommand(g), exitCodesTopic(), renderChildCommand(), luaChildCommand(), sandboxChildCommand(),
+		renderCommand(g), healthCommand(g), gitCommand(g), ciCommand(g), auditCommand(g), versionCommand(g), exitCodesTopic(), renderChildCommand(), luaChildCommand(), sandboxChildCommand(),
 	)
 	root.AddCommand(engineCommands(g)...)
 	return root

@@ -257,7 +257,7 @@ func hostedAt(host *githost.Host, base string) func(raw string) (name string, ok
 		u.User = nil
 		name, ok := strings.CutPrefix(u.String(), strings.TrimSuffix(base, "/")+"/")
 		name = strings.TrimSuffix(strings.TrimSuffix(name, "/"), ".git")
-		return name, ok && githost.CheckName(name) == nil
+		return name, ok && githost.CheckName(name) == nil && !isWitness(name)
 	}
 }
 
@@ -348,7 +348,7 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 	log := slog.New(slog.NewTextHandler(g.err, nil))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ended := make(chan error, 7) // one for each part, so that none waits
+	ended := make(chan error, 8) // one for each part, so that none waits
 	defer startTracing(ctx, log)()
 	var state lazyState
 	if err := observed.serve(ctx, log, &state, ended); err != nil {
@@ -418,7 +418,7 @@ func serveDashboard(ctx context.Context, g *global, address string, policy deliv
 		return nil, errors.Join(err, listener.Close())
 	}
 	apps.mount(mux, tokenGuard(token))
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
 	server.RegisterOnShutdown(apps.leave)
 	go func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

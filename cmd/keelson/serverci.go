@@ -92,6 +92,9 @@ func (o *serverCI) check() error {
 	return nil
 }
 
+// databaseVariable is the environment variable with the address of a PostgreSQL database. It is no flag: it may have a password.
+const databaseVariable = "KEELSON_DATABASE_URL"
+
 // serverPipelines plays the pipelines of keelson server.
 type serverPipelines struct {
 	o      serverCI
@@ -162,7 +165,7 @@ func openServerPipelines(data string, o serverCI, log *slog.Logger) (*serverPipe
 		return nil, err
 	}
 	s.host, err = githost.New(githost.Options{
-		Root: filepath.Join(data, gitDir), Token: s.token, GuardReads: true, Allow: s.ci.allow, Job: s.ci.job,
+		Root: filepath.Join(data, gitDir), Token: s.token, GuardReads: true, Allow: s.ci.allow, Job: s.ci.job, Private: isWitness,
 		OnPush: func(p githost.Push) {
 			if c := s.ci.get(); c != nil {
 				c.pushed(p)
@@ -212,6 +215,10 @@ func (s *serverPipelines) start(ctx context.Context, kubeconfig string, ended ch
 	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, git: s.o.url + githostPath}
 	if s.o.shell {
 		mine.noShell = ""
+	}
+	mine.database = os.Getenv(databaseVariable)
+	mine.lost = func() {
+		ended <- hintf(errors.New("another Keelson has the database now"), "a lease that two servers hold is that of two clusters: give each cluster a database")
 	}
 	inst := instance{Token: s.token, External: true, Kubeconfig: kubeconfig}
 	p, err := startPipelines(filepath.Join(s.data, ciDir), inst, s.host, s.o.jobs, int64(s.o.log)<<20, mine, s.log)
@@ -268,7 +275,7 @@ func (s *serverPipelines) serve(ctx context.Context, p *pipelineServer, ended ch
 		}
 		http.NotFound(w, r)
 	})
-	s.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	s.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	go func() {
 		if err := s.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			ended <- fmt.Errorf("serve pipelines: %w", err)

@@ -15,6 +15,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"keelson.dev/keelson/internal/audit"
 )
 
 // EventsPath is where the stream of changes is.
@@ -203,6 +205,7 @@ type AppsOptions struct {
 	Sight    *Sight                 // who sees which apps
 	Document func() ([]byte, error) // the OpenAPI document of the whole API
 	Leaving  <-chan struct{}        // closed when the server is about to end: streams end then; nil: they do not
+	Record   func(audit.Entry)      // what people have asked for; nil: nobody keeps that. It must not block
 	Log      *slog.Logger
 }
 
@@ -470,6 +473,7 @@ func (s *apps) ask(w http.ResponseWriter, r *http.Request) {
 		defer func() { <-s.compare }()
 	}
 	out, err := s.Cluster.Ask(ctx, id, action, ask)
+	s.note(r, id, action, ask, out, err)
 	if err != nil {
 		s.unanswered(w, err)
 		return
@@ -482,6 +486,27 @@ func (s *apps) ask(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(out) // the client may be gone
+}
+
+// note records what somebody has asked for of an app.
+func (s *apps) note(r *http.Request, id AppRef, action string, ask AskApp, out AppAsked, err error) {
+	if ask.Preview {
+		return
+	}
+	e := audit.Entry{Action: "app." + action, Object: id.String()}
+	if known, ok := s.Index.app(id.String()); ok {
+		e.Environment = known.Environment
+	}
+	if action == "sync" {
+		e.Outcome = audit.Asked
+	}
+	if out.To != "" {
+		e.Detail = "to " + out.To
+	}
+	if apierrors.IsForbidden(err) {
+		err = fmt.Errorf("%w: %w", ErrForbidden, err)
+	}
+	recordTo(s.Record, r, e, err)
 }
 
 // unanswered answers with an error of the cluster.

@@ -58,7 +58,7 @@ var (
 
 // Routes describes the routes of this package.
 func Routes() []Route {
-	return slices.Concat(appRoutes(), pipelineRoutes(), jobRoutes(), environmentRoutes())
+	return slices.Concat(appRoutes(), pipelineRoutes(), jobRoutes(), environmentRoutes(), auditRoutes())
 }
 
 func appRoutes() []Route {
@@ -138,6 +138,19 @@ func environmentRoutes() []Route {
 		{Pattern: "GET /api/v1/environments/{id}", Summary: "An environment with its deployments", Answer: EnvironmentDetail{}, Query: []Param{beforeParam}},
 		{Pattern: "POST /api/v1/environments/{id}/{action}", Summary: "Stop an environment, or go back to an earlier deployment",
 			Actions: []string{"stop", "rollback"}, Body: AskEnvironment{}, Answer: EnvironmentDetail{}},
+	}
+}
+
+func auditRoutes() []Route {
+	from, to := Param{Name: "from", What: "time, as 2026-03-01T12:00:00Z or 2026-03-01"}, Param{Name: "to", What: "time"}
+	return []Route{
+		{Pattern: "GET /api/v1/audit", Summary: "Who did what, the newest first", Answer: AuditList{}, Query: []Param{
+			{Name: "q", What: "words"}, {Name: "actor", What: "who"}, {Name: "action", What: "whole, or ending with *"}, {Name: "object", What: "whole, or ending with *"}, projectParam,
+			{Name: "environment", What: "name"}, {Name: "outcome", What: "asked, done, refused or failed"}, from, to, beforeParam, limitParam,
+		}},
+		{Pattern: "GET /api/v1/audit/export", Summary: "The audit as lines of JSON, which keelson audit verify --file reads", Type: "application/x-ndjson",
+			Query: []Param{from, to, {Name: "names", What: "false: without the names of people", Kind: "boolean"}}},
+		{Pattern: "DELETE /api/v1/audit/people", Summary: "Forget a person, whose records stay", Query: []Param{{Name: "person", What: "who", Needed: true}}, Answer: map[string]string{}},
 	}
 }
 

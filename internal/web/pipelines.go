@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/artifact"
 	"keelson.dev/keelson/internal/pipeline/show"
@@ -81,6 +82,8 @@ type PipelinesOptions struct {
 	Sight *Sight
 	// Leaving is closed when the server is about to end: streams end then. Nil: they do not.
 	Leaving <-chan struct{}
+	// Audit says what is recorded, and who reads that.
+	Audit AuditOptions
 }
 
 // NewPipelines serves pipelines as JSON, and their logs as text. Every request needs the token.
@@ -104,6 +107,7 @@ type PipelinesOptions struct {
 //	GET  /api/v1/environments/ID?before=             with its deployments
 //	POST /api/v1/environments/ID/stop|rollback       [AskEnvironment]; answered with the environment when it is asked for
 //	GET  /api/v1/projects/variables?project=
+//	GET  /api/v1/audit …                        who did what: auditIn
 //	GET  /api/v1/events?project=&pipeline=&app= a stream of the changes of pipelines, jobs, environments and deployments, and of apps
 func NewPipelines(o PipelinesOptions) http.Handler {
 	if o.Feed == nil {
@@ -130,6 +134,7 @@ func NewPipelines(o PipelinesOptions) http.Handler {
 	mux.HandleFunc("POST /api/v1/jobs/{id}/artifacts/keep", s.keep)
 	mux.HandleFunc("GET /api/v1/jobs/{id}/artifacts/archive", s.archive)
 	mux.HandleFunc("GET /api/v1/jobs/{id}/artifacts/file", s.file)
+	s.auditIn(mux)
 	return s.guard(mux)
 }
 
@@ -307,6 +312,7 @@ func (s *pipelines) create(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), askTimeout)
 	defer cancel()
 	made, err := s.Create(ctx, p, askedBy(r))
+	s.note(r, audit.Entry{Action: "pipeline.create", Object: madeObject(made.ID, p.Project), Project: p.Project, Detail: p.Ref}, err)
 	if err != nil {
 		refuse(w, http.StatusUnprocessableEntity, err)
 		return
@@ -374,7 +380,7 @@ func (s *pipelines) ask(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusInternalServerError, err)
 		return
 	}
-	command, err := s.Store.Enqueue(ctx, store.Command{Kind: action, Project: p.Project, Pipeline: id, Jobs: ask.Jobs, User: askedBy(r), Args: args})
+	command, err := s.Store.Enqueue(ctx, store.Command{Kind: action, Project: p.Project, Pipeline: id, Jobs: ask.Jobs, User: askedBy(r), Args: args, Audit: s.pipelineEntry(ctx, r, action, p, ask)})
 	if err != nil {
 		fail(w, err)
 		return
