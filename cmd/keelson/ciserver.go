@@ -57,6 +57,7 @@ type pipelineServer struct {
 	pods     *podJobs // nil: there are none
 	store    *store.DB
 	auditor  *auditor
+	kept     *historyQueue
 	key      []byte
 	url      string // of the instance
 	log      *slog.Logger
@@ -91,7 +92,11 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	if err != nil {
 		return nil, err
 	}
-	s.close, s.store, s.key, s.url = append(s.close, db), db, key, inst.base()
+	if s.kept = own.history; s.kept == nil {
+		s.kept = newHistoryQueue(log)
+	}
+	s.kept.open(db)
+	s.close, s.store, s.key, s.url = append(s.close, db, s.kept), db, key, inst.base()
 	s.auditor = startAuditor(dir, db, host, log)
 	s.close = append(s.close, s.auditor)
 	artifacts, err := artifact.Open(filepath.Join(dir, "artifacts"), artifact.Options{})
@@ -198,12 +203,13 @@ func (s *pipelineServer) withPods(ctx context.Context, inst instance, url string
 
 // own is what somebody else than an instance has of their own.
 type own struct {
-	access  net.Listener // of the jobs' way to the cluster; nil: a port of 127.0.0.1
-	noShell string       // why no job runs in a shell of this machine; empty: they may
-	git     string       // where repositories are, as sources of the cluster name them; empty: as the instance has it
-	usual   string       // what runs the jobs of projects that do not say; empty: as the instance has it
-	feed    *web.Feed    // takes in what changes; nil: one of its own
-	sight   *web.Sight   // who may be told of which apps; nil: nobody of any
+	access  net.Listener  // of the jobs' way to the cluster; nil: a port of 127.0.0.1
+	noShell string        // why no job runs in a shell of this machine; empty: they may
+	git     string        // where repositories are, as sources of the cluster name them; empty: as the instance has it
+	history *historyQueue // nil: it is begun here
+	usual   string        // what runs the jobs of projects that do not say; empty: as the instance has it
+	feed    *web.Feed     // takes in what changes; nil: one of its own
+	sight   *web.Sight    // who may be told of which apps; nil: nobody of any
 
 	database string // a PostgreSQL one; empty: a file
 	lost     func() // is told when another process has taken it

@@ -318,6 +318,7 @@ func (d *Daemon) control(ctx context.Context) error {
 			Hooks:      &d.hooks,
 			Share:      d.Share,
 			Projects:   d.ci.projects(),
+			History:    d.ci.history(),
 			Ready: func(looked func(context.Context) (bool, error)) {
 				d.looked = looked
 				close(ready)

@@ -104,6 +104,7 @@ type serverPipelines struct {
 	token  string
 	ci     lazyPipelines
 	late   lateProjects
+	kept   *historyQueue
 	log    *slog.Logger
 	server *http.Server
 }
@@ -159,7 +160,7 @@ func (l *lateProjects) Forget(name types.NamespacedName) {
 
 // openServerPipelines opens the Git host. Nothing is played or served before [serverPipelines.start].
 func openServerPipelines(data string, o serverCI, log *slog.Logger) (*serverPipelines, error) {
-	s := &serverPipelines{o: o, data: data, log: log, pushes: make(chan string), late: lateProjects{ready: make(chan struct{})}}
+	s := &serverPipelines{o: o, data: data, log: log, pushes: make(chan string), kept: newHistoryQueue(log), late: lateProjects{ready: make(chan struct{})}}
 	var err error
 	if s.token, err = serverToken(filepath.Join(data, ciDir, "token")); err != nil {
 		return nil, err
@@ -212,7 +213,7 @@ func (s *serverPipelines) start(ctx context.Context, kubeconfig string, ended ch
 	if err != nil {
 		return hintf(fmt.Errorf("listen: %w", err), "--ci-access takes HOST:PORT")
 	}
-	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, git: s.o.url + githostPath}
+	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, history: s.kept, git: s.o.url + githostPath}
 	if s.o.shell {
 		mine.noShell = ""
 	}
@@ -286,7 +287,7 @@ func (s *serverPipelines) serve(ctx context.Context, p *pipelineServer, ended ch
 
 // Close implements [io.Closer].
 func (s *serverPipelines) Close() error {
-	var err error
+	err := s.kept.Close()
 	s.ci.leave()
 	if s.server != nil {
 		err = s.server.Close()

@@ -18,7 +18,9 @@ var (
 	ErrTooLarge = errors.New("it is too large")
 	// ErrTooOld: the feed of changes does not go back so far; read everything again.
 	ErrTooOld = errors.New("older than what is remembered")
-	ErrClosed = errors.New("the store is closed")
+	// ErrInvalid: what is to be written is not complete, or no text; nothing was written.
+	ErrInvalid = errors.New("it cannot be kept like this")
+	ErrClosed  = errors.New("the store is closed")
 
 	ErrFull     = errors.New("there is no space left for the database")
 	ErrReadOnly = errors.New("the database cannot be written")

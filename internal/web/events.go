@@ -163,7 +163,9 @@ func (f watched) wants(t *news) bool {
 	switch t.topic.kind {
 	case EventApp:
 		return f.sees != nil && f.project == 0 && f.pipeline == 0 && (f.app == "" || f.app == t.topic.id)
-	case "pipeline", "job", "environment", "deployment", "delivery":
+	case "delivery", "repair": // they are of no project
+		return f.project == 0 && f.pipeline == 0 && f.app == ""
+	case "pipeline", "job", "environment", "deployment":
 		return f.app == "" && (f.project == 0 || t.project == f.project) && (f.pipeline == 0 || t.pipeline == f.pipeline)
 	default:
 		return false

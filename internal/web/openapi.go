@@ -14,6 +14,7 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3gen"
 
+	"keelson.dev/keelson/internal/history"
 	"keelson.dev/keelson/internal/pipeline/show"
 	"keelson.dev/keelson/internal/store"
 )
@@ -58,7 +59,7 @@ var (
 
 // Routes describes the routes of this package.
 func Routes() []Route {
-	return slices.Concat(appRoutes(), pipelineRoutes(), jobRoutes(), environmentRoutes(), auditRoutes())
+	return slices.Concat(appRoutes(), pipelineRoutes(), jobRoutes(), environmentRoutes(), historyRoutes(), auditRoutes())
 }
 
 func appRoutes() []Route {
@@ -138,6 +139,26 @@ func environmentRoutes() []Route {
 		{Pattern: "GET /api/v1/environments/{id}", Summary: "An environment with its deployments", Answer: EnvironmentDetail{}, Query: []Param{beforeParam}},
 		{Pattern: "POST /api/v1/environments/{id}/{action}", Summary: "Stop an environment, or go back to an earlier deployment",
 			Actions: []string{"stop", "rollback"}, Body: AskEnvironment{}, Answer: EnvironmentDetail{}},
+	}
+}
+
+func historyRoutes() []Route {
+	from, to := Param{Name: "from", What: "time, as 2026-03-01T12:00:00Z"}, Param{Name: "to", What: "time"}
+	object := Param{Name: "object", What: "KIND/NAMESPACE/NAME, or KIND/NAME, of an object that was changed"}
+	app := Param{Name: "app", What: "KIND/NAMESPACE/NAME"}
+	return []Route{
+		{Pattern: "GET /api/v1/deliveries", Summary: "What was delivered, the newest first", Answer: DeliveryList{}, Query: []Param{
+			app, {Name: "environment", What: "name"}, {Name: "author", What: "of the commit"}, {Name: "status", What: "running, succeeded, failed or superseded"},
+			{Name: "trigger", What: "commit, spec, drift, sync or rollback"}, {Name: "sha", What: "commit"}, object, {Name: "q", What: "words"}, from, to, beforeParam, limitParam,
+		}},
+		{Pattern: "GET /api/v1/deliveries/{id}", Summary: "A delivery, with what it changed", Answer: history.Delivery{}},
+		{Pattern: "GET /api/v1/repairs", Summary: "What others changed and was repaired, the newest first", Answer: RepairList{}, Query: []Param{
+			app, object, {Name: "manager", What: "who changed it, by managedFields"}, from, to, beforeParam, limitParam,
+		}},
+		{Pattern: "GET /api/v1/why", Summary: "Who made an object, or a field of it, what it is", Answer: history.Answer{}, Query: []Param{
+			{Name: "kind", What: "or its short name", Needed: true}, {Name: "name", What: "of the object", Needed: true}, {Name: "namespace", What: "of the object"},
+			{Name: "field", What: "path of a field"}, {Name: "at", What: "time; none: now"},
+		}},
 	}
 }
 

@@ -106,9 +106,13 @@ type PipelinesOptions struct {
 //	GET  /api/v1/environments?project=&state=&name=&after=&limit=
 //	GET  /api/v1/environments/ID?before=             with its deployments
 //	POST /api/v1/environments/ID/stop|rollback       [AskEnvironment]; answered with the environment when it is asked for
+//	GET  /api/v1/deliveries?app=&environment=&author=&status=&trigger=&sha=&object=KIND/NS/NAME&q=&from=&to=&before=&limit=
+//	GET  /api/v1/deliveries/ID
+//	GET  /api/v1/why?kind=&name=&namespace=&field=&at=   [history.Answer]
+//	GET  /api/v1/repairs?app=&object=&manager=&from=&to=&before=&limit=
 //	GET  /api/v1/projects/variables?project=
 //	GET  /api/v1/audit …                        who did what: auditIn
-//	GET  /api/v1/events?project=&pipeline=&app= a stream of the changes of pipelines, jobs, environments and deployments, and of apps
+//	GET  /api/v1/events?project=&pipeline=&app= a stream of the changes of pipelines, jobs, environments, deployments, deliveries, repairs and apps
 func NewPipelines(o PipelinesOptions) http.Handler {
 	if o.Feed == nil {
 		o.Feed = NewFeed(time.Now())
@@ -124,6 +128,7 @@ func NewPipelines(o PipelinesOptions) http.Handler {
 	mux.HandleFunc("GET /api/v1/jobs/{id}", s.job)
 	mux.HandleFunc("GET /api/v1/jobs/{id}/log", s.log)
 	s.environmentsIn(mux)
+	s.historyIn(mux)
 	mux.HandleFunc("GET /api/v1/events", s.events)
 	mux.HandleFunc("GET /api/v1/pipelines/{id}/variables", s.variables)
 	mux.HandleFunc("GET /api/v1/pipelines/{id}/recipe", s.recipe)
