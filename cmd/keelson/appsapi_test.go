@@ -32,6 +32,7 @@ import (
 	"keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/store"
 	"keelson.dev/keelson/internal/web"
 	"keelson.dev/keelson/test/testcluster"
 )
@@ -92,7 +93,7 @@ type appsWorld struct {
 }
 
 // The people of these tests, by the name that a request has in its header Test-Person.
-var people = map[string]web.Person{
+var testPeople = map[string]web.Person{
 	"admin":  {Name: "root", Groups: []string{"system:masters"}},
 	"viewer": {Name: "vera", Groups: []string{"viewers"}},
 	"nobody": {Name: "norbert", Groups: []string{"others"}},
@@ -115,12 +116,14 @@ func newAppsWorld(t *testing.T) *appsWorld {
 	w.ns = ns.Name
 	t.Cleanup(func() { _ = c.Delete(context.Background(), ns) })
 	log := slog.New(slog.DiscardHandler)
-	server := newAppsServer()
+	who := newPeople(peopleOptions{token: "token", store: func() (*store.DB, error) { return nil, errors.New("there is none") }, log: log})
+	w.must(who.review.set(config))
+	server := newAppsServer(who.may.Authorize)
 	w.api, err = newClusterAPI(cluster, delivery.Policy{LenientSubstitution: true}, log)
 	w.must(err)
 	w.must(server.start(t.Context(), config, w.api.policy, log))
 	hs := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		server.ServeHTTP(rw, r.WithContext(web.WithPerson(r.Context(), people[r.Header.Get("Test-Person")])))
+		server.ServeHTTP(rw, r.WithContext(web.WithPerson(r.Context(), testPeople[r.Header.Get("Test-Person")])))
 	}))
 	t.Cleanup(func() { server.leave(); hs.CloseClientConnections(); hs.Close() })
 	w.url = hs.URL

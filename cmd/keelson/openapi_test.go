@@ -47,15 +47,13 @@ func registered(t *testing.T) []string {
 		for _, f := range room {
 			ast.Inspect(f, func(n ast.Node) bool {
 				call, ok := n.(*ast.CallExpr)
-				if !ok || len(call.Args) != 2 {
+				if !ok || len(call.Args) < 2 {
 					return true
 				}
-				if fn, ok := call.Fun.(*ast.SelectorExpr); !ok || fn.Sel.Name != "HandleFunc" && fn.Sel.Name != "Handle" {
-					return true
-				}
-				pattern, ok := textOf(call.Args[0], constants)
-				if method, path, has := strings.Cut(pattern, " "); ok && has && strings.HasPrefix(path, "/api/v1/") {
-					found[method+" "+path] = true
+				for _, pattern := range textsOf(call.Args[0], constants) {
+					if method, path, has := strings.Cut(pattern, " "); has && strings.HasPrefix(path, "/api/v1/") && strings.ToUpper(method) == method {
+						found[method+" "+path] = true
+					}
 				}
 				return true
 			})
@@ -64,16 +62,23 @@ func registered(t *testing.T) []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-// stringsOf gives the string constants of a package.
-func stringsOf(room []*ast.File) map[string]ast.Expr {
-	out := map[string]ast.Expr{}
+// stringsOf gives what the names of a package may stand for: constants and variables, and what loops go over.
+func stringsOf(room []*ast.File) map[string][]ast.Expr {
+	out := map[string][]ast.Expr{}
 	for _, f := range room {
 		ast.Inspect(f, func(n ast.Node) bool {
-			if v, ok := n.(*ast.ValueSpec); ok {
-				for i, name := range v.Names {
-					if i < len(v.Values) {
-						out[name.Name] = v.Values[i]
+			switch n := n.(type) {
+			case *ast.ValueSpec:
+				for i, name := range n.Names {
+					if i < len(n.Values) {
+						out[name.Name] = append(out[name.Name], n.Values[i])
 					}
+				}
+			case *ast.RangeStmt:
+				name, ok := n.Value.(*ast.Ident)
+				list, ok2 := n.X.(*ast.CompositeLit)
+				if ok && ok2 {
+					out[name.Name] = append(out[name.Name], list.Elts...)
 				}
 			}
 			return true
@@ -82,22 +87,30 @@ func stringsOf(room []*ast.File) map[string]ast.Expr {
 	return out
 }
 
-// textOf gives the value of a constant expression of strings.
-func textOf(e ast.Expr, constants map[string]ast.Expr) (string, bool) {
+// textsOf gives what an expression of strings may be.
+func textsOf(e ast.Expr, names map[string][]ast.Expr) (out []string) {
 	switch e := e.(type) {
 	case *ast.BasicLit:
-		s, err := strconv.Unquote(e.Value)
-		return s, err == nil
+		if s, err := strconv.Unquote(e.Value); err == nil {
+			out = append(out, s)
+		}
 	case *ast.Ident:
-		if v, ok := constants[e.Name]; ok {
-			return textOf(v, constants)
+		for _, v := range names[e.Name] {
+			if _, again := v.(*ast.Ident); !again {
+				out = append(out, textsOf(v, names)...)
+			}
 		}
 	case *ast.BinaryExpr:
-		a, ok := textOf(e.X, constants)
-		b, ok2 := textOf(e.Y, constants)
-		return a + b, ok && ok2 && e.Op == token.ADD
+		if e.Op != token.ADD {
+			return nil
+		}
+		for _, a := range textsOf(e.X, names) {
+			for _, b := range textsOf(e.Y, names) {
+				out = append(out, a+b)
+			}
+		}
 	}
-	return "", false
+	return out
 }
 
 // TestOpenAPI: the document is valid, and says what is served: no more and no less.

@@ -417,7 +417,7 @@ func TestEventsOfAll(t *testing.T) {
 	}
 	index.Complete("Kustomization")
 	db := openDB(t)
-	h := NewPipelines(PipelinesOptions{Store: db, Token: testToken, Feed: feed, Sight: NewSight(restricted)})
+	h := NewPipelines(PipelinesOptions{Store: db, Feed: feed, Sight: NewSight(restricted)})
 	hs := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if who := r.Header.Get("Test-Person"); who != "" {
 			r = r.WithContext(WithPerson(r.Context(), Person{Name: who}))
@@ -426,7 +426,6 @@ func TestEventsOfAll(t *testing.T) {
 	}))
 	t.Cleanup(func() { hs.CloseClientConnections(); hs.Close(); db.Close() })
 	for who, want := range map[string][]string{
-		"":    {"ready", "pipeline", "job"},
 		"bob": {"ready", "app", "pipeline", "job"},
 		"ada": {"ready", "app", "app", "pipeline", "job"},
 	} {

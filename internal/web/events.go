@@ -155,6 +155,7 @@ func lastID(w http.ResponseWriter, r *http.Request) (int64, bool) {
 // watched says which changes somebody wants to be told.
 type watched struct {
 	project, pipeline int64
+	may               func(project int64) bool          // who is told may see it; nil: they may see all
 	app               string                            // an id
 	sees              func(kind, namespace string) bool // the apps that may be told of; nil: none
 }
@@ -163,12 +164,24 @@ func (f watched) wants(t *news) bool {
 	switch t.topic.kind {
 	case EventApp:
 		return f.sees != nil && f.project == 0 && f.pipeline == 0 && (f.app == "" || f.app == t.topic.id)
-	case "delivery", "repair": // they are of no project
+	case "delivery", "repair": // they are of no project, and a number and a status tell nobody what they are about
 		return f.project == 0 && f.pipeline == 0 && f.app == ""
 	case "pipeline", "job", "environment", "deployment":
 		return f.app == "" && (f.project == 0 || t.project == f.project) && (f.pipeline == 0 || t.pipeline == f.pipeline)
 	default:
 		return false
+	}
+}
+
+// shows tells whether who is told may see it; that may have to be asked.
+func (f watched) shows(t *news) bool {
+	switch {
+	case t.topic.kind == EventApp:
+		return f.sees(t.kind, t.namespace)
+	case t.project != 0 && f.may != nil:
+		return f.may(t.project)
+	default:
+		return true
 	}
 }
 
@@ -199,7 +212,11 @@ func (s *pipelines) events(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	f.may = s.may.watches(r.Context())
 	if path := q.Get("project"); path != "" {
+		if !s.may.may(w, r, VerbGet, path) {
+			return
+		}
 		ctx, cancel := context.WithTimeout(r.Context(), readLimit)
 		p, err := s.Store.Project(ctx, path)
 		cancel()
@@ -257,7 +274,7 @@ func (s *stream) changes(ctx context.Context, feed *Feed, f watched, at int64, b
 	case more == nil:
 		text := buf.text[:0]
 		for i := range found {
-			if t := &found[i]; t.topic.kind != EventApp || f.sees(t.kind, t.namespace) {
+			if t := &found[i]; f.shows(t) {
 				text = append(text, t.frame...)
 			}
 		}

@@ -37,8 +37,8 @@ func openDB(t *testing.T) *store.DB {
 func newServed(t *testing.T, o PipelinesOptions) *served {
 	t.Helper()
 	s := &served{T: t, db: openDB(t)}
-	o.Store, o.Token = s.db, testToken
-	hs := httptest.NewServer(NewPipelines(o))
+	o.Store = s.db
+	hs := httptest.NewServer(asPerson(testToken, NewPipelines(o)))
 	t.Cleanup(func() {
 		hs.CloseClientConnections()
 		hs.Close()
@@ -240,7 +240,7 @@ func TestHeartbeat(t *testing.T) {
 		req := httptest.NewRequest(http.MethodGet, "/api/v1/events", nil).WithContext(ctx)
 		req.Header.Set("Authorization", "Bearer "+testToken)
 		feed := NewFeed(time.Now())
-		NewPipelines(PipelinesOptions{Store: db, Token: testToken, Feed: feed}).ServeHTTP(w, req)
+		asPerson(testToken, NewPipelines(PipelinesOptions{Store: db, Feed: feed})).ServeHTTP(w, req)
 		if n := strings.Count(w.Body.String(), fmt.Sprintf("\n\nid: %d", feed.Seq())); n != 4 { // one is ready's
 			t.Errorf("%d: %s", n, w.Body)
 		}

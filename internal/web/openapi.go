@@ -31,6 +31,7 @@ type Route struct {
 	Type    string   // of the answer, where it is no JSON: "text/plain"
 	Stream  any      // a value of the data of its events, where text/event-stream can be asked for, or is always answered
 	Always  bool     // with Stream: always
+	Open    bool     // nobody need be logged in
 }
 
 // Param is a parameter of a query.
@@ -261,6 +262,9 @@ func (r Route) operation(method, path string, problem *openapi3.SchemaRef, schem
 			return nil, err
 		}
 		content["text/event-stream"] = openapi3.NewMediaType().WithSchema(openapi3.NewStringSchema().WithFormat("event-stream: " + reflect.TypeOf(r.Stream).Name()))
+	}
+	if r.Open {
+		op.Security = openapi3.NewSecurityRequirements()
 	}
 	status := cmp.Or(r.Status, http.StatusOK)
 	op.Responses = openapi3.NewResponses(

@@ -8,17 +8,6 @@ import (
 	"time"
 )
 
-// resources are those of the kinds of apps and sources.
-var resources = map[string]Target{
-	"Kustomization":  {Group: "kustomize.toolkit.fluxcd.io", Resource: "kustomizations"},
-	"HelmRelease":    {Group: "helm.toolkit.fluxcd.io", Resource: "helmreleases"},
-	"Application":    {Group: "argoproj.io", Resource: "applications"},
-	"GitRepository":  {Group: "source.toolkit.fluxcd.io", Resource: "gitrepositories"},
-	"OCIRepository":  {Group: "source.toolkit.fluxcd.io", Resource: "ocirepositories"},
-	"HelmRepository": {Group: "source.toolkit.fluxcd.io", Resource: "helmrepositories"},
-	"HelmChart":      {Group: "source.toolkit.fluxcd.io", Resource: "helmcharts"},
-}
-
 const (
 	sightLasts = 30 * time.Second // how long an answer about who sees what is believed
 	sightAsks  = 2 * time.Second  // of one question
