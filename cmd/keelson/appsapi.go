@@ -21,6 +21,7 @@ import (
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/history"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/redact"
 	"keelson.dev/keelson/internal/web"
@@ -32,6 +33,8 @@ type clusterAPI struct {
 	own     client.WithWatch // as Keelson
 	policy  delivery.Policy
 	log     *slog.Logger
+	// deliveries reads what was delivered; nil: no history is kept.
+	deliveries func(ctx context.Context, id int64) (history.Delivery, error)
 }
 
 func newClusterAPI(cluster *kube.Cluster, policy delivery.Policy, log *slog.Logger) (*clusterAPI, error) {

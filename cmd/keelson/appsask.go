@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -104,12 +106,15 @@ func impossible(err error) error {
 
 // rollback goes back to what was deployed before, or tells what that would change.
 func (a *clusterAPI) rollback(ctx context.Context, as *caller, app foundApp, ask web.AskApp) (web.AppAsked, error) {
+	if err := a.resolve(ctx, as, app, &ask); err != nil {
+		return web.AppAsked{}, err
+	}
 	if ask.Preview {
 		return a.previewRollback(ctx, as, app, ask)
 	}
 	switch {
 	case app.argo != nil:
-		to, err := deploymentOf(app.argo, string(ask.To))
+		to, err := deploymentOf(app.argo, ask.To.Revision)
 		if err != nil {
 			return web.AppAsked{}, impossible(err)
 		}
@@ -131,6 +136,48 @@ func (a *clusterAPI) rollback(ctx context.Context, as *caller, app foundApp, ask
 	return web.AppAsked{}, fmt.Errorf("%w: %s", web.ErrImpossible, revertInGit(app))
 }
 
+// resolve puts the revision of a delivery that was named in its place.
+func (a *clusterAPI) resolve(ctx context.Context, as *caller, app foundApp, ask *web.AskApp) error {
+	if ask.To.Delivery == 0 {
+		return nil
+	}
+	if a.deliveries == nil {
+		return fmt.Errorf("%w: no history is kept here: name a revision", web.ErrImpossible)
+	}
+	d, err := a.deliveries(ctx, ask.To.Delivery)
+	if err != nil {
+		return impossible(fmt.Errorf("read delivery %d: %w", ask.To.Delivery, err))
+	}
+	if d.App.String() != app.id().String() {
+		return fmt.Errorf("%w: delivery %d is one of %s", web.ErrImpossible, d.ID, d.App)
+	}
+	ask.To = web.RollbackTo{Revision: cmp.Or(d.SHA, d.Revision)}
+	if app.helm == nil {
+		return nil
+	}
+	history, err := releaseHistory(ctx, as.client, app.helm)
+	if err != nil {
+		return err
+	}
+	n := versionOf(history, d.Revision, d.Finished)
+	if n == 0 {
+		return fmt.Errorf("%w: Helm's storage does not keep the version of the release that delivery %d has made any more", web.ErrImpossible, d.ID)
+	}
+	ask.To.Revision = strconv.Itoa(n)
+	return nil
+}
+
+// versionOf finds the version of a release that a delivery of a chart's version has made, which was over at a time; 0: there is none. An upgrade is written
+// down after Helm has ended it, so it is the newest one until then.
+func versionOf(history []releaseVersion, chart string, over time.Time) int {
+	for _, v := range slices.Backward(history) {
+		if v.ChartVersion == chart && (over.IsZero() || !v.Updated.After(over)) {
+			return v.Version
+		}
+	}
+	return 0
+}
+
 // revertInGit says how a Kustomization is rolled back.
 func revertInGit(app foundApp) string {
 	ref := app.flux.Spec.SourceRef
@@ -147,7 +194,7 @@ func (a *clusterAPI) rollbackRelease(ctx context.Context, as *caller, app foundA
 	if err != nil {
 		return web.AppAsked{}, err
 	}
-	to, err := versionToGoTo(app.helm, history, string(ask.To))
+	to, err := versionToGoTo(app.helm, history, ask.To.Revision)
 	if err != nil {
 		return web.AppAsked{}, impossible(err)
 	}
@@ -178,7 +225,7 @@ func (a *clusterAPI) previewRollback(ctx context.Context, as *caller, app foundA
 	case app.helm != nil:
 		return a.previewRelease(ctx, as, app, ask)
 	}
-	commit := string(ask.To)
+	commit := ask.To.Revision
 	if r := delivery.ParseRevision(commit); r.Commit != "" {
 		commit = r.Commit
 	}
@@ -195,7 +242,7 @@ func (a *clusterAPI) previewRollback(ctx context.Context, as *caller, app foundA
 
 // previewEarlier tells what deploying an earlier revision of an Application would change.
 func (a *clusterAPI) previewEarlier(ctx context.Context, as *caller, app *argocdv1.Application, ask web.AskApp) (web.AppAsked, error) {
-	to, err := deploymentOf(app, string(ask.To))
+	to, err := deploymentOf(app, ask.To.Revision)
 	if err != nil {
 		return web.AppAsked{}, impossible(err)
 	}
@@ -227,7 +274,7 @@ func (a *clusterAPI) previewRelease(ctx context.Context, as *caller, found found
 	if err != nil {
 		return web.AppAsked{}, err
 	}
-	to, err := versionToGoTo(found.helm, history, string(ask.To))
+	to, err := versionToGoTo(found.helm, history, ask.To.Revision)
 	if err != nil {
 		return web.AppAsked{}, impossible(err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/history"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/web"
 )
@@ -43,6 +44,15 @@ func (s *appsServer) start(ctx context.Context, config *rest.Config, policy deli
 	api, err := newClusterAPI(cluster, policy, log)
 	if err != nil {
 		return err
+	}
+	if s.pipelines != nil {
+		api.deliveries = func(ctx context.Context, id int64) (history.Delivery, error) {
+			db, err := s.pipelines.db()
+			if err != nil {
+				return history.Delivery{}, err
+			}
+			return db.Delivery(ctx, id)
+		}
 	}
 	index := newAppIndex(s.feed)
 	if err := watchApps(ctx, api.own, index, log); err != nil {

@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -125,30 +124,32 @@ type AppDiff struct {
 
 // AskApp is what a person asks for with POST /api/v1/apps/KIND/NS/NAME/ACTION.
 type AskApp struct {
-	To      DeliveryID `json:"to,omitempty"`      // of a rollback; empty: what was deployed before
+	To      RollbackTo `json:"to,omitzero"`       // of a rollback; empty: what was deployed before
 	Preview bool       `json:"preview,omitempty"` // of a rollback: only tell what it would change
 	Prune   bool       `json:"prune,omitempty"`   // of a sync or a rollback of an Application: delete what is not in Git
 }
 
-// DeliveryID is the number of a delivery, or a revision; JSON may have it as a number.
-type DeliveryID string
+// RollbackTo is what somebody wants to go back to: in JSON a number is that of a delivery, a string a revision (a commit, a version of a
+// release, an id of an Application's history).
+type RollbackTo struct {
+	Delivery int64
+	Revision string
+}
 
 // UnmarshalJSON implements [json.Unmarshaler].
-func (d *DeliveryID) UnmarshalJSON(b []byte) error {
-	var text string
-	if len(b) > 0 && b[0] != '"' {
-		var n int64
-		if err := json.Unmarshal(b, &n); err != nil {
-			return err
-		}
-		if n != 0 {
-			text = strconv.FormatInt(n, 10)
-		}
-	} else if err := json.Unmarshal(b, &text); err != nil {
-		return err
+func (t *RollbackTo) UnmarshalJSON(b []byte) error {
+	if len(b) > 0 && b[0] == '"' {
+		return json.Unmarshal(b, &t.Revision)
 	}
-	*d = DeliveryID(text)
-	return nil
+	return json.Unmarshal(b, &t.Delivery)
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (t RollbackTo) MarshalJSON() ([]byte, error) {
+	if t.Delivery != 0 {
+		return json.Marshal(t.Delivery)
+	}
+	return json.Marshal(t.Revision)
 }
 
 // AppAsked is what has come of it. What was asked for goes on: the app's events tell how.
@@ -460,7 +461,7 @@ func (s *apps) ask(w http.ResponseWriter, r *http.Request) {
 	if !decode(w, r, &ask) {
 		return
 	}
-	if len(ask.To) > 100 || action != "rollback" && (ask.To != "" || ask.Preview) || action != "rollback" && action != "sync" && ask.Prune {
+	if len(ask.To.Revision) > 100 || ask.To.Delivery < 0 || action != "rollback" && (ask.To != RollbackTo{} || ask.Preview) || action != "rollback" && action != "sync" && ask.Prune {
 		refuse(w, http.StatusBadRequest, errors.New("to and preview are for rollback, prune is for sync and rollback"))
 		return
 	}

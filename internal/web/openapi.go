@@ -210,6 +210,12 @@ func OpenAPI(version string, routes []Route) ([]byte, error) {
 		}
 		doc.AddOperation(path, method, op)
 	}
+	if ref := doc.Components.Schemas["AskApp"]; ref != nil { // what reflection cannot know: see RollbackTo
+		doc.Components.Schemas["RollbackTo"] = (&openapi3.Schema{
+			OneOf:       openapi3.SchemaRefs{openapi3.NewInt64Schema().NewRef(), openapi3.NewStringSchema().NewRef()},
+			Description: "a number is that of a delivery, a string a revision: a commit, a version of a release, an id of an Application's history",
+		}).NewRef()
+	}
 	return json.Marshal(doc)
 }
 
@@ -297,8 +303,6 @@ func completeSchema(_ string, t reflect.Type, _ reflect.StructTag, s *openapi3.S
 	switch {
 	case t == reflect.TypeFor[State]():
 		s.Enum = anys(states)
-	case t == reflect.TypeFor[DeliveryID]():
-		s.Description = "a number is taken, too"
 	case t.Kind() == reflect.Struct && s.Type != nil && s.Type.Is("object"):
 		for _, f := range reflect.VisibleFields(t) {
 			name, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
