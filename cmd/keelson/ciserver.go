@@ -128,7 +128,8 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 		return nil, err
 	}
 	s.open = web.NewPipelines(web.PipelinesOptions{
-		Store: db, Create: s.create, Token: inst.Token, Artifacts: artifacts, Variables: s.Variables, Settings: s.cluster.settings, Recipe: s.Recipe, Leaving: s.leaving,
+		Store: db, Create: s.create, Token: inst.Token, Artifacts: artifacts, Variables: s.Variables, Settings: s.cluster.settings, Recipe: s.Recipe, Deployers: s.Deployers,
+		Leaving: s.leaving,
 	})
 	s.triggers = web.NewTriggers(web.TriggersOptions{Accept: s.acceptTrigger}) // each request brings its own token
 	s.api = s.apis(s.open, s.triggers, inst.Token)

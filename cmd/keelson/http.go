@@ -5,11 +5,13 @@ import (
 
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/web"
+	assets "keelson.dev/keelson/web"
 )
 
 // newMux puts the dashboard and, where there are any, the Git host and the webhooks under one address.
 func newMux(dashboard web.Options, host *githost.Host, hooks web.Hooks) *http.ServeMux {
 	mux := http.NewServeMux()
+	dashboard.Assets = assets.Files()
 	pages := web.New(dashboard)
 	if host == nil {
 		mux.Handle("/", pages)

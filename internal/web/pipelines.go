@@ -75,6 +75,8 @@ type PipelinesOptions struct {
 	Settings func(ctx context.Context, project string) ([]show.Setting, error)
 	// Recipe gives what a pipeline was made from.
 	Recipe func(ctx context.Context, pipeline int64) (show.Recipe, error)
+	// Deployers gives the users who may play the jobs of an environment, where it is protected. Nil: nobody is asked.
+	Deployers func(ctx context.Context, project, environment string) ([]string, error)
 	// Leaving is closed when the server is about to end: streams end then. Nil: they do not.
 	Leaving <-chan struct{}
 }
@@ -87,6 +89,7 @@ type PipelinesOptions struct {
 //	POST /api/v1/pipelines/ID/play|retry|cancel [Ask]; answered when it is done
 //	GET  /api/v1/jobs/ID
 //	GET  /api/v1/pipelines/ID/variables?job=    those that all jobs have alike, or those of a job
+//	GET  /api/v1/pipelines/ID/graph             what waits for what: [PipelineGraph]
 //	GET  /api/v1/pipelines/ID/recipe            what it was made from: event, variables and inputs
 //	GET  /api/v1/pipelines/ID/artifacts         what its jobs have left
 //	GET  /api/v1/jobs/ID/log?offset=&follow=1   text as the job writes it; with follow until the job is over.
@@ -114,6 +117,7 @@ func NewPipelines(o PipelinesOptions) http.Handler {
 	s.environmentsIn(mux)
 	mux.HandleFunc("GET /api/v1/events", s.events)
 	mux.HandleFunc("GET /api/v1/pipelines/{id}/variables", s.variables)
+	mux.HandleFunc("GET /api/v1/pipelines/{id}/graph", s.graph)
 	mux.HandleFunc("GET /api/v1/pipelines/{id}/recipe", s.recipe)
 	mux.HandleFunc("GET /api/v1/pipelines/{id}/artifacts", s.artifactsOf)
 	mux.HandleFunc("GET /api/v1/projects/variables", s.settings)

@@ -1,0 +1,86 @@
+// The tree of an app's objects, down to its Pods.
+import { Controls, ReactFlow, type Edge, type Node, type NodeProps, Handle, Position } from '@xyflow/react'
+import '@xyflow/react/dist/style.css'
+import { createContext, memo, useContext, useMemo } from 'react'
+import type { TreeNode } from '../api'
+import { Mark } from '../icons'
+import { look, words } from '../status'
+import { useTheme } from '../theme'
+import { treeLayout } from './layout'
+
+type ObjectNode = Node<{ object: TreeNode }, 'object'>
+
+const Choice = createContext<{ chosen: string; choose: (id: string) => void }>({ chosen: '', choose: () => {} })
+
+const Box = memo(function Box({ data }: NodeProps<ObjectNode>) {
+  const { chosen, choose } = useContext(Choice)
+  const o = data.object
+  const l = look(o.health ?? 'Unknown')
+  return (
+    <>
+      <Handle type="target" position={Position.Left} isConnectable={false} />
+      <button className={`tree-node nodrag ${l.tone === 'bad' ? 'tone-bad' : ''}`} aria-pressed={chosen === o.id} onClick={() => choose(o.id)} title={o.message}>
+        <Mark {...l} />
+        <span className="text">
+          <span className="name cut">{o.name}</span>
+          <span className="kind cut">
+            {o.kind}
+            {o.ready ? ` · ${o.ready}` : ''}
+            <span className="hidden-text"> {words(o.health ?? 'unknown')}</span>
+          </span>
+        </span>
+      </button>
+      <Handle type="source" position={Position.Right} isConnectable={false} />
+    </>
+  )
+})
+
+const types = { object: Box }
+
+export default function Tree({ nodes, chosen, onChoose }: { nodes: TreeNode[]; chosen: string; onChoose: (id: string) => void }) {
+  const theme = useTheme()
+  const drawn = useMemo(() => {
+    const { placed } = treeLayout(nodes)
+    const ids = new Set(nodes.map((n) => n.id))
+    const out: ObjectNode[] = placed.map((p) => ({
+      id: p.node.id,
+      type: 'object',
+      position: { x: p.x, y: p.y },
+      width: 236,
+      height: 52,
+      data: { object: p.node },
+      focusable: false,
+    }))
+    const edges: Edge[] = nodes
+      .filter((n) => n.parent !== undefined && ids.has(n.parent))
+      .map((n) => ({ id: `${n.parent} ${n.id}`, source: n.parent!, target: n.id, type: 'smoothstep', focusable: false, selectable: false }))
+    return { out, edges }
+  }, [nodes])
+  const choice = useMemo(() => ({ chosen, choose: onChoose }), [chosen, onChoose])
+  return (
+    <Choice.Provider value={choice}>
+      <div className="tree">
+        <ReactFlow
+          nodes={drawn.out}
+          edges={drawn.edges}
+          nodeTypes={types}
+          colorMode={theme}
+          fitView
+          fitViewOptions={{ padding: 0.08, maxZoom: 1, minZoom: 0.4 }}
+          minZoom={0.1}
+          maxZoom={1.5}
+          nodesDraggable={false}
+          nodesConnectable={false}
+          elementsSelectable={false}
+          edgesFocusable={false}
+          nodesFocusable={false}
+          onlyRenderVisibleElements
+          proOptions={{ hideAttribution: true }}
+          aria-label="Resource tree"
+        >
+          <Controls showInteractive={false} position="bottom-right" />
+        </ReactFlow>
+      </div>
+    </Choice.Provider>
+  )
+}
