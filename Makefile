@@ -76,6 +76,8 @@ test: build $(FLUX) ## run all tests
 	go test -timeout 20m ./...
 	cd cluster && go test -timeout 20m ./...
 	@if $(NODE_IS_THERE); then cd web && npm test --silent; else echo "SKIPPED: the tests of the dashboard's parts: it takes npm, and Node.js 20.19 or newer"; fi
+	@command -v chromium >/dev/null && test -d web/node_modules/playwright-core || \
+		echo "SKIPPED: the tour of the dashboard: it takes chromium, npm, and Node.js 20.19 or newer"
 	@bin/keelson-cluster run --node real --check >.out/node-check 2>&1 || \
 		{ echo "SKIPPED: the tests of the real node (docs/cluster.md), because:"; grep '^missing' .out/node-check; }
 

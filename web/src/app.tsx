@@ -138,7 +138,7 @@ function Side({ me, onHelp }: { me: Me; onHelp: () => void }) {
         {places.map((p) => (
           <Link key={p.href} href={p.href} aria-current={here(p.href) ? 'page' : undefined}>
             <Icon name={p.icon} />
-            {p.name}
+            <span className="label">{p.name}</span>
             <kbd className="key" aria-hidden="true">
               g {p.key}
             </kbd>

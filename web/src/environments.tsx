@@ -20,7 +20,7 @@ export function EnvironmentActions({ environment: e, little, to }: { environment
   return (
     <>
       {(e.last || to) && (
-        <button className={look} onClick={() => setAsk('rollback')} aria-label={`Roll ${e.name} back${to ? ` to deployment ${to.iid}` : ''}`}>
+        <button className={look} onClick={() => setAsk('rollback')} aria-label={`Roll back ${e.name}${to ? ` to deployment ${to.iid}` : ''}`}>
           <Icon name="back" /> Roll back
         </button>
       )}

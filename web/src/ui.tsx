@@ -101,8 +101,8 @@ export function Empty({ icon = 'apps', title, children }: { icon?: IconName; tit
 export function Problem({ error, what, retry }: { error: unknown; what: string; retry?: () => void }) {
   if (missing(error)) {
     return (
-      <Empty icon="help" title={`No ${what} here`}>
-        {error instanceof APIError && error.message !== '404 Not Found' ? error.message : `This server does not tell of ${what}.`}
+      <Empty icon="help" title={`There is no ${what} here`}>
+        {error instanceof APIError && error.message !== '404 Not Found' ? error.message : `This server does not tell of it.`}
       </Empty>
     )
   }

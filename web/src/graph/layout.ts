@@ -43,7 +43,7 @@ export function treeLayout<T extends { id: string; parent?: string }>(nodes: T[]
 }
 
 /** Sizes of a pipeline's graph; pixels. */
-export const jobSize = { width: 196, height: 40, gapX: 56, gapY: 12, head: 40 }
+export const jobSize = { width: 204, height: 40, gapX: 40, gapY: 12, head: 40 }
 
 export interface JobNode {
   name: string
@@ -99,15 +99,18 @@ export function pipelineLayout<T extends JobNode>(stages: string[], jobs: T[]): 
   return out
 }
 
+// How far edges of one stage go around their jobs; pixels.
+const around = 24
+
 function curve(a: { x: number; y: number }, b: { x: number; y: number }): string {
   const y1 = a.y + jobSize.height / 2
   const y2 = b.y + jobSize.height / 2
   if (a.x === b.x) { // of one stage: around the right side
     const x = a.x + jobSize.width
-    return `M${x} ${y1} C${x + 36} ${y1} ${x + 36} ${y2} ${x} ${y2}`
+    return `M${x} ${y1} C${x + around} ${y1} ${x + around} ${y2} ${x} ${y2}`
   }
   const x1 = a.x + jobSize.width
   const x2 = b.x
   const mid = x2 - jobSize.gapX / 2
-  return `M${x1} ${y1} H${Math.max(x1, mid - 24)} C${mid} ${y1} ${mid} ${y2} ${x2} ${y2}`
+  return `M${x1} ${y1} H${Math.max(x1, mid - 20)} C${mid} ${y1} ${mid} ${y2} ${x2} ${y2}`
 }

@@ -245,14 +245,20 @@ function JobList({ pipeline, jobs, graph }: { pipeline: PipelineDetail; jobs: Jo
             <h2>{s}</h2>
           </header>
           <div className="scroll-x">
-            <table className="table">
-              <thead className="hidden-text">
+            <table className="table jobs">
+              <thead>
                 <tr>
                   <th scope="col">Job</th>
                   <th scope="col">Status</th>
-                  <th scope="col">What it says</th>
-                  <th scope="col">Took</th>
-                  <th scope="col">Actions</th>
+                  <th scope="col" className="hide-small">
+                    What it says
+                  </th>
+                  <th scope="col" className="num hide-small">
+                    Took
+                  </th>
+                  <th scope="col" className="num">
+                    <span className="hidden-text">Actions</span>
+                  </th>
                 </tr>
               </thead>
               <tbody>
