@@ -50,6 +50,7 @@ export default function Tree({ nodes, chosen, onChoose }: { nodes: TreeNode[]; c
       height: 52,
       data: { object: p.node },
       focusable: false,
+      style: { pointerEvents: 'all' }, // its button takes them
     }))
     const edges: Edge[] = nodes
       .filter((n) => n.parent !== undefined && ids.has(n.parent))

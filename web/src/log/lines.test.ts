@@ -51,6 +51,7 @@ describe('sections', () => {
     'an outer end closes what is in it': [start('a', 1, 'A') + start('b', 1, 'B') + end('a', 5), [['a', 0, 3, 0, 4, false], ['b', 1, 3, 1, 4, false]], ['A', 'B', '']],
     'an end of nothing': [end('x', 1) + 'a\n', [], ['', 'a']],
     'a marker behind an escape sequence': ['\x1b[0Ksection_start:5:s\r\x1b[0KS\nx\n\x1b[0Ksection_end:6:s\r\x1b[0K\n', [['s', 0, 3, 0, 1, false]], ['\x1b[0KS', 'x', '\x1b[0K']],
+    'and behind a shorter one': ['\x1b[Ksection_start:5:s\r\x1b[0KS\n', [['s', 0, 2, 0, undefined, false]], ['\x1b[KS']],
     'text that only looks like one': ['section_start:x:y\nsection 5\n', [], ['section_start:x:y', 'section 5']],
   }
   for (const [name, [text, want, lines]] of Object.entries(cases)) {

@@ -57,11 +57,15 @@ export class LogLines {
     return this.blocks[at >>> blockBits]?.[at & (blockSize - 1)] ?? 0
   }
 
-  // A marker is at a line's beginning, perhaps behind an escape sequence or a time.
+  // A marker is at a line's beginning, perhaps behind the sequence that clears the line: s…, ESC[0Ks…, ESC[Ks…
   private mayMark(at: number): boolean {
-    const b = this.byte(at)
-    if (b === 0x73) return this.byte(at + 1) === 0x65 && this.byte(at + 7) === 0x5f // s e … _
-    return b === 0x1b && this.byte(at + 1) === 0x5b
+    let i = at
+    if (this.byte(i) === 0x1b) {
+      if (this.byte(i + 1) !== 0x5b) return false
+      i += this.byte(i + 2) === 0x30 ? 3 : 2
+      if (this.byte(i++) !== 0x4b) return false
+    }
+    return this.byte(i) === 0x73 && this.byte(i + 1) === 0x65 && this.byte(i + 7) === 0x5f // s e … _
   }
 
   private mark(line: number, end: number) {

@@ -288,10 +288,15 @@ function colour(name: string): string {
 async function read(path: string, signal: AbortSignal, take: (chunk: Uint8Array) => void) {
   const res = await request(path, { signal, headers: { Accept: 'text/plain' } })
   const reader = res.body!.getReader()
+  let shown = 0 // when the page was last let draw
   for (;;) {
     const { value, done } = await reader.read()
     if (done) return
     take(value)
+    if (performance.now() - shown > 80) {
+      await new Promise((r) => requestAnimationFrame(() => setTimeout(r)))
+      shown = performance.now()
+    }
   }
 }
 

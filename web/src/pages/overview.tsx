@@ -1,6 +1,6 @@
 import { useVirtualizer } from '@tanstack/react-virtual'
-import { useEffect, useMemo, useRef } from 'react'
-import { Link, useLocation } from 'wouter'
+import { memo, useEffect, useMemo, useRef, type MouseEvent } from 'react'
+import { useLocation } from 'wouter'
 import { appPath, type App } from '../api'
 import { useApps } from '../apps'
 import { rows, states, type Row } from '../filter'
@@ -100,7 +100,7 @@ function List({ rows, more }: { rows: Row[]; more: () => void }) {
       const r = rows[i]!
       return 'group' in r ? `group ${r.group}` : r.app.id
     },
-    overscan: 12,
+    overscan: 8,
   })
   const at = useRows(rows.length, (i) => {
     const r = rows[i]!
@@ -114,6 +114,12 @@ function List({ rows, more }: { rows: Row[]; more: () => void }) {
   useEffect(() => {
     if (last > rows.length - 60) more()
   }, [last, rows.length, more])
+  const click = (e: MouseEvent) => {
+    const link = e.target instanceof Element ? e.target.closest('a') : null
+    if (!link || e.button !== 0 || e.metaKey || e.ctrlKey || e.shiftKey || e.altKey) return
+    e.preventDefault()
+    go(link.getAttribute('href')!)
+  }
   return (
     <>
       <div className="list-head" aria-hidden="true">
@@ -124,7 +130,7 @@ function List({ rows, more }: { rows: Row[]; more: () => void }) {
         <span className="wide num">Since</span>
       </div>
       <div className="list" ref={scroll} tabIndex={0} role="group" aria-label="Apps, in their order">
-        <div className="list-inner" style={{ height: list.getTotalSize() }}>
+        <div className="list-inner" style={{ height: list.getTotalSize() }} onClick={click}>
           {items.map((v) => {
             const r = rows[v.index]!
             const place = { transform: `translateY(${v.start}px)` }
@@ -135,7 +141,7 @@ function List({ rows, more }: { rows: Row[]; more: () => void }) {
                 </div>
               )
             }
-            return <AppRow key={v.key} app={r.app} style={place} active={v.index === at} />
+            return <AppRow key={v.key} app={r.app} start={v.start} active={v.index === at} />
           })}
         </div>
       </div>
@@ -143,11 +149,12 @@ function List({ rows, more }: { rows: Row[]; more: () => void }) {
   )
 }
 
-function AppRow({ app, style, active }: { app: App; style: React.CSSProperties; active: boolean }) {
+// Links without a part of their own each: a list of many rows is scrolled through.
+const AppRow = memo(function AppRow({ app, start, active }: { app: App; start: number; active: boolean }) {
   const rev = revision(app.revision)
   const message = app.state === 'Ready' ? (app.title ?? app.message) : (app.message ?? app.reason)
   return (
-    <Link href={`/apps/${appPath(app)}`} className="app-row" style={style} data-active={active}>
+    <a href={`/apps/${appPath(app)}`} className="app-row" style={{ transform: `translateY(${start}px)` }} data-active={active}>
       <span className="grow">
         <span className="cut name" style={{ display: 'block' }}>
           {app.name}
@@ -170,6 +177,6 @@ function AppRow({ app, style, active }: { app: App; style: React.CSSProperties; 
       <span className="wide num small dim">
         <Age time={app.since} />
       </span>
-    </Link>
+    </a>
   )
-}
+})
