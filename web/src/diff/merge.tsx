@@ -24,7 +24,8 @@ const look = EditorView.theme({
   '&.cm-merge-a .cm-changedText, .cm-deletedChunk .cm-deletedText': { background: 'color-mix(in srgb, var(--bad) 28%, transparent)' },
   '&.cm-merge-b .cm-changedText': { background: 'color-mix(in srgb, var(--ok) 28%, transparent)' },
   '.cm-deletedChunk': { backgroundColor: 'var(--bad-soft)' },
-  '.cm-collapsedLines': { background: 'var(--sunken)', color: 'var(--dim)' },
+  '.cm-collapsedLines': { background: 'var(--sunken)', color: 'var(--soft)' },
+  '.cm-collapsedLines::before, .cm-collapsedLines::after': { content: '"···"' },
 })
 
 const common: Extension[] = [

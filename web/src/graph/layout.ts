@@ -7,7 +7,7 @@ export interface Placed<T> {
 }
 
 /** Sizes of a tree that grows to the right; pixels. */
-export const treeStep = { x: 268, y: 68 }
+export const treeStep = { x: 284, y: 66 }
 
 /**
  * A tidy tree: depth to the right, leaves below each other, parents in the middle of their children. Nodes whose parent is

@@ -1,7 +1,7 @@
 // The tree of an app's objects, down to its Pods.
-import { Controls, ReactFlow, type Edge, type Node, type NodeProps, Handle, Position } from '@xyflow/react'
+import { Controls, Handle, Position, ReactFlow, type Edge, type Node, type NodeProps, type ReactFlowInstance } from '@xyflow/react'
 import '@xyflow/react/dist/style.css'
-import { createContext, memo, useContext, useMemo } from 'react'
+import { createContext, memo, useContext, useEffect, useMemo, useRef } from 'react'
 import type { TreeNode } from '../api'
 import { Mark } from '../icons'
 import { look, words } from '../status'
@@ -22,7 +22,7 @@ const Box = memo(function Box({ data }: NodeProps<ObjectNode>) {
       <button className={`tree-node nodrag ${l.tone === 'bad' ? 'tone-bad' : ''}`} aria-pressed={chosen === o.id} onClick={() => choose(o.id)} title={o.message}>
         <Mark {...l} />
         <span className="text">
-          <span className="name cut">{o.name}</span>
+          <Name text={o.name} />
           <span className="kind cut">
             {o.kind}
             {o.ready ? ` · ${o.ready}` : ''}
@@ -35,7 +35,20 @@ const Box = memo(function Box({ data }: NodeProps<ObjectNode>) {
   )
 })
 
+// A long name keeps its end: that is where Pods differ.
+function Name({ text }: { text: string }) {
+  const at = text.length > 22 ? text.length - 8 : text.length
+  return (
+    <span className="name row" style={{ gap: 0 }}>
+      <span className="cut">{text.slice(0, at)}</span>
+      <span className="nowrap">{text.slice(at)}</span>
+    </span>
+  )
+}
+
 const types = { object: Box }
+
+const fit = { padding: 0.06, maxZoom: 1, minZoom: 0.4 }
 
 export default function Tree({ nodes, chosen, onChoose }: { nodes: TreeNode[]; chosen: string; onChoose: (id: string) => void }) {
   const theme = useTheme()
@@ -54,20 +67,32 @@ export default function Tree({ nodes, chosen, onChoose }: { nodes: TreeNode[]; c
     }))
     const edges: Edge[] = nodes
       .filter((n) => n.parent !== undefined && ids.has(n.parent))
-      .map((n) => ({ id: `${n.parent} ${n.id}`, source: n.parent!, target: n.id, type: 'smoothstep', focusable: false, selectable: false }))
+      .map((n) => ({ id: `${n.parent} ${n.id}`, source: n.parent!, target: n.id, type: 'smoothstep', pathOptions: { offset: 10, borderRadius: 8 }, focusable: false, selectable: false }))
     return { out, edges }
   }, [nodes])
+  const flow = useRef<ReactFlowInstance<ObjectNode> | null>(null)
+  const place = useRef<HTMLDivElement>(null)
+  useEffect(() => {
+    let width = 0
+    const seen = new ResizeObserver(([e]) => {
+      if (e && width !== 0 && e.contentRect.width !== width) void flow.current?.fitView(fit)
+      width = e?.contentRect.width ?? 0
+    })
+    seen.observe(place.current!)
+    return () => seen.disconnect()
+  }, [])
   const choice = useMemo(() => ({ chosen, choose: onChoose }), [chosen, onChoose])
   return (
     <Choice.Provider value={choice}>
-      <div className="tree">
+      <div className="tree" ref={place}>
         <ReactFlow
           nodes={drawn.out}
           edges={drawn.edges}
           nodeTypes={types}
           colorMode={theme}
           fitView
-          fitViewOptions={{ padding: 0.08, maxZoom: 1, minZoom: 0.4 }}
+          fitViewOptions={fit}
+          onInit={(f) => void (flow.current = f)}
           minZoom={0.1}
           maxZoom={1.5}
           nodesDraggable={false}
@@ -79,7 +104,7 @@ export default function Tree({ nodes, chosen, onChoose }: { nodes: TreeNode[]; c
           proOptions={{ hideAttribution: true }}
           aria-label="Resource tree"
         >
-          <Controls showInteractive={false} position="bottom-right" />
+          <Controls showInteractive={false} position="bottom-left" orientation="horizontal" />
         </ReactFlow>
       </div>
     </Choice.Provider>
