@@ -57,8 +57,8 @@ type ProjectSpec struct {
 	// +kubebuilder:validation:MaxItems=1000
 	// +optional
 	Variables []ProjectVariable `json:"variables,omitempty"`
-	// ReadableBy are the paths of other projects whose pipelines may read this one (include:project, component) and start pipelines of it
-	// (trigger:project, or with a job's token): "group/*" for all of a group, "*" for all. Default: none.
+	// ReadableBy are the paths of other projects whose pipelines may read this one (include:project, component, submodules), pull its images and
+	// start pipelines of it (trigger:project, or with a job's token): "group/*" for all of a group, "*" for all. Default: none.
 	// +optional
 	ReadableBy []string `json:"readableBy,omitempty"`
 	// Suspend keeps pushes and schedules from starting pipelines; people still may.

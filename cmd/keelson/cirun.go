@@ -78,10 +78,6 @@ func runCIRun(ctx context.Context, g *global, opts ciRunOptions, jobs []string) 
 		return usagef("run prints text or, with -o json, JSON lines")
 	}
 	opts.ignoreSkip = true
-	// A pipe that nobody reads any more is an error of the write, and no end of the program. Ignored it would be so for jobs too.
-	pipes := make(chan os.Signal, 1)
-	signal.Notify(pipes, syscall.SIGPIPE)
-	defer signal.Stop(pipes)
 	c, err := compilePipeline(ctx, g, opts.ciOptions)
 	if err != nil {
 		return err
@@ -178,6 +174,10 @@ func (c *compiled) manual(g *global, graph *pipeline.Graph, name string) error {
 
 // play runs a graph and shows how it goes.
 func (c *compiled) play(ctx context.Context, g *global, p run.Pipeline, o run.Options) (run.Outcome, error) {
+	// A pipe that nobody reads any more is an error of the write, and no end of the program. Ignored it would be so for jobs too.
+	pipes := make(chan os.Signal, 1)
+	signal.Notify(pipes, syscall.SIGPIPE)
+	defer signal.Stop(pipes)
 	shown := show.WithoutSecrets(p.Graph)
 	for _, text := range show.Local(shown) {
 		fmt.Fprintln(g.err, "note: "+text)

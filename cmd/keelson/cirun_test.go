@@ -2,8 +2,11 @@ package main
 
 import (
 	"bufio"
+	"encoding/json"
 	"errors"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +15,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"keelson.dev/keelson/internal/pipeline/show"
+	"keelson.dev/keelson/internal/web"
 )
 
 // ciProcess is "keelson ci run" in a process of its own, in a fresh repository with its own place for temporary files.
@@ -153,6 +159,32 @@ func TestRunClosedPipe(t *testing.T) {
 				t.Errorf("stderr: %s", p.stderr.String())
 			}
 		})
+	}
+}
+
+// What reads the output of a replay is gone, too.
+func TestReplayClosedPipe(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sha, err := exec.CommandContext(r.Context(), "git", "rev-parse", "HEAD").Output() // of the repository that the test is in
+		if err == nil && r.URL.Path == web.PipelinesPath+"pipelines/1/recipe" {
+			err = json.NewEncoder(w).Encode(show.Recipe{
+				Pipeline: 1, IID: 1, Created: time.Now(), Project: "acme/app", ProjectID: 1, Source: "push", Ref: "refs/heads/main", SHA: strings.TrimSpace(string(sha)), User: "ada",
+				DefaultBranch: "main", ConfigPath: ".gitlab-ci.yml", Server: "http://127.0.0.1", CloneURL: "http://127.0.0.1/git/app.git",
+			})
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}))
+	defer s.Close()
+	t.Setenv(serverVariable, s.URL)
+	t.Setenv(tokenVariable, "any")
+	job := strings.ReplaceAll(holdingJob, "$CI_PROJECT_DIR", "$REPO") + "$REPO/after\n"
+	p := startCI(t, job, "sh", "-c", "export REPO=$PWD; git add .gitlab-ci.yml && git commit -qm Job && exec "+testProgram(t)+" ci replay 1 --env REPO")
+	p.out.Close()
+	p.ended(1)
+	if !strings.Contains(p.stderr.String(), "broken pipe") {
+		t.Errorf("stderr: %s", p.stderr.String())
 	}
 }
 

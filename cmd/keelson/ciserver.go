@@ -56,6 +56,8 @@ type pipelineServer struct {
 	runners  runners
 	pods     *podJobs // nil: there are none
 	store    *store.DB
+	auditor  *auditor
+	kept     *historyQueue
 	key      []byte
 	url      string // of the instance
 	log      *slog.Logger
@@ -86,11 +88,17 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	if err != nil {
 		return nil, err
 	}
-	db, err := store.Open(filepath.Join(dir, "store.db"), store.Options{Key: key, Logger: log})
+	db, err := store.Open(filepath.Join(dir, "store.db"), store.Options{Key: key, Logger: log, PostgreSQL: own.database, Lost: own.lost, AuditFailed: auditFailed})
 	if err != nil {
 		return nil, err
 	}
-	s.close, s.store, s.key, s.url = append(s.close, db), db, key, inst.base()
+	if s.kept = own.history; s.kept == nil {
+		s.kept = newHistoryQueue(log)
+	}
+	s.kept.open(db)
+	s.close, s.store, s.key, s.url = append(s.close, db, s.kept), db, key, inst.base()
+	s.auditor = startAuditor(dir, db, host, log)
+	s.close = append(s.close, s.auditor)
 	artifacts, err := artifact.Open(filepath.Join(dir, "artifacts"), artifact.Options{})
 	if err != nil {
 		return nil, err
@@ -129,9 +137,9 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	}
 	s.open = web.NewPipelines(web.PipelinesOptions{
 		Store: db, Create: s.create, Token: inst.Token, Artifacts: artifacts, Variables: s.Variables, Settings: s.cluster.settings, Recipe: s.Recipe, Deployers: s.Deployers,
-		Leaving: s.leaving,
+		Leaving: s.leaving, Audit: web.AuditOptions{Record: s.auditor.Record},
 	})
-	s.triggers = web.NewTriggers(web.TriggersOptions{Accept: s.acceptTrigger}) // each request brings its own token
+	s.triggers = web.NewTriggers(web.TriggersOptions{Accept: s.acceptTrigger, Record: s.auditor.Record}) // each request brings its own token
 	s.api = s.apis(s.open, s.triggers, inst.Token)
 	if !inst.External {
 		if s.jobs, err = newJobServer(dir, inst, host, s.open, s.triggers, s.AllowImage, log); err != nil {
@@ -195,10 +203,14 @@ func (s *pipelineServer) withPods(ctx context.Context, inst instance, url string
 
 // own is what somebody else than an instance has of their own.
 type own struct {
-	access  net.Listener // of the jobs' way to the cluster; nil: a port of 127.0.0.1
-	noShell string       // why no job runs in a shell of this machine; empty: they may
-	git     string       // where repositories are, as sources of the cluster name them; empty: as the instance has it
-	usual   string       // what runs the jobs of projects that do not say; empty: as the instance has it
+	access  net.Listener  // of the jobs' way to the cluster; nil: a port of 127.0.0.1
+	noShell string        // why no job runs in a shell of this machine; empty: they may
+	git     string        // where repositories are, as sources of the cluster name them; empty: as the instance has it
+	history *historyQueue // nil: it is begun here
+	usual   string        // what runs the jobs of projects that do not say; empty: as the instance has it
+
+	database string // a PostgreSQL one; empty: a file
+	lost     func() // is told when another process has taken it
 }
 
 // noShell is said of jobs that nothing here runs.
@@ -273,7 +285,7 @@ func (s *pipelineServer) shut() error {
 
 // pushed passes a push on.
 func (s *pipelineServer) pushed(p githost.Push) {
-	push := ci.Push{Repository: p.Repository, User: p.User, Options: p.Options, Job: p.Job}
+	push := ci.Push{Repository: p.Repository, User: p.User, Options: p.Options, Job: p.Job, Audit: auditPush(p)}
 	for _, c := range p.Changes {
 		push.Changes = append(push.Changes, ci.RefChange(c))
 	}

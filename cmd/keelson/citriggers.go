@@ -34,7 +34,11 @@ func (s *pipelineServer) acceptTrigger(ctx context.Context, t web.TriggerRequest
 	} else if e.User, err = s.triggerNamed(ctx, path, t.Token); err != nil {
 		return web.Accepted{}, err
 	}
-	return web.Accepted{Project: path, Make: func(ctx context.Context) (web.Triggered, error) { return s.trigger(ctx, t, e, job) }}, nil
+	whose := "trigger " + e.User
+	if ofJob {
+		whose = fmt.Sprintf("job %d of %s", job, caller)
+	}
+	return web.Accepted{Project: path, Who: whose, Make: func(ctx context.Context) (web.Triggered, error) { return s.trigger(ctx, t, e, job) }}, nil
 }
 
 // trigger makes a pipeline of an event that a request with a token asks for, with that of a job or, where that is 0, of a trigger.

@@ -194,7 +194,7 @@ func (d *Daemon) serve() (err error) {
 	}
 	d.inst.Port = port
 	d.pushes = make(chan string)
-	d.host, err = githost.New(githost.Options{Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed, Allow: d.ci.allow, Job: d.ci.job})
+	d.host, err = githost.New(githost.Options{Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed, Allow: d.ci.allow, Job: d.ci.job, Private: isWitness})
 	if err != nil {
 		return fmt.Errorf("start the Git host: %w", err)
 	}
@@ -217,7 +217,7 @@ func (d *Daemon) serve() (err error) {
 	mux := newMux(dashboard, d.host, &d.hooks)
 	mux.Handle(web.PipelinesPath, &d.ci)
 	mux.Handle(web.TriggersPath, &d.ci)
-	d.serving = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(d.Logger.Handler(), slog.LevelWarn)}
+	d.serving = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(d.Logger.Handler(), slog.LevelWarn)}
 	d.serving.RegisterOnShutdown(d.ci.leave)
 	go func() {
 		if err := d.serving.Serve(d.listener); !errors.Is(err, http.ErrServerClosed) {
@@ -310,6 +310,7 @@ func (d *Daemon) control(ctx context.Context) error {
 			Hooks:      &d.hooks,
 			Share:      d.Share,
 			Projects:   d.ci.projects(),
+			History:    d.ci.history(),
 			Ready: func(looked func(context.Context) (bool, error)) {
 				d.looked = looked
 				close(ready)

@@ -2,11 +2,15 @@ package main
 
 import (
 	"net/http"
+	"time"
 
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/web"
 	assets "keelson.dev/keelson/web"
 )
+
+// idleTimeout is how long a connection stays open that nobody asks anything by.
+const idleTimeout = 2 * time.Minute
 
 // newMux puts the dashboard and, where there are any, the Git host and the webhooks under one address.
 func newMux(dashboard web.Options, host *githost.Host, hooks web.Hooks) *http.ServeMux {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"keelson.dev/keelson/internal/githost"
+	"keelson.dev/keelson/internal/pipeline/diskspace"
 	"keelson.dev/keelson/internal/pipeline/executor/pod"
 	"keelson.dev/keelson/internal/registry"
 	"keelson.dev/keelson/internal/web"
@@ -56,8 +57,10 @@ func newJobServer(dir string, inst instance, host *githost.Host, api, triggers h
 	if j.nodePass, err = nodeLogin(j.login); err != nil {
 		return nil, err
 	}
+	images := filepath.Join(dir, "registry")
 	j.images, err = registry.Open(registry.Options{
-		Dir: filepath.Join(dir, "registry"), MaxBlob: maxImageBlob, MaxTotal: maxImages, Authorize: j.authorize, Log: log,
+		Dir: images, MaxBlob: maxImageBlob, MaxTotal: maxImages, Authorize: j.authorize, Log: log,
+		Room: func(need int64) error { return diskspace.Room(images, need, diskspace.Reserve) },
 	})
 	if err != nil {
 		return nil, err
@@ -79,7 +82,7 @@ func newJobServer(dir string, inst instance, host *githost.Host, api, triggers h
 		}
 		http.NotFound(w, r)
 	})
-	j.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	j.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	ctx, stop := context.WithCancel(context.Background())
 	j.stop = stop
 	go j.collect(ctx)

@@ -61,6 +61,14 @@ func (l *lazyPipelines) projects() controller.Projects {
 	return nil
 }
 
+// history gives who keeps what is delivered; nil: nobody does.
+func (l *lazyPipelines) history() controller.Recorder {
+	if s := l.get(); s != nil {
+		return s.kept
+	}
+	return nil
+}
+
 // Tell implements [controller.Projects].
 func (k *projectKeeper) Tell(wake func(types.NamespacedName)) {
 	k.mu.Lock()

@@ -14,6 +14,7 @@ import (
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/history"
 	"keelson.dev/keelson/internal/redact"
 )
 
@@ -141,12 +142,18 @@ func named(h argocdv1.RevisionHistory, revision string) bool {
 }
 
 func historyCommand(g *global) *cobra.Command {
-	return &cobra.Command{
+	var deliveries bool
+	cmd := &cobra.Command{
 		Use:   "history APP",
-		Short: "List the deployments of an Application that its status remembers, or the versions of a Helm release, the newest last",
-		Args:  args(cobra.ExactArgs(1)),
-		RunE:  func(cmd *cobra.Command, a []string) error { return runHistory(cmd.Context(), g, a[0]) },
+		Short: "List what was deployed of an app, the newest last",
+		Long: `History lists the deliveries of a Kustomization that the instance has recorded: commit, author, what became of it. Of an Application it lists the
+deployments that its status remembers, and of a HelmRelease the versions of its release that Helm keeps: what keelson rollback takes. With
+--deliveries it lists their deliveries too.`,
+		Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, a []string) error { return runHistory(cmd.Context(), g, a[0], deliveries) },
 	}
+	cmd.Flags().BoolVar(&deliveries, "deliveries", false, "list what the instance has recorded, also of Applications and HelmReleases")
+	return cmd
 }
 
 // deployment is one line of a history, as JSON.
@@ -158,7 +165,7 @@ type deployment struct {
 	Sources  []string  `json:"sources"`
 }
 
-func runHistory(ctx context.Context, g *global, arg string) error {
+func runHistory(ctx context.Context, g *global, arg string, deliveries bool) error {
 	c, err := g.client()
 	if err != nil {
 		return err
@@ -166,6 +173,9 @@ func runHistory(ctx context.Context, g *global, arg string) error {
 	app, err := findApp(ctx, c, g.namespace, arg)
 	if err != nil {
 		return err
+	}
+	if app.flux != nil || deliveries {
+		return printDeliveries(ctx, g, history.App(app.id()))
 	}
 	if app.helm != nil {
 		return printReleaseHistory(ctx, g, c, app.helm)

@@ -85,9 +85,9 @@ func newRoot(g *global) *cobra.Command {
 	})
 	root.AddCommand(
 		upCommand(g), downCommand(g), serverCommand(g),
-		getCommand(g), statusCommand(g), reconcileCommand(g), syncCommand(g), rollbackCommand(g), historyCommand(g), suspendCommand(g), resumeCommand(g), confirmCommand(g), eventsCommand(g), statsCommand(g),
+		getCommand(g), statusCommand(g), reconcileCommand(g), syncCommand(g), rollbackCommand(g), historyCommand(g), whyCommand(g), logCommand(g), suspendCommand(g), resumeCommand(g), confirmCommand(g), eventsCommand(g), statsCommand(g),
 		takeoverCommand(g), handbackCommand(g),
-		renderCommand(g), healthCommand(g), gitCommand(g), ciCommand(g), versionCommand(g), exitCodesTopic(), renderChildCommand(), luaChildCommand(), sandboxChildCommand(),
+		renderCommand(g), healthCommand(g), gitCommand(g), ciCommand(g), auditCommand(g), versionCommand(g), exitCodesTopic(), renderChildCommand(), luaChildCommand(), sandboxChildCommand(),
 	)
 	root.AddCommand(engineCommands(g)...)
 	return root

@@ -50,6 +50,7 @@ type serverOptions struct {
 	Hooks   *lazyHooks // is given what answers webhooks; nil: none are served
 	// Projects plays the pipelines of Projects; nil: nobody does.
 	Projects controller.Projects
+	History  controller.Recorder // keeps what is delivered and repaired; nil: nobody does
 	Policy   delivery.Policy
 	State    *lazyState // is told where to read how things stand; nil: nobody asks
 	Share    share
@@ -116,7 +117,7 @@ func runServer(ctx context.Context, opts serverOptions) error {
 	c, err := controller.New(ctx, controller.Options{
 		Cluster: cluster, Sources: sources, Records: records, Lock: lease, Policy: opts.Policy, Shard: mine.shard, Log: opts.Logger,
 		Webhooks: opts.Hooks != nil, LeaveReceivers: mine.leaveReceivers, LeaveApplications: mine.leaveApplications,
-		ArgoNamespace: opts.Share.argo, Projects: opts.Projects,
+		ArgoNamespace: opts.Share.argo, Projects: opts.Projects, History: opts.History,
 	})
 	if err != nil {
 		return explainAPI(err)
@@ -257,7 +258,7 @@ func hostedAt(host *githost.Host, base string) func(raw string) (name string, ok
 		u.User = nil
 		name, ok := strings.CutPrefix(u.String(), strings.TrimSuffix(base, "/")+"/")
 		name = strings.TrimSuffix(strings.TrimSuffix(name, "/"), ".git")
-		return name, ok && githost.CheckName(name) == nil
+		return name, ok && githost.CheckName(name) == nil && !isWitness(name)
 	}
 }
 
@@ -348,7 +349,7 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 	log := slog.New(slog.NewTextHandler(g.err, nil))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ended := make(chan error, 7) // one for each part, so that none waits
+	ended := make(chan error, 8) // one for each part, so that none waits
 	defer startTracing(ctx, log)()
 	var state lazyState
 	if err := observed.serve(ctx, log, &state, ended); err != nil {
@@ -382,6 +383,7 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 		}
 		defer func() { err = errors.Join(err, played.Close()) }()
 		opts.Host, opts.HostURL, opts.Pushes, opts.Projects = played.host, pipelines.url+githostPath, played.pushes, &played.late
+		opts.History = played.kept
 		opts.Ready = func(func(context.Context) (bool, error)) {
 			log.Info("the controllers work")
 			if err := played.start(ctx, g.kubeconfig, ended); err != nil {
@@ -409,7 +411,7 @@ func serveDashboard(ctx context.Context, g *global, address string, log *slog.Lo
 		return nil, hintf(fmt.Errorf("listen: %w", err), "--listen takes HOST:PORT")
 	}
 	mux := newMux(web.Options{Lister: clusterLister{client: c}, Version: version, Logger: log}, nil, nil)
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
 	go func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			ended <- fmt.Errorf("serve: %w", err)

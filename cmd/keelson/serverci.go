@@ -92,6 +92,9 @@ func (o *serverCI) check() error {
 	return nil
 }
 
+// databaseVariable is the environment variable with the address of a PostgreSQL database. It is no flag: it may have a password.
+const databaseVariable = "KEELSON_DATABASE_URL"
+
 // serverPipelines plays the pipelines of keelson server.
 type serverPipelines struct {
 	o      serverCI
@@ -101,6 +104,7 @@ type serverPipelines struct {
 	token  string
 	ci     lazyPipelines
 	late   lateProjects
+	kept   *historyQueue
 	log    *slog.Logger
 	server *http.Server
 }
@@ -156,13 +160,13 @@ func (l *lateProjects) Forget(name types.NamespacedName) {
 
 // openServerPipelines opens the Git host. Nothing is played or served before [serverPipelines.start].
 func openServerPipelines(data string, o serverCI, log *slog.Logger) (*serverPipelines, error) {
-	s := &serverPipelines{o: o, data: data, log: log, pushes: make(chan string), late: lateProjects{ready: make(chan struct{})}}
+	s := &serverPipelines{o: o, data: data, log: log, pushes: make(chan string), kept: newHistoryQueue(log), late: lateProjects{ready: make(chan struct{})}}
 	var err error
 	if s.token, err = serverToken(filepath.Join(data, ciDir, "token")); err != nil {
 		return nil, err
 	}
 	s.host, err = githost.New(githost.Options{
-		Root: filepath.Join(data, gitDir), Token: s.token, GuardReads: true, Allow: s.ci.allow, Job: s.ci.job,
+		Root: filepath.Join(data, gitDir), Token: s.token, GuardReads: true, Allow: s.ci.allow, Job: s.ci.job, Private: isWitness,
 		OnPush: func(p githost.Push) {
 			if c := s.ci.get(); c != nil {
 				c.pushed(p)
@@ -209,9 +213,13 @@ func (s *serverPipelines) start(ctx context.Context, kubeconfig string, ended ch
 	if err != nil {
 		return hintf(fmt.Errorf("listen: %w", err), "--ci-access takes HOST:PORT")
 	}
-	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, git: s.o.url + githostPath}
+	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, history: s.kept, git: s.o.url + githostPath}
 	if s.o.shell {
 		mine.noShell = ""
+	}
+	mine.database = os.Getenv(databaseVariable)
+	mine.lost = func() {
+		ended <- hintf(errors.New("another Keelson has the database now"), "a lease that two servers hold is that of two clusters: give each cluster a database")
 	}
 	inst := instance{Token: s.token, External: true, Kubeconfig: kubeconfig}
 	p, err := startPipelines(filepath.Join(s.data, ciDir), inst, s.host, s.o.jobs, int64(s.o.log)<<20, mine, s.log)
@@ -268,7 +276,7 @@ func (s *serverPipelines) serve(ctx context.Context, p *pipelineServer, ended ch
 		}
 		http.NotFound(w, r)
 	})
-	s.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	s.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	go func() {
 		if err := s.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			ended <- fmt.Errorf("serve pipelines: %w", err)
@@ -279,7 +287,7 @@ func (s *serverPipelines) serve(ctx context.Context, p *pipelineServer, ended ch
 
 // Close implements [io.Closer].
 func (s *serverPipelines) Close() error {
-	var err error
+	err := s.kept.Close()
 	s.ci.leave()
 	if s.server != nil {
 		err = s.server.Close()

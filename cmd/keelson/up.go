@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -187,11 +188,11 @@ func (p *progressWriter) write(line progress) {
 
 // runUp starts a daemon unless one runs already, and follows its start.
 func runUp(ctx context.Context, g *global, opts upOptions) error {
-	pid, err := daemonPID(g.data)
+	pid, started, err := running(ctx, g.data)
 	if err != nil {
 		return err
 	}
-	if pid != 0 && hasStarted(g.data, pid) {
+	if started {
 		inst, err := readInstance(g.data)
 		if err != nil {
 			return err
@@ -231,6 +232,47 @@ func runUp(ctx context.Context, g *global, opts upOptions) error {
 			"keelson events tells what happened, keelson get apps how it is now"))
 	}
 	return nil
+}
+
+// running gives the daemon of a data directory, 0 where there is none, and whether its start is over. One that was killed or told to stop
+// holds the directory for a moment longer: so a daemon that has started counts only when it answers, and until then this waits for its end.
+func running(ctx context.Context, dir string) (pid int, started bool, err error) {
+	wait, cancel := context.WithTimeout(ctx, stopPatience)
+	defer cancel()
+	err = poll(wait, 50*time.Millisecond, func(ctx context.Context) (bool, error) {
+		pid, err = daemonPID(dir)
+		if started = pid != 0 && hasStarted(dir, pid); err != nil || !started {
+			return true, err
+		}
+		inst, err := readInstance(dir)
+		if err != nil {
+			return true, err
+		}
+		return answers(ctx, inst.base()+"/healthz"), nil
+	})
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		err = hintf(fmt.Errorf("the daemon (process %d) holds %s, but does not answer", pid, dir),
+			"%s tells what it is doing; keelson down ends it", filepath.Join(dir, logFile))
+	}
+	return pid, started, err
+}
+
+// stopPatience is how long a daemon that stops may take.
+const stopPatience = 30 * time.Second
+
+// answers tells whether anything is said at an address.
+func answers(ctx context.Context, address string) bool {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
+	if err != nil {
+		return false
+	}
+	resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+	if err != nil {
+		return false
+	}
+	return resp.Body.Close() == nil
 }
 
 // hasStarted says whether the start of the daemon pid is over.

@@ -30,6 +30,7 @@ const inFlight = 16
 type Result struct {
 	Change delivery.Change
 	Object *unstructured.Unstructured // as the server returned it; nil for a delete or an error
+	Before *unstructured.Unstructured // as it was; set by the caller, where somebody wants to know and it was there
 	NoOp   bool                       // the server had it like this already; set by the caller, who knows what was there
 	From   []string                   // field managers of other tools whose fields of it became ours
 	Err    error                      // nil, or a *delivery.Fault

@@ -52,6 +52,9 @@ func (s *Server) begin(ctx context.Context, p Project, ref run.JobRef, job *exec
 			end(executor.FailedWith(err))
 		}
 	}()
+	if job.Job.Environment != nil {
+		p = s.ruled(ctx, p)
+	}
 	s.asPlayed(ctx, ref, job)
 	job.LogLimit, job.Place = s.o.LogLimit, p.Place
 	p.Limits.bound(job)

@@ -36,14 +36,19 @@ type EnvironmentRule struct {
 	Deployers []string // users whose jobs may have the environment; "*" for all; none: it is not protected
 }
 
-// mayDeploy says why a user's jobs may not have an environment, or nothing. As with GitLab all jobs of a protected environment are its
-// deployers', whatever their action: they see its variables.
-func (p Project) mayDeploy(environment, user string) error {
+// deployers are those whose jobs may have an environment; none: all may.
+func (p Project) deployers(environment string) []string {
 	i := slices.IndexFunc(p.Environments, func(r EnvironmentRule) bool { return match(r.Name, environment) })
 	if i < 0 {
 		return nil
 	}
-	who := p.Environments[i].Deployers
+	return p.Environments[i].Deployers
+}
+
+// mayDeploy says why a user's jobs may not have an environment, or nothing. As with GitLab all jobs of a protected environment are its
+// deployers', whatever their action: they see its variables.
+func (p Project) mayDeploy(environment, user string) error {
+	who := p.deployers(environment)
 	if len(who) == 0 || slices.Contains(who, "*") || slices.Contains(who, user) {
 		return nil
 	}
@@ -62,6 +67,33 @@ func (s *Server) Deployers(ctx context.Context, project, environment string) ([]
 		return nil, err
 	}
 	return p.Environments[i].Deployers, nil // an error is about its variables then
+}
+
+// ruled is a project with the rules for its environments as they are now. Where they cannot be read those that are known count.
+func (s *Server) ruled(ctx context.Context, p Project) Project {
+	if now, err := s.o.Projects.Named(ctx, p.Path); err == nil || now.Dir != "" {
+		p.Environments, p.Following = now.Environments, now.Following
+	}
+	return p
+}
+
+// mayTrigger says why a trigger job may not start its pipeline: that one gets variables of the job's environment.
+func (s *Server) mayTrigger(ctx context.Context, p Project, t run.Trigger) error {
+	if t.Job.Environment == nil {
+		return nil
+	}
+	by, err := s.asked(ctx, run.JobRef{Pipeline: t.ParentID, Job: t.Job.Name, ID: t.JobID})
+	if err != nil {
+		return err
+	}
+	name := by.at.Environment // without masked values
+	if err := pipeline.CheckEnvironmentName(name); err != nil {
+		return &executor.Failure{Reason: pipeline.EnvironmentFailure, Err: err}
+	}
+	if err := s.ruled(ctx, p).mayDeploy(name, by.user); err != nil {
+		return &executor.Failure{Reason: pipeline.ProtectedEnvironment, Err: err}
+	}
+	return nil
 }
 
 // asked is whose an attempt of a job is: who has pushed, or played or retried it. What is retried by itself is still theirs.
@@ -111,7 +143,7 @@ func player(jobs []store.Job, name string, id int64) string {
 // asPlayed lets a job that somebody has played or retried find them as its user, rather than who has made its pipeline. A store that
 // does not answer holds up no job for that.
 func (s *Server) asPlayed(ctx context.Context, ref run.JobRef, job *executor.Job) {
-	if ref.Attempt == 1 && job.When != pipeline.Manual && job.When != pipeline.Delayed {
+	if ref.Attempt == 1 && job.By == "" {
 		return
 	}
 	a, err := s.asked(ctx, ref)

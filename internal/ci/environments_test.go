@@ -342,6 +342,46 @@ verify: {stage: after, script: ['true'], when: manual, environment: {name: revie
 	w.reaches("plain", "stopped")
 }
 
+// TestAutoStopOfProtected stops an environment whose time is over and to which whoever has deployed last may not deploy any more.
+func TestAutoStopOfProtected(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		deployers []string
+		by        string // in whose name it is stopped
+	}{
+		{"one who has deployed before", []string{"eve", "bob"}, "bob"},
+		{"one who never has", []string{"eve"}, "eve"},
+		{"all may", nil, "ada"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var ahead atomic.Int64
+			w := newWorldAt(t, func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }, "app")
+			dir := w.clone("app")
+			w.commit(dir, "First", map[string]string{".gitlab-ci.yml": `
+deploy: {script: ['true'], environment: {name: review, auto_stop_in: 3 days, on_stop: stop}}
+stop: {script: ['echo "by $GITLAB_USER_LOGIN"'], when: manual, environment: {name: review, action: stop}}
+`})
+			p := w.push(dir, 1, "HEAD")[0]                                  // by ada
+			if refusal := w.ask(CommandRetry, p, "deploy"); refusal != "" { // by bob
+				t.Fatal(refusal)
+			}
+			w.until("bob has deployed", func() bool { return strings.Contains(w.sum(p), "deploy/2=success") })
+			last := w.push(dir, 1, "HEAD:other")[0] // by ada again
+			app := w.projects.all[0]
+			app.Environments = []EnvironmentRule{{Name: "review", Deployers: c.deployers}}
+			w.projects.set(nil, app)
+			w.end()
+			ahead.Add(int64(4 * 24 * time.Hour))
+			w.start()
+			w.reaches("review", "stopped")
+			w.wants(last, "push other success: deploy/1=success stop/1=success")
+			if log := w.log(last, "stop"); !strings.Contains(log, "\nby "+c.by+"\n") {
+				t.Errorf("%s", log)
+			}
+		})
+	}
+}
+
 // TestDeploymentRestart ends the server in the middle of a deployment.
 func TestDeploymentRestart(t *testing.T) {
 	w := newWorld(t, "app")
@@ -529,6 +569,69 @@ leak: {script: ['true'], environment: {name: "x-$SECRET"}}
 		t.Fatal(got)
 	}
 	w.reaches("production", "stopped")
+}
+
+// TestRulesOfNow holds that who may deploy where, and what is followed, is as the Project says when a job starts.
+func TestRulesOfNow(t *testing.T) {
+	w := newWorld(t, "app")
+	var followed atomic.Int64
+	w.follow = func(context.Context, Work, *executor.Trace) error { followed.Add(1); return nil }
+	app := w.projects.all[0]
+	app.Environments = []EnvironmentRule{{Name: "prod", Deployers: []string{"ada"}}, {Name: "stage", Deployers: []string{"bob"}}}
+	w.projects.set(nil, app)
+	dir, flag := w.clone("app"), filepath.Join(w.dir, "flag")
+	w.commit(dir, "First", map[string]string{".gitlab-ci.yml": `
+stages: [test, deploy]
+test: {stage: test, script: ['until test -e ` + flag + `; do sleep 0.05; done']}
+prod: {stage: deploy, script: [echo never], environment: prod}
+stage: {stage: deploy, script: [echo deployed], environment: stage}
+child: {stage: deploy, trigger: {include: child.yml, strategy: depend}, environment: prod}
+`, "child.yml": "a: {script: [echo never]}\n"})
+	w.git(dir, "push", "-q", "origin", "HEAD") // by ada
+	w.until("it runs", func() bool { return w.newest() > 0 && strings.Contains(w.sum(w.first()), "test/1=running") })
+	app.Environments = []EnvironmentRule{{Name: "prod", Deployers: []string{"bob"}}, {Name: "stage", Deployers: []string{"ada"}}}
+	app.Following = []Following{{Environment: "*", Off: true}}
+	w.projects.set(nil, app)
+	if err := os.WriteFile(flag, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := w.await(0, 1)[0]
+	w.wants(p, "push main failed: test/1=success prod/1=failed stage/1=success child/1=failed")
+	if followed.Load() != 0 {
+		t.Error("it was followed by the rules of when the pipeline was made")
+	}
+}
+
+// TestSkippedDeployment holds that a deployer's push deploys nothing for who lets what was skipped be decided anew.
+func TestSkippedDeployment(t *testing.T) {
+	w := newWorld(t, "app")
+	w.projects.all[0].Environments = []EnvironmentRule{{Name: "prod", Deployers: []string{"ada"}}}
+	dir, flag := w.clone("app"), filepath.Join(w.dir, "flag")
+	w.commit(dir, "First", map[string]string{".gitlab-ci.yml": `
+stages: [test, deploy]
+test: {stage: test, script: ['test -e ` + flag + `']}
+deploy: {stage: deploy, script: ['echo "by $GITLAB_USER_LOGIN"'], environment: prod}
+tell: {stage: deploy, script: ['echo "by $GITLAB_USER_LOGIN"']}
+`})
+	p := w.push(dir, 1, "HEAD")[0] // by ada
+	w.wants(p, "push main failed: test/1=failed deploy/1=skipped tell/1=skipped")
+	if err := os.WriteFile(flag, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if refusal := w.ask(CommandRetry, p, "test"); refusal != "" { // by bob
+		t.Fatal(refusal)
+	}
+	w.until("all is decided", func() bool {
+		sum := w.sum(p)
+		return strings.Contains(sum, "tell/1=success") && (strings.Contains(sum, "deploy/1=success") || strings.Contains(sum, "deploy/1=failed"))
+	})
+	w.wants(p, "push main failed: test/1=failed deploy/1=failed tell/1=success test/2=success")
+	if log := w.log(p, "deploy"); !strings.Contains(log, "only jobs of ada may deploy to it, and not those of bob") {
+		t.Errorf("%s", log)
+	}
+	if log := w.log(p, "tell"); !strings.Contains(log, "\nby bob\n") {
+		t.Errorf("%s", log)
+	}
 }
 
 // TestEnvironmentURL holds that the URL may be found out by the job.

@@ -48,11 +48,18 @@ func (s *Server) startOther(ctx context.Context, p Project, sha string, from Eve
 	return err
 }
 
-// looped says why the pipelines before an event's may not start one more.
+// looped says why the pipelines before an event's may not start one more. As with GitLab's trigger jobs once around is none of our business: a
+// project may start itself, with other variables say.
 func (e Event) looped() error {
+	times := 0
+	for _, before := range e.Chain {
+		if before == e.Project+"@"+e.SHA {
+			times++
+		}
+	}
 	switch {
-	case slices.Contains(e.Chain, e.Project+"@"+e.SHA):
-		return fmt.Errorf("a pipeline of project %s for this commit has started this one, by others: they would go on for ever", e.Project)
+	case times > 1:
+		return fmt.Errorf("pipelines of project %s for this commit have started each other twice already: they would go on for ever", e.Project)
 	case len(e.Chain) > maxChain:
 		return fmt.Errorf("%d pipelines have started each other already, which is the most", maxChain)
 	}

@@ -36,7 +36,7 @@ back: {trigger: {project: group/app}, rules: [{if: $FROM == "loop"}]}
 		{"a branch", "t: {trigger: {project: group/lib, branch: $B, strategy: mirror}, variables: {B: dev}}\n", "push main success: t/1=success", "pipeline dev success: a/1=success", "pipeline group/lib dev [] [] []"},
 		{"a failure", "t: {trigger: {project: group/lib, strategy: depend}, variables: {FROM: fail}}\nafter: {stage: deploy, script: ['true']}\n", "push main failed: t/1=failed after/1=skipped", "pipeline main failed: a/1=failed", "[fail]"},
 		{"nobody waits", "t: {trigger: group/lib, variables: {FROM: fail}}\n", "push main success: t/1=success", "pipeline main failed: a/1=failed", "[fail]"},
-		{"a loop", "t: {trigger: {project: group/lib, strategy: depend}, variables: {FROM: loop}}\n", "push main failed: t/1=failed", "pipeline main failed: a/1=success back/1=failed", "[loop]"},
+		{"a loop", "t: {trigger: {project: group/lib, strategy: depend}, variables: {FROM: loop}}\n", "push main success: t/1=success", "pipeline main success: a/1=success back/1=success", "[loop]"},
 		{"no such project", "t: {trigger: group/nosuch}\n", "push main failed: t/1=failed", "", "there is no project group/nosuch, or its Project does not name group/app"},
 		{"one that may not be read", "t: {trigger: group/closed}\n", "push main failed: t/1=failed", "", "there is no project group/closed, or its Project does not name group/app"},
 		{"no such branch", "t: {trigger: {project: group/lib, branch: nosuch}}\n", "push main failed: t/1=failed", "", "no branch or tag nosuch"},
@@ -76,6 +76,14 @@ back: {trigger: {project: group/app}, rules: [{if: $FROM == "loop"}]}
 			}
 			if !strings.Contains(log, c.log) {
 				t.Errorf("%s", log)
+			}
+			if c.name == "a loop" { // once around, and no further
+				all := w.await(after, 4)
+				w.wants(all[2], "pipeline main failed: t/1=failed")
+				w.wants(all[3], "pipeline main failed: a/1=success back/1=failed")
+				if log := w.log(all[3], "back"); len(all) != 4 || !strings.Contains(log, "for ever") {
+					t.Errorf("%d pipelines\n%s", len(all), log)
+				}
 			}
 		})
 	}

@@ -29,6 +29,7 @@ func (s *Server) played(p Project, row store.Pipeline, event Event, g *pipeline.
 		}),
 		Downstream: downstream{s: s, p: p, id: row.Project, event: event},
 		Foreign:    func(ctx context.Context, n pipeline.Need) (artifact.Key, error) { return s.foreign(ctx, p, row, n) },
+		May:        func(ctx context.Context, t run.Trigger) error { return s.mayTrigger(ctx, p, t) },
 		Start: func(ctx context.Context, t run.Trigger) error {
 			return s.startOther(ctx, p, row.SHA, event, t)
 		},

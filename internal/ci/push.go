@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/store"
@@ -21,7 +22,9 @@ type Push struct {
 	User       string
 	Changes    []RefChange
 	Options    []string // of git push -o
-	Job        int64    `json:"-"` // that pushed, as long as it runs; 0: none did
+	// Audit is what is recorded of it, with the command that it is until its pipelines are made.
+	Audit []audit.Entry `json:"-"`
+	Job   int64         `json:"-"` // that pushed, as long as it runs; 0: none did
 }
 
 // RefChange is a ref that has changed: full name, and commits; a commit of zeroes: the ref was not there, or is not there any more.
@@ -43,7 +46,7 @@ func (s *Server) Pushed(p Push) {
 	ctx := context.WithoutCancel(s.lifetime())
 	data, err := json.Marshal(p)
 	if err == nil {
-		_, err = s.o.Store.Enqueue(ctx, store.Command{Kind: commandPush, User: p.User, Args: data})
+		_, err = s.o.Store.Enqueue(ctx, store.Command{Kind: commandPush, User: p.User, Args: data, Audit: p.Audit})
 	}
 	if err == nil {
 		return
@@ -188,12 +191,19 @@ func (s *Server) made(ctx context.Context, project Project, c RefChange, at time
 	return all[i], true, nil
 }
 
-// playOn lets a pipeline be played that is there and may not be played yet.
-func (s *Server) playOn(ctx context.Context, p store.Pipeline) error {
-	if p.Resting {
-		return nil
+// playOn lets a pipeline be played that is there and may not be played yet, and cancels what it makes redundant: the process that has made it
+// may have ended before both.
+func (s *Server) playOn(ctx context.Context, project Project, p store.Pipeline) error {
+	if p.Status == string(pipeline.StatusFailed) && p.Started.IsZero() && p.Resting {
+		return nil // its configuration has errors
 	}
-	return s.takeUp(ctx, p.ID)
+	if !p.Resting {
+		if err := s.takeUp(ctx, p.ID); err != nil {
+			return err
+		}
+	}
+	s.supersede(ctx, project, p)
+	return nil
 }
 
 // pushed makes the pipelines of one project. The error is about those that can be tried again.
@@ -214,7 +224,7 @@ func (s *Server) pushed(ctx context.Context, project Project, p Push, at time.Ti
 		}
 		there, ok, err := s.made(ctx, project, c, at)
 		if ok {
-			err = s.playOn(ctx, there)
+			err = s.playOn(ctx, project, there)
 		}
 		if ok || err != nil {
 			failed = append(failed, err)

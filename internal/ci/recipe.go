@@ -97,12 +97,12 @@ func (s *Server) Recipe(ctx context.Context, id int64) (show.Recipe, error) {
 	}
 	one := v.graph.Jobs[0].Variables
 	e, secrets := v.event, secretsOf(v.graph)
+	p, err := s.o.Projects.Named(ctx, e.Project) // the server's addresses are known then
 	r := show.Recipe{
 		Pipeline: row.ID, IID: row.IID, Created: row.Created, Project: e.Project, ProjectID: row.Project, Source: e.Source, Ref: e.Ref, SHA: row.SHA, Before: e.Before, User: e.User, Schedule: e.Schedule,
 		Protected: one.Predefined("CI_COMMIT_REF_PROTECTED") == "true", DefaultBranch: one.Predefined("CI_DEFAULT_BRANCH"), ConfigPath: one.Predefined("CI_CONFIG_PATH"),
 		Server: s.o.URL, Settings: show.Settings(outside(v.graph), secrets...), Variables: show.Settings(e.Variables, secrets...), Inputs: e.Inputs,
 	}
-	p, err := s.o.Projects.Named(ctx, e.Project)
 	if err == nil || p.Repository != "" {
 		r.CloneURL = s.o.GitURL + "/" + p.Repository + ".git"
 	}

@@ -1,6 +1,7 @@
 package ci
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -139,5 +140,29 @@ func TestVariables(t *testing.T) {
 	whole, err := json.Marshal(r)
 	if err != nil || strings.Contains(string(whole), "-of-the-project") {
 		t.Errorf("%s %v", whole, err)
+	}
+}
+
+// settling is projects that are known once it is known where jobs reach the server.
+type settling struct {
+	*declared
+	settle func()
+}
+
+func (s settling) Named(ctx context.Context, path string) (Project, error) {
+	s.settle()
+	return s.declared.Named(ctx, path)
+}
+
+// TestRecipeWhileStarting holds that a recipe waits until the server's addresses are known.
+func TestRecipeWhileStarting(t *testing.T) {
+	w := newWorld(t, "app")
+	dir := w.clone("app")
+	w.commit(dir, "First", map[string]string{".gitlab-ci.yml": "a: {script: ['true']}\n"})
+	p := w.push(dir, 1, "HEAD")[0]
+	w.server.o.Projects = settling{w.projects, func() { w.server.At(Place{URL: "https://late.example.com", GitURL: "https://late.example.com/git"}) }}
+	r, err := w.server.Recipe(t.Context(), p.ID)
+	if err != nil || r.Server != "https://late.example.com" || r.CloneURL != "https://late.example.com/git/app.git" {
+		t.Errorf("%s %s %v", r.Server, r.CloneURL, err)
 	}
 }

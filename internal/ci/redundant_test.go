@@ -1,6 +1,7 @@
 package ci
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -99,28 +100,53 @@ func (w *world) first() store.Pipeline {
 	return all[len(all)-1]
 }
 
-// TestRedundantAfterRestart ends the server between a pipeline and what it makes redundant.
+// TestRedundantAfterRestart ends the server between a pipeline and what it makes redundant: what had asked for the pipeline is taken again.
 func TestRedundantAfterRestart(t *testing.T) {
-	w := newWorld(t, "app")
-	dir := w.clone("app")
-	w.commit(dir, "First", map[string]string{".gitlab-ci.yml": "a: {script: ['sleep 60'], interruptible: true, retry: {max: 1, when: runner_system_failure}}\n"})
-	w.git(dir, "push", "-q", "origin", "HEAD")
-	w.until("it runs", func() bool { return w.newest() > 0 && strings.Contains(w.sum(w.first()), "a/1=running") })
-	older := w.first()
-	app := w.projects.all[0]
-	app.KeepRedundant = true
-	w.projects.set(nil, app)
-	w.commit(dir, "Second", map[string]string{".gitlab-ci.yml": "new: {script: ['true']}\n"})
-	newer := w.push(dir, 1, "HEAD")[0]
-	app.KeepRedundant = false
-	w.projects.set(nil, app)
-	w.end()
-	w.start()
-	if _, err := w.db.Enqueue(t.Context(), store.Command{Kind: commandSupersede, Pipeline: newer.ID, Created: time.Now()}); err != nil {
-		t.Fatal(err)
-	}
-	w.until("the older one rests", func() bool { return w.first().Resting })
-	if sum := w.sum(older); !strings.HasPrefix(sum, "push main canceled: a/1=failed a/2=canceled") {
-		t.Error(sum)
+	for _, kind := range []string{commandPush, commandSchedule} {
+		t.Run(kind, func(t *testing.T) {
+			w := newWorld(t, "app")
+			dir := w.clone("app")
+			w.commit(dir, "First", map[string]string{".gitlab-ci.yml": "a: {script: ['sleep 60'], interruptible: true, retry: {max: 1, when: runner_system_failure}}\n"})
+			w.git(dir, "push", "-q", "origin", "HEAD")
+			w.until("it runs", func() bool { return w.newest() > 0 && strings.Contains(w.sum(w.first()), "a/1=running") })
+			older := w.first()
+			app := w.projects.all[0]
+			app.Schedules = []Schedule{{Name: "it", Cron: "0 4 * * *"}}
+			app.KeepRedundant = true // as if the server ended before it looked
+			w.projects.set(nil, app)
+			w.commit(dir, "Second", map[string]string{".gitlab-ci.yml": "new: {script: ['true']}\n"})
+			again := store.Command{Kind: kind, Created: time.Now().Add(-time.Second), User: "ada"}
+			var args any
+			if kind == commandPush {
+				args = Push{Repository: "app", User: "ada", Changes: []RefChange{{Ref: "refs/heads/main", Before: older.SHA, After: w.git(dir, "rev-parse", "HEAD")}}}
+				w.push(dir, 1, "HEAD")
+			} else {
+				args = due{Project: "group/app", Name: "it", At: again.Created}
+				w.git(dir, "push", "-q", "-o", "ci.skip", "origin", "HEAD")
+				w.queueIsEmpty()
+				if made, err := w.server.scheduled(t.Context(), args.(due), again.Created, ""); err != nil || made.SHA == older.SHA {
+					t.Fatal(made, err)
+				}
+				w.await(older.ID, 1)
+			}
+			w.end()
+			app.KeepRedundant = false
+			w.projects.set(nil, app)
+			w.start()
+			var err error
+			if again.Args, err = json.Marshal(args); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.db.Enqueue(t.Context(), again); err != nil {
+				t.Fatal(err)
+			}
+			w.until("the older one rests", func() bool { return w.first().Resting })
+			if sum := w.sum(older); !strings.HasPrefix(sum, "push main canceled: a/1=failed a/2=canceled") {
+				t.Error(sum)
+			}
+			if all, err := w.db.Pipelines(t.Context(), store.PipelineFilter{}); err != nil || len(all) != 2 {
+				t.Errorf("%d pipelines, %v", len(all), err)
+			}
+		})
 	}
 }

@@ -391,7 +391,7 @@ func (s *Server) scheduled(ctx context.Context, d due, asked time.Time, user str
 	schedule := p.Schedules[at]
 	if made, ok, err := s.madeByDue(ctx, d, asked); ok || err != nil {
 		if ok {
-			err = s.playOn(ctx, made)
+			err = s.playOn(ctx, p, made)
 		}
 		return made, err
 	}

@@ -92,15 +92,30 @@ func (s *Server) beingDeployed(ctx context.Context, e store.Environment) bool {
 	return err == nil && len(all) > 0
 }
 
-// stopNow stops an environment whose time is over, in the name of whoever has deployed to it last.
+// stopper is in whose name an environment is stopped whose time is over: whoever has deployed to it last, of those who still may, or else the
+// first one who may.
+func (s *Server) stopper(ctx context.Context, e store.Environment) (string, error) {
+	last, err := s.o.Store.Deployments(ctx, store.DeploymentFilter{Environment: e.ID, Limit: 1000})
+	if err != nil || len(last) == 0 {
+		return "", err
+	}
+	p, err := s.projectOf(ctx, e.Project)
+	if err != nil {
+		return "", err
+	}
+	for _, d := range last {
+		if p.mayDeploy(e.Name, d.User) == nil {
+			return d.User, nil
+		}
+	}
+	return p.deployers(e.Name)[0], nil // somebody may, or all might
+}
+
+// stopNow stops an environment whose time is over.
 func (s *Server) stopNow(ctx context.Context, e store.Environment) error {
-	last, err := s.o.Store.Deployments(ctx, store.DeploymentFilter{Environment: e.ID, Limit: 1})
+	user, err := s.stopper(ctx, e)
 	if err != nil {
 		return err
-	}
-	user := ""
-	if len(last) > 0 {
-		user = last[0].User
 	}
 	id, err := s.wantStop(ctx, e, user, Args{Due: true})
 	if err != nil {

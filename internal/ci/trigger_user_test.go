@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/store"
 )
 
@@ -57,6 +58,74 @@ own: {trigger: {include: grandchild.yml, strategy: depend}}
 	}
 	if strings.Count(logs, "the environment prod is protected: only jobs of ada may deploy to it, and not those of bob") != 2 {
 		t.Errorf("%s", logs)
+	}
+}
+
+// TestTriggerOfProtected holds that a trigger job with a protected environment is its deployers': its variables go to the pipeline that it starts.
+func TestTriggerOfProtected(t *testing.T) {
+	w := newWorld(t, "app", "lib")
+	app, lib := w.projects.all[0], w.projects.all[1]
+	lib.ReadableBy = []string{"group/app"}
+	app.Environments = []EnvironmentRule{{Name: "prod", Deployers: []string{"bob"}}}
+	app.Variables = pipeline.Variables{
+		{Name: "SECRET", Value: "value-of-prod", Scope: "prod", Origin: pipeline.OriginProject},
+		{Name: "MASKED", Value: "mask-of-all", Masked: true, Origin: pipeline.OriginProject},
+	}
+	w.projects.set(nil, app, lib)
+	const tells = "d: {script: ['echo \"got [$GOT]\"']}\n"
+	libDir := w.clone("lib")
+	w.commit(libDir, "Lib [skip ci]", map[string]string{".gitlab-ci.yml": tells})
+	w.git(libDir, "push", "-q", "origin", "HEAD")
+	w.queueIsEmpty()
+	dir := w.clone("app")
+	w.commit(dir, "First", map[string]string{"child.yml": tells, ".gitlab-ci.yml": `
+default: {retry: 2}
+child: {trigger: {include: child.yml, strategy: depend}, environment: prod, variables: {GOT: $SECRET}}
+other: {trigger: {project: group/lib, strategy: depend}, environment: prod, variables: {GOT: $SECRET}}
+hidden: {trigger: {include: child.yml, strategy: depend}, environment: x-$MASKED}
+named: {trigger: {project: group/$SECRET}, environment: prod}
+free: {trigger: {include: child.yml, strategy: depend}, environment: free, variables: {GOT: "[$SECRET]"}}
+later: {trigger: {include: child.yml, strategy: depend}, environment: prod, when: manual, variables: {GOT: $SECRET}}
+`})
+	p := w.push(dir, 1, "HEAD")[0] // by ada
+	w.wants(p, "push main failed: child/1=failed other/1=failed hidden/1=failed named/1=failed free/1=success later/1=manual")
+	jobs, err := w.db.Jobs(t.Context(), p.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"protected_environment_failure", "protected_environment_failure", "environment_creation_failure", "protected_environment_failure"} {
+		if jobs[i].Reason != want {
+			t.Errorf("%s: %s %s, want %s", jobs[i].Name, jobs[i].Reason, jobs[i].Message, want)
+		}
+	}
+	const says = "the environment prod is protected: only jobs of bob may deploy to it, and not those of ada"
+	for _, job := range []string{"child", "other", "named"} {
+		if log := w.log(p, job); !strings.Contains(log, says) || strings.Contains(log, "value-of-prod") {
+			t.Errorf("%s", log)
+		}
+	}
+	started := func() (logs string) {
+		t.Helper()
+		all, err := w.db.Pipelines(t.Context(), store.PipelineFilter{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, q := range all {
+			if q.ID != p.ID {
+				logs += w.log(q, "d")
+			}
+		}
+		return logs
+	}
+	if logs := started(); strings.Count(logs, "\ngot [") != 1 || strings.Contains(logs, "value-of-prod") {
+		t.Errorf("what ada's push has got:\n%s", logs)
+	}
+	if refusal := w.ask(CommandPlay, p, "later"); refusal != "" { // by bob
+		t.Fatal(refusal)
+	}
+	w.until("bob's is over", func() bool { return strings.Contains(w.sum(p), "later/1=success") })
+	if logs := started(); !strings.Contains(logs, "\ngot [value-of-prod]") {
+		t.Errorf("what bob has got:\n%s", logs)
 	}
 }
 
@@ -123,22 +192,26 @@ func TestByJob(t *testing.T) {
 			t.Errorf("%+v, %v", e, err)
 		}
 	}
-	if _, err := w.server.ByJob(t.Context(), Event{Project: "group/app", Ref: "refs/heads/main"}, jobs[0].ID); err == nil || !strings.Contains(err.Error(), "for ever") {
-		t.Errorf("a circle: %v", err)
-	}
-	e, err := w.server.ByJob(t.Context(), lib, jobs[1].ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	made, err := w.server.Create(t.Context(), e)
-	if err != nil || made.User != "bob" {
-		t.Fatal(made, err)
-	}
-	w.await(p.ID, 1)
-	if jobs, err = w.db.Jobs(t.Context(), made.ID); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.server.ByJob(t.Context(), Event{Project: "group/app", Ref: "refs/heads/main"}, jobs[0].ID); err == nil || !strings.Contains(err.Error(), "for ever") {
-		t.Errorf("a circle of two: %v", err)
+	// One that starts itself, and one that does by way of another: once.
+	for _, way := range []string{"group/app", "group/lib group/app group/lib"} {
+		by, from := jobs[1].ID, "group/app"
+		for _, to := range strings.Fields(way) {
+			e, err := w.server.ByJob(t.Context(), Event{Project: to, Ref: "refs/heads/main", IgnoreSkip: true}, by)
+			if err != nil {
+				t.Fatalf("%s: from %s to %s: %v", way, from, to, err)
+			}
+			made, err := w.server.Create(t.Context(), e)
+			if err != nil || made.User != "bob" {
+				t.Fatal(made, err)
+			}
+			its, err := w.db.Jobs(t.Context(), made.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			by, from = its[0].ID, to
+		}
+		if _, err := w.server.ByJob(t.Context(), Event{Project: "group/app", Ref: "refs/heads/main"}, by); err == nil || !strings.Contains(err.Error(), "for ever") {
+			t.Errorf("%s: a second circle: %v", way, err)
+		}
 	}
 }

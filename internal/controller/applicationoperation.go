@@ -217,6 +217,9 @@ func (a *applications) start(
 		return state, err
 	}
 	p.op, p.st.op, p.asked, p.st.told = &op, &op, nil, p.req.Now
+	if !op.Request.DryRun && len(state.Plan.Blocks) == 0 {
+		a.beginsDelivery(&p.pass, a.occasion(p, op))
+	}
 	p.st.pin = dialect.ArgoPin(p.obj, op)
 	a.reg.begin(p.app.ID)
 	p.events = append(p.events, startedEvent(op))
@@ -364,6 +367,7 @@ func (a *applications) act(ctx context.Context, p *applicationPass, state delive
 		return err
 	}
 	p.events = append(p.events, changeEvents(res.Changes, p.req.Snapshot.Revision)...)
+	a.carriedOut(&p.pass, res.Changes, p.st.mem.Secrets(), a.occasion(p, *p.op))
 	*p.op = operation.Record(*p.op, res.Dones(), a.now())
 	return nil
 }
@@ -389,6 +393,7 @@ func conflicted(plan delivery.Plan) bool {
 func (a *applications) over(p *applicationPass, op delivery.Operation) {
 	p.news.Operation, p.st.last, p.st.op, p.op, p.st.unsaid = &op, &op, nil, nil, true
 	if p.busy = false; op.Next.IsZero() { // else it is tried again
+		a.concludesOperation(p, op)
 		p.events = append(p.events, completedEvent(op))
 	}
 }

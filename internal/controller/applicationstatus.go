@@ -14,6 +14,7 @@ import (
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/history"
 	"keelson.dev/keelson/internal/render"
 )
 
@@ -176,6 +177,9 @@ func (a *applications) tell(p *applicationPass, failed error) next {
 		busy: p.busy, ready: failed == nil && !p.busy && p.news.InSync && healthy,
 		applied: p.req.Snapshot.Revision, mounted: p.mounted, inputs: p.st.mem.Inputs(),
 	})
+	if r := p.st.recording; r != nil && r.d.Status == history.Succeeded {
+		a.concludeDelivery(&p.pass, delivery.Outcome{Phase: delivery.Ready, Health: p.news.Health}, delivery.Revision{})
+	}
 	p.st.untold = append(p.st.untold, p.events...)
 	if rest := a.hold(p); rest > 0 {
 		if p.unsay != nil {

@@ -27,6 +27,7 @@ type apps struct {
 	reg     *registry
 	targets *targets
 	records *deliver.Records // nil: nothing is remembered beyond this process
+	history Recorder         // nil: nobody keeps one
 	policy  delivery.Policy
 	cache   client.Reader
 	reader  client.Reader // uncached: ConfigMaps and Secrets are not kept in memory

@@ -68,12 +68,12 @@ func (c *Controller) serveApplications(ctx context.Context, opts Options, scheme
 	engine := &deliver.Engine{
 		Key: opts.Records.Key(), Cluster: opts.Cluster, Live: live.New(ctx, opts.Cluster, watched),
 		Label: dialect.ArgoLabeler(opts.ArgoNamespace), OwnerOf: dialect.ArgoOwner, Read: dialect.ArgoRead,
-		Tracks: dialect.ArgoTracker(opts.ArgoNamespace),
+		Tracks: dialect.ArgoTracker(opts.ArgoNamespace), Witness: opts.History != nil,
 	}
 	apps := &applications{
 		apps: apps{
 			reg: common.reg, targets: newTargets(ctx, engine, watched, kube.Policy{}, claims, s.enqueue), records: opts.Records, policy: opts.Policy,
-			cache: common.cache, reader: common.reader, now: common.now, wake: common.wake, later: common.later, places: common.places, log: opts.Log,
+			cache: common.cache, reader: common.reader, now: common.now, wake: common.wake, later: common.later, places: common.places, log: opts.Log, history: opts.History,
 		},
 		repos: c.repos, estate: estate,
 	}

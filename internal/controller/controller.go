@@ -73,6 +73,7 @@ type Options struct {
 	ArgoNamespace     string // of Argo CD's projects, credentials and clusters; empty: argocd
 	LeaveApplications bool   // another controller works on Argo CD's kinds: they are not touched
 
+	History  Recorder // is told of deliveries and repairs; nil: nobody is
 	Projects Projects // who plays the pipelines of Projects; nil: nobody does, and they are not touched
 }
 
@@ -147,6 +148,7 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 	common := &apps{
 		reg: c.reg, records: opts.Records, policy: opts.Policy, now: opts.Now, cache: mgr.GetClient(), reader: mgr.GetAPIReader(),
 		wake: c.wakes.wake, later: newTrickle(c.wakes.wake), places: kube.NewPlaces(appsAtOnce, appTurn), log: opts.Log,
+		history: opts.History,
 	}
 	fetching := follower{
 		reg: c.reg, sources: opts.Sources, now: opts.Now, life: ctx, log: opts.Log, slots: newLanes(fetches, fetchesPerHost),
@@ -196,12 +198,12 @@ func (c *Controller) serveFlux(ctx context.Context, opts Options, common *apps, 
 	}
 	engine := &deliver.Engine{
 		Key: opts.Records.Key(), Cluster: opts.Cluster, Live: live.New(ctx, opts.Cluster, watched),
-		Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner,
+		Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner, Witness: opts.History != nil,
 	}
 	c.targets = newTargets(ctx, engine, watched, kube.Policy{InsecureTLS: opts.Policy.InsecureKubeConfigTLS}, claims, c.wakes.wake)
 	ks := &kustomizations{apps: apps{
 		reg: common.reg, targets: c.targets, records: opts.Records, policy: opts.Policy, now: opts.Now, cache: common.cache, reader: common.reader,
-		wake: common.wake, later: common.later, places: common.places, log: opts.Log,
+		wake: common.wake, later: common.later, places: common.places, log: opts.Log, history: opts.History,
 	}}
 	if sharded {
 		c.targets.base.Elsewhere, engine.Elsewhere = ks.ownedElsewhere, ks.ownedElsewhere
@@ -227,7 +229,7 @@ func (c *Controller) serveReleases(ctx context.Context, opts Options, common *ap
 	}
 	c.helm = &helmReleases{charts: c.charts, life: ctx, engines: map[*target]*release.Engine{}, owners: map[string]delivery.ID{}, acts: map[delivery.ID]*acting{}, apps: apps{
 		reg: common.reg, targets: c.targets, records: opts.Records, policy: opts.Policy, now: opts.Now, cache: common.cache, reader: common.reader,
-		wake: common.wake, later: common.later, places: common.places, log: opts.Log,
+		wake: common.wake, later: common.later, places: common.places, log: opts.Log, history: opts.History,
 	}}
 	declared.kind, declared.seen = c.helm, c.helm.seen
 	c.wakes[helmv2.HelmReleaseKind] = declared.enqueue

@@ -22,6 +22,12 @@ import (
 // commit writes files onto main; an empty content deletes the file.
 func (w *world) commit(files map[string]string) {
 	w.Helper()
+	w.commitAs("test", "test", files)
+}
+
+// commitAs is commit with a message, by somebody.
+func (w *world) commitAs(author, message string, files map[string]string) {
+	w.Helper()
 	tree, remove := fstest.MapFS{}, []string{}
 	for name, content := range files {
 		if content == "" {
@@ -31,7 +37,7 @@ func (w *world) commit(files map[string]string) {
 		tree[name] = &fstest.MapFile{Data: []byte(content), Mode: 0o644}
 	}
 	head, err := w.repo.Commit(w.ctx, git.Change{
-		Branch: "main", Base: w.head, Files: tree, Remove: remove, Message: "test", Author: git.Signature{Name: "test", Email: "test@example.com"},
+		Branch: "main", Base: w.head, Files: tree, Remove: remove, Message: message, Author: git.Signature{Name: author, Email: author + "@example.com"},
 	})
 	w.must(err)
 	w.head = head

@@ -147,6 +147,9 @@ func (h *helmReleases) step(ctx context.Context, obj *helmv2.HelmRelease, pen pe
 		}
 	}
 	out := h.outcome(p, d, err)
+	if out.Phase == delivery.Ready {
+		h.concludeDelivery(&p.pass, delivery.Outcome{Phase: delivery.Ready, Health: delivery.Health{Status: delivery.Healthy}}, delivery.Revision{})
+	}
 	return h.told(p, &out)
 }
 
@@ -192,6 +195,7 @@ func (h *helmReleases) ended(p *helmPass) bool {
 	p.helm.failing.note(a.want, a.decision, err, p.req.Now)
 	p.helm.record = release.Done(a.want, a.decision, a.record, a.result, err)
 	p.events = append(p.events, actionEvents(a.record, p.helm.record, a.result)...)
+	h.recordResult(p, a, err)
 	return true
 }
 
@@ -368,7 +372,7 @@ func (h *helmReleases) engineOf(t *target) (*release.Engine, error) {
 	if e := h.engines[t]; e != nil {
 		return e, nil
 	}
-	e, err := release.New(t.life, t.engine.Cluster, release.Options{Changed: h.stored, Touched: h.wake})
+	e, err := release.New(t.life, t.engine.Cluster, release.Options{Changed: h.stored, Touched: h.wake, Witness: h.recordsHistory()})
 	if err != nil {
 		return nil, fmt.Errorf("watch releases: %w", err)
 	}
@@ -490,6 +494,7 @@ func (h *helmReleases) undertake(ctx context.Context, p *helmPass, d release.Dec
 			return fmt.Errorf("record what the last action has come to: %w", err)
 		}
 	}
+	h.recordAction(p, d)
 	h.act(p, d, rec)
 	return nil
 }

@@ -87,6 +87,7 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 		return next{after: min(rest, cmp.Or(p.after, rest)), events: p.events}
 	}
 	k.delivered(p, out)
+	k.concludeDelivery(&p.pass, out, k.previous(p))
 	k.stands(app.ID, stand{
 		busy: out.Phase == delivery.Working, ready: out.Phase == delivery.Ready, applied: out.Applied, inputs: st.mem.Inputs(),
 	})
@@ -97,7 +98,7 @@ func (k *kustomizations) step(ctx context.Context, obj *kustomizev1.Kustomizatio
 	out.Handled, out.Attempted, out.Inventory, out.Skipped = app.Requested, seen, st.mem.Inventory, st.mem.Skipped
 	out.Digest, out.Origin = p.digest, p.req.Snapshot.Origin
 	if out.Phase != delivery.Working {
-		st.handled = app.Requested
+		st.handled, st.asked = app.Requested, false
 		out.Took, st.began = k.now().Sub(st.began), time.Time{}
 	} else {
 		out.Handled = ""
@@ -281,7 +282,7 @@ func (k *kustomizations) deliver(ctx context.Context, p *kustomizationPass) (del
 	k.arrive(&p.pass)
 	if p.app.Requested != "" && p.app.Requested != p.st.handled {
 		mem.Resend() // a person asked: believe nothing that is only remembered
-		p.st.handled = p.app.Requested
+		p.st.handled, p.st.asked = p.app.Requested, true
 	}
 	if len(mem.Inventory) > 0 { // of a controller before this one
 		if err := k.claim(p, nil); err != nil {
@@ -321,6 +322,7 @@ func (k *kustomizations) deliver(ctx context.Context, p *kustomizationPass) (del
 			return delivery.Outcome{}, err
 		}
 		if deliver.Begins(action.Stage) {
+			k.beginsDelivery(&p.pass, k.occasion(p))
 			if err := k.records.Drop(p.app.ID); err != nil {
 				return delivery.Outcome{}, err
 			}
@@ -330,6 +332,7 @@ func (k *kustomizations) deliver(ctx context.Context, p *kustomizationPass) (del
 			return delivery.Outcome{}, err
 		}
 		p.events = append(p.events, changeEvents(res.Changes, p.req.Snapshot.Revision)...)
+		k.carriedOut(&p.pass, res.Changes, mem.Secrets(), k.occasion(p))
 		p.st.unhealthy = time.Time{} // something changed: health gets its time anew
 		if res.Fault != nil && (action.Kind == deliver.Prune || ctx.Err() != nil) {
 			return delivery.Outcome{}, res.Fault
@@ -427,6 +430,7 @@ func (k *kustomizations) settle(ctx context.Context, p *kustomizationPass, state
 		}
 	}
 	mem.Done(state)
+	k.appliedDelivery(&p.pass, state.Health)
 	if err := k.records.Save(p.app.ID, mem); err != nil {
 		k.log.Warn("remember a delivery", "error", err) // a restart will look closer
 	}

@@ -83,7 +83,7 @@ func (k *projects) step(ctx context.Context, obj *keelsonv1.Project, _ pen) next
 	}
 	apimeta.SetStatusCondition(&obj.Status.Conditions, condition)
 	obj.Status.ObservedGeneration, obj.Status.Schedules = obj.Generation, s.Schedules
-	if s.LastPolled != nil {
+	if s.LastPolled != nil || obj.Spec.Source == nil {
 		obj.Status.LastPolled = s.LastPolled
 	}
 	return n

@@ -80,6 +80,9 @@ type appState struct {
 	awaits    time.Time // since when it waits for news of an app that it depends on; zero: it does not
 	way       string    // what says how the other cluster is reached, for people: "Secret/far"
 
+	asked     bool       // a person has asked for what is under way
+	recording *recording // the delivery under way, or one that is not known to be healthy yet; nil: there is none
+
 	helm *helmState // of a HelmRelease
 
 	// Of an Application.

@@ -100,8 +100,9 @@ type instance struct {
 	host   *githost.Host
 	server *httptest.Server
 	client client.Client
-	policy delivery.Policy // of the next start
-	shard  labels.Selector // of the next start; nil: everything
+	policy delivery.Policy     // of the next start
+	kept   controller.Recorder // of the next start
+	shard  labels.Selector     // of the next start; nil: everything
 	stop   func()
 	looked func(context.Context) (bool, error)
 	state  func() telemetry.State
@@ -166,7 +167,7 @@ func (in *instance) start() error {
 		return err
 	}
 	c, err := controller.New(ctx, controller.Options{
-		Cluster: target, Sources: sources, Records: records, Policy: in.policy, Shard: in.shard, Webhooks: true, Log: slog.New(slog.NewTextHandler(in.log, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Cluster: target, Sources: sources, Records: records, Policy: in.policy, Shard: in.shard, History: in.kept, Webhooks: true, Log: slog.New(slog.NewTextHandler(in.log, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
 		cancel()

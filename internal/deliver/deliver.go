@@ -48,6 +48,8 @@ type Engine struct {
 	// Tracks tells of an object that Label has not marked whether it is the app's by another mark (Argo CD's tracking id); nil: there is
 	// none such. Such an object is deleted where it left Git, if it is in the app's inventory.
 	Tracks func(app delivery.ID, u *unstructured.Unstructured) bool
+	// Witness has [Engine.Act] read, of what it is about to change, how it was: one request for each such object.
+	Witness bool
 }
 
 // Request is everything one step needs.
@@ -465,9 +467,11 @@ func (e *Engine) Act(ctx context.Context, req Request, state State, stage delive
 	var failed error
 	defer end(&failed)
 	var faults []*delivery.Fault
+	seen := e.witness(ctx, stage)
 	res := Result{Stage: stage.Name, Changes: apply.Stage(ctx, user, stage)}
 	for i, r := range res.Changes {
 		ref := r.Change.Ref
+		res.Changes[i].Before = seen[ref]
 		switch {
 		case r.Err == nil && r.Change.Verb.Deletes() && r.Change.DryRun:
 		case r.Err == nil && r.Change.Verb.Deletes():

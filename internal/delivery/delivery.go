@@ -204,8 +204,19 @@ type Snapshot struct {
 	Digest   string
 	Rules    string
 	Verified string // whose signatures were verified, for people; empty: none was wanted
+	Commit   Commit // what the commit says about itself; the zero one: it is not known, or an archive
 	FS       fs.FS
 }
+
+// Commit is what a commit says about itself.
+type Commit struct {
+	Author, Email string
+	Authored      time.Time
+	Message       string // at most [MaxMessage] bytes of it
+}
+
+// MaxMessage is how much of a commit's message is kept, in bytes: its beginning and its end.
+const MaxMessage = 16 << 10
 
 // Build says how an app's objects are made from a snapshot.
 type Build struct {
@@ -264,10 +275,14 @@ func (k KubeConfig) String() string {
 	return k.Kind + "/" + k.Name
 }
 
+// EnvironmentLabel of an app names the environment that it is of.
+const EnvironmentLabel = "keelson.dev/environment"
+
 // App is anything that is reconciled: its declaration in our own words.
 type App struct {
 	ID             ID
 	UID            string // of the declaration: one that is made anew under the same name is another app
+	Environment    string // that it is of, as its label [EnvironmentLabel] says; empty: none
 	Generation     int64
 	Source         ID
 	Mounts         []Mount // of an app with several sources: what its snapshot is composed of; Source is not set then

@@ -58,9 +58,10 @@ func FluxOwner(labels map[string]string) delivery.ID {
 func Kustomization(k *kustomizev1.Kustomization) (delivery.App, error) {
 	spec := &k.Spec
 	app := delivery.App{
-		ID:         delivery.ID{Kind: kustomizev1.KustomizationKind, Namespace: k.Namespace, Name: k.Name},
-		UID:        string(k.UID),
-		Generation: k.Generation,
+		ID:          delivery.ID{Kind: kustomizev1.KustomizationKind, Namespace: k.Namespace, Name: k.Name},
+		UID:         string(k.UID),
+		Environment: k.Labels[delivery.EnvironmentLabel],
+		Generation:  k.Generation,
 		Source: delivery.ID{
 			Kind: spec.SourceRef.Kind, Namespace: orElse(spec.SourceRef.Namespace, k.Namespace), Name: spec.SourceRef.Name,
 		},

@@ -2,6 +2,7 @@ package git
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 // Change is a commit to be made.
 type Change struct {
 	Branch  string // short name
+	Ref     string // instead of Branch: the full name of a ref of another kind
 	Base    string // the commit that the branch must name now, and the new one's parent; empty: the branch must not exist
 	Files   fs.FS  // files to add or replace; nil: none
 	Remove  []string
@@ -34,7 +36,7 @@ func (r *Repository) Commit(ctx context.Context, c Change) (string, error) {
 }
 
 func (r *Repository) commit(ctx context.Context, c Change) (string, error) {
-	ref := "refs/heads/" + c.Branch
+	ref := cmp.Or(c.Ref, "refs/heads/"+c.Branch)
 	if err := CheckRefName(ref); err != nil {
 		return "", err
 	}
@@ -69,7 +71,7 @@ func (r *Repository) commit(ctx context.Context, c Change) (string, error) {
 	}
 	if w.git(ctx, nil, "update-ref", "-m", "commit", ref, id, expected); w.err != nil {
 		if now, err := r.Resolve(ref); now != c.Base || err != nil && !errors.Is(err, ErrUnknownRef) {
-			return "", fmt.Errorf("%w: %s is at %q, not at %q", ErrMoved, c.Branch, now, c.Base)
+			return "", fmt.Errorf("%w: %s is at %q, not at %q", ErrMoved, cmp.Or(c.Branch, c.Ref), now, c.Base)
 		}
 		return "", w.err
 	}

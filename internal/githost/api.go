@@ -36,9 +36,11 @@ func (h *Host) apiList(w http.ResponseWriter, r *http.Request) {
 		apiError(w, err)
 		return
 	}
-	list := make([]Info, len(names))
-	for i, name := range names {
-		list[i] = infoOf(name)
+	list := make([]Info, 0, len(names))
+	for _, name := range names {
+		if h.authorize(r, name, false) == nil || !h.private(name) {
+			list = append(list, infoOf(name))
+		}
 	}
 	apiAnswer(w, http.StatusOK, map[string][]Info{"repositories": list})
 }

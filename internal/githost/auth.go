@@ -14,6 +14,9 @@ func (h *Host) authorize(r *http.Request, repository string, write bool) error {
 	if ok && equal(given, h.opts.Token) {
 		return nil
 	}
+	if h.private(repository) {
+		return refusal{http.StatusUnauthorized, "only administrators read " + repository + ": it needs the token of the instance"}
+	}
 	if ok && h.opts.Allow != nil && given != "" && repository != "" {
 		if err := h.opts.Allow(given, repository, write); err != nil {
 			return refusal{http.StatusUnauthorized, err.Error()}
@@ -28,6 +31,11 @@ func (h *Host) authorize(r *http.Request, repository string, write bool) error {
 		return nil
 	}
 	return refusal{http.StatusUnauthorized, "a token is needed: use it as the password, with any user name"}
+}
+
+// private tells whether only the token of the host opens a repository.
+func (h *Host) private(repository string) bool {
+	return repository != "" && h.opts.Private != nil && h.opts.Private(repository)
 }
 
 // credentials are the token that a request carries.
@@ -46,6 +54,15 @@ func credentials(r *http.Request) (string, bool) {
 func equal(a, b string) bool {
 	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
 	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
+}
+
+// addressOf is where a request comes from, without the port.
+func addressOf(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
 }
 
 func isLoopback(addr string) bool {

@@ -61,6 +61,8 @@ type Options struct {
 	OnPush     func(Push) // called after a push has changed a ref; nil: nobody cares
 	// Allow lets other tokens than Token in, for a repository; an error says why not. Nil: there are none.
 	Allow func(token, repository string, write bool) error
+	// Private tells which repositories only Token opens, for reading; nobody pushes to them, and all their refs are shown. Nil: there are none.
+	Private func(repository string) bool
 	// Job gives the number of the job that a token of [JobHeader] is of; 0: of none. Nil: nobody asks.
 	Job func(token string) int64
 }

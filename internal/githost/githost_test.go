@@ -507,7 +507,7 @@ func TestPushTells(t *testing.T) {
 		}})
 	}
 	for i := range want {
-		want[i].Repository, want[i].User = "sample", "keelson"
+		want[i].Repository, want[i].User, want[i].Address = "sample", "keelson", "127.0.0.1"
 	}
 	got := s.pushes()
 	for i := range got {

@@ -62,10 +62,13 @@ func (h *Host) mirrorNote(name string) (of, keeper string) {
 	return strings.TrimSpace(of), strings.TrimSpace(keeper)
 }
 
-// readOnly refuses pushes to a mirror.
+// readOnly refuses pushes to a mirror, and to what only this program writes.
 func (h *Host) readOnly(req request) error {
 	if req.service != receivePack {
 		return nil
+	}
+	if h.private(req.repo) {
+		return refusal{http.StatusForbidden, req.repo + " is written by Keelson alone"}
 	}
 	if of := h.MirrorOf(req.repo); of != "" {
 		return refusal{http.StatusForbidden, fmt.Sprintf("%s is a mirror of %s: push there", req.repo, of)}

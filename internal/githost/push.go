@@ -14,6 +14,7 @@ type Push struct {
 	User       string // the name that the client gave with the token; it proves nothing
 	Changes    []RefChange
 	Options    []string // of git push -o, in their order
+	Address    string   // of the client
 	Job        int64    // that pushed, as it said itself ([JobHeader]); 0: none did
 }
 

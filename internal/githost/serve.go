@@ -196,7 +196,7 @@ func (h *Host) push(ctx context.Context, w http.ResponseWriter, r *http.Request,
 	}
 	if h.opts.OnPush != nil && len(changes) > 0 {
 		user, _, _ := r.BasicAuth()
-		h.opts.OnPush(Push{Repository: req.repo, User: user, Changes: changes, Options: asked.options, Job: h.job(r)})
+		h.opts.OnPush(Push{Repository: req.repo, User: user, Changes: changes, Options: asked.options, Address: addressOf(r), Job: h.job(r)})
 	}
 	return err
 }
@@ -242,8 +242,12 @@ func requestBody(w http.ResponseWriter, r *http.Request, limit int64) (io.Reader
 	return nil, refusal{http.StatusUnsupportedMediaType, "unsupported content encoding"}
 }
 
-// serveConfig are the rules for every repository.
-func (h *Host) serveConfig() [][2]string {
+// serveConfig are the rules for a repository.
+func (h *Host) serveConfig(repository string) [][2]string {
+	hidden := "refs/keelson" // what keeps commits that no branch has
+	if h.private(repository) {
+		hidden = ""
+	}
 	return [][2]string{
 		{"receive.fsckObjects", "true"},
 		{"receive.maxInputSize", fmt.Sprint(h.opts.MaxPack)},
@@ -252,7 +256,7 @@ func (h *Host) serveConfig() [][2]string {
 		{"uploadpack.allowFilter", "true"},
 		{"uploadpack.allowAnySHA1InWant", "true"},
 		{"http.receivepack", "true"},
-		{"transfer.hideRefs", "refs/keelson"}, // what keeps commits that no branch has
+		{"transfer.hideRefs", hidden},
 	}
 }
 
@@ -263,7 +267,7 @@ func (h *Host) run(ctx context.Context, w http.ResponseWriter, r *http.Request, 
 	if req.advertise {
 		args = append(args, "--http-backend-info-refs")
 	}
-	cmd := git.Process(ctx, h.serveConfig(), append(args, h.Dir(req.repo))...)
+	cmd := git.Process(ctx, h.serveConfig(req.repo), append(args, h.Dir(req.repo))...)
 	if v := r.Header.Get("Git-Protocol"); protocolHeader().MatchString(v) {
 		cmd.Env = append(cmd.Env, "GIT_PROTOCOL="+v)
 	}

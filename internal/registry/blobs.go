@@ -24,21 +24,28 @@ import (
 // blobs are files named by their digest. What is in one was checked when it came,
 // and those who pull check again.
 type blobs struct {
-	dir  string
-	used *atomic.Int64
+	dir    string
+	used   *atomic.Int64
+	shares *shares
 }
 
 func (b *blobs) path(h v1.Hash) string { return filepath.Join(b.dir, h.Algorithm, h.Hex) }
 
-// Stat implements registry.BlobStatHandler. Whoever asks may be about to push a
-// manifest with the blob: that makes it young for Collect.
-func (b *blobs) Stat(_ context.Context, _ string, h v1.Hash) (int64, error) {
+// pushes marks the context of a request whose sender may push to the repository.
+type pushes struct{}
+
+// Stat implements registry.BlobStatHandler. Who may push and asks may be about to
+// push a manifest with the blob: that makes it young for Collect.
+func (b *blobs) Stat(ctx context.Context, _ string, h v1.Hash) (int64, error) {
 	info, err := os.Stat(b.path(h))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, registry.ErrNotFound
 	}
 	if err != nil {
 		return 0, err
+	}
+	if ctx.Value(pushes{}) == nil {
+		return info.Size(), nil
 	}
 	now := time.Now()
 	return info.Size(), os.Chtimes(b.path(h), now, now)
@@ -53,8 +60,10 @@ func (b *blobs) Get(_ context.Context, _ string, h v1.Hash) (io.ReadCloser, erro
 	return file, err
 }
 
-// take moves a file that is complete, and counted as used, to its place.
-func (b *blobs) take(file string, h v1.Hash, size int64) error {
+// take moves a file that is complete, and counted as used by an owner, to its place.
+func (b *blobs) take(file, owner string, h v1.Hash, size int64) error {
+	b.shares.mu.Lock()
+	defer b.shares.mu.Unlock()
 	_, err := os.Stat(b.path(h))
 	known := err == nil
 	if err := os.Rename(file, b.path(h)); err != nil {
@@ -62,16 +71,74 @@ func (b *blobs) take(file string, h v1.Hash, size int64) error {
 	}
 	if known {
 		b.used.Add(-size)
+		b.shares.count(owner, -size)
+	} else {
+		b.shares.whose[h.Hex] = owner
+	}
+	return nil
+}
+
+// shares are the bytes that each owner has in blobs and uploads. A blob is that of
+// who was first to push it, or after a restart to have a manifest with it.
+type shares struct {
+	mu    sync.Mutex
+	bytes map[string]int64
+	whose map[string]string // by the digest
+}
+
+// add counts bytes, and gives how many the owner has then.
+func (s *shares) add(owner string, n int64) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.count(owner, n)
+}
+
+// count is add, for who has the lock.
+func (s *shares) count(owner string, n int64) int64 {
+	now := s.bytes[owner] + n
+	if s.bytes[owner] = now; now == 0 {
+		delete(s.bytes, owner)
+	}
+	return now
+}
+
+// claim makes an owner that of the blobs which have none.
+func (b *blobs) claim(owner string, list []v1.Hash) {
+	b.shares.mu.Lock()
+	defer b.shares.mu.Unlock()
+	for _, h := range list {
+		if _, known := b.shares.whose[h.Hex]; known {
+			continue
+		}
+		if info, err := os.Stat(b.path(h)); err == nil {
+			b.shares.whose[h.Hex] = owner
+			b.shares.count(owner, info.Size())
+		}
+	}
+}
+
+// remove removes a blob that nobody refers to.
+func (b *blobs) remove(hex string, size int64) error {
+	b.shares.mu.Lock()
+	defer b.shares.mu.Unlock()
+	if err := os.Remove(b.path(v1.Hash{Algorithm: "sha256", Hex: hex})); err != nil {
+		return err
+	}
+	b.used.Add(-size)
+	if owner, known := b.shares.whose[hex]; known {
+		delete(b.shares.whose, hex)
+		b.shares.count(owner, -size)
 	}
 	return nil
 }
 
 // uploads are blobs on their way in.
 type uploads struct {
-	dir   string
-	total *atomic.Int64 // bytes of what is stored, uploads included
-	mu    sync.Mutex
-	open  map[string]*upload
+	dir    string
+	total  *atomic.Int64 // bytes of what is stored, uploads included
+	shares *shares
+	mu     sync.Mutex
+	open   map[string]*upload
 }
 
 // maxUploads bounds what clients that never finish leave open at once, and
@@ -138,7 +205,7 @@ func (u *uploads) drop(whose string) {
 	}
 	up := u.open[oldest]
 	delete(u.open, oldest)
-	go up.discard(u.total) // a piece may be on its way: it ends at once
+	go u.discard(up) // a piece may be on its way: it ends at once
 }
 
 // find returns an open upload of the repository; nil: there is none.
@@ -162,15 +229,17 @@ func (u *uploads) finish(id string) bool {
 	return ok
 }
 
-// discard removes the file and what it counted for. A piece that is on its way
-// then fails.
-func (up *upload) discard(total *atomic.Int64) {
+// discard removes an upload's file and what it counted for. A piece that is on its
+// way then fails.
+func (u *uploads) discard(up *upload) {
 	up.stop()
 	up.mu.Lock()
 	defer up.mu.Unlock()
 	up.file.Close()
 	os.Remove(up.file.Name())
-	total.Add(-up.size.Swap(0))
+	size := up.size.Swap(0)
+	u.total.Add(-size)
+	u.shares.add(owner(up.repository), -size)
 }
 
 // stop ends the piece that is on its way, though its client says nothing.
@@ -216,7 +285,7 @@ func (r *Registry) serveUpload(w http.ResponseWriter, req *http.Request, q reque
 		r.answer(w, q.repository, q.reference, up.size.Load(), http.StatusNoContent)
 	case http.MethodDelete:
 		if r.uploads.finish(q.reference) {
-			up.discard(&r.used)
+			r.uploads.discard(up)
 		}
 		w.WriteHeader(http.StatusNoContent)
 	case http.MethodPatch:
@@ -266,9 +335,15 @@ func (r *Registry) receive(w http.ResponseWriter, req *http.Request, q request, 
 		return true
 	}
 	if r.uploads.finish(q.reference) {
-		up.discard(&r.used)
+		r.uploads.discard(up)
 	}
 	switch {
+	case errors.Is(err, errNoRoom):
+		r.options.Log.Warn("registry: an upload is refused", "repository", q.repository, "err", err)
+		refuse(w, http.StatusInsufficientStorage, "SIZE_INVALID", "the disk of the registry is full but for what has to stay free: make room there")
+	case errors.Is(err, errShare):
+		refuse(w, http.StatusRequestEntityTooLarge, "SIZE_INVALID", fmt.Sprintf("the images of %s have reached their limit of %d bytes: delete tags that are no longer needed; what no tag leads to is removed a while later",
+			owner(q.repository), r.share()))
 	case !errors.Is(err, errTooLarge):
 		refuse(w, http.StatusBadRequest, "BLOB_UPLOAD_INVALID", "the piece broke off: start again")
 	case announced > r.options.MaxBlob:
@@ -279,7 +354,18 @@ func (r *Registry) receive(w http.ResponseWriter, req *http.Request, q request, 
 	return false
 }
 
-var errTooLarge = errors.New("too large")
+var (
+	errTooLarge = errors.New("too large")
+	errShare    = errors.New("the owner has too much")
+	errNoRoom   = errors.New("no room on disk")
+)
+
+// share is how many bytes one owner may have: the others find room for theirs.
+func (r *Registry) share() int64 { return r.options.MaxTotal / 4 * 3 }
+
+// roomEvery is after how many bytes, of all uploads together, one looks how much of
+// the disk is free.
+const roomEvery = 64 << 20
 
 // meter counts the bytes of an upload before they are written. The holder of
 // up.mu writes to it.
@@ -290,9 +376,19 @@ type meter struct {
 
 func (m meter) Write(p []byte) (int, error) {
 	m.up.touch()
-	size := m.up.size.Add(int64(len(p)))
-	if total := m.r.used.Add(int64(len(p))); size > m.r.options.MaxBlob || total > m.r.options.MaxTotal {
+	n := int64(len(p))
+	size, total, own := m.up.size.Add(n), m.r.used.Add(n), m.r.blobs.shares.add(owner(m.up.repository), n)
+	switch {
+	case size > m.r.options.MaxBlob || total > m.r.options.MaxTotal:
 		return 0, errTooLarge
+	case own > m.r.share():
+		return 0, errShare
+	}
+	if m.r.options.Room != nil && (m.r.unseen.Add(n) >= roomEvery || size == n) {
+		m.r.unseen.Store(0)
+		if err := m.r.options.Room(n); err != nil {
+			return 0, fmt.Errorf("%w: %w", errNoRoom, err)
+		}
 	}
 	return len(p), nil
 }
@@ -308,23 +404,23 @@ func (r *Registry) complete(w http.ResponseWriter, req *http.Request, q request,
 	sum := up.hash.Sum(nil)
 	up.mu.Unlock()
 	if !r.allowed(w, req, q.repository, true) { // the pieces may have taken their time: the job may be over
-		up.discard(&r.used)
+		r.uploads.discard(up)
 		return
 	}
 	want, err := v1.NewHash(req.URL.Query().Get("digest"))
 	got := v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum)}
 	if err != nil || want != got {
-		up.discard(&r.used)
+		r.uploads.discard(up)
 		refuse(w, http.StatusBadRequest, "DIGEST_INVALID", "the blob's digest is "+got.String())
 		return
 	}
 	if err := up.file.Close(); err != nil {
-		up.discard(&r.used)
+		r.uploads.discard(up)
 		r.fail(w, req, err)
 		return
 	}
-	if err := r.blobs.take(up.file.Name(), want, up.size.Load()); err != nil {
-		up.discard(&r.used)
+	if err := r.blobs.take(up.file.Name(), owner(q.repository), want, up.size.Load()); err != nil {
+		r.uploads.discard(up)
 		r.fail(w, req, err)
 		return
 	}

@@ -2,16 +2,20 @@ package registry
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/crane"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
@@ -207,6 +211,117 @@ func TestPatience(t *testing.T) {
 	} {
 		if got := until(begin, begin.Add(c.after), c.read).Sub(begin); got != c.want {
 			t.Errorf("%s: given up after %s, want %s", c.what, got, c.want)
+		}
+	}
+}
+
+// TestBlobsAreBounded holds that one owner's blobs and uploads, with or without a tag, leave room for others and on the disk.
+func TestBlobsAreBounded(t *testing.T) {
+	dir := t.TempDir()
+	var full error
+	options := Options{Dir: dir, MaxBlob: 1000, MaxTotal: 1600, Room: func(int64) error { return full }} // 1200 for each
+	r, address := serve(t, options)
+	put := func(repository, text string) (int, string) {
+		t.Helper()
+		at := fmt.Sprintf("http://%s/v2/%s/blobs/uploads/?digest=sha256:%x", address, repository, sha256.Sum256([]byte(text)))
+		response, err := http.Post(at, "", strings.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		body, _ := io.ReadAll(response.Body)
+		return response.StatusCode, string(body)
+	}
+	for _, step := range []struct {
+		what, repository, text string
+		full                   error
+		status                 int
+		want                   string
+	}{
+		{"the first", "a/x", strings.Repeat("1", 500), nil, 201, ""},
+		{"the same again", "a/y", strings.Repeat("1", 500), nil, 201, ""},
+		{"too much", "a/y", strings.Repeat("2", 800), nil, 413, "the images of a have reached their limit of 1200 bytes"},
+		{"another owner", "b/x", strings.Repeat("2", 600), nil, 201, ""},
+		{"too much for all", "a/x", strings.Repeat("3", 550), nil, 413, "the registry is full"},
+		{"a full disk", "c/x", "3", errors.New("only little is left"), 507, "make room there"},
+		{"room again", "c/x", "3", nil, 201, ""},
+	} {
+		full = step.full
+		if status, body := put(step.repository, step.text); status != step.status || !strings.Contains(body, step.want) {
+			t.Errorf("%s: %d %s; want %d with %q", step.what, status, body, step.status, step.want)
+		}
+	}
+	want := map[string]int64{"a": 500, "b": 600, "c": 1}
+	if !maps.Equal(r.blobs.shares.bytes, want) {
+		t.Errorf("the shares are %v, want %v", r.blobs.shares.bytes, want)
+	}
+	if _, err := r.Collect(time.Now().Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.blobs.shares.bytes)+len(r.blobs.shares.whose) != 0 {
+		t.Errorf("nothing is left, and it counts %v of %v", r.blobs.shares.bytes, r.blobs.shares.whose)
+	}
+}
+
+// TestSharesSurviveARestart: what has a manifest counts for whose it is.
+func TestSharesSurviveARestart(t *testing.T) {
+	options := Options{Dir: t.TempDir()}
+	r, address := serve(t, options)
+	if err := crane.Push(randomImage(t, 1000), address+"/a/x:1"); err != nil {
+		t.Fatal(err)
+	}
+	before := maps.Clone(r.blobs.shares.bytes)
+	r, _ = serve(t, options)
+	if len(before) != 1 || !maps.Equal(r.blobs.shares.bytes, before) {
+		t.Errorf("before: %v, after: %v", before, r.blobs.shares.bytes)
+	}
+}
+
+// TestReadersDoNotKeepBlobs: who only reads does not make a blob young, who may push a manifest with it does.
+func TestReadersDoNotKeepBlobs(t *testing.T) {
+	r, address := serve(t, Options{Dir: t.TempDir(), Authorize: func(_ context.Context, user, _, _ string, push bool) error {
+		if push && user == "reader" {
+			return errors.New("only reads")
+		}
+		return nil
+	}})
+	const digest = "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881" // of "x"
+	ask := func(method, user, path, body string) {
+		t.Helper()
+		req, err := http.NewRequest(method, "http://"+address+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.SetBasicAuth(user, "secret")
+		response, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode >= 300 {
+			t.Fatalf("%s %s: %s", method, path, response.Status)
+		}
+	}
+	ask("POST", "writer", "/v2/a/blobs/uploads/?digest="+digest, "x")
+	h, err := v1.NewHash(digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := time.Now().Add(-48 * time.Hour)
+	for _, c := range []struct {
+		method, user string
+		young        bool
+	}{{"HEAD", "reader", false}, {"GET", "reader", false}, {"HEAD", "writer", true}} {
+		if err := os.Chtimes(r.blobs.path(h), old, old); err != nil {
+			t.Fatal(err)
+		}
+		ask(c.method, c.user, "/v2/a/blobs/"+digest, "")
+		info, err := os.Stat(r.blobs.path(h))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if young := time.Since(info.ModTime()) < time.Hour; young != c.young {
+			t.Errorf("%s by the %s: young %v, want %v", c.method, c.user, young, c.young)
 		}
 	}
 }

@@ -179,6 +179,7 @@ func (r *Registry) record(e entry) error {
 		r.used.Add(int64(len(text)) - before)
 		r.index.add(e)
 	}
+	r.blobs.claim(owner(e.Repository), e.links.blobs)
 	return nil
 }
 
@@ -314,6 +315,7 @@ func (r *Registry) load() error {
 			answer := r.ask(http.MethodPut, "/v2/"+e.Repository+"/manifests/"+e.Reference, e.MediaType, e.Body)
 			if answer.status == http.StatusCreated {
 				r.index.add(e)
+				r.blobs.claim(owner(e.Repository), e.links.blobs)
 			} else {
 				waiting = append(waiting, e)
 			}
@@ -364,10 +366,9 @@ func (r *Registry) Collect(before time.Time) (int64, error) {
 		if err != nil || kept[file.Name()] || !info.ModTime().Before(before) {
 			continue
 		}
-		if err := os.Remove(filepath.Join(r.blobs.dir, "sha256", file.Name())); err != nil {
+		if err := r.blobs.remove(file.Name(), info.Size()); err != nil {
 			return used - r.used.Load(), fmt.Errorf("registry: collect: %w", err)
 		}
-		r.used.Add(-info.Size())
 	}
 	return used - r.used.Load(), nil
 }

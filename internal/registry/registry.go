@@ -48,9 +48,13 @@ const maxManifest = 4 << 20 // bytes; what other registries take, too
 
 // Options say where a registry is and what it takes.
 type Options struct {
-	Dir      string // made if need be; nobody else writes there
-	MaxBlob  int64  // bytes of one blob
-	MaxTotal int64  // bytes of everything that is stored
+	Dir     string // made if need be; nobody else writes there
+	MaxBlob int64  // bytes of one blob
+	// MaxTotal is the bytes of everything that is stored. Three quarters of it are for the blobs and uploads of the repositories whose paths begin
+	// alike.
+	MaxTotal int64
+	// Room says why so many bytes more cannot be written to the disk; it is asked at the beginning of an upload and now and then. nil: they can.
+	Room func(need int64) error
 	// MaxReferences bounds the tags and digests of manifests, and MaxManifests their bytes: manifests are in memory. A tenth of both is for the
 	// repositories whose paths begin alike. Zero: 20000, and 64 MiB.
 	MaxReferences int
@@ -69,6 +73,7 @@ type Registry struct {
 	blobs   *blobs
 	uploads uploads
 	used    atomic.Int64 // bytes on disk: blobs, uploads, manifests
+	unseen  atomic.Int64 // bytes that came since Room was asked
 
 	mu    sync.Mutex // held while manifests change and while what is unused is collected
 	index index
@@ -89,8 +94,8 @@ func Open(options Options) (*Registry, error) {
 		options.MaxManifests = maxManifestBytes
 	}
 	r := &Registry{options: options, blobs: &blobs{dir: filepath.Join(options.Dir, "blobs")}}
-	r.blobs.used = &r.used
-	r.uploads = uploads{dir: filepath.Join(options.Dir, "uploads"), total: &r.used, open: map[string]*upload{}}
+	r.blobs.used, r.blobs.shares = &r.used, &shares{bytes: map[string]int64{}, whose: map[string]string{}}
+	r.uploads = uploads{dir: filepath.Join(options.Dir, "uploads"), total: &r.used, shares: r.blobs.shares, open: map[string]*upload{}}
 	r.index = index{dir: filepath.Join(options.Dir, "manifests"), repositories: map[string]map[string]entry{}, owners: map[string]amount{}}
 	if err := os.RemoveAll(r.uploads.dir); err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
@@ -183,17 +188,25 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		// A blob may be in use by another repository: Collect knows.
 		refuse(w, http.StatusMethodNotAllowed, "UNSUPPORTED", "blobs are removed when nothing refers to them")
 	default:
+		if q.kind == "blobs" && req.Method == http.MethodHead && r.authorized(req, q.repository, true) == nil {
+			req = req.WithContext(context.WithValue(req.Context(), pushes{}, true))
+		}
 		r.inner.ServeHTTP(w, req)
 	}
 }
 
-// allowed asks Authorize and answers those who may not.
-func (r *Registry) allowed(w http.ResponseWriter, req *http.Request, repository string, push bool) bool {
+// authorized asks Authorize.
+func (r *Registry) authorized(req *http.Request, repository string, push bool) error {
 	if r.options.Authorize == nil {
-		return true
+		return nil
 	}
 	user, password, _ := req.BasicAuth()
-	err := r.options.Authorize(req.Context(), user, password, repository, push)
+	return r.options.Authorize(req.Context(), user, password, repository, push)
+}
+
+// allowed asks Authorize and answers those who may not.
+func (r *Registry) allowed(w http.ResponseWriter, req *http.Request, repository string, push bool) bool {
+	err := r.authorized(req, repository, push)
 	switch {
 	case err == nil:
 		return true

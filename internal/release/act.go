@@ -62,7 +62,18 @@ func (e *Engine) Act(ctx context.Context, req Request, d Decision) (Result, erro
 	res := Result{Began: began}
 	r, err := e.newRun(ctx, req, d)
 	if err == nil {
+		before, witness := "", e.witness && d.Action.witnessed()
+		if witness {
+			before = r.deployed()
+		}
 		err = r.act(&res)
+		switch {
+		case !witness || err != nil && r.last == nil:
+		case d.Action == Uninstall:
+			res.Changed = r.compared(before, "")
+		case r.last != nil:
+			res.Changed = r.compared(before, r.last.Manifest)
+		}
 		for _, version := range slices.Backward(slices.Sorted(maps.Keys(r.written))) {
 			res.Snapshots = append(res.Snapshots, r.written[version])
 		}

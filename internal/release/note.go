@@ -17,7 +17,8 @@ type Result struct {
 	Inventory delivery.Inventory // of the newest version; nil: the action did not make one
 	// Unchanged: a takeover found that an upgrade would change nothing.
 	Unchanged bool
-	Repaired  []string // objects that were repaired
+	Repaired  []string  // objects that were repaired
+	Changed   []Changed // where [Options.Witness] wants it
 	Began     time.Time
 	Took      time.Duration
 }

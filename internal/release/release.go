@@ -48,11 +48,14 @@ type Options struct {
 	// Touched is called after an object of the release of an app that drift is looked for of was changed, and when it is known how such
 	// objects are. It must not block.
 	Touched func(app delivery.ID)
+	// Witness has actions tell which objects of a release they have changed.
+	Witness bool
 }
 
 // Engine makes releases in one cluster. It is safe for concurrent use, but for two actions on one release at a time.
 type Engine struct {
 	cluster *kube.Cluster
+	witness bool
 	records *records
 	charts  *charts
 	objects *objects
@@ -71,7 +74,7 @@ func New(ctx context.Context, cluster *kube.Cluster, opts Options) (*Engine, err
 		return nil, err
 	}
 	return &Engine{
-		cluster: cluster, records: records, charts: &charts{all: map[string]*parsed{}},
+		cluster: cluster, witness: opts.Witness, records: records, charts: &charts{all: map[string]*parsed{}},
 		objects: &objects{
 			ctx: ctx, cluster: cluster, touched: opts.Touched, watches: map[schema.GroupVersionKind]*objectWatch{},
 			there: map[delivery.Ref]thing{}, apps: map[delivery.ID]*checked{},

@@ -74,6 +74,7 @@ func Compose(mounts []Mounted) (delivery.Snapshot, error) {
 	}
 	if len(mounts) == 1 {
 		snap.Revision, snap.Origin, snap.Verified = mounts[0].Snapshot.Revision, mounts[0].Snapshot.Origin, mounts[0].Snapshot.Verified
+		snap.Commit = mounts[0].Snapshot.Commit
 	}
 	return snap, nil
 }

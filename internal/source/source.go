@@ -431,11 +431,24 @@ func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.R
 	if tree, err = include(ctx, tree, t, src, included); err != nil {
 		return delivery.Snapshot{}, err
 	}
-	snap := delivery.Snapshot{Revision: rev, Verified: verified}
+	snap := delivery.Snapshot{Revision: rev, Verified: verified, Commit: said(r.repo, rev.Commit)}
 	if err := newView(tree, r.known, src).show(&snap); err != nil {
 		return delivery.Snapshot{}, fault(t, "read ignore files of "+rev.Short(), "", err)
 	}
 	return snap, nil
+}
+
+// said gives what a commit says about itself. It can be delivered without that.
+func said(repo *git.Repository, id string) delivery.Commit {
+	info, err := repo.Info(id)
+	if err != nil {
+		return delivery.Commit{}
+	}
+	message := info.Message
+	if len(message) > delivery.MaxMessage {
+		message = message[:delivery.MaxMessage/2] + message[len(message)-delivery.MaxMessage/2:]
+	}
+	return delivery.Commit{Author: info.Author.Name, Email: info.Author.Email, Authored: info.Author.When, Message: strings.Clone(message)}
 }
 
 // show makes the view what a snapshot shows.

@@ -111,7 +111,7 @@ func BenchmarkPipelines(b *testing.B) {
 		}
 	})
 	b.Run("start", func(b *testing.B) {
-		path := db.path
+		path := string(db.engine.(inFile))
 		for b.Loop() {
 			ok(b, db.Close())
 			db = openAt(b, path)

@@ -1,12 +1,15 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
+
+	"keelson.dev/keelson/internal/audit"
 )
 
 // Command is what a person has asked for and is allowed to.
@@ -20,6 +23,8 @@ type Command struct {
 	Created  time.Time `json:"created"`
 	// Args are what else belongs to the kind, as variables to play with, in JSON. They are sealed, and gone with the answer.
 	Args []byte `json:"-"`
+	// Audit is what is recorded together with it, with [audit.Asked] for an outcome. A refusal is recorded too: as of the first of these.
+	Audit []audit.Entry `json:"-"`
 }
 
 const (
@@ -39,7 +44,7 @@ func (db *DB) Enqueue(ctx context.Context, c Command) (int64, error) {
 	if err != nil {
 		return 0, db.wrap(doing, err)
 	}
-	if err := db.write(ctx, true, func(tx *tx) error { return tx.enqueue(db.sealer, &c, jobs) }); err != nil {
+	if err := db.write(ctx, true, func(tx *tx) error { return tx.enqueue(db, &c, jobs) }); err != nil {
 		return 0, db.wrap(doing, err)
 	}
 	db.asked.wake()
@@ -63,7 +68,7 @@ func (db *DB) checkCommand(c *Command) (jobs string, err error) {
 }
 
 // enqueue numbers a command and keeps it. That is done in the transaction, so that commands are seen in the order of their numbers.
-func (t *tx) enqueue(s sealer, c *Command, jobs string) error {
+func (t *tx) enqueue(db *DB, c *Command, jobs string) error {
 	var waiting int
 	err := t.row(`SELECT count(*) FROM commands WHERE answered = 0`).Scan(&waiting)
 	if err == nil && waiting >= commandsMax {
@@ -76,8 +81,31 @@ func (t *tx) enqueue(s sealer, c *Command, jobs string) error {
 		return err
 	}
 	t.changed(Change{Kind: "command", ID: c.ID, Project: c.Project, Pipeline: c.Pipeline, Status: "asked"})
-	return t.exec(`INSERT INTO commands (id, kind, project, pipeline, jobs, asked_by, created, sealed_args) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-		c.ID, c.Kind, c.Project, c.Pipeline, jobs, text(c.User), micros(c.Created), s.seal(place("commands.args", c.ID), c.Args))
+	var recorded int64
+	if len(c.Audit) > 0 {
+		recorded = db.audited(t, func() (int64, error) { return t.auditCommand(db.now(), c) })
+	}
+	return t.exec(`INSERT INTO commands (id, kind, project, pipeline, jobs, asked_by, created, sealed_args, audit) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		c.ID, c.Kind, c.Project, c.Pipeline, jobs, text(c.User), micros(c.Created), db.sealer.seal(place("commands.args", c.ID), c.Args), recorded)
+}
+
+// auditCommand keeps the records of a command, and gives the number of the first.
+func (t *tx) auditCommand(now time.Time, c *Command) (first int64, err error) {
+	var project string
+	if c.Project != 0 {
+		if err := t.row(`SELECT name FROM projects WHERE id = ?`, c.Project).Scan(&project); err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return 0, err
+		}
+	}
+	for _, e := range c.Audit {
+		e.Actor, e.Outcome, e.Project = cmp.Or(e.Actor, c.User), cmp.Or(e.Outcome, audit.Asked), cmp.Or(e.Project, project)
+		seq, err := t.appendEntry(now, e)
+		if err != nil {
+			return 0, err
+		}
+		first = cmp.Or(first, seq)
+	}
+	return first, nil
 }
 
 // Take gives the oldest command that this process has not taken yet, and waits for one. What was taken and not answered is taken
@@ -122,12 +150,16 @@ func (db *DB) take(ctx context.Context) (Command, error) {
 // Answer tells that a command is done; a refusal says why it was not, to the person who asked. The first answer counts.
 func (db *DB) Answer(ctx context.Context, id int64, refusal string) error {
 	doing := fmt.Sprintf("answer command %d", id)
-	err := db.write(ctx, false, func(tx *tx) error {
+	err := db.write(ctx, refusal != "", func(tx *tx) error {
 		c := Change{Kind: "command", ID: id, Status: "answered"}
-		err := tx.row(`UPDATE commands SET answered = ?, answer = ?, sealed_args = NULL WHERE id = ? AND answered = 0 RETURNING project, pipeline`,
-			micros(db.now()), text(refusal), id).Scan(&c.Project, &c.Pipeline)
+		var recorded int64
+		err := tx.row(`UPDATE commands SET answered = ?, answer = ?, sealed_args = NULL WHERE id = ? AND answered = 0 RETURNING project, pipeline, audit`,
+			micros(db.now()), text(refusal), id).Scan(&c.Project, &c.Pipeline, &recorded)
 		if errors.Is(err, sql.ErrNoRows) {
 			return tx.row(`SELECT id FROM commands WHERE id = ?`, id).Scan(&id)
+		}
+		if err == nil && refusal != "" && recorded != 0 {
+			db.audited(tx, func() (int64, error) { return tx.refused(db.now(), recorded, refusal) })
 		}
 		tx.changed(c)
 		return err

@@ -1,135 +1,58 @@
 package store
 
 import (
+	"context"
 	"database/sql"
-	"errors"
-	"net/url"
-	"strconv"
-	"syscall"
-	"time"
-
-	"modernc.org/sqlite" // the driver, and its errors
+	"io"
+	"log/slog"
 )
 
-// Everything that is SQLite's own is in this file. The SQL elsewhere is what SQLite and PostgreSQL share: ON CONFLICT, RETURNING,
-// WITH RECURSIVE, partial indexes, ? for arguments. In the migrations INTEGER means 64 bits and BLOB bytes, and STRICT says that
-// a column takes nothing else.
+// engine is what a kind of database does in its own way: sqlite.go and postgres.go. The SQL of this package is what both share: ON CONFLICT,
+// RETURNING, WITH RECURSIVE, partial indexes, ? for arguments. In the migrations INTEGER means 64 bits, REAL 64 bits and BLOB bytes, and STRICT
+// says that a column takes nothing else. An argument whose type no column tells is cast to BIGINT or TEXT.
+type engine interface {
+	// String names the database for people, without credentials.
+	String() string
+	// hold keeps the database for this process until what it gives is closed; the error is ErrLocked where another one has it.
+	hold() (io.Closer, error)
+	// open gives one pool with one connection that writes and one whose connections can only read. They are not connected yet.
+	open() (writer, reader *sql.DB, err error)
+	// look refuses a database that is damaged or somebody else's before anything is written to it.
+	look(ctx context.Context, reader *pool, log *slog.Logger) error
+	// begun is told the number of this start: the database is this process's until another one has taken the next number.
+	begun(start int64)
+	// query gives a query, and schema statements of a migration, in the words of the database.
+	query(string) string
+	schema(string) string
+	// durable is the statement after which commits wait for the disk, or do not.
+	durable(bool) string
+	// snapshot are the options of a transaction that sees the database as it is at its begin.
+	snapshot() *sql.TxOptions
+	// check reads everything and tells what is damaged.
+	check(ctx context.Context, reader *pool) error
+	// classify tells which of this package's errors one of the driver or the file system is, and what to do about it; nil: none.
+	classify(err error) (hint string, kind error)
+	// interrupted tells whether a statement was ended from outside.
+	interrupted(err error) bool
+	// forget has what was deleted leave the files as far as that can be done.
+	forget(ctx context.Context, writer *pool) error
+	// restore says how to go on with a damaged database.
+	restore() string
+}
 
-const (
-	// busyTimeout is how long SQLite waits for another process that has the lock, such as the sqlite3 program.
-	busyTimeout = 5 * time.Second
-	// readers is how many connections read at a time.
-	readers = 4
-	// journalMax is the size to which the write-ahead log is cut when it is begun anew.
-	journalMax = 64 << 20
-)
+// readers is how many connections read at a time.
+const readers = 4
 
-// open gives one pool with one connection that writes and one whose connections can only read. They are not connected yet.
-func open(path string) (writer, reader *sql.DB, err error) {
-	writer, err = sql.Open("sqlite", dsn(path, false))
-	if err != nil {
-		return nil, nil, err
-	}
+// apart gives the two pools their sizes.
+func apart(writer, reader *sql.DB) (*sql.DB, *sql.DB) {
 	writer.SetMaxOpenConns(1)
-	reader, err = sql.Open("sqlite", dsn(path, true))
-	if err != nil {
-		return nil, nil, errors.Join(err, writer.Close())
-	}
 	reader.SetMaxOpenConns(readers)
 	reader.SetMaxIdleConns(readers)
-	return writer, reader, nil
+	return writer, reader
 }
 
-func dsn(path string, readOnly bool) string {
-	q := url.Values{}
-	pragma := func(name, value string) { q.Add("_pragma", name+"("+value+")") }
-	pragma("busy_timeout", strconv.FormatInt(busyTimeout.Milliseconds(), 10))
-	pragma("foreign_keys", "1")
-	pragma("trusted_schema", "0")
-	pragma("cell_size_check", "1") // a damaged page is refused before it is used
-	if readOnly {
-		pragma("query_only", "1")
-	} else {
-		pragma("journal_mode", "WAL")
-		pragma("synchronous", synchronous(false))
-		pragma("journal_size_limit", strconv.Itoa(journalMax))
-		q.Set("_txlock", "immediate") // a transaction that writes never finds out late that it may not
-		q.Set("_defensive", "1")
-	}
-	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + q.Encode()
-}
-
-// synchronous is how sure a commit has to be. Killing the process loses neither. NORMAL may lose the last transactions when the
-// machine loses power, in their order; FULL waits until the disk has them, and everything before them too.
-func synchronous(durable bool) string {
-	if durable {
-		return "FULL"
-	}
-	return "NORMAL"
-}
-
-// Queries of SQLite's own.
-const (
-	setSynchronous = "PRAGMA synchronous = "      // + synchronous(…)
-	quickCheck     = "PRAGMA quick_check(1)"      // a row that says ok, or what is wrong
-	integrityCheck = "PRAGMA integrity_check(10)" // also compares the indexes
-	countTables    = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite~_%' ESCAPE '~'"
-	isMigrated     = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'schema_migrations'"
-)
-
-// SQLite's result codes (https://www.sqlite.org/rescode.html); the lowest byte is the primary one.
-const (
-	codeBusy       = 5
-	codeLocked     = 6
-	codeReadOnly   = 8
-	codeInterrupt  = 9
-	codeCorrupt    = 11
-	codeFull       = 13
-	codeCantOpen   = 14
-	codeTooBig     = 18
-	codeConstraint = 19
-	codeNotADB     = 26
-
-	codeUnique     = codeConstraint | 8<<8
-	codePrimaryKey = codeConstraint | 6<<8
-	codeForeignKey = codeConstraint | 3<<8
-)
-
-// interrupted tells whether a statement was ended from outside.
-func interrupted(err error) bool {
-	var e *sqlite.Error
-	return errors.As(err, &e) && e.Code()&0xff == codeInterrupt
-}
-
-// classify tells which of this package's errors one of the driver or the file system is, and what to do about it; nil: none.
-func classify(err error) (hint string, kind error) {
-	switch {
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return "make room; nothing was half written", ErrFull
-	case errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		return "let this user write the file and its directory", ErrReadOnly
-	}
-	var e *sqlite.Error
-	if !errors.As(err, &e) {
-		return "", nil
-	}
-	switch e.Code() {
-	case codeUnique, codePrimaryKey:
-		return "", ErrExists
-	case codeForeignKey:
-		return "", ErrNotFound
-	}
-	switch e.Code() & 0xff {
-	case codeFull:
-		return "make room; nothing was half written", ErrFull
-	case codeReadOnly, codeCantOpen:
-		return "let this user write the file and its directory", ErrReadOnly
-	case codeBusy, codeLocked:
-		return "end the other process", ErrLocked
-	case codeCorrupt, codeNotADB:
-		return "", ErrCorrupt
-	case codeTooBig:
-		return "", ErrTooLarge
-	}
-	return "", nil
+// countIs gives the number that a query gives.
+func countIs(ctx context.Context, from *pool, query string) (n int, err error) {
+	err = from.QueryRowContext(ctx, query).Scan(&n)
+	return n, err
 }

@@ -1,4 +1,4 @@
-// Package store keeps what pipelines are and were: an SQL database, and a file for each job's log beside it.
+// Package store keeps what pipelines are and were: an SQL database (SQLite or PostgreSQL), and a file for each job's log beside it.
 //
 //	key, err := store.OpenKey(filepath.Join(dir, "store.key"))
 //	db, err := store.Open(filepath.Join(dir, "store.db"), store.Options{Key: key})
@@ -38,6 +38,6 @@
 //
 // # One process
 //
-// A file lock holds the database for one process: the ids of a block, the feed of changes and those who follow a log are in its
-// memory.
+// A file lock holds the database for one process, or an advisory lock that the writing connection to PostgreSQL has: the ids of a block,
+// the feed of changes and those who follow a log are in its memory.
 package store

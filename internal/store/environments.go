@@ -171,13 +171,13 @@ func (db *DB) ReportDeployment(ctx context.Context, id int64, r Report) (Deploym
 		return d, db.wrap(doing, err)
 	}
 	err = db.write(ctx, false, func(tx *tx) error {
-		err := d.scan(tx.row(`UPDATE deployments SET wrote = CASE ? WHEN '' THEN wrote ELSE ? END WHERE id = ? RETURNING `+deploymentColumns,
+		err := d.scan(tx.row(`UPDATE deployments SET wrote = CASE CAST(? AS TEXT) WHEN '' THEN wrote ELSE ? END WHERE id = ? RETURNING `+deploymentColumns,
 			string(r.Wrote), string(r.Wrote), id).Scan)
 		if err != nil || r.URL == "" && r.AutoStop.IsZero() {
 			return err
 		}
 		tx.changed(Change{Kind: "environment", ID: d.Environment, Project: d.Project})
-		return tx.exec(`UPDATE environments SET url = CASE ? WHEN '' THEN url ELSE ? END, auto_stop = CASE ? WHEN 0 THEN auto_stop ELSE ? END WHERE id = ?`,
+		return tx.exec(`UPDATE environments SET url = CASE CAST(? AS TEXT) WHEN '' THEN url ELSE ? END, auto_stop = CASE CAST(? AS BIGINT) WHEN 0 THEN auto_stop ELSE ? END WHERE id = ?`,
 			r.URL, r.URL, micros(r.AutoStop), micros(r.AutoStop), d.Environment)
 	})
 	return d, db.wrap(doing, err)
@@ -232,7 +232,7 @@ func (db *DB) SetEnvironment(ctx context.Context, id int64, state string) (Envir
 	default:
 		return Environment{}, db.wrap(doing, errors.New("there is no such state"))
 	}
-	return db.changeEnvironment(ctx, doing, `UPDATE environments SET state = ?, auto_stop = CASE ? WHEN 'stopped' THEN 0 ELSE auto_stop END
+	return db.changeEnvironment(ctx, doing, `UPDATE environments SET state = ?, auto_stop = CASE CAST(? AS TEXT) WHEN 'stopped' THEN 0 ELSE auto_stop END
 		WHERE id = ? RETURNING `+environmentColumns, state, state, id)
 }
 

@@ -18,11 +18,14 @@ var (
 	ErrTooLarge = errors.New("it is too large")
 	// ErrTooOld: the feed of changes does not go back so far; read everything again.
 	ErrTooOld = errors.New("older than what is remembered")
-	ErrClosed = errors.New("the store is closed")
+	// ErrInvalid: what is to be written is not complete, or no text; nothing was written.
+	ErrInvalid = errors.New("it cannot be kept like this")
+	ErrClosed  = errors.New("the store is closed")
 
 	ErrFull     = errors.New("there is no space left for the database")
 	ErrReadOnly = errors.New("the database cannot be written")
 	ErrLocked   = errors.New("another process uses the database")
+	ErrAway     = errors.New("the database does not answer")
 	ErrCorrupt  = errors.New("the database is damaged")
 	ErrWrongKey = errors.New("the key does not open the database")
 	// ErrTooNew: a newer program has changed the schema.
@@ -37,12 +40,12 @@ func (db *DB) wrap(doing string, err error) error {
 	if errors.Is(err, sql.ErrNoRows) {
 		err = ErrNotFound
 	}
-	hint, kind := classify(err)
+	hint, kind := db.engine.classify(err)
 	switch {
 	case kind == nil || errors.Is(err, kind):
 		return fmt.Errorf("store: %s: %w", doing, err)
 	case errors.Is(kind, ErrCorrupt):
-		return fmt.Errorf("store: %s: %w: %w; %s", doing, kind, err, restore(db.path))
+		return fmt.Errorf("store: %s: %w: %w; %s", doing, kind, err, db.engine.restore())
 	case hint == "":
 		return fmt.Errorf("store: %s: %w: %w", doing, kind, err)
 	default:
@@ -58,10 +61,4 @@ func isOurs(err error) bool {
 		}
 	}
 	return false
-}
-
-// restore says how to go on with a damaged database.
-func restore(path string) string {
-	return fmt.Sprintf("stop Keelson, move %[1]s, %[1]s-wal and %[1]s-shm away, put a copy from a backup in their place with its key file, "+
-		"and start again. Without a backup start without them: the history of pipelines begins anew, Git and the clusters have everything else", path)
 }

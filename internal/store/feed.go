@@ -8,7 +8,7 @@ import (
 // Change tells that something is not as it was; who shows it reads it again.
 type Change struct {
 	Seq      int64  `json:"seq"`
-	Kind     string `json:"kind"`               // pipeline, job, environment, deployment or command
+	Kind     string `json:"kind"`               // pipeline, job, environment, deployment, delivery, repair or command
 	ID       int64  `json:"id"`                 // of what has changed
 	Project  int64  `json:"project"`            //
 	Pipeline int64  `json:"pipeline,omitempty"` // of a job, a deployment or a command

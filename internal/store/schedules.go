@@ -89,7 +89,7 @@ func (db *DB) Due(ctx context.Context, s Schedule, due time.Time, c Command) (bo
 			return err
 		}
 		taken = true
-		return tx.enqueue(db.sealer, &c, jobs)
+		return tx.enqueue(db, &c, jobs)
 	})
 	if err != nil {
 		return false, db.wrap(doing, err)
@@ -142,7 +142,7 @@ func (db *DB) SetMirror(ctx context.Context, repository, source string, refs map
 	}
 	err = db.write(ctx, true, func(tx *tx) error {
 		for i := range commands {
-			if err := tx.enqueue(db.sealer, &commands[i], jobs[i]); err != nil {
+			if err := tx.enqueue(db, &commands[i], jobs[i]); err != nil {
 				return err
 			}
 		}

@@ -7,16 +7,15 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 //go:embed migrations/*.sql
@@ -31,18 +30,28 @@ const (
 
 // Options of a store.
 type Options struct {
-	Key    []byte           // KeySize bytes, see [OpenKey]
+	Key []byte // KeySize bytes, see [OpenKey]
+	// PostgreSQL is where the database is, unless it is an SQLite one in the file: a URL, or NAME=VALUE pairs, as libpq knows them
+	// (https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING).
+	PostgreSQL string
+	// Lost is called, at most once, when another process has taken a PostgreSQL database while this one was not connected: nothing can be
+	// written any more, and what is remembered here may be out of date. Nil: nobody is told.
+	Lost   func()
 	Now    func() time.Time // nil: time.Now
 	Logger *slog.Logger     // what happens to the database itself; nil: nobody is told
+	// AuditFailed is told that a record of the audit could not be kept together with what it is about, which was done nevertheless. It must not wait,
+	// nor use the store; nil: the log alone is told.
+	AuditFailed func(error)
 }
 
 // DB is a store. Its methods may be called at the same time.
 type DB struct {
-	path   string
+	engine engine
+	dir    string // of the logs
 	now    func() time.Time
 	log    *slog.Logger
 	sealer sealer
-	lock   *os.File
+	lock   io.Closer
 	writer *pool
 	reader *pool
 	closed chan struct{}
@@ -57,17 +66,33 @@ type DB struct {
 	answered signal // a command has its answer
 	taking   sync.Mutex
 	taken    int64 // the last command that was taken
+
+	recorded    signal // there is a record of the audit
+	auditFailed func(error)
 }
 
 // Open opens the database in a file, or makes a new one, and brings its schema up to date. Its logs are in the directory logs beside
-// it. The error is [ErrLocked] where another process has it open, [ErrTooNew], [ErrWrongKey] or [ErrCorrupt].
+// it, also where the database is a PostgreSQL one. The error is [ErrLocked] where another process has it open, [ErrTooNew], [ErrWrongKey] or [ErrCorrupt].
 func Open(path string, o Options) (*DB, error) {
-	db := &DB{path: path, now: o.Now, log: o.Logger, closed: make(chan struct{})}
+	db := &DB{engine: inFile(path), dir: filepath.Join(filepath.Dir(path), "logs"), now: o.Now, log: o.Logger, closed: make(chan struct{})}
+	if o.PostgreSQL != "" {
+		served, err := newServed(o.PostgreSQL, o.Lost)
+		if err != nil {
+			return nil, fmt.Errorf("store: %w", err)
+		}
+		db.engine = served
+	}
 	if db.now == nil {
 		db.now = time.Now
 	}
 	if db.log == nil {
 		db.log = slog.New(slog.DiscardHandler)
+	}
+	db.auditFailed = func(err error) {
+		db.log.Error("a record of the audit was not kept", "err", err)
+		if o.AuditFailed != nil {
+			o.AuditFailed(err)
+		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeLimit)
 	defer cancel()
@@ -85,20 +110,20 @@ func Open(path string, o Options) (*DB, error) {
 }
 
 func (db *DB) open(ctx context.Context, key []byte) error {
-	doing := "open " + db.path
+	doing := "open " + db.engine.String()
 	var err error
 	if db.sealer, err = newSealer(key); err != nil {
 		return fmt.Errorf("store: %s: %w", doing, err)
 	}
-	if db.lock, err = lockFile(db.path + ".lock"); err != nil {
+	if db.lock, err = db.engine.hold(); err != nil {
 		return db.wrap(doing, err)
 	}
-	writer, reader, err := open(db.path)
+	writer, reader, err := db.engine.open()
 	if err != nil {
 		return db.wrap(doing, err)
 	}
-	db.writer, db.reader = &pool{DB: writer}, &pool{DB: reader}
-	if err := db.look(ctx); err != nil {
+	db.writer, db.reader = &pool{DB: writer, query: db.engine.query}, &pool{DB: reader, query: db.engine.query}
+	if err := db.engine.look(ctx, db.reader, db.log); err != nil {
 		return db.wrap(doing, err)
 	}
 	if err := db.migrate(ctx); err != nil {
@@ -110,107 +135,22 @@ func (db *DB) open(ctx context.Context, key []byte) error {
 	err = db.write(ctx, true, func(tx *tx) error {
 		start, err := tx.take("start", 1)
 		db.feed.begin(start)
+		db.engine.begun(start)
 		return err
 	})
 	if err != nil {
 		return db.wrap(doing, err)
 	}
-	db.logs = newLogs(filepath.Join(filepath.Dir(db.path), "logs"))
+	db.logs = newLogs(db.dir)
 	if err := db.buryLogs(ctx); err != nil {
 		db.log.Warn("the logs of deleted pipelines are still there", "err", err)
 	}
 	return nil
 }
 
-// lockFile keeps the database for this process; its end lets go.
-func lockFile(path string) (*os.File, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, err
-	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%w: %s is locked; end it first", ErrLocked, path)
-		}
-		return nil, err
-	}
-	return f, nil
-}
-
-// look refuses a file that is damaged or somebody else's before anything is written to it.
-func (db *DB) look(ctx context.Context) error {
-	if err := private(db.path); err != nil {
-		return err
-	}
-	var tables, ours int
-	if err := db.reader.QueryRowContext(ctx, countTables).Scan(&tables); err != nil {
-		return err
-	}
-	if tables == 0 {
-		return nil
-	}
-	if err := db.reader.QueryRowContext(ctx, isMigrated).Scan(&ours); err != nil {
-		return err
-	}
-	if ours == 0 {
-		return errors.New("it is the database of another program; name another file")
-	}
-	short, cancel := context.WithTimeout(ctx, checkLimit)
-	defer cancel()
-	found, err := findings(short, db.reader, quickCheck)
-	if short.Err() != nil && ctx.Err() == nil {
-		db.log.Debug("the database is too large to be checked at a start", "path", db.path)
-		return nil
-	}
-	if err == nil && found != "" {
-		err = fmt.Errorf("%w: %s; %s", ErrCorrupt, found, restore(db.path))
-	}
-	return err
-}
-
-// private makes the file of a new database readable for its owner only; SQLite gives its other files the same mode.
-func private(path string) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-	if errors.Is(err, os.ErrExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return f.Close()
-}
-
-// findings runs a check; empty: the database is sound.
-func findings(ctx context.Context, from *pool, check string) (string, error) {
-	rows, err := from.QueryContext(ctx, check)
-	if err != nil {
-		return "", err
-	}
-	defer rows.Close()
-	var found []string
-	for rows.Next() {
-		var text string
-		if err := rows.Scan(&text); err != nil {
-			return "", err
-		}
-		if text != "ok" {
-			found = append(found, text)
-		}
-	}
-	return strings.Join(found, "; "), rows.Err()
-}
-
 // Check reads the whole database and tells what is damaged. It takes seconds per gigabyte, and as long as ctx lets it.
 func (db *DB) Check(ctx context.Context) error {
-	found, err := findings(ctx, db.reader, integrityCheck)
-	if err == nil && found != "" {
-		err = fmt.Errorf("%w: %s; %s", ErrCorrupt, found, restore(db.path))
-	}
-	return db.wrap("check "+db.path, err)
+	return db.wrap("check "+db.engine.String(), db.engine.check(ctx, db.reader))
 }
 
 // migration is a numbered file of SQL.
@@ -234,8 +174,8 @@ func readMigrations(from fs.FS) ([]migration, error) {
 		name := strings.TrimSuffix(filepath.Base(file), ".sql")
 		number, _, _ := strings.Cut(name, "_")
 		version, err := strconv.Atoi(number)
-		if err != nil || version != i+1 {
-			return nil, fmt.Errorf("migration %s should have the number %d", name, i+1)
+		if err != nil || version < 1 || i > 0 && version <= all[i-1].version {
+			return nil, fmt.Errorf("migration %s should have a number of its own, higher than that of the one before", name)
 		}
 		all[i] = migration{version, name, string(text)}
 	}
@@ -248,22 +188,25 @@ func (db *DB) migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var has int
+	var has []int64
 	err = db.write(ctx, true, func(tx *tx) error {
-		if _, err := tx.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied INTEGER NOT NULL) STRICT`); err != nil {
+		if _, err := tx.ExecContext(ctx, db.engine.schema(`CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied INTEGER NOT NULL) STRICT`)); err != nil {
 			return err
 		}
-		return tx.row(`SELECT coalesce(max(version), 0) FROM schema_migrations`).Scan(&has)
+		return tx.numbers(&has, `SELECT version FROM schema_migrations ORDER BY version`)
 	})
 	if err != nil {
 		return err
 	}
-	if has > len(all) {
-		return fmt.Errorf("%w: it has version %d, and this program knows %d; start the newer program, or put back the backup from before it", ErrTooNew, has, len(all))
+	if newest := all[len(all)-1].version; len(has) > 0 && has[len(has)-1] > int64(newest) {
+		return fmt.Errorf("%w: it has version %d, and this program knows %d; start the newer program, or put back the backup from before it", ErrTooNew, has[len(has)-1], newest)
 	}
-	for _, m := range all[has:] {
+	for _, m := range all {
+		if slices.Contains(has, int64(m.version)) {
+			continue
+		}
 		err := db.write(ctx, true, func(tx *tx) error {
-			if _, err := tx.ExecContext(ctx, m.sql); err != nil {
+			if _, err := tx.ExecContext(ctx, db.engine.schema(m.sql)); err != nil {
 				return err
 			}
 			return tx.exec(`INSERT INTO schema_migrations (version, name, applied) VALUES (?, ?, ?)`, m.version, m.name, micros(db.now()))
@@ -271,7 +214,7 @@ func (db *DB) migrate(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("migration %s: %w", m.name, err)
 		}
-		db.log.Info("the database has a new schema", "path", db.path, "migration", m.name)
+		db.log.Info("the database has a new schema", "database", db.engine.String(), "migration", m.name)
 	}
 	return nil
 }
@@ -281,7 +224,7 @@ func (db *DB) checkKey(ctx context.Context) error {
 	at := place("sealing.sealed_check")
 	var sealed []byte
 	err := db.write(ctx, true, func(tx *tx) error {
-		if _, err := tx.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS sealing (id INTEGER PRIMARY KEY, sealed_check BLOB NOT NULL) STRICT`); err != nil {
+		if _, err := tx.ExecContext(ctx, db.engine.schema(`CREATE TABLE IF NOT EXISTS sealing (id INTEGER PRIMARY KEY, sealed_check BLOB NOT NULL) STRICT`)); err != nil {
 			return err
 		}
 		err := tx.row(`SELECT sealed_check FROM sealing WHERE id = 1`).Scan(&sealed)
@@ -317,13 +260,14 @@ func (db *DB) shut() error {
 // pool is connections, and the statements that are prepared on them.
 type pool struct {
 	*sql.DB
-	statements sync.Map // query -> *sql.Stmt; the queries are those of this package, so there are few
+	query      func(string) string // in the words of the database
+	statements sync.Map            // query -> *sql.Stmt; the queries are those of this package, so there are few
 }
 
 // prepare keeps statements for queries that were seen for the first time.
 func (p *pool) prepare(ctx context.Context, queries []string) {
 	for _, query := range queries {
-		s, err := p.PrepareContext(ctx, query)
+		s, err := p.PrepareContext(ctx, p.query(query))
 		if err != nil {
 			continue // it goes without
 		}
@@ -339,6 +283,7 @@ type tx struct {
 	pool    *pool
 	ctx     context.Context
 	changes []Change // told when it is committed
+	audited bool     // there are records of the audit
 	unknown []string // queries that are not prepared yet
 }
 
@@ -379,7 +324,7 @@ func (db *DB) write(ctx context.Context, durable bool, f func(*tx) error) error 
 
 // ended gives the reason of an error that comes from the end of ctx, or of the store.
 func (db *DB) ended(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause != nil && (errors.Is(err, ctx.Err()) || interrupted(err)) {
+	if cause := context.Cause(ctx); cause != nil && (errors.Is(err, ctx.Err()) || db.engine.interrupted(err)) {
 		return cause
 	}
 	if db.isClosed() && !isOurs(err) {
@@ -389,24 +334,14 @@ func (db *DB) ended(ctx context.Context, err error) error {
 }
 
 func (db *DB) transact(t *tx, durable bool, f func(*tx) error) (err error) {
-	conn, err := db.writer.Conn(t.ctx)
+	conn, err := db.writing(t, durable)
+	if err != nil && t.ctx.Err() == nil && db.isAway(err) { // nothing has happened: the connection was an old one
+		conn, err = db.writing(t, durable)
+	}
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	if db.isClosed() {
-		return ErrClosed
-	}
-	if durable || db.durable { // always for a durable one: the connection may be a new one, and they are not
-		if _, err := conn.ExecContext(t.ctx, setSynchronous+synchronous(durable)); err != nil {
-			return err
-		}
-		db.durable = durable
-	}
-	t.Tx, err = conn.BeginTx(t.ctx, nil)
-	if err != nil {
-		return err
-	}
 	if err := f(t); err != nil {
 		if rerr := t.Rollback(); rerr != nil && !errors.Is(rerr, sql.ErrTxDone) { // done: ctx has ended it
 			err = errors.Join(err, rerr)
@@ -417,7 +352,39 @@ func (db *DB) transact(t *tx, durable bool, f func(*tx) error) (err error) {
 		return err
 	}
 	db.feed.add(t.changes) // while nobody else writes: in the order of the transactions
+	if t.audited {
+		db.recorded.wake()
+	}
 	return nil
+}
+
+// writing begins a transaction on the connection that writes.
+func (db *DB) writing(t *tx, durable bool) (conn *sql.Conn, err error) {
+	if conn, err = db.writer.Conn(t.ctx); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, conn.Close())
+		}
+	}()
+	if db.isClosed() {
+		return conn, ErrClosed
+	}
+	if durable || db.durable { // always for a durable one: a new connection is not
+		if _, err := conn.ExecContext(t.ctx, db.engine.durable(durable)); err != nil {
+			return conn, err
+		}
+		db.durable = durable
+	}
+	t.Tx, err = conn.BeginTx(t.ctx, nil)
+	return conn, err
+}
+
+// isAway tells whether an error is that the database does not answer.
+func (db *DB) isAway(err error) bool {
+	_, kind := db.engine.classify(err)
+	return errors.Is(kind, ErrAway)
 }
 
 // stmt gives a prepared statement for a query; nil: it is not prepared yet.
@@ -441,7 +408,7 @@ func (t *tx) count(query string, args ...any) (int64, error) {
 	if s := t.stmt(query); s != nil { //nolint:sqlclosecheck // the transaction closes it
 		result, err = s.ExecContext(t.ctx, args...)
 	} else {
-		result, err = t.ExecContext(t.ctx, query, args...)
+		result, err = t.ExecContext(t.ctx, t.pool.query(query), args...)
 	}
 	if err != nil {
 		return 0, err
@@ -453,7 +420,7 @@ func (t *tx) row(query string, args ...any) *sql.Row {
 	if s := t.stmt(query); s != nil { //nolint:sqlclosecheck // the transaction closes it
 		return s.QueryRowContext(t.ctx, args...)
 	}
-	return t.QueryRowContext(t.ctx, query, args...)
+	return t.QueryRowContext(t.ctx, t.pool.query(query), args...)
 }
 
 // each calls f for each row.
@@ -463,7 +430,7 @@ func (t *tx) each(f func(scan func(...any) error) error, query string, args ...a
 	if s := t.stmt(query); s != nil { //nolint:sqlclosecheck // the transaction closes it
 		rows, err = s.QueryContext(t.ctx, args...)
 	} else {
-		rows, err = t.QueryContext(t.ctx, query, args...)
+		rows, err = t.QueryContext(t.ctx, t.pool.query(query), args...)
 	}
 	if err != nil {
 		return err
@@ -498,7 +465,11 @@ func (db *DB) read(ctx context.Context, f func(*tx) error) error {
 	}
 	defer cancel()
 	t := &tx{pool: db.reader, ctx: ctx}
-	if t.Tx, err = db.reader.BeginTx(ctx, &sql.TxOptions{ReadOnly: true}); err != nil {
+	t.Tx, err = db.reader.BeginTx(ctx, db.engine.snapshot())
+	if err != nil && ctx.Err() == nil && db.isAway(err) {
+		t.Tx, err = db.reader.BeginTx(ctx, db.engine.snapshot())
+	}
+	if err != nil {
 		return db.ended(ctx, err)
 	}
 	err = f(t)

@@ -25,7 +25,7 @@ var day = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func openAt(t testing.TB, path string) *DB {
 	t.Helper()
-	db, err := Open(path, Options{Key: testKey, Now: func() time.Time { return day }})
+	db, err := Open(path, Options{Key: testKey, PostgreSQL: database(t, path), Now: func() time.Time { return day }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,6 +128,7 @@ func TestProjectsKeepTheirNumbers(t *testing.T) {
 }
 
 func TestPathsOfAllKinds(t *testing.T) {
+	aboutSQLite(t)
 	for _, name := range []string{"a b", "a?mode=ro", "a%20b", "a#b", "a:b", "ä", "a&_pragma=query_only(1)"} {
 		dir := filepath.Join(t.TempDir(), name)
 		db := openAt(t, filepath.Join(dir, name))

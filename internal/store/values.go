@@ -39,7 +39,7 @@ func checkNames(pairs ...string) error {
 		case len(name) > nameMax:
 			return fmt.Errorf("the %s has %d bytes, and there may be %d: %w", what, len(name), nameMax, ErrTooLarge)
 		case !utf8.ValidString(name) || strings.Contains(name, "\x00"):
-			return fmt.Errorf("the %s %q is not UTF-8", what, name)
+			return fmt.Errorf("the %s %q is not UTF-8: %w", what, name, ErrInvalid)
 		}
 	}
 	return nil

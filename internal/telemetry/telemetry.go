@@ -105,8 +105,17 @@ var Records = counter("records_total",
 var Webhooks = counter("webhooks_total",
 	"Requests to webhooks, by result: done, unknown (there is no such path), notready, refused, busy (there were too many), unread, failed.", "result")
 
+// AuditFailures counts what of the audit went wrong, by what it was: record (one was not kept), checkpoint, witness (it has not got a checkpoint).
+var AuditFailures = counter("audit_failures_total",
+	"What of the audit went wrong: record (what was done is not recorded), checkpoint (none was made), witness (it has not got one).", "what")
+
+// HistoryDropped counts what is not in the history since the database is too slow or broken, by what it is: delivery, repair, or the
+// fields of one.
+var HistoryDropped = counter("history_dropped_total",
+	"What is missing in the history, as the database was too slow or broken, by what: delivery, repair, fields.", "what")
+
 func init() {
-	Registry.MustRegister(Reconciles, Deliveries, Renders, RenderDuration, ApplyRequests, DriftRepaired, DriftBackoffs,
+	Registry.MustRegister(AuditFailures, HistoryDropped, Reconciles, Deliveries, Renders, RenderDuration, ApplyRequests, DriftRepaired, DriftBackoffs,
 		SourceRequests, StatusWrites, Records, Webhooks)
 }
 

@@ -205,7 +205,7 @@ func (s *pipelines) askEnvironment(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusInternalServerError, err)
 		return
 	}
-	command, err := s.Store.Enqueue(ctx, store.Command{Kind: action, Project: e.Project, User: askedBy(r), Args: args})
+	command, err := s.Store.Enqueue(ctx, store.Command{Kind: action, Project: e.Project, User: askedBy(r), Args: args, Audit: environmentEntry(r, action, e, ask)})
 	if err != nil {
 		fail(w, err)
 		return

@@ -141,6 +141,8 @@ type watched struct{ project, pipeline int64 }
 
 func (f watched) wants(c store.Change) bool {
 	switch c.Kind {
+	case "delivery", "repair": // they are of no project
+		return f == watched{}
 	case "pipeline", "job", "environment", "deployment":
 		return (f.project == 0 || c.Project == f.project) && (f.pipeline == 0 || c.Pipeline == f.pipeline)
 	default:

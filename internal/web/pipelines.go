@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/artifact"
 	"keelson.dev/keelson/internal/pipeline/show"
@@ -79,6 +80,8 @@ type PipelinesOptions struct {
 	Deployers func(ctx context.Context, project, environment string) ([]string, error)
 	// Leaving is closed when the server is about to end: streams end then. Nil: they do not.
 	Leaving <-chan struct{}
+	// Audit says what is recorded, and who reads that.
+	Audit AuditOptions
 }
 
 // NewPipelines serves pipelines as JSON, and their logs as text. Every request needs the token.
@@ -102,8 +105,13 @@ type PipelinesOptions struct {
 //	GET  /api/v1/environments?project=&state=&name=&after=&limit=
 //	GET  /api/v1/environments/ID?before=             with its deployments
 //	POST /api/v1/environments/ID/stop|rollback       [AskEnvironment]; answered with the environment when it is asked for
+//	GET  /api/v1/deliveries?app=&environment=&author=&status=&trigger=&sha=&object=KIND/NS/NAME&q=&from=&to=&before=&limit=
+//	GET  /api/v1/deliveries/ID
+//	GET  /api/v1/why?kind=&name=&namespace=&field=&at=   [history.Answer]
+//	GET  /api/v1/repairs?app=&object=&manager=&from=&to=&before=&limit=
 //	GET  /api/v1/projects/variables?project=
-//	GET  /api/v1/events?project=&pipeline=      a stream of the changes of pipelines, jobs, environments and deployments
+//	GET  /api/v1/audit …                        who did what: auditIn
+//	GET  /api/v1/events?project=&pipeline=      a stream of the changes of pipelines, jobs, environments, deployments, deliveries and repairs
 func NewPipelines(o PipelinesOptions) http.Handler {
 	s := &pipelines{PipelinesOptions: o, streams: make(chan struct{}, maxStreams), zips: make(chan struct{}, maxZips)}
 	mux := http.NewServeMux()
@@ -115,6 +123,7 @@ func NewPipelines(o PipelinesOptions) http.Handler {
 	mux.HandleFunc("GET /api/v1/jobs/{id}", s.job)
 	mux.HandleFunc("GET /api/v1/jobs/{id}/log", s.log)
 	s.environmentsIn(mux)
+	s.historyIn(mux)
 	mux.HandleFunc("GET /api/v1/events", s.events)
 	mux.HandleFunc("GET /api/v1/pipelines/{id}/variables", s.variables)
 	mux.HandleFunc("GET /api/v1/pipelines/{id}/graph", s.graph)
@@ -126,6 +135,7 @@ func NewPipelines(o PipelinesOptions) http.Handler {
 	mux.HandleFunc("POST /api/v1/jobs/{id}/artifacts/keep", s.keep)
 	mux.HandleFunc("GET /api/v1/jobs/{id}/artifacts/archive", s.archive)
 	mux.HandleFunc("GET /api/v1/jobs/{id}/artifacts/file", s.file)
+	s.auditIn(mux)
 	return s.guard(mux)
 }
 
@@ -303,6 +313,7 @@ func (s *pipelines) create(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), askTimeout)
 	defer cancel()
 	made, err := s.Create(ctx, p, askedBy(r))
+	s.note(r, audit.Entry{Action: "pipeline.create", Object: madeObject(made.ID, p.Project), Project: p.Project, Detail: p.Ref}, err)
 	if err != nil {
 		refuse(w, http.StatusUnprocessableEntity, err)
 		return
@@ -370,7 +381,7 @@ func (s *pipelines) ask(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusInternalServerError, err)
 		return
 	}
-	command, err := s.Store.Enqueue(ctx, store.Command{Kind: action, Project: p.Project, Pipeline: id, Jobs: ask.Jobs, User: askedBy(r), Args: args})
+	command, err := s.Store.Enqueue(ctx, store.Command{Kind: action, Project: p.Project, Pipeline: id, Jobs: ask.Jobs, User: askedBy(r), Args: args, Audit: s.pipelineEntry(ctx, r, action, p, ask)})
 	if err != nil {
 		fail(w, err)
 		return

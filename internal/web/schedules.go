@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/store"
 )
 
@@ -44,6 +45,8 @@ type SchedulesOptions struct {
 	// Play makes the pipeline of a schedule now; the error is for whoever has asked.
 	Play  func(ctx context.Context, p PlayedSchedule, user string) (store.Pipeline, error)
 	Token string // whoever has it may do everything
+	// Record is that of [AuditOptions].
+	Record func(audit.Entry)
 }
 
 // NewSchedules serves schedules as JSON. Every request needs the token.
@@ -67,6 +70,7 @@ func NewSchedules(o SchedulesOptions) http.Handler {
 		ctx, cancel := context.WithTimeout(r.Context(), askTimeout)
 		defer cancel()
 		made, err := o.Play(ctx, p, askedBy(r))
+		recordTo(o.Record, r, audit.Entry{Action: "schedule.play", Object: madeObject(made.ID, p.Project), Project: p.Project, Detail: "schedule " + p.Name}, err)
 		if err != nil {
 			refuse(w, http.StatusUnprocessableEntity, err)
 			return

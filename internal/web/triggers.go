@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/store"
 )
 
@@ -74,6 +75,7 @@ func TriggeredOf(p store.Pipeline, project string) Triggered {
 // Accepted is a request whose token is one of its project.
 type Accepted struct {
 	Project string // path
+	Who     string // whose token it is: a trigger's name, or a job
 	// Make makes the pipeline. Its errors are [ErrTriggerRef], or for whoever has asked.
 	Make func(ctx context.Context) (Triggered, error)
 }
@@ -84,6 +86,8 @@ type TriggersOptions struct {
 	// whoever has asked.
 	Accept func(ctx context.Context, t TriggerRequest) (Accepted, error)
 	Now    func() time.Time // nil: time.Now
+	// Record is that of [AuditOptions]. What a wrong token asks for is not recorded: whoever has none could fill the audit.
+	Record func(audit.Entry)
 }
 
 const (
@@ -92,6 +96,8 @@ const (
 	// wrongPerMinute is how many wrong tokens of an address are answered in a minute, and triggersPerMinute how many pipelines of a project may be
 	// asked for.
 	wrongPerMinute, triggersPerMinute = 10, 60
+	// triggersAtOnce is how many tokens are looked at at a time, and triggerPatience how long a request waits for that.
+	triggersAtOnce, triggerPatience = 8, 5 * time.Second
 	// maxCounted bounds how many addresses, and how many projects, are counted at a time.
 	maxCounted = 10_000
 )
@@ -104,11 +110,15 @@ func NewTriggers(o TriggersOptions) http.Handler {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &triggers{TriggersOptions: o}
+	return &triggers{TriggersOptions: o, slots: make(chan struct{}, triggersAtOnce), patience: triggerPatience, limit: HookTimeout}
 }
 
 type triggers struct {
 	TriggersOptions
+
+	slots    chan struct{} // of those whose tokens are looked at
+	patience time.Duration // how long one waits for that
+	limit    time.Duration // until a request has been read
 
 	wrong counter // by address
 	asked counter // by the paths of projects
@@ -154,8 +164,14 @@ func (s *triggers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		message(w, http.StatusMethodNotAllowed, "405 Method Not Allowed")
 		return
 	}
+	// Not every connection knows deadlines. It is taken back: one that ends later would end what the request has asked for.
+	deadline := http.NewResponseController(w)
+	_ = deadline.SetReadDeadline(time.Now().Add(s.limit))
 	r.Body = http.MaxBytesReader(w, r.Body, maxTrigger)
 	t, err := readTrigger(r)
+	if err == nil {
+		_ = deadline.SetReadDeadline(time.Time{})
+	}
 	if err != nil {
 		refuse(w, http.StatusBadRequest, err)
 		return
@@ -177,7 +193,7 @@ func (s *triggers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), askTimeout)
 	defer cancel()
-	accepted, err := s.Accept(ctx, t)
+	accepted, err := s.accept(ctx, t)
 	switch {
 	case errors.Is(err, ErrTriggerRefused):
 		if s.wrong.add(s.Now(), address(r)) > wrongPerMinute {
@@ -186,6 +202,9 @@ func (s *triggers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		message(w, http.StatusNotFound, ErrTriggerRefused.Error())
 		return
+	case errors.Is(err, errBusy):
+		tooMany(w)
+		return
 	case err == nil && s.asked.add(s.Now(), accepted.Project) > triggersPerMinute:
 		tooMany(w)
 		return
@@ -193,6 +212,7 @@ func (s *triggers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var made Triggered
 	if err == nil {
 		made, err = accepted.Make(ctx)
+		recordTo(s.Record, r, audit.Entry{Actor: accepted.Who, Action: "pipeline.trigger", Object: madeObject(made.ID, accepted.Project), Project: accepted.Project, Detail: t.Ref}, err)
 	}
 	switch {
 	case errors.Is(err, ErrTriggerRef):
@@ -203,6 +223,24 @@ func (s *triggers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(http.StatusCreated)
 		_ = json.NewEncoder(w).Encode(made) // the client may be gone
+	}
+}
+
+// errBusy says that too many tokens are being looked at.
+var errBusy = errors.New("busy")
+
+// accept looks at a token, as one of a few at a time.
+func (s *triggers) accept(ctx context.Context, t TriggerRequest) (Accepted, error) {
+	wait := time.NewTimer(s.patience)
+	defer wait.Stop()
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+		return s.Accept(ctx, t)
+	case <-wait.C:
+		return Accepted{}, errBusy
+	case <-ctx.Done():
+		return Accepted{}, context.Cause(ctx)
 	}
 }
 

@@ -1,9 +1,11 @@
 package web
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -176,6 +178,75 @@ func TestTriggersAreBounded(t *testing.T) {
 		if got := ask("192.0.2.3", project, "secret"); got != want {
 			t.Errorf("too many of a project, asked as %s: %d, want %d", project, got, want)
 		}
+	}
+}
+
+// TestTriggersAtOnce holds how many tokens are looked at at a time, and that one request that is being made holds up no other.
+func TestTriggersAtOnce(t *testing.T) {
+	looks, goOn := make(chan struct{}), make(chan struct{})
+	h := NewTriggers(TriggersOptions{Accept: func(_ context.Context, r TriggerRequest) (Accepted, error) {
+		if r.Project == "slow" {
+			looks <- struct{}{}
+			<-goOn
+		}
+		return Accepted{Project: r.Project, Make: func(context.Context) (Triggered, error) { return Triggered{}, nil }}, nil
+	}})
+	h.(*triggers).patience = time.Millisecond
+	ask := func(project string) int {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, TriggersPath+project+"/trigger/pipeline?ref=main&token=x", nil))
+		return w.Code
+	}
+	done := make(chan int)
+	for i := range triggersAtOnce {
+		if got := ask("fast"); got != 201 {
+			t.Fatalf("with %d at work: %d", i, got)
+		}
+		go func() { done <- ask("slow") }()
+		<-looks
+	}
+	if got := ask("fast"); got != 429 {
+		t.Errorf("with all at work: %d", got)
+	}
+	close(goOn)
+	for range triggersAtOnce {
+		if got := <-done; got != 201 {
+			t.Errorf("one that was at work: %d", got)
+		}
+	}
+	if got := ask("fast"); got != 201 {
+		t.Errorf("afterwards: %d", got)
+	}
+}
+
+// TestTriggerIsReadInTime gives up a client that sends half of a request, and no one whose pipeline takes its time.
+func TestTriggerIsReadInTime(t *testing.T) {
+	const limit = 100 * time.Millisecond
+	h := NewTriggers(TriggersOptions{Accept: func(ctx context.Context, r TriggerRequest) (Accepted, error) {
+		return Accepted{Project: r.Project, Make: func(context.Context) (Triggered, error) {
+			select {
+			case <-ctx.Done():
+				return Triggered{}, context.Cause(ctx)
+			case <-time.After(3 * limit):
+				return Triggered{}, nil
+			}
+		}}, nil
+	}})
+	h.(*triggers).limit = limit
+	s := httptest.NewServer(h)
+	defer s.Close()
+	for body, want := range map[string]string{"ref=main&token=x": "201", "ref=main&": "400"} {
+		c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second)) // it is open
+		fmt.Fprintf(c, "POST %sa/trigger/pipeline HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 16\r\n\r\n%s", TriggersPath, body)
+		line, err := bufio.NewReader(c).ReadString('\n')
+		if err != nil || !strings.HasPrefix(line, "HTTP/1.1 "+want) {
+			t.Errorf("%s: %q, %v, want %s", body, line, err, want)
+		}
+		c.Close()
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -71,9 +72,15 @@ const works = "the controllers work"
 
 func startServer(t *testing.T, kubeconfig, data string, args ...string) *server {
 	t.Helper()
+	return startServerWith(t, nil, kubeconfig, data, args...)
+}
+
+// startServerWith is startServer with more in its environment.
+func startServerWith(t *testing.T, env []string, kubeconfig, data string, args ...string) *server {
+	t.Helper()
 	s := &server{done: make(chan struct{})}
 	s.cmd = exec.Command(filepath.Join(bin, "keelson"), append([]string{"server", "--kubeconfig", kubeconfig, "--data", data}, args...)...)
-	s.cmd.Env, s.cmd.Stderr = environment(), s
+	s.cmd.Env, s.cmd.Stderr = append(slices.Clip(environment()), env...), s
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

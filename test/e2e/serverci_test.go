@@ -17,6 +17,7 @@ import (
 
 	"keelson.dev/keelson/internal/pipeline/executor/pod"
 	"keelson.dev/keelson/test/testcluster"
+	"keelson.dev/keelson/test/testpostgres"
 )
 
 // freePort is a port of 127.0.0.1 that nobody listens on.
@@ -32,7 +33,7 @@ func freePort(t *testing.T) string {
 }
 
 // TestServerPlaysPipelines: keelson server runs jobs as Pods of its cluster, with their way to it. It is killed in the middle of a job, which
-// goes on with the next one. A project that wants the server's shell is refused.
+// goes on with the next one. A project that wants the server's shell is refused. Where PostgreSQL is installed, it keeps the pipelines.
 func TestServerPlaysPipelines(t *testing.T) {
 	t.Parallel()
 	images := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
@@ -52,8 +53,12 @@ func TestServerPlaysPipelines(t *testing.T) {
 	}
 	kubectl(t, cluster.Kubeconfig, "apply", "--server-side", "-f", filepath.Join(root(), "config/crd"))
 	data, kubeconfig := filepath.Join(t.TempDir(), "data"), limitedKubeconfig(t, cluster.Kubeconfig)
+	var env []string
+	if testpostgres.Installed() {
+		env = append(env, "KEELSON_DATABASE_URL="+testpostgres.Start(t).URL("postgres"))
+	}
 	start := func(args ...string) *server {
-		s := startServer(t, kubeconfig, data, append([]string{
+		s := startServerWith(t, env, kubeconfig, data, append([]string{
 			"--ci", "127.0.0.1:" + ci, "--ci-url", "http://" + cluster.Node + ":" + ci, "--ci-access", "127.0.0.1:" + access,
 			"--ci-helper-image", at + "/keelson:1", "--ci-image", at + "/shell:1",
 		}, args...)...)
@@ -61,6 +66,9 @@ func TestServerPlaysPipelines(t *testing.T) {
 		return s
 	}
 	first := start()
+	if _, err := os.Stat(filepath.Join(data, "ci/store.db")); (err == nil) == (len(env) > 0) {
+		t.Errorf("there is a file with a database: %v, although the environment has %v", err == nil, env)
+	}
 	token, err := os.ReadFile(filepath.Join(data, "ci/token"))
 	if err != nil {
 		t.Fatal(err)

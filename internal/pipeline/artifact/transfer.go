@@ -251,9 +251,9 @@ func Unpack(ctx context.Context, in io.Reader, dir string, l Limits) error {
 }
 
 // UnpackSelected writes what [PackSelected] has written, in place of all that is selected in the directory: what is not in the bundle is gone
-// afterwards.
+// afterwards. The limits are those of each selection: who saves it looks at them again.
 func UnpackSelected(ctx context.Context, in io.Reader, dir string, selected []Selection, tracked []string, l Limits) error {
-	l = l.withDefaults()
+	l = l.withDefaults().times(max(1, len(selected)))
 	return unpack(ctx, in, dir, l, false, func(root *os.Root) error {
 		old, err := union(ctx, root, dir, selected, tracked, l, false)
 		if err != nil {

@@ -230,3 +230,26 @@ func TestLongEntries(t *testing.T) {
 		t.Errorf("the longest names: %d entries, %v", len(got), err)
 	}
 }
+
+// Each of several selections may be as large as an archive.
+func TestLimitsOfSelections(t *testing.T) {
+	from := t.TempDir()
+	makeTree(t, from, "cache/a="+strings.Repeat("a", 900), "out/b="+strings.Repeat("b", 900))
+	for _, c := range []struct {
+		paths []string
+		ok    bool
+	}{{[]string{"cache"}, true}, {[]string{"cache", "out"}, true}, {[]string{"."}, false}} {
+		var selected []Selection
+		for _, p := range c.paths {
+			selected = append(selected, Selection{Paths: []string{p}})
+		}
+		var bundle bytes.Buffer
+		if err := PackSelected(t.Context(), &bundle, from, selected, nil, Limits{}); err != nil {
+			t.Fatal(err)
+		}
+		err := UnpackSelected(t.Context(), &bundle, t.TempDir(), selected, nil, Limits{Bytes: 1000})
+		if (err == nil) != c.ok {
+			t.Errorf("%q: %v", c.paths, err)
+		}
+	}
+}

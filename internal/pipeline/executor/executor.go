@@ -88,11 +88,16 @@ type Job struct {
 	// Abort ends the job at once when it is closed: no grace, no after_script, no Finish. Nil: never.
 	Abort <-chan struct{}
 
+	// By is who has played or retried this attempt, or let it be decided anew; empty: nobody has, or an earlier one was theirs.
+	By string
 	// Place is what the job's project says about where it runs.
 	Place Place
 	// Leave lets a [Survivor] go of the job when it is closed: Run returns at once, and what it returns means nothing. It is closed before
 	// the context ends. Nil: never.
 	Leave <-chan struct{}
+	// Kept is closed once the result that Run has given is where another process finds it. Until then, or until Leave is closed, a [Survivor]
+	// keeps the job so that another process can take it up at its end. Nil: nobody takes it up.
+	Kept <-chan struct{}
 	// Resume says that an earlier process has started the job, and Logged how long its log is: it goes on at its end.
 	Resume bool
 	Logged int64

@@ -2,6 +2,7 @@ package run
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -74,7 +75,10 @@ func (e *engine) trigger(a attempt) {
 	trace.Printf("Making the child pipeline %d", t.ID)
 	e.launch = append(e.launch, func() {
 		var g *pipeline.Graph
-		err := w.takeVariables(ctx)
+		err := p.may(ctx, t)
+		if err == nil {
+			err = w.takeVariables(ctx)
+		}
 		if err == nil {
 			t.Variables = forwarded(&w.job.Job)
 			g, err = p.Downstream.Compile(ctx, t)
@@ -86,7 +90,7 @@ func (e *engine) trigger(a attempt) {
 			case !a.current(pipeline.StatusRunning): // it was canceled in the meantime
 				over(executor.Canceled())
 			case err != nil:
-				over(executor.Failed(pipeline.DownstreamFailure, "the child pipeline cannot be made: %s", err))
+				over(unmade("the child pipeline", err))
 			case g == nil || len(g.Jobs) == 0:
 				over(executor.Failed(pipeline.DownstreamFailure, "the child pipeline has no jobs"))
 			case j.Trigger.Strategy == "":
@@ -99,6 +103,22 @@ func (e *engine) trigger(a attempt) {
 			}
 		}
 	})
+}
+
+// may says why a trigger job may not start its pipeline.
+func (p *play) may(ctx context.Context, t Trigger) error {
+	if p.May == nil {
+		return nil
+	}
+	return p.May(ctx, t)
+}
+
+// unmade is what comes of a trigger job whose pipeline cannot be made, or may not be: that is said with nothing of its variables.
+func unmade(what string, err error) executor.Result {
+	if f := (*executor.Failure)(nil); errors.As(err, &f) {
+		return executor.FailedWith(err)
+	}
+	return executor.Failed(pipeline.DownstreamFailure, "%s cannot be made: %s", what, err)
 }
 
 // forwarded are the variables of a trigger job that its pipeline gets: those that the files set, and where it says so those that

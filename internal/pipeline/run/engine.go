@@ -564,6 +564,9 @@ func (e *engine) launchJob(ctx context.Context, a attempt, w *work, slot int) {
 				slices.SortFunc(e.free, func(x, y int) int { return y - x })
 			}
 			e.over(a, result, more)
+			if w.kept != nil && !e.leaving {
+				e.launch = append(e.launch, w.kept) // once it is in the journal
+			}
 		}
 	})
 }

@@ -25,6 +25,8 @@ type work struct {
 	scope   artifact.Scope
 	notes   []string
 	played  pipeline.Variables // that a person has played it with
+	life    context.Context    // outlasts a cancel of the job
+	kept    func()             // tells the executor that the result is kept; nil: it does not ask
 }
 
 // extras is what a job leaves besides its result.
@@ -36,10 +38,11 @@ type extras struct {
 // work puts together what a job needs to run.
 func (e *engine) work(a attempt, slot int) *work {
 	p, j := a.play, a.play.graph.Jobs[a.job]
-	w := &work{o: e.o, of: p.Pipeline, ref: a.ref()}
-	w.job = executor.Job{Job: j, ID: w.ref.ID, Started: p.results[a.job].Started, Slot: slot, Abort: e.o.Abort}
+	w := &work{o: e.o, of: p.Pipeline, ref: a.ref(), life: e.ctx}
+	w.job = executor.Job{Job: j, ID: w.ref.ID, Started: p.results[a.job].Started, Slot: slot, Abort: e.o.Abort, By: p.state.Jobs[a.job].By}
 	if survivor, ok := p.Executor.(executor.Survivor); ok && survivor.Survives() && e.leave != nil {
-		w.job.Abort, w.job.Leave = nil, e.leave
+		kept := make(chan struct{})
+		w.job.Abort, w.job.Leave, w.job.Kept, w.kept = nil, e.leave, kept, func() { close(kept) }
 	}
 	w.scope = artifact.Scope{Project: p.Project, Job: j.Name, Ref: p.graph.Ref, Protected: j.Variables.Predefined("CI_COMMIT_REF_PROTECTED") == "true"}
 	for _, kv := range p.state.Jobs[a.job].Variables {
@@ -100,6 +103,10 @@ func (w *work) run(ctx context.Context) (result executor.Result, more extras) {
 			log.coverage = c
 		}
 	}
+	life := ctx
+	if w.job.Resume { // it may have been canceled meanwhile, and ends in order all the same
+		life = w.life
+	}
 	var trace *executor.Trace
 	defer func() { result.Message = trace.Redacted(result.Message) }()
 	place, err := w.of.Sources.Open(w.ref)
@@ -110,12 +117,12 @@ func (w *work) run(ctx context.Context) (result executor.Result, more extras) {
 			}
 		}()
 		w.job.Dir = place.Dir()
-		w.findForeign(ctx)
-		err = w.takeVariables(ctx)
+		w.findForeign(life)
+		err = w.takeVariables(life)
 	}
 	var attended Attendance
 	if err == nil && w.of.Begin != nil {
-		if attended, err = w.of.Begin(ctx, w.ref, &w.job); err == nil && attended.End != nil {
+		if attended, err = w.of.Begin(life, w.ref, &w.job); err == nil && attended.End != nil {
 			defer func() {
 				if !w.left() {
 					attended.End(result)

@@ -25,7 +25,10 @@ func (e *engine) startOther(ctx context.Context, a attempt, w *work, trace *exec
 	o := &other{by: a}
 	e.others[t.ID] = o // before there is one: it may be over before it is known here
 	e.launch = append(e.launch, func() {
-		err := w.takeVariables(ctx)
+		err := p.may(ctx, t)
+		if err == nil {
+			err = w.takeVariables(ctx)
+		}
 		if err == nil {
 			t.Variables = forwarded(&w.job.Job)
 			t.Project, t.Branch = w.job.Variables.ExpandServer(j.Trigger.Project), w.job.Variables.ExpandServer(j.Trigger.Branch)
@@ -42,7 +45,7 @@ func (e *engine) startOther(ctx context.Context, a attempt, w *work, trace *exec
 			case e.leaving || !a.current(pipeline.StatusRunning): // canceled in the meantime
 				over(executor.Canceled())
 			case err != nil:
-				over(executor.Failed(pipeline.DownstreamFailure, "the pipeline of project %s cannot be made: %s", t.Project, err))
+				over(unmade("the pipeline of project "+t.Project, err))
 			case j.Trigger.Strategy == "":
 				over(executor.Succeeded())
 			case o.ended != "":

@@ -36,6 +36,8 @@ type Pipeline struct {
 	Sources  Sources
 	// Downstream compiles child pipelines; nil: trigger jobs fail.
 	Downstream Downstream
+	// May says why a trigger job may not start its pipeline. It is asked before anything of the job's variables is used. Nil: all may.
+	May func(ctx context.Context, t Trigger) error
 	// Start makes the pipeline of another project (trigger:project), under the number that the trigger has for it: a pipeline that is added to
 	// this server is followed by that. An error says why there is none. Nil: such jobs fail.
 	Start func(ctx context.Context, t Trigger) error

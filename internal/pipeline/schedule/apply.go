@@ -196,7 +196,7 @@ func (s *State) play(jobs []int, e Event) {
 		s.Jobs[i].By = e.By
 		s.enqueue(i, because(e, "played"))
 	}
-	s.reopen(jobs)
+	s.reopen(jobs, e)
 }
 
 // finishCancel ends a job that was told to stop, however it ended; false: it was not.
@@ -229,7 +229,7 @@ func (s *State) drop(i int, e Event) {
 	s.move(i, pipeline.StatusFailed, why)
 	if most := p.retries(reason, e.ExitCode); !p.trigger && j.Attempt <= most {
 		s.again(i, fmt.Sprintf("retry %d of %d: %s", j.Attempt, most, why), true)
-		s.reopen([]int{i})
+		s.reopen([]int{i}, e)
 		return
 	}
 	if s.plan.autoCancel.OnJobFailure == "all" && !j.Allowed {

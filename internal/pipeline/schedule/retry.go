@@ -1,6 +1,7 @@
 package schedule
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -62,7 +63,7 @@ func (s *State) retry(jobs []int, e Event) {
 	switch {
 	case !named:
 		for i := range s.Jobs {
-			s.reset(i)
+			s.reset(i, e)
 		}
 	case e.Dependants:
 		why := because(e, "retried with "+quoted(e.Jobs))
@@ -75,10 +76,11 @@ func (s *State) retry(jobs []int, e Event) {
 				s.Jobs[i].By = e.By
 				continue
 			}
+			s.Jobs[i].By = cmp.Or(e.By, s.Jobs[i].By)
 			s.move(i, pipeline.StatusCreated, why)
 		}
 	default:
-		s.reopen(jobs)
+		s.reopen(jobs, e)
 	}
 }
 
@@ -128,7 +130,7 @@ func (s *State) checkDependants(jobs []int) error {
 
 // reopen lets skipped jobs that come after these be decided anew: those that need them, directly or not, and all of later stages
 // (app/services/ci/reset_skipped_jobs_service.rb).
-func (s *State) reopen(jobs []int) {
+func (s *State) reopen(jobs []int, e Event) {
 	first := len(s.plan.stages)
 	seen := make(map[int]bool, len(jobs))
 	todo := slices.Clone(jobs)
@@ -139,7 +141,7 @@ func (s *State) reopen(jobs []int) {
 			continue
 		}
 		seen[i] = true
-		s.reset(i)
+		s.reset(i, e)
 		for _, d := range s.plan.jobs[i].dependants {
 			todo = append(todo, int(d))
 		}
@@ -149,14 +151,15 @@ func (s *State) reopen(jobs []int) {
 	}
 	for i := range s.Jobs {
 		if s.plan.jobs[i].stage > first {
-			s.reset(i)
+			s.reset(i, e)
 		}
 	}
 }
 
-// reset makes a skipped job created.
-func (s *State) reset(i int) {
+// reset makes a skipped job created, which is whose wish that was.
+func (s *State) reset(i int, e Event) {
 	if s.Jobs[i].Status == pipeline.StatusSkipped {
+		s.Jobs[i].By = cmp.Or(e.By, s.Jobs[i].By)
 		s.move(i, pipeline.StatusCreated, "decided anew")
 	}
 }

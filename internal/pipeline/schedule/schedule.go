@@ -52,7 +52,7 @@ type Job struct {
 	Allowed bool `json:"allowed,omitempty"`
 	// Immediate tells that the job was retried by itself or by name, so it neither waits for a person again nor for its time.
 	Immediate bool `json:"immediate,omitempty"`
-	// By is who has played or retried this attempt; empty: nobody has.
+	// By is who has played or retried this attempt, or what it comes after where it was skipped before; empty: nobody has.
 	By string `json:"by,omitempty"`
 
 	// Variables are those that a person has played the job with. Later attempts keep them.

@@ -270,12 +270,12 @@ func TestBy(t *testing.T) {
 	}{
 		{Event{Kind: Drop, Jobs: []string{"auto"}}, "auto/2 gate/1 last/1"},
 		{Event{Kind: Drop, Jobs: []string{"auto"}}, "auto/2 gate/1 last/1"},
-		{Event{Kind: Retry, By: "bob"}, "auto/3bob gate/1 last/1"},
-		{Event{Kind: Success, Jobs: []string{"auto"}}, "auto/3bob gate/1 last/1"},
-		{Event{Kind: Play, Jobs: []string{"gate"}, By: "eve"}, "auto/3bob gate/1eve last/1"},
-		{Event{Kind: Success, Jobs: []string{"gate"}}, "auto/3bob gate/1eve last/1"},
-		{Event{Kind: Play, Jobs: []string{"gate"}, By: "ann"}, "auto/3bob gate/2ann last/1"},
-		{Event{Kind: Success, Jobs: []string{"gate", "last"}}, "auto/3bob gate/2ann last/1"},
+		{Event{Kind: Retry, By: "bob"}, "auto/3bob gate/1bob last/1bob"}, // skipped jobs that are decided anew are whose wish that was
+		{Event{Kind: Success, Jobs: []string{"auto"}}, "auto/3bob gate/1bob last/1bob"},
+		{Event{Kind: Play, Jobs: []string{"gate"}, By: "eve"}, "auto/3bob gate/1eve last/1bob"},
+		{Event{Kind: Success, Jobs: []string{"gate"}}, "auto/3bob gate/1eve last/1bob"},
+		{Event{Kind: Play, Jobs: []string{"gate"}, By: "ann"}, "auto/3bob gate/2ann last/1bob"},
+		{Event{Kind: Success, Jobs: []string{"gate", "last"}}, "auto/3bob gate/2ann last/1bob"},
 		{Event{Kind: Retry, Jobs: []string{"gate"}, Dependants: true, By: "bob"}, "auto/3bob gate/3bob last/2bob"},
 	} {
 		if _, err := s.Apply(c.Event); err != nil {
@@ -287,6 +287,36 @@ func TestBy(t *testing.T) {
 		}
 		if strings.Join(have, " ") != c.want {
 			t.Errorf("%s %v: have %s\nwant %s", c.Kind, c.Jobs, have, c.want)
+		}
+	}
+}
+
+// TestByOfSkipped holds whose skipped jobs are that somebody lets be decided anew, in each way to do it.
+func TestByOfSkipped(t *testing.T) {
+	for _, c := range []struct {
+		graph string
+		ends  []Event
+		wish  Event
+		want  string // of each job: attempt and user
+	}{
+		{"stages one two\nauto one\ndeploy two", []Event{{Kind: Drop, Jobs: []string{"auto"}}}, Event{Kind: Retry, By: "bob"}, "auto/2bob deploy/1bob"},
+		{"stages one two\nauto one\ndeploy two", []Event{{Kind: Drop, Jobs: []string{"auto"}}}, Event{Kind: Retry, Jobs: []string{"auto"}, By: "bob"}, "auto/2bob deploy/1bob"},
+		{"stages one two\nauto one\ndeploy two", []Event{{Kind: Drop, Jobs: []string{"auto"}}}, Event{Kind: Retry, Jobs: []string{"auto"}, Dependants: true, By: "bob"}, "auto/2bob deploy/1bob"},
+		{"stages one two\nauto one\ngate one manual allow\ndeploy two", []Event{{Kind: Drop, Jobs: []string{"auto"}}}, Event{Kind: Play, Jobs: []string{"gate"}, By: "bob"}, "auto/1 gate/1bob deploy/1bob"},
+		{"stages one two\nauto one\ndeploy two", []Event{{Kind: Drop, Jobs: []string{"auto"}}}, Event{Kind: Retry}, "auto/2 deploy/1"},
+	} {
+		s := New(graphOf(t, c.graph), epoch)
+		for _, e := range append(c.ends, c.wish) {
+			if _, err := s.Apply(e); err != nil {
+				t.Fatalf("%s %v: %v", e.Kind, e.Jobs, err)
+			}
+		}
+		var have []string
+		for _, j := range s.Jobs {
+			have = append(have, fmt.Sprintf("%s/%d%s", j.Name, j.Attempt, j.By))
+		}
+		if strings.Join(have, " ") != c.want {
+			t.Errorf("%s %v: have %s\nwant %s", c.wish.Kind, c.wish.Jobs, have, c.want)
 		}
 	}
 }

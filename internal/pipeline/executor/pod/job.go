@@ -218,12 +218,14 @@ func (j *job) left() bool { return closed(j.Leave) }
 func (j *job) launch() error {
 	late := time.NewTimer(j.x.o.Sync)
 	defer late.Stop()
+	ctx, done := j.outlasting()
+	defer done()
 	select {
 	case <-j.x.synced:
 	case <-late.C:
 		return j.x.unsynced()
-	case <-j.ctx.Done():
-		return j.ctx.Err()
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	if j.Resume {
 		j.mu.Lock()
@@ -246,6 +248,25 @@ func (j *job) launch() error {
 	return j.create()
 }
 
+// takeUpLimit is how long one tries to find out how far a job is that has to stop.
+const takeUpLimit = 30 * time.Second
+
+// outlasting gives the context for what comes before the script. That of a job which is taken up outlasts the job's by a while: it may have been
+// canceled meanwhile, and then its script is stopped, and after_script runs, as for any job.
+func (j *job) outlasting() (context.Context, context.CancelFunc) {
+	if !j.Resume {
+		return j.ctx, func() {}
+	}
+	ctx, cancel := context.WithCancelCause(j.life)
+	stop := context.AfterFunc(j.ctx, func() {
+		time.AfterFunc(takeUpLimit, func() { cancel(context.Cause(j.ctx)) })
+	})
+	return ctx, func() { stop(); cancel(nil) }
+}
+
+// past tells whether a job that is taken up has its sources and is at its script, or past it.
+func (j *job) past() bool { return j.Resume && j.begun(agent.Script) && j.life.Err() == nil }
+
 // prepare runs what comes before the script; false: it failed, or the job has to stop.
 func (j *job) prepare() (executor.Result, bool) {
 	if j.Resume { // how far is it?
@@ -263,14 +284,20 @@ func (j *job) prepare() (executor.Result, bool) {
 		if j.Resume {
 			trace = executor.NewTrace(nowhere{}, j.Job)
 		}
-		if err := j.Prepare(j.ctx, trace); err != nil {
-			if j.ctx.Err() != nil {
-				return j.stopped(j.ctx), false
-			}
+		ctx, done := j.outlasting()
+		err := j.Prepare(ctx, trace)
+		done()
+		switch {
+		case err == nil:
+		case !j.past() && j.ctx.Err() != nil:
+			return j.stopped(j.ctx), false
+		case !j.past():
 			return executor.FailedWith(err), false
+		default: // the Pod has what it needs
+			j.trace.Warningf("the job's directory cannot be made ready once more after a restart of Keelson; what is untracked, and the keys of caches that are made of files, may be others than they were: %v", err)
 		}
 	}
-	if j.ctx.Err() != nil {
+	if j.ctx.Err() != nil && !j.past() {
 		return j.stopped(j.ctx), false
 	}
 	if r, ok := j.hello(); !ok {
@@ -299,9 +326,11 @@ func (nowhere) Write(p []byte) (int, error) { return len(p), nil }
 // hello waits for the agent.
 func (j *job) hello() (executor.Result, bool) {
 	first := false
-	err := j.await(j.ctx, func() bool { first = first || !j.heard; return j.heard })
+	ctx, done := j.outlasting()
+	defer done()
+	err := j.await(ctx, func() bool { first = first || !j.heard; return j.heard })
 	if err != nil {
-		return j.failed(j.ctx, err), false
+		return j.failed(ctx, err), false
 	}
 	j.mu.Lock()
 	pod := j.pod
@@ -459,24 +488,23 @@ func (j *job) finish(result executor.Result) executor.Result {
 	if j.life.Err() != nil {
 		return j.stopped(j.ctx)
 	}
-	work := artifact.Work{Dir: j.Dir, Vars: containerVariables(j.Job, j.Dir)}
-	var selected []artifact.Selection
 	var tracked []string
 	var err error
-	if j.Finish != nil {
-		selected = artifact.Wanted(j.Job.Job, work, result.Status == pipeline.StatusSuccess)
-	}
+	selected, caches := j.wanted(result)
 	if slices.ContainsFunc(selected, func(s artifact.Selection) bool { return s.Untracked }) {
 		tracked, err = artifact.Tracked(j.Dir, j.x.o.Limits)
 	}
 	uploaded := false
 	if err == nil && j.ready && !j.isDead() {
-		ctx, cancel := context.WithTimeoutCause(j.life, uploadLimit, scriptTimeout(uploadLimit))
-		r := j.execute(ctx, agent.Order{Phase: agent.Upload, Selected: selected, Tracked: tracked, Note: j.note(result), Uploads: j.uploads()})
-		cancel()
-		if uploaded = r.Status == pipeline.StatusSuccess; !uploaded {
-			err = errors.New(r.Message)
+		err = j.collect(result, selected, tracked)
+		if err != nil && caches > 0 && !j.isDead() && j.life.Err() == nil {
+			j.trace.Warningf("the caches are not saved: %v", err)
+			if err = j.clear(selected[:caches], tracked); err == nil {
+				selected = selected[caches:]
+				err = j.collect(result, selected, tracked)
+			}
 		}
+		uploaded = err == nil
 	}
 	j.tell()
 	defer j.refuseFiles()()
@@ -487,6 +515,36 @@ func (j *job) finish(result executor.Result) executor.Result {
 		err = errors.Join(err, artifact.Clear(j.life, j.Dir, selected, tracked, j.x.o.Limits))
 	}
 	return j.conclude(result, errors.Join(err, j.Finish(j.life, j.trace, result)))
+}
+
+// wanted says which files of the job's directory are kept; the first so many are those of caches.
+func (j *job) wanted(result executor.Result) (selected []artifact.Selection, caches int) {
+	if j.Finish == nil {
+		return nil, 0
+	}
+	work, passed := artifact.Work{Dir: j.Dir, Vars: containerVariables(j.Job, j.Dir)}, result.Status == pipeline.StatusSuccess
+	without := j.Job.Job
+	without.Caches = nil
+	selected = artifact.Wanted(j.Job.Job, work, passed)
+	return selected, len(selected) - len(artifact.Wanted(without, work, passed))
+}
+
+// collect has the agent send what is selected of the job's directory.
+func (j *job) collect(result executor.Result, selected []artifact.Selection, tracked []string) error {
+	ctx, cancel := context.WithTimeoutCause(j.life, uploadLimit, scriptTimeout(uploadLimit))
+	defer cancel()
+	r := j.execute(ctx, agent.Order{Phase: agent.Upload, Selected: selected, Tracked: tracked, Note: j.note(result), Uploads: j.uploads()})
+	if r.Status != pipeline.StatusSuccess {
+		return errors.New(r.Message)
+	}
+	return nil
+}
+
+// clear removes what is selected of the job's directory, once nobody else writes to it.
+func (j *job) clear(selected []artifact.Selection, tracked []string) error {
+	j.files.Lock()
+	defer j.files.Unlock()
+	return artifact.Clear(j.life, j.Dir, selected, tracked, j.x.o.Limits)
 }
 
 // refuseFiles sees to it that what an agent still sends is not taken, and waits until nobody writes to the job's directory. Done lets go of it.
@@ -523,15 +581,15 @@ func (j *job) conclude(result executor.Result, err error) executor.Result {
 	return result
 }
 
-// end lets the Pod go, unless the job goes on without this process.
+// end lets the Pod go, unless the job goes on without this process. Where all of it has ended, that waits until the result is kept.
 func (j *job) end() {
 	j.mu.Lock()
 	left := j.left()
-	if j.closed = left; !left {
+	j.closed = left
+	runs := j.heard && j.status.Phase > agent.Hello && !j.status.Done(agent.Upload) // its scripts may
+	if j.ended = true; runs && !left {
 		j.order = agent.Order{Phase: agent.End}
 	}
-	runs := j.heard && j.status.Phase > agent.Hello && !j.status.Done(agent.Upload) // its scripts may
-	j.ended = true
 	j.change()
 	j.mu.Unlock()
 	j.written()
@@ -546,11 +604,33 @@ func (j *job) end() {
 		_ = j.awaitGone(ctx) // else the cluster does it later
 		j.x.remove(j)
 	default:
-		j.x.ends.Go(func() {
-			j.delete(context.Background(), 0)
-			j.x.remove(j)
-		})
+		j.x.ends.Go(j.letGo)
 	}
+}
+
+// letGo removes what was made for the job once its result is kept, unless the process ends before: then another one takes the job up at its end.
+// Where it turns out that the result could not be kept yet, the sweep does it later.
+func (j *job) letGo() {
+	defer j.x.remove(j)
+	if j.Kept != nil {
+		select {
+		case <-j.Kept:
+		case <-j.Leave:
+			return
+		case <-j.x.ended:
+			return
+		}
+		if j.x.o.Over != nil {
+			if over, err := j.x.o.Over(context.Background(), j.ID); err != nil || !over {
+				return
+			}
+		}
+	}
+	j.mu.Lock()
+	j.order = agent.Order{Phase: agent.End}
+	j.change()
+	j.mu.Unlock()
+	j.delete(context.Background(), 0)
 }
 
 // delete removes what was made for the job.

@@ -13,9 +13,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -34,6 +36,7 @@ const childVariable = "KEELSON_TEST_POD_SERVER"
 type childConfig struct {
 	Kubeconfig, Dir, Repository, Listen, URL, Agent, Image string
 	Create                                                 bool // a pipeline; else only what is there is played on
+	Die                                                    bool // when a job has ended and nobody knows
 }
 
 func TestMain(m *testing.M) {
@@ -52,6 +55,24 @@ type one struct{ ci.Project }
 
 func (p one) Of(context.Context, string) ([]ci.Project, error)  { return []ci.Project{p.Project}, nil }
 func (p one) Named(context.Context, string) (ci.Project, error) { return p.Project, nil }
+
+// dying kills this process when the executor has given a job's result, unless the job's Pod goes.
+type dying struct {
+	*pod.Executor
+	client kubernetes.Interface
+}
+
+func (d dying) Run(ctx context.Context, job executor.Job, log executor.Log) executor.Result {
+	d.Executor.Run(ctx, job, log)
+	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		list, err := d.client.CoreV1().Pods("").List(ctx, metav1.ListOptions{LabelSelector: fmt.Sprintf("%s=%d", pod.LabelJob, job.ID)})
+		if err == nil && len(list.Items) == 0 {
+			break
+		}
+	}
+	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	select {}
+}
 
 // serveAsChild plays a pipeline until it is over, and writes its status and its jobs'.
 func serveAsChild(text string) error {
@@ -99,7 +120,11 @@ func serveAsChild(text string) error {
 	}
 	project := ci.Project{Path: "group/shop", Repository: "shop", Dir: c.Repository, Variables: pipeline.Variables{{Name: "SECRET", Value: "s3cret-value-of-project", Masked: true, Origin: pipeline.OriginProject}},
 		Place: executor.Place{Namespace: "default"}}
-	s, err := ci.New(ci.Options{Store: db, Artifacts: artifacts, Projects: one{project}, Executor: x, Builds: builds, URL: "http://keelson", GitURL: "http://keelson/git", Jobs: 4, Key: key})
+	jobs := executor.Executor(x)
+	if c.Die {
+		jobs = dying{x, client}
+	}
+	s, err := ci.New(ci.Options{Store: db, Artifacts: artifacts, Projects: one{project}, Executor: jobs, Builds: builds, URL: "http://keelson", GitURL: "http://keelson/git", Jobs: 4, Key: key})
 	if err != nil {
 		return err
 	}
@@ -134,7 +159,7 @@ func serveAsChild(text string) error {
 	}
 }
 
-// killed kills the server of pipelines in the middle of a job, twice, and sees the job go on to its end.
+// killed kills the server of pipelines in the middle of a job, twice, and when it has ended but is not in the journal, and sees the job succeed.
 func killed(t *testing.T, w *world) {
 	repository := t.TempDir()
 	file := `image: ` + w.shell + `
@@ -198,6 +223,10 @@ test:
 			time.Sleep(time.Second) // the agent is alone for a while
 		}
 	}
+	config.Die = true
+	cmd, _ := start()
+	cmd.Wait()
+	config.Die = false
 	cmd, lines := start()
 	var said []string
 	for lines.Scan() {
@@ -225,7 +254,8 @@ test:
 		}
 		at += n + 1
 	}
-	if strings.Count(log, "after: success\n") != 1 || strings.Count(log, "Job succeeded") != 2 || !strings.Contains(log, "\nmade of the source\n") {
+	if strings.Count(log, "after: success\n") != 1 || strings.Count(log, "Job succeeded") != 3 || // once more by the process that took it up at its end
+		strings.Count(log, "secret [MASKED]") != 1 || !strings.Contains(log, "\nmade of the source\n") {
 		t.Error("the end of the jobs")
 	}
 }

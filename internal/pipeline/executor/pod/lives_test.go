@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"keelson.dev/keelson/internal/pipeline"
+	"keelson.dev/keelson/internal/pipeline/artifact"
 	"keelson.dev/keelson/internal/pipeline/executor"
 	"keelson.dev/keelson/internal/pipeline/executor/pod"
 )
@@ -103,6 +104,35 @@ func files(t *testing.T, w *world) {
 	}
 }
 
+// largeCache loses a cache that is too large, and nothing else.
+func largeCache(t *testing.T, w *world) {
+	x := w.start(t, pod.Options{Limits: artifact.Limits{Bytes: 1 << 20}})
+	defer w.back()
+	j := job("mkdir -p cache && head -c 3000000 /dev/zero > cache/large", "echo made > out")
+	j.Dir = t.TempDir()
+	j.Caches = []pipeline.Cache{{Key: "x", Paths: []string{"cache"}}}
+	j.Artifacts = &pipeline.Artifacts{Paths: []string{"out"}}
+	j.Prepare = func(context.Context, *executor.Trace) error {
+		return errors.Join(os.MkdirAll(filepath.Join(j.Dir, "cache"), 0o755), os.WriteFile(filepath.Join(j.Dir, "cache/old"), nil, 0o644))
+	}
+	var found []string
+	j.Finish = func(context.Context, *executor.Trace, executor.Result) error {
+		for _, pattern := range []string{"*", "*/*"} {
+			names, _ := filepath.Glob(filepath.Join(j.Dir, pattern))
+			for _, name := range names {
+				found = append(found, strings.TrimPrefix(name, j.Dir+"/"))
+			}
+		}
+		return nil
+	}
+	var log safe
+	r := x.Run(t.Context(), j, &log)
+	if r.Status != pipeline.StatusSuccess || !slices.Contains(found, "out") || slices.Contains(found, "cache/old") || slices.Contains(found, "cache/large") ||
+		!regexp.MustCompile(`WARNING: the caches are not saved: .*its files have more than 2`).MatchString(plain(log.String())) {
+		t.Errorf("%+v, found %q\n%s", r, found, plain(log.String()))
+	}
+}
+
 func services(t *testing.T, w *world) {
 	ask := `exec 3<>/dev/tcp/%s/8080; printf 'GET / HTTP/1.0\r\n\r\n' >&3; tail -n 1 <&3; exec 3<&-`
 	j := job(fmt.Sprintf(ask, "hello"), fmt.Sprintf(ask, "other.name"), fmt.Sprintf(ask, "localhost"), "sleep 4") // so that the kubelet sees what has ended
@@ -159,6 +189,7 @@ func takenUp(t *testing.T, w *world) {
 	x := w.start(t, pod.Options{})
 	j.Leave, j.Resume, j.Dir, j.Logged = nil, true, t.TempDir(), int64(len(first.String()))
 	j.Variables = pipeline.Variables{{Name: "TOKEN", Value: "second-token", Masked: true}}
+	j.Prepare = func(context.Context, *executor.Trace) error { return errors.New("the commit is not there any more") }
 	j.Artifacts = &pipeline.Artifacts{Paths: []string{"out"}, When: pipeline.Always}
 	var made string
 	j.Finish = func(context.Context, *executor.Trace, executor.Result) error {
@@ -176,6 +207,9 @@ func takenUp(t *testing.T, w *world) {
 	})
 	if r.Reason != pipeline.ScriptFailure || r.ExitCode != 3 || made != "made\n" {
 		t.Errorf("%+v, artifact %q", r, made)
+	}
+	if !strings.Contains(log, "WARNING: the job's directory cannot be made ready once more") {
+		t.Error("the log does not tell that the directory was not made ready again")
 	}
 	if strings.Contains(log, "first-token") || strings.Count(log, "begun [MASKED]") != 1 {
 		t.Error("the token of the first process")
@@ -201,6 +235,33 @@ func takenUp(t *testing.T, w *world) {
 		}
 	})
 	w.back()
+}
+
+// takenUpCanceled lets an executor go of a job, and another one find it canceled: its after_script and what it leaves are not lost.
+func takenUpCanceled(t *testing.T, w *world) {
+	leave := make(chan struct{})
+	j := after(job("echo made > out", "echo re''ady", "sleep 60"), "echo after: $CI_JOB_STATUS")
+	j.ID, j.Started, j.Dir, j.Leave = 4245, time.Now(), t.TempDir(), leave
+	j.Prepare = func(ctx context.Context, _ *executor.Trace) error { return ctx.Err() }
+	first := &when{text: "ready\n", then: func() { close(leave) }}
+	w.x.Run(t.Context(), j, executor.NewTrace(first, j))
+	x := w.start(t, pod.Options{})
+	defer w.back()
+	j.Leave, j.Resume, j.Dir, j.Logged = nil, true, t.TempDir(), int64(len(first.String()))
+	j.Artifacts = &pipeline.Artifacts{Paths: []string{"out"}, When: pipeline.Always}
+	var made string
+	j.Finish = func(context.Context, *executor.Trace, executor.Result) error {
+		content, err := os.ReadFile(filepath.Join(j.Dir, "out"))
+		made = string(content)
+		return err
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var second safe
+	r := x.Run(ctx, j, &second)
+	if r.Status != pipeline.StatusCanceled || made != "made\n" || !strings.Contains(second.String(), "after: canceled\n") {
+		t.Errorf("%+v, left %q\n%s\n%s", r, made, first.String(), second.String())
+	}
 }
 
 // takenUpLate lets an executor go of a job that has sent what it leaves: that is sent again.

@@ -19,7 +19,8 @@
 // # What survives
 //
 // The agent knows how far the job is, and the Pod is found by its name. So a job goes on while Keelson is not there, and a Run with Resume
-// goes on where the agent is: the log at the byte that was kept last, the script while it runs. What a process has kept in memory only is
+// goes on where the agent is: the log at the byte that was kept last, the script while it runs. The Pod stays until the result of its job is
+// kept (executor.Job.Kept), so a job that has ended can be taken up too. What a process has kept in memory only is
 // made again: the directory is prepared once more, without a word in the log.
 //
 // # Secrets
@@ -130,7 +131,8 @@ type Executor struct {
 	o      Options
 	name   string // of this process, for agents
 	synced chan struct{}
-	ends   sync.WaitGroup // Pods that are being deleted
+	ended  chan struct{}  // closed when Pods are not watched any more
+	ends   sync.WaitGroup // Pods that are being deleted, or wait for it
 	// uploads are the jobs that send what they leave.
 	uploads chan struct{}
 
@@ -171,7 +173,7 @@ func New(o Options) (*Executor, error) {
 		o.Runner.Description, _ = os.Hostname()
 	}
 	o.Runner.Disposable = true
-	return &Executor{o: o, name: rand.Text(), synced: make(chan struct{}), uploads: make(chan struct{}, maxUploads), jobs: map[int64]*job{}, pods: map[string]*corev1.Pod{}}, nil
+	return &Executor{o: o, name: rand.Text(), synced: make(chan struct{}), ended: make(chan struct{}), uploads: make(chan struct{}, maxUploads), jobs: map[int64]*job{}, pods: map[string]*corev1.Pod{}}, nil
 }
 
 // Survives implements [executor.Survivor].

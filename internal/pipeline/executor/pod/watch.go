@@ -57,6 +57,7 @@ func (x *Executor) Serve(ctx context.Context) {
 		x.tidy(ctx)
 	}
 	<-ended
+	close(x.ended)
 	x.ends.Wait()
 }
 

@@ -1,15 +1,19 @@
 package shell
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"keelson.dev/keelson/internal/pipeline/executor"
 )
@@ -17,8 +21,8 @@ import (
 // bounds are cgroups that bound what a job takes of the processors and of the memory: one where the hierarchy is unified, else one for each.
 // A nil *bounds bounds nothing.
 //
-// The shells of a job are not born in them, as those of other jobs share their keeper. Each of them stops itself before it does anything else,
-// is moved, and goes on.
+// The process of a shell is in them before it becomes the shell: what the job's variables have the shell do first (BASH_ENV, LD_PRELOAD) is
+// bounded too.
 type bounds struct {
 	dirs   []string
 	memory int64  // bytes; 0: they are not bounded
@@ -29,10 +33,6 @@ type bounds struct {
 const (
 	cpuPeriod = 100_000 // microseconds, the kernel's own
 	minQuota  = 1_000   // microseconds, the least that the kernel takes
-	// holdPatience is how long a shell may take to stop itself.
-	holdPatience = 10 * time.Second
-	// holdPause is how often one looks whether it has.
-	holdPause = 500 * time.Microsecond
 )
 
 // newBounds makes the bounds of a job, and tells its log what cannot be bounded. The cgroup of the processes that all jobs have together does
@@ -144,52 +144,93 @@ func setAll(dir string, settings []setting) error {
 	return nil
 }
 
-// holding has the shell of a script stop itself first.
-func (b *bounds) holding(script string) string {
+// joins are the files by which a process puts itself into the cgroups.
+func (b *bounds) joins() (files []*os.File, err error) {
 	if b == nil {
-		return script
-	}
-	return "kill -STOP $$\n" + script
-}
-
-// take moves a shell that stops itself into the cgroups, and lets it go on.
-func (b *bounds) take(ctx context.Context, pid int) error {
-	if b == nil {
-		return nil
-	}
-	for start := time.Now(); ; time.Sleep(holdPause) {
-		switch state := processState(pid); {
-		case state == 'T':
-		case state == 0 || state == 'Z':
-			return nil // it is over, so it takes nothing
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case time.Since(start) > holdPatience:
-			return errors.New("the shell of the job did not wait to be bounded")
-		default:
-			continue
-		}
-		break
+		return nil, nil
 	}
 	for _, dir := range b.dirs {
-		if err := write(filepath.Join(dir, "cgroup.procs"), pid); err != nil {
-			return fmt.Errorf("bound what the job takes: %w", err)
+		f, err := os.OpenFile(filepath.Join(dir, "cgroup.procs"), os.O_WRONLY, 0)
+		if err != nil {
+			closeAll(files)
+			return nil, fmt.Errorf("bound what the job takes: %w", err)
 		}
+		files = append(files, f)
 	}
-	return syscall.Kill(pid, syscall.SIGCONT)
+	return files, nil
 }
 
-// processState is the state of a process as the kernel writes it; 0: there is none.
-func processState(pid int) byte {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+// start starts a shell that is in no sandbox, in the cgroups and in a cage: from a thread that is in those which are not unified, as shells inherit
+// them, and by the kernel into the unified one.
+func (b *bounds) start(c *cage, name string, args []string, attr *os.ProcAttr) (p *os.Process, err error) {
+	if b == nil {
+		return c.start(name, args, attr)
+	}
+	apart(func() {
+		dirs := b.dirs
+		if c.dir != "" && c.starts != nil {
+			dirs = append(slices.Clip(dirs), c.dir)
+		}
+		var unified string
+		for _, dir := range dirs {
+			if err = write(filepath.Join(dir, "tasks"), unix.Gettid()); errors.Is(err, fs.ErrNotExist) { // only the unified one has no such file
+				unified, err = dir, nil
+			}
+			if err != nil {
+				err = fmt.Errorf("bound what the job takes: %w", err)
+				return
+			}
+		}
+		switch {
+		case unified != "":
+			p, err = startIn(unified, name, args, attr)
+		case c.starts != nil: // the thread is in it
+			p, err = os.StartProcess(name, args, attr)
+		default:
+			p, err = c.start(name, args, attr)
+		}
+	})
+	return p, err
+}
+
+// startIn starts a process in a cgroup of the unified hierarchy.
+func startIn(dir, name string, args []string, attr *os.ProcAttr) (*os.Process, error) {
+	f, err := os.Open(dir)
 	if err != nil {
-		return 0
+		return nil, fmt.Errorf("bound what the job takes: %w", err)
 	}
-	_, after, ok := strings.Cut(string(data[strings.LastIndexByte(string(data), ')')+1:]), " ")
-	if !ok || after == "" {
-		return 0
+	defer f.Close()
+	attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(f.Fd())
+	p, err := os.StartProcess(name, args, attr)
+	if err == nil || errors.Is(err, syscall.E2BIG) {
+		return p, err
 	}
-	return after[0]
+	attr.Sys.UseCgroupFD = false // an older kernel cannot do that: then a moment later
+	if p, err = os.StartProcess(name, args, attr); err != nil {
+		return nil, err
+	}
+	if err := write(filepath.Join(dir, "cgroup.procs"), p.Pid); err != nil {
+		_ = p.Kill()
+		_, _ = p.Wait()
+		return nil, fmt.Errorf("bound what the job takes: %w", err)
+	}
+	return p, nil
+}
+
+// apart does something on a thread that ends with it.
+func apart(do func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked
+		if unix.Gettid() == os.Getpid() {
+			apart(do) // the first thread of a process does not end; as long as it is held here another one is taken
+			runtime.UnlockOSThread()
+			return
+		}
+		do()
+	}()
+	<-done
 }
 
 // exceeded tells that the kernel has killed something since one has asked last, as the job wanted more memory than it may have; empty: it has

@@ -112,21 +112,27 @@ func bounded(t *testing.T, sandbox *shell.Sandbox) {
 	for _, c := range []struct {
 		name        string
 		cpu, memory int64
+		early       string // in the file of BASH_ENV, which bash reads before its script
 		script      string
 		want        pipeline.Status
 		log         string // that it has
 		message     string
 	}{
-		{"nothing is bounded", 0, 0, much, pipeline.StatusSuccess, "\n300000000\n", ""},
-		{"little is taken", 2000, 512 << 20, "echo fine", pipeline.StatusSuccess, "\nfine\n", ""},
-		{"too much memory", 0, 128 << 20, much, pipeline.StatusFailed, "", "wanted more memory than the 128 MiB"},
-		{"in the background", 0, 128 << 20, "(" + much + ") & wait $!", pipeline.StatusFailed, "", "wanted more memory than the 128 MiB"},
-		{"and goes on", 0, 128 << 20, "(" + much + ") || echo on", pipeline.StatusSuccess, "wanted more memory than the 128 MiB", ""},
-		{"processors", 500, 0, cgroup, pipeline.StatusSuccess, "\n50000", ""},
+		{"nothing is bounded", 0, 0, "", much, pipeline.StatusSuccess, "\n300000000\n", ""},
+		{"little is taken", 2000, 512 << 20, "", "echo fine", pipeline.StatusSuccess, "\nfine\n", ""},
+		{"too much memory", 0, 128 << 20, "", much, pipeline.StatusFailed, "", "wanted more memory than the 128 MiB"},
+		{"in the background", 0, 128 << 20, "", "(" + much + ") & wait $!", pipeline.StatusFailed, "", "wanted more memory than the 128 MiB"},
+		{"before the script", 0, 128 << 20, "unset BASH_ENV; (" + much + ") & early=$!", "wait $early", pipeline.StatusFailed, "", "wanted more memory than the 128 MiB"},
+		{"processors before the script", 500, 0, cgroup, "true", pipeline.StatusSuccess, "\n50000", ""},
+		{"and goes on", 0, 128 << 20, "", "(" + much + ") || echo on", pipeline.StatusSuccess, "wanted more memory than the 128 MiB", ""},
+		{"processors", 500, 0, "", cgroup, pipeline.StatusSuccess, "\n50000", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			j := job(c.script)
 			j.CPU, j.Memory = c.cpu, c.memory
+			if c.early != "" {
+				j.Variables = append(j.Variables, pipeline.Variable{Name: "BASH_ENV", Value: c.early, File: true, Raw: true})
+			}
 			r, log := run(t, x, j)
 			if strings.Contains(log, "no cgroup can be made") {
 				t.Skipf("nobody may make cgroups here:\n%s", log)

@@ -3,7 +3,7 @@
 package shell
 
 import (
-	"context"
+	"os"
 
 	"keelson.dev/keelson/internal/pipeline/executor"
 )
@@ -18,7 +18,10 @@ func newBounds(cpu, memory int64, _ int, trace *executor.Trace) *bounds {
 	return nil
 }
 
-func (b *bounds) holding(script string) string    { return script }
-func (b *bounds) take(context.Context, int) error { return nil }
-func (b *bounds) exceeded() string                { return "" }
-func (b *bounds) close()                          {}
+func (b *bounds) joins() ([]*os.File, error) { return nil, nil }
+func (b *bounds) exceeded() string           { return "" }
+func (b *bounds) close()                     {}
+
+func (b *bounds) start(c *cage, name string, args []string, attr *os.ProcAttr) (*os.Process, error) {
+	return c.start(name, args, attr)
+}

@@ -470,7 +470,8 @@ func (c *cell) enter(s *scope, readOnly bool) error {
 	return nil
 }
 
-// start starts a shell in the sandbox, which is made where it is not there: at first, and after all of it was killed.
+// start starts a shell in the sandbox, which is made where it is not there: at first, and after all of it was killed. files are its standard input,
+// its two outputs, and those of the cgroups that it puts itself into.
 func (c *cell) start(s *scope, program string, args, env []string, dir string, files []*os.File, readOnly bool) (*os.Process, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -486,7 +487,7 @@ func (c *cell) start(s *scope, program string, args, env []string, dir string, f
 		}
 	}
 	r := &shellRequest{Program: program, Args: args, Env: env, Dir: dir, User: c.uid, Processes: c.b.cage.limit}
-	p, err := c.b.ask(request{Shell: r}, files[0], files[1], c.fd)
+	p, err := c.b.ask(request{Shell: r}, append([]*os.File{files[0], files[1], c.fd}, files[3:]...)...)
 	if err != nil {
 		return nil, err
 	}

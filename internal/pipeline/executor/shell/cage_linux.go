@@ -81,22 +81,12 @@ func write(file string, n int) error {
 
 // serve starts processes from a thread that is in the cgroup, which they inherit from it.
 func (c *cage) serve() {
-	runtime.LockOSThread() // and never unlocked: the thread ends with this function, and nothing else runs in the cgroup
-	if unix.Gettid() == os.Getpid() {
-		// The first thread of a process does not end. As long as it is held here another one is taken.
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			c.serve()
-		}()
-		<-done
-		runtime.UnlockOSThread()
-		return
-	}
-	_ = write(filepath.Join(c.dir, "tasks"), unix.Gettid())
-	for start := range c.starts {
-		start()
-	}
+	apart(func() { // nothing else runs in the cgroup
+		_ = write(filepath.Join(c.dir, "tasks"), unix.Gettid())
+		for start := range c.starts {
+			start()
+		}
+	})
 }
 
 // start starts a process in the cage.

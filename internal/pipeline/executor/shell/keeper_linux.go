@@ -23,14 +23,17 @@ const keeperSocket = 3
 // maxRequest bounds what a keeper is told, in bytes: Linux takes 6 MiB of arguments and environment.
 const maxRequest = 16 << 20
 
+// maxFiles is how many files may come with a request.
+const maxFiles = 8
+
 // request is what the server asks its keeper for: a sandbox (View), or a shell in one.
 type request struct {
 	View  *view
 	Shell *shellRequest
 }
 
-// shellRequest is a shell to be started in a sandbox. With it come the files that are its standard input and its output, and the
-// sandbox as a pidfd.
+// shellRequest is a shell to be started in a sandbox. With it come the files that are its standard input and its output, the
+// sandbox as a pidfd, and the files by which it puts itself into cgroups.
 type shellRequest struct {
 	Program   string
 	Args, Env []string
@@ -154,7 +157,7 @@ func send(conn *net.UnixConn, v any, fds ...int) error {
 }
 
 func receive(conn *net.UnixConn, v any) (fds []int, err error) {
-	head, rights := make([]byte, 8), make([]byte, unix.CmsgSpace(4*4))
+	head, rights := make([]byte, 8), make([]byte, unix.CmsgSpace(4*maxFiles))
 	n, nr, _, _, err := conn.ReadMsgUnix(head, rights)
 	if err != nil {
 		return nil, err
@@ -232,7 +235,7 @@ func (r request) serve(fds []int) reply {
 			return failed(err)
 		}
 		return initProgram().start(unix.CLONE_NEWPID)
-	case r.Shell != nil && len(fds) == 3:
+	case r.Shell != nil && len(fds) >= 3:
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			return failed(fmt.Errorf("enter the sandbox: %w", err))
 		}

@@ -22,7 +22,7 @@ func (j *job) execute(ctx context.Context, text string, more []string, readOnly 
 	if ctx.Err() != nil {
 		return j.stopped(ctx)
 	}
-	args, err := j.arguments(j.bounds.holding(text))
+	args, err := j.arguments(text)
 	if err != nil {
 		return executor.FailedWith(err)
 	}
@@ -44,16 +44,6 @@ func (j *job) execute(ctx context.Context, text string, more []string, readOnly 
 	}
 	defer context.AfterFunc(ctx, j.trace.Hurry)()
 	j.out.Flow()
-	if err := j.bounds.take(ctx, p.Pid); err != nil {
-		j.scope.kill()
-		_, _ = p.Wait()
-		j.scope.exited(p.Pid)
-		j.out.Settle()
-		if ctx.Err() != nil {
-			return j.stopped(ctx)
-		}
-		return executor.FailedWith(err)
-	}
 	exited := make(chan *os.ProcessState, 1)
 	go func() {
 		state, _ := p.Wait()
@@ -80,9 +70,20 @@ func (j *job) execute(ctx context.Context, text string, more []string, readOnly 
 func (j *job) launch(args, env []string, readOnly bool) (*os.Process, error) {
 	files := []*os.File{j.x.null, j.out.Writer(), j.out.Writer()}
 	if j.cell != nil {
-		return j.cell.start(j.scope, j.x.shell, args, env, j.Dir, files, readOnly)
+		joins, err := j.bounds.joins()
+		if err != nil {
+			return nil, err
+		}
+		defer closeAll(joins)
+		return j.cell.start(j.scope, j.x.shell, args, env, j.Dir, append(files, joins...), readOnly)
 	}
-	return j.scope.start(j.x.cage, j.x.shell, args, &os.ProcAttr{Dir: j.Dir, Env: env, Files: files, Sys: &syscall.SysProcAttr{Setsid: true}})
+	return j.scope.start(j.x.cage, j.bounds, j.x.shell, args, &os.ProcAttr{Dir: j.Dir, Env: env, Files: files, Sys: &syscall.SysProcAttr{Setsid: true}})
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
 }
 
 // arguments are those of a shell that runs a script. A script is no file where it can be an argument.

@@ -51,11 +51,11 @@ func newScope(dir string, out *os.File) *scope {
 	return s
 }
 
-// start starts a shell of the job in a cage.
-func (s *scope) start(c *cage, name string, args []string, attr *os.ProcAttr) (*os.Process, error) {
+// start starts a shell of the job in a cage, with its bounds.
+func (s *scope) start(c *cage, b *bounds, name string, args []string, attr *os.ProcAttr) (*os.Process, error) {
 	scopes.starting.RLock()
 	defer scopes.starting.RUnlock()
-	p, err := c.start(name, args, attr)
+	p, err := b.start(c, name, args, attr)
 	if err != nil {
 		return nil, err
 	}

@@ -31,7 +31,7 @@ func TestTheDeadAreGuessed(t *testing.T) {
 	s := open(false)
 	open(true)
 	shell := spawn(func(name string, args []string, attr *os.ProcAttr) (*os.Process, error) {
-		return s.start(newCage(0), name, args, attr)
+		return s.start(newCage(0), nil, name, args, attr)
 	}, "/bin/sleep", "60")
 	dead := spawn(os.StartProcess, "/bin/true")
 	for range 500 {

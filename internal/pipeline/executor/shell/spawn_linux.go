@@ -113,10 +113,13 @@ func initProgram() *program {
 	return p
 }
 
-// program is that of a shell; fds are its standard input and its output.
+// program is that of a shell; fds are its standard input, its output, the sandbox, and cgroups.
 func (s *shellRequest) program(fds []int) (*program, error) {
 	p := &program{}
 	p.add("begin a session", unix.SYS_SETSID)
+	for _, fd := range fds[3:] {
+		p.add("bound what the job takes", unix.SYS_WRITE, uintptr(fd), p.text("0"), 1) // 0 is the process itself
+	}
 	p.unprivileged()
 	if s.User != 0 {
 		id := uintptr(s.User)

@@ -1,0 +1,434 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"keelson.dev/keelson/internal/audit"
+	"keelson.dev/keelson/internal/audit/witness"
+	"keelson.dev/keelson/internal/pipeline/show"
+	"keelson.dev/keelson/internal/store"
+	"keelson.dev/keelson/internal/web"
+)
+
+// auditListOptions are the filters of a list.
+type auditListOptions struct {
+	query, actor, action, object, project, environment, outcome, from, to string
+	before                                                                int64
+	limit                                                                 int
+}
+
+func (o *auditListOptions) values(now time.Time) (url.Values, error) {
+	q := url.Values{}
+	for name, value := range map[string]string{
+		"q": o.query, "actor": o.actor, "action": o.action, "object": o.object, "project": o.project, "environment": o.environment, "outcome": o.outcome,
+	} {
+		if value != "" {
+			q.Set(name, value)
+		}
+	}
+	if o.before > 0 {
+		q.Set("before", strconv.FormatInt(o.before, 10))
+	}
+	q.Set("limit", strconv.Itoa(o.limit))
+	return q, auditSpan(q, now, o.from, o.to)
+}
+
+// auditSpan puts times into a query: as people give them, they may also be ages.
+func auditSpan(q url.Values, now time.Time, from, to string) error {
+	for name, text := range map[string]string{"from": from, "to": to} {
+		if text == "" {
+			continue
+		}
+		if age, err := time.ParseDuration(text); err == nil {
+			text = now.Add(-age).UTC().Format(time.RFC3339)
+		} else if _, err := time.Parse(time.RFC3339, text); err != nil {
+			if _, err := time.Parse(time.DateOnly, text); err != nil {
+				return usagef("--%s %q: it takes a time as 2026-03-01T12:00:00Z, a day as 2026-03-01, or an age as 24h", name, text)
+			}
+		}
+		q.Set(name, text)
+	}
+	return nil
+}
+
+func auditCommand(g *global) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "audit", Short: "Who did what: list, search, export and verify the audit", Args: args(cobra.NoArgs),
+		Long: `Audit reads the chain of records of who did what (docs/audit.md). On the machine of an instance it reads the instance's database, whether the
+instance runs or not. Where KEELSON_SERVER names a server, list, search, export and erase ask that server.`,
+		RunE: func(*cobra.Command, []string) error {
+			return withCode(exitUsage, hintf(errors.New("audit what?"), "keelson audit list, search, verify, export, erase or key"))
+		},
+	}
+	cmd.AddCommand(auditListCommand(g, false), auditListCommand(g, true), auditExportCommand(g), auditVerifyCommand(g), auditEraseCommand(g), auditKeyCommand(g))
+	return cmd
+}
+
+func auditListCommand(g *global, search bool) *cobra.Command {
+	var o auditListOptions
+	cmd := &cobra.Command{
+		Use: "list", Short: "List records, the newest first", Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return runAuditList(cmd.Context(), g, o) },
+	}
+	if search {
+		cmd.Use, cmd.Short, cmd.Args = "search TEXT", "List records that have a text in their action, object, project, environment, detail or actor", args(cobra.ExactArgs(1))
+		cmd.RunE = func(cmd *cobra.Command, a []string) error {
+			o.query = a[0]
+			return runAuditList(cmd.Context(), g, o)
+		}
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.actor, "actor", "", "only what this `person` did, by name or id")
+	f.StringVar(&o.action, "action", "", "only this `action`, as pipeline.play; pipeline.* is all of them")
+	f.StringVar(&o.object, "object", "", "only what was done to this `object`, as pipeline/12/deploy; a * at its end is for what begins so")
+	f.StringVar(&o.project, "project", "", "only in this project, by its `path`")
+	f.StringVar(&o.environment, "environment", "", "only what was done to this `environment`")
+	f.StringVar(&o.outcome, "outcome", "", "only with this `outcome`: asked, done, refused or failed")
+	f.StringVar(&o.from, "from", "", "only from this `time` on: 2026-03-01, 2026-03-01T12:00:00Z, or an age as 24h")
+	f.StringVar(&o.to, "to", "", "only before this `time`")
+	f.Int64Var(&o.before, "before", 0, "only records with smaller `numbers`: the next page")
+	f.IntVar(&o.limit, "limit", 50, "how many at most, 1 to 1000")
+	return cmd
+}
+
+func runAuditList(ctx context.Context, g *global, o auditListOptions) error {
+	q, err := o.values(time.Now())
+	if err != nil {
+		return err
+	}
+	var list web.AuditList
+	if os.Getenv(serverVariable) != "" {
+		if _, err := g.callAPI(ctx, http.MethodGet, web.PipelinesPath+"audit?"+q.Encode(), nil, &list); err != nil {
+			return fmt.Errorf("list the audit: %w", err)
+		}
+	} else {
+		filter, err := web.AuditFilterOf(q.Get)
+		if err != nil {
+			return withCode(exitUsage, err)
+		}
+		f, err := openAudit(ctx, g)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		records, next, err := f.Audit(ctx, filter)
+		if err != nil {
+			return err
+		}
+		list = web.AuditListOf(records, next)
+	}
+	return g.print(list, func(w io.Writer) error {
+		t := newTable(w, false, "SEQ", "TIME", "ACTOR", "ACTION", "OBJECT", "PROJECT", "OUTCOME", "DETAIL", "FROM")
+		for _, r := range list.Records {
+			t.row(strconv.FormatInt(r.Seq, 10), r.Time.UTC().Format(time.RFC3339), show.Plain(r.Actor), show.Plain(r.Action), show.Plain(r.Object), orDash(r.Project),
+				show.Plain(r.Outcome), orDash(r.Detail), orDash(r.Address))
+		}
+		if err := t.flush(); err != nil || list.Next == 0 {
+			return err
+		}
+		_, err := fmt.Fprintf(w, "There are more: --before %d\n", list.Next)
+		return err
+	})
+}
+
+func orDash(text string) string {
+	if text == "" {
+		return "-"
+	}
+	return show.Plain(text)
+}
+
+// databaseFile is where the database of a data directory is.
+func databaseFile(data string) string { return filepath.Join(data, ciDir, "store.db") }
+
+// openAudit opens the database of the instance for reading.
+func openAudit(ctx context.Context, g *global) (*store.File, error) {
+	f, err := store.OpenFile(databaseFile(g.data))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, hintf(fmt.Errorf("there is no database in %s", g.data), "--data names the data directory of an instance, %s a server", serverVariable)
+	}
+	if err != nil {
+		return nil, err
+	}
+	has, err := f.HasAudit(ctx)
+	if err == nil && !has {
+		err = hintf(errors.New("the database has no audit: it is of an older version"), "start the instance once with this version")
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func auditExportCommand(g *global) *cobra.Command {
+	var from, to string
+	var noNames bool
+	cmd := &cobra.Command{
+		Use: "export", Short: "Write the audit as lines of JSON, which verify --file reads", Args: args(cobra.NoArgs),
+		Annotations: map[string]string{formatsOf: "jsonl"},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			q := url.Values{}
+			if err := auditSpan(q, time.Now(), from, to); err != nil {
+				return err
+			}
+			if noNames {
+				q.Set("names", "false")
+			}
+			return runAuditExport(cmd.Context(), g, q)
+		},
+	}
+	cmd.Flags().StringVar(&from, "from", "", "only from this `time` on: 2026-03-01, 2026-03-01T12:00:00Z, or an age as 24h")
+	cmd.Flags().StringVar(&to, "to", "", "only before this `time`")
+	cmd.Flags().BoolVar(&noNames, "no-names", false, "leave out whose the ids of people and addresses are")
+	return cmd
+}
+
+func runAuditExport(ctx context.Context, g *global, q url.Values) error {
+	if os.Getenv(serverVariable) != "" {
+		_, res, err := g.openAPI(ctx, http.MethodGet, web.PipelinesPath+"audit/export?"+q.Encode(), nil)
+		if err != nil {
+			return fmt.Errorf("export the audit: %w", err)
+		}
+		defer res.Body.Close()
+		if _, err := io.Copy(g.out, res.Body); err != nil {
+			return fmt.Errorf("export the audit: %w", err)
+		}
+		return nil
+	}
+	filter, err := web.AuditFilterOf(q.Get)
+	if err != nil {
+		return withCode(exitUsage, err)
+	}
+	f, err := openAudit(ctx, g)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.ExportAudit(ctx, g.out, store.AuditExport{From: filter.From, To: filter.To, NoNames: q.Get("names") == "false"})
+}
+
+type auditVerifyOptions struct {
+	file, repository string
+	keys             []string
+}
+
+func auditVerifyCommand(g *global) *cobra.Command {
+	var o auditVerifyOptions
+	cmd := &cobra.Command{
+		Use: "verify", Short: "Look whether anybody has changed, removed or added a record", Args: args(cobra.NoArgs),
+		Long: `Verify goes along the chain of records, in the database of an instance or in an export, and holds it against all signed checkpoints: those of the
+database or the export, and those of the witness. It needs no running instance and writes nothing. The first record that is not as it was is
+named, and the exit code is 1.
+
+The witness of an instance is looked at by itself. A copy of it, on another machine or fetched with git fetch URL refs/keelson/audit:refs/keelson/audit,
+is named with --repository; somebody who could change the instance's disk could not change that one.`,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runAuditVerify(cmd.Context(), g, o) },
+	}
+	cmd.Flags().StringVar(&o.file, "file", "", "verify this export instead of a database")
+	cmd.Flags().StringVar(&o.repository, "repository", "", "the witness: a folder or `URL` of a Git repository (default: the one of the instance)")
+	cmd.Flags().StringArrayVar(&o.keys, "key", nil, "a public `key` that checkpoints may be signed with, as keelson audit key prints it; may be given several times (default: that of the instance)")
+	return cmd
+}
+
+// auditVerdict is what verify finds out.
+type auditVerdict struct {
+	OK      bool           `json:"ok"`
+	Problem *audit.Problem `json:"problem,omitempty"`
+	Report  audit.Report   `json:"report"`
+}
+
+func runAuditVerify(ctx context.Context, g *global, o auditVerifyOptions) error {
+	accept, err := auditKeys(g, o)
+	if err != nil {
+		return err
+	}
+	place := o.repository
+	if own := witnessDir(g.data); place == "" && o.file == "" {
+		if _, err := os.Stat(own); err == nil {
+			place = own
+		}
+	}
+	var found []audit.Found
+	if place != "" {
+		if found, err = witness.ReadFrom(ctx, place); err != nil {
+			return err
+		}
+		if o.repository != "" && len(found) == 0 {
+			return hintf(fmt.Errorf("the witness %s has no checkpoints", o.repository), "fetch them with git fetch URL %s:%s", witness.Ref, witness.Ref)
+		}
+	}
+	var v auditVerdict
+	if o.file != "" {
+		v.Report, v.Problem, err = audit.VerifyExport(func() (io.ReadCloser, error) { return os.Open(o.file) }, accept, found)
+	} else {
+		var f *store.File
+		if f, err = openAudit(ctx, g); err != nil {
+			return err
+		}
+		defer f.Close()
+		v.Report, v.Problem, err = f.VerifyAudit(ctx, accept, found)
+	}
+	if err != nil {
+		return err
+	}
+	v.OK = v.Problem == nil
+	if err := g.print(v, v.text); err != nil {
+		return err
+	}
+	if !v.OK {
+		return hintf(v.Problem, "docs/audit.md tells what to do about it")
+	}
+	return nil
+}
+
+// text is what people read of a good one.
+func (v auditVerdict) text(w io.Writer) error {
+	if !v.OK {
+		return nil // the error says it
+	}
+	r := v.Report
+	switch {
+	case r.Records == 0:
+		fmt.Fprintln(w, "There are no records.")
+	case r.Signed == 0:
+		fmt.Fprintf(w, "Records %d to %d follow each other. No checkpoint proves them.\n", r.First, r.Last)
+	default:
+		fmt.Fprintf(w, "Records %d to %d are as they were written. %d checkpoints agree; the last is of record %d, of %s, with the key %s.\n",
+			r.First, r.Last, r.Checkpoints, r.Signed, r.SignedAt.UTC().Format(time.RFC3339), strings.Join(r.Keys, " "))
+	}
+	if r.Signed > 0 && r.Signed < r.Last {
+		fmt.Fprintf(w, "Of the records %d to %d no checkpoint tells yet.\n", r.Signed+1, r.Last)
+	}
+	for _, n := range r.Notes {
+		fmt.Fprintln(w, "Note: "+show.Plain(n)+".")
+	}
+	return nil
+}
+
+// witnessDir is the repository of the witness in a data directory.
+func witnessDir(data string) string {
+	return filepath.Join(data, gitDir, filepath.FromSlash(witness.Repository)+".git")
+}
+
+// auditKeys are the keys that are accepted: those that were given, else that of the instance. None: the one of the first checkpoint.
+func auditKeys(g *global, o auditVerifyOptions) (keys []ed25519.PublicKey, err error) {
+	for _, text := range o.keys {
+		key, err := audit.ParseKey(strings.TrimSpace(text))
+		if err != nil {
+			return nil, withCode(exitUsage, fmt.Errorf("--key: %w", err))
+		}
+		keys = append(keys, key)
+	}
+	if len(keys) > 0 || o.file != "" {
+		return keys, nil
+	}
+	key, err := publicAuditKey(g)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return []ed25519.PublicKey{key}, err
+}
+
+func publicAuditKey(g *global) (ed25519.PublicKey, error) {
+	key, err := witness.ReadKey(filepath.Join(g.data, ciDir, auditKey))
+	if err != nil {
+		return nil, err
+	}
+	public, ok := key.Public().(ed25519.PublicKey)
+	if !ok {
+		return nil, errors.New("it is no ed25519 key")
+	}
+	return public, nil
+}
+
+func auditKeyCommand(g *global) *cobra.Command {
+	return &cobra.Command{
+		Use: "key", Short: "Print the public key of the instance's checkpoints", Args: args(cobra.NoArgs),
+		RunE: func(*cobra.Command, []string) error {
+			key, err := publicAuditKey(g)
+			if errors.Is(err, fs.ErrNotExist) {
+				return hintf(fmt.Errorf("there is no key of checkpoints in %s", g.data), "--data names the data directory of an instance")
+			}
+			if err != nil {
+				return err
+			}
+			return g.print(map[string]string{"key": audit.FormatKey(key), "id": audit.KeyID(key)}, printf("%s", audit.FormatKey(key)))
+		},
+	}
+}
+
+func auditEraseCommand(g *global) *cobra.Command {
+	return &cobra.Command{
+		Use: "erase PERSON", Short: "Forget a person: their records stay, under an id that nobody can resolve any more", Args: args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, a []string) error { return runAuditErase(cmd.Context(), g, a[0]) },
+	}
+}
+
+func runAuditErase(ctx context.Context, g *global, person string) error {
+	var answer struct {
+		ID string `json:"id"`
+	}
+	running, err := daemonPID(g.data)
+	if err != nil {
+		return err
+	}
+	if running != 0 || os.Getenv(serverVariable) != "" {
+		_, err = g.callAPI(ctx, http.MethodDelete, web.PipelinesPath+"audit/people?"+url.Values{"person": {person}}.Encode(), nil, &answer)
+	} else {
+		answer.ID, err = eraseOffline(ctx, g, person)
+	}
+	if err != nil {
+		return fmt.Errorf("erase %s: %w", person, err)
+	}
+	return g.print(answer, printf("%s is forgotten; their records have the id %s. Backups and exports from before still have the name.", show.Plain(person), answer.ID))
+}
+
+// eraseOffline erases in the database of an instance that does not run.
+func eraseOffline(ctx context.Context, g *global, person string) (id string, err error) {
+	if _, err := os.Stat(databaseFile(g.data)); err != nil {
+		return "", hintf(err, "--data names the data directory of an instance")
+	}
+	db, err := openDatabaseOf(g.data)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	if id, err = db.EraseAudit(ctx, person); err != nil {
+		return "", err
+	}
+	_, err = db.AppendAudit(ctx, audit.Entry{Actor: userName(), Action: "audit.erase", Object: "person/" + id})
+	return id, err
+}
+
+// openDatabaseOf opens the database of a data directory for writing; the error is [store.ErrLocked] while an instance runs.
+func openDatabaseOf(data string) (*store.DB, error) {
+	key, err := store.OpenKey(filepath.Join(data, ciDir, "store.key"))
+	if err != nil {
+		return nil, err
+	}
+	return store.Open(databaseFile(data), store.Options{Key: key})
+}
+
+// userName is who runs this program.
+func userName() string {
+	if me, err := user.Current(); err == nil {
+		return me.Username
+	}
+	return "somebody"
+}

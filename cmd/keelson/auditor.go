@@ -1,0 +1,367 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"keelson.dev/keelson/internal/audit"
+	"keelson.dev/keelson/internal/audit/witness"
+	"keelson.dev/keelson/internal/git"
+	"keelson.dev/keelson/internal/githost"
+	"keelson.dev/keelson/internal/store"
+	"keelson.dev/keelson/internal/telemetry"
+)
+
+// auditKey is the file of the key that checkpoints are signed with, in the directory of the database.
+const auditKey = "audit.key"
+
+const (
+	// auditQueue is how many records may wait for the database; what comes then is counted as lost.
+	auditQueue = 4096
+	// auditBatch is how many records are kept in one transaction.
+	auditBatch = 200
+	// auditRetry is the pause after a failure, and auditTries how often records are tried.
+	auditRetry, auditTries = time.Second, 5
+	// checkpointAfter is how long a record waits for a checkpoint.
+	checkpointAfter = 30 * time.Second
+	// witnessLimit bounds the time of a write to the witness.
+	witnessLimit = time.Minute
+	// auditKept is how long records stay, at least. The rest is cut once a day.
+	auditKept = 2 * 366 * 24 * time.Hour
+	// auditCut is how many records are removed at a time.
+	auditCut = 5000
+)
+
+// auditor keeps records that nobody waits for, signs checkpoints and gives them to the witness. Nothing that it does holds up anybody.
+type auditor struct {
+	store *store.DB
+	host  *githost.Host
+	key   ed25519.PrivateKey
+	log   *slog.Logger
+	queue chan audit.Entry
+	ends  []func() // in their order
+
+	mu   sync.Mutex
+	lost int // records since the last one that was kept
+}
+
+// startAuditor begins. Without a key records are kept nevertheless; the error is told by the log.
+func startAuditor(dir string, db *store.DB, host *githost.Host, log *slog.Logger) *auditor {
+	a := &auditor{store: db, host: host, log: log, queue: make(chan audit.Entry, auditQueue)}
+	var err error
+	if a.key, err = witness.OpenKey(filepath.Join(dir, auditKey)); err != nil {
+		a.failed("checkpoint", "no checkpoints of the audit are signed", err)
+	}
+	a.begin(a.keep)
+	if a.key != nil {
+		last := a.announce(context.Background())
+		a.begin(func(ctx context.Context) { a.sign(ctx, last) }) // ends after what it signs is kept
+	}
+	return a
+}
+
+// begin runs f until the auditor is closed.
+func (a *auditor) begin(f func(context.Context)) {
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f(ctx)
+	}()
+	a.ends = append(a.ends, func() { stop(); <-done })
+}
+
+// announce records by which key checkpoints are signed, where that is new, and gives the number of the last record that has one.
+func (a *auditor) announce(ctx context.Context) (last int64) {
+	all, err := a.store.Checkpoints(ctx)
+	if err != nil {
+		a.failed("checkpoint", "the checkpoints of the audit cannot be read", err)
+		return 0
+	}
+	e := audit.Entry{Action: "audit.key", Object: "key/" + audit.KeyID(a.public()), Detail: "checkpoints are signed with " + audit.FormatKey(a.public())}
+	if len(all) > 0 {
+		newest := all[len(all)-1]
+		last = newest.Checkpoint.Seq
+		if newest.Key.Equal(a.public()) {
+			return last
+		}
+		e.Detail += ", and not with " + audit.KeyID(newest.Key) + " any more"
+	}
+	a.Record(e)
+	return last
+}
+
+// auditFailed is the store's port for records that were not kept with what they are about.
+func auditFailed(error) { telemetry.AuditFailures.WithLabelValues("record").Inc() }
+
+func (a *auditor) failed(what, says string, err error) {
+	telemetry.AuditFailures.WithLabelValues(what).Inc()
+	a.log.Error(says, "error", err)
+}
+
+// Record has a record kept. It does not wait; a nil auditor keeps none.
+func (a *auditor) Record(e audit.Entry) {
+	if a == nil {
+		return
+	}
+	select {
+	case a.queue <- e:
+	default:
+		a.lose(1, errors.New("too many wait"))
+	}
+}
+
+func (a *auditor) lose(n int, err error) {
+	a.mu.Lock()
+	a.lost += n
+	a.mu.Unlock()
+	telemetry.AuditFailures.WithLabelValues("record").Add(float64(n))
+	a.log.Error("records of the audit were not kept", "records", n, "error", err)
+}
+
+// keep writes what is recorded, until ctx ends and nothing waits any more.
+func (a *auditor) keep(ctx context.Context) {
+	for {
+		var batch []audit.Entry
+		select {
+		case e := <-a.queue:
+			batch = append(batch, e)
+		case <-ctx.Done():
+			select {
+			case e := <-a.queue:
+				batch = append(batch, e)
+			default:
+				return
+			}
+		}
+	more:
+		for len(batch) < auditBatch {
+			select {
+			case e := <-a.queue:
+				batch = append(batch, e)
+			default:
+				break more
+			}
+		}
+		a.write(ctx, batch)
+	}
+}
+
+// write keeps a batch; where it cannot be kept, a later record says how many are missing.
+func (a *auditor) write(ctx context.Context, batch []audit.Entry) {
+	a.mu.Lock()
+	lost := a.lost
+	a.mu.Unlock()
+	if lost > 0 {
+		batch = append([]audit.Entry{{Action: "audit.gap", Object: "audit", Outcome: audit.Failed, Detail: fmt.Sprintf("%d records before this one were lost", lost)}}, batch...)
+	}
+	for try := 1; ; try++ {
+		_, err := a.store.AppendAudit(context.WithoutCancel(ctx), batch...)
+		if err == nil {
+			a.mu.Lock()
+			a.lost -= lost
+			a.mu.Unlock()
+			return
+		}
+		if try == auditTries || ctx.Err() != nil || !pause(ctx, auditRetry) {
+			n := len(batch)
+			if lost > 0 {
+				n--
+			}
+			a.lose(n, err)
+			return
+		}
+	}
+}
+
+// pause waits; false: ctx has ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+// sign makes a checkpoint some time after a record, and at the end.
+func (a *auditor) sign(ctx context.Context, last int64) {
+	a.compare(context.WithoutCancel(ctx))
+	cut := time.Time{}
+	for {
+		if time.Since(cut) > 24*time.Hour {
+			a.retain(ctx)
+			cut = time.Now()
+		}
+		_, err := a.store.Audited(ctx, last)
+		if errors.Is(err, store.ErrClosed) {
+			return
+		}
+		if err != nil && ctx.Err() == nil {
+			a.failed("checkpoint", "a checkpoint of the audit was not made", err)
+		}
+		alive := pause(ctx, checkpointAfter)
+		if last, err = a.checkpoint(context.WithoutCancel(ctx), last); err != nil {
+			a.failed("checkpoint", "a checkpoint of the audit was not made", err)
+		}
+		if err := a.testify(context.WithoutCancel(ctx)); err != nil {
+			a.failed("witness", "the witness of the audit has not got a checkpoint", err)
+		}
+		if !alive {
+			return
+		}
+	}
+}
+
+func (a *auditor) public() ed25519.PublicKey { return a.key.Public().(ed25519.PublicKey) } //nolint:errcheck,forcetypeassert // it is one
+
+// checkpoint signs the end of the chain, where it is longer than at the last time.
+func (a *auditor) checkpoint(ctx context.Context, last int64) (int64, error) {
+	head, err := a.store.AuditHead(ctx)
+	if err != nil || head.Seq <= last {
+		return last, err
+	}
+	s, err := audit.Sign(a.key, audit.Checkpoint{Seq: head.Seq, Hash: head.Hash, Time: time.Now().UTC().Truncate(time.Microsecond)})
+	if err == nil {
+		err = a.store.KeepCheckpoint(ctx, s)
+	}
+	if err != nil {
+		return last, err
+	}
+	return head.Seq, nil
+}
+
+// testify gives the witness what it has not got yet.
+func (a *auditor) testify(ctx context.Context) error {
+	all, err := a.store.Checkpoints(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, witnessLimit)
+	defer cancel()
+	var repo *git.Repository
+	for _, c := range all {
+		if c.Witnessed {
+			continue
+		}
+		if repo == nil {
+			if repo, err = a.witness(ctx); err != nil {
+				return err
+			}
+			defer repo.Close()
+		}
+		if err := witness.Push(ctx, repo, c.Signed); err != nil {
+			return err
+		}
+		if err := a.store.Witnessed(ctx, c.Signed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// witness opens the repository of the witness, and makes it at the first time.
+func (a *auditor) witness(ctx context.Context) (*git.Repository, error) {
+	if !a.host.Exists(witness.Repository) {
+		if err := a.host.Create(ctx, witness.Repository); err != nil && !errors.Is(err, githost.ErrExists) {
+			return nil, err
+		}
+	}
+	return git.Open(a.host.Dir(witness.Repository), git.Options{})
+}
+
+// compare tells at a start whether the chain still has what the witness has seen last.
+func (a *auditor) compare(ctx context.Context) {
+	if !a.host.Exists(witness.Repository) {
+		return
+	}
+	repo, err := a.witness(ctx)
+	if err != nil {
+		a.failed("witness", "the witness of the audit cannot be read", err)
+		return
+	}
+	defer repo.Close()
+	seen, there, err := witness.Last(repo)
+	if err != nil || !there {
+		return // keelson audit verify tells more
+	}
+	has, err := a.store.AuditAt(ctx, seen.Checkpoint.Seq)
+	switch {
+	case errors.Is(err, store.ErrNotFound), err == nil && has.Hash != seen.Hash:
+		a.failed("witness", "the audit is not what the witness has seen: keelson audit verify tells more", fmt.Errorf("record %d is missing or was changed", seen.Checkpoint.Seq))
+	case err != nil:
+		a.failed("witness", "the audit cannot be held against its witness", err)
+	}
+}
+
+// retain removes what is older than it has to be, with a signed checkpoint that closes what is removed.
+func (a *auditor) retain(ctx context.Context) {
+	for ctx.Err() == nil {
+		old, err := a.store.AuditBefore(ctx, time.Now().Add(-auditKept), auditCut)
+		if errors.Is(err, store.ErrNotFound) {
+			return
+		}
+		var s audit.Signed
+		if err == nil {
+			s, err = audit.Sign(a.key, audit.Checkpoint{Seq: old.Seq, Hash: old.Hash, Time: time.Now().UTC().Truncate(time.Microsecond), Kind: audit.Cut})
+		}
+		if err == nil {
+			err = a.store.CutAudit(ctx, s)
+		}
+		if err != nil {
+			a.failed("checkpoint", "the old part of the audit was not removed", err)
+			return
+		}
+		a.log.Info("the old part of the audit was removed", "records up to", old.Seq)
+	}
+}
+
+// Close implements [io.Closer]: it keeps what waits and makes the last checkpoint. Nothing is recorded any more.
+func (a *auditor) Close() error {
+	for _, end := range a.ends {
+		end()
+	}
+	return nil
+}
+
+// auditPush records what a push has changed: a record for each ref, as far as they are few.
+func auditPush(p githost.Push) []audit.Entry {
+	const most = 50
+	who := cmp.Or(p.User, "somebody")
+	if strings.HasPrefix(strings.ToLower(who), "system:") { // that is for programs, and the name proves nothing
+		who = "somebody"
+	}
+	var out []audit.Entry
+	for i, c := range p.Changes {
+		e := audit.Entry{Actor: who, Action: "git.push", Object: "repository/" + p.Repository, Outcome: audit.Done, Address: p.Address}
+		if i == most {
+			e.Detail = fmt.Sprintf("and %d more refs", len(p.Changes)-most)
+			out = append(out, e)
+			break
+		}
+		detail := fmt.Sprintf("%s %s..%s", c.Ref, c.Before, c.After)
+		switch {
+		case c.Deleted():
+			detail = fmt.Sprintf("%s deleted, was %s", c.Ref, c.Before)
+		case c.Before == githost.Zero:
+			detail = fmt.Sprintf("%s created, %s", c.Ref, c.After)
+		}
+		if p.Job != 0 {
+			detail += fmt.Sprintf(", by job %d", p.Job)
+		}
+		e.Detail = detail
+		out = append(out, e)
+	}
+	return out
+}
+
+// isWitness tells whether a repository of the Git host is the witness of the audit: administrators read it, and nobody else writes it.
+func isWitness(repository string) bool { return repository == witness.Repository }

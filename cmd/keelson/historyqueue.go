@@ -1,0 +1,301 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"keelson.dev/keelson/internal/history"
+	"keelson.dev/keelson/internal/store"
+	"keelson.dev/keelson/internal/telemetry"
+)
+
+// historyStore is where the history is kept.
+type historyStore interface {
+	KeepDeliveries(ctx context.Context, all []history.Delivery) error
+	KeepRepairs(ctx context.Context, all []history.Repair) error
+	RetainHistory(ctx context.Context, r store.HistoryRetention) (int64, error)
+}
+
+// What waits to be kept is bounded: beyond it is dropped, and counted.
+const (
+	historyWaiting = 10_000   // deliveries, and as many repairs
+	historyBytes   = 32 << 20 // of the fields of both
+	historyBatch   = 200      // are written at once
+	historyPause   = time.Second
+	historyClosing = 5 * time.Second // to write what waits at the end
+
+	// What is kept: all of the last year, and however old they are so many of the newest.
+	historyKeep, historyAge = 100_000, 366 * 24 * time.Hour
+)
+
+// historyQueue is between the controllers and the store: nobody who delivers ever waits for the database. What is told of one delivery before
+// the store has come to it is written together.
+type historyQueue struct {
+	store historyStore // once it is open
+	log   *slog.Logger
+	pause time.Duration // after the store has failed
+
+	mu         sync.Mutex
+	deliveries map[string]*history.Delivery // by their keys
+	order      []string                     // of the keys
+	repairs    []history.Repair
+	bytes      int
+	failing    bool
+	more       chan struct{} // has an element when there is something to write
+	opened     chan struct{}
+	ending     chan struct{}
+	done       chan struct{}
+	stop       context.CancelFunc
+	close      func()
+}
+
+// newHistoryQueue takes in what it is told of, and writes it once it is given a store.
+func newHistoryQueue(log *slog.Logger) *historyQueue {
+	ctx, stop := context.WithCancel(context.Background())
+	q := &historyQueue{
+		log: log, pause: historyPause, deliveries: map[string]*history.Delivery{},
+		more: make(chan struct{}, 1), opened: make(chan struct{}), ending: make(chan struct{}), done: make(chan struct{}), stop: stop,
+	}
+	q.close = sync.OnceFunc(func() { close(q.ending) })
+	go q.run(ctx)
+	return q
+}
+
+// open gives the store, once. The queue is to be closed before it.
+func (q *historyQueue) open(to historyStore) {
+	q.store = to
+	close(q.opened)
+}
+
+// Close writes what waits, as far as that goes fast, and ends.
+func (q *historyQueue) Close() error {
+	q.close()
+	select {
+	case <-q.done:
+	case <-time.After(historyClosing):
+	}
+	q.stop()
+	return nil
+}
+
+// Delivery implements [controller.Recorder].
+func (q *historyQueue) Delivery(d history.Delivery) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.add(d)
+	q.wake()
+}
+
+// add takes in a delivery. The caller holds the lock.
+func (q *historyQueue) add(d history.Delivery) {
+	size := sizeOf(d.Changes)
+	if q.bytes+size > historyBytes { // that it was delivered matters more than what has changed
+		telemetry.HistoryDropped.WithLabelValues("fields").Inc()
+		for i := range d.Changes {
+			d.Changes[i].More += len(d.Changes[i].Fields)
+			d.Changes[i].Fields = nil
+		}
+		size = 0
+	}
+	if was, waits := q.deliveries[d.Key]; waits {
+		d.Changes = append(was.Changes, d.Changes...)
+		*was = d
+		q.bytes += size
+		return
+	}
+	if len(q.order) >= historyWaiting {
+		telemetry.HistoryDropped.WithLabelValues("delivery").Inc()
+		return
+	}
+	q.deliveries[d.Key] = &d
+	q.order = append(q.order, d.Key)
+	q.bytes += size
+}
+
+func sizeOf(changes []history.Change) (size int) {
+	for _, c := range changes {
+		size += fieldSize(c.Fields)
+	}
+	return size
+}
+
+func fieldSize(fields []history.Field) (size int) {
+	for _, f := range fields {
+		size += len(f.Path) + len(f.Before) + len(f.After)
+	}
+	return size
+}
+
+// Repair implements [controller.Recorder].
+func (q *historyQueue) Repair(r history.Repair) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	size := fieldSize(r.Fields)
+	if len(q.repairs) >= historyWaiting || q.bytes+size > historyBytes {
+		telemetry.HistoryDropped.WithLabelValues("repair").Inc()
+		return
+	}
+	q.repairs = append(q.repairs, r)
+	q.bytes += size
+	q.wake()
+}
+
+func (q *historyQueue) wake() {
+	select {
+	case q.more <- struct{}{}:
+	default:
+	}
+}
+
+// take gives what is to be written next.
+func (q *historyQueue) take() (deliveries []history.Delivery, repairs []history.Repair) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n := min(len(q.order), historyBatch)
+	for _, key := range q.order[:n] {
+		d := *q.deliveries[key]
+		q.bytes -= sizeOf(d.Changes)
+		delete(q.deliveries, key)
+		deliveries = append(deliveries, d)
+	}
+	q.order = append([]string(nil), q.order[n:]...)
+	n = min(len(q.repairs), historyBatch)
+	repairs = append(repairs, q.repairs[:n]...)
+	for _, r := range repairs {
+		q.bytes -= fieldSize(r.Fields)
+	}
+	q.repairs = append([]history.Repair(nil), q.repairs[n:]...)
+	return deliveries, repairs
+}
+
+// back puts what could not be written before what has come since.
+func (q *historyQueue) back(deliveries []history.Delivery, repairs []history.Repair) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	newer, order := q.deliveries, q.order
+	q.deliveries, q.order, q.bytes = make(map[string]*history.Delivery, len(newer)), nil, 0
+	for _, d := range deliveries {
+		q.add(d)
+	}
+	for _, key := range order {
+		q.add(*newer[key])
+	}
+	repairs = append(repairs, q.repairs...)
+	if over := len(repairs) - historyWaiting; over > 0 {
+		telemetry.HistoryDropped.WithLabelValues("repair").Add(float64(over))
+		repairs = repairs[:historyWaiting]
+	}
+	q.repairs = repairs
+	for _, r := range repairs {
+		q.bytes += fieldSize(r.Fields)
+	}
+}
+
+func (q *historyQueue) run(ctx context.Context) {
+	defer close(q.done)
+	select {
+	case <-q.opened:
+	case <-q.ending:
+		return
+	}
+	sweep := time.NewTicker(time.Hour)
+	defer sweep.Stop()
+	for {
+		ending := false
+		select {
+		case <-q.more:
+		case <-q.ending:
+			ending = true
+		case <-ctx.Done():
+			return
+		case <-sweep.C:
+			if _, err := q.store.RetainHistory(ctx, store.HistoryRetention{Keep: historyKeep, Since: time.Now().Add(-historyAge)}); err != nil && ctx.Err() == nil {
+				q.log.Warn("let go of old deliveries", "error", err)
+			}
+			continue
+		}
+		for {
+			deliveries, repairs := q.take()
+			if len(deliveries)+len(repairs) == 0 {
+				break
+			}
+			deliveries, repairs, err := q.write(ctx, deliveries, repairs)
+			q.told(err)
+			if err == nil {
+				continue
+			}
+			if ending || ctx.Err() != nil {
+				q.log.Warn("what was delivered last is not in the history", "deliveries", len(deliveries), "repairs", len(repairs))
+				return
+			}
+			q.back(deliveries, repairs)
+			select {
+			case <-q.ending:
+			case <-time.After(q.pause):
+			}
+			q.wake()
+			break
+		}
+		if ending {
+			return
+		}
+	}
+}
+
+// told logs when the store begins to fail, and when it does not any more.
+func (q *historyQueue) told(err error) {
+	switch {
+	case err != nil && !q.failing:
+		q.log.Warn("the history cannot be written; deliveries go on without it", "error", err)
+	case err == nil && q.failing:
+		q.log.Info("the history is written again")
+	}
+	q.failing = err != nil
+}
+
+// write gives what could not be written, and may be later. What the store does not take as it is, it never will: that is dropped.
+func (q *historyQueue) write(ctx context.Context, deliveries []history.Delivery, repairs []history.Repair) ([]history.Delivery, []history.Repair, error) {
+	deliveries, err := writeAll(ctx, deliveries, q.store.KeepDeliveries, "delivery", q.log)
+	if err != nil {
+		return deliveries, repairs, err
+	}
+	repairs, err = writeAll(ctx, repairs, q.store.KeepRepairs, "repair", q.log)
+	return nil, repairs, err
+}
+
+func writeAll[T any](ctx context.Context, all []T, keep func(context.Context, []T) error, what string, log *slog.Logger) ([]T, error) {
+	if len(all) == 0 {
+		return nil, nil
+	}
+	err := keep(ctx, all)
+	if err == nil {
+		return nil, nil
+	}
+	if !refusedForGood(err) {
+		return all, err
+	}
+	for i := range all { // one of them is at fault
+		err := keep(ctx, all[i:i+1])
+		if err != nil && !refusedForGood(err) {
+			return all[i:], err
+		}
+		if err != nil {
+			telemetry.HistoryDropped.WithLabelValues(what).Inc()
+			log.Warn("the history does not take it", "what", what, "error", err)
+		}
+	}
+	return nil, nil
+}
+
+// refusedForGood tells whether an error is about what is written rather than about the database.
+func refusedForGood(err error) bool {
+	for _, kind := range []error{store.ErrTooLarge, store.ErrExists, store.ErrNotFound, store.ErrInvalid} {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	return false
+}

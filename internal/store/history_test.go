@@ -1,0 +1,201 @@
+package store
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"keelson.dev/keelson/internal/history"
+)
+
+var shop = history.App{Kind: "Kustomization", Namespace: "flux-system", Name: "shop"}
+
+func delivered(key, sha string, change func(*history.Delivery)) history.Delivery {
+	d := history.Delivery{
+		Key: key, App: shop, Revision: "main@sha1:" + sha, Trigger: history.ByCommit, Status: history.Running, Began: day,
+		Commit: history.Commit{SHA: sha, Title: "Change " + sha, Author: "Ann", Email: "ann@example.com", Authored: day.Add(-time.Hour), MergeRequest: "group/shop!7", Approvers: []string{"Bob"}},
+	}
+	if change != nil {
+		change(&d)
+	}
+	return d
+}
+
+func changed(kind, name string, fields ...history.Field) history.Change {
+	return history.Change{Object: history.Object{Group: "apps", Kind: kind, Namespace: "dev", Name: name}, Verb: "update", Fields: fields}
+}
+
+func TestDeliveries(t *testing.T) {
+	db := newDB(t)
+	ctx := t.Context()
+	image := history.Field{Path: "spec.template.spec.containers[name=web].image", Before: "web:1", After: "web:2"}
+	seq := db.Seq()
+	ok(t, db.KeepDeliveries(ctx, []history.Delivery{delivered("k1", "aaa", nil)}))
+	done := delivered("k1", "aaa", func(d *history.Delivery) {
+		d.Status, d.Applied, d.Finished, d.Health, d.Healthy = history.Succeeded, day.Add(time.Second), day.Add(2*time.Second), "Healthy", day.Add(2*time.Second)
+		d.Changes = []history.Change{changed("Deployment", "web", image)}
+	})
+	ok(t, db.KeepDeliveries(ctx, []history.Delivery{done}))
+	want := done
+	want.ID, want.Key, want.Objects = 1, "", 1
+	diff(t, "the delivery", must(db.Delivery(ctx, 1))(t), want)
+
+	var told []string
+	for _, c := range must(db.Changes(ctx, seq))(t) {
+		told = append(told, fmt.Sprintf("%s %d %s", c.Kind, c.ID, c.Status))
+	}
+	diff(t, "feed", told, []string{"delivery 1 running", "delivery 1 succeeded"})
+
+	_, err := db.Delivery(ctx, 2)
+	refused(t, err, ErrNotFound, "delivery 2")
+	refused(t, db.KeepDeliveries(ctx, []history.Delivery{{Key: "x", App: shop}}), nil, "status")
+}
+
+// What is running when its app goes elsewhere has ended; what is begun again after a restart goes on.
+func TestDeliveriesAreSuperseded(t *testing.T) {
+	db := newDB(t)
+	ctx := t.Context()
+	one := delivered("k1", "aaa", func(d *history.Delivery) { d.Changes = []history.Change{changed("Deployment", "web")} })
+	again := delivered("k2", "aaa", func(d *history.Delivery) { d.Changes = []history.Change{changed("Deployment", "api")} })
+	other := delivered("k3", "bbb", nil)
+	for _, d := range []history.Delivery{one, again, other} {
+		ok(t, db.KeepDeliveries(ctx, []history.Delivery{d}))
+	}
+	var got []string
+	for _, d := range must(db.Deliveries(ctx, DeliveryFilter{}))(t) {
+		got = append(got, fmt.Sprintf("%d %s %s %d", d.ID, d.SHA, d.Status, len(d.Changes)))
+	}
+	diff(t, "deliveries", got, []string{"2 bbb running 0", "1 aaa superseded 2"})
+}
+
+func TestDeliveriesAreFiltered(t *testing.T) {
+	db := newDB(t)
+	ctx := t.Context()
+	p := newPipeline(t, db, "group/shop", func(p *Pipeline) { p.SHA = "s3" })
+	j := newJob(t, db, p, "deploy", "success")
+	s := must(db.Saved(ctx, p.ID))(t)
+	j.Player, j.Started = "carol", day
+	must(db.Advance(ctx, p.ID, s.End, Step{Jobs: []Job{j}}))(t)
+	for i := range 6 {
+		ok(t, db.KeepDeliveries(ctx, []history.Delivery{delivered(fmt.Sprint("k", i), fmt.Sprint("s", i), func(d *history.Delivery) {
+			d.Status, d.Began, d.Author = history.Succeeded, day.Add(time.Duration(i)*time.Hour), []string{"Ann", "Bob 100%"}[i%2]
+			d.App.Name = []string{"shop", "db", "blog"}[i%3]
+			d.Environment = []string{"", "prod"}[i/3]
+			d.Changes = []history.Change{changed("Deployment", d.App.Name)}
+		})}))
+	}
+	for name, test := range map[string]struct {
+		filter DeliveryFilter
+		want   string
+	}{
+		"all":           {DeliveryFilter{}, "6 5 4 3 2 1"},
+		"a page":        {DeliveryFilter{Limit: 2}, "6 5"},
+		"the next page": {DeliveryFilter{Limit: 2, Before: 5}, "4 3"},
+		"app":           {DeliveryFilter{App: "Kustomization/flux-system/db"}, "5 2"},
+		"author":        {DeliveryFilter{Author: "Ann"}, "5 3 1"},
+		"environment":   {DeliveryFilter{Environment: "prod"}, "6 5 4"},
+		"object":        {DeliveryFilter{Kinds: []string{"deployment"}, Namespace: "dev", Name: "blog"}, "6 3"},
+		"no object":     {DeliveryFilter{Kinds: []string{"ingress"}, Name: "blog"}, ""},
+		"time":          {DeliveryFilter{From: day.Add(time.Hour), To: day.Add(2 * time.Hour)}, "3 2"},
+		"words":         {DeliveryFilter{Query: "BOB change"}, "6 4 2"},
+		"no wildcards":  {DeliveryFilter{Query: "100%"}, "6 4 2"},
+		"no SQL":        {DeliveryFilter{Query: "' OR 1=1"}, ""},
+		"sha":           {DeliveryFilter{SHA: "s2"}, "3"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got []string
+			for _, d := range must(db.Deliveries(ctx, test.filter))(t) {
+				got = append(got, fmt.Sprint(d.ID))
+			}
+			diff(t, "ids", strings.Join(got, " "), test.want)
+		})
+	}
+	diff(t, "pipeline", must(db.Delivery(ctx, 4))(t).Pipeline, p.ID)
+	diff(t, "plays", must(db.Plays(ctx, "s3"))(t), []history.Approval{{By: "carol", How: "played deploy", At: day, Pipeline: p.ID, Job: j.ID}})
+
+	var seen []int64
+	ok(t, db.ChangesOf(ctx, ObjectFilter{Kinds: []string{"deployment"}, Name: "blog", At: day.Add(3 * time.Hour)}, func(c ObjectChange) bool {
+		seen = append(seen, c.Delivery)
+		return false
+	}))
+	diff(t, "changes of blog by then", seen, []int64{3})
+
+	gone := must(db.RetainHistory(ctx, HistoryRetention{Keep: 3}))(t)
+	var left []int64
+	for _, d := range must(db.Deliveries(ctx, DeliveryFilter{}))(t) {
+		left = append(left, d.ID)
+	}
+	diff(t, "kept", left, []int64{6, 5, 4})
+	diff(t, "gone", gone, int64(3))
+}
+
+// The last delivery of an app stays, however old it is; so does what is under way.
+func TestHistoryKeepsTheLast(t *testing.T) {
+	db := newDB(t)
+	ctx := t.Context()
+	for i, name := range []string{"old", "old", "busy", "busy"} {
+		ok(t, db.KeepDeliveries(ctx, []history.Delivery{delivered(fmt.Sprint(i), fmt.Sprint(i), func(d *history.Delivery) {
+			d.App.Name, d.Began, d.Status = name, day.Add(-1000*time.Hour), history.Succeeded
+		})}))
+	}
+	must(db.RetainHistory(ctx, HistoryRetention{Since: day}))(t)
+	var left []int64
+	for _, d := range must(db.Deliveries(ctx, DeliveryFilter{}))(t) {
+		left = append(left, d.ID)
+	}
+	diff(t, "kept", left, []int64{4, 2})
+}
+
+func TestRepairs(t *testing.T) {
+	db := newDB(t)
+	ctx := t.Context()
+	repair := func(name, manager, value string, at time.Duration) history.Repair {
+		return history.Repair{
+			App: shop, SHA: "aaa", Object: history.Object{Group: "apps", Kind: "Deployment", Namespace: "dev", Name: name}, Manager: manager, Reason: "edited",
+			Fields: []history.Field{{Path: "spec.replicas", Before: value, After: "2"}}, Found: day.Add(at), Repaired: day.Add(at + time.Second), Times: 1,
+		}
+	}
+	for _, r := range []history.Repair{
+		repair("web", "kubectl-edit", "5", 0), repair("web", "kubectl-edit", "6", time.Minute), repair("web", "helm", "5", 2*time.Minute),
+		repair("api", "kubectl-edit", "5", 3*time.Minute), repair("web", "kubectl-edit", "7", 3*time.Hour),
+	} {
+		ok(t, db.KeepRepairs(ctx, []history.Repair{r}))
+	}
+	list := func(f RepairFilter) (out []string) {
+		for _, r := range must(db.Repairs(ctx, f))(t) {
+			out = append(out, fmt.Sprintf("%d %s %s was %s ×%d", r.ID, r.Name, r.Manager, r.Fields[0].Before, r.Times))
+		}
+		return out
+	}
+	diff(t, "repairs", list(RepairFilter{}), []string{"4 web kubectl-edit was 7 ×1", "3 api kubectl-edit was 5 ×1", "2 web helm was 5 ×1", "1 web kubectl-edit was 6 ×2"})
+	diff(t, "of an object", list(RepairFilter{Kinds: []string{"deployment"}, Name: "web", Before: 4}), []string{"2 web helm was 5 ×1", "1 web kubectl-edit was 6 ×2"})
+	diff(t, "of a manager", list(RepairFilter{Manager: "helm", App: shop.String()}), []string{"2 web helm was 5 ×1"})
+}
+
+// What is too large is cut or left out, and the rest is kept.
+func TestLargeDeliveries(t *testing.T) {
+	db := newDB(t)
+	ctx := t.Context()
+	var changes []history.Change
+	for i := range changesKept + 10 {
+		changes = append(changes, changed("ConfigMap", fmt.Sprint("c", i), history.Field{Path: "data.x", Before: strings.Repeat("\x00ä", 200), After: "<script>"}))
+	}
+	ok(t, db.KeepDeliveries(ctx, []history.Delivery{delivered("k", "aaa", func(d *history.Delivery) {
+		d.Changes, d.Title = changes, strings.Repeat("x", 1<<20)
+	})}))
+	d := must(db.Delivery(ctx, 1))(t)
+	size := 0
+	for _, c := range d.Changes {
+		for _, f := range c.Fields {
+			size += len(f.Before)
+		}
+	}
+	if len(d.Title) > textMax || len(d.Changes) != changesKept || d.Objects != len(changes) || size > changesBytes || size == 0 {
+		t.Errorf("title of %d bytes, %d of %d objects, fields of %d bytes", len(d.Title), len(d.Changes), d.Objects, size)
+	}
+	if last := d.Changes[changesKept-1]; last.Fields != nil || last.More != 1 {
+		t.Errorf("the last object is %+v", last)
+	}
+	diff(t, "of a list", len(must(db.Deliveries(ctx, DeliveryFilter{}))(t)[0].Changes), changesShown)
+}

@@ -1,0 +1,156 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"keelson.dev/keelson/test/testpostgres"
+)
+
+// serverVariable is set where the tests of this package run on PostgreSQL: the URL of its server.
+const serverVariable = "KEELSON_TEST_POSTGRESQL"
+
+// TestOnPostgreSQL runs the tests of this package once more, on a real PostgreSQL.
+func TestOnPostgreSQL(t *testing.T) {
+	server := testpostgres.Start(t)
+	again := exec.CommandContext(t.Context(), os.Args[0], "-test.v", "-test.timeout=5m", "-test.skip=^(TestOnPostgreSQL|TestPostgreSQL)")
+	again.Env = append(os.Environ(), serverVariable+"="+server.URL("postgres"))
+	out, err := again.CombinedOutput()
+	passed := regexp.MustCompile(`(?m)^--- PASS: `).FindAll(out, -1)
+	skipped := regexp.MustCompile(`(?m)^--- SKIP: .*\n\s+.*$`).FindAllString(string(out), -1)
+	t.Logf("%d tests, and not on PostgreSQL:\n%s", len(passed), strings.Join(skipped, "\n"))
+	if err != nil || len(passed) < 25 {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// aboutSQLite skips a test that is about SQLite's own file where the others run on PostgreSQL.
+func aboutSQLite(t testing.TB) {
+	if os.Getenv(serverVariable) != "" {
+		t.Skip("it is about SQLite")
+	}
+}
+
+// database gives where the database of a path is: on PostgreSQL one of its own; empty: in the file.
+func database(t testing.TB, path string) string {
+	server := os.Getenv(serverVariable)
+	if server == "" {
+		return ""
+	}
+	name := fmt.Sprintf("k%x", sha256.Sum256([]byte(path)))[:20]
+	conn := must(pgx.Connect(t.Context(), server))(t)
+	defer conn.Close(context.Background())
+	var known bool
+	ok(t, conn.QueryRow(t.Context(), `SELECT EXISTS (SELECT 1 FROM pg_database WHERE datname = $1)`, name).Scan(&known))
+	if !known {
+		must(conn.Exec(t.Context(), "CREATE DATABASE "+name))(t)
+	}
+	return strings.Replace(server, "/postgres?", "/"+name+"?", 1)
+}
+
+// TestPostgreSQL is what only a server can do: it may be away, be started anew, and have other clients.
+func TestPostgreSQL(t *testing.T) {
+	s := testpostgres.Start(t)
+	ctx := t.Context()
+	lost := 0
+	open := func(database string) (*DB, error) {
+		return Open(filepath.Join(t.TempDir(), "store.db"), Options{
+			Key: testKey, PostgreSQL: s.URL(database), Now: func() time.Time { return day }, Lost: func() { lost++ },
+		})
+	}
+	db := must(open("postgres"))(t)
+	t.Cleanup(func() { db.Close() })
+	p := newPipeline(t, db, "a/b", nil)
+
+	t.Run("two at once", func(t *testing.T) {
+		_, err := open("postgres")
+		refused(t, err, ErrLocked, "open the PostgreSQL database postgres at "+s.Dir, "another Keelson has it")
+		if lost != 0 {
+			t.Error("the one that has it is told that it has not")
+		}
+	})
+	t.Run("another schema is another database", func(t *testing.T) {
+		conn := must(pgx.Connect(ctx, s.URL("postgres")))(t)
+		defer conn.Close(ctx)
+		must(conn.Exec(ctx, "CREATE SCHEMA other"))(t)
+		other := must(open("postgres&search_path=other"))(t)
+		ok(t, other.Close())
+	})
+	t.Run("another program's", func(t *testing.T) {
+		conn := must(pgx.Connect(ctx, s.URL("postgres")))(t)
+		defer conn.Close(ctx)
+		must(conn.Exec(ctx, "CREATE DATABASE bookmarks"))(t)
+		theirs := must(sql.Open("pgx", s.URL("bookmarks")))(t)
+		must(theirs.Exec("CREATE TABLE bookmarks (url TEXT)"))(t)
+		ok(t, theirs.Close())
+		_, err := open("bookmarks")
+		refused(t, err, nil, "tables of another program")
+	})
+	t.Run("no such database", func(t *testing.T) {
+		_, err := open("nowhere")
+		refused(t, err, ErrAway, `database "nowhere" does not exist`)
+	})
+	t.Run("no address", func(t *testing.T) {
+		_, err := Open(filepath.Join(t.TempDir(), "store.db"), Options{Key: testKey, PostgreSQL: "postgres://me:hunter2@host:port/x"})
+		refused(t, err, nil, "the address of the PostgreSQL database cannot be read")
+		if strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%v has the password", err)
+		}
+	})
+	t.Run("its server is away", func(t *testing.T) {
+		s.Stop(t)
+		_, err := db.Advance(ctx, p.ID, 0, Step{Status: "running"})
+		refused(t, err, ErrAway, "see that PostgreSQL runs there")
+		_, err = db.Pipeline(ctx, p.ID)
+		refused(t, err, ErrAway)
+		s.Start(t)
+		must(db.Advance(ctx, p.ID, 0, Step{Status: "running"}))(t)
+		if got := must(db.Pipeline(ctx, p.ID))(t); got.Status != "running" || lost != 0 {
+			t.Errorf("it is %s, and was lost %d times", got.Status, lost)
+		}
+	})
+	t.Run("another one has had it", func(t *testing.T) {
+		s.Stop(t)
+		s.Start(t)
+		second := must(open("postgres"))(t)
+		ok(t, second.Close())
+		_, err := db.Advance(ctx, p.ID, 0, Step{Status: "success"})
+		refused(t, err, ErrLocked, "another Keelson has had it meanwhile", "start again")
+		if got := must(db.Pipeline(ctx, p.ID))(t); got.Status != "running" || lost != 1 {
+			t.Errorf("it is %s, and was lost %d times", got.Status, lost)
+		}
+	})
+	t.Run("another one has it", func(t *testing.T) {
+		second := must(open("postgres"))(t)
+		defer second.Close()
+		_, err := db.Advance(ctx, p.ID, 0, Step{Status: "success"})
+		refused(t, err, ErrLocked, "another Keelson has it")
+		if lost != 1 {
+			t.Errorf("it was lost %d times", lost)
+		}
+	})
+}
+
+func TestQueryOfPostgreSQL(t *testing.T) {
+	s := must(newServed("postgres://u@h/d", nil))(t)
+	for query, want := range map[string]string{
+		`SELECT 1`: `SELECT 1`,
+		`UPDATE a SET b = ?, c = 'why?' WHERE d IN (?, '') AND e = 'it''s ?' AND f < ?`: `UPDATE a SET b = $1, c = 'why?' WHERE d IN ($2, '') AND e = 'it''s ?' AND f < $3`,
+	} {
+		diff(t, query, s.query(query), want)
+	}
+	diff(t, "a schema", s.schema("CREATE TABLE t (\n    id INTEGER PRIMARY KEY, b BLOB NOT NULL, r REAL, s TEXT\n) STRICT;"),
+		"CREATE TABLE t (\n    id BIGINT PRIMARY KEY, b BYTEA NOT NULL, r DOUBLE PRECISION, s TEXT\n);")
+	diff(t, "its name", s.String(), "the PostgreSQL database d at h:5432")
+}

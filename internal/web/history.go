@@ -1,0 +1,268 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"keelson.dev/keelson/internal/history"
+	"keelson.dev/keelson/internal/store"
+)
+
+// DeliveryList is a page of deliveries, the newest first.
+type DeliveryList struct {
+	Deliveries []history.Delivery `json:"deliveries"`
+	Next       int64              `json:"next,omitempty"` // before=NEXT gives the next page; 0: this is the last one
+}
+
+// RepairList is a page of repairs, the newest first.
+type RepairList struct {
+	Repairs []history.Repair `json:"repairs"`
+	Next    int64            `json:"next,omitempty"` // before=NEXT gives the next page; 0: this is the last one
+}
+
+// maxFilter bounds one value of a filter, in bytes.
+const maxFilter = 300
+
+// historyIn adds what there is of deliveries and repairs.
+func (s *pipelines) historyIn(mux *http.ServeMux) {
+	mux.HandleFunc("GET /api/v1/deliveries", s.deliveries)
+	mux.HandleFunc("GET /api/v1/deliveries/{id}", s.delivery)
+	mux.HandleFunc("GET /api/v1/repairs", s.repairs)
+	mux.HandleFunc("GET /api/v1/why", s.why)
+}
+
+// asked reads the filters of a list: of what people write, of times and of numbers. What is wrong with them has been answered where it is false.
+func asked(w http.ResponseWriter, r *http.Request, texts map[string]*string, times map[string]*time.Time, numbers map[string]*int64) bool {
+	q := r.URL.Query()
+	for name, into := range texts {
+		if *into = q.Get(name); len(*into) > maxFilter || strings.ContainsRune(*into, 0) {
+			refuse(w, http.StatusBadRequest, fmt.Errorf("%s: it has more than %d bytes, or is no text", name, maxFilter))
+			return false
+		}
+	}
+	for name, into := range times {
+		text := q.Get(name)
+		if text == "" {
+			continue
+		}
+		at, err := time.Parse(time.RFC3339, text)
+		if err != nil {
+			refuse(w, http.StatusBadRequest, fmt.Errorf("%s: %.40q is no time as 2026-03-01T12:00:00Z", name, text))
+			return false
+		}
+		*into = at
+	}
+	for name, into := range numbers {
+		if text := q.Get(name); text != "" {
+			n, ok := number(w, name, text)
+			if !ok {
+				return false
+			}
+			*into = n
+		}
+	}
+	return true
+}
+
+// object reads KIND/NAME or KIND/NAMESPACE/NAME; false: it has been answered that it is something else.
+func object(w http.ResponseWriter, text string) (kinds []string, namespace, name string, ok bool) {
+	if text == "" {
+		return nil, "", "", true
+	}
+	kind, namespace, name, ok := history.ParseObject(text)
+	if !ok {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("object: %q names none: give KIND/NAMESPACE/NAME, or KIND/NAME", text))
+		return nil, "", "", false
+	}
+	return history.Kinds(kind), namespace, name, true
+}
+
+// pageOf is how many rows somebody asks for.
+func pageOf(limit int64) int {
+	if limit <= 0 {
+		return 20
+	}
+	return int(min(limit, 1000))
+}
+
+func (s *pipelines) deliveries(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), readLimit)
+	defer cancel()
+	var f store.DeliveryFilter
+	var of string
+	var limit int64
+	if !asked(w, r, map[string]*string{
+		"app": &f.App, "environment": &f.Environment, "author": &f.Author, "status": &f.Status, "trigger": &f.Trigger, "sha": &f.SHA, "q": &f.Query, "object": &of,
+	}, map[string]*time.Time{"from": &f.From, "to": &f.To}, map[string]*int64{"before": &f.Before, "limit": &limit}) {
+		return
+	}
+	var ok bool
+	if f.Kinds, f.Namespace, f.Name, ok = object(w, of); !ok {
+		return
+	}
+	f.Limit = pageOf(limit)
+	all, err := s.Store.Deliveries(ctx, f)
+	if errors.Is(err, store.ErrTooLarge) {
+		refuse(w, http.StatusBadRequest, err)
+		return
+	}
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	out := DeliveryList{Deliveries: append([]history.Delivery{}, all...)}
+	if len(all) == f.Limit {
+		out.Next = all[len(all)-1].ID
+	}
+	answerJSON(w, out)
+}
+
+func (s *pipelines) delivery(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), readLimit)
+	defer cancel()
+	id, ok := number(w, "delivery", r.PathValue("id"))
+	if !ok {
+		return
+	}
+	d, err := s.Store.Delivery(ctx, id)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	answerJSON(w, d)
+}
+
+func (s *pipelines) repairs(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), readLimit)
+	defer cancel()
+	var f store.RepairFilter
+	var of string
+	var limit int64
+	if !asked(w, r, map[string]*string{"app": &f.App, "manager": &f.Manager, "object": &of},
+		map[string]*time.Time{"from": &f.From, "to": &f.To}, map[string]*int64{"before": &f.Before, "limit": &limit}) {
+		return
+	}
+	var ok bool
+	if f.Kinds, f.Namespace, f.Name, ok = object(w, of); !ok {
+		return
+	}
+	f.Limit = pageOf(limit)
+	all, err := s.Store.Repairs(ctx, f)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	out := RepairList{Repairs: append([]history.Repair{}, all...)}
+	if len(all) == f.Limit {
+		out.Next = all[len(all)-1].ID
+	}
+	answerJSON(w, out)
+}
+
+// why tells who has made an object what it is.
+func (s *pipelines) why(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), readLimit)
+	defer cancel()
+	var q history.Question
+	if !asked(w, r, map[string]*string{"kind": &q.Kind, "name": &q.Name, "namespace": &q.Namespace, "field": &q.Field}, map[string]*time.Time{"at": &q.At}, nil) {
+		return
+	}
+	f := store.ObjectFilter{Kinds: history.Kinds(q.Kind), Namespace: q.Namespace, Name: q.Name, At: q.At}
+	if len(f.Kinds) == 0 || q.Name == "" {
+		refuse(w, http.StatusBadRequest, errors.New("kind and name are needed, as kind=ingress&name=shop"))
+		return
+	}
+	candidates, err := s.Store.ObjectsOf(ctx, f)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	if len(candidates) > 1 {
+		var names []string
+		for _, o := range candidates {
+			names = append(names, o.String())
+		}
+		refuse(w, http.StatusConflict, fmt.Errorf("%s/%s may be one of %s: say the namespace, or the whole kind", q.Kind, q.Name, strings.Join(names, ", ")))
+		return
+	}
+	e, err := s.evidence(ctx, q, f)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	a := history.Decide(q, e)
+	if len(candidates) == 1 {
+		a.Object = candidates[0]
+	}
+	answerJSON(w, a)
+}
+
+// evidence gathers what is known about an object.
+func (s *pipelines) evidence(ctx context.Context, q history.Question, f store.ObjectFilter) (e history.Evidence, err error) {
+	if e.Begins, err = s.Store.HistoryBegins(ctx); err != nil {
+		return e, err
+	}
+	if e.Steps, err = s.steps(ctx, q.Field, f, 1+history.MaxEarlier); err != nil {
+		return e, err
+	}
+	if e.Repairs, err = s.Store.Repairs(ctx, store.RepairFilter{Kinds: f.Kinds, Namespace: f.Namespace, Name: f.Name, To: q.At, Limit: 50}); err != nil || len(e.Steps) == 0 {
+		return e, err
+	}
+	d := e.Steps[0].Delivery
+	if d.Trigger == history.BySpec || d.SHA == "" {
+		declared, err := s.steps(ctx, "", store.ObjectFilter{
+			Kinds: []string{strings.ToLower(d.App.Kind)}, Namespace: d.App.Namespace, Name: d.App.Name, At: d.Began,
+		}, 1)
+		if err != nil {
+			return e, err
+		}
+		if len(declared) > 0 {
+			e.Declaration = &declared[0]
+		}
+	}
+	if d.SHA == "" {
+		return e, nil
+	}
+	if e.Approvals, err = s.Store.Plays(ctx, d.SHA); err != nil {
+		return e, err
+	}
+	played, err := s.Store.Pipelines(ctx, store.PipelineFilter{SHA: d.SHA, Top: true, Limit: 10})
+	if err != nil {
+		return e, err
+	}
+	paths, err := s.paths(ctx)
+	for _, p := range played {
+		e.Pipelines = append(e.Pipelines, history.Pipeline{ID: p.ID, Project: paths[p.Project], Status: p.Status, User: p.User, Finished: p.Finished})
+	}
+	return e, err
+}
+
+// steps gives the last changes of an object that have to do with a field, the newest first.
+func (s *pipelines) steps(ctx context.Context, field string, f store.ObjectFilter, most int) ([]history.Step, error) {
+	var changes []store.ObjectChange
+	err := s.Store.ChangesOf(ctx, f, func(c store.ObjectChange) bool {
+		if history.Relevant(field, c.Change) {
+			changes = append(changes, c)
+		}
+		return len(changes) < most
+	})
+	var out []history.Step
+	for _, c := range changes {
+		if err != nil {
+			return nil, err
+		}
+		step := history.Step{Change: c.Change}
+		step.Delivery, err = s.Store.Delivery(ctx, c.Delivery)
+		if errors.Is(err, store.ErrNotFound) { // it was let go of meanwhile
+			err = nil
+			continue
+		}
+		step.Delivery.Changes = nil
+		out = append(out, step)
+	}
+	return out, err
+}
