@@ -35,8 +35,8 @@ func TestDashboard(t *testing.T) {
 	shop := cloneOf(t, shared.Git+"/shop.git")
 	does := map[string]func(){
 		"push the sample": func() {
-			write(t, filepath.Join(sample.dir, "overlays/dev/notes.txt"), "nothing that is applied\n")
-			sample.push("Note something about dev")
+			sample.replace("overlays/dev/patch.yaml", "Hello from dev", "Welcome to dev")
+			sample.push("Say welcome in dev")
 		},
 		"push the shop": func() {
 			if err := os.CopyFS(shop.dir, os.DirFS("testdata/shop")); err != nil {

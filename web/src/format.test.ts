@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest'
-import { age, bytes, revision, span, took } from './format'
+import { age, bytes, revision, shortened, span, took } from './format'
 
 const now = Date.parse('2026-03-01T12:00:00Z')
 
@@ -42,3 +42,9 @@ it.each([
   [1536, '1.5 KiB'],
   [100 * 1024 * 1024, '100 MiB'],
 ])('%d bytes', (n, want) => expect(bytes(n)).toBe(want))
+
+it.each([
+  ['Applied revision: main@sha1:8fddee68beaa59e72376cdd56a2314ba7741d5c1', 'Applied revision: main@sha1:8fddee6'],
+  ['8fddee68beaa59e72376cdd56a2314ba7741d5c1..8fddee68beaa59e72376cdd56a2314ba7741d5c1', '8fddee6..8fddee6'],
+  ['deadbeef stays', 'deadbeef stays'],
+])('shortened %s', (text, want) => expect(shortened(text)).toBe(want))

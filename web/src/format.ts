@@ -63,3 +63,8 @@ export function bytes(n: number): string {
 export function plural(n: number, one: string, many = one + 's'): string {
   return `${n.toLocaleString('en')} ${n === 1 ? one : many}`
 }
+
+/** A text in which the ids of commits are as short as people write them. */
+export function shortened(text: string): string {
+  return text.replace(/\b[0-9a-f]{40}(?:[0-9a-f]{24})?\b/g, (id) => id.slice(0, 7))
+}

@@ -109,7 +109,7 @@ export type IconName = keyof typeof lines
 
 export function Icon({ name }: { name: IconName }) {
   return (
-    <svg viewBox="0 0 18 18" fill="none" stroke="currentColor" strokeWidth="1.5" strokeLinecap="round" strokeLinejoin="round" aria-hidden="true" focusable="false">
+    <svg className="line-icon" viewBox="0 0 18 18" fill="none" stroke="currentColor" strokeWidth="1.5" strokeLinecap="round" strokeLinejoin="round" aria-hidden="true" focusable="false">
       <path d={lines[name]} />
     </svg>
   )

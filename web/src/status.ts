@@ -43,6 +43,8 @@ const looks: Record<string, [Tone, Shape]> = {
   // audit
   allowed: ['ok', 'check'],
   ok: ['ok', 'check'],
+  done: ['ok', 'check'],
+  asked: ['wait', 'clock'],
   denied: ['bad', 'cross'],
   refused: ['bad', 'cross'],
   error: ['bad', 'cross'],

@@ -3,10 +3,10 @@ import { useState, type FormEvent } from 'react'
 import { Link } from 'wouter'
 import { appPath, get, query, type Answer, type AuditRecord } from '../api'
 import { Changes } from '../deliveries'
-import { clock, plural } from '../format'
-import { Icon, Mark } from '../icons'
-import { look } from '../status'
-import { Age, Badge, Empty, Loading, Person, Problem, SearchBox, Sha, useParam, useTitle } from '../ui'
+import { clock, plural, shortened } from '../format'
+import { Icon } from '../icons'
+import { words } from '../status'
+import { Age, Badge, Empty, Loading, Person, Problem, SearchBox, Sha, Sign, useParam, useTitle } from '../ui'
 
 export default function Audit() {
   useTitle('Audit')
@@ -59,50 +59,31 @@ export default function Audit() {
         {list.isPending && <Loading what="audit" />}
         {list.isError && all.length === 0 && <Problem error={list.error} what="audit" retry={() => void list.refetch()} />}
         {list.data && all.length === 0 && <Empty icon="audit" title={Object.values(filter).some(Boolean) ? 'No record is like that' : 'No records yet'} />}
-        {all.length > 0 && (
-          <div className="scroll-x">
-            <table className="table">
-              <thead>
-                <tr>
-                  <th scope="col" className="num">
-                    No.
-                  </th>
-                  <th scope="col">Who</th>
-                  <th scope="col">Did</th>
-                  <th scope="col">With what</th>
-                  <th scope="col" className="num">
-                    When
-                  </th>
-                </tr>
-              </thead>
-              <tbody>
-                {all.map((r) => (
-                  <tr key={r.seq} title={r.hash && `hash ${r.hash}`}>
-                    <td className="num small dim">{r.seq}</td>
-                    <td>
-                      <Person name={r.actor} />
-                    </td>
-                    <td>
-                      <span className="row">
-                        {r.outcome && <Mark {...look(r.outcome)} />}
-                        <span>
-                          {r.action}
-                          {r.outcome && <span className="dim"> {r.outcome}</span>}
-                        </span>
-                      </span>
-                    </td>
-                    <td style={{ overflowWrap: 'anywhere' }}>
-                      {r.object} {r.detail !== undefined && r.detail !== null && <span className="small dim">{typeof r.detail === 'string' ? r.detail : JSON.stringify(r.detail)}</span>}
-                    </td>
-                    <td className="num small dim" title={clock(r.time)}>
-                      <Age time={r.time} />
-                    </td>
-                  </tr>
-                ))}
-              </tbody>
-            </table>
-          </div>
-        )}
+        <ol className="timeline">
+          {all.map((r) => {
+            const detail = r.detail === undefined || r.detail === null ? '' : typeof r.detail === 'string' ? r.detail : JSON.stringify(r.detail)
+            return (
+              <li key={r.seq} title={r.hash && `record ${r.seq}, hash ${r.hash}`}>
+                <Sign status={r.outcome ?? ''} />
+                <div className="grow">
+                  <div className="row wrap" style={{ gap: '2px 8px' }}>
+                    <Person name={r.actor} />
+                    <span className="what">{r.action}</span>
+                    <span style={{ overflowWrap: 'anywhere' }}>{r.object}</span>
+                  </div>
+                  <div className="small dim" style={{ overflowWrap: 'anywhere' }} title={detail}>
+                    {r.outcome && `${words(r.outcome)}`}
+                    {detail && ` · ${shortened(detail)}`}
+                  </div>
+                </div>
+                <span className="small dim num">
+                  <Age time={r.time} />
+                  <br />#{r.seq}
+                </span>
+              </li>
+            )
+          })}
+        </ol>
         {list.hasNextPage && (
           <div style={{ padding: 12, textAlign: 'center' }}>
             <button className="button" onClick={() => void list.fetchNextPage()}>

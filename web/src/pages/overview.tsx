@@ -4,7 +4,7 @@ import { useLocation } from 'wouter'
 import { appPath, type App } from '../api'
 import { useApps } from '../apps'
 import { rows, states, type Row } from '../filter'
-import { plural, revision } from '../format'
+import { plural, revision, shortened } from '../format'
 import { Mark } from '../icons'
 import { look, words } from '../status'
 import { Age, Badge, Empty, Loading, Problem, SearchBox, Select, useParam, useRows, useTitle } from '../ui'
@@ -152,7 +152,7 @@ function List({ rows, more }: { rows: Row[]; more: () => void }) {
 // Links without a part of their own each: a list of many rows is scrolled through.
 const AppRow = memo(function AppRow({ app, start, active }: { app: App; start: number; active: boolean }) {
   const rev = revision(app.revision)
-  const message = app.state === 'Ready' ? (app.title ?? app.message) : (app.message ?? app.reason)
+  const message = shortened((app.state === 'Ready' ? (app.title ?? app.message) : (app.message ?? app.reason)) ?? '')
   return (
     <a href={`/apps/${appPath(app)}`} className="app-row" style={{ transform: `translateY(${start}px)` }} data-active={active}>
       <span className="grow">

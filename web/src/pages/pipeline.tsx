@@ -244,7 +244,7 @@ function JobList({ pipeline, jobs, graph }: { pipeline: PipelineDetail; jobs: Jo
           <header>
             <h2>{s}</h2>
           </header>
-          <div className="scroll-x">
+          <div className="scroll-x" tabIndex={0} role="group" aria-label="Table">
             <table className="table jobs">
               <thead>
                 <tr>
@@ -312,7 +312,7 @@ function Tests({ jobs }: { jobs: Job[] }) {
   }
   return (
     <section className="card" aria-label="Test reports">
-      <div className="scroll-x">
+      <div className="scroll-x" tabIndex={0} role="group" aria-label="Table">
         <table className="table">
           <thead>
             <tr>
