@@ -10,28 +10,48 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
-	"os/user"
-	"strings"
 	"time"
+
+	"keelson.dev/keelson/internal/identity"
 )
 
-// The environment variables that name a keelson server and its token, where the API is not that of an instance.
+// The environment variables that name a keelson server, where the API is not that of an instance, and the token for it.
 const serverVariable, tokenVariable = "KEELSON_SERVER", "KEELSON_TOKEN"
 
-// apiOf gives whose API is asked, and at which URL: the server that the environment names, else the instance.
+// apiOf gives whose API is asked, and at which URL: the server of --server or the environment, else the instance, else, where there is none, the
+// server of the last login.
 func (g *global) apiOf() (instance, string, error) {
-	if server := os.Getenv(serverVariable); server != "" {
-		token := os.Getenv(tokenVariable)
-		if token == "" {
-			return instance{}, "", hintf(fmt.Errorf("%s is set, and %s is not", serverVariable, tokenVariable), "the token is in ci/token of the server's data directory")
-		}
-		return instance{Token: token}, strings.TrimSuffix(server, "/"), nil
+	server, err := g.named()
+	if err != nil {
+		return instance{}, "", err
+	}
+	if server != "" {
+		return apiAt(server)
 	}
 	inst, err := readInstance(g.data)
 	if errors.Is(err, fs.ErrNotExist) {
-		return inst, "", hintf(fmt.Errorf("there is no instance in %s", g.data), "keelson up --data %s starts one, %s names a keelson server", g.data, serverVariable)
+		if all, lerr := readLogins(); lerr == nil && all.Last != "" && !g.dataGiven {
+			return apiAt(all.Last)
+		}
+		return inst, "", hintf(fmt.Errorf("there is no instance in %s", g.data), "keelson up --data %s starts one; keelson login SERVER asks a keelson server", g.data)
 	}
 	return inst, inst.base(), err
+}
+
+// apiAt is apiOf for a server: its token is that of the environment, else that of a login.
+func apiAt(server string) (instance, string, error) {
+	if token := os.Getenv(tokenVariable); token != "" {
+		return instance{Token: token}, server, nil
+	}
+	all, err := readLogins()
+	if err != nil {
+		return instance{}, "", err
+	}
+	l, ok := all.Servers[server]
+	if !ok {
+		return instance{}, "", hintf(fmt.Errorf("not logged in at %s", server), "keelson login %s, or the token in %s", server, tokenVariable)
+	}
+	return instance{Token: l.Token}, server, nil
 }
 
 // openAPI sends a request to the instance, with its token. The answer's body is the caller's to close; an answer that says no is an error.
@@ -63,14 +83,20 @@ func (g *global) sendAPI(ctx context.Context, method, path string, body []byte, 
 	for name, value := range headers {
 		req.Header.Set(name, value)
 	}
-	if me, err := user.Current(); err == nil {
-		req.Header.Set("X-Keelson-User", me.Username)
+	req.Header.Set(identity.UserHeader, thisUser())
+	way := &http.Transport{} // no proxy to what is on this machine
+	if inst.Port == 0 {
+		way.Proxy = http.ProxyFromEnvironment
 	}
-	res, err := (&http.Client{Transport: &http.Transport{}}).Do(req) // no proxy: the host is on this machine
+	client := &http.Client{Transport: way, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	res, err := client.Do(req)
+	if err != nil && inst.Port == 0 {
+		return inst, nil, hintf(err, "%s has to be the address of a keelson server that runs", base)
+	}
 	if err != nil {
 		return inst, nil, hintf(err, "keelson up --data %s starts the instance", g.data)
 	}
-	if res.StatusCode < http.StatusBadRequest {
+	if res.StatusCode < http.StatusMultipleChoices {
 		return inst, res, nil
 	}
 	defer res.Body.Close()
@@ -86,6 +112,9 @@ func (g *global) sendAPI(ctx context.Context, method, path string, body []byte, 
 	}
 	if res.StatusCode >= http.StatusInternalServerError {
 		return inst, nil, errors.New(refused.Error)
+	}
+	if res.StatusCode == http.StatusUnauthorized && inst.Port == 0 {
+		return inst, nil, hintf(refusedError("the token is missing, wrong or over"), "keelson login %s", base)
 	}
 	return inst, nil, refusedError(refused.Error)
 }

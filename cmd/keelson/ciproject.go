@@ -35,11 +35,11 @@ func limitsOf(l *keelsonv1.ProjectLimits) (out ci.Limits) {
 }
 
 // apis puts what is served of projects beside the API of pipelines. Whatever is not named here is that.
-func (s *pipelineServer) apis(pipelines, triggers http.Handler, token string) http.Handler {
+func (s *pipelineServer) apis(pipelines, triggers http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle(web.SchedulesPath, web.LocalOnly(s.schedules(token)))
-	mux.Handle(web.SchedulesPath+"/", web.LocalOnly(s.schedules(token)))
+	mux.Handle(web.SchedulesPath, s.plans)
+	mux.Handle(web.SchedulesPath+"/", s.plans)
 	mux.Handle(web.TriggersPath, triggers)
-	mux.Handle("/", web.LocalOnly(pipelines))
+	mux.Handle("/", pipelines)
 	return mux
 }

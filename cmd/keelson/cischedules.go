@@ -37,10 +37,9 @@ func schedulesOf(spec keelsonv1.ProjectSpec) []ci.Schedule {
 }
 
 // schedules serves the schedules of the projects.
-func (s *pipelineServer) schedules(token string) http.Handler {
+func (s *pipelineServer) schedules(may web.Authorize) http.Handler {
 	return web.NewSchedules(web.SchedulesOptions{
-		Token:  token,
-		Record: s.auditor.Record,
+		Authorize: may, ProjectOf: s.cluster.where, Record: s.auditor.Record,
 		List: func(project string) (out []web.ListedSchedule) {
 			for _, u := range s.Schedules(project) {
 				out = append(out, web.ListedSchedule(u))

@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
@@ -40,8 +41,9 @@ const ciDir = "ci"
 // pipelineServer plays the pipelines of an instance's repositories.
 type pipelineServer struct {
 	*ci.Server
-	api  http.Handler
-	open http.Handler // the same for those who are not on this machine
+	api   http.Handler
+	open  http.Handler // the same for those who are not on this machine
+	plans http.Handler // schedules
 	// triggers makes pipelines for those who have a token for that.
 	triggers http.Handler
 	close    []io.Closer // in the order of closing
@@ -67,7 +69,7 @@ type pipelineServer struct {
 
 // startPipelines opens what is kept of pipelines and plays on. Projects are known once [lazyProjects.set] has been called, and rollouts are
 // followed once [lazyFollow.set] has.
-func startPipelines(dir string, inst instance, host *githost.Host, jobs int, logLimit int64, own own, log *slog.Logger) (_ *pipelineServer, err error) {
+func startPipelines(dir string, inst instance, host *githost.Host, jobs int, logLimit int64, own own, who *people, log *slog.Logger) (_ *pipelineServer, err error) {
 	s := &pipelineServer{
 		done: make(chan struct{}), leaving: make(chan struct{}), cluster: newLazyProjects(host), log: log, onMirror: func(string) {},
 	}
@@ -84,11 +86,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	if err := os.MkdirAll(builds, 0o700); err != nil {
 		return nil, fmt.Errorf("make the directory of jobs: %w", err)
 	}
-	key, err := store.OpenKey(filepath.Join(dir, "store.key"))
-	if err != nil {
-		return nil, err
-	}
-	db, err := store.Open(filepath.Join(dir, "store.db"), store.Options{Key: key, Logger: log, PostgreSQL: own.database, Lost: own.lost, AuditFailed: auditFailed})
+	key, db, err := openDatabase(dir, own, log)
 	if err != nil {
 		return nil, err
 	}
@@ -136,13 +134,15 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 		return nil, err
 	}
 	s.open = web.NewPipelines(web.PipelinesOptions{
-		Store: db, Create: s.create, Token: inst.Token, Artifacts: artifacts, Variables: s.Variables, Settings: s.cluster.settings, Recipe: s.Recipe, Deployers: s.Deployers,
-		Leaving: s.leaving, Audit: web.AuditOptions{Record: s.auditor.Record},
+		Store: db, Create: s.create, Authorize: who.may.Authorize, ProjectOf: s.cluster.where, Artifacts: artifacts, Variables: s.Variables, Settings: s.cluster.settings, Recipe: s.Recipe,
+		Deployers: s.Deployers, Leaving: s.leaving,
+		Audit: web.AuditOptions{Record: s.auditor.Record, Authorize: who.may.Authorize},
 	})
 	s.triggers = web.NewTriggers(web.TriggersOptions{Accept: s.acceptTrigger, Record: s.auditor.Record}) // each request brings its own token
-	s.api = s.apis(s.open, s.triggers, inst.Token)
+	s.plans = s.schedules(who.may.Authorize)
+	s.api = s.apis(s.open, s.triggers)
 	if !inst.External {
-		if s.jobs, err = newJobServer(dir, inst, host, s.open, s.triggers, s.AllowImage, log); err != nil {
+		if s.jobs, err = newJobServer(dir, inst, host, who.GuardTokens(s.open), s.triggers, s.AllowImage, log); err != nil {
 			return nil, err
 		}
 		s.close = append(s.close, s.jobs)
@@ -154,6 +154,16 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 		s.Serve(ctx)
 	}()
 	return s, nil
+}
+
+// openDatabase opens the database of pipelines, users and sessions, with its key.
+func openDatabase(dir string, own own, log *slog.Logger) ([]byte, *store.DB, error) {
+	key, err := store.OpenKey(filepath.Join(dir, "store.key"))
+	if err != nil {
+		return nil, nil, err
+	}
+	db, err := store.Open(filepath.Join(dir, "store.db"), store.Options{Key: key, Logger: log, PostgreSQL: own.database, Lost: own.lost, AuditFailed: auditFailed})
+	return key, db, err
 }
 
 // connected tells of an instance's cluster, and where jobs reach this machine.
@@ -377,6 +387,10 @@ type lazyProjects struct {
 	host  *githost.Host
 	known chan struct{}
 	c     client.Client // once known is closed
+
+	mu     sync.Mutex
+	places map[string]client.ObjectKey // the Projects, by their paths
+	looked time.Time
 }
 
 func newLazyProjects(host *githost.Host) *lazyProjects {
@@ -411,6 +425,27 @@ func (l *lazyProjects) all(ctx context.Context) ([]keelsonv1.Project, error) {
 }
 
 func pathOf(p keelsonv1.Project) string { return cmp.Or(p.Spec.Path, p.Spec.Repository) }
+
+// placesKept is how long it is believed where Projects are.
+const placesKept = 3 * time.Second
+
+// where gives the namespace and the name of the Project of a path; both empty: there is none.
+func (l *lazyProjects) where(ctx context.Context, path string) (namespace, name string, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.places == nil || time.Since(l.looked) > placesKept {
+		all, err := l.all(ctx)
+		if err != nil {
+			return "", "", err
+		}
+		l.places, l.looked = make(map[string]client.ObjectKey, len(all)), time.Now()
+		for i := range all {
+			l.places[pathOf(all[i])] = client.ObjectKeyFromObject(&all[i])
+		}
+	}
+	at := l.places[path]
+	return at.Namespace, at.Name, nil
+}
 
 // object gives the Project of a path; nil: there is none.
 func (l *lazyProjects) object(ctx context.Context, path string) (*keelsonv1.Project, error) {

@@ -13,6 +13,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -30,6 +31,9 @@ var crdKind = schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v
 // restConfig finds the cluster: --kubeconfig, else the instance's, else what kubectl would use
 // (KUBECONFIG, ~/.kube/config, the service account inside a cluster).
 func (g *global) restConfig() (*rest.Config, error) {
+	if g.server != "" {
+		return nil, usagef("this command asks the cluster itself, so --server is not for it: name the cluster with --kubeconfig")
+	}
 	path := g.kubeconfig
 	if path == "" {
 		inst, err := readInstance(g.data)
@@ -97,6 +101,7 @@ func newClient(config *rest.Config) (client.WithWatch, error) {
 	mapper.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
 	mapper.Add(coordinationv1.SchemeGroupVersion.WithKind("Lease"), meta.RESTScopeNamespace)
 	mapper.Add(crdKind, meta.RESTScopeRoot)
+	mapper.Add(rbacv1.SchemeGroupVersion.WithKind("ClusterRoleBinding"), meta.RESTScopeRoot)
 	mapper.Add(authenticationv1.SchemeGroupVersion.WithKind("SelfSubjectReview"), meta.RESTScopeRoot)
 	for _, kind := range []string{"Event", "ConfigMap", "Secret", "ServiceAccount"} {
 		mapper.Add(corev1.SchemeGroupVersion.WithKind(kind), meta.RESTScopeNamespace)

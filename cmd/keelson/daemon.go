@@ -64,6 +64,7 @@ type Daemon struct {
 	state    lazyState
 	hooks    lazyHooks
 	ci       lazyPipelines
+	people   *people
 	cluster  *clusterProcess
 	failed   chan error // a part that ended by itself
 	looked   func(context.Context) (bool, error)
@@ -133,6 +134,14 @@ func (d *Daemon) start(ctx context.Context) error {
 	if err := d.seed(ctx, c); err != nil {
 		return err
 	}
+	if d.inst.External {
+		go bindAdminsOrWarn(ctx, c, d.Logger)
+	} else if err := bindAdmins(ctx, c); err != nil {
+		return explainAPI(err)
+	}
+	if err := d.people.review.set(config); err != nil {
+		return err
+	}
 	d.lister.set(clusterLister{client: c})
 	if s := d.ci.get(); s != nil {
 		if err := errors.Join(s.connected(ctx, d.inst, config, c), s.follows.set(config)); err != nil {
@@ -198,14 +207,16 @@ func (d *Daemon) serve() (err error) {
 	if err != nil {
 		return fmt.Errorf("start the Git host: %w", err)
 	}
+	d.people = newPeople(peopleOptions{token: d.inst.Token, port: port, store: d.ci.db, log: d.Logger})
 	dashboard := web.Options{
 		Lister: &d.lister, Version: version, Loopback: true, Metrics: metricsHandler(d.Logger, &d.state), Logger: d.Logger,
+		Guard: d.people.Guard, Authorize: d.people.may.Authorize,
 	}
 	if d.Pprof {
 		dashboard.Pprof = pprofHandler()
 	}
 	// Without pipelines everything else goes on: what is kept of them may be damaged.
-	pipelines, err := startPipelines(filepath.Join(d.Data, ciDir), d.inst, d.host, d.Jobs, d.LogLimit, own{}, d.Logger)
+	pipelines, err := startPipelines(filepath.Join(d.Data, ciDir), d.inst, d.host, d.Jobs, d.LogLimit, own{}, d.people, d.Logger)
 	if err != nil {
 		d.Logger.Error("no pipelines are played", "error", err)
 	}
@@ -215,7 +226,8 @@ func (d *Daemon) serve() (err error) {
 	}
 	d.ci.set(pipelines, err)
 	mux := newMux(dashboard, d.host, &d.hooks)
-	mux.Handle(web.PipelinesPath, &d.ci)
+	mux.Handle(web.PipelinesPath, web.LocalOnly(d.people.Guard(&d.ci)))
+	d.people.routes(mux, web.LocalOnly)
 	mux.Handle(web.TriggersPath, &d.ci)
 	d.serving = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(d.Logger.Handler(), slog.LevelWarn)}
 	d.serving.RegisterOnShutdown(d.ci.leave)

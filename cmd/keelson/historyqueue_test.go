@@ -76,7 +76,9 @@ func (s *brokenStore) KeepRepairs(ctx context.Context, all []history.Repair) err
 	return nil
 }
 
-func (s *brokenStore) RetainHistory(context.Context, store.HistoryRetention) (int64, error) { return 0, nil }
+func (s *brokenStore) RetainHistory(context.Context, store.HistoryRetention) (int64, error) {
+	return 0, nil
+}
 
 func (s *brokenStore) set(f func()) {
 	s.mu.Lock()

@@ -1,18 +1,21 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,6 +26,9 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"keelson.dev/keelson/internal/githost"
+	"keelson.dev/keelson/internal/identity"
+	"keelson.dev/keelson/internal/store"
+	"keelson.dev/keelson/internal/web"
 )
 
 var update = flag.Bool("update", false, "write what the commands print into the scripts")
@@ -54,6 +60,7 @@ func TestScripts(t *testing.T) {
 			"sample":      commitSample,
 			"instance":    startHost,
 			"registry":    startRegistry,
+			"people":      startPeople,
 			"serve":       serveFolder,
 		},
 	})
@@ -134,6 +141,27 @@ func startHost(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(writeInstance(dir, inst))
 	ts.Setenv("GIT", inst.git(true))
 	ts.Setenv("PORT", u.Port())
+}
+
+// startPeople serves who is who, with the token of an administrator: people; $SERVER is where, $ADMIN the token
+func startPeople(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: people")
+	}
+	db, err := store.Open(ts.MkAbs("store.db"), store.Options{Key: make([]byte, store.KeySize)})
+	ts.Check(err)
+	ts.Defer(func() { db.Close() })
+	p := newPeople(peopleOptions{token: newToken(), store: func() (*store.DB, error) { return db, nil }, log: slog.New(slog.DiscardHandler)})
+	p.review.review = func(_ context.Context, who web.Person, _ string, _ web.Target) (bool, string, error) { // as adminsBinding has it
+		return slices.Contains(who.Groups, identity.Admins), "", nil
+	}
+	mux := http.NewServeMux()
+	p.routes(mux, func(next http.Handler) http.Handler { return next })
+	server := httptest.NewServer(mux)
+	ts.Defer(server.Close)
+	ts.Setenv("SERVER", server.URL)
+	ts.Setenv("ADMIN", p.Token)
+	ts.Check(os.WriteFile(ts.MkAbs("admin.token"), []byte(p.Token+"\n"), 0o600))
 }
 
 // startRegistry serves an empty OCI registry at $REGISTRY: registry

@@ -30,6 +30,7 @@ type global struct {
 	kubeconfig string
 	namespace  string // empty: all of them
 	output     string
+	server     string // URL of the keelson server that is asked; empty: the instance
 }
 
 // execute runs one command line and returns its exit code.
@@ -80,6 +81,7 @@ func newRoot(g *global) *cobra.Command {
 	f.StringVar(&g.kubeconfig, "kubeconfig", "", "the kubeconfig `file` of the cluster (default: that of the instance, else as kubectl does)")
 	f.StringVarP(&g.namespace, "namespace", "n", "", "only this `namespace` (default: all)")
 	f.StringVarP(&g.output, "output", "o", "", "output `format`: json, yaml, and wide or text where there is a table")
+	f.StringVar(&g.server, "server", "", "the `URL` of the keelson server to ask, where somebody has logged in (env KEELSON_SERVER; default: the instance)")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return withCode(exitUsage, hintf(err, "%s --help lists the flags", cmd.CommandPath()))
 	})
@@ -87,7 +89,7 @@ func newRoot(g *global) *cobra.Command {
 		upCommand(g), downCommand(g), serverCommand(g),
 		getCommand(g), statusCommand(g), reconcileCommand(g), syncCommand(g), rollbackCommand(g), historyCommand(g), whyCommand(g), logCommand(g), suspendCommand(g), resumeCommand(g), confirmCommand(g), eventsCommand(g), statsCommand(g),
 		takeoverCommand(g), handbackCommand(g),
-		renderCommand(g), healthCommand(g), gitCommand(g), ciCommand(g), auditCommand(g), versionCommand(g), exitCodesTopic(), renderChildCommand(), luaChildCommand(), sandboxChildCommand(),
+		renderCommand(g), healthCommand(g), gitCommand(g), ciCommand(g), auditCommand(g), loginCommand(g), logoutCommand(g), userCommand(g), versionCommand(g), exitCodesTopic(), renderChildCommand(), luaChildCommand(), sandboxChildCommand(),
 	)
 	root.AddCommand(engineCommands(g)...)
 	return root

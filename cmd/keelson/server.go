@@ -355,8 +355,15 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 	if err := observed.serve(ctx, log, &state, ended); err != nil {
 		return err
 	}
+	var who *serverPeople
+	if listen != "" || pipelines.listen != "" {
+		if who, err = openServerPeople(ctx, g, listen, pipelines.listen != "", log); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, who.Close()) }()
+	}
 	if listen != "" {
-		server, err := serveDashboard(ctx, g, listen, log, ended)
+		server, err := serveDashboard(ctx, g, listen, who.people, log, ended)
 		if err != nil {
 			return err
 		}
@@ -377,7 +384,7 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 		},
 	}
 	if pipelines.listen != "" {
-		played, err := openServerPipelines(g.data, pipelines, log)
+		played, err := openServerPipelines(g.data, pipelines, who, log)
 		if err != nil {
 			return err
 		}
@@ -397,7 +404,7 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 }
 
 // serveDashboard serves until the server is closed; a failure goes to ended.
-func serveDashboard(ctx context.Context, g *global, address string, log *slog.Logger, ended chan<- error) (*http.Server, error) {
+func serveDashboard(ctx context.Context, g *global, address string, who *people, log *slog.Logger, ended chan<- error) (*http.Server, error) {
 	config, err := loadKubeconfig(g.kubeconfig)
 	if err != nil {
 		return nil, err
@@ -410,7 +417,8 @@ func serveDashboard(ctx context.Context, g *global, address string, log *slog.Lo
 	if err != nil {
 		return nil, hintf(fmt.Errorf("listen: %w", err), "--listen takes HOST:PORT")
 	}
-	mux := newMux(web.Options{Lister: clusterLister{client: c}, Version: version, Logger: log}, nil, nil)
+	mux := newMux(web.Options{Lister: clusterLister{client: c}, Version: version, Guard: who.Guard, Authorize: who.may.Authorize, Logger: log}, nil, nil)
+	who.routes(mux, func(next http.Handler) http.Handler { return next })
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
 	go func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

@@ -107,6 +107,7 @@ type serverPipelines struct {
 	kept   *historyQueue
 	log    *slog.Logger
 	server *http.Server
+	people *people
 }
 
 // lateProjects keeps the Projects of the cluster from when pipelines are played, which is after the controllers have begun.
@@ -159,12 +160,13 @@ func (l *lateProjects) Forget(name types.NamespacedName) {
 }
 
 // openServerPipelines opens the Git host. Nothing is played or served before [serverPipelines.start].
-func openServerPipelines(data string, o serverCI, log *slog.Logger) (*serverPipelines, error) {
-	s := &serverPipelines{o: o, data: data, log: log, pushes: make(chan string), kept: newHistoryQueue(log), late: lateProjects{ready: make(chan struct{})}}
-	var err error
-	if s.token, err = serverToken(filepath.Join(data, ciDir, "token")); err != nil {
-		return nil, err
+func openServerPipelines(data string, o serverCI, who *serverPeople, log *slog.Logger) (*serverPipelines, error) {
+	s := &serverPipelines{
+		o: o, data: data, log: log, people: who.people, token: who.token, pushes: make(chan string), kept: newHistoryQueue(log),
+		late: lateProjects{ready: make(chan struct{})},
 	}
+	who.played = &s.ci
+	var err error
 	s.host, err = githost.New(githost.Options{
 		Root: filepath.Join(data, gitDir), Token: s.token, GuardReads: true, Allow: s.ci.allow, Job: s.ci.job, Private: isWitness,
 		OnPush: func(p githost.Push) {
@@ -222,7 +224,7 @@ func (s *serverPipelines) start(ctx context.Context, kubeconfig string, ended ch
 		ended <- hintf(errors.New("another Keelson has the database now"), "a lease that two servers hold is that of two clusters: give each cluster a database")
 	}
 	inst := instance{Token: s.token, External: true, Kubeconfig: kubeconfig}
-	p, err := startPipelines(filepath.Join(s.data, ciDir), inst, s.host, s.o.jobs, int64(s.o.log)<<20, mine, s.log)
+	p, err := startPipelines(filepath.Join(s.data, ciDir), inst, s.host, s.o.jobs, int64(s.o.log)<<20, mine, s.people, s.log)
 	if err != nil {
 		return err
 	}
@@ -264,9 +266,10 @@ func (s *serverPipelines) serve(ctx context.Context, p *pipelineServer, ended ch
 	mux := http.NewServeMux()
 	mux.Handle(githost.Prefix, s.host)
 	mux.Handle(githost.APIPath, s.host.API())
-	mux.Handle(web.PipelinesPath, p.open)
-	mux.Handle(web.SchedulesPath, p.schedules(s.token))
-	mux.Handle(web.SchedulesPath+"/", p.schedules(s.token))
+	mux.Handle(web.PipelinesPath, s.people.Guard(p.open))
+	mux.Handle(web.SchedulesPath, s.people.Guard(p.plans))
+	mux.Handle(web.SchedulesPath+"/", s.people.Guard(p.plans))
+	s.people.routes(mux, func(next http.Handler) http.Handler { return next })
 	mux.Handle(web.TriggersPath, p.triggers)
 	mux.Handle(pod.Path, p.pods.Handler())
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

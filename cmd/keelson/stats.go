@@ -38,11 +38,11 @@ and what it all costs. Counts are those since the process started. Prometheus re
 }
 
 func runStats(ctx context.Context, g *global, address string) error {
-	url, err := g.metricsURL(address)
+	url, token, err := g.metricsURL(address)
 	if err != nil {
 		return err
 	}
-	families, err := scrape(ctx, url)
+	families, err := scrape(ctx, url, token)
 	if err != nil {
 		return hintf(fmt.Errorf("read metrics: %w", err), "keelson up starts the instance; --data names another instance's directory, --metrics a server's address")
 	}
@@ -50,28 +50,31 @@ func runStats(ctx context.Context, g *global, address string) error {
 	return g.print(s, s.write)
 }
 
-// metricsURL finds the metrics: at an address, else those of the instance.
-func (g *global) metricsURL(address string) (string, error) {
+// metricsURL finds the metrics: at an address, else those of the instance, with its token.
+func (g *global) metricsURL(address string) (url, token string, err error) {
 	if address != "" {
 		address, err := localUnlessStated("--metrics", strings.TrimSuffix(strings.TrimPrefix(address, "http://"), "/metrics"))
-		return "http://" + address + "/metrics", err
+		return "http://" + address + "/metrics", "", err
 	}
 	inst, err := readInstance(g.data)
 	if err != nil {
-		return "", hintf(fmt.Errorf("there is no instance in %s", g.data), "keelson up --data %s starts one; --metrics names the address of a server", g.data)
+		return "", "", hintf(fmt.Errorf("there is no instance in %s", g.data), "keelson up --data %s starts one; --metrics names the address of a server", g.data)
 	}
-	return inst.base() + "/metrics", nil
+	return inst.base() + "/metrics", inst.Token, nil
 }
 
 // maxMetrics bounds the metrics that are read, in bytes.
 const maxMetrics = 64 << 20
 
-func scrape(ctx context.Context, url string) (map[string]*dto.MetricFamily, error) {
+func scrape(ctx context.Context, url, token string) (map[string]*dto.MetricFamily, error) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {

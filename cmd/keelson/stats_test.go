@@ -41,7 +41,7 @@ func golden(t *testing.T, name, got string) {
 func TestStats(t *testing.T) {
 	server := httptest.NewServer(http.FileServer(http.Dir("testdata/stats")))
 	defer server.Close()
-	families, err := scrape(t.Context(), server.URL+"/metrics.txt")
+	families, err := scrape(t.Context(), server.URL+"/metrics.txt", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func TestStatsOfNothing(t *testing.T) {
 	var state lazyState
 	server := httptest.NewServer(metricsHandler(slog.New(slog.DiscardHandler), &state))
 	defer server.Close()
-	families, err := scrape(t.Context(), server.URL)
+	families, err := scrape(t.Context(), server.URL, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +188,7 @@ func TestScrapeOfSomethingElse(t *testing.T) {
 	}))
 	defer server.Close()
 	for path, want := range map[string]string{"/other": "does not serve the metrics of keelson", "/page": "parsing error", "/none": "403 Forbidden"} {
-		if _, err := scrape(t.Context(), server.URL+path); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := scrape(t.Context(), server.URL+path, ""); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", path, err, want)
 		}
 	}

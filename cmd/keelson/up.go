@@ -82,7 +82,7 @@ only prints where it is.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&opts.foreground, "foreground", false, "stay in the foreground until interrupted")
-	f.BoolVar(&opts.json, "json", false, `print {"dashboard","git","kubeconfig","token"} as the last line`)
+	f.BoolVar(&opts.json, "json", false, `print {"dashboard","git","kubeconfig","token","login"} as the last line`)
 	f.IntVar(&opts.port, "port", defaultPort, "the `port` of the Git host and the dashboard; 0: any free one (default: that of the last run)")
 	f.IntVar(&opts.nodes, "nodes", 1, "simulated nodes of the embedded cluster")
 	f.StringVar(&opts.node, "node", "", "simulated, or real: the embedded cluster's `kind` of node; a real one runs containers, for root on Linux (default: that of the last run)")
@@ -138,7 +138,7 @@ func runForeground(ctx context.Context, g *global, opts upOptions) error {
 	} else {
 		d.Logger = slog.New(slog.NewTextHandler(g.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
 		ready = func() {
-			if err := printInstance(g, opts.json, d.inst); err != nil {
+			if err := printInstance(ctx, g, opts.json, d.inst); err != nil {
 				d.Logger.Error("print", "error", err)
 			}
 		}
@@ -201,7 +201,7 @@ func runUp(ctx context.Context, g *global, opts upOptions) error {
 		if opts.port > 0 && opts.port != inst.Port || g.kubeconfig != "" && g.kubeconfig != inst.Kubeconfig || opts.pprof || opts.node != "" && opts.node != cmp.Or(inst.Node, nodeSimulated) {
 			fmt.Fprintln(g.err, "note: --port, --kubeconfig, --node and --pprof count at a start only; keelson down stops this one")
 		}
-		return printInstance(g, opts.json, inst)
+		return printInstance(ctx, g, opts.json, inst)
 	}
 	var child *exec.Cmd
 	if pid == 0 {
@@ -224,7 +224,7 @@ func runUp(ctx context.Context, g *global, opts upOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := printInstance(g, opts.json, inst); err != nil {
+	if err := printInstance(ctx, g, opts.json, inst); err != nil {
 		return err
 	}
 	if len(last.Unhealthy) > 0 {
@@ -462,19 +462,28 @@ func lastLines(path string, n int) []string {
 }
 
 // printInstance tells where everything is. Only the JSON form has the token, which programs need.
-func printInstance(g *global, asJSON bool, inst instance) error {
+func printInstance(ctx context.Context, g *global, asJSON bool, inst instance) error {
 	v := struct {
 		Dashboard  string `json:"dashboard"`
 		Git        string `json:"git"`
 		Kubeconfig string `json:"kubeconfig"`
 		Token      string `json:"token"`
 		Registry   string `json:"registry,omitempty"`
-	}{inst.dashboard(), inst.git(true), inst.Kubeconfig, inst.Token, inst.registry()}
+		Login      string `json:"login,omitempty"`
+	}{inst.dashboard(), inst.git(true), inst.Kubeconfig, inst.Token, inst.registry(), ""}
+	link, err := loginLink(ctx, inst)
+	if err != nil {
+		fmt.Fprintf(g.err, "note: no login link: %v\n", err)
+	}
+	v.Login = link
 	if asJSON {
 		return json.NewEncoder(g.out).Encode(v)
 	}
 	return g.print(v, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "dashboard   %s\ngit         %s\nkubeconfig  %s\n", v.Dashboard, inst.git(false), v.Kubeconfig)
+		if err == nil && v.Login != "" {
+			_, err = fmt.Fprintf(w, "log in      %s\n            (works once, for 15 minutes; keelson up prints another one)\n", v.Login)
+		}
 		if err == nil && v.Registry != "" {
 			_, err = fmt.Fprintf(w, "registry    %s\n", v.Registry)
 		}

@@ -272,11 +272,12 @@ func (db *DB) EnvironmentByID(ctx context.Context, id int64) (Environment, error
 
 // EnvironmentFilter says which environments a list has: those that meet all that is set.
 type EnvironmentFilter struct {
-	Project int64
-	State   string
-	Branch  string // was deployed last from this branch; set Project with it
-	After   int64  // only environments with a larger number: the last one of the page before
-	Limit   int    // 0: 100; at most 1000
+	Project  int64
+	Projects []int64 // only of these; nil: of all
+	State    string
+	Branch   string // was deployed last from this branch; set Project with it
+	After    int64  // only environments with a larger number: the last one of the page before
+	Limit    int    // 0: 100; at most 1000
 }
 
 // Environments lists environments in the order of their numbers. A page shorter than the limit is the last one.
@@ -285,6 +286,7 @@ func (db *DB) Environments(ctx context.Context, f EnvironmentFilter) ([]Environm
 	if f.Project != 0 {
 		w.and("project = ?", f.Project)
 	}
+	w.projects(f.Projects)
 	if f.State != "" {
 		w.and("state = ?", f.State)
 	}

@@ -270,12 +270,13 @@ func (db *DB) Unfinished(ctx context.Context) ([]Pipeline, error) {
 
 // PipelineFilter says which pipelines a list has: those that meet all that is set.
 type PipelineFilter struct {
-	Project int64
-	Ref     string
-	Status  string
-	Source  string
-	SHA     string
-	Parent  int64 // the child pipelines of this job
+	Project  int64
+	Projects []int64 // only of these; nil: of all
+	Ref      string
+	Status   string
+	Source   string
+	SHA      string
+	Parent   int64 // the child pipelines of this job
 	// Upstream are the pipelines that this job has started in other projects.
 	Upstream int64
 	Top      bool // no child pipelines
@@ -291,6 +292,7 @@ func (db *DB) Pipelines(ctx context.Context, f PipelineFilter) ([]Pipeline, erro
 	if f.Project != 0 {
 		w.and("project = ?", f.Project)
 	}
+	w.projects(f.Projects)
 	if f.Ref != "" {
 		w.and("ref = ?", f.Ref)
 	}

@@ -76,3 +76,22 @@ func (w *where) String() string {
 	}
 	return " WHERE " + strings.Join(w.sql, " AND ")
 }
+
+// projects asks for the rows of some projects; nil: of all. Numbers are repeated up to the next power of two, so that there are few queries.
+func (w *where) projects(ids []int64) {
+	if ids == nil {
+		return
+	}
+	n := 1
+	for n < len(ids) {
+		n *= 2
+	}
+	args := make([]any, n)
+	for i := range args {
+		args[i] = int64(-1)
+		if len(ids) > 0 {
+			args[i] = ids[min(i, len(ids)-1)]
+		}
+	}
+	w.and("project IN (?"+strings.Repeat(", ?", n-1)+")", args...)
+}

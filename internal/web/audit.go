@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -208,15 +209,7 @@ func recordTo(record func(audit.Entry), r *http.Request, e audit.Entry, err erro
 }
 
 // actorOf is who asks.
-func actorOf(r *http.Request) string {
-	if who := PersonOf(r.Context()).Name; who != "" {
-		return who
-	}
-	if name := r.Header.Get("X-Keelson-User"); name != "" { // with the token of an instance, whoever has that says who they are
-		return name
-	}
-	return "somebody"
-}
+func actorOf(r *http.Request) string { return cmp.Or(PersonOf(r.Context()).Name, "somebody") }
 
 // pipelineEntry is what is recorded of what a person asks for of a pipeline.
 func (s *pipelines) pipelineEntry(ctx context.Context, r *http.Request, action string, p store.Pipeline, ask Ask) []audit.Entry {

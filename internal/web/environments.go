@@ -42,13 +42,6 @@ type AskEnvironment struct {
 	To    int64 `json:"to,omitempty"`    // of a rollback: the number of the deployment in its environment; 0: the last one of another commit
 }
 
-// environmentsIn adds what there is of environments.
-func (s *pipelines) environmentsIn(mux *http.ServeMux) {
-	mux.HandleFunc("GET /api/v1/environments", s.environments)
-	mux.HandleFunc("GET /api/v1/environments/{id}", s.environment)
-	mux.HandleFunc("POST /api/v1/environments/{id}/{action}", s.askEnvironment)
-}
-
 func (s *pipelines) environments(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), readLimit)
 	defer cancel()
@@ -65,6 +58,9 @@ func (s *pipelines) environments(w http.ResponseWriter, r *http.Request) {
 	}
 	name := q.Get("name")
 	if path := q.Get("project"); path != "" {
+		if !s.may.may(w, r, VerbGet, path) {
+			return
+		}
 		p, err := s.Store.Project(ctx, path)
 		if err != nil {
 			fail(w, err)
@@ -74,6 +70,12 @@ func (s *pipelines) environments(w http.ResponseWriter, r *http.Request) {
 	} else if name != "" {
 		refuse(w, http.StatusBadRequest, errors.New("name: an environment has its name in a project: give project too"))
 		return
+	} else {
+		var err error
+		if f.Projects, err = s.may.seen(ctx); err != nil {
+			fail(w, err)
+			return
+		}
 	}
 	all, err := s.find(ctx, f, name)
 	if err != nil {
@@ -197,6 +199,9 @@ func (s *pipelines) askEnvironment(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
+	if !s.mayEnvironment(w, r, action, e) {
+		return
+	}
 	args, err := json.Marshal(struct {
 		AskEnvironment
 		Environment int64 `json:"environment"`
@@ -205,7 +210,7 @@ func (s *pipelines) askEnvironment(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusInternalServerError, err)
 		return
 	}
-	command, err := s.Store.Enqueue(ctx, store.Command{Kind: action, Project: e.Project, User: askedBy(r), Args: args, Audit: environmentEntry(r, action, e, ask)})
+	command, err := s.Store.Enqueue(ctx, store.Command{Kind: action, Project: e.Project, User: PersonOf(ctx).Name, Args: args, Audit: environmentEntry(r, action, e, ask)})
 	if err != nil {
 		fail(w, err)
 		return
@@ -219,4 +224,22 @@ func (s *pipelines) askEnvironment(w http.ResponseWriter, r *http.Request) {
 	default:
 		s.showEnvironment(ctx, w, id, 0)
 	}
+}
+
+// mayEnvironment asks whether who is in front may do a verb to an environment; where not, the request has been answered.
+func (s *pipelines) mayEnvironment(w http.ResponseWriter, r *http.Request, verb string, e store.Environment) bool {
+	if s.Authorize == nil {
+		return true
+	}
+	path, err := s.may.path(r.Context(), e.Project)
+	var on Target
+	if err == nil {
+		on, err = s.may.target(r.Context(), path)
+	}
+	if err != nil {
+		fail(w, err)
+		return false
+	}
+	on.Resource, on.Name = EnvironmentResource, e.Name
+	return s.Authorize.allowed(w, r, verb, on)
 }

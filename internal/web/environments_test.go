@@ -36,7 +36,7 @@ func TestEnvironments(t *testing.T) {
 	if _, err := db.SetEnvironment(t.Context(), 3, store.EnvironmentStopped); err != nil {
 		t.Fatal(err)
 	}
-	h := NewPipelines(PipelinesOptions{Store: db, Token: "secret"})
+	h := asPerson("secret", NewPipelines(PipelinesOptions{Store: db}))
 	ask := func(method, path, body string) (int, string) {
 		t.Helper()
 		r := httptest.NewRequest(method, "/api/v1/"+path, strings.NewReader(body))

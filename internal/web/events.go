@@ -137,14 +137,17 @@ func lastID(w http.ResponseWriter, r *http.Request) (int64, bool) {
 }
 
 // watched says which changes somebody wants to be told.
-type watched struct{ project, pipeline int64 }
+type watched struct {
+	project, pipeline int64
+	may               func(project int64) bool // who is told may see it; nil: they may see all
+}
 
 func (f watched) wants(c store.Change) bool {
 	switch c.Kind {
-	case "delivery", "repair": // they are of no project
-		return f == watched{}
+	case "delivery", "repair": // they are of no project, and a number and a status tell nobody what they are about
+		return f.project == 0 && f.pipeline == 0
 	case "pipeline", "job", "environment", "deployment":
-		return (f.project == 0 || c.Project == f.project) && (f.pipeline == 0 || c.Pipeline == f.pipeline)
+		return (f.project == 0 || c.Project == f.project) && (f.pipeline == 0 || c.Pipeline == f.pipeline) && (f.may == nil || f.may(c.Project))
 	default:
 		return false
 	}
@@ -161,7 +164,11 @@ func (s *pipelines) events(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	f.may = s.may.watches(r.Context())
 	if path := q.Get("project"); path != "" {
+		if !s.may.may(w, r, VerbGet, path) {
+			return
+		}
 		ctx, cancel := context.WithTimeout(r.Context(), readLimit)
 		p, err := s.Store.Project(ctx, path)
 		cancel()

@@ -37,8 +37,8 @@ func openDB(t *testing.T) *store.DB {
 func newServed(t *testing.T, o PipelinesOptions) *served {
 	t.Helper()
 	s := &served{T: t, db: openDB(t)}
-	o.Store, o.Token = s.db, testToken
-	hs := httptest.NewServer(NewPipelines(o))
+	o.Store = s.db
+	hs := httptest.NewServer(asPerson(testToken, NewPipelines(o)))
 	t.Cleanup(func() {
 		hs.CloseClientConnections()
 		hs.Close()
@@ -239,7 +239,7 @@ func TestHeartbeat(t *testing.T) {
 		w := httptest.NewRecorder()
 		req := httptest.NewRequest(http.MethodGet, "/api/v1/events", nil).WithContext(ctx)
 		req.Header.Set("Authorization", "Bearer "+testToken)
-		NewPipelines(PipelinesOptions{Store: db, Token: testToken}).ServeHTTP(w, req)
+		asPerson(testToken, NewPipelines(PipelinesOptions{Store: db})).ServeHTTP(w, req)
 		if n := strings.Count(w.Body.String(), fmt.Sprintf("\n\nid: %d", db.Seq())); n != 4 { // one is ready's
 			t.Errorf("%d: %s", n, w.Body)
 		}

@@ -2,8 +2,6 @@ package web
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +10,6 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"keelson.dev/keelson/internal/audit"
@@ -67,7 +64,10 @@ type PipelinesOptions struct {
 	Store *store.DB
 	// Create makes a pipeline; the error is for whoever has asked.
 	Create func(ctx context.Context, p NewPipeline, user string) (store.Pipeline, error)
-	Token  string // whoever has it may do everything
+	// Authorize tells who may do what to a project; nil: everybody may do everything.
+	Authorize Authorize
+	// ProjectOf gives the namespace and the name of the Project object of a path; both empty: there is none.
+	ProjectOf func(ctx context.Context, path string) (namespace, name string, err error)
 
 	Artifacts *artifact.Store
 	// Variables gives the variables of a pipeline, or of one of its jobs, without what nobody may see.
@@ -84,7 +84,7 @@ type PipelinesOptions struct {
 	Audit AuditOptions
 }
 
-// NewPipelines serves pipelines as JSON, and their logs as text. Every request needs the token.
+// NewPipelines serves pipelines as JSON, and their logs as text. Every request needs a [Person] in its context.
 //
 //	GET  /api/v1/pipelines?project=&ref=&status=&sha=&before=&limit=
 //	POST /api/v1/pipelines                      makes one: [NewPipeline]
@@ -113,34 +113,47 @@ type PipelinesOptions struct {
 //	GET  /api/v1/audit …                        who did what: auditIn
 //	GET  /api/v1/events?project=&pipeline=      a stream of the changes of pipelines, jobs, environments, deployments, deliveries and repairs
 func NewPipelines(o PipelinesOptions) http.Handler {
-	s := &pipelines{PipelinesOptions: o, streams: make(chan struct{}, maxStreams), zips: make(chan struct{}, maxZips)}
+	s := newPipelines(o)
 	mux := http.NewServeMux()
+	of := func(pattern, verb, what string, of owned, h http.HandlerFunc) {
+		mux.HandleFunc(pattern, s.may.guarded(verb, what, of, h))
+	}
 	mux.HandleFunc("GET /api/v1/projects", s.projects)
 	mux.HandleFunc("GET /api/v1/pipelines", s.list)
 	mux.HandleFunc("POST /api/v1/pipelines", s.create)
-	mux.HandleFunc("GET /api/v1/pipelines/{id}", s.show)
-	mux.HandleFunc("POST /api/v1/pipelines/{id}/{action}", s.ask)
-	mux.HandleFunc("GET /api/v1/jobs/{id}", s.job)
-	mux.HandleFunc("GET /api/v1/jobs/{id}/log", s.log)
-	s.environmentsIn(mux)
+	of("GET /api/v1/pipelines/{id}", VerbGet, "pipeline", ofPipeline, s.show)
+	of("POST /api/v1/pipelines/{id}/{action}", VerbGet, "pipeline", ofPipeline, s.ask) // and it asks about the action
+	of("GET /api/v1/jobs/{id}", VerbGet, "job", ofJob, s.job)
+	of("GET /api/v1/jobs/{id}/log", VerbGet, "job", ofJob, s.log)
+	mux.HandleFunc("GET /api/v1/environments", s.environments)
+	of("GET /api/v1/environments/{id}", VerbGet, "environment", ofEnvironment, s.environment)
+	of("POST /api/v1/environments/{id}/{action}", VerbGet, "environment", ofEnvironment, s.askEnvironment)
 	s.historyIn(mux)
 	mux.HandleFunc("GET /api/v1/events", s.events)
-	mux.HandleFunc("GET /api/v1/pipelines/{id}/variables", s.variables)
-	mux.HandleFunc("GET /api/v1/pipelines/{id}/graph", s.graph)
-	mux.HandleFunc("GET /api/v1/pipelines/{id}/recipe", s.recipe)
-	mux.HandleFunc("GET /api/v1/pipelines/{id}/artifacts", s.artifactsOf)
+	of("GET /api/v1/pipelines/{id}/variables", VerbGet, "pipeline", ofPipeline, s.variables)
+	of("GET /api/v1/pipelines/{id}/graph", VerbGet, "pipeline", ofPipeline, s.graph)
+	of("GET /api/v1/pipelines/{id}/recipe", VerbGet, "pipeline", ofPipeline, s.recipe)
+	of("GET /api/v1/pipelines/{id}/artifacts", VerbGet, "pipeline", ofPipeline, s.artifactsOf)
 	mux.HandleFunc("GET /api/v1/projects/variables", s.settings)
-	mux.HandleFunc("GET /api/v1/jobs/{id}/artifacts", s.artifacts)
-	mux.HandleFunc("DELETE /api/v1/jobs/{id}/artifacts", s.erase)
-	mux.HandleFunc("POST /api/v1/jobs/{id}/artifacts/keep", s.keep)
-	mux.HandleFunc("GET /api/v1/jobs/{id}/artifacts/archive", s.archive)
-	mux.HandleFunc("GET /api/v1/jobs/{id}/artifacts/file", s.file)
+	of("GET /api/v1/jobs/{id}/artifacts", VerbGet, "job", ofJob, s.artifacts)
+	of("DELETE /api/v1/jobs/{id}/artifacts", VerbErase, "job", ofJob, s.erase)
+	of("POST /api/v1/jobs/{id}/artifacts/keep", VerbPlay, "job", ofJob, s.keep)
+	of("GET /api/v1/jobs/{id}/artifacts/archive", VerbGet, "job", ofJob, s.archive)
+	of("GET /api/v1/jobs/{id}/artifacts/file", VerbGet, "job", ofJob, s.file)
 	s.auditIn(mux)
 	return s.guard(mux)
 }
 
+func newPipelines(o PipelinesOptions) *pipelines {
+	return &pipelines{
+		PipelinesOptions: o, streams: make(chan struct{}, maxStreams), zips: make(chan struct{}, maxZips),
+		may: access{ask: o.Authorize, where: o.ProjectOf, store: o.Store},
+	}
+}
+
 type pipelines struct {
 	PipelinesOptions
+	may     access
 	streams chan struct{} // that are open
 	zips    chan struct{} // that are being made
 	sizes   zipSizes
@@ -152,15 +165,14 @@ const (
 	readLimit  = 10 * time.Second // of a look into the store
 )
 
-// guard lets only those in who have the token.
-func (s *pipelines) guard(next http.Handler) http.Handler {
-	want := sha256.Sum256([]byte(s.Token))
+// guard turns away who is nobody: whoever wires this puts somebody in front who knows people.
+func (s *pipelines) guard(next http.Handler) http.Handler { return known(next) }
+
+func known(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cache-Control", "no-store")
-		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		given := sha256.Sum256([]byte(token))
-		if !ok || s.Token == "" || subtle.ConstantTimeCompare(given[:], want[:]) != 1 {
+		if PersonOf(r.Context()).Name == "" {
 			refuse(w, http.StatusUnauthorized, errors.New("the token is missing or wrong"))
 			return
 		}
@@ -218,6 +230,14 @@ func (s *pipelines) projects(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
+	seen, err := s.may.seen(ctx)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	if seen != nil {
+		all = slices.DeleteFunc(all, func(p store.Project) bool { return !slices.Contains(seen, p.ID) })
+	}
 	answerJSON(w, map[string]any{"projects": append([]store.Project{}, all...)})
 }
 
@@ -236,12 +256,21 @@ func (s *pipelines) list(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if path := q.Get("project"); path != "" {
+		if !s.may.may(w, r, VerbGet, path) {
+			return
+		}
 		p, err := s.Store.Project(ctx, path)
 		if err != nil {
 			fail(w, err)
 			return
 		}
 		f.Project = p.ID
+	} else {
+		var err error
+		if f.Projects, err = s.may.seen(ctx); err != nil {
+			fail(w, err)
+			return
+		}
 	}
 	all, err := s.Store.Pipelines(ctx, f)
 	if err != nil {
@@ -299,6 +328,9 @@ func (s *pipelines) show(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		for _, o := range others {
+			if ok, err := s.may.sees(ctx, paths[o.Project]); err != nil || !ok {
+				continue
+			}
 			d.Downstream = append(d.Downstream, ListedPipeline{Pipeline: o, ProjectPath: paths[o.Project]})
 		}
 	}
@@ -307,12 +339,12 @@ func (s *pipelines) show(w http.ResponseWriter, r *http.Request) {
 
 func (s *pipelines) create(w http.ResponseWriter, r *http.Request) {
 	var p NewPipeline
-	if !decode(w, r, &p) {
+	if !decode(w, r, &p) || !s.may.may(w, r, VerbPlay, p.Project) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), askTimeout)
 	defer cancel()
-	made, err := s.Create(ctx, p, askedBy(r))
+	made, err := s.Create(ctx, p, PersonOf(ctx).Name)
 	s.note(r, audit.Entry{Action: "pipeline.create", Object: madeObject(made.ID, p.Project), Project: p.Project, Detail: p.Ref}, err)
 	if err != nil {
 		refuse(w, http.StatusUnprocessableEntity, err)
@@ -334,15 +366,6 @@ func decode(w http.ResponseWriter, r *http.Request, into any) bool {
 		refuse(w, http.StatusBadRequest, fmt.Errorf("read the request: %w", err))
 	}
 	return err == nil
-}
-
-// askedBy is who asks, as they say themselves: there is one token.
-func askedBy(r *http.Request) string {
-	name := r.Header.Get("X-Keelson-User")
-	if name == "" || len(name) > 100 || strings.ContainsFunc(name, func(c rune) bool { return c < ' ' || c == 0x7f }) {
-		return "somebody"
-	}
-	return name
 }
 
 func (s *pipelines) ask(w http.ResponseWriter, r *http.Request) {
@@ -368,6 +391,9 @@ func (s *pipelines) ask(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
+	if !s.may.mayProject(w, r, action, p.Project) { // the actions are verbs
+		return
+	}
 	given := make([]pipeline.KV, 0, len(ask.Variables))
 	for _, name := range slices.Sorted(maps.Keys(ask.Variables)) {
 		given = append(given, pipeline.KV{Key: name, Value: ask.Variables[name]})
@@ -381,7 +407,7 @@ func (s *pipelines) ask(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusInternalServerError, err)
 		return
 	}
-	command, err := s.Store.Enqueue(ctx, store.Command{Kind: action, Project: p.Project, Pipeline: id, Jobs: ask.Jobs, User: askedBy(r), Args: args, Audit: s.pipelineEntry(ctx, r, action, p, ask)})
+	command, err := s.Store.Enqueue(ctx, store.Command{Kind: action, Project: p.Project, Pipeline: id, Jobs: ask.Jobs, User: PersonOf(ctx).Name, Args: args, Audit: s.pipelineEntry(ctx, r, action, p, ask)})
 	if err != nil {
 		fail(w, err)
 		return

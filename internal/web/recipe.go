@@ -32,7 +32,11 @@ func (s *pipelines) variables(w http.ResponseWriter, r *http.Request) {
 func (s *pipelines) settings(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), readLimit)
 	defer cancel()
-	all, err := s.Settings(ctx, r.URL.Query().Get("project"))
+	path := r.URL.Query().Get("project")
+	if !s.may.may(w, r, VerbGet, path) {
+		return
+	}
+	all, err := s.Settings(ctx, path)
 	if err != nil {
 		unusable(w, err)
 		return

@@ -43,20 +43,34 @@ type PlayedSchedule struct {
 type SchedulesOptions struct {
 	List func(project string) []ListedSchedule
 	// Play makes the pipeline of a schedule now; the error is for whoever has asked.
-	Play  func(ctx context.Context, p PlayedSchedule, user string) (store.Pipeline, error)
-	Token string // whoever has it may do everything
+	Play func(ctx context.Context, p PlayedSchedule, user string) (store.Pipeline, error)
 	// Record is that of [AuditOptions].
 	Record func(audit.Entry)
+	// Authorize and ProjectOf are those of [PipelinesOptions].
+	Authorize Authorize
+	ProjectOf func(ctx context.Context, path string) (namespace, name string, err error)
 }
 
-// NewSchedules serves schedules as JSON. Every request needs the token.
+// NewSchedules serves schedules as JSON. Every request needs a [Person] in its context.
 //
 //	GET  /api/v1/schedules?project=PATH
 //	POST /api/v1/schedules/play          [PlayedSchedule]; the answer is the pipeline
 func NewSchedules(o SchedulesOptions) http.Handler {
+	may := access{ask: o.Authorize, where: o.ProjectOf}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+SchedulesPath, func(w http.ResponseWriter, r *http.Request) {
-		answerJSON(w, ScheduleList{Schedules: append([]ListedSchedule{}, o.List(r.URL.Query().Get("project"))...)})
+		out := ScheduleList{Schedules: []ListedSchedule{}}
+		for _, schedule := range o.List(r.URL.Query().Get("project")) {
+			ok, err := may.sees(r.Context(), schedule.Project)
+			if err != nil {
+				fail(w, err)
+				return
+			}
+			if ok {
+				out.Schedules = append(out.Schedules, schedule)
+			}
+		}
+		answerJSON(w, out)
 	})
 	mux.HandleFunc("POST "+SchedulesPath+"/play", func(w http.ResponseWriter, r *http.Request) {
 		var p PlayedSchedule
@@ -67,9 +81,12 @@ func NewSchedules(o SchedulesOptions) http.Handler {
 			refuse(w, http.StatusBadRequest, errors.New("project and name are needed"))
 			return
 		}
+		if !may.may(w, r, VerbPlay, p.Project) {
+			return
+		}
 		ctx, cancel := context.WithTimeout(r.Context(), askTimeout)
 		defer cancel()
-		made, err := o.Play(ctx, p, askedBy(r))
+		made, err := o.Play(ctx, p, PersonOf(ctx).Name)
 		recordTo(o.Record, r, audit.Entry{Action: "schedule.play", Object: madeObject(made.ID, p.Project), Project: p.Project, Detail: "schedule " + p.Name}, err)
 		if err != nil {
 			refuse(w, http.StatusUnprocessableEntity, err)
@@ -80,5 +97,5 @@ func NewSchedules(o SchedulesOptions) http.Handler {
 		w.WriteHeader(http.StatusCreated)
 		_ = json.NewEncoder(w).Encode(made) // the client may be gone
 	})
-	return (&pipelines{PipelinesOptions: PipelinesOptions{Token: o.Token}}).guard(mux)
+	return known(mux)
 }

@@ -83,7 +83,11 @@ type Options struct {
 	Loopback bool         // refuse requests for any host name but this machine's: no other web site's page can read this one
 	Metrics  http.Handler // serves /metrics; nil: there is none
 	Pprof    http.Handler // serves /debug/pprof/; nil: there is none
-	Logger   *slog.Logger
+	// Authorize tells who may see what; nil: everybody may see everything.
+	Authorize Authorize
+	// Guard is in front of all but /healthz, and knows people; nil: nobody is.
+	Guard  func(http.Handler) http.Handler
+	Logger *slog.Logger
 }
 
 // listTimeout bounds what one page view may wait for the cluster.
@@ -98,14 +102,29 @@ func New(opts Options) http.Handler {
 	mux.Handle("/", spa{opts.Assets})
 	mux.HandleFunc("GET /api/apps", s.apps)
 	mux.HandleFunc("GET /api/sources", s.sources)
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	if opts.Metrics != nil {
-		mux.Handle("GET /metrics", opts.Metrics)
+		mux.Handle("GET /metrics", s.watching(opts.Metrics))
 	}
 	if opts.Pprof != nil {
-		mux.Handle("/debug/pprof/", opts.Pprof)
+		mux.Handle("/debug/pprof/", s.watching(opts.Pprof))
 	}
-	return s.guard(mux)
+	inside := http.Handler(mux)
+	if opts.Guard != nil {
+		inside = opts.Guard(inside)
+	}
+	outside := http.NewServeMux()
+	outside.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	outside.Handle("/", inside)
+	return s.guard(outside)
+}
+
+// watching is in front of what tells about the process itself.
+func (s *server) watching(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.Authorize.allowed(w, r, VerbGet, Target{Group: KeelsonGroup, Resource: "metrics"}) {
+			next.ServeHTTP(w, r)
+		}
+	})
 }
 
 // guard sets the headers that every answer has and turns away requests under a foreign host name.
@@ -148,15 +167,33 @@ func isLoopback(hostport string) bool {
 func (s *server) apps(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), listTimeout)
 	defer cancel()
-	list, err := s.Lister.Apps(ctx)
+	list, err := s.seenApps(ctx)
 	s.answer(w, "apps", append([]App{}, list...), err)
 }
 
 func (s *server) sources(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), listTimeout)
 	defer cancel()
-	list, err := s.Lister.Sources(ctx)
+	list, err := s.seenSources(ctx)
 	s.answer(w, "sources", append([]Source{}, list...), err)
+}
+
+// seenApps lists the apps that who is in front may see.
+func (s *server) seenApps(ctx context.Context) ([]App, error) {
+	all, err := s.Lister.Apps(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return visible(ctx, s.Authorize, all, func(a App) Target { return TargetOf(a.Kind, a.Namespace, a.Name) })
+}
+
+// seenSources lists the sources that who is in front may see.
+func (s *server) seenSources(ctx context.Context) ([]Source, error) {
+	all, err := s.Lister.Sources(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return visible(ctx, s.Authorize, all, func(a Source) Target { return TargetOf(a.Kind, a.Namespace, a.Name) })
 }
 
 func (s *server) answer(w http.ResponseWriter, name string, list any, err error) {

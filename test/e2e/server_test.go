@@ -260,8 +260,16 @@ func TestServer(t *testing.T) {
 	image(t, kubeconfig, "default", "my-application", "my-application:v1.0.0")
 	contains(t, onBare(t, "get", "apps"), "flux-system", "apps", "Ready")
 	page := regexp.MustCompile(`http://127\.0\.0\.1:\d+/`).FindString(first.says())
+	text, err := os.ReadFile(filepath.Join(data, "first", "ci", "token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := strings.TrimSpace(string(text))
+	if res, err := http.Get(page); err != nil || res.StatusCode != http.StatusUnauthorized {
+		t.Errorf("the dashboard is open: %v, %v", res, err)
+	}
 	for path, want := range map[string]string{"": "my-cluster", "api/apps": `"name":"apps"`, "healthz": "ok"} {
-		contains(t, fetch(t, page+path), want)
+		contains(t, fetch(t, page+path, token), want)
 	}
 
 	second := startServer(t, kubeconfig, filepath.Join(data, "second"))
@@ -334,10 +342,15 @@ func TestMicroservices(t *testing.T) {
 	s.stop(t)
 }
 
-func fetch(t *testing.T, url string) string {
+func fetch(t *testing.T, url, token string) string {
 	t.Helper()
 	client := http.Client{Timeout: limit}
-	res, err := client.Get(url)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	res, err := client.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,6 +27,10 @@ func TestUpPrintsWhereItIsAndIsIdempotent(t *testing.T) {
 	if err := json.Unmarshal([]byte(strings.TrimSpace(r.out)), &last); err != nil {
 		t.Fatal(err)
 	}
+	if !strings.HasPrefix(last["login"], before.Dashboard+"login?token=") {
+		t.Errorf("the login link is %s", last["login"])
+	}
+	delete(last, "login") // it is a new one each time
 	want := map[string]string{"dashboard": before.Dashboard, "git": before.Git, "kubeconfig": before.Kubeconfig, "token": before.Token, "registry": before.Registry}
 	if diff := cmp.Diff(want, last); diff != "" {
 		t.Errorf("the second up (-first +second):\n%s", diff)

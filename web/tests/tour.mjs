@@ -68,10 +68,22 @@ export function step(name, run) {
 }
 
 step('log in', async () => {
-  await browser.context.setExtraHTTPHeaders({ Authorization: `Bearer ${token}` })
-  expected = (_, url) => /\/api\/v1\/(me|apps|deliveries|repairs|audit|matrix|sources)/.test(url)
-  await page.goto(base + '/')
+  await page.goto(base + '/?group=namespace')
+  await page.waitForURL(/\/login\?next=/)
+  await look('the login')
+  await page.getByText('With a token').click()
+  await page.getByLabel('Token').fill('wrong')
+  expected = (t) => t.includes('401')
+  await page.getByLabel('Token').press('Enter')
+  await page.getByRole('alert').waitFor()
+  await page.getByText('With a token').click()
+  await page.getByLabel('Token').fill(token)
+  await page.getByLabel('Token').press('Enter')
+  await page.waitForURL(base + '/?group=namespace')
   await page.getByRole('heading', { name: 'Apps' }).waitFor()
+  await page.getByText('Live', { exact: true }).waitFor()
+  expected = (_, url) => /\/api\/v1\/(apps|matrix|sources)/.test(url)
+  await page.getByLabel('Group by').selectOption('')
 })
 
 step('the overview', async () => {
@@ -152,7 +164,8 @@ step('tests and artifacts', async () => {
   await page.getByRole('link', { name: 'Artifacts' }).click()
   await page.getByRole('button', { name: 'Files of compile' }).click()
   const link = page.getByRole('link', { name: 'out/shop' })
-  const content = await (await browser.context.request.get(base + (await link.getAttribute('href')))).text()
+  const [download] = await Promise.all([page.waitForEvent('download'), link.click()])
+  const content = readFileSync(await download.path(), 'utf8')
   if (!content.startsWith('binary of')) throw new Error(`the artifact holds ${content}`)
   await look('the artifacts')
 })
@@ -191,6 +204,18 @@ step('the other pages', async () => {
   await page.goto(base + '/nothing')
   await page.getByRole('heading', { name: 'No such page' }).waitFor()
   await look('no such page')
+})
+
+step('log out', async () => {
+  expected = (t) => t.includes('401')
+  await page.goto(base + '/')
+  await page.getByRole('button', { name: 'Log out' }).click()
+  await page.getByRole('button', { name: 'Log in' }).waitFor()
+  await look('the login in place')
+  await page.getByLabel('Token').fill(token)
+  await page.getByLabel('Token').press('Enter')
+  await page.getByRole('heading', { name: 'Apps' }).waitFor()
+  expected = () => false
 })
 
 step('dark', async () => {
