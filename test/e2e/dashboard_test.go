@@ -38,6 +38,9 @@ func TestDashboard(t *testing.T) {
 			sample.replace("overlays/dev/patch.yaml", "Hello from dev", "Welcome to dev")
 			sample.push("Say welcome in dev")
 		},
+		"change the backend of dev": func() {
+			shared.kubectl(t, "-n", "dev", "patch", "configmap", "backend", "--type", "merge", "-p", `{"data":{"PODINFO_UI_MESSAGE":"Somebody was here"}}`)
+		},
 		"push the shop": func() {
 			if err := os.CopyFS(shop.dir, os.DirFS("testdata/shop")); err != nil {
 				t.Fatal(err)

@@ -102,7 +102,7 @@ function Summary({ app }: { app: AppDetail }) {
   const bad = app.state === 'Failing' || app.state === 'OutOfSync'
   return (
     <>
-      {app.state !== 'Ready' && (app.message || app.reason) && (
+      {app.state !== 'Ready' && app.state !== 'Suspended' && (app.message || app.reason) && (
         <div className={`banner tone-${bad ? look(app.state).tone : 'idle'}`} role={bad ? 'alert' : undefined}>
           <Mark {...look(app.state)} />
           <pre>
@@ -124,7 +124,7 @@ function Summary({ app }: { app: AppDetail }) {
             Held{h.object && ` for ${h.object}`}
             {h.owner && ` by ${h.owner}`}
             {h.reason && `: ${h.reason}`}
-            {h.until && `, until ${clock(h.until)}`}
+            {h.until && `, until ${/^\d{4}-/.test(h.until) ? clock(h.until) : h.until}`}
           </span>
         </div>
       ))}
