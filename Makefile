@@ -115,16 +115,19 @@ bench: build ## measure what the README claims
 
 # Only the kinds that Keelson serves; their modules hold more.
 CRDS := $(addprefix source.toolkit.fluxcd.io_,gitrepositories.yaml helmcharts.yaml helmrepositories.yaml ocirepositories.yaml) \
-	helm.toolkit.fluxcd.io_helmreleases.yaml kustomize.toolkit.fluxcd.io_kustomizations.yaml notification.toolkit.fluxcd.io_receivers.yaml
+	helm.toolkit.fluxcd.io_helmreleases.yaml kustomize.toolkit.fluxcd.io_kustomizations.yaml \
+	$(addprefix notification.toolkit.fluxcd.io_,alerts.yaml providers.yaml receivers.yaml)
 
 generate: ## generate config/crd from the upstream API modules and from api/
 	@mkdir -p bin/tools
 	cd tools && GOWORK=off go build -o ../bin/tools/controller-gen sigs.k8s.io/controller-tools/cmd/controller-gen
 	rm -rf .out/crd config/crd && mkdir -p .out/crd config/crd
 	bin/tools/controller-gen crd paths=github.com/fluxcd/source-controller/api/v1 paths=github.com/fluxcd/kustomize-controller/api/v1 \
-		paths=github.com/fluxcd/helm-controller/api/v2 paths=github.com/fluxcd/notification-controller/api/v1 output:crd:dir=.out/crd
+		paths=github.com/fluxcd/helm-controller/api/v2 paths=github.com/fluxcd/notification-controller/api/v1 \
+		paths=github.com/fluxcd/notification-controller/api/v1beta3 output:crd:dir=.out/crd
 	cd .out/crd && cp $(CRDS) ../../config/crd/
 	sed -i 's/^\( *\)- ExternalArtifact$$/&\n\1- Project/' config/crd/notification.toolkit.fluxcd.io_receivers.yaml # may be woken too
+	sed -i 's/^\( *\)- ExternalArtifact$$/&\n\1- Application\n\1- ApplicationSet\n\1- Project\n\1- Receiver/' config/crd/notification.toolkit.fluxcd.io_alerts.yaml # have events too
 	bin/tools/controller-gen object paths=./api/argocd/... output:object:dir=api/argocd/v1alpha1
 	bin/tools/controller-gen object paths=./api/v1alpha1/... output:object:dir=api/v1alpha1
 	bin/tools/controller-gen crd paths=./api/... output:crd:dir=config/crd

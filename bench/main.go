@@ -66,6 +66,7 @@ var measurements = []measurement{
 	{"ci-api", (*bench).measureCIAPI},
 	{"ci-log", (*bench).measureCILog},
 	{"ci-pods", (*bench).measureCIPods},
+	{"why", (*bench).measureWhy},
 	{"drift", (*bench).measureDrift},
 	{"steady", (*bench).measureSteady},
 	{"cold", (*bench).measureCold},

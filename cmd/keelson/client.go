@@ -9,6 +9,7 @@ import (
 
 	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	notificationv1beta3 "github.com/fluxcd/notification-controller/api/v1beta3"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -93,7 +94,7 @@ func (g *global) connect() (client.WithWatch, *kube.Cluster, error) {
 func newClient(config *rest.Config) (client.WithWatch, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(corev1.AddToScheme(scheme), coordinationv1.AddToScheme(scheme), kustomizev1.AddToScheme(scheme), sourcev1.AddToScheme(scheme),
-		argocdv1.AddToScheme(scheme), keelsonv1.AddToScheme(scheme), helmv2.AddToScheme(scheme), authenticationv1.AddToScheme(scheme)); err != nil {
+		argocdv1.AddToScheme(scheme), keelsonv1.AddToScheme(scheme), helmv2.AddToScheme(scheme), notificationv1beta3.AddToScheme(scheme), authenticationv1.AddToScheme(scheme)); err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
 	}
 	mapper := meta.NewDefaultRESTMapper(nil)
@@ -109,6 +110,9 @@ func newClient(config *rest.Config) (client.WithWatch, error) {
 	mapper.Add(keelsonv1.GroupVersion.WithKind(keelsonv1.ProjectKind), meta.RESTScopeNamespace)
 	mapper.Add(kustomizev1.GroupVersion.WithKind(kustomizev1.KustomizationKind), meta.RESTScopeNamespace)
 	mapper.Add(helmv2.GroupVersion.WithKind(helmv2.HelmReleaseKind), meta.RESTScopeNamespace)
+	for _, kind := range []string{notificationv1beta3.AlertKind, notificationv1beta3.ProviderKind} {
+		mapper.Add(notificationv1beta3.GroupVersion.WithKind(kind), meta.RESTScopeNamespace)
+	}
 	for _, kind := range []string{sourcev1.GitRepositoryKind, sourcev1.OCIRepositoryKind, sourcev1.HelmRepositoryKind, sourcev1.HelmChartKind} {
 		mapper.Add(sourcev1.GroupVersion.WithKind(kind), meta.RESTScopeNamespace)
 	}

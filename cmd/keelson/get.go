@@ -24,13 +24,13 @@ import (
 func getCommand(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "get",
-		Short: "List apps, Helm releases, sources or ApplicationSets and how they are doing",
+		Short: "List apps, Helm releases, sources, ApplicationSets, Alerts or Providers and how they are doing",
 		Args:  args(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
-			return withCode(exitUsage, hintf(fmt.Errorf("get what?"), "keelson get apps, keelson get releases, keelson get sources, or keelson get appsets"))
+			return withCode(exitUsage, hintf(fmt.Errorf("get what?"), "keelson get apps, releases, sources, appsets, alerts or providers"))
 		},
 	}
-	for _, l := range []listing{appListing, sourceListing, appSetListing} {
+	for _, l := range []listing{appListing, sourceListing, appSetListing, alertListing, providerListing} {
 		cmd.AddCommand(l.command(g))
 	}
 	cmd.AddCommand(releasesCommand(g))

@@ -16,7 +16,9 @@ import (
 	keelsonv1 "keelson.dev/keelson/api/v1alpha1"
 	"keelson.dev/keelson/internal/ci"
 	"keelson.dev/keelson/internal/controller"
+	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/githost"
+	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/redact"
 )
 
@@ -47,10 +49,11 @@ type projectKeeper struct {
 	paths map[types.NamespacedName]string
 	holds map[string]types.NamespacedName // the Project that is a path's
 	wake  func(types.NamespacedName)
+	ended map[string][]controller.PipelineEnd // by path: of which nothing was told yet
 }
 
 func newProjectKeeper(s *pipelineServer) *projectKeeper {
-	return &projectKeeper{s: s, paths: map[types.NamespacedName]string{}, holds: map[string]types.NamespacedName{}}
+	return &projectKeeper{s: s, paths: map[types.NamespacedName]string{}, holds: map[string]types.NamespacedName{}, ended: map[string][]controller.PipelineEnd{}}
 }
 
 // projects is who keeps the Projects; nil: no pipelines are played.
@@ -85,6 +88,50 @@ func (k *projectKeeper) news(path string) {
 			k.wake(name)
 		}
 	}
+}
+
+// maxEnded bounds the ends of pipelines that a Project keeps until it is looked at; more are told by nobody but the list of pipelines.
+const maxEnded = 100
+
+// over takes in the end of a pipeline, for the Project whose it is.
+func (k *projectKeeper) over(e ci.Ended) {
+	k.mu.Lock()
+	if all := k.ended[e.Project]; len(all) < maxEnded {
+		k.ended[e.Project] = append(all, pipelineEnd(e))
+	}
+	k.mu.Unlock()
+	k.news(e.Project)
+}
+
+// untold gives the ends of which nothing was told yet, to be told now.
+func (k *projectKeeper) untold(path string) []controller.PipelineEnd {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	all := k.ended[path]
+	delete(k.ended, path)
+	return all
+}
+
+// pipelineEnd tells how a pipeline ended, in words.
+func pipelineEnd(e ci.Ended) controller.PipelineEnd {
+	p := e.Pipeline
+	out := controller.PipelineEnd{
+		Failed: p.Status == string(pipeline.StatusFailed), Reason: "Pipeline" + strings.ToUpper(p.Status[:1]) + p.Status[1:],
+		Message: fmt.Sprintf("pipeline %d of %s: %s", p.IID, p.Ref, p.Status), Revision: delivery.Revision{Name: p.Ref, Commit: p.SHA},
+	}
+	if p.Status == string(pipeline.StatusSuccess) {
+		out.Reason = "PipelineSucceeded"
+	}
+	switch {
+	case out.Failed && len(e.Failed) > 0:
+		out.Message += ": " + strings.Join(e.Failed, ", ")
+	case out.Failed && p.Why != "":
+		out.Message += ": " + redact.Text(p.Why)
+	}
+	if p.Title != "" {
+		out.Message += " (" + p.Title + ")"
+	}
+	return out
 }
 
 // Forget implements [controller.Projects].
@@ -128,6 +175,15 @@ func (k *projectKeeper) hold(name types.NamespacedName, path string) {
 
 // Take implements [controller.Projects].
 func (k *projectKeeper) Take(ctx context.Context, p *keelsonv1.Project) controller.ProjectStanding {
+	s := k.stands(ctx, p)
+	if s.Reason != projectPathTaken { // else they are the other's
+		s.Ended = k.untold(pathOf(*p))
+	}
+	return s
+}
+
+// stands tells how a Project stands.
+func (k *projectKeeper) stands(ctx context.Context, p *keelsonv1.Project) controller.ProjectStanding {
 	name := client.ObjectKeyFromObject(p)
 	k.moved(name, pathOf(*p))
 	all, err := k.s.cluster.all(ctx)

@@ -1,5 +1,6 @@
 // Package cel compiles and evaluates the expressions that users write, in the dialect of CEL that Flux's are written in
-// (github.com/fluxcd/pkg/runtime/cel): health checks, readiness of dependencies, filters of receivers.
+// (github.com/fluxcd/pkg/runtime/cel): health checks, readiness of dependencies, filters of receivers, names of commit
+// statuses.
 //
 // Whoever may write an expression may not take the program's time or memory with it. A text has a most length, what is made of
 // it a most size, and an evaluation a most cost, which [Limit] gives. CEL has a limit of its own; it is not used: it looks at
@@ -13,6 +14,7 @@ package cel
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -84,6 +86,15 @@ func newDialect(variables []string) (*dialect, error) {
 // Compile checks an expression against the scope's variables, and that it gives true or false. The error tells the line and
 // the column.
 func (s *Scope) Compile(text string) (*Expression, error) {
+	return s.compile(text, cel.BoolType)
+}
+
+// CompileText is Compile for an expression that gives a text, or may: that of a field shows when it is evaluated.
+func (s *Scope) CompileText(text string) (*Expression, error) {
+	return s.compile(text, cel.StringType, cel.DynType)
+}
+
+func (s *Scope) compile(text string, gives ...*cel.Type) (*Expression, error) {
 	d, a, err := s.parse(text)
 	if err != nil {
 		return nil, err
@@ -92,8 +103,8 @@ func (s *Scope) Compile(text string) (*Expression, error) {
 	if err := told(issues); err != nil {
 		return nil, err
 	}
-	if t := a.OutputType(); !t.IsExactType(cel.BoolType) {
-		return nil, fmt.Errorf("it gives a value of the type %s, not bool", t)
+	if t := a.OutputType(); !slices.ContainsFunc(gives, t.IsExactType) {
+		return nil, fmt.Errorf("it gives a value of the type %s, not %s", t, gives[0])
 	}
 	return d.expression(a)
 }
@@ -167,11 +178,8 @@ func told(issues *cel.Issues) error {
 // True evaluates the expression: its values are those that JSON gives. An error says why it cannot be, mostly because it asks
 // for a field that is not there, or that it costs more than [Limit].
 func (e *Expression) True(vars map[string]any) (bool, error) {
-	value, _, err := e.program.Eval(&activation{vars: vars})
+	value, err := e.value(vars)
 	if err != nil {
-		if text := err.Error(); len(text) > maxError {
-			return false, errors.New(strings.ToValidUTF8(text[:maxError], "") + "…")
-		}
 		return false, err
 	}
 	answer, ok := value.(types.Bool)
@@ -179,4 +187,28 @@ func (e *Expression) True(vars map[string]any) (bool, error) {
 		return false, fmt.Errorf("it gives a value of the type %s, not true or false", value.Type().TypeName())
 	}
 	return bool(answer), nil
+}
+
+// Text evaluates an expression that gives a text, as True does one that gives true or false.
+func (e *Expression) Text(vars map[string]any) (string, error) {
+	value, err := e.value(vars)
+	if err != nil {
+		return "", err
+	}
+	answer, ok := value.(types.String)
+	if !ok {
+		return "", fmt.Errorf("it gives a value of the type %s, not a string", value.Type().TypeName())
+	}
+	return string(answer), nil
+}
+
+func (e *Expression) value(vars map[string]any) (ref.Val, error) {
+	value, _, err := e.program.Eval(&activation{vars: vars})
+	if err == nil {
+		return value, nil
+	}
+	if text := err.Error(); len(text) > maxError {
+		err = errors.New(strings.ToValidUTF8(text[:maxError], "") + "…")
+	}
+	return nil, err
 }

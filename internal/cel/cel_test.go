@@ -203,3 +203,30 @@ func FuzzExpression(f *testing.F) {
 		}
 	})
 }
+
+func TestText(t *testing.T) {
+	scope := NewScope("o", "p")
+	for text, want := range map[string]string{
+		"o.metadata.name + '/' + p.uid":                                     "shop/0c9c2e41-d2f9",
+		"(o.metadata.name + p.uid.split('-').first().value()).upperAscii()": "SHOP0C9C2E41",
+		"o.metadata.name":       "shop", // its type shows when it is evaluated
+		"o.spec.replicas":       "ERR it gives a value of the type int, not a string",
+		"o.missing + 'x'":       "ERR no such key: missing",
+		"1 + 1":                 "ERR it gives a value of the type int, not string",
+		"o.metadata.name == ''": "ERR it gives a value of the type bool, not string",
+		"q.x":                   "ERR line 1, column 1: undeclared reference to 'q' (in container '')",
+	} {
+		got, err := "", error(nil)
+		if e, cerr := scope.CompileText(text); cerr != nil {
+			err = cerr
+		} else {
+			got, err = e.Text(map[string]any{"o": object(), "p": map[string]any{"uid": "0c9c2e41-d2f9"}})
+		}
+		if err != nil {
+			got = "ERR " + err.Error()
+		}
+		if got != want {
+			t.Errorf("%s: got %q, want %q", text, got, want)
+		}
+	}
+}

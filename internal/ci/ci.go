@@ -87,6 +87,8 @@ type Options struct {
 	Hand func(ctx context.Context, dir string) error
 	// News is told that there is something new about how a project stands. Nil: nobody asks.
 	News func(project string)
+	// Ended is told of pipelines that are over; it does not wait. Nil: nobody asks.
+	Ended func(Ended)
 	// Mirrored is told that a mirror on the Git host has changed. Nil: nobody asks.
 	Mirrored func(repository string)
 	// Key makes the tokens of jobs; nil: those of jobs that survive this process (as Pods do) open nothing in the next one.

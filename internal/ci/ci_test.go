@@ -75,6 +75,7 @@ type world struct {
 	access   func(context.Context, Project, run.JobRef, *executor.Job) (Access, error)
 
 	mu     sync.Mutex
+	ended  []Ended
 	server *Server
 	db     *store.DB
 	stop   func()
@@ -154,7 +155,7 @@ func (w *world) start() {
 	}
 	s, err := New(Options{
 		Store: db, Artifacts: artifacts, Projects: w.projects, Executor: x, Builds: builds, URL: w.url, GitURL: w.url + "/git", Jobs: 4, Log: log, Now: w.clock, Access: w.access,
-		Follow: w.followed,
+		Follow: w.followed, Ended: w.over,
 	})
 	if err != nil {
 		w.Fatal(err)
@@ -177,6 +178,12 @@ func (w *world) start() {
 }
 
 // end stops the server, as the end of its process does.
+func (w *world) over(e Ended) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ended = append(w.ended, e)
+}
+
 func (w *world) end() {
 	w.mu.Lock()
 	stop := w.stop

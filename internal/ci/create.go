@@ -101,7 +101,11 @@ func (s *Server) Create(ctx context.Context, e Event) (store.Pipeline, error) {
 	}
 	if made.Problems.Failed() {
 		row.Status, row.Why, row.Finished, row.Resting = string(pipeline.StatusFailed), made.complaint(), row.Created, true
-		return row, s.o.Store.CreatePipeline(ctx, row, store.Inputs{Event: event})
+		err := s.o.Store.CreatePipeline(ctx, row, store.Inputs{Event: event})
+		if err == nil {
+			s.tellEnded(row, nil)
+		}
+		return row, err
 	}
 	if made.Graph == nil || len(made.Graph.Jobs) == 0 {
 		return row, fmt.Errorf("%w: %s", ErrNoPipeline, made.why())

@@ -51,6 +51,7 @@ func (s *Server) runs(p Project) executor.Executor {
 func (s *Server) rested(all []run.Outcome) {
 	for _, o := range all {
 		s.sink.rest(o)
+		s.tellEnd(o)
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
 	corev1 "k8s.io/api/core/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
@@ -25,6 +27,7 @@ import (
 // apps. Those of one object go through one recorder, in their order.
 type recorder struct {
 	events [recorders]record.EventRecorder
+	alerts *alerts // are told the same; nil: the cluster does not have the kinds
 }
 
 const recorders = 4
@@ -50,6 +53,12 @@ func newRecorder(ctx context.Context, cluster *kube.Cluster, scheme *runtime.Sch
 }
 
 func (r *recorder) record(obj client.Object, e event) {
+	if r.alerts != nil {
+		r.alerts.tell(obj, e)
+	}
+	if e.aside {
+		return
+	}
 	kind := corev1.EventTypeNormal
 	if e.warning {
 		kind = corev1.EventTypeWarning
@@ -66,12 +75,50 @@ func (r *recorder) record(obj client.Object, e event) {
 // maxEvent bounds an event's message: the API refuses more than 1024 bytes.
 const maxEvent = 1000
 
-func bounded(s string) string {
-	if len(s) <= maxEvent {
+func bounded(s string) string { return boundedTo(s, maxEvent) }
+
+func boundedTo(s string, most int) string {
+	if len(s) <= most {
 		return s
 	}
-	return strings.ToValidUTF8(s[:maxEvent], "") + "..."
+	return strings.ToValidUTF8(s[:most], "") + "..."
 }
+
+// wellness is what the Ready condition of an object says, and at which revision.
+type wellness struct {
+	status          metav1.ConditionStatus
+	reason, message string
+	revision        string
+}
+
+// wellnessOf reads the status of an object whose conditions are Kubernetes' own.
+func wellnessOf(obj client.Object) (s wellness) {
+	o, ok := obj.(interface{ GetConditions() []metav1.Condition })
+	if !ok {
+		return s
+	}
+	if c := apimeta.FindStatusCondition(o.GetConditions(), meta.ReadyCondition); c != nil {
+		s.status, s.reason, s.message = c.Status, c.Reason, c.Message
+	}
+	s.revision, _ = appliedOf(obj)
+	return s
+}
+
+// readyEvent tells that an object has got ready: everybody, where it was said to be not well, or else only those who mark its commit.
+// Nil where it is no news, or where the events of the step say it already.
+func readyEvent(was, now wellness, ill bool, events []event) *event {
+	if now.status != metav1.ConditionTrue || !ill && was.status == now.status && was.revision == now.revision {
+		return nil
+	}
+	for _, e := range events {
+		if !e.warning && (strings.HasSuffix(e.reason, meta.SucceededReason) || e.reason == newArtifact) {
+			return nil
+		}
+	}
+	return &event{reason: now.reason, message: now.message, revision: delivery.ParseRevision(now.revision), aside: !ill}
+}
+
+const newArtifact = "NewArtifact"
 
 var verbWords = map[delivery.Verb]string{
 	delivery.Create: "created", delivery.Update: "configured", delivery.Delete: "deleted", delivery.Repair: "repaired",

@@ -36,6 +36,15 @@ type ProjectStanding struct {
 	Schedules       []keelsonv1.ScheduleStatus
 	LastPolled      *metav1.Time
 	After           time.Duration // ask again after this long; zero: once something happens
+	Ended           []PipelineEnd // pipelines that are over, and of which nothing was told yet
+}
+
+// PipelineEnd is how a pipeline ended.
+type PipelineEnd struct {
+	Failed   bool
+	Reason   string // of the event: PipelineSucceeded, PipelineFailed, …
+	Message  string
+	Revision delivery.Revision
 }
 
 // projects write how Projects stand; everything else is done by who plays their pipelines.
@@ -80,6 +89,9 @@ func (k *projects) step(ctx context.Context, obj *keelsonv1.Project, _ pen) next
 	if old == nil || old.Status != condition.Status || old.Reason != condition.Reason {
 		condition.LastTransitionTime = metav1.NewTime(k.now())
 		n.events = []event{{warning: !s.Ready, reason: s.Reason, message: s.Message}}
+	}
+	for _, e := range s.Ended {
+		n.events = append(n.events, event{warning: e.Failed, reason: e.Reason, message: e.Message, revision: e.Revision})
 	}
 	apimeta.SetStatusCondition(&obj.Status.Conditions, condition)
 	obj.Status.ObservedGeneration, obj.Status.Schedules = obj.Generation, s.Schedules

@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -65,6 +66,7 @@ type event struct {
 	warning         bool
 	reason, message string
 	revision        delivery.Revision
+	aside           bool // no event of Kubernetes: it is for those who mark commits only
 }
 
 // shell reconciles one kind: get, deletion, step, one status write, events, requeue.
@@ -83,6 +85,7 @@ type shell[T client.Object] struct {
 	mu      sync.Mutex
 	written map[types.NamespacedName]T         // as the server returned our last write, until the cache has it too
 	ended   map[types.NamespacedName]types.UID // whose removal is over, until the cache has it that they are gone
+	ill     map[types.NamespacedName]bool      // that were said to be not well, until they are ready
 }
 
 // enqueue asks for a step. It never blocks.
@@ -110,12 +113,13 @@ func (s *shell[T]) Reconcile(ctx context.Context, req ctrl.Request) (_ ctrl.Resu
 	}
 	ctx, end := telemetry.Span(s.kind.about(ctx, obj), "reconcile")
 	defer end(&err)
-	before := s.copy(obj)
+	before, was := s.copy(obj), wellnessOf(obj)
 	save := func() error { return s.save(ctx, &before, obj) }
 	n := s.kind.step(ctx, obj, pen{
 		save:  save,
 		claim: func(annotations map[string]string) error { return s.claim(ctx, &before, obj, annotations) },
 	})
+	n.events = s.wellAgain(obj, was, n.events)
 	for _, e := range n.events { // of what happened, whether or not the status can be written
 		s.recorder.record(obj, e)
 	}
@@ -123,6 +127,29 @@ func (s *shell[T]) Reconcile(ctx context.Context, req ctrl.Request) (_ ctrl.Resu
 		return ctrl.Result{}, err
 	}
 	return ctrl.Result{RequeueAfter: n.after}, nil
+}
+
+// wellAgain adds to the events of a step that the object has got ready, where that is news.
+func (s *shell[T]) wellAgain(obj T, was wellness, events []event) []event {
+	now, key := wellnessOf(obj), client.ObjectKeyFromObject(obj)
+	if now.status == "" {
+		return events
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ill := s.ill[key] || was.status == metav1.ConditionFalse && now.status == metav1.ConditionTrue
+	if now.status == metav1.ConditionTrue {
+		delete(s.ill, key)
+	} else if slices.ContainsFunc(events, func(e event) bool { return e.warning }) || was.status == metav1.ConditionFalse {
+		if s.ill == nil {
+			s.ill = map[types.NamespacedName]bool{}
+		}
+		s.ill[key] = true
+	}
+	if e := readyEvent(was, now, ill, events); e != nil {
+		events = append(events, *e)
+	}
+	return events
 }
 
 // parting is a kind that may have kept back something to tell of an object that is gone.
@@ -146,6 +173,7 @@ func (s *shell[T]) forget(key types.NamespacedName) {
 	defer s.mu.Unlock()
 	delete(s.written, key)
 	delete(s.ended, key)
+	delete(s.ill, key)
 }
 
 // end notes that the removal of an object is over. What the cache still has of it is not removed once more: its hooks would run again.

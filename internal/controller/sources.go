@@ -210,7 +210,7 @@ func (g *declaredSources[T]) takeIn(obj T, st *sourceState, src delivery.Source,
 	}
 	n := next{}
 	if news && (obj.GetArtifact() == nil || obj.GetArtifact().Revision != rev.String()) {
-		n.events = []event{{reason: "NewArtifact", message: out.Message, revision: rev}}
+		n.events = []event{{reason: newArtifact, message: out.Message, revision: rev}}
 	}
 	st.included = res.included
 	return g.finish(obj, st, src, out, n)

@@ -194,14 +194,16 @@ func installCRDs() error {
 		return err
 	}
 	for _, name := range []string{"source.toolkit.fluxcd.io_gitrepositories", "source.toolkit.fluxcd.io_ocirepositories", "source.toolkit.fluxcd.io_helmrepositories",
-		"source.toolkit.fluxcd.io_helmcharts", "notification.toolkit.fluxcd.io_receivers", "kustomize.toolkit.fluxcd.io_kustomizations",
+		"source.toolkit.fluxcd.io_helmcharts", "notification.toolkit.fluxcd.io_receivers", "notification.toolkit.fluxcd.io_alerts",
+		"notification.toolkit.fluxcd.io_providers", "kustomize.toolkit.fluxcd.io_kustomizations",
 		"helm.toolkit.fluxcd.io_helmreleases", "argoproj.io_applications", "argoproj.io_applicationsets", "argoproj.io_appprojects"} {
 		if err := installCRD(c, name); err != nil {
 			return err
 		}
 	}
 	for _, kind := range []string{"source.toolkit.fluxcd.io/v1 OCIRepositoryList", "source.toolkit.fluxcd.io/v1 HelmRepositoryList", "source.toolkit.fluxcd.io/v1 HelmChartList",
-		"kustomize.toolkit.fluxcd.io/v1 KustomizationList", "helm.toolkit.fluxcd.io/v2 HelmReleaseList", "argoproj.io/v1alpha1 ApplicationList", "argoproj.io/v1alpha1 AppProjectList"} {
+		"kustomize.toolkit.fluxcd.io/v1 KustomizationList", "helm.toolkit.fluxcd.io/v2 HelmReleaseList", "notification.toolkit.fluxcd.io/v1beta3 AlertList",
+		"notification.toolkit.fluxcd.io/v1beta3 ProviderList", "argoproj.io/v1alpha1 ApplicationList", "argoproj.io/v1alpha1 AppProjectList"} {
 		if err := served(c, kind); err != nil {
 			return err
 		}

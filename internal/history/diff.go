@@ -116,14 +116,15 @@ func (d *differ) lists(at string, before, after []any, depth int) bool {
 	return true
 }
 
-// nameKey is the field that tells the items of lists apart: all have it, and each another; empty: there is none.
-func nameKey(lists ...[]any) string {
+// nameKey is the field that tells the items of two lists apart: all have it, and each another; empty: there is none. One that is no name, but a
+// value like others, does so where the lists have the same.
+func nameKey(before, after []any) string {
 	for _, key := range []string{"name", "host", "containerPort", "mountPath", "topologyKey", "ip"} {
-		fits := true
-		for _, list := range lists {
-			fits = fits && len(named(list, key)) == len(list)
+		was, is := named(before, key), named(after, key)
+		if len(was) != len(before) || len(is) != len(after) {
+			continue
 		}
-		if fits {
+		if key == "name" || maps.EqualFunc(was, is, func(any, any) bool { return true }) {
 			return key
 		}
 	}

@@ -51,15 +51,18 @@ func TestDiff(t *testing.T) {
 		before, after string
 		want          []string
 	}{
-		"nothing":     {`{"spec":{"a":1}}`, `{"spec":{"a":1}}`, nil},
-		"a field":     {`{"spec":{"replicas":1}}`, `{"spec":{"replicas":2}}`, []string{"spec.replicas: 1 → 2"}},
-		"added":       {`{"spec":{}}`, `{"spec":{"a":{"b":"x","c":true}}}`, []string{"spec.a.b:  → x", "spec.a.c:  → true"}},
-		"removed":     {`{"spec":{"a":""}}`, `{"spec":{}}`, []string{`spec.a: "" → `}},
-		"by name":     {`{"c":[{"name":"a","i":1},{"name":"b","i":1}]}`, `{"c":[{"name":"b","i":2},{"name":"a","i":1}]}`, []string{"c[name=b].i: 1 → 2"}},
-		"item gone":   {`{"c":[{"name":"a","i":1},{"name":"b","i":1}]}`, `{"c":[{"name":"a","i":1}]}`, []string{"c[name=b].i: 1 → ", "c[name=b].name: b → "}},
-		"by place":    {`{"args":["a","b"]}`, `{"args":["a","c"]}`, []string{"args[1]: b → c"}},
-		"as a whole":  {`{"args":["a"]}`, `{"args":["a","c"]}`, []string{`args: ["a"] → ["a","c"]`}},
-		"by host":     {`{"spec":{"rules":[{"host":"a","p":1}]}}`, `{"spec":{"rules":[{"host":"a","p":2}]}}`, []string{"spec.rules[host=a].p: 1 → 2"}},
+		"nothing":    {`{"spec":{"a":1}}`, `{"spec":{"a":1}}`, nil},
+		"a field":    {`{"spec":{"replicas":1}}`, `{"spec":{"replicas":2}}`, []string{"spec.replicas: 1 → 2"}},
+		"added":      {`{"spec":{}}`, `{"spec":{"a":{"b":"x","c":true}}}`, []string{"spec.a.b:  → x", "spec.a.c:  → true"}},
+		"removed":    {`{"spec":{"a":""}}`, `{"spec":{}}`, []string{`spec.a: "" → `}},
+		"by name":    {`{"c":[{"name":"a","i":1},{"name":"b","i":1}]}`, `{"c":[{"name":"b","i":2},{"name":"a","i":1}]}`, []string{"c[name=b].i: 1 → 2"}},
+		"item gone":  {`{"c":[{"name":"a","i":1},{"name":"b","i":1}]}`, `{"c":[{"name":"a","i":1}]}`, []string{"c[name=b].i: 1 → ", "c[name=b].name: b → "}},
+		"by place":   {`{"args":["a","b"]}`, `{"args":["a","c"]}`, []string{"args[1]: b → c"}},
+		"as a whole": {`{"args":["a"]}`, `{"args":["a","c"]}`, []string{`args: ["a"] → ["a","c"]`}},
+		"by host":    {`{"spec":{"rules":[{"host":"a","p":1}]}}`, `{"spec":{"rules":[{"host":"a","p":2}]}}`, []string{"spec.rules[host=a].p: 1 → 2"}},
+		"another host": {
+			`{"spec":{"rules":[{"host":"a","p":1}]}}`, `{"spec":{"rules":[{"host":"b","p":1}]}}`, []string{"spec.rules[0].host: a → b"},
+		},
 		"type":        {`{"a":{"b":1}}`, `{"a":"x"}`, []string{`a: {"b":1} → x`}},
 		"annotations": {`{"metadata":{"annotations":{"a.b/c":"1"}}}`, `{"metadata":{"annotations":{"a.b/c":"2"}}}`, []string{"metadata.annotations[a.b/c]: 1 → 2"}},
 		"the server's": {

@@ -105,6 +105,18 @@ var Records = counter("records_total",
 var Webhooks = counter("webhooks_total",
 	"Requests to webhooks, by result: done, unknown (there is no such path), notready, refused, busy (there were too many), unread, failed.", "result")
 
+// Notifications counts what Alerts ask to be told, by the type of the Provider and by what became of it: sent, failed (an attempt that is
+// made again), givenup, dropped (there was too much to send; then the type may be empty).
+var Notifications = counter("notifications_total",
+	"Notifications of Alerts, by type of Provider and result: sent, failed (tried again), givenup, dropped (there was too much to send).", "type", "result")
+
+// The results of notifications, beside [Failed].
+const (
+	Sent    = "sent"
+	GivenUp = "givenup"
+	Dropped = "dropped"
+)
+
 // AuditFailures counts what of the audit went wrong, by what it was: record (one was not kept), checkpoint, witness (it has not got a checkpoint).
 var AuditFailures = counter("audit_failures_total",
 	"What of the audit went wrong: record (what was done is not recorded), checkpoint (none was made), witness (it has not got one).", "what")
@@ -116,7 +128,7 @@ var HistoryDropped = counter("history_dropped_total",
 
 func init() {
 	Registry.MustRegister(AuditFailures, HistoryDropped, Reconciles, Deliveries, Renders, RenderDuration, ApplyRequests, DriftRepaired, DriftBackoffs,
-		SourceRequests, StatusWrites, Records, Webhooks)
+		SourceRequests, StatusWrites, Records, Webhooks, Notifications)
 }
 
 const prefix = "keelson_"
