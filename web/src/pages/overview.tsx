@@ -152,7 +152,8 @@ function List({ rows, more }: { rows: Row[]; more: () => void }) {
 // Links without a part of their own each: a list of many rows is scrolled through.
 const AppRow = memo(function AppRow({ app, start, active }: { app: App; start: number; active: boolean }) {
   const rev = revision(app.revision)
-  const message = shortened((app.state === 'Ready' ? (app.title ?? app.message) : (app.message ?? app.reason)) ?? '')
+  // That all is well the badge says already.
+  const message = app.state === 'Ready' ? (app.title ? [app.title, app.author].filter(Boolean).join(' · ') : plural(app.objects, 'object')) : shortened(app.message ?? app.reason ?? '')
   return (
     <a href={`/apps/${appPath(app)}`} className="app-row" style={{ transform: `translateY(${start}px)` }} data-active={active}>
       <span className="grow">
