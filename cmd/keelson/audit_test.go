@@ -1,13 +1,18 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"crypto/ed25519"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,7 +21,9 @@ import (
 	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/audit/witness"
 	"keelson.dev/keelson/internal/githost"
+	"keelson.dev/keelson/internal/identity"
 	"keelson.dev/keelson/internal/store"
+	"keelson.dev/keelson/internal/web"
 )
 
 // audited is a data directory with an auditor.
@@ -192,6 +199,220 @@ func TestAuditErase(t *testing.T) {
 		t.Errorf("%s", list)
 	}
 	if out, code := auditCLI(data, "audit", "verify"); code != 0 {
+		t.Errorf("%s", out)
+	}
+}
+
+// TestStore backs a database up while it is used and not, restores it, and refuses what is no backup, damaged, or in use. The audit verifies after
+// it, and tells what was lost.
+func TestStore(t *testing.T) {
+	data, other := t.TempDir(), t.TempDir()
+	backup := filepath.Join(other, "backup.tar")
+	run := func(code int, want string, args ...string) {
+		t.Helper()
+		if out, got := auditCLI(data, args...); got != code || !strings.Contains(out, want) {
+			t.Errorf("%s: it ended with %d, and not %d: %s\nwant %s", args, got, code, out, want)
+		}
+	}
+	run(1, "there is no database", "store", "backup", backup)
+	run(1, "there is no database", "store", "check")
+	a := openAudited(t, data)
+	a.Record(audit.Entry{Actor: "ann", Action: "login"})
+	a.close(t)
+	a = openAudited(t, data)
+	log := filepath.Join(data, ciDir, "logs", "7")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(log), 0o700), os.WriteFile(log, []byte("as it was\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	run(0, "has the database as of", "store", "backup", backup, "--logs") // while it is open
+	run(1, "file already exists", "store", "backup", backup)
+	run(1, "another process uses the database", "store", "restore", backup)
+	if info, err := os.Stat(backup); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v %v", info, err)
+	}
+	for range 10 {
+		a.Record(audit.Entry{Actor: "bob", Action: "login"})
+	}
+	a.close(t)
+	run(0, "Records 1 to 12 are as they were written", "audit", "verify")
+	run(0, "is sound: a database of version", "store", "check")
+	run(0, "is sound: a database of version", "store", "check", backup)
+
+	// A damaged database is refused with the way to restore it.
+	database := databaseFile(data)
+	whole, err := os.ReadFile(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged := bytes.Clone(whole)
+	for at := 8192; at+4096 <= len(damaged); at += 4096 {
+		copy(damaged[at:], bytes.Repeat([]byte{0xa5}, 2048))
+	}
+	if err := errors.Join(os.WriteFile(database, damaged, 0o600), os.WriteFile(log, []byte("later\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	run(1, "keelson store restore FILE", "store", "check")
+	if _, err := openDatabaseOf(data); err == nil || !strings.Contains(err.Error(), "keelson store restore FILE puts a backup in its place") {
+		t.Errorf("%v", err)
+	}
+	run(0, "The database is as it was at", "store", "restore", backup)
+	run(0, "is sound", "store", "check")
+	run(0, "the records 3 to 12 of before are lost", "audit", "verify")
+	run(0, "put back to the backup of", "audit", "list", "--action", "store.restore")
+	if text, err := os.ReadFile(log); err != nil || string(text) != "as it was\n" {
+		t.Errorf("%q %v", text, err)
+	}
+	aside, err := filepath.Glob(filepath.Join(data, ciDir, "before-restore-*", "store.db"))
+	if err != nil || len(aside) != 1 {
+		t.Errorf("%v %v", aside, err)
+	} else if old, err := os.ReadFile(aside[0]); err != nil || !bytes.Equal(old, damaged) {
+		t.Errorf("what was there is not there: %v", err)
+	}
+	a = openAudited(t, data)
+	a.Record(audit.Entry{Actor: "bob", Action: "login"})
+	a.close(t)
+	if a.log.Len() != 0 {
+		t.Errorf("%s", a.log)
+	}
+	run(0, "Records 1 to 4 are as they were written", "audit", "verify")
+
+	// What is no backup leaves the database alone.
+	before, err := os.ReadFile(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sound, err := os.ReadFile(backup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut, flipped := sound[:len(sound)/2], bytes.Clone(sound)
+	at := bytes.Index(flipped, []byte("SQLite format 3")) // pages of the database in it
+	for page := at + 8192; page < at+5*4096; page += 4096 {
+		copy(flipped[page:], bytes.Repeat([]byte{0xa5}, 2048))
+	}
+	for name, c := range map[string]struct {
+		text []byte
+		want string
+	}{
+		"empty": {nil, "no whole backup"}, "text": {bytes.Repeat([]byte("x"), 5000), "no whole backup"}, "cut": {cut, "bad"}, "flipped": {flipped, "is damaged"},
+		"another form": {bytes.Replace(sound, []byte(`"form": 1`), []byte(`"form": 2`), 1), "of the form 2"},
+		"a path":       {evilBackup(t, sound, "../../evil"), `there should be no "../../evil" in it`},
+		"a log's path": {evilBackup(t, sound, "logs/../../evil"), "there should be no"},
+		"no key":       {evilBackup(t, sound, ""), "no whole backup"},
+	} {
+		file := filepath.Join(other, "bad.tar")
+		if err := os.WriteFile(file, c.text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if name == "cut" {
+			c.want = "bad.tar"
+		}
+		run(1, c.want, "store", "restore", file)
+		if now, err := os.ReadFile(database); err != nil || !bytes.Equal(now, before) {
+			t.Errorf("%s: the database has changed, %v", name, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(filepath.Dir(data), "evil")); err == nil {
+		t.Error("a file was written outside")
+	}
+	if left, _ := filepath.Glob(filepath.Join(data, ciDir, ".restore-*")); len(left) > 0 {
+		t.Errorf("%v is left", left)
+	}
+
+	// Nor while an instance runs.
+	held, err := lock(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	daemon := exec.Command(os.Args[0], "-test.run=^TestStoreInUse$")
+	daemon.Env = append(os.Environ(), "KEELSON_TEST_STORE="+data, "KEELSON_TEST_BACKUP="+backup)
+	if out, err := daemon.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestStoreInUse is the other process of TestStore: locks of one process do not keep it out itself.
+func TestStoreInUse(t *testing.T) {
+	data := os.Getenv("KEELSON_TEST_STORE")
+	if data == "" {
+		return // it is for TestStore alone
+	}
+	out, code := auditCLI(data, "store", "restore", os.Getenv("KEELSON_TEST_BACKUP"))
+	if code != 1 || !strings.Contains(out, "an instance is running") || !strings.Contains(out, "keelson down") {
+		t.Errorf("%d %s", code, out)
+	}
+}
+
+// evilBackup is a backup with another name in the place of the key's; empty: without the key.
+func evilBackup(t *testing.T, sound []byte, name string) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	r, w := tar.NewReader(bytes.NewReader(sound)), tar.NewWriter(&out)
+	for {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.Name == backupKey {
+			if name == "" {
+				continue
+			}
+			h.Name, h.PAXRecords = name, nil
+		}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(w, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// TestLoggedIn: names of people are not in the chain itself, and who was refused is named only if they are known.
+func TestLoggedIn(t *testing.T) {
+	data := t.TempDir()
+	a := openAudited(t, data)
+	p := &people{}
+	p.loggedIn(identity.Event{Action: "login", Actor: "nobody"}) // there is no auditor yet
+	p.auditor.Store(a.auditor)
+	for _, e := range []identity.Event{
+		{Action: "login", Actor: "ann", Way: "password", Address: "192.0.2.7"},
+		{Action: "login", Actor: "ann", Way: "password", Failure: "the password is wrong"},
+		{Action: "login", Actor: "hunter2", Way: "password", Failure: "there is no such user"},
+		{Action: "user.add", Actor: "ann", Object: "bob"},
+		{Action: "token.add", Actor: "ann", Object: "bob/ci"},
+		{Action: "logout", Actor: "ann"},
+	} {
+		p.loggedIn(e)
+	}
+	a.close(t)
+	out, _ := auditCLI(data, "audit", "list", "-o", "json")
+	var list web.AuditList
+	if err := json.Unmarshal([]byte(out), &list); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range list.Records {
+		if r.Action != "audit.key" {
+			got = append(got, fmt.Sprintf("%s %s %s %s %q", r.Actor, r.Action, r.Object, r.Outcome, r.Detail))
+		}
+	}
+	want := []string{
+		`ann logout session done ""`, `ann token.add person/bob done "token ci"`, `ann user.add person/bob done ""`,
+		`somebody login session refused "password there is no such user"`, `ann login session refused "password the password is wrong"`, `ann login session done "password"`,
+	}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("have %s\nwant %s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if out, _ = auditCLI(data, "audit", "export", "--no-names"); strings.Contains(out, "bob") || strings.Contains(out, "hunter2") {
 		t.Errorf("%s", out)
 	}
 }

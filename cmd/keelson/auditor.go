@@ -14,8 +14,10 @@ import (
 
 	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/audit/witness"
+	"keelson.dev/keelson/internal/controller"
 	"keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/githost"
+	"keelson.dev/keelson/internal/identity"
 	"keelson.dev/keelson/internal/store"
 	"keelson.dev/keelson/internal/telemetry"
 )
@@ -365,3 +367,34 @@ func auditPush(p githost.Push) []audit.Entry {
 
 // isWitness tells whether a repository of the Git host is the witness of the audit: administrators read it, and nobody else writes it.
 func isWitness(repository string) bool { return repository == witness.Repository }
+
+// asked records what somebody has asked for by changing an object of the cluster.
+func (l *lazyPipelines) asked(a controller.Asked) {
+	s := l.get()
+	if s == nil {
+		return
+	}
+	e := audit.Entry{
+		Actor: cmp.Or(a.By, "somebody"), Action: a.Action, Object: a.Kind + "/" + a.Namespace + "/" + a.Name, Outcome: audit.Done, Detail: a.Detail,
+	}
+	if strings.HasPrefix(strings.ToLower(e.Actor), "system:") { // what an object says proves nothing
+		e.Actor = "somebody"
+	}
+	s.auditor.Record(e)
+}
+
+// loggedIn records a login, its end, or a change of users and tokens. Who was not let in may be anybody, and what they typed a password: their name is
+// kept only where it is known already.
+func (p *people) loggedIn(e identity.Event) {
+	out := audit.Entry{Actor: cmp.Or(e.Actor, "somebody"), Action: e.Action, Object: "session", Outcome: audit.Done, Address: e.Address, Detail: strings.TrimSpace(e.Way + " " + e.Failure)}
+	if e.Failure != "" {
+		out.Outcome, out.Unproven = audit.Refused, true
+	}
+	if about, token, ok := strings.Cut(e.Object, "/"); e.Object != "" {
+		out.Object, out.About = "person/", about
+		if ok {
+			out.Detail = strings.TrimSpace("token " + token + " " + out.Detail)
+		}
+	}
+	p.auditor.Load().Record(out)
+}

@@ -12,16 +12,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"keelson.dev/keelson/internal/pipeline"
-	"keelson.dev/keelson/internal/pipeline/artifact"
-	"keelson.dev/keelson/internal/pipeline/executor"
-	"keelson.dev/keelson/internal/pipeline/executor/shell"
 	"keelson.dev/keelson/internal/pipeline/run"
-	"keelson.dev/keelson/internal/pipeline/scratch"
 	"keelson.dev/keelson/internal/pipeline/show"
 	"keelson.dev/keelson/internal/pipeline/worktree"
 	"keelson.dev/keelson/internal/web"
@@ -39,8 +34,8 @@ The instance gives no values of masked and protected variables: which ones are m
 place of any other one. With JOB those jobs run, with all that they wait for; --only runs just them. Manual jobs are left unless --manual plays them.`,
 		Args: args(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
-			if cmd.Flags().Changed("jobs") && opts.jobs < 1 {
-				return usagef("--jobs %d: it takes 1 or more", opts.jobs)
+			if err := opts.checkRun(cmd.Flags()); err != nil {
+				return err
 			}
 			return runCIReplay(cmd.Context(), g, opts, a[0], a[1:])
 		},
@@ -48,23 +43,16 @@ place of any other one. With JOB those jobs run, with all that they wait for; --
 	f := cmd.Flags()
 	f.StringArrayVar(&opts.variables, "variable", nil, "the value of a variable, as `NAME=VALUE`; can be repeated")
 	f.StringArrayVar(&opts.projects, "project", nil, "where another project is that is included, as `GROUP/NAME=FOLDER-OR-URL`; can be repeated")
-	f.BoolVar(&opts.only, "only", false, "run just the named jobs, without what they wait for")
-	f.StringArrayVar(&opts.manual, "manual", nil, "play this manual `job`; can be repeated")
-	f.IntVar(&opts.jobs, "jobs", 0, fmt.Sprintf("how many jobs run at a time (default %d here)", run.DefaultJobs()))
-	f.StringVar(&opts.store, "store", "", "the `directory` that keeps artifacts and caches (default: keelson/ci/store in the user's cache directory)")
-	f.StringArrayVar(&opts.env, "env", nil, "let jobs see this `variable` of the own environment; can be repeated")
-	f.BoolVar(&opts.withoutServices, "without-services", false, "run jobs that have services without them")
+	opts.bindRun(f)
 	return cmd
 }
 
 func runCIReplay(ctx context.Context, g *global, opts ciRunOptions, id string, jobs []string) error {
-	switch {
-	case !isNumber(id):
+	if !isNumber(id) {
 		return withCode(exitUsage, hintf(fmt.Errorf("%q is no pipeline's number", id), "keelson ci pipelines lists them"))
-	case opts.only && len(jobs) == 0:
-		return usagef("--only wants to know which jobs")
-	case g.output != "" && g.output != "json":
-		return usagef("replay prints text or, with -o json, JSON lines")
+	}
+	if err := opts.askable(g, "replay", jobs); err != nil {
+		return err
 	}
 	var r show.Recipe
 	if _, err := g.callAPI(ctx, http.MethodGet, web.PipelinesPath+"pipelines/"+id+"/recipe", nil, &r); err != nil {
@@ -75,16 +63,13 @@ func runCIReplay(ctx context.Context, g *global, opts ciRunOptions, id string, j
 		return fmt.Errorf("replay pipeline %s: %w", id, err)
 	}
 	defer c.close()
-	graph, err := c.pick(jobs, !opts.only)
+	graph, err := c.chosen(g, opts, jobs)
 	if err != nil {
 		return err
 	}
-	for _, name := range opts.manual {
-		if err := c.manual(g, graph, name); err != nil {
-			return err
-		}
-	}
-	return c.run(ctx, g, opts, graph)
+	return c.runIn(ctx, g, opts, graph, func(base string) run.Sources { // clones of the commit
+		return run.Checkout(run.CheckoutOptions{Repository: c.repo.GitDir(), SHA: c.SHA, Ref: c.Ref, Project: c.Project, URL: c.CloneURL, Base: base})
+	})
 }
 
 // recipe is a pipeline of the instance that is compiled again.
@@ -242,45 +227,4 @@ func (c *recipe) given(g *global) (pipeline.Variables, error) {
 		fmt.Fprintf(g.err, "note: the instance gives no values of %s: --variable NAME=VALUE gives one; they are not set\n", strings.Join(slices.Compact(missing), ", "))
 	}
 	return variables, nil
-}
-
-// run plays the graph in clones of the commit.
-func (c *recipe) run(ctx context.Context, g *global, opts ciRunOptions, graph *pipeline.Graph) error {
-	store, err := openStore(opts.store)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = store.Close() }() // every write of it is whole by itself
-	base, err := scratch.Make(os.TempDir(), scratch.Run)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = base.Remove() }() // what cannot be removed now a later run tries again
-	defer sweepScratch()()
-	tools, builds := filepath.Join(base.Path(), "tools"), filepath.Join(base.Path(), "builds")
-	if err := errors.Join(os.Mkdir(tools, 0o755), os.Mkdir(builds, 0o755)); err != nil {
-		return err
-	}
-	if err := linkTools(tools); err != nil {
-		return err
-	}
-	x, err := shell.New(shell.Options{Runner: executor.Runner{Version: version, Disposable: true}, Env: opts.env, IgnoreServices: opts.withoutServices, Tools: tools})
-	if err != nil {
-		return err
-	}
-	defer func() { _ = x.Close() }() // its group of processes is empty
-	outcome, err := c.play(ctx, g, run.Pipeline{
-		Graph: graph, Executor: x, Downstream: downstream{c.compiled}, Play: opts.manual, Project: c.repo.Scope(), ID: c.context.PipelineID,
-		Sources: run.Checkout(run.CheckoutOptions{
-			Repository: c.repo.GitDir(), SHA: c.SHA, Ref: c.Ref, Project: c.Project, URL: c.CloneURL, Base: builds,
-		}),
-	}, run.Options{Store: store, Jobs: opts.jobs})
-	if err != nil {
-		return err
-	}
-	_, _ = store.Sweep(ctx, artifact.SweepOptions{Every: 24 * time.Hour}) // what is left now the next run sweeps
-	if outcome.Status == pipeline.StatusFailed || outcome.Status == pipeline.StatusCanceled {
-		return withCode(exitFailure, errSilent)
-	}
-	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/artifact"
@@ -50,32 +51,53 @@ with code 1 where the pipeline failed. The first interrupt cancels the pipeline,
 everything at once. A closed terminal, and output that nobody reads any more (| head), count as the first. -o json prints what happens as JSON lines.`,
 		RunE: func(cmd *cobra.Command, a []string) error {
 			opts.given(cmd.Flags())
-			if cmd.Flags().Changed("jobs") && opts.jobs < 1 {
-				return usagef("--jobs %d: it takes 1 or more", opts.jobs)
+			if err := opts.checkRun(cmd.Flags()); err != nil {
+				return err
 			}
 			return runCIRun(cmd.Context(), g, opts, a)
 		},
 	}
 	opts.bindFiles(cmd.Flags())
 	opts.bindEvent(cmd.Flags())
+	opts.bindRun(cmd.Flags())
 	f := cmd.Flags()
-	f.BoolVar(&opts.only, "only", false, "run just the named jobs, without what they wait for")
 	f.BoolVar(&opts.only, "no-needs", false, "the same as --only")
 	f.BoolVar(&opts.isolate, "isolate", false, "give each job a copy of the working tree as it is now")
-	f.StringArrayVar(&opts.manual, "manual", nil, "play this manual `job`; can be repeated")
-	f.IntVar(&opts.jobs, "jobs", 0, fmt.Sprintf("how many jobs run at a time (default %d here)", run.DefaultJobs()))
-	f.StringVar(&opts.store, "store", "", "the `directory` that keeps artifacts and caches (default: keelson/ci/store in the user's cache directory)")
-	f.StringArrayVar(&opts.env, "env", nil, "let jobs see this `variable` of the own environment; can be repeated")
-	f.BoolVar(&opts.withoutServices, "without-services", false, "run jobs that have services without them")
 	return cmd
 }
 
-func runCIRun(ctx context.Context, g *global, opts ciRunOptions, jobs []string) error {
+// bindRun binds the flags that say what of a pipeline runs, and how.
+func (o *ciRunOptions) bindRun(f *pflag.FlagSet) {
+	f.BoolVar(&o.only, "only", false, "run just the named jobs, without what they wait for")
+	f.StringArrayVar(&o.manual, "manual", nil, "play this manual `job`; can be repeated")
+	f.IntVar(&o.jobs, "jobs", 0, fmt.Sprintf("how many jobs run at a time (default %d here)", run.DefaultJobs()))
+	f.StringVar(&o.store, "store", "", "the `directory` that keeps artifacts and caches (default: keelson/ci/store in the user's cache directory)")
+	f.StringArrayVar(&o.env, "env", nil, "let jobs see this `variable` of the own environment; can be repeated")
+	f.BoolVar(&o.withoutServices, "without-services", false, "run jobs that have services without them")
+}
+
+// checkRun checks the flags of [ciRunOptions.bindRun] that were given.
+func (o *ciRunOptions) checkRun(f *pflag.FlagSet) error {
+	if f.Changed("jobs") && o.jobs < 1 {
+		return usagef("--jobs %d: it takes 1 or more", o.jobs)
+	}
+	return nil
+}
+
+// askable checks what is asked to run, and how it is shown.
+func (o *ciRunOptions) askable(g *global, command string, jobs []string) error {
 	switch {
-	case opts.only && len(jobs) == 0:
+	case o.only && len(jobs) == 0:
 		return usagef("--only wants to know which jobs")
 	case g.output != "" && g.output != "json":
-		return usagef("run prints text or, with -o json, JSON lines")
+		return usagef("%s prints text or, with -o json, JSON lines", command)
+	}
+	return nil
+}
+
+func runCIRun(ctx context.Context, g *global, opts ciRunOptions, jobs []string) error {
+	if err := opts.askable(g, "run", jobs); err != nil {
+		return err
 	}
 	opts.ignoreSkip = true
 	c, err := compilePipeline(ctx, g, opts.ciOptions)
@@ -83,15 +105,29 @@ func runCIRun(ctx context.Context, g *global, opts ciRunOptions, jobs []string) 
 		return err
 	}
 	defer c.files.Close()
-	graph, err := c.pick(jobs, !opts.only)
+	graph, err := c.chosen(g, opts, jobs)
 	if err != nil {
 		return err
 	}
-	for _, name := range opts.manual {
-		if err := c.manual(g, graph, name); err != nil {
-			return err
-		}
+	if !opts.isolate {
+		return c.run(ctx, g, opts, graph, run.InPlace(c.repo.Root()))
 	}
+	return c.runIn(ctx, g, opts, graph, func(base string) run.Sources { return run.Isolated(c.repo.Root(), base) })
+}
+
+// runIn plays a graph with jobs that work in directories of their own, below one that is there as long.
+func (c *compiled) runIn(ctx context.Context, g *global, opts ciRunOptions, graph *pipeline.Graph, sources func(base string) run.Sources) error {
+	base, err := scratch.Make(os.TempDir(), scratch.Run)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = base.Remove() }() // what cannot be removed now a later run tries again
+	opts.isolate = true
+	return c.run(ctx, g, opts, graph, sources(base.Path()))
+}
+
+// run plays a graph on this machine.
+func (c *compiled) run(ctx context.Context, g *global, opts ciRunOptions, graph *pipeline.Graph, sources run.Sources) error {
 	store, err := openStore(opts.store)
 	if err != nil {
 		return err
@@ -114,15 +150,6 @@ func runCIRun(ctx context.Context, g *global, opts ciRunOptions, jobs []string) 
 	}
 	defer func() { _ = x.Close() }() // its group of processes is empty
 	defer sweepScratch()()
-	sources := run.InPlace(c.repo.Root())
-	if opts.isolate {
-		base, err := scratch.Make(os.TempDir(), scratch.Run)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = base.Remove() }() // what cannot be removed now a later run tries again
-		sources = run.Isolated(c.repo.Root(), base.Path())
-	}
 	outcome, err := c.play(ctx, g, run.Pipeline{
 		Graph: graph, Executor: x, Sources: sources, Downstream: downstream{c}, Play: opts.manual, Project: c.repo.Scope(), ID: c.context.PipelineID,
 	}, run.Options{Store: store, Jobs: opts.jobs})
@@ -134,6 +161,20 @@ func runCIRun(ctx context.Context, g *global, opts ciRunOptions, jobs []string) 
 		return withCode(exitFailure, errSilent)
 	}
 	return nil
+}
+
+// chosen is the graph of the jobs that are asked for. Manual jobs that are to be played are checked.
+func (c *compiled) chosen(g *global, opts ciRunOptions, jobs []string) (*pipeline.Graph, error) {
+	graph, err := c.pick(jobs, !opts.only)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range opts.manual {
+		if err := c.manual(g, graph, name); err != nil {
+			return nil, err
+		}
+	}
+	return graph, nil
 }
 
 // pick gives the graph, or that of some of its jobs.

@@ -96,6 +96,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	s.kept.open(db)
 	s.close, s.store, s.key, s.url = append(s.close, db, s.kept), db, key, inst.base()
 	s.auditor = startAuditor(dir, db, host, log)
+	who.auditor.Store(s.auditor)
 	s.close = append(s.close, s.auditor)
 	artifacts, err := artifact.Open(filepath.Join(dir, "artifacts"), artifact.Options{})
 	if err != nil {
@@ -358,6 +359,12 @@ func (l *lazyPipelines) job(token string) int64 {
 		return s.Job(token)
 	}
 	return 0
+}
+
+// release is the Git host's port for mirrors that nobody keeps any more.
+func (l *lazyPipelines) release(repository string) bool {
+	s := l.get()
+	return s != nil && s.keeper.release(repository)
 }
 
 // ServeHTTP implements [http.Handler].

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	fluxmeta "github.com/fluxcd/pkg/apis/meta"
 	corev1 "k8s.io/api/core/v1"
@@ -79,6 +80,30 @@ func (k *projectKeeper) claimMirror(ctx context.Context, p *keelsonv1.Project, a
 		}
 	}
 	return host.SetMirror(name, of, keeper)
+}
+
+// releaseWait is how long somebody who pushes to a mirror waits for the Projects.
+const releaseWait = 5 * time.Second
+
+// release lets go of a mirror that no Project wants any more: it was deleted, maybe while nothing ran here.
+func (k *projectKeeper) release(repository string) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), releaseWait)
+	defer cancel()
+	all, err := k.s.cluster.all(ctx)
+	return err == nil && k.releaseOf(repository, all)
+}
+
+func (k *projectKeeper) releaseOf(repository string, all []keelsonv1.Project) bool {
+	k.claims.Lock()
+	defer k.claims.Unlock()
+	if slices.ContainsFunc(all, func(o keelsonv1.Project) bool { return o.Spec.Repository == repository && o.Spec.Source != nil }) {
+		return false
+	}
+	if err := k.s.cluster.host.SetMirror(repository, "", ""); err != nil {
+		k.s.log.Error("let go of a mirror", "repository", repository, "error", err)
+		return false
+	}
+	return true
 }
 
 // mirrorKeeper is the Project that keeps a mirror; empty: none does any more. Where none was noted it is the oldest one that wants it.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
 
@@ -10,15 +11,18 @@ import (
 	"keelson.dev/keelson/internal/githost"
 )
 
+// mirrorProject is a Project of the namespace team; without a URL it is no mirror.
+func mirrorProject(name, repository, url string) keelsonv1.Project {
+	p := keelsonv1.Project{ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: name}, Spec: keelsonv1.ProjectSpec{Path: name, Repository: repository}}
+	if url != "" {
+		p.Spec.Source = &keelsonv1.ProjectSource{URL: url}
+	}
+	return p
+}
+
 // TestClaimMirror holds that a mirror stays its Project's over restarts, until that one wants it no more.
 func TestClaimMirror(t *testing.T) {
-	project := func(name, repository, url string) keelsonv1.Project {
-		p := keelsonv1.Project{ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: name}, Spec: keelsonv1.ProjectSpec{Path: name, Repository: repository}}
-		if url != "" {
-			p.Spec.Source = &keelsonv1.ProjectSource{URL: url}
-		}
-		return p
-	}
+	project := mirrorProject
 	root := t.TempDir()
 	var host *githost.Host
 	old := []keelsonv1.Project{project("older", "old", "https://a/old"), project("newer", "old", "https://b/old")}
@@ -66,6 +70,35 @@ func TestClaimMirror(t *testing.T) {
 		}
 		if name := c.who.Spec.Repository; err != nil || host.MirrorOf(name) != c.who.Spec.Source.URL || host.MirrorKeeper(name) != "team/"+c.who.Name {
 			t.Errorf("%s: %v; %s is the mirror of %s, kept by %s", c.name, err, name, host.MirrorOf(name), host.MirrorKeeper(name))
+		}
+	}
+}
+
+// TestReleaseMirror holds when a mirror becomes a repository that anybody may push to: once no Project wants it, also one that was deleted while
+// nobody looked.
+func TestReleaseMirror(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		all  []keelsonv1.Project
+		want bool
+	}{
+		{"it is kept", []keelsonv1.Project{mirrorProject("a", "shop", "https://a/shop")}, false},
+		{"another one wants it", []keelsonv1.Project{mirrorProject("b", "shop", "https://b/shop")}, false},
+		{"it is gone", nil, true},
+		{"it names another repository", []keelsonv1.Project{mirrorProject("a", "other", "https://a/shop")}, true},
+		{"it comes from nowhere else any more", []keelsonv1.Project{mirrorProject("a", "shop", "")}, true},
+	} {
+		host, err := githost.New(githost.Options{Root: t.TempDir(), Token: "token"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := mirrorProject("a", "shop", "https://a/shop")
+		k := newProjectKeeper(&pipelineServer{cluster: newLazyProjects(host), log: slog.New(slog.DiscardHandler)})
+		if err := k.claimMirror(t.Context(), &a, []keelsonv1.Project{a}); err != nil {
+			t.Fatal(err)
+		}
+		if got := k.releaseOf("shop", c.all); got != c.want || (host.MirrorOf("shop") == "") != c.want {
+			t.Errorf("%s: %v, mirror of %q", c.name, got, host.MirrorOf("shop"))
 		}
 	}
 }

@@ -203,7 +203,7 @@ func (d *Daemon) serve() (err error) {
 	}
 	d.inst.Port = port
 	d.pushes = make(chan string)
-	d.host, err = githost.New(githost.Options{Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed, Allow: d.ci.allow, Job: d.ci.job, Private: isWitness})
+	d.host, err = githost.New(githost.Options{Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed, Allow: d.ci.allow, Job: d.ci.job, Private: isWitness, Release: d.ci.release})
 	if err != nil {
 		return fmt.Errorf("start the Git host: %w", err)
 	}
@@ -323,6 +323,7 @@ func (d *Daemon) control(ctx context.Context) error {
 			Share:      d.Share,
 			Projects:   d.ci.projects(),
 			History:    d.ci.history(),
+			Asked:      d.ci.asked,
 			Ready: func(looked func(context.Context) (bool, error)) {
 				d.looked = looked
 				close(ready)

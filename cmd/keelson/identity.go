@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	authv1 "k8s.io/api/authorization/v1"
@@ -36,6 +37,8 @@ type people struct {
 	*identity.Service
 	may    *identity.Authorizer
 	review lazyReview
+
+	auditor atomic.Pointer[auditor] // nil until there is one
 }
 
 // peopleOptions of [newPeople].
@@ -57,7 +60,7 @@ func newPeople(o peopleOptions) *people {
 		cookie += "-" + strconv.Itoa(o.port)
 	}
 	p.Service = identity.New(identity.Options{
-		Store: o.store, Token: o.token, Cookie: cookie, Secure: o.secure, OIDC: o.oidc, Authorize: p.may.Authorize, Version: version, Log: o.log,
+		Store: o.store, Token: o.token, Cookie: cookie, Secure: o.secure, OIDC: o.oidc, Authorize: p.may.Authorize, Version: version, Log: o.log, Audit: p.loggedIn,
 	})
 	return p
 }

@@ -89,7 +89,7 @@ func newRoot(g *global) *cobra.Command {
 		upCommand(g), downCommand(g), serverCommand(g),
 		getCommand(g), statusCommand(g), reconcileCommand(g), syncCommand(g), rollbackCommand(g), historyCommand(g), whyCommand(g), logCommand(g), suspendCommand(g), resumeCommand(g), confirmCommand(g), eventsCommand(g), statsCommand(g),
 		takeoverCommand(g), handbackCommand(g),
-		renderCommand(g), healthCommand(g), gitCommand(g), ciCommand(g), auditCommand(g), loginCommand(g), logoutCommand(g), userCommand(g), versionCommand(g), exitCodesTopic(), renderChildCommand(), luaChildCommand(), sandboxChildCommand(),
+		renderCommand(g), healthCommand(g), gitCommand(g), ciCommand(g), auditCommand(g), storeCommand(g), loginCommand(g), logoutCommand(g), userCommand(g), versionCommand(g), exitCodesTopic(), renderChildCommand(), luaChildCommand(), sandboxChildCommand(),
 	)
 	root.AddCommand(engineCommands(g)...)
 	return root

@@ -50,7 +50,8 @@ type serverOptions struct {
 	Hooks   *lazyHooks // is given what answers webhooks; nil: none are served
 	// Projects plays the pipelines of Projects; nil: nobody does.
 	Projects controller.Projects
-	History  controller.Recorder // keeps what is delivered and repaired; nil: nobody does
+	Asked    func(controller.Asked) // is told what people ask for in the cluster; nil: nobody is
+	History  controller.Recorder    // keeps what is delivered and repaired; nil: nobody does
 	Policy   delivery.Policy
 	State    *lazyState // is told where to read how things stand; nil: nobody asks
 	Share    share
@@ -117,7 +118,7 @@ func runServer(ctx context.Context, opts serverOptions) error {
 	c, err := controller.New(ctx, controller.Options{
 		Cluster: cluster, Sources: sources, Records: records, Lock: lease, Policy: opts.Policy, Shard: mine.shard, Log: opts.Logger,
 		Webhooks: opts.Hooks != nil, LeaveReceivers: mine.leaveReceivers, LeaveApplications: mine.leaveApplications,
-		ArgoNamespace: opts.Share.argo, Projects: opts.Projects, History: opts.History,
+		ArgoNamespace: opts.Share.argo, Projects: opts.Projects, History: opts.History, Asked: opts.Asked,
 	})
 	if err != nil {
 		return explainAPI(err)
@@ -391,6 +392,7 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 		defer func() { err = errors.Join(err, played.Close()) }()
 		opts.Host, opts.HostURL, opts.Pushes, opts.Projects = played.host, pipelines.url+githostPath, played.pushes, &played.late
 		opts.History = played.kept
+		opts.Asked = played.ci.asked
 		opts.Ready = func(func(context.Context) (bool, error)) {
 			log.Info("the controllers work")
 			if err := played.start(ctx, g.kubeconfig, ended); err != nil {

@@ -13,12 +13,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"keelson.dev/keelson/internal/pipeline/run"
 	"keelson.dev/keelson/internal/redact"
@@ -41,6 +43,7 @@ type upOptions struct {
 	policy     policyFlags
 	timeout    time.Duration
 	share      share
+	given      *pflag.FlagSet // what the person has said
 }
 
 func upCommand(g *global) *cobra.Command {
@@ -54,6 +57,7 @@ All of it listens on 127.0.0.1 only and runs on after up has ended; keelson down
 only prints where it is.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			opts.given = cmd.Flags()
 			if !cmd.Flags().Changed("port") {
 				opts.port = -1
 			} else if opts.port < 0 || opts.port > 65535 {
@@ -82,7 +86,7 @@ only prints where it is.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&opts.foreground, "foreground", false, "stay in the foreground until interrupted")
-	f.BoolVar(&opts.json, "json", false, `print {"dashboard","git","kubeconfig","token","login"} as the last line`)
+	f.BoolVar(&opts.json, "json", false, `print {"dashboard","git","kubeconfig","token","registry","login"} as the last line`)
 	f.IntVar(&opts.port, "port", defaultPort, "the `port` of the Git host and the dashboard; 0: any free one (default: that of the last run)")
 	f.IntVar(&opts.nodes, "nodes", 1, "simulated nodes of the embedded cluster")
 	f.StringVar(&opts.node, "node", "", "simulated, or real: the embedded cluster's `kind` of node; a real one runs containers, for root on Linux (default: that of the last run)")
@@ -186,6 +190,25 @@ func (p *progressWriter) write(line progress) {
 	_, _ = p.file.Write(append(b, '\n'))
 }
 
+// startOnly names the flags that were given and change nothing, as an instance runs already that is otherwise, or whose value nobody knows.
+func startOnly(given *pflag.FlagSet, inst instance) (late []string) {
+	as := map[string]string{ // what runs
+		"port": strconv.Itoa(inst.Port), "kubeconfig": inst.Kubeconfig, "node": cmp.Or(inst.Node, nodeSimulated), "outbound": strconv.FormatBool(inst.Outbound),
+		"ci-executor": cmp.Or(inst.Runner, runnerShell), "ci-image": inst.JobImage,
+	}
+	given.Visit(func(f *pflag.Flag) {
+		value := f.Value.String()
+		is, known := as[f.Name]
+		switch {
+		case known && is == value, f.Name == "port" && value == "0": // any
+		case slices.Contains([]string{"data", "namespace", "output", "json", "timeout", "foreground", "detached"}, f.Name): // about this command
+		default:
+			late = append(late, "--"+f.Name)
+		}
+	})
+	return late
+}
+
 // runUp starts a daemon unless one runs already, and follows its start.
 func runUp(ctx context.Context, g *global, opts upOptions) error {
 	pid, started, err := running(ctx, g.data)
@@ -198,8 +221,8 @@ func runUp(ctx context.Context, g *global, opts upOptions) error {
 			return err
 		}
 		fmt.Fprintln(g.err, "Keelson runs in "+g.data)
-		if opts.port > 0 && opts.port != inst.Port || g.kubeconfig != "" && g.kubeconfig != inst.Kubeconfig || opts.pprof || opts.node != "" && opts.node != cmp.Or(inst.Node, nodeSimulated) {
-			fmt.Fprintln(g.err, "note: --port, --kubeconfig, --node and --pprof count at a start only; keelson down stops this one")
+		if late := startOnly(opts.given, inst); len(late) > 0 {
+			fmt.Fprintf(g.err, "note: %s: what counts at a start only is not changed; keelson down stops this one\n", strings.Join(late, ", "))
 		}
 		return printInstance(ctx, g, opts.json, inst)
 	}

@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -94,5 +96,40 @@ func TestRunning(t *testing.T) {
 	}()
 	if pid, started, err := running(t.Context(), dir); pid != 0 || started || err != nil {
 		t.Errorf("one that dies: %d, %v, %v", pid, started, err)
+	}
+}
+
+// TestStartOnlyFlags holds which flags one is told of that change nothing where an instance runs.
+func TestStartOnlyFlags(t *testing.T) {
+	runs := instance{Port: 7070, Kubeconfig: "/data/kubeconfig", Runner: runnerPod, JobImage: "alpine", Node: nodeReal, Outbound: true}
+	for line, want := range map[string]string{
+		"": "",
+		"--port 7070 --kubeconfig /data/kubeconfig --node real --outbound --ci-executor pod --ci-image alpine": "",
+		"--port 0 --json --timeout 1m --data /data --output json":                                              "",
+		"--port 7071 --kubeconfig /mine":                                                                       "--port, --kubeconfig",
+		"--ci-executor shell --ci-image debian":                                                                "--ci-executor, --ci-image",
+		"--ci-jobs 3":                                                                                          "--ci-jobs",
+		"--ci-log-limit 4":                                                                                     "--ci-log-limit",
+		"--node simulated --nodes 3 --pprof --sample":                                                          "--node, --nodes, --pprof, --sample",
+		"--strict-substitution=false --argocd-namespace a --take-over":                                         "--argocd-namespace, --strict-substitution, --take-over",
+	} {
+		g := &global{}
+		root := newRoot(g)
+		up, args, err := root.Find(append([]string{"up"}, strings.Fields(line)...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := up.ParseFlags(args); err != nil {
+			t.Fatal(err)
+		}
+		have, given := startOnly(up.Flags(), runs), strings.Split(want, ", ")
+		if want == "" {
+			given = nil
+		}
+		slices.Sort(have)
+		slices.Sort(given)
+		if !slices.Equal(have, given) {
+			t.Errorf("%s: have %v, want %v", line, have, given)
+		}
 	}
 }

@@ -122,6 +122,12 @@ func writeAnswer(to io.Writer, a history.Answer, now time.Time) error {
 	if a.Note != "" {
 		w.line("note", "%s", a.Note)
 	}
+	if !a.Found && len(a.Jobs) == 0 {
+		w.line("", "keelson trace tells where an object in the cluster comes from")
+	}
+	for _, j := range a.Jobs {
+		w.line("written", "by job %d of pipeline %d (%s, %s) for %s: %s; %s", j.Job, j.Pipeline, cmp.Or(j.User, "somebody"), j.Verb, j.Environment, j.Status, w.time(j.At))
+	}
 	for _, r := range a.Repairs {
 		w.line("repaired", "%s", repairText(r)+"; "+w.time(r.Repaired))
 	}
@@ -163,6 +169,9 @@ func (w answerWriter) delivery(a history.Answer) {
 			text += fmt.Sprintf(", %s in pipeline %d", who.How, who.Pipeline)
 		}
 		w.line("approved", "%s", text)
+	}
+	if j := a.Pusher; j != nil {
+		w.line("pushed", "by job %d of pipeline %d, started by %s", j.Job, j.Pipeline, cmp.Or(j.User, "somebody"))
 	}
 	for _, p := range a.Pipelines {
 		w.line("pipeline", "%d of %s: %s", p.ID, p.Project, p.Status)

@@ -46,11 +46,13 @@ type Entry struct {
 	Outcome     string // [Asked], [Done], [Refused] or [Failed]; empty: Done
 	Detail      string // what else is worth knowing; no names of people, as they can be erased
 	Address     string // of the request; empty: there was none
+	About       string // the name of a person whom it is about; their id is put after Object
+	Unproven    bool   // Actor is a name that somebody has given themselves: it is kept only where it is known already
 }
 
 // Clean gives the entry as it may be kept: bounded, in one line each, without credentials.
 func (e Entry) Clean() Entry {
-	for _, field := range []*string{&e.Actor, &e.Action, &e.Object, &e.Project, &e.Environment, &e.Outcome, &e.Address} {
+	for _, field := range []*string{&e.Actor, &e.Action, &e.Object, &e.Project, &e.Environment, &e.Outcome, &e.Address, &e.About} {
 		*field = clean(*field, maxName)
 	}
 	e.Detail = clean(redact.Text(e.Detail), maxDetail)

@@ -51,7 +51,8 @@ const (
 // mirrors are the copies that are kept up to date.
 type mirrors struct {
 	mu    sync.Mutex
-	all   map[string]*mirror // by repository
+	all   map[string]*mirror       // by repository
+	ends  map[string]chan struct{} // of the last mirrors that were dropped, by repository: closed once they are not looked at any more
 	slots chan struct{}
 }
 
@@ -62,10 +63,12 @@ type mirror struct {
 	failed int // looks in a row
 	wake   chan struct{}
 	stop   context.CancelFunc
+	after  chan struct{} // it is not looked at before this is closed; nil: at once
+	ended  chan struct{}
 }
 
 func newMirrors() *mirrors {
-	return &mirrors{all: map[string]*mirror{}, slots: make(chan struct{}, mirrorsAtOnce)}
+	return &mirrors{all: map[string]*mirror{}, ends: map[string]chan struct{}{}, slots: make(chan struct{}, mirrorsAtOnce)}
 }
 
 // KeepMirror keeps a mirror up to date from now on, and tells how it stands. What is new upstream since the first look makes pipelines as a
@@ -90,7 +93,7 @@ func (s *Server) KeepMirror(of Mirrored) (MirrorStanding, error) {
 		}
 		return m.now, nil
 	}
-	m = &mirror{of: of, wake: make(chan struct{}, 1)}
+	m = &mirror{of: of, wake: make(chan struct{}, 1), after: s.mirrors.ends[of.Repository], ended: make(chan struct{})}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.life.Err() != nil {
@@ -98,6 +101,7 @@ func (s *Server) KeepMirror(of Mirrored) (MirrorStanding, error) {
 	}
 	var ctx context.Context
 	ctx, m.stop = context.WithCancel(context.Background())
+	delete(s.mirrors.ends, of.Repository)
 	s.mirrors.all[of.Repository] = m
 	s.busy.Add(1)
 	go func() { defer s.busy.Done(); s.mirror(ctx, m) }()
@@ -111,13 +115,14 @@ func (m *mirror) poke() {
 	}
 }
 
-// DropMirrors lets go of the mirrors of a project, but for one repository.
+// DropMirrors lets go of the mirrors of a project, but for one repository. Who keeps one of these next waits until the look of now is over.
 func (s *Server) DropMirrors(project, but string) {
 	s.mirrors.mu.Lock()
 	defer s.mirrors.mu.Unlock()
 	for name, m := range s.mirrors.all {
 		if m.of.Project == project && name != but {
 			m.stop()
+			s.mirrors.ends[name] = m.ended
 			delete(s.mirrors.all, name)
 		}
 	}
@@ -125,6 +130,10 @@ func (s *Server) DropMirrors(project, but string) {
 
 // mirror keeps one up to date until ctx or the server ends.
 func (s *Server) mirror(ctx context.Context, m *mirror) {
+	defer close(m.ended)
+	if m.after != nil {
+		<-m.after // also where this one is dropped by now: its own successor waits for both
+	}
 	select {
 	case <-s.resumed:
 	case <-ctx.Done():

@@ -2,8 +2,12 @@ package ci
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/store"
@@ -139,4 +143,49 @@ func TestMirrors(t *testing.T) {
 	if _, err := w.server.KeepMirror(other); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestMirrorsFollowEachOther holds that a mirror is not looked at for a new keeper before the look of the old one is over.
+func TestMirrorsFollowEachOther(t *testing.T) {
+	w := newWorld(t, "app", "up")
+	app := w.projects.all[0]
+	w.projects.set(nil, app)
+	up := w.clone("up")
+	w.commit(up, "First", map[string]string{"a": "1"})
+	w.git(up, "push", "-q", "origin", "HEAD:main")
+	looks, goOn, asked := make(chan string), make(chan struct{}), make(chan struct{}, 10)
+	w.server.o.Mirrored = func(repository string) {
+		looks <- repository
+		<-goOn
+	}
+	of := Mirrored{Project: app.Path, Repository: "app", Dir: app.Dir, Remote: git.Remote{URL: w.url + "/git/up.git", Auth: git.Auth{Username: "x", Password: hostToken}}}
+	keep := func(of Mirrored) {
+		t.Helper()
+		if _, err := w.server.KeepMirror(of); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keep(of)
+	<-looks
+	var over atomic.Bool
+	s := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if !over.Load() {
+			t.Error("it is looked at while the old look goes on")
+		}
+		asked <- struct{}{}
+		http.NotFound(rw, r)
+	}))
+	t.Cleanup(s.Close)
+	for _, keeper := range []string{"group/second", "group/third"} { // the second one is gone before it has looked
+		w.server.DropMirrors(of.Project, "")
+		of.Project, of.Remote = keeper, git.Remote{URL: s.URL + "/other.git"}
+		keep(of)
+	}
+	select {
+	case <-asked:
+	case <-time.After(500 * time.Millisecond): // for what should not happen
+	}
+	over.Store(true)
+	close(goOn)
+	<-asked
 }

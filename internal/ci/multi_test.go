@@ -1,11 +1,13 @@
 package ci
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/store"
 )
 
@@ -89,39 +91,49 @@ back: {trigger: {project: group/app}, rules: [{if: $FROM == "loop"}]}
 	}
 }
 
-// TestMultiProjectRestarts ends the server while a job waits for the pipeline of another project, and once more when that is over.
+// TestMultiProjectRestarts ends the server while a job waits for the pipeline of another project, and once more when that is over. A child of that
+// one, which has failed, is not what the job waits for.
 func TestMultiProjectRestarts(t *testing.T) {
-	w := newWorld(t, "app", "lib")
-	app, lib := w.projects.all[0], w.projects.all[1]
-	lib.ReadableBy = []string{"group/app"}
-	w.projects.set(nil, app, lib)
-	flag := filepath.Join(w.dir, "flag")
-	libDir := w.clone("lib")
-	w.commit(libDir, "Lib [skip ci]", map[string]string{".gitlab-ci.yml": "a: {script: ['test -e " + flag + " || sleep 60'], retry: {max: 2, when: runner_system_failure}}\n"})
-	w.git(libDir, "push", "-q", "origin", "HEAD")
-	w.queueIsEmpty()
-	dir := w.clone("app")
-	w.commit(dir, "First", map[string]string{".gitlab-ci.yml": "t: {trigger: {project: group/lib, strategy: depend}}\nlater: {stage: deploy, script: ['true']}\n", "child.yml": ""})
-	w.git(dir, "push", "-q", "origin", "HEAD")
-	running := func(attempt string) func() bool {
-		return func() bool {
-			all, err := w.db.Pipelines(t.Context(), store.PipelineFilter{Source: "pipeline"})
-			return err == nil && len(all) == 1 && strings.Contains(w.sum(all[0]), attempt)
-		}
+	for _, child := range []string{"", "c: {trigger: {include: child.yml}}\n"} {
+		t.Run(fmt.Sprintf("child %t", child != ""), func(t *testing.T) {
+			w := newWorld(t, "app", "lib")
+			app, lib := w.projects.all[0], w.projects.all[1]
+			lib.ReadableBy = []string{"group/app"}
+			w.projects.set(nil, app, lib)
+			flag := filepath.Join(w.dir, "flag")
+			libDir := w.clone("lib")
+			w.commit(libDir, "Lib [skip ci]", map[string]string{
+				".gitlab-ci.yml": child + "a: {script: ['test -e " + flag + " || sleep 60'], retry: {max: 2, when: runner_system_failure}}\n",
+				"child.yml":      "b: {script: [exit 1]}\n",
+			})
+			w.git(libDir, "push", "-q", "origin", "HEAD")
+			w.queueIsEmpty()
+			dir := w.clone("app")
+			w.commit(dir, "First", map[string]string{".gitlab-ci.yml": "t: {trigger: {project: group/lib, strategy: depend}}\nlater: {stage: deploy, script: ['true']}\n"})
+			w.git(dir, "push", "-q", "origin", "HEAD")
+			running := func(attempt string) func() bool {
+				return func() bool {
+					all, err := w.db.Pipelines(t.Context(), store.PipelineFilter{Source: pipeline.SourcePipeline})
+					children, cerr := w.db.Pipelines(t.Context(), store.PipelineFilter{Source: pipeline.SourceParent})
+					failed := child == "" || len(children) == 1 && strings.Contains(w.sum(children[0]), "failed: b/1=failed")
+					return err == nil && cerr == nil && len(all) == 1 && strings.Contains(w.sum(all[0]), attempt) && failed
+				}
+			}
+			w.until("the other one runs", running("a/1=running"))
+			p := w.first()
+			w.end()
+			w.start()
+			w.until("it runs again", running("a/2=running"))
+			w.wants(p, "push main running: t/1=running later/1=created")
+			w.end()
+			if err := os.WriteFile(flag, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			w.start()
+			w.await(0, 2)
+			w.wants(p, "push main success: t/1=success later/1=success")
+		})
 	}
-	w.until("the other one runs", running("a/1=running"))
-	p := w.first()
-	w.end()
-	w.start()
-	w.until("it runs again", running("a/2=running"))
-	w.wants(p, "push main running: t/1=running later/1=created")
-	w.end()
-	if err := os.WriteFile(flag, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	w.start()
-	w.await(0, 2)
-	w.wants(p, "push main success: t/1=success later/1=success")
 }
 
 // TestMultiProjectCancel holds that a pipeline that is canceled waits for no other project any more.

@@ -1,8 +1,6 @@
 package ci
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -127,44 +125,6 @@ later: {trigger: {include: child.yml, strategy: depend}, environment: prod, when
 	if logs := started(); !strings.Contains(logs, "\ngot [value-of-prod]") {
 		t.Errorf("what bob has got:\n%s", logs)
 	}
-}
-
-// TestChildOfOtherRestarts holds that a job waits for the pipeline that it has started, and not for a child of that one, after a restart too.
-func TestChildOfOtherRestarts(t *testing.T) {
-	w := newWorld(t, "app", "lib")
-	app, lib := w.projects.all[0], w.projects.all[1]
-	lib.ReadableBy = []string{"group/app"}
-	w.projects.set(nil, app, lib)
-	flag := filepath.Join(w.dir, "flag")
-	libDir := w.clone("lib")
-	w.commit(libDir, "Lib [skip ci]", map[string]string{
-		".gitlab-ci.yml": "c: {trigger: {include: child.yml}}\na: {script: ['test -e " + flag + " || sleep 60'], retry: {max: 2, when: runner_system_failure}}\n",
-		"child.yml":      "b: {script: [exit 1]}\n",
-	})
-	w.git(libDir, "push", "-q", "origin", "HEAD")
-	w.queueIsEmpty()
-	dir := w.clone("app")
-	w.commit(dir, "First", map[string]string{".gitlab-ci.yml": "t: {trigger: {project: group/lib, strategy: depend}}\n"})
-	w.git(dir, "push", "-q", "origin", "HEAD")
-	are := func(other, child string) func() bool {
-		return func() bool {
-			all, err := w.db.Pipelines(t.Context(), store.PipelineFilter{Limit: 2})
-			return err == nil && len(all) == 2 && strings.Contains(w.sum(all[1]), other) && strings.Contains(w.sum(all[0]), child)
-		}
-	}
-	w.until("the other one runs, and its child has failed", are("a/1=running", "failed: b/1=failed"))
-	p := w.first()
-	w.end()
-	w.start()
-	w.until("it runs again", are("a/2=running", "failed: b/1=failed"))
-	w.wants(p, "push main running: t/1=running")
-	w.end()
-	if err := os.WriteFile(flag, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	w.start()
-	w.await(0, 2)
-	w.wants(p, "push main success: t/1=success")
 }
 
 // TestByJob holds whose a pipeline is that a job starts by its token, and that such pipelines do not start each other for ever.

@@ -210,6 +210,9 @@ func (a *apps) uninstall(ctx context.Context, p *pass) (going []delivery.Ref, wa
 	a.arrive(p)
 	going, waiting, err = p.st.target.engine.Uninstall(ctx, p.app, &p.st.mem, a.now())
 	err = p.st.explain(err)
+	if err == nil && !waiting {
+		a.recordParting(p)
+	}
 	return going, waiting || errors.Is(err, errNotYet), ignoreNotYet(err)
 }
 

@@ -74,7 +74,9 @@ type Options struct {
 	ArgoNamespace     string // of Argo CD's projects, credentials and clusters; empty: argocd
 	LeaveApplications bool   // another controller works on Argo CD's kinds: they are not touched
 
-	History  Recorder // is told of deliveries and repairs; nil: nobody is
+	History Recorder // is told of deliveries and repairs; nil: nobody is
+	// Asked is told of what people have asked for by changing objects; it must not wait. Nil: nobody is.
+	Asked    func(Asked)
 	Projects Projects // who plays the pipelines of Projects; nil: nobody does, and they are not touched
 }
 
@@ -171,7 +173,10 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 	if err := c.serveProjects(opts, rec); err != nil {
 		return nil, err
 	}
-	return c, c.serveApplications(ctx, opts, scheme, common, claims, rec)
+	if err := c.serveApplications(ctx, opts, scheme, common, claims, rec); err != nil {
+		return nil, err
+	}
+	return c, c.listen(ctx, opts)
 }
 
 // serveFlux makes what serves Flux's kinds of apps, and Receivers.

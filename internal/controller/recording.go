@@ -368,3 +368,23 @@ func (h *helmReleases) recordResult(p *helmPass, a *acting, failed error) {
 	r.d.Status, r.d.Applied = history.Succeeded, now
 	h.tellDelivery(r)
 }
+
+// recordParting tells, once, that an app is deleted with its objects.
+func (a *apps) recordParting(p *pass) {
+	st := p.st
+	if !a.recordsHistory() || st.parted {
+		return
+	}
+	st.parted = true
+	a.endsDelivery(st, history.Superseded)
+	p.req.Snapshot.Revision = a.reg.standOf(p.app.ID).applied
+	r := newRecording(p, occasion{trigger: history.BySpec}, a.now())
+	for _, ref := range st.mem.Inventory.Refs() {
+		r.d.Changes = append(r.d.Changes, history.Change{Object: objectOf(ref), Verb: string(delivery.Delete)})
+	}
+	r.d.Objects, r.d.Previous = len(r.d.Changes), ""
+	r.d.Message = "the app was deleted"
+	r.d.Status, r.d.Applied, r.d.Finished, r.done = history.Succeeded, r.d.Began, r.d.Began, true
+	a.tellDelivery(r)
+	st.recording = nil
+}

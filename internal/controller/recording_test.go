@@ -138,6 +138,11 @@ func TestDeliveriesAreRecorded(t *testing.T) {
 	w.app("app", "  wait: true\n  commonMetadata: {labels: {team: red}}\n")
 	w.recorded(d, w.ns, "app", begun, changed, `commit  "Break" by eve: superseded`, `commit  "Remove" by ann: succeeded Healthy, delete Secret token`,
 		`spec  "Remove" by ann: succeeded Healthy, update ConfigMap a (metadata.labels.team  → red)`)
+
+	w.must(w.client.Delete(w.ctx, w.kustomization("app")))
+	w.gone("app")
+	w.recorded(d, w.ns, "app", begun, changed, `commit  "Break" by eve: superseded`, `commit  "Remove" by ann: succeeded Healthy, delete Secret token`,
+		`spec  "Remove" by ann: succeeded Healthy, update ConfigMap a (metadata.labels.team  → red)`, `spec  "" by : succeeded, delete ConfigMap a`)
 }
 
 // TestRepairsAreRecorded: which fields, as they were found, and whose they were.

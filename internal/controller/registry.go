@@ -81,6 +81,7 @@ type appState struct {
 	way       string    // what says how the other cluster is reached, for people: "Secret/far"
 
 	asked     bool       // a person has asked for what is under way
+	parted    bool       // that it was deleted was told
 	recording *recording // the delivery under way, or one that is not known to be healthy yet; nil: there is none
 
 	helm *helmState // of a HelmRelease

@@ -63,6 +63,8 @@ type Options struct {
 	Allow func(token, repository string, write bool) error
 	// Private tells which repositories only Token opens, for reading; nobody pushes to them, and all their refs are shown. Nil: there are none.
 	Private func(repository string) bool
+	// Release lets go of a mirror that somebody wants to push to, if nobody keeps it any more; true: it is none now. Nil: all are kept.
+	Release func(repository string) bool
 	// Job gives the number of the job that a token of [JobHeader] is of; 0: of none. Nil: nobody asks.
 	Job func(token string) int64
 }

@@ -62,7 +62,7 @@ func (h *Host) mirrorNote(name string) (of, keeper string) {
 	return strings.TrimSpace(of), strings.TrimSpace(keeper)
 }
 
-// readOnly refuses pushes to a mirror, and to what only this program writes.
+// readOnly refuses pushes to a mirror that somebody keeps, and to what only this program writes.
 func (h *Host) readOnly(req request) error {
 	if req.service != receivePack {
 		return nil
@@ -70,7 +70,7 @@ func (h *Host) readOnly(req request) error {
 	if h.private(req.repo) {
 		return refusal{http.StatusForbidden, req.repo + " is written by Keelson alone"}
 	}
-	if of := h.MirrorOf(req.repo); of != "" {
+	if of := h.MirrorOf(req.repo); of != "" && (h.opts.Release == nil || !h.opts.Release(req.repo)) {
 		return refusal{http.StatusForbidden, fmt.Sprintf("%s is a mirror of %s: push there", req.repo, of)}
 	}
 	return nil

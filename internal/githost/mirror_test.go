@@ -10,7 +10,11 @@ import (
 
 // TestMirrorsAreReadOnly holds that nobody pushes to a mirror, and is told where to.
 func TestMirrorsAreReadOnly(t *testing.T) {
-	h, err := New(Options{Root: t.TempDir(), Token: "token"})
+	var h *Host
+	kept := true
+	h, err := New(Options{Root: t.TempDir(), Token: "token", Release: func(repository string) bool {
+		return repository == "shop" && !kept && h.SetMirror(repository, "", "") == nil
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,6 +56,16 @@ func TestMirrorsAreReadOnly(t *testing.T) {
 		if out, err := git("ls-remote", "origin"); err != nil {
 			t.Errorf("reading: %s %v", out, err)
 		}
+	}
+	if err := h.SetMirror("shop", "https://example.com/shop.git", "team/gone"); err != nil {
+		t.Fatal(err)
+	}
+	kept = false
+	if out, err := git("ls-remote", "origin"); err != nil || h.MirrorOf("shop") == "" {
+		t.Errorf("who reads leaves a mirror one: %s %v", out, err)
+	}
+	if out, err := git("push", "-q", "origin", "HEAD:other"); err != nil || h.MirrorOf("shop") != "" {
+		t.Errorf("a push to a mirror that nobody keeps any more: %s %v", out, err)
 	}
 	if err := h.SetMirror("shop", "https://a\nb", "c"); err == nil {
 		t.Error("a URL of two lines")

@@ -24,6 +24,8 @@ type Evidence struct {
 	Approvals   []Approval // of the commit of the first step, by jobs that were played
 	Pipelines   []Pipeline // … of that commit
 	Declaration *Step      // what has changed the app itself before the first step; nil: nothing that is known
+	Jobs        []JobWrite // that have written the object themselves, past every app
+	Pusher      *JobWrite  // the job that has pushed that commit; nil: none is known to have
 	Begins      time.Time  // since when anything is known; zero: nothing is
 }
 
@@ -42,10 +44,14 @@ type Answer struct {
 	Declaration *Step      `json:"declaration,omitempty"`
 	Approvals   []Approval `json:"approvals,omitempty"`
 	Pipelines   []Pipeline `json:"pipelines,omitempty"`
-	Repairs     []Repair   `json:"repairs,omitempty"` // since then
-	Earlier     []Step     `json:"earlier,omitempty"`
-	Begins      time.Time  `json:"begins,omitzero"` // since when anything is known of any object
-	Note        string     `json:"note,omitempty"`
+	// Pusher is the job that has pushed the commit, as one that moves a version on does.
+	Pusher *JobWrite `json:"pusher,omitempty"`
+	// Jobs have written the object themselves since then, past every app, the newest first.
+	Jobs    []JobWrite `json:"jobs,omitempty"`
+	Repairs []Repair   `json:"repairs,omitempty"` // since then
+	Earlier []Step     `json:"earlier,omitempty"`
+	Begins  time.Time  `json:"begins,omitzero"` // since when anything is known of any object
+	Note    string     `json:"note,omitempty"`
 }
 
 // MaxEarlier is how many changes before the last one an answer has, and how many repairs since.
@@ -98,7 +104,7 @@ func Decide(q Question, e Evidence) Answer {
 		if len(e.Repairs) > 0 {
 			a.Object = e.Repairs[0].Object
 		}
-		a.Repairs = repairsSince(q, e.Repairs, time.Time{})
+		a.Repairs, a.Jobs = repairsSince(q, e.Repairs, time.Time{}), jobsSince(q, e.Jobs, time.Time{})
 		a.Note = unknown(q, e)
 		return a
 	}
@@ -125,7 +131,10 @@ func Decide(q Question, e Evidence) Answer {
 	if d.Trigger == BySpec || d.SHA == "" { // of a chart it is the declaration that names the version
 		a.Declaration = e.Declaration
 	}
-	a.Repairs = repairsSince(q, e.Repairs, d.Began)
+	a.Repairs, a.Jobs, a.Pusher = repairsSince(q, e.Repairs, d.Began), jobsSince(q, e.Jobs, d.Began), e.Pusher
+	if e.Pusher != nil {
+		d.Job = e.Pusher.Job
+	}
 	for _, s := range e.Steps[1:] {
 		if len(a.Earlier) == MaxEarlier || what(e.Steps[len(a.Earlier)].Change) == created { // another object of that name came before
 			break
@@ -136,9 +145,22 @@ func Decide(q Question, e Evidence) Answer {
 	return a
 }
 
+// jobsSince gives what jobs have written of what is asked for since a time.
+func jobsSince(q Question, all []JobWrite, since time.Time) []JobWrite {
+	var out []JobWrite
+	for _, j := range all {
+		if !j.At.Before(since) && (q.At.IsZero() || !j.At.After(q.At)) && len(out) < MaxEarlier {
+			out = append(out, j)
+		}
+	}
+	return out
+}
+
 // unknown says what is known where no delivery has changed what is asked for.
 func unknown(q Question, e Evidence) string {
 	switch {
+	case len(jobsSince(q, e.Jobs, time.Time{})) > 0:
+		return "no app has delivered it; jobs have written it"
 	case e.Begins.IsZero():
 		return "nothing was delivered yet since there is a history"
 	case !q.At.IsZero() && q.At.Before(e.Begins):

@@ -146,6 +146,18 @@ type Approval struct {
 	Job      int64 `json:"job,omitempty"`
 }
 
+// JobWrite is a job of a deployment that has written an object, or pushed a commit.
+type JobWrite struct {
+	Job         int64     `json:"job"`
+	Pipeline    int64     `json:"pipeline"`
+	Environment string    `json:"environment"`
+	SHA         string    `json:"sha"` // of the pipeline
+	User        string    `json:"user,omitempty"`
+	Status      string    `json:"status"`
+	Verb        string    `json:"verb,omitempty"` // patch, update, delete, …
+	At          time.Time `json:"at"`             // when the job began
+}
+
 // Pipeline is what was played for a commit.
 type Pipeline struct {
 	ID       int64     `json:"id"`

@@ -20,6 +20,7 @@ type AuditRecord struct {
 	Hash    audit.Hash
 	Who     string // the actor's name; their id where it was erased
 	Address string // of the request; empty: there was none, or it was erased
+	About   string // the name of the person whom it is about; empty: there is none, or they were erased
 }
 
 // AuditFilter says which records are meant. Empty fields do not matter.
@@ -85,8 +86,19 @@ func (t *tx) appendEntry(now time.Time, e audit.Entry) (int64, error) {
 		Actor: audit.Self, Action: e.Action, Object: e.Object, Project: e.Project, Environment: e.Environment, Outcome: e.Outcome, Detail: e.Detail,
 	}
 	head, err := t.auditHead()
+	if err == nil && e.Unproven {
+		var known bool
+		if known, err = t.knows(e.Actor); !known {
+			e.Actor = "somebody"
+		}
+	}
 	if err == nil && e.Actor != audit.Self {
 		r.Actor, err = t.auditName(auditPerson, "", e.Actor, head.Seq+1)
+	}
+	if err == nil && e.About != "" {
+		var about string
+		about, err = t.auditName(auditPerson, "", e.About, head.Seq+1)
+		r.Object += about
 	}
 	if err == nil && e.Address != "" {
 		r.Address, err = t.auditName(auditAddress, r.Actor, e.Address, head.Seq+1)
@@ -95,6 +107,16 @@ func (t *tx) appendEntry(now time.Time, e audit.Entry) (int64, error) {
 		return 0, err
 	}
 	return t.appendRecord(now, head, r)
+}
+
+// knows tells whether a name is that of a person in the audit.
+func (t *tx) knows(name string) (bool, error) {
+	var id string
+	err := t.row(`SELECT id FROM audit_names WHERE kind = ? AND owner = '' AND name = ?`, auditPerson, name).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // appendRecord appends a record whose ids are settled.
@@ -339,6 +361,11 @@ func (t *tx) auditNames(records []AuditRecord) error {
 		}
 		if who != "" {
 			records[i].Who = who
+		}
+		if id, ok := strings.CutPrefix(records[i].Object, "person/"); ok {
+			if records[i].About, err = name(id); err != nil {
+				return err
+			}
 		}
 		if records[i].Address, err = name(records[i].Record.Address); err != nil {
 			return err

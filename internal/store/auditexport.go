@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"keelson.dev/keelson/internal/audit"
@@ -89,7 +90,7 @@ func (x *exporter) put(l audit.Line) {
 
 // record writes a record, after whose its ids are.
 func (x *exporter) record(r AuditRecord) {
-	for id, name := range map[string]string{r.Actor: r.Who, r.Record.Address: r.Address} {
+	for id, name := range map[string]string{r.Actor: r.Who, r.Record.Address: r.Address, strings.TrimPrefix(r.Object, "person/"): r.About} {
 		if x.names && name != "" && name != id && !x.known[id] {
 			x.known[id] = true
 			x.put(audit.Line{Name: &audit.Name{ID: id, Name: name}})

@@ -210,7 +210,7 @@ type DeliveryFilter struct {
 	Limit       int   // 0: 100; at most 1000
 }
 
-// where gives the condition; false: nothing can meet it.
+// where gives the condition.
 func (f DeliveryFilter) where() where {
 	var w where
 	for column, value := range map[string]string{"app": f.App, "author": f.Author, "status": f.Status, "caused_by": f.Trigger} {
@@ -526,6 +526,69 @@ func (db *DB) Plays(ctx context.Context, sha string) ([]history.Approval, error)
 			WHERE p.sha = ? AND j.played_by <> '' ORDER BY j.id LIMIT 100`, sha)
 	})
 	return all, db.wrap("who has played jobs for "+sha, err)
+}
+
+// jobsLooked is how many of the last deployments by jobs are looked at.
+const jobsLooked = 200
+
+// WrittenBy gives the jobs that have written an object themselves, the newest first, as far as the last deployments tell.
+func (db *DB) WrittenBy(ctx context.Context, f ObjectFilter) ([]history.JobWrite, error) {
+	var out []history.JobWrite
+	err := db.deployedWith(ctx, `"name":`+quoted(f.Name), func(j history.JobWrite, w wrote) {
+		for _, o := range w.Objects {
+			if o.Name == f.Name && (f.Namespace == "" || o.Namespace == f.Namespace) && slices.Contains(f.Kinds, strings.ToLower(o.Kind)) {
+				j.Verb = o.Verb
+				out = append(out, j)
+				return
+			}
+		}
+	})
+	return out, db.wrap("jobs that wrote "+f.Name, err)
+}
+
+// PushedBy gives the job that has pushed a commit; nil: none of the last deployments has.
+func (db *DB) PushedBy(ctx context.Context, sha string) (*history.JobWrite, error) {
+	var found *history.JobWrite
+	err := db.deployedWith(ctx, `"sha":`+quoted(sha), func(j history.JobWrite, w wrote) {
+		if found == nil && slices.ContainsFunc(w.Commits, func(c wroteCommit) bool { return c.SHA == sha }) {
+			found = &j
+		}
+	})
+	return found, db.wrap("the job that pushed "+sha, err)
+}
+
+// wrote is what a deployment says that it has written ([Report]).
+type wrote struct {
+	Objects []struct{ Verb, Kind, Namespace, Name string }
+	Commits []wroteCommit
+}
+
+type wroteCommit struct{ SHA string }
+
+func quoted(s string) string {
+	b, _ := json.Marshal(s) // a text always can be
+	return string(b)
+}
+
+// deployedWith calls tell with the newest deployments in whose report a text is.
+func (db *DB) deployedWith(ctx context.Context, text string, tell func(history.JobWrite, wrote)) error {
+	return db.read(ctx, func(tx *tx) error {
+		return tx.each(func(scan func(...any) error) error {
+			var j history.JobWrite
+			var report string
+			var created, started int64
+			if err := scan(&j.Job, &j.Pipeline, &j.Environment, &j.SHA, &j.User, &j.Status, &created, &started, &report); err != nil {
+				return err
+			}
+			j.At = at(cmp.Or(started, created))
+			var w wrote
+			if json.Unmarshal([]byte(report), &w) == nil { // one that cannot be read has nothing to tell
+				tell(j, w)
+			}
+			return nil
+		}, `SELECT d.job, d.pipeline, e.name, d.sha, d.deployed_by, d.status, d.created, d.started, d.wrote FROM deployments d JOIN environments e ON e.id = d.environment
+			WHERE d.wrote <> '' AND d.wrote LIKE ? ESCAPE '~' ORDER BY d.id DESC LIMIT ?`, "%"+escapeLike(text)+"%", jobsLooked)
+	})
 }
 
 // HistoryRetention says which deliveries and repairs go: those that neither of the two keeps. The last delivery of an app stays.

@@ -173,6 +173,28 @@ func TestRepairs(t *testing.T) {
 	diff(t, "of a manager", list(RepairFilter{Manager: "helm", App: shop.String()}), []string{"2 web helm was 5 ×1"})
 }
 
+// What jobs have written past every app, and which commits they have pushed.
+func TestWrittenByJobs(t *testing.T) {
+	db := newDB(t)
+	ctx := t.Context()
+	p := newPipeline(t, db, "group/shop", nil)
+	j := newJob(t, db, p, "deploy", "running")
+	_, d, err := db.BeginDeployment(ctx, Environment{Project: p.Project, Name: "production", Slug: "production"}, Deployment{Pipeline: p.ID, Job: j.ID, Ref: "main", SHA: "c0ffee", User: "dave", Started: day})
+	ok(t, err)
+	must(db.ReportDeployment(ctx, d.ID, Report{Wrote: []byte(
+		`{"objects":[{"verb":"patch","kind":"Deployment","resource":"deployments","version":"v1","namespace":"dev","name":"web"}],"commits":[{"repository":"shop","ref":"refs/heads/main","sha":"beef"}]}`)}))(t)
+	want := history.JobWrite{Job: j.ID, Pipeline: p.ID, Environment: "production", SHA: "c0ffee", User: "dave", Status: "running", At: day}
+	diff(t, "who pushed", must(db.PushedBy(ctx, "beef"))(t), &want)
+	diff(t, "who pushed another", must(db.PushedBy(ctx, "bee"))(t), (*history.JobWrite)(nil))
+	want.Verb = "patch"
+	diff(t, "who wrote", must(db.WrittenBy(ctx, ObjectFilter{Kinds: []string{"deployment"}, Name: "web"}))(t), []history.JobWrite{want})
+	for _, f := range []ObjectFilter{
+		{Kinds: []string{"service"}, Name: "web"}, {Kinds: []string{"deployment"}, Name: "we"}, {Kinds: []string{"deployment"}, Name: "web", Namespace: "prod"}, {Kinds: []string{"deployment"}, Name: "%"},
+	} {
+		diff(t, fmt.Sprintf("who wrote %v", f), must(db.WrittenBy(ctx, f))(t), []history.JobWrite(nil))
+	}
+}
+
 // What is too large is cut or left out, and the rest is kept.
 func TestLargeDeliveries(t *testing.T) {
 	db := newDB(t)

@@ -204,7 +204,7 @@ func TestWhatIsNoDatabase(t *testing.T) {
 	}{
 		{"text", func(t *testing.T, path string) {
 			ok(t, os.WriteFile(path, bytes.Repeat([]byte("no database\n"), 1000), 0o600))
-		}, ErrCorrupt, []string{"is damaged", "store.db-wal", "put a copy from a backup in their place", "Git and the clusters have everything else"}},
+		}, ErrCorrupt, []string{"is damaged", "store.db-wal", "keelson store restore FILE puts a backup in its place", "Git and the clusters have everything else"}},
 		{"overwritten pages", func(t *testing.T, path string) {
 			sound(t, path)
 			f := must(os.OpenFile(path, os.O_RDWR, 0))(t)
@@ -213,11 +213,11 @@ func TestWhatIsNoDatabase(t *testing.T) {
 			for at := int64(8192); at < size; at += 4096 {
 				must(f.WriteAt(bytes.Repeat([]byte{0xa5}, 2048), at))(t)
 			}
-		}, ErrCorrupt, []string{"from a backup"}},
+		}, ErrCorrupt, []string{"keelson store restore FILE"}},
 		{"cut", func(t *testing.T, path string) {
 			sound(t, path)
 			ok(t, os.Truncate(path, 3*4096))
-		}, ErrCorrupt, []string{"from a backup"}},
+		}, ErrCorrupt, []string{"keelson store restore FILE"}},
 		{"another program's", func(t *testing.T, path string) {
 			db := must(sql.Open("sqlite", path))(t)
 			must(db.Exec(`CREATE TABLE bookmarks (url TEXT)`))(t)

@@ -260,8 +260,8 @@ func (f inFile) check(ctx context.Context, reader *pool) error {
 }
 
 func (f inFile) restore() string {
-	return fmt.Sprintf("stop Keelson, move %[1]s, %[1]s-wal and %[1]s-shm away, put a copy from a backup in their place with its key file, "+
-		"and start again. Without a backup start without them: the history of pipelines begins anew, Git and the clusters have everything else", string(f))
+	return fmt.Sprintf("stop Keelson; keelson store restore FILE puts a backup in its place. Without a backup move %[1]s, %[1]s-wal and %[1]s-shm away "+
+		"and start again: the history of pipelines begins anew, Git and the clusters have everything else", string(f))
 }
 
 func (inFile) begun(int64) {} // the lock stays until the process ends

@@ -56,6 +56,9 @@ func AuditListOf(records []store.AuditRecord, next int64) AuditList {
 			Seq: r.Seq, Time: r.Time, Actor: r.Who, ActorID: r.Actor, Action: r.Action, Object: r.Object, Project: r.Project, Environment: r.Environment,
 			Outcome: r.Outcome, Detail: r.Detail, Address: r.Address, Hash: r.Hash.String(),
 		}
+		if r.About != "" {
+			list.Records[i].Object = "person/" + r.About
+		}
 	}
 	return list
 }

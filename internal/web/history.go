@@ -35,6 +35,15 @@ func (s *pipelines) historyIn(mux *http.ServeMux) {
 	mux.HandleFunc("GET /api/v1/why", s.why)
 }
 
+// mayRead asks whether who is in front may read the history of the apps of a namespace, or of an app where it is named; where not, the request
+// has been answered.
+func (s *pipelines) mayRead(w http.ResponseWriter, r *http.Request, namespace, app string) bool {
+	if of, ok := history.ParseApp(app); ok {
+		namespace = of.Namespace
+	}
+	return s.HistoryReaders.allowed(w, r, "get", Target{Group: "keelson.dev", Resource: "deliveries", Namespace: namespace})
+}
+
 // asked reads the filters of a list: of what people write, of times and of numbers. What is wrong with them has been answered where it is false.
 func asked(w http.ResponseWriter, r *http.Request, texts map[string]*string, times map[string]*time.Time, numbers map[string]*int64) bool {
 	q := r.URL.Query()
@@ -104,6 +113,9 @@ func (s *pipelines) deliveries(w http.ResponseWriter, r *http.Request) {
 	if f.Kinds, f.Namespace, f.Name, ok = object(w, of); !ok {
 		return
 	}
+	if !s.mayRead(w, r, "", f.App) {
+		return
+	}
 	f.Limit = pageOf(limit)
 	all, err := s.Store.Deliveries(ctx, f)
 	if errors.Is(err, store.ErrTooLarge) {
@@ -133,6 +145,9 @@ func (s *pipelines) delivery(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
+	if !s.mayRead(w, r, "", d.App.String()) {
+		return
+	}
 	answerJSON(w, d)
 }
 
@@ -148,6 +163,9 @@ func (s *pipelines) repairs(w http.ResponseWriter, r *http.Request) {
 	}
 	var ok bool
 	if f.Kinds, f.Namespace, f.Name, ok = object(w, of); !ok {
+		return
+	}
+	if !s.mayRead(w, r, "", f.App) {
 		return
 	}
 	f.Limit = pageOf(limit)
@@ -174,6 +192,9 @@ func (s *pipelines) why(w http.ResponseWriter, r *http.Request) {
 	f := store.ObjectFilter{Kinds: history.Kinds(q.Kind), Namespace: q.Namespace, Name: q.Name, At: q.At}
 	if len(f.Kinds) == 0 || q.Name == "" {
 		refuse(w, http.StatusBadRequest, errors.New("kind and name are needed, as kind=ingress&name=shop"))
+		return
+	}
+	if !s.mayRead(w, r, q.Namespace, "") {
 		return
 	}
 	candidates, err := s.Store.ObjectsOf(ctx, f)
@@ -209,6 +230,9 @@ func (s *pipelines) evidence(ctx context.Context, q history.Question, f store.Ob
 	if e.Steps, err = s.steps(ctx, q.Field, f, 1+history.MaxEarlier); err != nil {
 		return e, err
 	}
+	if e.Jobs, err = s.Store.WrittenBy(ctx, f); err != nil {
+		return e, err
+	}
 	if e.Repairs, err = s.Store.Repairs(ctx, store.RepairFilter{Kinds: f.Kinds, Namespace: f.Namespace, Name: f.Name, To: q.At, Limit: 50}); err != nil || len(e.Steps) == 0 {
 		return e, err
 	}
@@ -228,6 +252,9 @@ func (s *pipelines) evidence(ctx context.Context, q history.Question, f store.Ob
 		return e, nil
 	}
 	if e.Approvals, err = s.Store.Plays(ctx, d.SHA); err != nil {
+		return e, err
+	}
+	if e.Pusher, err = s.Store.PushedBy(ctx, d.SHA); err != nil {
 		return e, err
 	}
 	played, err := s.Store.Pipelines(ctx, store.PipelineFilter{SHA: d.SHA, Top: true, Limit: 10})

@@ -82,6 +82,9 @@ type PipelinesOptions struct {
 	Leaving <-chan struct{}
 	// Audit says what is recorded, and who reads that.
 	Audit AuditOptions
+	// HistoryReaders tells who may read deliveries and repairs: the verb get on the resource deliveries of the group keelson.dev, in the namespace
+	// of the app, or in all of them where no app is named. Nil: everybody who may ask at all.
+	HistoryReaders Authorize
 }
 
 // NewPipelines serves pipelines as JSON, and their logs as text. Every request needs a [Person] in its context.
@@ -246,7 +249,7 @@ func (s *pipelines) list(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	q := r.URL.Query()
 	f := store.PipelineFilter{Ref: q.Get("ref"), Status: q.Get("status"), SHA: q.Get("sha"), Source: q.Get("source"), Limit: 20}
-	for name, into := range map[string]func(int64){"before": func(n int64) { f.Before = n }, "limit": func(n int64) { f.Limit = int(min(n, 1000)) }} {
+	for name, into := range map[string]func(int64){"before": func(n int64) { f.Before = n }, "limit": func(n int64) { f.Limit = int(max(1, min(n, 1000))) }} {
 		if text := q.Get(name); text != "" {
 			n, ok := number(w, name, text)
 			if !ok {

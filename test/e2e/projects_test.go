@@ -6,10 +6,10 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // projectReady waits until a Project's Ready condition says what is wanted.
@@ -141,15 +141,19 @@ spec:
 		t.Errorf("the log has the token:\n%s", log)
 	}
 
-	// At rest nothing is written.
-	version := func() string {
-		return kubectl(t, in.Kubeconfig, "-n", "projects", "get", "project", "app", "-o", "jsonpath={.metadata.resourceVersion}")
+	// At rest nothing is written, also where it is looked at again: another Project, which is in the queue behind it twice, tells that it was.
+	apply(t, in.Kubeconfig, "apiVersion: keelson.dev/v1alpha1\nkind: Project\nmetadata: {name: behind, namespace: projects}\nspec: {repository: projects/app, path: acme/behind}\n")
+	projectReady(t, in.Kubeconfig, "projects", "behind", "True", "Succeeded")
+	version := "jsonpath={.metadata.resourceVersion}"
+	before := kubectl(t, in.Kubeconfig, "-n", "projects", "annotate", "project", "app", "--overwrite", "reconcile.fluxcd.io/requestedAt=2", "-o", version)
+	for _, suspend := range []string{"true", "false"} {
+		kubectl(t, in.Kubeconfig, "-n", "projects", "patch", "project", "behind", "--type=merge", "-p", `{"spec":{"suspend":`+suspend+`}}`)
+		projectReady(t, in.Kubeconfig, "projects", "behind", "True", "Succeeded")
 	}
-	before := version()
-	time.Sleep(2 * time.Second)
-	if after := version(); after != before {
-		t.Errorf("the Project is written again and again: %s, %s", before, after)
+	if after := kubectl(t, in.Kubeconfig, "-n", "projects", "get", "project", "app", "-o", version); after != before {
+		t.Errorf("the Project is written although nothing has changed: %s, %s", before, after)
 	}
+	kubectl(t, in.Kubeconfig, "-n", "projects", "delete", "project", "behind")
 	if got := kubectl(t, in.Kubeconfig, "-n", "projects", "get", "project", "app", "-o", "jsonpath={.status.schedules[0].lastPipeline}"); got != played {
 		t.Errorf("the last pipeline of the schedule is %q, not %s", got, played)
 	}
@@ -204,7 +208,7 @@ spec:
   resources: [{kind: Project, name: up}]
 `, webhookToken, git.url))
 	defer func() {
-		kubectl(t, in.Kubeconfig, "-n", "elsewhere", "delete", "--timeout=60s", "receiver/up", "project/up", "project/lib")
+		kubectl(t, in.Kubeconfig, "-n", "elsewhere", "delete", "--ignore-not-found", "--timeout=60s", "receiver/up", "project/up", "project/lib")
 		kubectl(t, in.Kubeconfig, "delete", "namespace", "elsewhere", "--wait=false")
 	}()
 	projectReady(t, in.Kubeconfig, "elsewhere", "up", "False", "SourceInvalid", "credentials of spec.source")
@@ -248,4 +252,24 @@ other: {trigger: {project: acme/lib, strategy: depend}, variables: {FROM: bridge
 		said += in.must(t, "ci", "logs", fmt.Sprint(id), "a")
 	}
 	contains(t, said, "pipeline for bridge", "pipeline for token")
+
+	// It is no mirror any more once its Project is gone.
+	mirror := cloneOf(t, in.Git+"/elsewhere/up.git")
+	write(t, filepath.Join(mirror.dir, "mine"), "mine\n")
+	mirror.commit("Mine [skip ci]")
+	push := func() (string, error) {
+		out, err := exec.Command("git", "-C", mirror.dir, "push", "-q", "origin", "HEAD:main").CombinedOutput()
+		return string(out), err
+	}
+	if out, err := push(); err == nil || !strings.Contains(out, "elsewhere/up is a mirror of") {
+		t.Errorf("a push to the mirror: %v\n%s", err, out)
+	}
+	kubectl(t, in.Kubeconfig, "-n", "elsewhere", "delete", "project", "up")
+	eventually(t, "a push to what was a mirror", func() error {
+		out, err := push()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
 }

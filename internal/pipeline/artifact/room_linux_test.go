@@ -5,9 +5,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/diskspace"
@@ -130,4 +133,52 @@ func TestSaveLeavesRoom(t *testing.T) {
 	if err := s.Erase(t.Context(), key); err != nil {
 		t.Errorf("erase: %v", err)
 	}
+}
+
+// Directories that nobody may write to, as those of Go's module cache, make way for what is selected, also where the server is not root.
+func TestReadOnlyDirectoriesMakeWay(t *testing.T) {
+	server, pod := t.TempDir(), t.TempDir()
+	makeTree(t, pod, "cache/mod/pkg/file=new", "cache/mod/other=new")
+	for _, dir := range []string{"cache/mod/pkg", "cache/mod"} {
+		if err := os.Chmod(filepath.Join(pod, dir), 0o555); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		for _, dir := range []string{pod, server} {
+			_ = os.Chmod(filepath.Join(dir, "cache/mod"), 0o755)
+			_ = os.Chmod(filepath.Join(dir, "cache/mod/pkg"), 0o755)
+		}
+	})
+	selected := []Selection{{Paths: []string{"cache"}}}
+	var bundle bytes.Buffer
+	if err := PackSelected(t.Context(), &bundle, pod, selected, nil, Limits{}); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if os.Geteuid() == 0 { // the thread becomes another user for files, and ends with this
+			runtime.LockOSThread()
+			if err := errors.Join(os.Chmod(filepath.Dir(server), 0o755), os.Chown(server, 65534, 65534), unix.Setfsuid(65534)); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+		for range 2 {
+			if err := UnpackSelected(t.Context(), bytes.NewReader(bundle.Bytes()), server, selected, nil, Limits{}); err != nil {
+				t.Error(err)
+			}
+		}
+		if info, err := os.Stat(filepath.Join(server, "cache/mod/pkg")); err != nil || info.Mode().Perm() != 0o555 {
+			t.Errorf("%v, %v", info, err)
+		}
+		if err := Clear(t.Context(), server, selected, nil, Limits{}); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(filepath.Join(server, "cache/mod")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("something is left: %v", err)
+		}
+	}()
+	<-done
 }

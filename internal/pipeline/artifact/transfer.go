@@ -259,6 +259,11 @@ func UnpackSelected(ctx context.Context, in io.Reader, dir string, selected []Se
 		if err != nil {
 			return err
 		}
+		for _, e := range old {
+			if e.Mode.IsDir() && e.Mode.Perm()&0o700 != 0o700 { // else nothing in it can be removed or replaced
+				_ = root.Chmod(e.Path, e.Mode.Perm()|0o700) // what follows tells
+			}
+		}
 		for i := len(old) - 1; i >= 0; i-- { // what is in a directory comes after it
 			if err := root.Remove(old[i].Path); err != nil && !old[i].Mode.IsDir() && !errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("%s: %w", old[i].Path, unwrapDisk(err))

@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	gitcmd "keelson.dev/keelson/internal/git"
+	"keelson.dev/keelson/internal/pipeline/outside"
 	"keelson.dev/keelson/internal/redact"
 )
 
@@ -112,7 +113,7 @@ func (s *submodules) check(ctx context.Context, address string) (pin string, err
 	}
 	name := u.Hostname()
 	if ip, err := netip.ParseAddr(name); err == nil {
-		return "", outside(ip)
+		return "", outside.Check(ip)
 	}
 	if !hostName.MatchString(name) {
 		return "", errors.New("this is no host's name")
@@ -123,7 +124,7 @@ func (s *submodules) check(ctx context.Context, address string) (pin string, err
 	}
 	var addresses []string
 	for _, ip := range found {
-		if err := outside(ip); err != nil {
+		if err := outside.Check(ip); err != nil {
 			return "", err
 		}
 		text := ip.Unmap().WithZone("").String()
@@ -137,14 +138,6 @@ func (s *submodules) check(ctx context.Context, address string) (pin string, err
 		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
 	}
 	return name + ":" + port + ":" + strings.Join(addresses, ","), nil
-}
-
-// outside refuses the addresses of this machine and of its network.
-func outside(ip netip.Addr) error {
-	if ip = ip.Unmap(); !ip.IsGlobalUnicast() || ip.IsPrivate() {
-		return fmt.Errorf("%s is an address of the server's own network", ip)
-	}
-	return nil
 }
 
 // run fetches and checks out the submodules of one repository.

@@ -9,13 +9,12 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strings"
-	"syscall"
 
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/config"
+	"keelson.dev/keelson/internal/pipeline/outside"
 	"keelson.dev/keelson/internal/redact"
 )
 
@@ -44,18 +43,6 @@ func (f *Files) remote(include pipeline.Include) ([]config.Source, error) {
 	return []config.Source{{Name: name, Text: text}}, nil
 }
 
-// outside refuses to connect to this machine and to its network: whoever may write a pipeline's files may not reach all that a server does.
-func outside(_, address string, _ syscall.RawConn) error {
-	at, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return err
-	}
-	if ip := at.Addr().Unmap(); !ip.IsGlobalUnicast() || ip.IsPrivate() {
-		return fmt.Errorf("%s is an address of the server's own network", ip)
-	}
-	return nil
-}
-
 // fetchURL reads what is at an address; only with public, no address of this network is asked.
 func fetchURL(ctx context.Context, u *url.URL, public bool) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
@@ -64,7 +51,7 @@ func fetchURL(ctx context.Context, u *url.URL, public bool) ([]byte, error) {
 	}
 	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}
 	if public { // a proxy would reach that network for whoever asks
-		transport.Proxy, transport.DialContext = nil, (&net.Dialer{Control: outside}).DialContext
+		transport.Proxy, transport.DialContext = nil, (&net.Dialer{Control: outside.Control}).DialContext
 	}
 	client := &http.Client{Transport: transport, CheckRedirect: func(req *http.Request, via []*http.Request) error {
 		if len(via) > maxRedirects {

@@ -1,6 +1,8 @@
 package pod
 
 import (
+	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -75,25 +77,28 @@ func TestDrip(t *testing.T) {
 func TestTransferBounds(t *testing.T) {
 	begun := time.Unix(1000, 0)
 	for name, tt := range map[string]struct {
-		after time.Duration
-		size  int64
-		want  time.Duration // since it began
+		after   time.Duration
+		size    int64
+		waiting int32         // other jobs
+		want    time.Duration // since it began
 	}{
-		"its first byte":   {0, 0, stall},
-		"it drips":         {stall - time.Second, 100, stall},
-		"it keeps a pace":  {10 * time.Minute, 1 << 30, 10*time.Minute + stall},
-		"it is just slow":  {10 * time.Minute, 10 * 60 * pace, 10*time.Minute + stall},
-		"it does not end":  {transferLimit - time.Second, 1 << 40, transferLimit},
-		"it falls too far": {10 * time.Minute, 60 * pace, 2 * stall},
+		"its first byte":              {0, 0, 0, stall},
+		"it drips":                    {stall - time.Second, 100, 0, stall},
+		"it keeps a pace":             {10 * time.Minute, 1 << 30, 1, 10*time.Minute + stall},
+		"it is just slow":             {10 * time.Minute, 10 * 60 * pace, 0, 10*time.Minute + stall},
+		"it does not end":             {transferLimit - time.Second, 1 << 40, 0, transferLimit},
+		"it falls too far":            {10 * time.Minute, 60 * pace, 0, 2 * stall},
+		"it is slow, and others wait": {10 * time.Minute, 60 * busyPace, 1, 2 * stall},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := &stalling{begun: begun, size: tt.size}
+			s := &stalling{begun: begun, size: tt.size, slots: newSlots()}
+			s.slots.waiting.Store(tt.waiting)
 			if got := s.until(begun.Add(tt.after)).Sub(begun); got != tt.want {
 				t.Errorf("%s, want %s", got, tt.want)
 			}
 		})
 	}
-	s := &stalling{Reader: strings.NewReader("x"), ctx: t.Context(), c: http.NewResponseController(httptest.NewRecorder()), begun: time.Now().Add(-transferLimit)}
+	s := &stalling{Reader: strings.NewReader("x"), slots: newSlots(), ctx: t.Context(), c: http.NewResponseController(httptest.NewRecorder()), begun: time.Now().Add(-transferLimit)}
 	if n, err := s.Read(make([]byte, 1)); n != 0 || err == nil {
 		t.Errorf("%d bytes, %v", n, err)
 	}
@@ -106,8 +111,10 @@ func TestUploadsWait(t *testing.T) {
 	t.Cleanup(server.Close)
 	s.j.heed(agent.Status{Server: s.x.name, Phase: agent.Script})
 	s.j.order = agent.Order{Phase: agent.Upload, Uploads: 1}
-	for range maxUploads {
-		s.x.uploads <- struct{}{}
+	for i := range maxUploads {
+		if _, err := s.x.uploads.take(t.Context(), fmt.Sprint("project", i%2)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	waits := s.drip(server.URL)
 	for taken := false; !taken; time.Sleep(time.Millisecond) {
@@ -120,6 +127,40 @@ func TestUploadsWait(t *testing.T) {
 	case <-waits:
 	case <-time.After(20 * time.Second):
 		t.Fatal("it waits on")
+	}
+}
+
+// The uploads of one project wait for each other before they hold up those of others.
+func TestUploadsOfOneProject(t *testing.T) {
+	s := newSlots()
+	for range maxUploadsEach {
+		if _, err := s.take(t.Context(), "many"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	for range 2 * maxUploads {
+		go func() {
+			_, err := s.take(ctx, "many")
+			ended <- err
+		}()
+	}
+	for range maxUploads - maxUploadsEach {
+		done, err := s.take(t.Context(), "another")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer done()
+	}
+	cancel()
+	for range 2 * maxUploads {
+		if err := <-ended; err == nil {
+			t.Error("one project has more than its slots")
+		}
+	}
+	if n := s.waiting.Load(); n != 0 {
+		t.Errorf("%d still wait", n)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"keelson.dev/keelson/internal/pipeline/artifact"
@@ -26,10 +27,48 @@ const stall = time.Minute
 const (
 	transferLimit = 30 * time.Minute
 	pace          = 64 << 10
+	busyPace      = 1 << 20 // while other jobs wait: who is slower makes way, and comes again
 )
 
-// maxUploads is how many jobs send what they leave at a time; others wait.
-const maxUploads = 4
+// maxUploads is how many jobs send what they leave at a time, and maxUploadsEach how many of one project; others wait.
+const maxUploads, maxUploadsEach = 8, 4
+
+// slots are those of the jobs that send what they leave.
+type slots struct {
+	all     chan struct{}
+	waiting atomic.Int32 // for one of all
+	mu      sync.Mutex
+	each    map[string]chan struct{} // by the project; there are not many
+}
+
+func newSlots() *slots {
+	return &slots{all: make(chan struct{}, maxUploads), each: map[string]chan struct{}{}}
+}
+
+// take waits for a slot. Its error is that of ctx.
+func (s *slots) take(ctx context.Context, project string) (done func(), err error) {
+	s.mu.Lock()
+	own := s.each[project]
+	if own == nil {
+		own = make(chan struct{}, maxUploadsEach)
+		s.each[project] = own
+	}
+	s.mu.Unlock()
+	select {
+	case own <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	s.waiting.Add(1)
+	defer s.waiting.Add(-1)
+	select {
+	case s.all <- struct{}{}:
+		return func() { <-s.all; <-own }, nil
+	case <-ctx.Done():
+		<-own
+		return nil, ctx.Err()
+	}
+}
 
 // maxAsking is how many requests of one job are answered at a time; its agent has three at most.
 const maxAsking = 8
@@ -244,6 +283,7 @@ type stalling struct {
 	io.Reader
 	c     *http.ResponseController
 	ctx   context.Context
+	slots *slots
 	begun time.Time
 	size  int64
 	err   error
@@ -251,8 +291,11 @@ type stalling struct {
 
 // until is when the next bytes have to be there.
 func (s *stalling) until(now time.Time) time.Time {
-	until := now.Add(stall)
-	for _, t := range []time.Time{s.begun.Add(stall + time.Duration(s.size/pace)*time.Second), s.begun.Add(transferLimit)} {
+	until, rate := now.Add(stall), int64(pace)
+	if s.slots.waiting.Load() > 0 {
+		rate = busyPace
+	}
+	for _, t := range []time.Time{s.begun.Add(stall + time.Duration(s.size/rate)*time.Second), s.begun.Add(transferLimit)} {
 		if t.Before(until) {
 			until = t
 		}
@@ -299,18 +342,17 @@ func (j *job) takeFiles(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer context.AfterFunc(j.life, cancel)()
-	body := &stalling{Reader: r.Body, c: http.NewResponseController(w), ctx: ctx}
+	body := &stalling{Reader: r.Body, c: http.NewResponseController(w), ctx: ctx, slots: j.x.uploads}
 	over := make(chan struct{})
 	stay := context.AfterFunc(ctx, func() {
 		defer close(over)
 		_ = body.c.SetReadDeadline(time.Unix(1, 0)) // a read that waits has waited enough
 	})
-	var err error
-	select {
-	case j.x.uploads <- struct{}{}:
-		err = j.unpack(ctx, body, order)
-	case <-ctx.Done():
-		err = ctx.Err()
+	free, err := j.x.uploads.take(ctx, j.Variables.Predefined("CI_PROJECT_PATH"))
+	if err == nil {
+		body.begun = time.Now()
+		err = artifact.UnpackSelected(ctx, body, j.Dir, order.Selected, order.Tracked, j.x.o.Limits)
+		free()
 	}
 	if !stay() {
 		<-over
@@ -324,11 +366,4 @@ func (j *job) takeFiles(w http.ResponseWriter, r *http.Request) {
 	default:
 		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
 	}
-}
-
-// unpack puts what the job leaves into its directory, and makes room for the next upload.
-func (j *job) unpack(ctx context.Context, body *stalling, order agent.Order) error {
-	defer func() { <-j.x.uploads }()
-	body.begun = time.Now()
-	return artifact.UnpackSelected(ctx, body, j.Dir, order.Selected, order.Tracked, j.x.o.Limits)
 }

@@ -2,6 +2,7 @@ package pod
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -163,5 +164,20 @@ func TestLateStatus(t *testing.T) {
 	body, _ := json.Marshal(done)
 	if code, _ := s.ask("POST", "5/poll", s.x.o.token(5), string(body)); code != 503 {
 		t.Errorf("%d", code)
+	}
+}
+
+// A script that was stopped while nobody looked was stopped by a cancel, where the job is being canceled, else by its time limit.
+func TestStoppedMeanwhile(t *testing.T) {
+	for canceled, want := range map[bool]pipeline.Status{true: pipeline.StatusCanceled, false: pipeline.StatusFailed} {
+		s := serve(t, executor.Job{ID: 5, Resume: true})
+		s.j.ctx, s.j.stop = context.WithCancelCause(t.Context())
+		s.j.heed(agent.Status{Phase: agent.Script, Exits: [7]agent.Exit{agent.Script: {Code: 143, Stopped: true}}})
+		if canceled {
+			s.j.stop(nil)
+		}
+		if r := s.j.execute(s.j.ctx, agent.Order{Phase: agent.Script}); r.Status != want {
+			t.Errorf("canceled %v: %+v", canceled, r)
+		}
 	}
 }

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/artifact"
@@ -47,12 +49,13 @@ type job struct {
 	order   agent.Order   // what it is to do
 	pod     *corev1.Pod   // as it was seen last; nil: not yet
 	sight   sight
-	gone    bool            // the Pod is no more
-	dead    bool            // nothing is expected of the agent any more
-	closed  bool            // nothing is taken from the agent any more
-	ended   bool            // nothing is written to the log any more
-	taken   map[string]bool // kinds of which somebody else's is there by the job's name
-	serving bool            // the directory is ready to be fetched
+	gone    bool           // the Pod is no more
+	dead    bool           // nothing is expected of the agent any more
+	closed  bool           // nothing is taken from the agent any more
+	ended   bool           // nothing is written to the log any more
+	making  bool           // something may have been made for the job
+	secret  *corev1.Secret // as it was made; nil: not by this process, or the answer was lost
+	serving bool           // the directory is ready to be fetched
 	history map[string]*pulls
 	notes   []string         // for the log, to be told
 	told    map[string]bool  // notes
@@ -66,7 +69,7 @@ type job struct {
 }
 
 func newJob(x *Executor, work executor.Job, trace *executor.Trace) *job {
-	return &job{Job: work, x: x, trace: trace, changed: make(chan struct{}), history: map[string]*pulls{}, told: map[string]bool{}, taken: map[string]bool{}, next: -1, life: context.Background()}
+	return &job{Job: work, x: x, trace: trace, changed: make(chan struct{}), history: map[string]*pulls{}, told: map[string]bool{}, next: -1, life: context.Background()}
 }
 
 // begin decides what the Pod is made of.
@@ -635,12 +638,51 @@ func (j *job) letGo() {
 
 // delete removes what was made for the job.
 func (j *job) delete(ctx context.Context, grace int64) {
-	if !j.taken[kindPod] {
-		j.x.deletePod(ctx, j.plan.namespace, j.plan.name, grace)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deletePatience)
+	defer cancel()
+	pod, secret, err := j.makings(ctx)
+	if err != nil {
+		j.x.o.Log.Warn("look for what was made for a job; it is removed later", "job", j.ID, "error", err)
 	}
-	if !j.taken[kindSecret] {
-		j.x.deleteSecret(ctx, j.plan.namespace, j.plan.name)
+	if pod != nil {
+		j.x.deletePod(ctx, pod, grace)
 	}
+	if secret != nil {
+		j.x.deleteSecret(ctx, secret)
+	}
+}
+
+// makings gives what was made for the job; nil: nothing, or somebody else's is there by that name. Where the cluster's answer was lost, or an earlier
+// process has made it, the cluster is asked.
+func (j *job) makings(ctx context.Context) (pod *corev1.Pod, secret *corev1.Secret, err error) {
+	j.mu.Lock()
+	making := j.making
+	pod, secret = j.pod, j.secret
+	j.mu.Unlock()
+	if !j.Resume && !making || j.Resume && pod == nil {
+		return nil, nil, nil
+	}
+	if pod == nil {
+		list, e := j.x.o.Client.CoreV1().Pods(j.plan.namespace).List(ctx, j.byName())
+		if err = e; err == nil && len(list.Items) == 1 && j.mine(&list.Items[0]) {
+			pod = &list.Items[0]
+		}
+	}
+	if secret == nil {
+		list, e := j.x.o.Client.CoreV1().Secrets(j.plan.namespace).List(ctx, j.byName())
+		if err = errors.Join(err, e); e == nil && len(list.Items) == 1 {
+			found := &list.Items[0]
+			if j.Resume && pod != nil && metav1.IsControlledBy(found, pod) || !j.Resume && j.mine(found) {
+				secret = found
+			}
+		}
+	}
+	return pod, secret, err
+}
+
+// byName selects what has the job's name. No other right is needed for this than to list.
+func (j *job) byName() metav1.ListOptions {
+	return metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", j.plan.name).String()}
 }
 
 // written waits until what is being written to the log has its answer.

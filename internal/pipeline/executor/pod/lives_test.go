@@ -15,6 +15,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"keelson.dev/keelson/internal/pipeline"
@@ -406,13 +407,75 @@ func leftovers(t *testing.T, w *world) {
 	if !there() {
 		t.Fatalf("the Pod has gone with the process:\n%s", log.String())
 	}
+	list, err := w.client.CoreV1().Pods("").List(t.Context(), metav1.ListOptions{LabelSelector: pod.LabelJob + "=999"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := list.Items[0]
+	instance := left.Labels[pod.LabelInstance]
+	// Somebody's Pod says that it is ours and has the name of a Secret; and a Secret of a job that is over has no Pod.
+	somebodys := w.put(t, left.Namespace, "db-password", map[string]string{pod.LabelInstance: instance})
+	orphan := corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "job-998-" + instance, Labels: map[string]string{pod.LabelInstance: instance, pod.LabelJob: "998"}}}
+	for _, s := range []*corev1.Secret{{ObjectMeta: metav1.ObjectMeta{Name: "db-password"}}, &orphan} {
+		if _, err := w.client.CoreV1().Secrets(left.Namespace).Create(t.Context(), s, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	asked := make(chan struct{})
-	w.start(t, pod.Options{Over: func(context.Context, int64) (bool, error) { close(asked); return false, nil }})
+	var once sync.Once
+	w.start(t, pod.Options{Over: func(_ context.Context, id int64) (bool, error) {
+		if id == 999 {
+			once.Do(func() { close(asked) })
+		}
+		return false, nil
+	}})
 	<-asked
 	if !there() {
 		t.Error("the Pod of a job that is not over is removed")
 	}
-	w.start(t, pod.Options{Over: func(_ context.Context, id int64) (bool, error) { return id == 999, nil }})
+	w.start(t, pod.Options{Over: func(_ context.Context, id int64) (bool, error) { return id == 999 || id == 998 || id == 0, nil }})
 	eventually(t, "the Pod goes", func() bool { return !there() })
+	eventually(t, "the Secret goes", func() bool {
+		_, err := w.client.CoreV1().Secrets(left.Namespace).Get(t.Context(), orphan.Name, metav1.GetOptions{})
+		return apierrors.IsNotFound(err)
+	})
+	if _, err := w.client.CoreV1().Secrets(left.Namespace).Get(t.Context(), "db-password", metav1.GetOptions{}); err != nil {
+		t.Errorf("somebody's Secret: %v", err)
+	}
+	if !somebodys() {
+		t.Error("somebody's Pod is removed")
+	}
 	w.back()
+
+	// Somebody's Pod has the name of a job's that is gone.
+	somebodys = w.put(t, left.Namespace, "job-997-"+instance, nil)
+	t.Run("taken up", func(t *testing.T) {
+		x := w.start(t, pod.Options{})
+		j := job("echo never")
+		j.ID, j.Dir, j.Resume = 997, t.TempDir(), true
+		if r := x.Run(t.Context(), j, &safe{}); r.Reason != pipeline.RunnerSystemFailure {
+			t.Errorf("%+v", r)
+		}
+	}) // all that the executor removes it has removed
+	if !somebodys() {
+		t.Error("somebody's Pod by the job's name is removed")
+	}
+	w.back()
+}
+
+// put makes a Pod that no node takes, and tells whether it is there.
+func (w *world) put(t *testing.T, namespace, name string, labels map[string]string) (there func() bool) {
+	t.Helper()
+	pods := w.client.CoreV1().Pods(namespace)
+	_, err := pods.Create(t.Context(), &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels},
+		Spec:       corev1.PodSpec{NodeSelector: map[string]string{"disk": "none"}, Containers: []corev1.Container{{Name: "a", Image: w.svc}}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() bool {
+		p, err := pods.Get(t.Context(), name, metav1.GetOptions{})
+		return err == nil && p.DeletionTimestamp == nil
+	}
 }

@@ -134,7 +134,7 @@ type Executor struct {
 	ended  chan struct{}  // closed when Pods are not watched any more
 	ends   sync.WaitGroup // Pods that are being deleted, or wait for it
 	// uploads are the jobs that send what they leave.
-	uploads chan struct{}
+	uploads *slots
 
 	mu     sync.Mutex
 	jobs   map[int64]*job
@@ -173,7 +173,7 @@ func New(o Options) (*Executor, error) {
 		o.Runner.Description, _ = os.Hostname()
 	}
 	o.Runner.Disposable = true
-	return &Executor{o: o, name: rand.Text(), synced: make(chan struct{}), ended: make(chan struct{}), uploads: make(chan struct{}, maxUploads), jobs: map[int64]*job{}, pods: map[string]*corev1.Pod{}}, nil
+	return &Executor{o: o, name: rand.Text(), synced: make(chan struct{}), ended: make(chan struct{}), uploads: newSlots(), jobs: map[int64]*job{}, pods: map[string]*corev1.Pod{}}, nil
 }
 
 // Survives implements [executor.Survivor].
@@ -205,7 +205,7 @@ func (x *Executor) Run(ctx context.Context, work executor.Job, log executor.Log)
 	return j.run(ctx)
 }
 
-// anonymous numbers a job that has no number: below zero, so that it is nobody else's.
+// anonymous numbers a job that has no number: from 1<<56 on, where no store numbers its jobs, so that it is nobody else's.
 func (x *Executor) anonymous() int64 {
 	var b [7]byte
 	_, _ = rand.Read(b[:]) // never fails

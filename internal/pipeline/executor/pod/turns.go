@@ -258,6 +258,8 @@ func (j *job) exit(p agent.Phase) executor.Result {
 		return executor.Failed(pipeline.ConfigurationError, "%s", short(exit.Err))
 	case exit.Err != "":
 		return executor.Failed(pipeline.RunnerSystemFailure, "%s", short(exit.Err))
+	case exit.Stopped && p <= agent.Script && j.ctx.Err() != nil:
+		return j.stopped(j.ctx)
 	case exit.Stopped: // while nobody looked
 		return executor.TimedOut(j.Limit())
 	}
@@ -276,11 +278,13 @@ func (j *job) create() error {
 	data := map[string][]byte{agent.FileURL: []byte(j.x.o.URL + Path + fmt.Sprint(j.ID)), agent.FileToken: []byte(j.x.o.token(j.ID))}
 	data[agent.FileCA] = j.x.o.CA // empty: the agent trusts whom the image does
 	secrets, pods := j.x.o.Client.CoreV1().Secrets(j.plan.namespace), j.x.o.Client.CoreV1().Pods(j.plan.namespace)
-	byName := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", j.plan.name).String()} // no other right is needed for this
-	_, err := place(j, kindSecret, func() (*corev1.Secret, error) {
+	j.mu.Lock()
+	j.making = true
+	j.mu.Unlock()
+	secret, err := place(j, kindSecret, func() (*corev1.Secret, error) {
 		return secrets.Create(j.ctx, j.plan.secret(data), metav1.CreateOptions{})
 	}, func() ([]corev1.Secret, error) {
-		list, err := secrets.List(j.ctx, byName)
+		list, err := secrets.List(j.ctx, j.byName())
 		if err != nil {
 			return nil, err
 		}
@@ -289,10 +293,13 @@ func (j *job) create() error {
 	if err != nil {
 		return err
 	}
+	j.mu.Lock()
+	j.secret = secret
+	j.mu.Unlock()
 	pod, err := place(j, kindPod, func() (*corev1.Pod, error) {
 		return pods.Create(j.ctx, j.plan.pod(j.plan.name), metav1.CreateOptions{})
 	}, func() ([]corev1.Pod, error) {
-		list, err := pods.List(j.ctx, byName)
+		list, err := pods.List(j.ctx, j.byName())
 		if err != nil {
 			return nil, err
 		}
@@ -340,7 +347,6 @@ func place[T any, P interface {
 		case j.mine(there):
 			return there, nil
 		case !j.x.leftBehind(j, there):
-			j.taken[kind] = true
 			return nil, fmt.Errorf("a %s %s is there already, which is none of Keelson's for this job: it is not used; delete it", kind, j.key())
 		}
 		uid, now := there.GetUID(), int64(0)

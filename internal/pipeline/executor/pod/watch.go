@@ -146,12 +146,17 @@ func (x *Executor) sweep(ctx context.Context) (over func(job int64) bool) {
 	}
 	x.mu.Unlock()
 	for _, pod := range left {
-		if pod.DeletionTimestamp == nil && over(jobOf(pod.Labels)) {
-			x.deletePod(ctx, pod.Namespace, pod.Name, 0)
-			x.deleteSecret(ctx, pod.Namespace, pod.Name)
+		if pod.DeletionTimestamp == nil && x.made(pod) && over(jobOf(pod.Labels)) {
+			x.deletePod(ctx, pod, 0)
 		}
 	}
 	return over
+}
+
+// made tells whether something has the name that we give to what is made for a job: labels alone may be anybody's.
+func (x *Executor) made(o metav1.Object) bool {
+	id := jobOf(o.GetLabels())
+	return id != 0 && o.GetName() == podName(id, x.o.instance())
 }
 
 // sweepSecrets removes the Secrets of jobs that are over: those that no Pod owns, as a process was killed before it could say so.
@@ -162,8 +167,8 @@ func (x *Executor) sweepSecrets(ctx context.Context, over func(job int64) bool) 
 		return
 	}
 	for _, s := range secrets.Items {
-		if over(jobOf(s.Labels)) {
-			x.deleteSecret(ctx, s.Namespace, s.Name)
+		if x.made(&s) && over(jobOf(s.Labels)) {
+			x.deleteSecret(ctx, &s)
 		}
 	}
 }
@@ -171,13 +176,14 @@ func (x *Executor) sweepSecrets(ctx context.Context, over func(job int64) bool) 
 // deletePatience bounds how long one tries to remove a Pod.
 const deletePatience = time.Minute
 
-// deletePod removes a Pod.
-func (x *Executor) deletePod(ctx context.Context, namespace, name string, grace int64) {
+// deletePod removes a Pod, and no other one of its name.
+func (x *Executor) deletePod(ctx context.Context, pod metav1.Object, grace int64) {
+	uid := pod.GetUID()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deletePatience)
 	defer cancel()
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		err := x.o.Client.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &grace})
-		if err == nil || apierrors.IsNotFound(err) {
+		err := x.o.Client.CoreV1().Pods(pod.GetNamespace()).Delete(ctx, pod.GetName(), metav1.DeleteOptions{GracePeriodSeconds: &grace, Preconditions: &metav1.Preconditions{UID: &uid}})
+		if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 			break
 		}
 		select {
@@ -185,17 +191,18 @@ func (x *Executor) deletePod(ctx context.Context, namespace, name string, grace 
 			continue
 		case <-ctx.Done():
 		}
-		x.o.Log.Warn("remove the Pod of a job", "pod", namespace+"/"+name, "error", err)
+		x.o.Log.Warn("remove the Pod of a job", "pod", pod.GetNamespace()+"/"+pod.GetName(), "error", err)
 		break
 	}
 }
 
-// deleteSecret removes a Secret, which the cluster would do as well when its Pod is gone, but later.
-func (x *Executor) deleteSecret(ctx context.Context, namespace, name string) {
+// deleteSecret removes a Secret, and no other one of its name. The cluster would do it as well when its Pod is gone, but later.
+func (x *Executor) deleteSecret(ctx context.Context, secret metav1.Object) {
+	uid := secret.GetUID()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deletePatience)
 	defer cancel()
-	err := x.o.Client.CoreV1().Secrets(namespace).Delete(ctx, name, metav1.DeleteOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
-		x.o.Log.Warn("remove the Secret of a job", "secret", namespace+"/"+name, "error", err)
+	err := x.o.Client.CoreV1().Secrets(secret.GetNamespace()).Delete(ctx, secret.GetName(), metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		x.o.Log.Warn("remove the Secret of a job", "secret", secret.GetNamespace()+"/"+secret.GetName(), "error", err)
 	}
 }

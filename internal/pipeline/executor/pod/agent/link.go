@@ -207,6 +207,9 @@ func (r *reading) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// limits are those of the job's directory in the Pod: its disk is the node's, which bounds it.
+var limits = artifact.Limits{Bytes: 1 << 40, Files: 5_000_000}
+
 // download gets the job's directory.
 func (l *link) download(ctx context.Context, dir string) error {
 	for attempt := 0; ; attempt++ {

@@ -92,7 +92,7 @@ type Exit struct {
 type Order struct {
 	Server string `json:"server"`
 	Phase  Phase  `json:"phase"`          // the phase to begin; one that has begun changes nothing
-	Stop   bool   `json:"stop,omitempty"` // ends the phase that runs
+	Stop   bool   `json:"stop,omitempty"` // ends the phase that runs; one that has not begun is over then
 
 	Note     string               `json:"note,omitempty"`     // what a Keelson that begins anew has to know
 	Setup    *Setup               `json:"setup,omitempty"`    // with the first phase

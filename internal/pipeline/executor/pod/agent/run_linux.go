@@ -15,7 +15,6 @@ import (
 	"syscall"
 	"time"
 
-	"keelson.dev/keelson/internal/pipeline/artifact"
 	"keelson.dev/keelson/internal/pipeline/executor/script"
 )
 
@@ -111,6 +110,9 @@ func (a *agent) phase(o Order, stop <-chan struct{}) Exit {
 		if err := a.prepare(); err != nil {
 			return Exit{Err: err.Error()}
 		}
+	}
+	if o.Stop { // before it began
+		return Exit{Stopped: true}
 	}
 	switch o.Phase {
 	case PreGet, Script, AfterScript:
@@ -278,6 +280,3 @@ func (a *agent) upload(o Order, stop <-chan struct{}) Exit {
 	}
 	return Exit{}
 }
-
-// limits are those of the job's directory in the Pod: its disk is the node's, which bounds it.
-var limits = artifact.Limits{Bytes: 1 << 40, Files: 5_000_000}

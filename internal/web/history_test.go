@@ -1,0 +1,105 @@
+package web
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"keelson.dev/keelson/internal/history"
+	"keelson.dev/keelson/internal/store"
+)
+
+// historyAPI serves a history: three deliveries of the app shop in team-a, that make, change and rename, and one of the app in team-b, which a change of its declaration made begin.
+func historyAPI(t *testing.T, readers Authorize) func(path string) (int, string) {
+	t.Helper()
+	key, err := store.OpenKey(filepath.Join(t.TempDir(), "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := store.Open(filepath.Join(t.TempDir(), "store.db"), store.Options{Key: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	day := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	web := history.Object{Group: "apps", Kind: "Deployment", Namespace: "team-a", Name: "web"}
+	of := func(n int, app history.App, trigger string, changes ...history.Change) history.Delivery {
+		return history.Delivery{
+			Key: fmt.Sprint(n), App: app, Trigger: trigger, Status: history.Succeeded, Began: day.Add(time.Duration(n) * time.Hour),
+			Commit: history.Commit{SHA: fmt.Sprint("sha", n), Title: "<script>alert(1)</script>", Author: "Ann"}, Changes: changes,
+		}
+	}
+	a, b := history.App{Kind: "Kustomization", Namespace: "team-a", Name: "shop"}, history.App{Kind: "Kustomization", Namespace: "team-b", Name: "api"}
+	image := func(was, is string) history.Change {
+		return history.Change{Object: web, Verb: "update", Fields: []history.Field{{Path: "spec.template.spec.containers[name=web].image", Before: was, After: is}}}
+	}
+	api := history.Object{Kind: "Service", Namespace: "team-b", Name: "api"}
+	err = db.KeepDeliveries(t.Context(), []history.Delivery{
+		of(1, a, history.ByCommit, history.Change{Object: web, Verb: "create"}), of(2, a, history.ByCommit, image("1", "2")), of(3, a, history.ByCommit, image("2", "3")),
+		of(4, history.App{Kind: "Kustomization", Namespace: "team-b", Name: "root"}, history.ByCommit, history.Change{Object: history.Object{Group: "kustomize.toolkit.fluxcd.io", Kind: "Kustomization", Namespace: "team-b", Name: "api"}, Verb: "update"}),
+		of(5, b, history.BySpec, history.Change{Object: api, Verb: "update", Fields: []history.Field{{Path: "metadata.labels.team", After: "b"}}}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	handler := NewPipelines(PipelinesOptions{Store: db, Token: "token", HistoryReaders: readers})
+	return func(path string) (int, string) {
+		r := httptest.NewRequestWithContext(WithPerson(t.Context(), Person{Name: "ann"}), http.MethodGet, "/api/v1/"+path, nil)
+		r.Header.Set("Authorization", "Bearer token")
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+		return w.Code, strings.TrimSpace(w.Body.String())
+	}
+}
+
+func TestWhyAnswers(t *testing.T) {
+	ask := historyAPI(t, nil)
+	answer := func(path string) history.Answer {
+		t.Helper()
+		status, body := ask(path)
+		var a history.Answer
+		if err := json.Unmarshal([]byte(body), &a); status != http.StatusOK || err != nil {
+			t.Fatalf("%s: %d %s", path, status, body)
+		}
+		return a
+	}
+	a := answer("why?kind=deploy&name=web&field=image")
+	if a.Previous != "2" || a.Value != "3" || a.Delivery.SHA != "sha3" || len(a.Earlier) != 2 || a.Earlier[0].Delivery.SHA != "sha2" {
+		t.Errorf("the answer is %+v", a)
+	}
+	if a := answer("why?kind=deploy&name=web&field=image&at=2026-03-01T14:30:00Z"); a.Value != "2" || a.Delivery.SHA != "sha2" {
+		t.Errorf("the answer about then is %+v", a)
+	}
+	if a := answer("why?kind=svc&name=api"); a.Declaration == nil || a.Declaration.Delivery.SHA != "sha4" || a.Delivery.Trigger != history.BySpec {
+		t.Errorf("the answer about an app that was changed is %+v", a)
+	}
+	_, body := ask("deliveries?limit=1")
+	if strings.Contains(body, "<script>") || !strings.Contains(body, `"next":5`) {
+		t.Errorf("the list is %s", body)
+	}
+}
+
+// Whoever may not read the history of a namespace reads none of it, by whatever way.
+func TestHistoryReaders(t *testing.T) {
+	ask := historyAPI(t, func(_ context.Context, who Person, verb string, on Target) error {
+		if who.Name == "ann" && verb == "get" && on.Group == "keelson.dev" && on.Resource == "deliveries" && on.Namespace == "team-a" {
+			return nil
+		}
+		return fmt.Errorf("%w: %s may not %s %s in %q", ErrForbidden, who.Name, verb, on.Resource, on.Namespace)
+	})
+	for path, want := range map[string]int{
+		"deliveries": 403, "deliveries?app=Kustomization/team-a/shop": 200, "deliveries?app=Kustomization/team-b/api": 403, "deliveries?app=nonsense": 403,
+		"deliveries/1": 200, "deliveries/5": 403, "repairs": 403, "repairs?app=Kustomization/team-a/shop": 200,
+		"why?kind=deploy&name=web": 403, "why?kind=deploy&name=web&namespace=team-a": 200, "why?kind=svc&name=api&namespace=team-b": 403,
+	} {
+		if status, body := ask(path); status != want || status == 403 && !strings.Contains(body, "may not get deliveries") {
+			t.Errorf("%s: %d %s", path, status, body)
+		}
+	}
+}
