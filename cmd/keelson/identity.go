@@ -13,6 +13,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/identity"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/store"
@@ -88,9 +90,13 @@ func (l *lazyReview) set(config *rest.Config) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.review = func(ctx context.Context, who web.Person, verb string, on web.Target) (bool, string, error) {
-		return r.May(ctx, who.Name, who.Groups, authv1.ResourceAttributes{
+		allowed, why, err := r.May(ctx, who.Name, who.Groups, authv1.ResourceAttributes{
 			Verb: verb, Group: on.Group, Resource: on.Resource, Namespace: on.Namespace, Name: on.Name,
 		})
+		if apierrors.IsForbidden(err) {
+			err = errors.New("this server may not ask it: grant it create on subjectaccessreviews.authorization.k8s.io (docs/identity.md)")
+		}
+		return allowed, why, err
 	}
 	return nil
 }
@@ -201,7 +207,7 @@ type serverPeople struct {
 }
 
 // openServerPeople opens what is known of people. Without a database the server goes on: its token is enough to log in.
-func openServerPeople(ctx context.Context, g *global, listen string, plays bool, log *slog.Logger) (*serverPeople, error) {
+func openServerPeople(ctx context.Context, g *global, listen string, plays bool, logins serverIdentity, log *slog.Logger) (*serverPeople, error) {
 	dir := filepath.Join(g.data, ciDir)
 	file := filepath.Join(dir, "token")
 	token, err := serverToken(file)
@@ -222,7 +228,11 @@ func openServerPeople(ctx context.Context, g *global, listen string, plays bool,
 			log.Error("nobody is known but by the server's token", "error", s.why)
 		}
 	}
-	o := peopleOptions{token: token, log: log, store: s.db}
+	provider, err := logins.provider()
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	o := peopleOptions{token: token, log: log, store: s.db, oidc: provider, secure: strings.HasPrefix(logins.url, "https:")}
 	if _, port, err := net.SplitHostPort(listen); err == nil {
 		o.port, _ = strconv.Atoi(port) // a name of a port is none
 	}

@@ -313,12 +313,13 @@ func serverCommand(g *global) *cobra.Command {
 	var mine share
 	var flags policyFlags
 	var pipelines serverCI
+	var logins serverIdentity
 	cmd := &cobra.Command{
 		Use:   "server",
 		Short: "Run the controllers alone, against any cluster",
 		Long: `Server runs the controllers against the cluster of --kubeconfig, or inside of one without flags. It needs neither the Git
 host nor the embedded cluster, only the resource definitions: kubectl apply -f config/crd. A lease in ` + leaseNamespace + ` guards against
-two of them on one cluster: the second waits. With --listen it serves the read-only dashboard and /healthz there.
+two of them on one cluster: the second waits. With --listen it serves the dashboard there, which needs a login (docs/identity.md), and /healthz.
 It refuses to start while Flux's controllers work on the same objects: --take-over scales them down, and a label selector
 splits the work. While Argo CD's controllers run, Applications are left to them; --take-over scales these down too. keelson takeover --plan shows what the first start would do. With --webhooks it serves
 the webhooks of Receivers, and nothing else, on an address that forges can be pointed to. With --ci it plays pipelines, whose jobs run as
@@ -333,11 +334,15 @@ host. Spans go to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names.`,
 			if err := pipelines.check(); err != nil {
 				return err
 			}
-			return runServerCommand(cmd.Context(), g, listen, webhooks, observed, mine, policy, pipelines)
+			if err := logins.check(listen != ""); err != nil {
+				return err
+			}
+			return runServerCommand(cmd.Context(), g, listen, webhooks, observed, mine, policy, pipelines, logins)
 		},
 	}
 	flags.bind(cmd.Flags())
 	pipelines.flags(cmd.Flags())
+	logins.flags(cmd.Flags())
 	cmd.Flags().StringVar(&listen, "listen", "", "serve the dashboard on this `address`, as 127.0.0.1:8080 (default: none)")
 	cmd.Flags().StringVar(&webhooks, "webhooks", "", "serve the webhooks of Receivers on this `address`, as 0.0.0.0:9292 (default: nowhere)")
 	cmd.Flags().StringVar(&observed.metrics, "metrics", "", "serve /metrics on this `address`, as 127.0.0.1:8081 (default: nowhere)")
@@ -346,7 +351,7 @@ host. Spans go to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names.`,
 	return cmd
 }
 
-func runServerCommand(ctx context.Context, g *global, listen, webhooks string, observed observers, mine share, policy delivery.Policy, pipelines serverCI) (err error) {
+func runServerCommand(ctx context.Context, g *global, listen, webhooks string, observed observers, mine share, policy delivery.Policy, pipelines serverCI, logins serverIdentity) (err error) {
 	log := slog.New(slog.NewTextHandler(g.err, nil))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -358,7 +363,7 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 	}
 	var who *serverPeople
 	if listen != "" || pipelines.listen != "" {
-		if who, err = openServerPeople(ctx, g, listen, pipelines.listen != "", log); err != nil {
+		if who, err = openServerPeople(ctx, g, listen, pipelines.listen != "", logins, log); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, who.Close()) }()

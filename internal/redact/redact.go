@@ -37,16 +37,22 @@ var authHeader = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`(?i)(authorization['"]?\s*[:=]\s*['"]?(?:(?:basic|bearer|token)\s+)?)[^\s'",]+`)
 })
 
+// accessToken finds access tokens of people (package identity), whatever stands around them.
+var accessToken = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`kst_[A-Za-z0-9_-]{43,}`) })
+
 // URL removes the userinfo from a URL and masks credential-like query parameters. A text that is no URL comes
 // back as it is; a malformed URL loses everything up to its last "@".
 func URL(s string) string { return redact(s, "") }
 
 // Text does what [URL] does for every URL inside a text (a program's stderr, a log line) and masks the
-// credentials of Authorization headers.
+// credentials of Authorization headers, and access tokens of people.
 func Text(s string) string {
 	s = redact(s, " \t\r\n\v\f")
 	if strings.Contains(s, "uthorization") || strings.Contains(s, "UTHORIZATION") {
 		s = authHeader().ReplaceAllString(s, "${1}"+Mask)
+	}
+	if strings.Contains(s, "kst_") {
+		s = accessToken().ReplaceAllString(s, Mask)
 	}
 	return s
 }

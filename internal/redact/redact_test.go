@@ -49,6 +49,7 @@ func TestText(t *testing.T) {
 		"an address in prose":   {"see https://host/a or mail bob@example.com", "see https://host/a or mail bob@example.com"},
 		"header":                {"> Authorization: Basic Ym9iOnB3\n> Host: a", "> Authorization: Basic **REDACTED**\n> Host: a"},
 		"header, lower case":    {"authorization: bearer abc.def", "authorization: bearer **REDACTED**"},
+		"an access token":       {"curl -H 'X: kst_0123456789abcdefABCDEF-_xyz0123456789abcdefABCDE' kst_short", "curl -H 'X: **REDACTED**' kst_short"},
 		"query":                 {"GET http://h/p?token=abc HTTP/1.1", "GET http://h/p?token=**REDACTED** HTTP/1.1"},
 	}
 	for name, tt := range tests {

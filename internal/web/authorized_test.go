@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"keelson.dev/keelson/internal/history"
 	"keelson.dev/keelson/internal/pipeline/show"
 	"keelson.dev/keelson/internal/store"
 )
@@ -228,3 +229,57 @@ type testLister struct {
 
 func (l testLister) Apps(context.Context) ([]App, error)       { return l.apps, nil }
 func (l testLister) Sources(context.Context) ([]Source, error) { return l.sources, nil }
+
+// TestHistoryIsAuthorized: what was delivered is told to those who may see the app, and so is what was repaired and why an object is as it is.
+func TestHistoryIsAuthorized(t *testing.T) {
+	db := openDB(t)
+	defer db.Close()
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	object := history.Object{Kind: "ConfigMap", Namespace: "prod", Name: "shared"}
+	var all []history.Delivery
+	for i, name := range []string{"shop", "hidden"} { // the hidden one is the later one, of the same object
+		all = append(all, history.Delivery{
+			Key: name, App: history.App{Kind: "Kustomization", Namespace: name + "-ns", Name: name}, Revision: "main@sha1:" + name,
+			Commit: history.Commit{SHA: name, Author: "author of " + name}, Trigger: history.ByCommit, Status: "succeeded", Began: now.Add(time.Duration(i) * time.Second),
+			Changes: []history.Change{{Object: object, Verb: "update", Fields: []history.Field{{Path: "data.a", Before: "x", After: name}}}}, Objects: 1,
+		})
+	}
+	if err := db.KeepDeliveries(t.Context(), all); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.KeepRepairs(t.Context(), []history.Repair{{App: all[1].App, Object: object, Manager: "kubectl-edit", Found: now, Repaired: now, Times: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	h := NewPipelines(PipelinesOptions{Store: db, Authorize: rights{"ann get kustomize.toolkit.fluxcd.io/kustomizations shop-ns/*", "admin *"}.authorize})
+	ask := func(who, path string) (int, string) {
+		r := httptest.NewRequest(http.MethodGet, path, nil)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r.WithContext(WithPerson(r.Context(), Person{Name: who})))
+		return w.Code, w.Body.String()
+	}
+	for _, path := range []string{"/api/v1/deliveries", "/api/v1/repairs", "/api/v1/why?kind=configmap&name=shared&namespace=prod"} {
+		for who, want := range map[string]string{"admin": "hidden", "ann": "shop", "nobody": ""} {
+			status, body := ask(who, path)
+			if path == "/api/v1/repairs" && who == "ann" {
+				want = "" // that of the other app
+			}
+			if status != http.StatusOK || !strings.Contains(body, want) {
+				t.Errorf("%s %s: %d %s, want %q", who, path, status, body, want)
+			}
+			if who != "admin" && strings.Contains(body, "hidden") || who == "nobody" && strings.Contains(body, "shop-ns") {
+				t.Errorf("%s %s tells what they may not see: %s", who, path, body)
+			}
+		}
+	}
+	seen := map[string]int{}
+	for _, who := range []string{"admin", "ann", "nobody"} {
+		for id := range int64(3) {
+			if status, _ := ask(who, fmt.Sprintf("/api/v1/deliveries/%d", id)); status == http.StatusOK {
+				seen[who]++
+			}
+		}
+	}
+	if seen["admin"] != 2 || seen["ann"] != 1 || seen["nobody"] != 0 {
+		t.Errorf("single deliveries: %v", seen)
+	}
+}

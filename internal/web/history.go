@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,15 +34,6 @@ func (s *pipelines) historyIn(mux *http.ServeMux) {
 	mux.HandleFunc("GET /api/v1/deliveries/{id}", s.delivery)
 	mux.HandleFunc("GET /api/v1/repairs", s.repairs)
 	mux.HandleFunc("GET /api/v1/why", s.why)
-}
-
-// mayRead asks whether who is in front may read the history of the apps of a namespace, or of an app where it is named; where not, the request
-// has been answered.
-func (s *pipelines) mayRead(w http.ResponseWriter, r *http.Request, namespace, app string) bool {
-	if of, ok := history.ParseApp(app); ok {
-		namespace = of.Namespace
-	}
-	return s.HistoryReaders.allowed(w, r, "get", Target{Group: "keelson.dev", Resource: "deliveries", Namespace: namespace})
 }
 
 // asked reads the filters of a list: of what people write, of times and of numbers. What is wrong with them has been answered where it is false.
@@ -113,9 +105,6 @@ func (s *pipelines) deliveries(w http.ResponseWriter, r *http.Request) {
 	if f.Kinds, f.Namespace, f.Name, ok = object(w, of); !ok {
 		return
 	}
-	if !s.mayRead(w, r, "", f.App) {
-		return
-	}
 	f.Limit = pageOf(limit)
 	all, err := s.Store.Deliveries(ctx, f)
 	if errors.Is(err, store.ErrTooLarge) {
@@ -126,7 +115,12 @@ func (s *pipelines) deliveries(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
-	out := DeliveryList{Deliveries: append([]history.Delivery{}, all...)}
+	seen, err := visible(ctx, s.Authorize, all, func(d history.Delivery) Target { return appTarget(d.App) })
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	out := DeliveryList{Deliveries: append([]history.Delivery{}, seen...)} // a page may have fewer than there are left
 	if len(all) == f.Limit {
 		out.Next = all[len(all)-1].ID
 	}
@@ -145,10 +139,9 @@ func (s *pipelines) delivery(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
-	if !s.mayRead(w, r, "", d.App.String()) {
-		return
+	if s.Authorize.allowed(w, r, VerbGet, appTarget(d.App)) {
+		answerJSON(w, d)
 	}
-	answerJSON(w, d)
 }
 
 func (s *pipelines) repairs(w http.ResponseWriter, r *http.Request) {
@@ -165,16 +158,18 @@ func (s *pipelines) repairs(w http.ResponseWriter, r *http.Request) {
 	if f.Kinds, f.Namespace, f.Name, ok = object(w, of); !ok {
 		return
 	}
-	if !s.mayRead(w, r, "", f.App) {
-		return
-	}
 	f.Limit = pageOf(limit)
 	all, err := s.Store.Repairs(ctx, f)
 	if err != nil {
 		fail(w, err)
 		return
 	}
-	out := RepairList{Repairs: append([]history.Repair{}, all...)}
+	seen, err := visible(ctx, s.Authorize, all, func(r history.Repair) Target { return appTarget(r.App) })
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	out := RepairList{Repairs: append([]history.Repair{}, seen...)}
 	if len(all) == f.Limit {
 		out.Next = all[len(all)-1].ID
 	}
@@ -192,9 +187,6 @@ func (s *pipelines) why(w http.ResponseWriter, r *http.Request) {
 	f := store.ObjectFilter{Kinds: history.Kinds(q.Kind), Namespace: q.Namespace, Name: q.Name, At: q.At}
 	if len(f.Kinds) == 0 || q.Name == "" {
 		refuse(w, http.StatusBadRequest, errors.New("kind and name are needed, as kind=ingress&name=shop"))
-		return
-	}
-	if !s.mayRead(w, r, q.Namespace, "") {
 		return
 	}
 	candidates, err := s.Store.ObjectsOf(ctx, f)
@@ -215,12 +207,49 @@ func (s *pipelines) why(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
+	if err := s.onlySeen(ctx, &e); err != nil {
+		fail(w, err)
+		return
+	}
 	a := history.Decide(q, e)
 	if len(candidates) == 1 {
 		a.Object = candidates[0]
 	}
 	answerJSON(w, a)
 }
+
+// onlySeen leaves of what is known what is of apps and projects that who is in front may see.
+func (s *pipelines) onlySeen(ctx context.Context, e *history.Evidence) (err error) {
+	of := func(step history.Step) Target { return appTarget(step.Delivery.App) }
+	before := e.Steps
+	if e.Steps, err = visible(ctx, s.Authorize, e.Steps, of); err != nil {
+		return err
+	}
+	if e.Repairs, err = visible(ctx, s.Authorize, e.Repairs, func(r history.Repair) Target { return appTarget(r.App) }); err != nil {
+		return err
+	}
+	if e.Declaration != nil {
+		declared, err := visible(ctx, s.Authorize, []history.Step{*e.Declaration}, of)
+		if err != nil {
+			return err
+		}
+		if len(declared) == 0 {
+			e.Declaration = nil
+		}
+	}
+	if len(e.Steps) == 0 || e.Steps[0].Delivery.ID != before[0].Delivery.ID { // what belongs to a step does not tell about it
+		e.Declaration, e.Approvals, e.Pipelines = nil, nil, nil
+	}
+	e.Pipelines = slices.DeleteFunc(e.Pipelines, func(p history.Pipeline) bool {
+		ok, serr := s.may.sees(ctx, p.Project)
+		err = errors.Join(err, serr)
+		return !ok
+	})
+	return err
+}
+
+// appTarget is what RBAC calls an app.
+func appTarget(a history.App) Target { return TargetOf(a.Kind, a.Namespace, a.Name) }
 
 // evidence gathers what is known about an object.
 func (s *pipelines) evidence(ctx context.Context, q history.Question, f store.ObjectFilter) (e history.Evidence, err error) {

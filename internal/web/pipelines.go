@@ -82,9 +82,6 @@ type PipelinesOptions struct {
 	Leaving <-chan struct{}
 	// Audit says what is recorded, and who reads that.
 	Audit AuditOptions
-	// HistoryReaders tells who may read deliveries and repairs: the verb get on the resource deliveries of the group keelson.dev, in the namespace
-	// of the app, or in all of them where no app is named. Nil: everybody who may ask at all.
-	HistoryReaders Authorize
 }
 
 // NewPipelines serves pipelines as JSON, and their logs as text. Every request needs a [Person] in its context.

@@ -34,10 +34,9 @@ func TestPipelinePages(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	h := NewPipelines(PipelinesOptions{Store: db, Token: "secret"})
+	h := NewPipelines(PipelinesOptions{Store: db})
 	for limit, want := range map[string]struct{ rows, next int }{"": {20, 101}, "0": {1, 120}, "1": {1, 120}, "50": {50, 71}, "120": {120, 1}, "121": {120, 0}} {
-		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, PipelinesPath+"pipelines?limit="+limit, nil)
-		r.Header.Set("Authorization", "Bearer secret")
+		r := httptest.NewRequestWithContext(WithPerson(t.Context(), Person{Name: "ann"}), http.MethodGet, PipelinesPath+"pipelines?limit="+limit, nil)
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
 		var have PipelineList

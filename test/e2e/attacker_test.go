@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -23,7 +24,8 @@ const (
 	own       = "s3cret/of+the outlaw's own"
 )
 
-// try is one thing that a job of the attacker tries: a command, which has to fail and to say why.
+// try is one thing that a job of the attacker tries: a command, which has to fail and to say why: one of the reasons, with | between them.
+// A command gets at one thing only: one that fails for a second one might have got the first.
 type try struct{ name, command, want string }
 
 // tryScript is a job's script with the tries. What a command gets it shows, and goes on.
@@ -35,6 +37,9 @@ func tryScript(tries []try) []string {
 	return script
 }
 
+// noProgram is what a shell says where it does not find a command: nothing was tried then.
+var noProgram = regexp.MustCompile(`sh: (\d+: |line \d+: )?\S+: (command )?not found`)
+
 // refused holds that a log tells of every try that it was refused, with the reason that is wanted.
 func refused(t *testing.T, log string, tries []try) {
 	t.Helper()
@@ -44,7 +49,8 @@ func refused(t *testing.T, log string, tries []try) {
 		if !found {
 			said = "it was not tried: " + log[max(0, len(log)-2000):]
 		}
-		if !found || !strings.HasPrefix(said, "refused: ") || !strings.Contains(said, a.want) {
+		because := slices.ContainsFunc(strings.Split(a.want, "|"), func(why string) bool { return why != "" && strings.Contains(said, why) })
+		if !found || !strings.HasPrefix(said, "refused: ") || !because || noProgram.MatchString(said) {
 			t.Errorf("%s: want it refused with %q:\n%s\n%s", a.name, a.want, a.command, said)
 		}
 	}
@@ -171,6 +177,9 @@ func clusterTries(kubectl string) []try {
 	}
 }
 
+// environs writes the environments of all processes that a job may read.
+const environs = `cat /proc/[0-9]*/environ 2>/dev/null | tr "\0" "\n"`
+
 // TestAttackerInTheShell: a hostile project on the same instance gets nothing of another project, of the instance, or of its own protected branches.
 func TestAttackerInTheShell(t *testing.T) {
 	in := shared
@@ -191,28 +200,33 @@ func TestAttackerInTheShell(t *testing.T) {
 		try{"trigger", `curl -sS -m 10 --fail -F token=$CI_JOB_TOKEN -F ref=main ` + base + "/api/v4/projects/acme%2Fvictim/trigger/pipeline", "404"},
 		try{"push", "git push http://gitlab-ci-token:$CI_JOB_TOKEN@${CI_REPOSITORY_URL#*@} HEAD:refs/heads/main", "does not push"},
 		try{"push-the-victim", "git push ${CI_REPOSITORY_URL%/*}/victim.git HEAD:refs/heads/evil", "does not push"},
-		try{"push-without", "git push " + base + "/git/team/victim.git HEAD:refs/heads/evil", ""},
+		try{"push-without", "git push " + base + "/git/team/victim.git HEAD:refs/heads/evil", "could not read Username"},
 	)
 	cluster := clusterTries("kubectl")
 	for _, header := range []string{"Impersonate-User: system:admin", "impersonate-group: system:masters", "X-Remote-User: system:admin", "X-Remote-Group: system:masters", "Connection: Authorization"} {
 		cluster = append(cluster, try{strings.ReplaceAll(strings.ToLower(header[:strings.Index(header, ":")]), "-", "_"),
-			`curl -sS -m 10 --fail-with-body --cacert $KUBE_CA_PEM_FILE -H "Authorization: Bearer $KUBE_TOKEN" -H "` + header + `" $KUBE_URL/api/v1/namespaces/fort/secrets/prize`, "40"})
+			`curl -sS -m 10 --fail-with-body --cacert $KUBE_CA_PEM_FILE -H "Authorization: Bearer $KUBE_TOKEN" -H "` + header + `" $KUBE_URL/api/v1/namespaces/fort/secrets/prize`, `outlaw:weak\" cannot get resource \"secrets\"`})
 	}
 	cluster = append(cluster,
-		try{"basic", `curl -sS -m 10 --fail-with-body --cacert $KUBE_CA_PEM_FILE -u "x:$KUBE_TOKEN" $KUBE_URL/api/v1/namespaces/fort/secrets/prize`, "40"},
-		try{"dots", `curl -sS -m 10 --fail-with-body --path-as-is --cacert $KUBE_CA_PEM_FILE -H "Authorization: Bearer $KUBE_TOKEN" $KUBE_URL/api/v1/namespaces/outlaw/../fort/secrets/prize`, "40"})
+		try{"basic", `curl -sS -m 10 --fail-with-body --cacert $KUBE_CA_PEM_FILE -u "x:$KUBE_TOKEN" $KUBE_URL/api/v1/namespaces/fort/secrets/prize`, "a job's token is needed"},
+		try{"dots", `curl -sS -m 10 --fail-with-body --path-as-is --cacert $KUBE_CA_PEM_FILE -H "Authorization: Bearer $KUBE_TOKEN" $KUBE_URL/api/v1/namespaces/outlaw/../fort/secrets/prize`, "has a part . or .."})
 	files := []try{
-		{"data", "ls " + in.data + "/instance.json " + in.data + "/logs " + in.data + "/ci/store.db", "No such file"},
+		{"data", "find " + in.data + ` -path "$CI_BUILDS_DIR" -prune -o -type f -print | grep . || { ls ` + in.data + ` >/dev/null && echo "it has no file"; exit 1; }`, "it has no file"},
+		{"instance", "cat " + in.data + "/instance.json", "No such file"},
+		{"logs", "ls " + in.data + "/logs", "No such file"},
+		{"store", "ls " + in.data + "/ci/store.db", "No such file"},
 		{"key", "cat " + in.data + "/ci/store.key", "No such file"},
 		{"kubeconfig", "cat " + in.Kubeconfig, "No such file"},
-		{"first-process", "cat /proc/1/environ /proc/1/root" + in.Kubeconfig, ""},
-		{"all-processes", "cat /proc/[0-9]*/environ | tr '\\0' '\\n' | grep -i 'KEELSON_TOKEN\\|PRIZE='", ""},
+		{"first-process", "cat /proc/1/environ", "ermission denied"},
+		{"first-process-files", "cat /proc/1/root" + in.Kubeconfig, "ermission denied"},
+		{"all-processes", environs + ` | grep -i "KEELSON_TOKEN\|PRIZE=" || { ` + environs + ` | grep -q "^CI_JOB_ID=" && echo "they are its own"; exit 1; }`, "they are its own"},
 		{"shadow", "cat /etc/shadow", "ermission denied"},
-		{"write", "touch " + pwned, ""},
-		{"mount", "mount --bind / /mnt", ""},
-		{"device", "mknod /tmp/disk b 8 0", ""},
-		{"docker", "ls /run/docker.sock /run/containerd", "No such file"},
-		{"signal", "kill -9 1", ""},
+		{"write", "touch " + pwned, "No such file"},
+		{"mount", "mount --bind / /mnt", "must be superuser|ermission denied"},
+		{"device", "mknod /tmp/disk b 8 0", "not permitted"},
+		{"docker", "ls /run/docker.sock", "No such file"},
+		{"containerd", "ls /run/containerd", "No such file"},
+		{"signal", "kill -9 1", "not permitted"},
 	}
 	hook := `printf '#!/bin/sh\nid > ` + pwned + `\n' > program; chmod +x program; git config core.fsmonitor "$PWD/program"; git config core.hooksPath "$PWD"; cp program post-index-change`
 	_, status, logs := in.ended(t, c, "acme/attacker", "feature", map[string]any{
@@ -295,19 +309,22 @@ func deadTries(base string) []try {
 	return []try{
 		{"dead-kube", `kubectl --token $(cat kube) get pods`, "the job has ended"},
 		{"dead-trigger", `curl -sS -m 10 --fail -F token=$(cat token) -F ref=feature ` + base + "/api/v4/projects/acme%2Fattacker/trigger/pipeline", "404"},
-		{"dead-push", "git push http://gitlab-ci-token:$(cat token)@${CI_REPOSITORY_URL#*@} HEAD:refs/heads/evil", ""},
+		{"dead-push", "git push http://gitlab-ci-token:$(cat token)@${CI_REPOSITORY_URL#*@} HEAD:refs/heads/evil", "the token is wrong, or its job is over"},
 	}
 }
 
 // takerTries are what a job tries with the links that another one has left.
-var takerTries = []try{{"link", "cat key", "No such file"}, {"shadow-by-link", "cat top/etc/shadow", ""}}
+var takerTries = []try{{"link", "cat key", "No such file"}, {"shadow-by-link", "cat top/etc/shadow", "ermission denied"}}
 
 // heirTries are what a job tries whose variables say that it is another one.
 var heirTries = []try{
 	{"heir-secret", "kubectl get secret prize -n fort -o yaml", "forbidden"},
 	{"heir-context", "kubectl --context acme/attacker:production get pods", "context was not found"},
-	{"heir-protected", `test -n "$PROTECTED" && echo "$PROTECTED"`, ""},
+	{"heir-protected", `test -z "$PROTECTED" && echo "it has none" && exit 1; echo "$PROTECTED"`, "it has none"},
 }
+
+// direct is kubectl in a Pod, with a job's token and past the proxy; the wget there speaks no TLS that these servers do.
+const direct = "timeout 20 /tmp/kubectl --kubeconfig /dev/null --insecure-skip-tls-verify --token $CI_JOB_TOKEN "
 
 // TestAttackerInPods: the same in Pods, whose ways are the registry, the node and the Git host, which asks everybody there.
 func TestAttackerInPods(t *testing.T) {
@@ -334,19 +351,21 @@ func TestAttackerInPods(t *testing.T) {
 		{"pull", get("/v2/acme/victim/manifests/1"), "403"},
 		{"push", post("/v2/acme/victim/blobs/uploads/"), "403"},
 		{"push-helper", post("/v2/keelson/helper/blobs/uploads/"), "403"},
-		{"kubelet", "wget -T 10 -O - --no-check-certificate https://" + node + ":10250/pods", ""},
-		{"kubelet-read", "wget -T 10 -O - http://" + node + ":10255/pods", ""},
-		{"dashboard", "wget -T 10 -O - http://" + node + ":" + strings.TrimSuffix(in.Dashboard[strings.LastIndex(in.Dashboard, ":")+1:], "/") + "/api/v1/pipelines", ""},
+		{"kubelet", direct + "--server https://" + node + ":10250 get --raw /pods", "provide credentials"},
+		{"kubelet-read", "timeout 10 wget -O - http://" + node + ":10255/pods", "Connection refused"},
+		{"dashboard", "timeout 10 wget -O - http://" + node + ":" + strings.TrimSuffix(in.Dashboard[strings.LastIndex(in.Dashboard, ":")+1:], "/") + "/api/v1/pipelines", "Connection refused"},
 	}
 	inside := []try{
 		{"account", "cat /var/run/secrets/kubernetes.io/serviceaccount/token", "No such file"},
-		{"host", "cat " + in.data + "/ci/store.key " + in.Kubeconfig, "No such file"},
+		{"host", "cat " + in.data + "/ci/store.key", "No such file"},
+		{"host-kubeconfig", "cat " + in.Kubeconfig, "No such file"},
 		{"hosts-root", "cat /proc/1/root" + in.Kubeconfig, "No such file"},
-		{"mount", "mount -t tmpfs none /mnt", ""},
-		{"device", "mknod /tmp/disk b 8 0 && head -c 1 /tmp/disk", ""},
-		{"sockets", "ls /run/containerd/containerd.sock /var/run/docker.sock", "No such file"},
+		{"mount", "mount -t tmpfs none /mnt", "permission denied"},
+		{"device", "mknod /tmp/disk b 8 0 && head -c 1 /tmp/disk", "not permitted"},
+		{"containerd", "ls /run/containerd/containerd.sock", "No such file"},
+		{"docker", "ls /var/run/docker.sock", "No such file"},
 		{"node-processes", "ls /proc/*/root" + in.data, "No such file"},
-		{"api-server", `wget -T 10 -O - --no-check-certificate https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT/api/v1/namespaces/fort/secrets/prize`, ""},
+		{"api-server", direct + "--server https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT get --raw /api/v1/namespaces/fort/secrets/prize", "(Unauthorized)"},
 	}
 	cluster := clusterTries("/tmp/kubectl")
 	_, status, logs := in.ended(t, c, "acme/attacker", "feature", map[string]any{
