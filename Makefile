@@ -31,14 +31,17 @@ FLUX_VERSION := v2.9.5
 FLUX_SUM     := h1:jwCccxvkD+2QnsjN+pl5QqM8KnFUwA8pIoQ1Lf0avkA=
 FLUX         := .out/flux-$(FLUX_VERSION)
 
-.PHONY: help build up down test flux lint bench generate generate-check
+WEB         := web/dist/.stamp
+WEB_SOURCES := $(shell find web/src web/public -type f) $(addprefix web/,index.html vite.config.ts tsconfig.json package.json)
+
+.PHONY: help build up down test flux lint bench generate generate-check screenshots
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
 # The program is linked aside and copied to its place: the pages of a copied file are mapped in small pieces, which
 # takes a third off the memory that a short command is charged with (Linux maps whole folios of the page cache).
-build: ## build bin/keelson, bin/keelson-cluster, bin/kubectl, bin/helm and bin/kustomize
+build: $(WEB) ## build bin/keelson, bin/keelson-cluster, bin/kubectl, bin/helm and bin/kustomize
 	@mkdir -p bin .out
 	@echo "building bin/keelson"
 	@$(GOBUILD) -o .out/keelson ./cmd/keelson 2>&1 | $(COUNT) name=keelson
@@ -48,6 +51,17 @@ build: ## build bin/keelson, bin/keelson-cluster, bin/kubectl, bin/helm and bin/
 	@ln -sf keelson bin/kustomize
 	@echo "building bin/keelson-cluster"
 	@cd cluster && $(GOBUILD) -o ../bin/keelson-cluster . 2>&1 | $(COUNT) name=keelson-cluster
+
+# The dashboard is embedded into the program. Where it cannot be built, the program says so on its first page.
+NODE_IS_THERE := command -v npm >/dev/null && node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || a == 20 && b >= 19 ? 0 : 1)'
+
+$(WEB): $(WEB_SOURCES) web/node_modules/.stamp
+	@if $(NODE_IS_THERE); then echo "building the dashboard"; cd web && npm run --silent build -- --logLevel warn && touch dist/.stamp; \
+	else echo "SKIPPED: the dashboard: it takes npm, and Node.js 20.19 or newer" >&2; fi
+
+web/node_modules/.stamp: web/package-lock.json
+	@if $(NODE_IS_THERE); then echo "fetching what the dashboard is built with"; \
+		cd web && npm ci --no-audit --no-fund --loglevel error && touch node_modules/.stamp; fi
 
 up: build ## start an instance and wait until it is healthy
 	@bin/keelson up
@@ -61,6 +75,9 @@ test: export FLUX_BINARY = $(CURDIR)/$(FLUX)
 test: build $(FLUX) ## run all tests
 	go test -timeout 20m ./...
 	cd cluster && go test -timeout 20m ./...
+	@if $(NODE_IS_THERE); then cd web && npm test --silent; else echo "SKIPPED: the tests of the dashboard's parts: it takes npm, and Node.js 20.19 or newer"; fi
+	@command -v chromium >/dev/null && test -d web/node_modules/playwright-core || \
+		echo "SKIPPED: the tour of the dashboard: it takes chromium, npm, and Node.js 20.19 or newer"
 	@bin/keelson-cluster run --node real --check >.out/node-check 2>&1 || \
 		{ echo "SKIPPED: the tests of the real node (docs/cluster.md), because:"; grep '^missing' .out/node-check; }
 
@@ -82,7 +99,12 @@ $(FLUX):
 	@cd $(SRC) && GOWORK=off go build -v -ldflags '-s -w -X main.VERSION=$(FLUX_VERSION:v%=%)' -o flux ./cmd/flux 2>&1 | $(COUNT) name=flux >&2
 	@mv $(SRC)/flux $@ && rm -rf $(SRC)
 
-lint: ## check style, layers and complexity
+screenshots: build ## take the pictures of docs/ from an instance
+	KEELSON_BINARY=$(CURDIR)/bin/keelson KEELSON_CLUSTER_BINARY=$(CURDIR)/bin/keelson-cluster KEELSON_SCREENSHOTS=$(CURDIR)/docs \
+		go test -timeout 20m -count=1 -run TestDashboard ./test/e2e
+
+lint: web/node_modules/.stamp ## check style, layers and complexity
+	@if $(NODE_IS_THERE); then cd web && npm run --silent check; else echo "SKIPPED: the check of the dashboard: it takes npm, and Node.js 20.19 or newer"; fi
 	@mkdir -p bin/tools
 	cd tools && GOWORK=off go build -o ../bin/tools/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 	bin/tools/golangci-lint run

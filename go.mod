@@ -2,6 +2,8 @@ module keelson.dev/keelson
 
 go 1.26.0
 
+ignore ./web/node_modules
+
 require (
 	github.com/Masterminds/semver/v3 v3.5.0
 	github.com/Masterminds/sprig/v3 v3.3.0

@@ -37,7 +37,7 @@ func serveApps(in io.Reader, out io.Writer) error {
 	index := web.NewIndex(feed, "Kustomization")
 	fleet := make([]web.App, webApps)
 	for i := range fleet {
-		fleet[i] = listedApp(i)
+		fleet[i] = fleetApp(i)
 		index.SetApp(fleet[i])
 	}
 	index.Complete("Kustomization")
@@ -87,8 +87,8 @@ func serveApps(in io.Reader, out io.Writer) error {
 // everything may be seen by everybody.
 func everything(context.Context, web.Person, string, web.Target) error { return nil }
 
-// listedApp is an app as others have them.
-func listedApp(i int) web.App {
+// fleetApp is an app as others have them.
+func fleetApp(i int) web.App {
 	states := []web.State{web.Ready, web.Ready, web.Ready, web.Working, web.Failing, web.Suspended}
 	env := []string{"dev", "staging", "production"}[i%3]
 	name := fmt.Sprintf("app-%05d-%s", i/3, env)

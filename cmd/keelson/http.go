@@ -6,6 +6,7 @@ import (
 
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/web"
+	assets "keelson.dev/keelson/web"
 )
 
 // idleTimeout is how long a connection stays open that nobody asks anything by.
@@ -14,6 +15,7 @@ const idleTimeout = 2 * time.Minute
 // newMux puts the dashboard and, where there are any, the Git host and the webhooks under one address.
 func newMux(dashboard web.Options, host *githost.Host, hooks web.Hooks) *http.ServeMux {
 	mux := http.NewServeMux()
+	dashboard.Assets = assets.Files()
 	pages := web.New(dashboard)
 	if host == nil {
 		mux.Handle("/", pages)

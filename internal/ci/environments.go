@@ -56,6 +56,19 @@ func (p Project) mayDeploy(environment, user string) error {
 		environment, strings.Join(who, ", "), cmp.Or(user, "nobody in particular"))
 }
 
+// Deployers gives the users whose jobs may have an environment of a project; none: it is not protected.
+func (s *Server) Deployers(ctx context.Context, project, environment string) ([]string, error) {
+	p, err := s.o.Projects.Named(ctx, project)
+	if errors.Is(err, ErrNoProject) {
+		return nil, nil
+	}
+	i := slices.IndexFunc(p.Environments, func(r EnvironmentRule) bool { return match(r.Name, environment) })
+	if p.Path == "" || i < 0 || slices.Contains(p.Environments[i].Deployers, "*") {
+		return nil, err
+	}
+	return p.Environments[i].Deployers, nil // an error is about its variables then
+}
+
 // ruled is a project with the rules for its environments as they are now. Where they cannot be read those that are known count.
 func (s *Server) ruled(ctx context.Context, p Project) Project {
 	if now, err := s.o.Projects.Named(ctx, p.Path); err == nil || now.Dir != "" {

@@ -80,6 +80,8 @@ type PipelinesOptions struct {
 	Feed *Feed
 	// Sight tells which apps somebody may be told of; nil: none.
 	Sight *Sight
+	// Deployers gives the users who may play the jobs of an environment, where it is protected. Nil: nobody is asked.
+	Deployers func(ctx context.Context, project, environment string) ([]string, error)
 	// Leaving is closed when the server is about to end: streams end then. Nil: they do not.
 	Leaving <-chan struct{}
 	// Audit says what is recorded, and who reads that.
@@ -94,6 +96,7 @@ type PipelinesOptions struct {
 //	POST /api/v1/pipelines/ID/play|retry|cancel [Ask]; answered when it is done
 //	GET  /api/v1/jobs/ID
 //	GET  /api/v1/pipelines/ID/variables?job=    those that all jobs have alike, or those of a job
+//	GET  /api/v1/pipelines/ID/graph             what waits for what: [PipelineGraph]
 //	GET  /api/v1/pipelines/ID/recipe            what it was made from: event, variables and inputs
 //	GET  /api/v1/pipelines/ID/artifacts         what its jobs have left
 //	GET  /api/v1/jobs/ID/log?offset=&follow=1   text as the job writes it; with follow until the job is over.
@@ -136,6 +139,7 @@ func NewPipelines(o PipelinesOptions) http.Handler {
 	s.historyIn(mux)
 	mux.HandleFunc("GET /api/v1/events", s.events)
 	of("GET /api/v1/pipelines/{id}/variables", VerbGet, "pipeline", ofPipeline, s.variables)
+	of("GET /api/v1/pipelines/{id}/graph", VerbGet, "pipeline", ofPipeline, s.graph)
 	of("GET /api/v1/pipelines/{id}/recipe", VerbGet, "pipeline", ofPipeline, s.recipe)
 	of("GET /api/v1/pipelines/{id}/artifacts", VerbGet, "pipeline", ofPipeline, s.artifactsOf)
 	mux.HandleFunc("GET /api/v1/projects/variables", s.settings)

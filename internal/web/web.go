@@ -1,25 +1,22 @@
-// Package web serves the dashboard: one read-only page, made on the server, and the same data as JSON.
+// Package web serves the dashboard, and what it shows as JSON.
 //
-//	GET /              the page; it loads itself again every few seconds
+//	GET /…             the dashboard's pages, which are made in the browser from the API
+//	GET /assets/…      what they load
 //	GET /api/apps      {"apps":[…]}
 //	GET /api/sources   {"sources":[…]}
 //	GET /healthz       200 "ok" while the process serves
 //	GET /metrics       the numbers for Prometheus, where there are any
 //	GET /debug/pprof/  profiles of the process, where that was asked for
 //
-// The page needs nothing from elsewhere: no script, no font, no image; its Content-Security-Policy allows none.
-// What it shows comes through the Lister port and is shown as it is, so the lister takes secrets out first.
+// The dashboard (package keelson.dev/keelson/web) needs nothing from elsewhere: no script, no font, no image; its Content-Security-Policy
+// allows none. What comes through the Lister port is shown as it is, so the lister takes secrets out first.
 package web
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	_ "embed"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"html/template"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -71,6 +68,7 @@ type Lister interface {
 // Options of the dashboard.
 type Options struct {
 	Lister   Lister
+	Assets   fs.FS // the built dashboard, whose files are each kept as FILE.gz; nil: there is none
 	Version  string
 	Loopback bool         // refuse requests for any host name but this machine's: no other web site's page can read this one
 	Metrics  http.Handler // serves /metrics; nil: there is none
@@ -85,29 +83,13 @@ type Options struct {
 // listTimeout bounds what one page view may wait for the cluster.
 const listTimeout = 5 * time.Second
 
-//go:embed page.html
-var pageText string
-
-//go:embed page.css
-var pageStyle string
-
-type server struct {
-	Options
-	page *template.Template
-	csp  string
-}
+type server struct{ Options }
 
 // New makes the dashboard's handler.
 func New(opts Options) http.Handler {
-	sum := sha256.Sum256([]byte(pageStyle))
-	s := &server{
-		Options: opts,
-		page:    template.Must(template.New("page").Funcs(template.FuncMap{"age": age, "short": short, "lower": lower}).Parse(pageText)),
-		csp: "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) +
-			"'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-	}
+	s := &server{opts}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", s.index)
+	mux.Handle("/", spa{opts.Assets})
 	mux.HandleFunc("GET /api/apps", s.apps)
 	mux.HandleFunc("GET /api/sources", s.sources)
 	if opts.Metrics != nil {
@@ -172,65 +154,6 @@ func isLoopback(hostport string) bool {
 	return err == nil && ip.IsLoopback()
 }
 
-// view is what the page shows.
-type view struct {
-	Style   template.CSS
-	Version string
-	Now     time.Time
-	Err     string
-	Counts  []count
-	Apps    []App
-	Sources []Source
-}
-
-type count struct {
-	State State
-	N     int
-}
-
-func (s *server) index(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), listTimeout)
-	defer cancel()
-	v := view{Style: template.CSS(pageStyle), Version: s.Version, Now: time.Now()}
-	apps, err := s.seenApps(ctx)
-	sources, err2 := []Source(nil), error(nil)
-	if err == nil {
-		sources, err2 = s.seenSources(ctx)
-	}
-	status := http.StatusOK
-	if err != nil || err2 != nil {
-		status = http.StatusServiceUnavailable
-		v.Err = s.unavailable(err, err2)
-	}
-	v.Apps, v.Sources, v.Counts = apps, sources, counts(apps)
-	var page bytes.Buffer
-	if err := s.page.Execute(&page, v); err != nil {
-		s.Logger.Error("make the dashboard's page", "error", err)
-		http.Error(w, "the page could not be made; the log says why", http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Security-Policy", s.csp)
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.WriteHeader(status)
-	_, _ = page.WriteTo(w) // the browser may be gone
-}
-
-func counts(apps []App) []count {
-	var list []count
-	for _, state := range []State{Failing, OutOfSync, Working, Unknown, Suspended, Ready} {
-		n := 0
-		for _, a := range apps {
-			if a.State == state {
-				n++
-			}
-		}
-		if n > 0 {
-			list = append(list, count{state, n})
-		}
-	}
-	return list
-}
-
 func (s *server) apps(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), listTimeout)
 	defer cancel()
@@ -282,40 +205,3 @@ func (s *server) unavailable(errs ...error) string {
 	}
 	return "The cluster does not answer. This page tries again by itself."
 }
-
-// age is a duration as kubectl writes it, in its one largest unit.
-func age(now, t time.Time) string {
-	d := now.Sub(t)
-	switch {
-	case t.IsZero():
-		return ""
-	case d < time.Second:
-		return "now"
-	case d < 2*time.Minute:
-		return fmt.Sprintf("%ds", int(d.Seconds()))
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%dm", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh", int(d.Hours()))
-	default:
-		return fmt.Sprintf("%dd", int(d.Hours()/24))
-	}
-}
-
-// short cuts the commit in a revision to seven digits.
-func short(revision string) string {
-	name, id, ok := strings.Cut(revision, "sha1:")
-	if ok && len(id) > 7 {
-		id = id[:7]
-	}
-	return strings.TrimSuffix(name, "@") + sep(name) + id
-}
-
-func sep(name string) string {
-	if name == "" {
-		return ""
-	}
-	return " "
-}
-
-func lower(s State) string { return strings.ToLower(string(s)) }

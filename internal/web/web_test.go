@@ -2,15 +2,12 @@ package web_test
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"testing"
 	"time"
 
@@ -51,50 +48,6 @@ var two = fixed{
 			Reason: "BuildFailed", Message: "overlays/x: no such folder", Warnings: []string{"spec.decryption: without effect"}}},
 	},
 	sources: []web.Source{{Status: web.Status{Name: "sample", State: web.Working}, URL: "http://127.0.0.1:7070/git/sample.git"}},
-}
-
-func TestPage(t *testing.T) {
-	cases := map[string]struct {
-		list web.Lister
-		want []string
-		code int
-	}{
-		"apps and sources": {two, []string{"main 4c1b4c1", ">3h<", "overlays/x: no such folder", "BuildFailed", "spec.decryption: without effect",
-			"&lt;b&gt;evil&lt;/b&gt;", "http://127.0.0.1:7070/git/sample.git", `<li class="failing"><b>1</b> failing</li>`}, 200},
-		"nothing yet":       {fixed{}, []string{"No apps yet", "No sources yet"}, 200},
-		"cluster is silent": {fixed{err: errors.New("dial tcp: refused")}, []string{"does not answer"}, 503},
-	}
-	for name, tc := range cases {
-		t.Run(name, func(t *testing.T) {
-			res, body := serve(t, tc.list, "127.0.0.1:7070", "/")
-			if res.StatusCode != tc.code {
-				t.Errorf("status %d, want %d", res.StatusCode, tc.code)
-			}
-			for _, want := range tc.want {
-				if !strings.Contains(body, want) {
-					t.Errorf("the page lacks %q:\n%s", want, body)
-				}
-			}
-			if strings.Contains(body, "<script") || strings.Contains(body, "<b>evil") || strings.Contains(body, "refused") {
-				t.Errorf("the page holds what it must not:\n%s", body)
-			}
-		})
-	}
-}
-
-// The browser applies the style only if its hash is the one in the policy.
-func TestPolicyAllowsThePagesStyle(t *testing.T) {
-	res, body := serve(t, two, "localhost", "/")
-	_, rest, _ := strings.Cut(body, "<style>")
-	style, _, ok := strings.Cut(rest, "</style>")
-	if !ok {
-		t.Fatal("the page has no style")
-	}
-	sum := sha256.Sum256([]byte(style))
-	want := "style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
-	if csp := res.Header.Get("Content-Security-Policy"); !strings.Contains(csp, want) || !strings.HasPrefix(csp, "default-src 'none'") {
-		t.Errorf("policy %q, want default-src 'none' and %q", csp, want)
-	}
 }
 
 func TestHostNames(t *testing.T) {

@@ -1,0 +1,109 @@
+// Deliveries: what was brought into a cluster, from which commit, and how that ended.
+import { useInfiniteQuery } from '@tanstack/react-query'
+import { Link } from 'wouter'
+import { appPath, get, query, type Delivery, type ObjectChange } from './api'
+import { took } from './format'
+import { Mark } from './icons'
+import { look } from './status'
+import { Age, Badge, Empty, Loading, Problem, Sha, useRows } from './ui'
+import { useLocation } from 'wouter'
+
+export function Deliveries({ filter, showApp }: { filter: Record<string, string | number | undefined>; showApp?: boolean }) {
+  const [, go] = useLocation()
+  const list = useInfiniteQuery({
+    queryKey: ['deliveries', filter],
+    queryFn: ({ pageParam, signal }) =>
+      get<{ deliveries: Delivery[] | null; next?: number | string }>(query('/api/v1/deliveries', { ...filter, before: pageParam, limit: 50 }), signal),
+    initialPageParam: '' as string | number,
+    getNextPageParam: (last) => last.next || undefined,
+    placeholderData: (before) => before,
+  })
+  const all = list.data?.pages.flatMap((p) => p.deliveries ?? []) ?? []
+  const at = useRows(all.length, (i) => go(`/history/${all[i]!.id}`))
+  if (list.isPending) return <Loading what="history" />
+  if (list.isError && all.length === 0) return <Problem error={list.error} what="history" retry={() => void list.refetch()} />
+  if (all.length === 0) return <Empty icon="history" title="No deliveries">A commit that is applied, a repair of drift and a rollback are deliveries.</Empty>
+  return (
+    <>
+      <ul className="timeline">
+        {all.map((d, i) => (
+          <li key={d.id} style={i === at ? { background: 'var(--accent-soft)' } : undefined}>
+            <Mark {...look(d.status)} />
+            <div className="grow">
+              <div className="what">
+                <Link href={`/history/${d.id}`}>{d.title || d.message || d.revision || `Delivery ${d.id}`}</Link>
+              </div>
+              <div className="row wrap small dim" style={{ gap: '2px 10px' }}>
+                {showApp && <Link href={`/apps/${appPath(d.app)}`}>{d.app.name}</Link>}
+                {d.environment && <span className="tag">{d.environment}</span>}
+                {d.trigger && d.trigger !== 'commit' && <span className="tag">{d.trigger}</span>}
+                <Sha sha={d.sha} />
+                {d.author && <span>{d.author}</span>}
+                {d.actor && d.actor !== d.author && <span>by {d.actor}</span>}
+                {d.changes && d.changes.length > 0 && <span>{d.changes.length === 1 ? '1 object' : `${d.changes.length} objects`}</span>}
+                {d.status === 'failed' && d.message && d.title && <span className="tone-bad">{d.message}</span>}
+              </div>
+            </div>
+            <span className="small dim nowrap num">
+              <Age time={d.began} />
+              <br />
+              {took(d.began, d.finished)}
+            </span>
+          </li>
+        ))}
+      </ul>
+      {list.hasNextPage && (
+        <div style={{ padding: 12, textAlign: 'center' }}>
+          <button className="button" onClick={() => void list.fetchNextPage()} disabled={list.isFetchingNextPage}>
+            Show older ones
+          </button>
+        </div>
+      )}
+    </>
+  )
+}
+
+function written(v: unknown): string {
+  return typeof v === 'string' ? v : JSON.stringify(v)
+}
+
+/** What changed in which object: fields with both values, those of Secrets without. */
+export function Changes({ changes }: { changes: ObjectChange[] }) {
+  if (changes.length === 0) return <p className="dim">No object changed.</p>
+  return (
+    <ul>
+      {changes.map((c) => (
+        <li key={`${c.kind}/${c.namespace}/${c.name}`} style={{ padding: '8px 0' }}>
+          <div className="row">
+            <Badge status={c.verb} as={{ tone: /delete|prune/i.test(c.verb) ? 'bad' : /create/i.test(c.verb) ? 'ok' : 'run', shape: 'dot' }} text={c.verb} />
+            <b className="cut">
+              {c.kind}/{c.name}
+            </b>
+            <span className="dim small">{c.namespace}</span>
+          </div>
+          {c.fields && c.fields.length > 0 && (
+            <div className="fields" style={{ padding: '6px 0 2px 4px' }}>
+              {c.fields.map((f) => (
+                <div key={f.path} style={{ display: 'contents' }}>
+                  <span className="dim" style={{ overflowWrap: 'anywhere' }}>
+                    {f.path}
+                  </span>
+                  <span>
+                    {f.secret ? (
+                      <span className="dim">a secret changed</span>
+                    ) : (
+                      <>
+                        {f.before !== undefined && <del>{written(f.before)}</del>} {f.after !== undefined && <ins>{written(f.after)}</ins>}
+                      </>
+                    )}
+                  </span>
+                </div>
+              ))}
+              {c.more ? <span className="dim">and {c.more} more fields</span> : null}
+            </div>
+          )}
+        </li>
+      ))}
+    </ul>
+  )
+}

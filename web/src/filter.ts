@@ -1,0 +1,42 @@
+// Filters and groups of apps, for what is known here.
+import type { App } from './api'
+
+export interface AppFilter {
+  q?: string
+  state?: string
+  kind?: string
+  namespace?: string
+  environment?: string
+}
+
+/** Whether an app is one of those asked for: each word of q has to be somewhere in it. */
+export function matches(a: App, f: AppFilter): boolean {
+  if (f.state && a.state !== f.state) return false
+  if (f.kind && a.kind !== f.kind) return false
+  if (f.namespace && a.namespace !== f.namespace) return false
+  if (f.environment && (a.environment ?? '') !== f.environment) return false
+  const text = `${a.kind}/${a.namespace}/${a.name} ${a.path} ${a.revision ?? ''} ${a.environment ?? ''} ${a.author ?? ''} ${a.title ?? ''}`.toLowerCase()
+  return (f.q ?? '')
+    .toLowerCase()
+    .split(/\s+/)
+    .every((word) => text.includes(word))
+}
+
+export type Row = { group: string; count: number } | { app: App }
+
+/** Rows of a list: without groups the apps, else each group's head before its apps. Groups are sorted, the one without a name last. */
+export function rows(apps: App[], by: '' | 'environment' | 'namespace' | 'kind' | 'state'): Row[] {
+  if (by === '') return apps.map((app) => ({ app }))
+  const groups = new Map<string, App[]>()
+  for (const a of apps) {
+    const g = a[by] ?? ''
+    const list = groups.get(g)
+    if (list) list.push(a)
+    else groups.set(g, [a])
+  }
+  const names = [...groups.keys()].sort((a, b) => (a === '' ? 1 : b === '' ? -1 : a.localeCompare(b)))
+  return names.flatMap((group) => [{ group, count: groups.get(group)!.length }, ...groups.get(group)!.map((app) => ({ app }))])
+}
+
+/** The states in the order in which people want to see them. */
+export const states = ['Failing', 'OutOfSync', 'Working', 'Unknown', 'Suspended', 'Ready']

@@ -1,0 +1,104 @@
+import { useInfiniteQuery } from '@tanstack/react-query'
+import { Link } from 'wouter'
+import { appPath, get, query, type Repair } from '../api'
+import { useApps } from '../apps'
+import { Mark } from '../icons'
+import { look } from '../status'
+import { Age, Badge, Empty, Loading, Problem, SearchBox, useParam, useTitle } from '../ui'
+
+export default function Drift() {
+  useTitle('Drift and repairs')
+  const [app, setApp] = useParam('app')
+  const [object, setObject] = useParam('object')
+  const [manager, setManager] = useParam('manager')
+  const list = useInfiniteQuery({
+    queryKey: ['repairs', { app, object, manager }],
+    queryFn: ({ pageParam, signal }) => get<{ repairs: Repair[] | null; next?: number | string }>(query('/api/v1/repairs', { app, object, manager, before: pageParam, limit: 50 }), signal),
+    initialPageParam: '' as string | number,
+    getNextPageParam: (last) => last.next || undefined,
+    placeholderData: (before) => before,
+    refetchInterval: 15_000,
+  })
+  const all = list.data?.pages.flatMap((p) => p.repairs ?? []) ?? []
+  const apart = useApps({ state: 'OutOfSync' })
+  const drifted = apart.data?.pages.flatMap((p) => p.apps) ?? []
+  return (
+    <div className="page">
+      <div className="page-head">
+        <h1>Drift and repairs</h1>
+      </div>
+      {drifted.length > 0 && (
+        <section className="card" aria-label="Apps that differ from Git">
+          <header>
+            <h2>Apps that differ from Git now</h2>
+          </header>
+          {drifted.map((a) => (
+            <Link key={a.id} href={`/apps/${appPath(a)}/diff`} className="pipeline-row">
+              <span>
+                <Badge status={a.state} />
+              </span>
+              <span className="cut">
+                <b>{a.name}</b> <span className="dim">{a.namespace}</span>
+              </span>
+              <span className="wide small soft cut">{a.message}</span>
+            </Link>
+          ))}
+        </section>
+      )}
+      <div className="tools">
+        <SearchBox value={object} onChange={setObject} label="Kind/namespace/name" />
+        {app && (
+          <button className="chip" aria-pressed="true" onClick={() => setApp('')}>
+            app {app} ×
+          </button>
+        )}
+        {manager && (
+          <button className="chip" aria-pressed="true" onClick={() => setManager('')}>
+            by {manager} ×
+          </button>
+        )}
+      </div>
+      <section className="card" aria-label="Repairs">
+        {list.isPending && <Loading what="repairs" />}
+        {list.isError && all.length === 0 && <Problem error={list.error} what="repairs" retry={() => void list.refetch()} />}
+        {list.data && all.length === 0 && <Empty icon="drift" title="No repairs">Somebody’s change to what Git describes is undone, and told here: which field, and who it was.</Empty>}
+        <ul className="timeline">
+          {all.map((r) => (
+            <li key={r.id}>
+              <Mark {...look(r.repaired ? 'success' : 'drifted')} />
+              <div className="grow">
+                <div className="what">
+                  {r.kind}/{r.name} <span className="dim">{r.namespace}</span> {r.times && r.times > 1 && <span className="tag">{r.times} times</span>}
+                </div>
+                <div className="row wrap small dim" style={{ gap: '2px 10px' }}>
+                  {r.manager && (
+                    <span>
+                      changed by{' '}
+                      <button className="button quiet little" onClick={() => setManager(r.manager!)}>
+                        {r.manager}
+                      </button>
+                    </span>
+                  )}
+                  {r.fields?.map((f) => {
+                    const path = typeof f === 'string' ? f : f.path
+                    return <code key={path}>{path}</code>
+                  })}
+                </div>
+              </div>
+              <span className="small dim nowrap">
+                <Age time={r.repaired ?? r.found} />
+              </span>
+            </li>
+          ))}
+        </ul>
+        {list.hasNextPage && (
+          <div style={{ padding: 12, textAlign: 'center' }}>
+            <button className="button" onClick={() => void list.fetchNextPage()}>
+              Show older ones
+            </button>
+          </div>
+        )}
+      </section>
+    </div>
+  )
+}
