@@ -109,6 +109,7 @@ func pipelineRoutes() []Route {
 			Actions: []string{"play", "retry", "cancel"}, Body: Ask{}, Status: http.StatusNoContent},
 		{Pattern: "GET /api/v1/pipelines/{id}/variables", Summary: "The variables that a pipeline or a job had", Answer: SettingList{}, Query: []Param{{Name: "job", What: "name of a job; none: those that all have alike"}}},
 		{Pattern: "GET /api/v1/pipelines/{id}/recipe", Summary: "What a pipeline was made from", Answer: show.Recipe{}},
+		{Pattern: "GET /api/v1/pipelines/{id}/graph", Summary: "The stages and jobs of a pipeline, and what needs what", Answer: PipelineGraph{}},
 		{Pattern: "GET /api/v1/pipelines/{id}/artifacts", Summary: "What the jobs of a pipeline have left", Answer: ArtifactList{}},
 		{Pattern: "GET /api/v1/schedules", Summary: "List schedules", Answer: ScheduleList{}, Query: []Param{projectParam}},
 		{Pattern: "POST /api/v1/schedules/play", Summary: "Make the pipeline of a schedule now", Body: PlayedSchedule{}, Answer: store.Pipeline{}, Status: http.StatusCreated},
