@@ -80,11 +80,16 @@ var measurements = []measurement{
 	{"argo-steady", (*bench).measureArgoSteady},
 	{"helm-cold", (*bench).measureHelmCold},
 	{"helm-steady", (*bench).measureHelmSteady},
+	{"web-list", (*bench).measureWebList},
+	{"web-sse", (*bench).measureWebSSE},
 }
 
 func main() {
 	if len(os.Args) > 2 && os.Args[1] == measureVerb {
 		exit(measureCommand(os.Args[2:], os.Stdout))
+	}
+	if len(os.Args) == 3 && os.Args[1] == serveVerb {
+		exit(serveApps(os.Stdin, os.Stdout))
 	}
 	var b bench
 	var only, out string

@@ -17,7 +17,7 @@ import (
 type Result struct {
 	Name    string         `json:"name"`
 	What    string         `json:"what"`
-	Unit    string         `json:"unit"` // ms, s, MiB, requests, ×, builds/s
+	Unit    string         `json:"unit"` // ms, s, MiB, requests, ×, builds/s, cores, events/s
 	N       int            `json:"n"`
 	Median  float64        `json:"median"`
 	P95     float64        `json:"p95"` // nearest rank

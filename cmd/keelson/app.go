@@ -48,6 +48,18 @@ func (f foundApp) id() delivery.ID {
 	return delivery.ID{Kind: kind, Namespace: f.object().GetNamespace(), Name: f.object().GetName()}
 }
 
+// gvk is the kind of the API object that declares the app.
+func (f foundApp) gvk() schema.GroupVersionKind {
+	switch {
+	case f.argo != nil:
+		return argocdv1.GroupVersion.WithKind(argocdv1.ApplicationKind)
+	case f.helm != nil:
+		return helmv2.GroupVersion.WithKind(helmv2.HelmReleaseKind)
+	default:
+		return kustomizev1.GroupVersion.WithKind(kustomizev1.KustomizationKind)
+	}
+}
+
 // String is "namespace/name".
 func (f foundApp) String() string { return f.object().GetNamespace() + "/" + f.object().GetName() }
 

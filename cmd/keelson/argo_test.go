@@ -83,6 +83,7 @@ status:
 	want := web.App{
 		Status: web.Status{Kind: "Application", Namespace: "argocd", Name: "guestbook", State: web.OutOfSync, Reason: "OutOfSync",
 			Message: "the cluster is not as Git wants it", Revision: sha + ", " + sha + ", 1.2.3", Warnings: []string{"spec.sources[0].plugin"}},
+		ID: "Application/argocd/guestbook", Environment: "argocd", App: "guestbook", Wanted: "b, b, b",
 		Source: "https://example.com/a.git, https://example.com/values.git, https://charts.example.com", Path: "app, redis", Objects: 1,
 		Sync: "OutOfSync", Health: "Healthy",
 	}

@@ -46,7 +46,8 @@ func appOfArgo(a *argocdv1.Application) web.App {
 			app.Objects++
 		}
 	}
-	return app
+	app.Wanted = joinRevisions(a.Status.Sync.Revision, a.Status.Sync.Revisions)
+	return placed(app, a, a.Spec.Destination.Namespace)
 }
 
 // sourcesOf gives the sources of an Application, whichever way they are written.

@@ -136,7 +136,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	}
 	s.open = web.NewPipelines(web.PipelinesOptions{
 		Store: db, Create: s.create, Authorize: who.may.Authorize, ProjectOf: s.cluster.where, Artifacts: artifacts, Variables: s.Variables, Settings: s.cluster.settings, Recipe: s.Recipe,
-		Deployers: s.Deployers, Leaving: s.leaving,
+		Deployers: s.Deployers, Leaving: s.leaving, Feed: own.feed, Sight: own.sight,
 		Audit: web.AuditOptions{Record: s.auditor.Record, Authorize: who.may.Authorize},
 	})
 	s.triggers = web.NewTriggers(web.TriggersOptions{Accept: s.acceptTrigger, Record: s.auditor.Record}) // each request brings its own token
@@ -219,6 +219,8 @@ type own struct {
 	git     string        // where repositories are, as sources of the cluster name them; empty: as the instance has it
 	history *historyQueue // nil: it is begun here
 	usual   string        // what runs the jobs of projects that do not say; empty: as the instance has it
+	feed    *web.Feed     // takes in what changes; nil: one of its own
+	sight   *web.Sight    // who may be told of which apps; nil: nobody of any
 
 	database string // a PostgreSQL one; empty: a file
 	lost     func() // is told when another process has taken it

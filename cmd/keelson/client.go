@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
+	"sync"
 	"time"
 
 	helmv2 "github.com/fluxcd/helm-controller/api/v2"
@@ -92,10 +94,33 @@ func (g *global) connect() (client.WithWatch, *kube.Cluster, error) {
 
 // newClient makes a client for the kinds that the commands touch. Their resources are known, so nothing is discovered.
 func newClient(config *rest.Config) (client.WithWatch, error) {
+	return newClientOn(config, nil)
+}
+
+// newClientOn is newClient by an HTTP client that is there already; nil: by one of its own.
+func newClientOn(config *rest.Config, by *http.Client) (client.WithWatch, error) {
+	known, err := clientKinds()
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.NewWithWatch(config, client.Options{HTTPClient: by, Scheme: known.scheme, Mapper: known.mapper})
+	if err != nil {
+		return nil, fmt.Errorf("make client: %w", err)
+	}
+	return c, nil
+}
+
+// knownKinds are the kinds that the commands touch.
+type knownKinds struct {
+	scheme *runtime.Scheme
+	mapper meta.RESTMapper
+}
+
+var clientKinds = sync.OnceValues(func() (knownKinds, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(corev1.AddToScheme(scheme), coordinationv1.AddToScheme(scheme), kustomizev1.AddToScheme(scheme), sourcev1.AddToScheme(scheme),
 		argocdv1.AddToScheme(scheme), keelsonv1.AddToScheme(scheme), helmv2.AddToScheme(scheme), notificationv1beta3.AddToScheme(scheme), authenticationv1.AddToScheme(scheme)); err != nil {
-		return nil, fmt.Errorf("make client: %w", err)
+		return knownKinds{}, fmt.Errorf("make client: %w", err)
 	}
 	mapper := meta.NewDefaultRESTMapper(nil)
 	mapper.Add(corev1.SchemeGroupVersion.WithKind("Namespace"), meta.RESTScopeRoot)
@@ -104,7 +129,7 @@ func newClient(config *rest.Config) (client.WithWatch, error) {
 	mapper.Add(crdKind, meta.RESTScopeRoot)
 	mapper.Add(rbacv1.SchemeGroupVersion.WithKind("ClusterRoleBinding"), meta.RESTScopeRoot)
 	mapper.Add(authenticationv1.SchemeGroupVersion.WithKind("SelfSubjectReview"), meta.RESTScopeRoot)
-	for _, kind := range []string{"Event", "ConfigMap", "Secret", "ServiceAccount"} {
+	for _, kind := range []string{"Event", "ConfigMap", "Secret", "ServiceAccount", "Pod"} {
 		mapper.Add(corev1.SchemeGroupVersion.WithKind(kind), meta.RESTScopeNamespace)
 	}
 	mapper.Add(keelsonv1.GroupVersion.WithKind(keelsonv1.ProjectKind), meta.RESTScopeNamespace)
@@ -119,12 +144,8 @@ func newClient(config *rest.Config) (client.WithWatch, error) {
 	for _, kind := range []string{argocdv1.ApplicationKind, argocdv1.AppProjectKind, argocdv1.ApplicationSetKind} {
 		mapper.Add(argocdv1.GroupVersion.WithKind(kind), meta.RESTScopeNamespace)
 	}
-	c, err := client.NewWithWatch(config, client.Options{Scheme: scheme, Mapper: mapper})
-	if err != nil {
-		return nil, fmt.Errorf("make client: %w", err)
-	}
-	return c, nil
-}
+	return knownKinds{scheme, mapper}, nil
+})
 
 // explainAPI adds to an error of the API what can be done about it.
 func explainAPI(err error) error {

@@ -64,6 +64,7 @@ type Daemon struct {
 	state    lazyState
 	hooks    lazyHooks
 	ci       lazyPipelines
+	apps     *appsServer
 	people   *people
 	cluster  *clusterProcess
 	failed   chan error // a part that ended by itself
@@ -143,6 +144,9 @@ func (d *Daemon) start(ctx context.Context) error {
 		return err
 	}
 	d.lister.set(clusterLister{client: c})
+	if err := d.apps.start(ctx, config, d.Policy, d.Logger); err != nil {
+		return err
+	}
 	if s := d.ci.get(); s != nil {
 		if err := errors.Join(s.connected(ctx, d.inst, config, c), s.follows.set(config)); err != nil {
 			return err
@@ -215,8 +219,10 @@ func (d *Daemon) serve() (err error) {
 	if d.Pprof {
 		dashboard.Pprof = pprofHandler()
 	}
+	d.apps = newAppsServer(d.people.may.Authorize)
+	d.apps.pipelines = &d.ci
 	// Without pipelines everything else goes on: what is kept of them may be damaged.
-	pipelines, err := startPipelines(filepath.Join(d.Data, ciDir), d.inst, d.host, d.Jobs, d.LogLimit, own{}, d.people, d.Logger)
+	pipelines, err := startPipelines(filepath.Join(d.Data, ciDir), d.inst, d.host, d.Jobs, d.LogLimit, own{feed: d.apps.feed, sight: d.apps.sight}, d.people, d.Logger)
 	if err != nil {
 		d.Logger.Error("no pipelines are played", "error", err)
 	}
@@ -229,8 +235,10 @@ func (d *Daemon) serve() (err error) {
 	mux.Handle(web.PipelinesPath, web.LocalOnly(d.people.Guard(&d.ci)))
 	d.people.routes(mux, web.LocalOnly)
 	mux.Handle(web.TriggersPath, &d.ci)
+	d.apps.mount(mux, func(next http.Handler) http.Handler { return web.LocalOnly(d.people.Guard(next)) })
 	d.serving = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(d.Logger.Handler(), slog.LevelWarn)}
 	d.serving.RegisterOnShutdown(d.ci.leave)
+	d.serving.RegisterOnShutdown(d.apps.leave)
 	go func() {
 		if err := d.serving.Serve(d.listener); !errors.Is(err, http.ErrServerClosed) {
 			d.failed <- fmt.Errorf("serve: %w", err)

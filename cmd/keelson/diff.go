@@ -10,6 +10,7 @@ import (
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"github.com/rogpeppe/go-internal/diff"
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -69,10 +70,15 @@ func newEngine(ctx context.Context, g *global) (*deliver.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	return comparing(ctx, cluster), nil
+}
+
+// comparing is newEngine on a cluster.
+func comparing(ctx context.Context, cluster *kube.Cluster) *deliver.Engine {
 	return &deliver.Engine{
 		Cluster: cluster, Claims: deliver.NewClaims(), Label: dialect.FluxLabel, OwnerOf: dialect.FluxOwner,
 		Live: live.New(ctx, cluster, live.Options{Selector: dialect.OwnerNameLabel, OwnerOf: dialect.FluxOwner}),
-	}, nil
+	}
 }
 
 func runDiffPath(ctx context.Context, g *global, path string) error {
@@ -129,6 +135,12 @@ func previewApp(ctx context.Context, g *global, arg string, policy delivery.Poli
 	if err != nil {
 		return preview{}, err
 	}
+	return previewFound(ctx, engine, c, found, policy, "")
+}
+
+// previewFound makes the preview of an app that was read. commit, if it is not empty, takes the place of what the source of a Kustomization
+// follows.
+func previewFound(ctx context.Context, engine *deliver.Engine, c client.Client, found foundApp, policy delivery.Policy, commit string) (preview, error) {
 	if found.argo != nil {
 		return previewApplication(ctx, engine, c, found.argo, policy)
 	}
@@ -152,7 +164,7 @@ func previewApp(ctx context.Context, g *global, arg string, policy delivery.Poli
 	} else if err := claimAll(ctx, c, engine.Claims); err != nil {
 		return preview{}, err
 	}
-	objects, revision, secrets, err := renderApp(ctx, c, k, app)
+	objects, revision, secrets, err := renderApp(ctx, c, k, app, commit)
 	if err != nil {
 		return preview{}, masked(secrets, err)
 	}
@@ -241,12 +253,12 @@ func masked(secrets *redact.Redactor, err error) error {
 	return err
 }
 
-// renderApp renders an app at the newest commit of its source, fetched into a directory of its own. The redactor, never nil,
+// renderApp renders an app at the newest commit of its source, or at another one that is named, fetched into a directory of its own. The redactor, never nil,
 // knows the values of Secrets that were substituted.
 func renderApp(
-	ctx context.Context, c client.Client, k *kustomizev1.Kustomization, app delivery.App,
+	ctx context.Context, c client.Client, k *kustomizev1.Kustomization, app delivery.App, commit string,
 ) ([]delivery.Object, delivery.Revision, *redact.Redactor, error) {
-	snap, closeSnapshot, err := fetchSource(ctx, c, k)
+	snap, closeSnapshot, err := fetchSource(ctx, c, k, commit)
 	if err != nil {
 		return nil, delivery.Revision{}, redact.New(), err
 	}
@@ -266,11 +278,16 @@ func renderSnapshot(ctx context.Context, c client.Client, snap delivery.Snapshot
 	return objects, secrets, err
 }
 
-// fetchSource gives the newest revision of an app's source. The caller closes it.
-func fetchSource(ctx context.Context, c client.Client, k *kustomizev1.Kustomization) (snap delivery.Snapshot, done func(), err error) {
+// fetchSource gives the newest revision of an app's source, or another commit of it that is named. The caller closes it.
+func fetchSource(ctx context.Context, c client.Client, k *kustomizev1.Kustomization, commit string) (snap delivery.Snapshot, done func(), err error) {
 	repository, err := sourceOfApp(ctx, c, k)
 	if err != nil {
 		return snap, nil, err
+	}
+	if commit != "" {
+		if repository, err = pinned(repository, commit); err != nil {
+			return snap, nil, err
+		}
 	}
 	src := declaredSource(repository)
 	if len(src.Refused) > 0 {
@@ -282,6 +299,21 @@ func fetchSource(ctx context.Context, c client.Client, k *kustomizev1.Kustomizat
 	return fetchOnce(func(f *source.Fetcher) (delivery.Snapshot, error) {
 		return (&including{client: c, fetcher: f}).fetch(ctx, src, 0)
 	})
+}
+
+// pinned gives a source that follows a commit, which is one of its branch if it names one.
+func pinned(repository client.Object, commit string) (client.Object, error) {
+	g, ok := repository.(*sourcev1.GitRepository)
+	if !ok {
+		return nil, fmt.Errorf("source %s/%s has no commits: only a GitRepository has", repository.GetNamespace(), repository.GetName())
+	}
+	g = g.DeepCopy()
+	ref := &sourcev1.GitRepositoryRef{Commit: commit}
+	if g.Spec.Reference != nil {
+		ref.Branch = g.Spec.Reference.Branch
+	}
+	g.Spec.Reference = ref
+	return g, nil
 }
 
 // fetchOnce fetches into a directory of its own, which goes when the caller is done with the snapshot.

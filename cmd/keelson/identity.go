@@ -27,7 +27,6 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/identity"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/store"

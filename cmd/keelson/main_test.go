@@ -35,7 +35,7 @@ var update = flag.Bool("update", false, "write what the commands print into the 
 
 // The test binary is keelson, kubectl, helm and kustomize as well, each by its name, as the built program is.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"keelson": main, "kubectl": main, "helm": main, "kustomize": main})
+	testscript.Main(withCluster{m}, map[string]func(){"keelson": main, "kubectl": main, "helm": main, "kustomize": main})
 }
 
 func TestScripts(t *testing.T) {

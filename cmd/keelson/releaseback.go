@@ -13,6 +13,7 @@ import (
 
 	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"keelson.dev/keelson/internal/dialect"
@@ -119,33 +120,17 @@ func rollbackRelease(ctx context.Context, g *global, c client.Client, hr *helmv2
 	if err != nil {
 		return err
 	}
-	app, err := dialect.HelmRelease(hr)
-	if err != nil {
-		return err
-	}
-	if len(app.Refused) > 0 {
-		return fmt.Errorf("%s: not supported", strings.Join(app.Refused, ", "))
-	}
-	app.ServiceAccount = "" // it is done as the caller
-	if opts.limited {
-		app.Release.Rollback.Timeout = opts.timeout
-	}
-	if opts.noWait {
-		app.Release.Rollback.NoWait = true
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	engine, err := g.releaseEngine(ctx)
+	config, err := g.restConfig()
 	if err != nil {
 		return err
 	}
-	result, err := engine.Act(ctx, release.Request{Want: release.Want{App: app}}, release.Decision{
-		Action: release.Rollback, Target: release.TargetOf(app), Version: to, Record: dialect.HelmReleaseRecord(&hr.Status),
-	})
-	out := rolledBackRelease{Namespace: hr.Namespace, Name: hr.Name, To: to}
-	for _, s := range result.Snapshots {
-		out.Version = max(out.Version, s.Version)
+	engine, err := releaseEngine(ctx, config)
+	if err != nil {
+		return err
 	}
+	out, err := rollRelease(ctx, engine, hr, to, opts)
 	if err != nil {
 		err = explainAPI(fmt.Errorf("roll back app %s/%s: %w", hr.Namespace, hr.Name, err))
 		if out.Version > 0 {
@@ -158,6 +143,32 @@ func rollbackRelease(ctx context.Context, g *global, c client.Client, hr *helmv2
 		text += fmt.Sprintf("\nit is held there until Git wants something else, or keelson resume %s -n %s", hr.Name, hr.Namespace)
 	}
 	return g.print(out, printf("%s", text))
+}
+
+// rollRelease rolls the release of a HelmRelease back to a version.
+func rollRelease(ctx context.Context, engine *release.Engine, hr *helmv2.HelmRelease, to int, opts rollbackOptions) (rolledBackRelease, error) {
+	out := rolledBackRelease{Namespace: hr.Namespace, Name: hr.Name, To: to}
+	app, err := dialect.HelmRelease(hr)
+	if err != nil {
+		return out, err
+	}
+	if len(app.Refused) > 0 {
+		return out, fmt.Errorf("%s: not supported", strings.Join(app.Refused, ", "))
+	}
+	app.ServiceAccount = "" // it is done as the caller
+	if opts.limited {
+		app.Release.Rollback.Timeout = opts.timeout
+	}
+	if opts.noWait {
+		app.Release.Rollback.NoWait = true
+	}
+	result, err := engine.Act(ctx, release.Request{Want: release.Want{App: app}}, release.Decision{
+		Action: release.Rollback, Target: release.TargetOf(app), Version: to, Record: dialect.HelmReleaseRecord(&hr.Status),
+	})
+	for _, s := range result.Snapshots {
+		out.Version = max(out.Version, s.Version)
+	}
+	return out, err
 }
 
 // versionToGoTo finds the version of a release to go back to: the one that was said, or the newest that was deployed before the present one.
@@ -191,12 +202,8 @@ func versionToGoTo(hr *helmv2.HelmRelease, history []releaseVersion, said string
 	return n, nil
 }
 
-// releaseEngine gives the engine that makes releases, as the caller; ctx ends it.
-func (g *global) releaseEngine(ctx context.Context) (*release.Engine, error) {
-	config, err := g.restConfig()
-	if err != nil {
-		return nil, err
-	}
+// releaseEngine gives the engine that makes releases, as the user of a connection; ctx ends it.
+func releaseEngine(ctx context.Context, config *rest.Config) (*release.Engine, error) {
 	// The server takes the field manager of Secrets from the user agent.
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return agent{next} })
 	cluster, err := kube.NewCluster(config)

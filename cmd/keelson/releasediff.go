@@ -13,12 +13,14 @@ import (
 	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/redact"
 	"keelson.dev/keelson/internal/release"
 	"keelson.dev/keelson/internal/source"
@@ -37,14 +39,18 @@ func runDiffRelease(ctx context.Context, g *global, arg string) error {
 	if found.helm == nil {
 		return withCode(exitUsage, hintf(fmt.Errorf("app %s is a %s", found, found.id().Kind), "keelson diff %s compares it", arg))
 	}
-	differences, err := diffRelease(ctx, g, c, found.helm)
+	config, err := g.restConfig()
+	if err != nil {
+		return err
+	}
+	differences, err := diffRelease(ctx, config, c, found.helm)
 	if err != nil {
 		return err
 	}
 	return printDifferences(g, differences)
 }
 
-func diffRelease(ctx context.Context, g *global, c client.Client, hr *helmv2.HelmRelease) ([]deliver.Difference, error) {
+func diffRelease(ctx context.Context, config *rest.Config, c client.Client, hr *helmv2.HelmRelease) ([]deliver.Difference, error) {
 	app, err := dialect.HelmRelease(hr)
 	if err != nil {
 		return nil, err
@@ -61,14 +67,15 @@ func diffRelease(ctx context.Context, g *global, c client.Client, hr *helmv2.Hel
 	if err != nil {
 		return nil, err
 	}
-	rendered, err := renderRelease(ctx, g, c, app, values)
+	rendered, err := renderRelease(ctx, config, c, app, values)
 	if err != nil {
 		return nil, masked(secrets, fmt.Errorf("render the release of %s/%s: %w", hr.Namespace, hr.Name, err))
 	}
-	engine, err := newEngine(ctx, g)
+	cluster, err := kube.NewCluster(config)
 	if err != nil {
 		return nil, err
 	}
+	engine := comparing(ctx, cluster)
 	all, err := engine.Diff(ctx, rendered.Will)
 	if err != nil {
 		return nil, masked(secrets, explainAPI(err))
@@ -110,7 +117,7 @@ func leaving(ctx context.Context, engine *deliver.Engine, r release.Rendered) ([
 }
 
 // renderRelease renders a release with the newest version of its chart.
-func renderRelease(ctx context.Context, g *global, c client.Client, app delivery.App, values map[string]any) (release.Rendered, error) {
+func renderRelease(ctx context.Context, config *rest.Config, c client.Client, app delivery.App, values map[string]any) (release.Rendered, error) {
 	dir, err := os.MkdirTemp("", "keelson-sources-")
 	if err != nil {
 		return release.Rendered{}, fmt.Errorf("make a directory for the sources: %w", err)
@@ -128,7 +135,7 @@ func renderRelease(ctx context.Context, g *global, c client.Client, app delivery
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	engine, err := g.releaseEngine(ctx)
+	engine, err := releaseEngine(ctx, config)
 	if err != nil {
 		return release.Rendered{}, err
 	}

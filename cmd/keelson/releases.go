@@ -46,7 +46,8 @@ func appOfHelm(hr *helmv2.HelmRelease) web.App {
 		app.Path = chart.Spec.Chart
 	}
 	app.Source = kind + "/" + cmp.Or(namespace, hr.Namespace) + "/" + name
-	return app
+	app.Wanted = s.LastAttemptedRevision
+	return placed(app, hr, hr.Spec.TargetNamespace)
 }
 
 // newestSnapshot is what a HelmRelease's status remembers of the newest version of its release; nil: nothing.

@@ -74,7 +74,15 @@ func runRollback(ctx context.Context, g *global, opts rollbackOptions) error {
 	if err != nil {
 		return err
 	}
-	by := callerOf(ctx, c)
+	op, hold, err := rollbackOf(a, to, opts.prune, callerOf(ctx, c))
+	if err != nil {
+		return err
+	}
+	return begin(ctx, g, c, a, op, beginning{hold: hold, noWait: opts.noWait, timeout: opts.timeout})
+}
+
+// rollbackOf words the operation that deploys what an Application had before, and the hold that keeps it there.
+func rollbackOf(a *argocdv1.Application, to argocdv1.RevisionHistory, prune bool, by string) (*argocdv1.Operation, string, error) {
 	revisions := to.Revisions
 	if len(revisions) == 0 {
 		revisions = []string{to.Revision}
@@ -84,9 +92,8 @@ func runRollback(ctx context.Context, g *global, opts rollbackOptions) error {
 		Reason: "rolled back to " + shortRevision(strings.Join(revisions, ", ")),
 	})
 	if err != nil {
-		return err
+		return nil, "", err
 	}
-	prune := opts.prune
 	if auto := automatedOf(a); auto != nil {
 		prune = prune || isTrue(auto.Prune)
 	}
@@ -94,7 +101,7 @@ func runRollback(ctx context.Context, g *global, opts rollbackOptions) error {
 		Revision: to.Revision, Revisions: to.Revisions, Source: to.Source, Sources: to.Sources, Prune: prune,
 		SyncStrategy: &argocdv1.SyncStrategy{Apply: &argocdv1.SyncStrategyApply{}},
 	}
-	return begin(ctx, g, c, a, operationOf(a, sync, by), beginning{hold: hold, noWait: opts.noWait, timeout: opts.timeout})
+	return operationOf(a, sync, by), hold, nil
 }
 
 // deploymentOf finds what to go back to: nothing said, the deployment before the last one; else one of the history by its id or

@@ -369,7 +369,7 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 		defer func() { err = errors.Join(err, who.Close()) }()
 	}
 	if listen != "" {
-		server, err := serveDashboard(ctx, g, listen, who.people, log, ended)
+		server, err := serveDashboard(ctx, g, listen, who.people, policy, log, ended)
 		if err != nil {
 			return err
 		}
@@ -411,7 +411,7 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 }
 
 // serveDashboard serves until the server is closed; a failure goes to ended.
-func serveDashboard(ctx context.Context, g *global, address string, who *people, log *slog.Logger, ended chan<- error) (*http.Server, error) {
+func serveDashboard(ctx context.Context, g *global, address string, who *people, policy delivery.Policy, log *slog.Logger, ended chan<- error) (*http.Server, error) {
 	config, err := loadKubeconfig(g.kubeconfig)
 	if err != nil {
 		return nil, err
@@ -426,7 +426,13 @@ func serveDashboard(ctx context.Context, g *global, address string, who *people,
 	}
 	mux := newMux(web.Options{Lister: clusterLister{client: c}, Version: version, Guard: who.Guard, Authorize: who.may.Authorize, Logger: log}, nil, nil)
 	who.routes(mux, func(next http.Handler) http.Handler { return next })
+	apps := newAppsServer(who.may.Authorize)
+	if err := apps.start(ctx, config, policy, log); err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	apps.mount(mux, who.Guard)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+	server.RegisterOnShutdown(apps.leave)
 	go func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			ended <- fmt.Errorf("serve: %w", err)

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/redact"
 	"keelson.dev/keelson/internal/web"
@@ -66,6 +67,17 @@ func appOf(k *kustomizev1.Kustomization) web.App {
 	app.Revision = k.Status.LastAppliedRevision
 	if k.Status.Inventory != nil {
 		app.Objects = len(k.Status.Inventory.Entries)
+	}
+	return placed(app, k, k.Spec.TargetNamespace)
+}
+
+// placed completes an app by where it belongs: target is the namespace that it is delivered to, empty if it does not say.
+func placed(app web.App, obj client.Object, target string) web.App {
+	app.ID = web.AppID(app.Kind, app.Namespace, app.Name)
+	app.Environment = web.EnvironmentOf(obj.GetLabels(), target, app.Namespace)
+	app.App = web.AppName(obj.GetLabels(), app.Name, app.Environment, app.Source)
+	if r := delivery.ParseRevision(app.Revision); !r.Archive() && isCommit(r.Commit) {
+		app.SHA = r.Commit
 	}
 	return app
 }

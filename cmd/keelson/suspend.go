@@ -44,32 +44,36 @@ func runSuspend(ctx context.Context, g *global, arg string, suspend bool) error 
 	if suspend {
 		verb, result = "suspend", "suspended"
 	}
-	var already bool
-	switch {
-	case app.argo != nil:
-		already = (app.argo.Annotations[argocdv1.HoldAnnotation] != "") == suspend
-	case app.helm != nil:
-		already = app.helm.Spec.Suspend == suspend && (suspend || !heldRelease(app.helm))
-	default:
-		already = app.flux.Spec.Suspend == suspend
-	}
+	already, err := setSuspended(ctx, c, app, suspend)
 	if already {
 		return g.print(app.shown().Status, printf("%s is %s already", app, result))
-	}
-	switch {
-	case app.argo != nil:
-		err = holdApplication(ctx, c, app.argo, suspend)
-	case app.helm != nil:
-		err = holdRelease(ctx, c, app.helm, suspend)
-	default:
-		before := app.flux.DeepCopy()
-		app.flux.Spec.Suspend = suspend
-		err = c.Patch(ctx, app.flux, client.MergeFrom(before))
 	}
 	if err != nil {
 		return explainAPI(fmt.Errorf("%s app %s: %w", verb, app, err))
 	}
 	return g.print(app.shown().Status, printf("%s %s", app, result))
+}
+
+// setSuspended suspends an app or resumes it; already: it was so, and nothing was written.
+func setSuspended(ctx context.Context, c client.Client, app foundApp, suspend bool) (already bool, err error) {
+	switch {
+	case app.argo != nil:
+		if (app.argo.Annotations[argocdv1.HoldAnnotation] != "") == suspend {
+			return true, nil
+		}
+		return false, holdApplication(ctx, c, app.argo, suspend)
+	case app.helm != nil:
+		if app.helm.Spec.Suspend == suspend && (suspend || !heldRelease(app.helm)) {
+			return true, nil
+		}
+		return false, holdRelease(ctx, c, app.helm, suspend)
+	}
+	if app.flux.Spec.Suspend == suspend {
+		return true, nil
+	}
+	before := app.flux.DeepCopy()
+	app.flux.Spec.Suspend = suspend
+	return false, c.Patch(ctx, app.flux, client.MergeFrom(before))
 }
 
 // holdApplication sets a hold as it stands, or takes it away.

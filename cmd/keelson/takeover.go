@@ -264,7 +264,7 @@ type fetched struct {
 func (s *snapshots) get(ctx context.Context, k *kustomizev1.Kustomization, source delivery.ID) (delivery.Snapshot, error) {
 	f, ok := s.of[source]
 	if !ok {
-		f.snap, f.done, f.err = fetchSource(ctx, s.client, k)
+		f.snap, f.done, f.err = fetchSource(ctx, s.client, k, "")
 		s.of[source] = f
 	}
 	return f.snap, f.err

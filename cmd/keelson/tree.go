@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
@@ -45,6 +46,12 @@ type node struct {
 	Event    string                `json:"event,omitempty"`   // the last warning about an object that is not healthy
 	Revision string                `json:"revision,omitempty"`
 	Children []*node               `json:"children,omitempty"`
+
+	ref     delivery.Ref
+	version string // of its API
+	owned   bool   // it is in the inventory of an app
+	created time.Time
+	ready   string // "2/3"
 }
 
 func runTree(ctx context.Context, g *global, arg string) error {
@@ -66,10 +73,8 @@ func runTree(ctx context.Context, g *global, arg string) error {
 	}
 	doing := newJudges(c)
 	defer doing.close()
-	f := &forest{
-		client: c, judges: doing, cluster: cluster, all: g.output == "wide", seen: map[delivery.ID]bool{},
-		owned: map[types.UID][]*unstructured.Unstructured{}, listed: map[string]bool{}, events: map[string]map[types.UID]string{},
-	}
+	f := newForest(c, cluster.Self(), doing)
+	f.all = g.output == "wide"
 	root, err := f.app(ctx, app)
 	if err != nil {
 		return explainAPI(err)
@@ -85,22 +90,36 @@ var madeKinds = []schema.GroupVersionKind{
 	{Version: "v1", Kind: "PersistentVolumeClaim"}, {Version: "v1", Kind: "Service"},
 }
 
-// forest grows the trees of one command. What it lists it lists once per namespace.
+// forest grows the trees of one command, or of one request. What it lists it lists once per namespace.
 type forest struct {
-	client  client.Client
-	judges  *judges
-	cluster *kube.Cluster
-	all     bool // ReplicaSets without Pods too
-	seen    map[delivery.ID]bool
-	listed  map[string]bool // namespaces
-	owned   map[types.UID][]*unstructured.Unstructured
-	events  map[string]map[types.UID]string // the last warning about an object, by namespace
+	client client.Client
+	judges *judges
+	user   *kube.User
+	all    bool // ReplicaSets without Pods too
+	most   int  // objects of inventories that are read, and objects of a kind and namespace that are listed; 0: all
+	taken  int  // of most
+	cut    bool // there was more
+	seen   map[delivery.ID]bool
+	listed map[string]bool // namespaces
+	owned  map[types.UID][]*unstructured.Unstructured
+	events map[string]map[types.UID]string // the last warning about an object, by namespace
+}
+
+func newForest(c client.Client, user *kube.User, doing *judges) *forest {
+	return &forest{
+		client: c, judges: doing, user: user, seen: map[delivery.ID]bool{},
+		owned: map[types.UID][]*unstructured.Unstructured{}, listed: map[string]bool{}, events: map[string]map[types.UID]string{},
+	}
 }
 
 // app gives an app and all below it. One that was shown already, above or elsewhere, is only named.
 func (f *forest) app(ctx context.Context, app foundApp) (*node, error) {
 	status := app.shown().Status
-	n := &node{Object: app.id().String(), Health: healthOf(status), Revision: shortRevision(status.Revision)}
+	gvk := app.gvk()
+	n := &node{
+		Object: app.id().String(), Health: healthOf(status), Revision: shortRevision(status.Revision), version: gvk.Version, created: status.Created,
+		ref: delivery.Ref{Group: gvk.Group, Kind: gvk.Kind, Namespace: status.Namespace, Name: status.Name},
+	}
 	if n.Health != delivery.Healthy {
 		n.Message = message(status, true)
 	}
@@ -108,11 +127,11 @@ func (f *forest) app(ctx context.Context, app foundApp) (*node, error) {
 		return n, nil
 	}
 	f.seen[app.id()] = true
-	inv := app.owned()
+	inv := f.bounded(app.owned())
 	if app.elsewhere() {
 		known := app.told()
 		for _, ref := range inv.Refs() {
-			child := &node{Object: ref.String(), Health: delivery.UnknownHealth, Message: "in another cluster"}
+			child := &node{Object: ref.String(), Health: delivery.UnknownHealth, Message: "in another cluster", ref: ref, version: inv[ref], owned: true}
 			if h := known[ref]; h.Status != "" {
 				child.Health, child.Message = h.Status, strings.Trim(child.Message+": "+redact.Text(h.Message), ": ")
 			}
@@ -133,9 +152,25 @@ func (f *forest) app(ctx context.Context, app foundApp) (*node, error) {
 		if err != nil {
 			return nil, err
 		}
+		child.owned, child.version = true, cmp.Or(child.version, inv[ref])
 		n.Children = append(n.Children, child)
 	}
 	return n, nil
+}
+
+// bounded gives as much of an inventory as is read.
+func (f *forest) bounded(inv delivery.Inventory) delivery.Inventory {
+	if f.most == 0 || len(inv) <= f.most-f.taken {
+		f.taken += len(inv)
+		return inv
+	}
+	f.cut = true
+	out := delivery.Inventory{}
+	for _, ref := range inv.Refs()[:max(f.most-f.taken, 0)] {
+		out[ref] = inv[ref]
+	}
+	f.taken = f.most
+	return out
 }
 
 func healthOf(s web.Status) delivery.HealthStatus {
@@ -154,15 +189,19 @@ func healthOf(s web.Status) delivery.HealthStatus {
 }
 
 // object gives an object of an inventory and what was made from it; nil: it is not there.
-func (f *forest) object(ctx context.Context, rules *health.Rules, ref delivery.Ref, u *unstructured.Unstructured) (*node, error) {
+func (f *forest) object(ctx context.Context, rules *health.Rules, ref delivery.Ref, found foundObject) (*node, error) {
+	u := found.object
+	if found.forbidden {
+		return &node{Object: ref.String(), Health: delivery.UnknownHealth, Message: "you may not read it", ref: ref}, nil
+	}
 	if u == nil {
-		return &node{Object: ref.String(), Health: delivery.Missing, Message: "it is not in the cluster"}, nil
+		return &node{Object: ref.String(), Health: delivery.Missing, Message: "it is not in the cluster", ref: ref}, nil
 	}
 	app, err := readApp(ctx, f.client, ref)
 	if err == nil {
 		return f.app(ctx, app)
 	}
-	if !apierrors.IsNotFound(err) {
+	if !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err) {
 		return nil, fmt.Errorf("read %s: %w", ref, err)
 	}
 	if ref.Namespace != "" {
@@ -176,7 +215,10 @@ func (f *forest) object(ctx context.Context, rules *health.Rules, ref delivery.R
 // grow gives an object and, below it, what names it as its controller or owner.
 func (f *forest) grow(ctx context.Context, rules *health.Rules, u *unstructured.Unstructured) *node {
 	h := judge(rules, u)
-	n := &node{Object: delivery.RefOf(u).String(), Health: h.Status, Message: redact.Text(h.Message)}
+	n := &node{
+		Object: delivery.RefOf(u).String(), Health: h.Status, Message: redact.Text(h.Message),
+		ref: delivery.RefOf(u), version: u.GroupVersionKind().Version, created: u.GetCreationTimestamp().UTC(), ready: readyOf(u),
+	}
 	if !health.Settled(h) && h.Status != delivery.UnknownHealth {
 		n.Event = f.warning(ctx, u)
 	}
@@ -196,31 +238,66 @@ func spent(u *unstructured.Unstructured) bool {
 	return u.GetKind() == "ReplicaSet" && want == 0 && has == 0
 }
 
+// readyOf tells of how many of the replicas, Pods or containers of an object are ready: "2/3"; empty: it has none.
+func readyOf(u *unstructured.Unstructured) string {
+	number := func(fields ...string) int64 {
+		n, _, _ := unstructured.NestedInt64(u.Object, fields...)
+		return n
+	}
+	switch u.GetKind() {
+	case "Deployment", "ReplicaSet", "StatefulSet":
+		want, said, _ := unstructured.NestedInt64(u.Object, "spec", "replicas")
+		if !said {
+			want = 1
+		}
+		return fmt.Sprintf("%d/%d", number("status", "readyReplicas"), want)
+	case "DaemonSet":
+		return fmt.Sprintf("%d/%d", number("status", "numberReady"), number("status", "desiredNumberScheduled"))
+	case "Job":
+		return fmt.Sprintf("%d/%d", number("status", "succeeded"), max(number("spec", "completions"), 1))
+	case "Pod":
+		containers, _, _ := unstructured.NestedSlice(u.Object, "spec", "containers")
+		statuses, _, _ := unstructured.NestedSlice(u.Object, "status", "containerStatuses")
+		ready := 0
+		for _, s := range statuses {
+			if m, ok := s.(map[string]any); ok && m["ready"] == true {
+				ready++
+			}
+		}
+		return fmt.Sprintf("%d/%d", ready, len(containers))
+	}
+	return ""
+}
+
 // readAtOnce bounds the requests that are under way at once.
 const readAtOnce = 16
 
-// read reads the objects of an inventory; one that is not there is left out.
-func (f *forest) read(ctx context.Context, inv delivery.Inventory) (map[delivery.Ref]*unstructured.Unstructured, error) {
+// foundObject is an object of an inventory; the zero one is not there.
+type foundObject struct {
+	object    *unstructured.Unstructured
+	forbidden bool // whether it is there may not be looked at
+}
+
+// read reads the objects of an inventory.
+func (f *forest) read(ctx context.Context, inv delivery.Inventory) (map[delivery.Ref]foundObject, error) {
 	var (
 		mu     sync.Mutex
 		wg     sync.WaitGroup
 		failed error
 		slots  = make(chan struct{}, readAtOnce)
-		out    = map[delivery.Ref]*unstructured.Unstructured{}
+		out    = map[delivery.Ref]foundObject{}
 	)
 	for ref, version := range inv {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			u, err := f.cluster.Self().Read(ctx, ref, version)
+			u, err := f.user.Read(ctx, ref, version)
 			mu.Lock()
 			defer mu.Unlock()
-			switch {
-			case err != nil:
+			if err != nil && !apierrors.IsForbidden(err) {
 				failed = cmp.Or(failed, err)
-			case u != nil:
-				out[ref] = u
 			}
+			out[ref] = foundObject{u, apierrors.IsForbidden(err)}
 		})
 	}
 	wg.Wait()
@@ -234,17 +311,18 @@ func (f *forest) list(ctx context.Context, namespace string) error {
 	}
 	f.listed[namespace] = true
 	for _, gvk := range madeKinds {
-		resource, err := f.cluster.Self().Resource(gvk, namespace)
+		resource, err := f.user.Resource(gvk, namespace)
 		if err != nil {
 			return fmt.Errorf("look up %s: %w", gvk.Kind, err)
 		}
-		list, err := resource.List(ctx, metav1.ListOptions{})
+		list, err := resource.List(ctx, metav1.ListOptions{Limit: int64(f.most)})
 		if apierrors.IsForbidden(err) {
 			continue
 		}
 		if err != nil {
 			return fmt.Errorf("list %s in %s: %w", gvk.Kind, namespace, err)
 		}
+		f.cut = f.cut || list.GetContinue() != ""
 		for i := range list.Items {
 			u := &list.Items[i]
 			if owner := ownerOf(u); owner != nil {

@@ -4,8 +4,11 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,9 +41,11 @@ type Cluster struct {
 
 	mu    sync.Mutex
 	users map[string]*User
+
+	persons map[string]*User
 }
 
-// User is a cluster as one user: Keelson itself or an impersonated service account.
+// User is a cluster as one user: Keelson itself, an impersonated service account or a person.
 type User struct {
 	Dynamic dynamic.Interface
 	Mapper  meta.RESTMapper
@@ -72,7 +77,7 @@ func NewCluster(config *rest.Config) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{config: config, http: httpClient, kinds: offered, users: map[string]*User{}}
+	c := &Cluster{config: config, http: httpClient, kinds: offered, users: map[string]*User{}, persons: map[string]*User{}}
 	c.self, err = c.newUser("", config, httpClient)
 	return c, err
 }
@@ -119,6 +124,42 @@ func (c *Cluster) As(namespace, serviceAccount string) (*User, error) {
 		return nil, err
 	}
 	c.users[name] = u
+	return u, nil
+}
+
+// maxPersons bounds how many people's clients are kept.
+const maxPersons = 256
+
+// PersonManager is the field manager of what people do by way of Keelson's API: no controller takes it for its own doing.
+const PersonManager = FieldManager + "-web"
+
+// Person gives the cluster as a person, by impersonation, with exactly these groups; the server adds system:authenticated.
+// Clients are made once per person and kept, as long as they are not too many.
+func (c *Cluster) Person(name string, groups []string) (*User, error) {
+	if name == "" {
+		return nil, errors.New("nobody is asking: a person has a name")
+	}
+	key := "person\x00" + name + "\x00" + strings.Join(groups, "\x00")
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if u, ok := c.persons[key]; ok {
+		return u, nil
+	}
+	config := rest.CopyConfig(c.config)
+	config.UserAgent = PersonManager // the server takes the field manager from it
+	config.Impersonate = rest.ImpersonationConfig{UserName: name, Groups: slices.Clone(groups)}
+	httpClient, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("make client for %s: %w", name, err)
+	}
+	u, err := c.newUser(name, config, httpClient)
+	if err != nil {
+		return nil, err
+	}
+	if len(c.persons) >= maxPersons {
+		clear(c.persons)
+	}
+	c.persons[key] = u
 	return u, nil
 }
 

@@ -3,6 +3,7 @@ package release
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -36,6 +37,32 @@ func (e *Engine) Render(ctx context.Context, req Request) (Rendered, error) {
 		return Rendered{}, r.fault(err)
 	}
 	return out, nil
+}
+
+// Kept tells what a release has, and what it would have after a rollback to a version that its storage keeps. Nothing is rendered or written.
+func (e *Engine) Kept(ctx context.Context, app delivery.App, version int) (Rendered, error) {
+	r, err := e.newRun(ctx, Request{Want: Want{App: app}}, Decision{Action: Upgrade})
+	if err != nil {
+		return Rendered{}, err
+	}
+	last, err := r.newest()
+	if err != nil {
+		return Rendered{}, err
+	}
+	out := Rendered{Version: last.Version}
+	found, err := r.cfg.Releases.Get(r.d.Target.Name, version)
+	if err != nil {
+		return out, fmt.Errorf("read version %d of release %s: %w", version, r.d.Target, err)
+	}
+	then, err := asRelease(found)
+	if err != nil {
+		return out, err
+	}
+	if out.Was, err = r.objectsOf(last.Manifest); err != nil {
+		return out, err
+	}
+	out.Will, err = r.objectsOf(then.Manifest)
+	return out, err
 }
 
 func (r *run) render() (Rendered, error) {

@@ -156,7 +156,7 @@ func (s *pipelines) exportAudit(w http.ResponseWriter, r *http.Request) {
 	if !s.slot(w) {
 		return
 	}
-	defer func() { <-s.streams }()
+	defer func() { <-s.open }()
 	ctx, cancel := s.until(r)
 	defer cancel()
 	s.note(r, audit.Entry{Action: "audit.export", Object: "audit"}, nil)

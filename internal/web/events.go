@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,8 +11,6 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"keelson.dev/keelson/internal/store"
 )
 
 // The events of a stream. Their data is JSON.
@@ -52,26 +49,36 @@ type stream struct {
 	err     error
 }
 
+// streams are those that are open of an API.
+type streams struct {
+	open    chan struct{}   // has a place for each
+	leaving <-chan struct{} // closed when the server is about to end; nil: never
+}
+
+func newStreams(leaving <-chan struct{}) streams {
+	return streams{open: make(chan struct{}, maxStreams), leaving: leaving}
+}
+
 // stream begins one; false: it was answered already.
-func (s *pipelines) stream(w http.ResponseWriter) (*stream, bool) {
+func (s streams) stream(w http.ResponseWriter) (*stream, bool) {
 	if !s.slot(w) {
 		return nil, false
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no") // proxies pass every event on
-	out := &stream{w: w, control: http.NewResponseController(w), done: func() { <-s.streams }}
+	out := &stream{w: w, control: http.NewResponseController(w), done: func() { <-s.open }}
 	out.printf("retry: %d\n\n", streamRetry)
 	return out, true
 }
 
 // slot takes one of the streams that may be open; false: there is none left, which was answered.
-func (s *pipelines) slot(w http.ResponseWriter) bool {
+func (s streams) slot(w http.ResponseWriter) bool {
 	select {
-	case s.streams <- struct{}{}:
+	case s.open <- struct{}{}:
 		return true
 	default:
 		w.Header().Set("Retry-After", "5")
-		refuse(w, http.StatusServiceUnavailable, fmt.Errorf("%d streams are open already", cap(s.streams)))
+		refuse(w, http.StatusServiceUnavailable, fmt.Errorf("%d streams are open already", cap(s.open)))
 		return false
 	}
 }
@@ -82,6 +89,15 @@ func (s *stream) printf(format string, a ...any) {
 		_ = s.control.SetWriteDeadline(time.Now().Add(writeLimit)) // a writer that has none is a test's
 		_, s.err = fmt.Fprintf(s.w, format, a...)
 	}
+}
+
+// write sends some text.
+func (s *stream) write(text []byte) bool {
+	if s.err == nil {
+		_ = s.control.SetWriteDeadline(time.Now().Add(writeLimit)) // a writer that has none is a test's
+		_, s.err = s.w.Write(text)
+	}
+	return s.flush()
 }
 
 // event writes one event; an empty name is none: only the place is told from which a lost connection is taken up.
@@ -107,14 +123,14 @@ func (s *stream) flush() bool {
 }
 
 // until gives a context that ends with the request, or when the server leaves.
-func (s *pipelines) until(r *http.Request) (context.Context, context.CancelFunc) {
+func (s streams) until(r *http.Request) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(r.Context())
-	if s.Leaving == nil {
+	if s.leaving == nil {
 		return ctx, cancel
 	}
 	go func() {
 		select {
-		case <-s.Leaving:
+		case <-s.leaving:
 			cancel()
 		case <-ctx.Done():
 		}
@@ -139,27 +155,59 @@ func lastID(w http.ResponseWriter, r *http.Request) (int64, bool) {
 // watched says which changes somebody wants to be told.
 type watched struct {
 	project, pipeline int64
-	may               func(project int64) bool // who is told may see it; nil: they may see all
+	may               func(project int64) bool          // who is told may see it; nil: they may see all
+	app               string                            // an id
+	sees              func(kind, namespace string) bool // the apps that may be told of; nil: none
 }
 
-func (f watched) wants(c store.Change) bool {
-	switch c.Kind {
+func (f watched) wants(t *news) bool {
+	switch t.topic.kind {
+	case EventApp:
+		return f.sees != nil && f.project == 0 && f.pipeline == 0 && (f.app == "" || f.app == t.topic.id)
 	case "delivery", "repair": // they are of no project, and a number and a status tell nobody what they are about
-		return f.project == 0 && f.pipeline == 0
+		return f.project == 0 && f.pipeline == 0 && f.app == ""
 	case "pipeline", "job", "environment", "deployment":
-		return (f.project == 0 || c.Project == f.project) && (f.pipeline == 0 || c.Pipeline == f.pipeline) && (f.may == nil || f.may(c.Project))
+		return f.app == "" && (f.project == 0 || t.project == f.project) && (f.pipeline == 0 || t.pipeline == f.pipeline)
 	default:
 		return false
 	}
 }
 
-// events tells changes as they come. Nothing is queued for anybody: each reader is at a place in what the store remembers, and one that is so
+// shows tells whether who is told may see it; that may have to be asked.
+func (f watched) shows(t *news) bool {
+	switch {
+	case t.topic.kind == EventApp:
+		return f.sees(t.kind, t.namespace)
+	case t.project != 0 && f.may != nil:
+		return f.may(t.project)
+	default:
+		return true
+	}
+}
+
+// watchedApp reads which app somebody wants to be told of; false: it has been answered that it is none.
+func watchedApp(w http.ResponseWriter, r *http.Request) (f watched, ok bool) {
+	if f.app = r.URL.Query().Get("app"); f.app != "" {
+		if _, _, _, ok := cutID(f.app); !ok {
+			refuse(w, http.StatusBadRequest, fmt.Errorf("app: %.100q is no id of an app: it is KIND/NAMESPACE/NAME", f.app))
+			return f, false
+		}
+	}
+	return f, true
+}
+
+// events tells changes as they come. Nothing is queued for anybody: each reader is at a place in what the feed remembers, and one that is so
 // slow that its place is forgotten is told to read everything again.
 func (s *pipelines) events(w http.ResponseWriter, r *http.Request) {
-	var f watched
+	f, ok := watchedApp(w, r)
+	if !ok {
+		return
+	}
+	if who := PersonOf(r.Context()); s.Sight != nil && who.Name != "" {
+		f.sees = s.Sight.of(r.Context(), who, nil)
+	}
 	q := r.URL.Query()
 	if text := q.Get("pipeline"); text != "" {
-		var ok bool
 		if f.pipeline, ok = number(w, "pipeline", text); !ok {
 			return
 		}
@@ -178,10 +226,16 @@ func (s *pipelines) events(w http.ResponseWriter, r *http.Request) {
 		}
 		f.project = p.ID
 	}
+	s.streams.feed(w, r, s.Feed, f)
+}
+
+// feed tells the changes of a feed until who follows it leaves.
+func (s streams) feed(w http.ResponseWriter, r *http.Request, feed *Feed, f watched) {
 	at, ok := lastID(w, r)
 	if !ok {
 		return
 	}
+	feed.catchUp(r.Context())
 	out, ok := s.stream(w)
 	if !ok {
 		return
@@ -190,65 +244,67 @@ func (s *pipelines) events(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := s.until(r)
 	defer cancel()
 	if at < 0 {
-		at = s.Store.Seq()
+		at = feed.Seq()
 		out.event(EventReady, at, struct{}{})
 	}
+	var buf reading
 	for out.flush() {
-		at = s.changes(ctx, out, f, at)
+		at = out.changes(ctx, feed, f, at, &buf)
 		if ctx.Err() != nil {
 			return
 		}
 	}
 }
 
+// reading is memory that is used again and again.
+type reading struct {
+	found []news
+	text  []byte
+}
+
 // changes waits for changes and writes them, and gives the place behind them.
-func (s *pipelines) changes(ctx context.Context, out *stream, f watched, at int64) int64 {
-	short, cancel := context.WithTimeout(ctx, heartbeat)
-	defer cancel()
-	all, err := s.Store.Changes(short, at)
+func (s *stream) changes(ctx context.Context, feed *Feed, f watched, at int64, buf *reading) int64 {
+	found, behind, more, err := feed.after(at, f.wants, buf.found[:0])
+	buf.found = found
 	switch {
-	case ctx.Err() != nil:
-	case errors.Is(err, store.ErrTooOld):
-		at = s.Store.Seq()
-		out.event(EventReset, at, struct{}{})
-	case short.Err() != nil && len(all) == 0: // what nobody wanted counts too
-		out.event("", at, nil)
 	case err != nil:
-		out.err = err
-	default:
-		at = all[len(all)-1].Seq
-		told := newest(all, f)
-		for _, c := range told {
-			out.event(c.Kind, c.Seq, c)
+		at = feed.Seq()
+		s.event(EventReset, at, struct{}{})
+		return at
+	case more == nil:
+		text := buf.text[:0]
+		for i := range found {
+			if t := &found[i]; f.shows(t) {
+				text = append(text, t.frame...)
+			}
 		}
-		if len(told) > 0 && !out.flush() {
-			return at
+		if buf.text = text; len(text) > 0 && !s.write(text) {
+			return behind
 		}
-		select { // what comes meanwhile is told together
-		case <-ctx.Done():
-		case <-time.After(calm):
+		if behind == feed.Seq() { // what comes meanwhile is told together
+			pause(ctx, calm)
 		}
+		return behind
+	}
+	beat := time.NewTimer(heartbeat)
+	defer beat.Stop()
+	select {
+	case <-more:
+	case <-ctx.Done():
+	case <-beat.C: // what nobody wanted counts too
+		s.event("", at, nil)
 	}
 	return at
 }
 
-// newest keeps of several changes of one thing the last.
-func newest(all []store.Change, f watched) []store.Change {
-	type thing struct {
-		kind string
-		id   int64
+// pause waits for a while, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
 	}
-	last := make(map[thing]int64, len(all))
-	for _, c := range all {
-		last[thing{c.Kind, c.ID}] = c.Seq
-	}
-	var out []store.Change
-	for _, c := range all {
-		if f.wants(c) && last[thing{c.Kind, c.ID}] == c.Seq {
-			out = append(out, c)
-		}
-	}
-	return out
 }
 
 // wantsEvents tells whether a request is for a stream.

@@ -239,8 +239,9 @@ func TestHeartbeat(t *testing.T) {
 		w := httptest.NewRecorder()
 		req := httptest.NewRequest(http.MethodGet, "/api/v1/events", nil).WithContext(ctx)
 		req.Header.Set("Authorization", "Bearer "+testToken)
-		asPerson(testToken, NewPipelines(PipelinesOptions{Store: db})).ServeHTTP(w, req)
-		if n := strings.Count(w.Body.String(), fmt.Sprintf("\n\nid: %d", db.Seq())); n != 4 { // one is ready's
+		feed := NewFeed(time.Now())
+		asPerson(testToken, NewPipelines(PipelinesOptions{Store: db, Feed: feed})).ServeHTTP(w, req)
+		if n := strings.Count(w.Body.String(), fmt.Sprintf("\n\nid: %d", feed.Seq())); n != 4 { // one is ready's
 			t.Errorf("%d: %s", n, w.Body)
 		}
 	})

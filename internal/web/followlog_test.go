@@ -39,13 +39,13 @@ func TestFollowLogIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	leaving := make(chan struct{})
-	s := &pipelines{PipelinesOptions: PipelinesOptions{Store: db, Leaving: leaving}, streams: make(chan struct{}, 1)}
+	s := &pipelines{PipelinesOptions: PipelinesOptions{Store: db, Leaving: leaving}, streams: streams{open: make(chan struct{}, 1), leaving: leaving}}
 	ask := func(w http.ResponseWriter) {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/log?follow=1", nil)
 		r.SetPathValue("id", fmt.Sprint(job))
 		s.log(w, r)
 	}
-	s.streams <- struct{}{}
+	s.open <- struct{}{}
 	full := httptest.NewRecorder()
 	ended := make(chan struct{})
 	go func() { defer close(ended); ask(full) }()
@@ -58,7 +58,7 @@ func TestFollowLogIsBounded(t *testing.T) {
 	if full.Code != http.StatusServiceUnavailable || full.Header().Get("Retry-After") == "" {
 		t.Errorf("one too many: %d %s", full.Code, full.Body)
 	}
-	<-s.streams
+	<-s.open
 	slow := &impatient{ResponseRecorder: httptest.NewRecorder()}
 	ask(slow)
 	if slow.first.IsZero() {
@@ -67,7 +67,7 @@ func TestFollowLogIsBounded(t *testing.T) {
 	close(leaving)
 	last := httptest.NewRecorder()
 	ask(last)
-	if len(s.streams) != 0 {
+	if len(s.open) != 0 {
 		t.Error("a place is not given back")
 	}
 }

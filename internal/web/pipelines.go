@@ -78,6 +78,10 @@ type PipelinesOptions struct {
 	Recipe func(ctx context.Context, pipeline int64) (show.Recipe, error)
 	// Deployers gives the users who may play the jobs of an environment, where it is protected. Nil: nobody is asked.
 	Deployers func(ctx context.Context, project, environment string) ([]string, error)
+	// Feed takes in what the store tells, and may have changes of apps, too; nil: one of its own.
+	Feed *Feed
+	// Sight tells which apps somebody may be told of; nil: none.
+	Sight *Sight
 	// Leaving is closed when the server is about to end: streams end then. Nil: they do not.
 	Leaving <-chan struct{}
 	// Audit says what is recorded, and who reads that.
@@ -111,8 +115,12 @@ type PipelinesOptions struct {
 //	GET  /api/v1/repairs?app=&object=&manager=&from=&to=&before=&limit=
 //	GET  /api/v1/projects/variables?project=
 //	GET  /api/v1/audit …                        who did what: auditIn
-//	GET  /api/v1/events?project=&pipeline=      a stream of the changes of pipelines, jobs, environments, deployments, deliveries and repairs
+//	GET  /api/v1/events?project=&pipeline=&app= a stream of the changes of pipelines, jobs, environments, deployments, deliveries, repairs and apps
 func NewPipelines(o PipelinesOptions) http.Handler {
+	if o.Feed == nil {
+		o.Feed = NewFeed(time.Now())
+	}
+	o.Feed.follow(o.Store)
 	s := newPipelines(o)
 	mux := http.NewServeMux()
 	of := func(pattern, verb, what string, of owned, h http.HandlerFunc) {
@@ -146,17 +154,17 @@ func NewPipelines(o PipelinesOptions) http.Handler {
 
 func newPipelines(o PipelinesOptions) *pipelines {
 	return &pipelines{
-		PipelinesOptions: o, streams: make(chan struct{}, maxStreams), zips: make(chan struct{}, maxZips),
+		PipelinesOptions: o, streams: newStreams(o.Leaving), zips: make(chan struct{}, maxZips),
 		may: access{ask: o.Authorize, where: o.ProjectOf, store: o.Store},
 	}
 }
 
 type pipelines struct {
 	PipelinesOptions
-	may     access
-	streams chan struct{} // that are open
-	zips    chan struct{} // that are being made
-	sizes   zipSizes
+	may access
+	streams
+	zips  chan struct{} // that are being made
+	sizes zipSizes
 }
 
 const (
@@ -238,7 +246,7 @@ func (s *pipelines) projects(w http.ResponseWriter, r *http.Request) {
 	if seen != nil {
 		all = slices.DeleteFunc(all, func(p store.Project) bool { return !slices.Contains(seen, p.ID) })
 	}
-	answerJSON(w, map[string]any{"projects": append([]store.Project{}, all...)})
+	answerJSON(w, ProjectList{append([]store.Project{}, all...)})
 }
 
 func (s *pipelines) list(w http.ResponseWriter, r *http.Request) {
@@ -471,7 +479,7 @@ func (s *pipelines) followLog(w http.ResponseWriter, r *http.Request, id, offset
 	if !s.slot(w) {
 		return
 	}
-	defer func() { <-s.streams }()
+	defer func() { <-s.open }()
 	ctx, cancel := s.until(r)
 	defer cancel()
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")

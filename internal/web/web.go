@@ -52,16 +52,6 @@ type Status struct {
 	Warnings  []string  `json:"warnings,omitempty"`
 }
 
-// App is one app.
-type App struct {
-	Status
-	Source  string `json:"source"`           // "GitRepository/flux-system/sample", or URLs
-	Path    string `json:"path"`             // or the name of a chart
-	Objects int    `json:"objects"`          // in the inventory
-	Sync    string `json:"sync,omitempty"`   // of an Application: Synced, OutOfSync or Unknown
-	Health  string `json:"health,omitempty"` // of an Application
-}
-
 // Source is one source.
 type Source struct {
 	Status
