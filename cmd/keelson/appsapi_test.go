@@ -378,7 +378,7 @@ func (w *appsWorld) actions(app string) {
 	if !slices.ContainsFunc(managers, func(f metav1.ManagedFieldsEntry) bool { return f.Manager == kube.PersonManager }) {
 		w.Errorf("no field is managed by %s: %v", kube.PersonManager, managers)
 	}
-	req, err := http.NewRequestWithContext(w.Context(), "GET", w.url+"/api/v1/events", nil)
+	req, err := http.NewRequestWithContext(w.Context(), http.MethodGet, w.url+"/api/v1/events", nil)
 	w.must(err)
 	req.Header.Set("Test-Person", "viewer")
 	stream, err := http.DefaultClient.Do(req)

@@ -223,7 +223,10 @@ func (a *auditor) sign(ctx context.Context, last int64) {
 	}
 }
 
-func (a *auditor) public() ed25519.PublicKey { return a.key.Public().(ed25519.PublicKey) } //nolint:errcheck,forcetypeassert // it is one
+func (a *auditor) public() ed25519.PublicKey {
+	public, _ := a.key.Public().(ed25519.PublicKey) // it is one
+	return public
+}
 
 // checkpoint signs the end of the chain, where it is longer than at the last time.
 func (a *auditor) checkpoint(ctx context.Context, last int64) (int64, error) {

@@ -80,31 +80,38 @@ func newAt(server string) at {
 	}}
 }
 
+// answered is what an answer says besides its body. Status 0: there was none.
+type answered struct {
+	status  int
+	cookies []*http.Cookie
+}
+
 // call sends a request and decodes the answer; the status is given also with an error.
-func (a at) call(ctx context.Context, method, path string, headers map[string]string, in, out any) (*http.Response, error) {
+func (a at) call(ctx context.Context, method, path string, headers map[string]string, in, out any) (answered, error) {
 	var body io.Reader
 	if in != nil {
 		text, err := json.Marshal(in)
 		if err != nil {
-			return nil, err
+			return answered{}, err
 		}
 		body = bytes.NewReader(text)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, a.server+path, body)
 	if err != nil {
-		return nil, err
+		return answered{}, err
 	}
 	for name, value := range headers {
 		req.Header.Set(name, value)
 	}
 	res, err := a.client.Do(req)
 	if err != nil {
-		return nil, hintf(err, "%s has to be the address of a keelson server", a.server)
+		return answered{}, hintf(err, "%s has to be the address of a keelson server", a.server)
 	}
 	defer res.Body.Close()
+	was := answered{res.StatusCode, res.Cookies()}
 	text, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
 	if err != nil {
-		return res, err
+		return was, err
 	}
 	var refused struct{ Error string }
 	if res.StatusCode >= http.StatusMultipleChoices {
@@ -115,17 +122,17 @@ func (a at) call(ctx context.Context, method, path string, headers map[string]st
 			_ = json.Unmarshal(text, out) // what an error has besides
 		}
 		if res.StatusCode >= http.StatusInternalServerError {
-			return res, errors.New(refused.Error)
+			return was, errors.New(refused.Error)
 		}
-		return res, refusedError(refused.Error)
+		return was, refusedError(refused.Error)
 	}
 	if out == nil || len(text) == 0 {
-		return res, nil
+		return was, nil
 	}
 	if err := json.Unmarshal(text, out); err != nil {
-		return res, fmt.Errorf("%s does not answer as a keelson server does", a.server)
+		return was, fmt.Errorf("%s does not answer as a keelson server does", a.server)
 	}
-	return res, nil
+	return was, nil
 }
 
 // loginServer settles at which server somebody logs in.
@@ -159,7 +166,7 @@ func runLogin(ctx context.Context, g *global, given string, opts loginOptions) e
 	a := newAt(server)
 	var offers struct{ Login struct{ OIDC string } }
 	res, err := a.call(ctx, http.MethodGet, "/api/v1/me", nil, nil, &offers)
-	if err != nil && (res == nil || res.StatusCode != http.StatusUnauthorized) {
+	if err != nil && res.status != http.StatusUnauthorized {
 		return fmt.Errorf("log in: %w", err)
 	}
 	var l login
@@ -235,7 +242,7 @@ func (a at) withPassword(ctx context.Context, g *global, opts loginOptions) (log
 		return login{}, err
 	}
 	headers := map[string]string{identity.CSRFHeader: me.CSRF}
-	for _, c := range res.Cookies() {
+	for _, c := range res.cookies {
 		headers["Cookie"] = c.Name + "=" + c.Value
 	}
 	var made identity.MadeToken
@@ -269,7 +276,7 @@ func (a at) withBrowser(ctx context.Context, g *global) (login, error) {
 	var made identity.MadeToken
 	err := poll(ctx, time.Duration(max(1, d.Interval))*time.Second, func(ctx context.Context) (bool, error) {
 		res, err := a.call(ctx, http.MethodPost, "/api/v1/session/device", nil, map[string]string{"code": d.Code, "secret": d.Secret}, &made)
-		return err == nil && res.StatusCode == http.StatusOK, err
+		return err == nil && res.status == http.StatusOK, err
 	})
 	return login{Token: made.Token, Name: made.Name, Person: made.Person, Expires: made.Expires}, err
 }

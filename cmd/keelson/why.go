@@ -105,12 +105,12 @@ type answerWriter struct {
 	now time.Time
 }
 
-func (a answerWriter) line(what, format string, args ...any) {
-	fmt.Fprintf(a.w, "  %s\t%s\n", what, show.Plain(fmt.Sprintf(format, args...)))
+func (w answerWriter) line(what, format string, args ...any) {
+	fmt.Fprintf(w.w, "  %s\t%s\n", what, show.Plain(fmt.Sprintf(format, args...)))
 }
 
-func (a answerWriter) time(t time.Time) string {
-	return t.In(a.now.Location()).Format(time.DateTime) + ", " + ageAt(t, a.now) + " ago"
+func (w answerWriter) time(t time.Time) string {
+	return t.In(w.now.Location()).Format(time.DateTime) + ", " + ageAt(t, w.now) + " ago"
 }
 
 func writeAnswer(to io.Writer, a history.Answer, now time.Time) error {

@@ -216,10 +216,9 @@ func TestText(t *testing.T) {
 		"o.metadata.name == ''": "ERR it gives a value of the type bool, not string",
 		"q.x":                   "ERR line 1, column 1: undeclared reference to 'q' (in container '')",
 	} {
-		got, err := "", error(nil)
-		if e, cerr := scope.CompileText(text); cerr != nil {
-			err = cerr
-		} else {
+		var got string
+		e, err := scope.CompileText(text)
+		if err == nil {
 			got, err = e.Text(map[string]any{"o": object(), "p": map[string]any{"uid": "0c9c2e41-d2f9"}})
 		}
 		if err != nil {

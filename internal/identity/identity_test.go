@@ -210,7 +210,7 @@ func TestNothingIsOpen(t *testing.T) {
 		t.Errorf("the browser is sent to %s", to)
 	}
 	tokens := w.GuardTokens(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	r := httptest.NewRequest("GET", "/", nil)
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	r.Header.Set("Cookie", strings.TrimPrefix(cookie, "Cookie: "))
 	rec := httptest.NewRecorder()
 	if tokens.ServeHTTP(rec, r); rec.Code != http.StatusUnauthorized {
@@ -306,7 +306,7 @@ func TestLogin(t *testing.T) {
 		"/a\r\nX: y": "/", "apps": "/",
 	} {
 		res := w.ask("POST", "/login", url.Values{"user": {"ann"}, "password": {"correct horse"}, "next": {next}}.Encode())
-		if got := res.Header.Get("Location"); res.StatusCode != 303 || got != want {
+		if got := res.Header.Get("Location"); res.StatusCode != http.StatusSeeOther || got != want {
 			t.Errorf("after %q: %s to %q, want %q", next, res.Status, got, want)
 		}
 	}

@@ -126,7 +126,7 @@ func words(reason string) string {
 		if i > 0 {
 			was, is := class(reason[i-1]), class(reason[i])
 			next := i+1 < len(reason) && class(reason[i+1]) == 1
-			if was != is && !(was == 2 && is == 1) || was == 2 && is == 2 && next {
+			if was != is && (was != 2 || is != 1) || was == 2 && is == 2 && next {
 				out = append(out, ' ')
 			}
 		}

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"keelson.dev/keelson/internal/audit"
@@ -344,7 +344,7 @@ func appOf(w http.ResponseWriter, r *http.Request) (AppRef, bool) {
 	case !known:
 		refuse(w, http.StatusNotFound, fmt.Errorf("%.60q is no kind of apps: they are %s", id.Kind, strings.Join(appKinds, ", ")))
 	case !isName(id.Namespace) || !isName(id.Name):
-		refuse(w, http.StatusBadRequest, errors.New("an app has a namespace and a name, of lower-case letters, digits, - and ."))
+		refuse(w, http.StatusBadRequest, errors.New("an app has a namespace and a name, of lower-case letters, digits, dots and hyphens"))
 	default:
 		return id, true
 	}
@@ -353,7 +353,7 @@ func appOf(w http.ResponseWriter, r *http.Request) (AppRef, bool) {
 
 // isName tells whether something can be the name of an object: nothing else gets into a path of the Kubernetes API.
 func isName(name string) bool {
-	return len(validation.IsDNS1123Subdomain(name)) == 0 && len(path.IsValidPathSegmentName(name)) == 0
+	return len(validation.IsDNS1123Subdomain(name)) == 0 && len(content.IsPathSegmentName(name)) == 0
 }
 
 func (s *apps) show(w http.ResponseWriter, r *http.Request) {

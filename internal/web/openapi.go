@@ -108,6 +108,7 @@ func pipelineRoutes() []Route {
 		{Pattern: "POST /api/v1/pipelines/{id}/{action}", Summary: "Play, retry or cancel jobs or a pipeline; answered when it is done",
 			Actions: []string{"play", "retry", "cancel"}, Body: Ask{}, Status: http.StatusNoContent},
 		{Pattern: "GET /api/v1/pipelines/{id}/variables", Summary: "The variables that a pipeline or a job had", Answer: SettingList{}, Query: []Param{{Name: "job", What: "name of a job; none: those that all have alike"}}},
+		{Pattern: "GET /api/v1/pipelines/{id}/graph", Summary: "What waits for what in a pipeline", Answer: PipelineGraph{}},
 		{Pattern: "GET /api/v1/pipelines/{id}/recipe", Summary: "What a pipeline was made from", Answer: show.Recipe{}},
 		{Pattern: "GET /api/v1/pipelines/{id}/graph", Summary: "The stages and jobs of a pipeline, and what needs what", Answer: PipelineGraph{}},
 		{Pattern: "GET /api/v1/pipelines/{id}/artifacts", Summary: "What the jobs of a pipeline have left", Answer: ArtifactList{}},

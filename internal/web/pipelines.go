@@ -76,12 +76,12 @@ type PipelinesOptions struct {
 	Settings func(ctx context.Context, project string) ([]show.Setting, error)
 	// Recipe gives what a pipeline was made from.
 	Recipe func(ctx context.Context, pipeline int64) (show.Recipe, error)
+	// Deployers gives the users who may play the jobs of an environment, where it is protected. Nil: nobody is asked.
+	Deployers func(ctx context.Context, project, environment string) ([]string, error)
 	// Feed takes in what the store tells, and may have changes of apps, too; nil: one of its own.
 	Feed *Feed
 	// Sight tells which apps somebody may be told of; nil: none.
 	Sight *Sight
-	// Deployers gives the users who may play the jobs of an environment, where it is protected. Nil: nobody is asked.
-	Deployers func(ctx context.Context, project, environment string) ([]string, error)
 	// Leaving is closed when the server is about to end: streams end then. Nil: they do not.
 	Leaving <-chan struct{}
 	// Audit says what is recorded, and who reads that.

@@ -49,7 +49,7 @@ func logQuery(w http.ResponseWriter, r *http.Request) (LogQuery, bool) {
 	}
 	out.Container, out.Previous, out.Follow = q.Get("container"), q.Get("previous") != "", q.Get("follow") != ""
 	if !isName(out.Namespace) || !isName(out.Name) || out.Container != "" && !isName(out.Container) {
-		refuse(w, http.StatusBadRequest, errors.New("a Pod has a namespace and a name, and its containers have names, of lower-case letters, digits, - and ."))
+		refuse(w, http.StatusBadRequest, errors.New("a Pod has a namespace and a name, and its containers have names, of lower-case letters, digits, dots and hyphens"))
 		return out, false
 	}
 	if text := q.Get("tail"); text != "" {

@@ -142,9 +142,9 @@ step('an app', async () => {
   await pod.click()
   await page.getByRole('complementary').getByText('Namespace').waitFor()
   await look('an object of an app')
+  expected = (t) => /50[0-9]|40[49]/.test(t) // nodes that are not real have no logs
   await page.getByRole('button', { name: 'Log', exact: true }).click()
   await page.getByRole('heading', { name: /^Log of/ }).waitFor()
-  expected = (t) => /50[0-9]|40[49]/.test(t) // nodes that are not real have no logs
   await page.getByLabel('Lines').getByText(/./).first().waitFor()
   await page.keyboard.press('Escape')
   expected = () => false
@@ -176,6 +176,8 @@ step('a difference', async () => {
 })
 
 step('pipelines', async () => {
+  await page.goto(base + '/pipelines')
+  await page.getByRole('heading', { name: 'Pipelines' }).waitFor()
   await outside('push the shop')
   await page.getByRole('link', { name: /Sell tea/ }).first().waitFor()
   await look('the pipelines')

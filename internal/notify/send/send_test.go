@@ -40,7 +40,7 @@ func TestSend(t *testing.T) {
 		switch r.URL.Path {
 		case "/fine":
 			b, _ := io.ReadAll(r.Body)
-			if r.Method != "POST" || string(b) != `{"a":1}` || r.Header.Get("Authorization") != "Bearer t0ken-value" || r.UserAgent() != "keelson" {
+			if r.Method != http.MethodPost || string(b) != `{"a":1}` || r.Header.Get("Authorization") != "Bearer t0ken-value" || r.UserAgent() != "keelson" {
 				t.Errorf("%s %q %v", r.Method, b, r.Header)
 			}
 			landed.Add(1)
