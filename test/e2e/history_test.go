@@ -27,8 +27,8 @@ func why(t *testing.T, args ...string) history.Answer {
 // TestWhy: who has changed a field, by which commit, what was there before, and who else has tried to.
 func TestWhy(t *testing.T) {
 	before := settled(t)
-	lines := shared.follow(t, "log", "--follow")
-	expect(t, lines, "commit", "Kustomization/flux-system/production")
+	lines := shared.follow(t, "log", "--follow", "--only", "deliveries", "--app", "Kustomization/flux-system/production")
+	expect(t, lines, "Kustomization/flux-system/production")
 	c := cloneOf(t, shared.Git+"/sample.git")
 	c.replace("overlays/production/patch.yaml", "host: shop.example.com", "host: store.example.com")
 	start := time.Now()

@@ -87,7 +87,8 @@ func TestPeople(t *testing.T) {
 		t.Fatal(err)
 	}
 	admin := newBrowser(t, base)
-	admin.wants(http.StatusOK, "flux-system", "GET", up.Login, "")
+	admin.wants(http.StatusOK, "Keelson", "GET", up.Login, "")
+	admin.wants(http.StatusOK, "flux-system", "GET", "/api/apps", "")
 	stranger.wants(http.StatusUnauthorized, "was used already", "GET", up.Login, "")
 	admin.wants(http.StatusOK, "keelson_", "GET", "/metrics", "")
 

@@ -268,7 +268,7 @@ func TestServer(t *testing.T) {
 	if res, err := http.Get(page); err != nil || res.StatusCode != http.StatusUnauthorized {
 		t.Errorf("the dashboard is open: %v, %v", res, err)
 	}
-	for path, want := range map[string]string{"": "my-cluster", "api/apps": `"name":"apps"`, "healthz": "ok"} {
+	for path, want := range map[string]string{"": "Keelson", "api/apps": `"name":"apps"`, "healthz": "ok"} {
 		contains(t, fetch(t, page+path, token), want)
 	}
 
