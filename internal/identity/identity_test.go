@@ -415,6 +415,11 @@ func TestBruteForce(t *testing.T) {
 	if w.wants(429, "too many logins", res); res.Header.Get("Retry-After") != "1" {
 		t.Errorf("Retry-After is %s", res.Header.Get("Retry-After"))
 	}
+	told := len(w.events)
+	w.wants(429, "too many logins", try("ann", "guess", "192.0.2.2"))
+	if len(w.events) != told {
+		t.Errorf("a login that has to wait is told: %+v", w.events[told:])
+	}
 	w.wants(401, "wrong", try("bob", "guess", "192.0.2.2")) // others are not held off
 	w.clock.add(time.Second)
 	w.wants(200, "ann", try("ann", "correct horse", "192.0.2.2"))

@@ -139,13 +139,20 @@ func (s *Service) oidcEnd(w http.ResponseWriter, r *http.Request) {
 	f, err := s.flowOf(r)
 	http.SetCookie(w, &http.Cookie{Name: s.flowCookie(), Path: "/", MaxAge: -1, HttpOnly: true, Secure: s.Secure, SameSite: http.SameSiteLaxMode})
 	v := loginView{Next: "/", OIDC: s.oidcURL("/")}
-	if err != nil {
-		s.tell(r, Event{Action: "login", Way: "oidc"}, err)
+	if err != nil { // of nobody's login: whoever is not known could fill the audit
+		s.Log.Debug("end a login by the OpenID provider", "error", err, "address", addressOf(r))
 		v.Problem = err.Error()
 		s.page(w, http.StatusBadRequest, v)
 		return
 	}
 	v.Next, v.OIDC = localPath(f.Next), s.oidcURL(f.Next)
+	from := "address " + addressOf(r)
+	if err := s.tooMany(r, from); err != nil { // the cookie may be made up, too
+		v.Problem = err.Error()
+		s.page(w, statusOf(w, err), v)
+		return
+	}
+	s.tries.fail(from, freeOfAddress)
 	ctx, cancel := context.WithTimeout(oidc.ClientContext(r.Context(), s.OIDC.Client), 2*providerLimit)
 	defer cancel()
 	h, err := s.OIDC.redeem(ctx, f, r.URL.Query())
@@ -164,6 +171,7 @@ func (s *Service) oidcEnd(w http.ResponseWriter, r *http.Request) {
 		s.page(w, http.StatusForbidden, v)
 		return
 	}
+	s.tries.undo(from)
 	s.setCookie(w, r, value, until)
 	http.Redirect(w, r, v.Next, http.StatusSeeOther)
 }
