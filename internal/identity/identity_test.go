@@ -600,6 +600,55 @@ func TestDevice(t *testing.T) {
 	w.wants(429, "wait already", w.ask("POST", "/api/v1/session/device", `{"name":"x"}`))
 }
 
+// TestTokensDoNotRenewThemselves: whose groups are known from their login only logs in for a new token.
+func TestTokensDoNotRenewThemselves(t *testing.T) {
+	w := newWorld(t)
+	w.user("ann")
+	const origin = "Sec-Fetch-Site: same-origin"
+	make := func(headers ...string) string {
+		t.Helper()
+		var made MadeToken
+		name := fmt.Sprintf(`{"name":%q}`, newSecret())
+		if err := json.Unmarshal([]byte(w.wants(201, "kst_", w.ask("POST", "/api/v1/tokens", name, headers...))), &made); err != nil {
+			t.Fatal(err)
+		}
+		return made.Token
+	}
+	begin := func(token string) string {
+		t.Helper()
+		return cookieOf(t, w.ask("POST", "/api/v1/session", fmt.Sprintf(`{"token":%q}`, token)))
+	}
+	lets := func(cookie string) *http.Response {
+		t.Helper()
+		d, err := w.beginDevice("laptop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, value, _ := strings.Cut(cookie, "=")
+		return w.ask("POST", "/login/device", url.Values{"code": {d.Code}, "csrf": {csrfOf(value)}}.Encode(), cookie, origin)
+	}
+	olga, _, err := w.begin(t.Context(), store.Holder{Person: "olga", Origin: OriginOIDC, Groups: []string{"dev"}}, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, login := range map[string][]string{
+		"of the provider": {"Cookie: " + w.Cookie + "=" + olga, origin}, "with the instance's token": {asRoot}, "begun with the instance's token": {begin(rootToken), origin},
+	} {
+		t.Run(name, func(t *testing.T) {
+			token := make(login...)
+			w.wants(403, "log in again", w.ask("POST", "/api/v1/tokens", `{"name":"next"}`, "Authorization: Bearer "+token))
+			session := begin(token)
+			w.wants(403, "log in again", w.ask("POST", "/api/v1/tokens", `{"name":"next"}`, session, origin))
+			w.wants(403, "log in again", lets(session))
+			if strings.HasPrefix(login[0], "Cookie: ") {
+				w.wants(200, "Go back to the terminal", lets(login[0]))
+			}
+		})
+	}
+	ann := make("Authorization: Bearer " + make(w.in("ann"), origin)) // who is removed has no tokens any more
+	w.wants(200, "Go back to the terminal", lets(begin(ann)))
+}
+
 // TestDatabaseFails: the dashboard goes on for those who have the instance's token.
 func TestDatabaseFails(t *testing.T) {
 	for name, failing := range map[string]func(*Options){

@@ -301,6 +301,10 @@ func (s *Service) addToken(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
+	if err := proofOf(r.Context()).renewable(h); err != nil {
+		refuse(w, http.StatusForbidden, err)
+		return
+	}
 	made, err := s.newToken(r.Context(), db, h, n)
 	s.tell(r, Event{Action: "token.add", Actor: web.PersonOf(r.Context()).Name, Object: h.Person + "/" + n.Name}, err)
 	var invalid badName
