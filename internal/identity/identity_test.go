@@ -556,6 +556,37 @@ func TestUsers(t *testing.T) {
 	w.wants(401, "", w.ask("GET", "/", "", root2))
 }
 
+// TestUsersAreImpersonated: whoever manages users becomes nobody whom they may not impersonate.
+func TestUsersAreImpersonated(t *testing.T) {
+	w := newWorld(t, func(o *Options) {
+		root := o.Authorize
+		o.Authorize = func(ctx context.Context, who web.Person, verb string, on web.Target) error {
+			granted := on.Resource == "users" && on.Group == "keelson.dev" || verb == "impersonate" && on == web.Target{Resource: "users", Name: "bot"}
+			if who.Name == "hank" && granted {
+				return nil
+			}
+			return root(ctx, who, verb, on)
+		}
+	})
+	w.user("hank")
+	w.user("amy") // RBAC gives this name rights
+	hank, origin := w.in("hank"), "Sec-Fetch-Site: same-origin"
+	for _, c := range []struct {
+		path, body string
+	}{
+		{"/api/v1/users", `{"name":"boss","password":"long enough"}`},
+		{"/api/v1/users/amy/password", `{"password":"long enough"}`},
+		{"/api/v1/users/amy/tokens", `{"name":"x"}`},
+	} {
+		w.wants(403, "hank may not impersonate", w.ask("POST", c.path, c.body, hank, origin))
+	}
+	w.wants(200, "amy", w.ask("GET", "/api/v1/users", "", hank))
+	w.wants(200, "tokens", w.ask("GET", "/api/v1/users/amy/tokens", "", hank))
+	w.wants(201, "bot", w.ask("POST", "/api/v1/users", `{"name":"bot","password":"long enough"}`, hank, origin))
+	w.wants(201, "kst_", w.ask("POST", "/api/v1/users/bot/tokens", `{"name":"x"}`, hank, origin))
+	w.wants(204, "", w.ask("DELETE", "/api/v1/users/amy", "", hank, origin))
+}
+
 func TestDevice(t *testing.T) {
 	w := newWorld(t)
 	w.user("ann", "dev")
