@@ -168,7 +168,11 @@ func (s *Service) oidcEnd(w http.ResponseWriter, r *http.Request) {
 	s.tell(r, e, err)
 	if err != nil {
 		v.Problem = "The login by the OpenID provider failed: " + printable(err.Error())
-		s.page(w, http.StatusForbidden, v)
+		status := http.StatusForbidden
+		if errors.As(err, new(refusedLogin)) {
+			status = statusOf(w, err)
+		}
+		s.page(w, status, v)
 		return
 	}
 	s.tries.undo(from)
@@ -318,16 +322,15 @@ func listOf(claim any) []string {
 // noLocal refuses a name that a local user has: they are not the same person.
 func (s *Service) noLocal(ctx context.Context, name string) error {
 	db, err := s.Store()
-	if err != nil {
-		return nil //nolint:nilerr // then no local user can log in
+	if err == nil {
+		_, err = db.User(ctx, name)
 	}
-	_, err = db.User(ctx, name)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return nil
 	case err == nil:
 		return fmt.Errorf("there is a local user %s already: remove it, or set a prefix for the names of OpenID users", name)
-	default:
-		return err
 	}
+	s.Log.Warn("look a user up", "error", err)
+	return refusedLogin{status: http.StatusServiceUnavailable, error: errors.New("nobody can be looked up now; the server's log says why")}
 }

@@ -370,6 +370,28 @@ func TestOpenIDRefused(t *testing.T) {
 	}
 }
 
+// TestOpenIDWithoutStore: where it cannot be known whether a local user has the name, nobody gets it.
+func TestOpenIDWithoutStore(t *testing.T) {
+	for name, failing := range map[string]func(w *world){
+		"none":   func(w *world) { w.Store = func() (*store.DB, error) { return nil, store.ErrCorrupt } },
+		"closed": func(w *world) { w.db.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newOpenID(t)
+			p.claims = map[string]any{"email": "ann@example.com"}
+			w := oidcWorld(t, p)
+			failing(w)
+			res := p.browse(w, "/login/oidc", nil)
+			w.wants(503, "nobody can be looked up now", res)
+			for _, cookie := range res.Cookies() {
+				if cookie.MaxAge >= 0 {
+					t.Errorf("a cookie is set: %s", cookie)
+				}
+			}
+		})
+	}
+}
+
 // TestOpenIDFlood: who is not known fills no audit with logins that were never begun here.
 func TestOpenIDFlood(t *testing.T) {
 	w := oidcWorld(t, newOpenID(t))
