@@ -479,7 +479,7 @@ func TestAppVerbs(t *testing.T) {
 	var kept []string
 	h := NewApps(AppsOptions{
 		Index: indexed(), Cluster: c, Log: slog.New(slog.DiscardHandler),
-		Record: func(e audit.Entry) { kept = append(kept, e.Actor+" "+e.Action+" "+string(e.Outcome)) },
+		Record: func(e audit.Entry) { kept = append(kept, e.Actor+" "+e.Action+" "+e.Outcome) },
 		Authorize: func(ctx context.Context, who Person, verb string, on Target) error {
 			if who.Name == "broken" {
 				return errors.New("the secret cluster is away")
@@ -507,7 +507,7 @@ func TestAppVerbs(t *testing.T) {
 			t.Errorf("%s syncs what is elsewhere: %d", who, w.Code)
 		}
 	}
-	if !slices.Contains(kept, "writer app.sync "+string(audit.Refused)) || slices.Contains(kept, "writer app.sync "+string(audit.Asked)) {
+	if !slices.Contains(kept, "writer app.sync "+audit.Refused) || slices.Contains(kept, "writer app.sync "+audit.Asked) {
 		t.Errorf("recorded: %q", kept)
 	}
 	if w := ask(t, h, "broken", http.MethodPost, "/api/v1/apps/Kustomization/team/shop/sync", "{}", nil); w.Code != http.StatusServiceUnavailable || strings.Contains(w.Body.String(), "secret") {
