@@ -22,15 +22,16 @@ import (
 type appsServer struct {
 	feed      *web.Feed
 	sight     *web.Sight
+	authorize web.Authorize
 	leaving   chan struct{}
 	leave     func()         // ends what is followed
 	pipelines *lazyPipelines // where they are played they serve the stream of all changes; nil: nowhere
 	handler   atomic.Pointer[http.Handler]
 }
 
-// newAppsServer makes one; authorize tells who sees which apps.
+// newAppsServer makes one; authorize tells who sees which apps, and may do what to them.
 func newAppsServer(authorize web.Authorize) *appsServer {
-	s := &appsServer{feed: web.NewFeed(time.Now()), sight: web.NewSight(authorize), leaving: make(chan struct{})}
+	s := &appsServer{feed: web.NewFeed(time.Now()), sight: web.NewSight(authorize), authorize: authorize, leaving: make(chan struct{})}
 	s.leave = sync.OnceFunc(func() { close(s.leaving) })
 	return s
 }
@@ -59,7 +60,7 @@ func (s *appsServer) start(ctx context.Context, config *rest.Config, policy deli
 		return fmt.Errorf("watch apps: %w", err)
 	}
 	h := web.NewApps(web.AppsOptions{
-		Index: index, Feed: s.feed, Cluster: api, Sight: s.sight, Document: apiDocument, Leaving: s.leaving, Record: s.record, Log: log,
+		Index: index, Feed: s.feed, Cluster: api, Sight: s.sight, Authorize: s.authorize, Document: apiDocument, Leaving: s.leaving, Record: s.record, Log: log,
 	})
 	s.handler.Store(&h)
 	return nil

@@ -222,10 +222,10 @@ func openServerPeople(ctx context.Context, g *global, listen string, plays bool,
 		return nil, err
 	}
 	s := &serverPeople{token: token}
-	if !plays {
-		if _, s.store, s.why = openDatabase(dir, own{}, log); s.why != nil {
-			log.Error("nobody is known but by the server's token", "error", s.why)
-		}
+	if plays { // before anything is served that asks for it
+		s.played = &lazyPipelines{}
+	} else if _, s.store, s.why = openDatabase(dir, own{}, log); s.why != nil {
+		log.Error("nobody is known but by the server's token", "error", s.why)
 	}
 	provider, err := logins.provider()
 	if err != nil {

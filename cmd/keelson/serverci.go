@@ -102,7 +102,7 @@ type serverPipelines struct {
 	host   *githost.Host
 	pushes chan string
 	token  string
-	ci     lazyPipelines
+	ci     *lazyPipelines
 	late   lateProjects
 	kept   *historyQueue
 	log    *slog.Logger
@@ -162,10 +162,9 @@ func (l *lateProjects) Forget(name types.NamespacedName) {
 // openServerPipelines opens the Git host. Nothing is played or served before [serverPipelines.start].
 func openServerPipelines(data string, o serverCI, who *serverPeople, log *slog.Logger) (*serverPipelines, error) {
 	s := &serverPipelines{
-		o: o, data: data, log: log, people: who.people, token: who.token, pushes: make(chan string), kept: newHistoryQueue(log),
+		o: o, data: data, log: log, people: who.people, token: who.token, ci: who.played, pushes: make(chan string), kept: newHistoryQueue(log),
 		late: lateProjects{ready: make(chan struct{})},
 	}
-	who.played = &s.ci
 	var err error
 	s.host, err = githost.New(githost.Options{
 		Root: filepath.Join(data, gitDir), Token: s.token, GuardReads: true, Allow: s.ci.allow, Job: s.ci.job, Private: isWitness, Release: s.ci.release,

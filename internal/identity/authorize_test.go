@@ -212,8 +212,8 @@ func TestBelieved(t *testing.T) {
 	}
 }
 
-// TestAsPerson: what is written as a person is what that person may do, and nothing else.
-func TestAsPerson(t *testing.T) {
+// TestPerson: what is written as a person is what that person may do, and nothing else.
+func TestPerson(t *testing.T) {
 	c, err := kubernetes.NewForConfig(cluster.Config)
 	if err != nil {
 		t.Fatal(err)
@@ -236,7 +236,7 @@ func TestAsPerson(t *testing.T) {
 		{web.Person{Name: "ed"}, false}, // the same name with other groups is another client
 		{web.Person{Name: "ed", Groups: []string{"editors"}}, true},
 	} {
-		u, err := k.AsPerson(who.person.Name, who.person.Groups)
+		u, err := k.Person(who.person.Name, who.person.Groups)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -250,7 +250,7 @@ func TestAsPerson(t *testing.T) {
 			t.Errorf("%v: %v, want %v", who.person, err, who.may)
 		}
 	}
-	if _, err := k.AsPerson("", nil); err == nil {
+	if _, err := k.Person("", nil); err == nil {
 		t.Error("nobody has a client")
 	}
 }

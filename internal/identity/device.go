@@ -146,6 +146,10 @@ func (s *Service) deviceForm(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusForbidden, errors.New("load the page again"))
 		return
 	}
+	if err := p.renewable(p.Holder); err != nil {
+		s.page(w, http.StatusForbidden, loginView{Device: &deviceView{Done: "The terminal was not let in: " + err.Error() + "."}})
+		return
+	}
 	code := r.PostForm.Get("code")
 	s.mu.Lock()
 	d, ok := s.asked[code]

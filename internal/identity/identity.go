@@ -132,6 +132,26 @@ type proof struct {
 	root    bool // it is the instance's own token
 }
 
+// tokenSession is how the cookies of sessions begin that were begun with an access token.
+const tokenSession = "t."
+
+// byToken tells whether it is an access token, or a session that was begun with one.
+func (p proof) byToken() bool {
+	if p.cookie != "" {
+		return strings.HasPrefix(p.cookie, tokenSession)
+	}
+	return !p.root
+}
+
+// renewable says why no new token is made for a holder, if none is. Whose groups are known from their login only logs in again for one, or
+// their tokens would renew themselves for ever.
+func (p proof) renewable(h store.Holder) error {
+	if h.Origin == OriginLocal || !p.byToken() {
+		return nil
+	}
+	return fmt.Errorf("no token of %s is made with another token: log in again", h.Person)
+}
+
 func (p proof) person() web.Person { return web.Person{Name: p.Person, Groups: p.groups} }
 
 // link is a login link that was not used yet.
@@ -340,7 +360,8 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// begin begins a session, which is over at the latest at a time; zero: when sessions usually are. It gives the cookie's value.
+// begin begins a session, which is over at the latest at a time, when the token is with which it begins; zero: there is none. It gives the
+// cookie's value.
 func (s *Service) begin(ctx context.Context, h store.Holder, until time.Time) (string, time.Time, error) {
 	now := s.Now()
 	expires := now.Add(sessionMost)
@@ -351,6 +372,9 @@ func (s *Service) begin(ctx context.Context, h store.Holder, until time.Time) (s
 		h.Groups = nil // they are looked up
 	}
 	value := newSecret()
+	if !until.IsZero() {
+		value = tokenSession + value
+	}
 	hash := hashOf("session " + value)
 	session := store.Session{Holder: h, Hash: hash[:], Created: now, Seen: now, Expires: expires}
 	ctx, cancel := context.WithTimeout(ctx, storeLimit)

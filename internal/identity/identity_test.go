@@ -415,6 +415,11 @@ func TestBruteForce(t *testing.T) {
 	if w.wants(429, "too many logins", res); res.Header.Get("Retry-After") != "1" {
 		t.Errorf("Retry-After is %s", res.Header.Get("Retry-After"))
 	}
+	told := len(w.events)
+	w.wants(429, "too many logins", try("ann", "guess", "192.0.2.2"))
+	if len(w.events) != told {
+		t.Errorf("a login that has to wait is told: %+v", w.events[told:])
+	}
 	w.wants(401, "wrong", try("bob", "guess", "192.0.2.2")) // others are not held off
 	w.clock.add(time.Second)
 	w.wants(200, "ann", try("ann", "correct horse", "192.0.2.2"))
@@ -551,6 +556,37 @@ func TestUsers(t *testing.T) {
 	w.wants(401, "", w.ask("GET", "/", "", root2))
 }
 
+// TestUsersAreImpersonated: whoever manages users becomes nobody whom they may not impersonate.
+func TestUsersAreImpersonated(t *testing.T) {
+	w := newWorld(t, func(o *Options) {
+		root := o.Authorize
+		o.Authorize = func(ctx context.Context, who web.Person, verb string, on web.Target) error {
+			granted := on.Resource == "users" && on.Group == "keelson.dev" || verb == "impersonate" && on == web.Target{Resource: "users", Name: "bot"}
+			if who.Name == "hank" && granted {
+				return nil
+			}
+			return root(ctx, who, verb, on)
+		}
+	})
+	w.user("hank")
+	w.user("amy") // RBAC gives this name rights
+	hank, origin := w.in("hank"), "Sec-Fetch-Site: same-origin"
+	for _, c := range []struct {
+		path, body string
+	}{
+		{"/api/v1/users", `{"name":"boss","password":"long enough"}`},
+		{"/api/v1/users/amy/password", `{"password":"long enough"}`},
+		{"/api/v1/users/amy/tokens", `{"name":"x"}`},
+	} {
+		w.wants(403, "hank may not impersonate", w.ask("POST", c.path, c.body, hank, origin))
+	}
+	w.wants(200, "amy", w.ask("GET", "/api/v1/users", "", hank))
+	w.wants(200, "tokens", w.ask("GET", "/api/v1/users/amy/tokens", "", hank))
+	w.wants(201, "bot", w.ask("POST", "/api/v1/users", `{"name":"bot","password":"long enough"}`, hank, origin))
+	w.wants(201, "kst_", w.ask("POST", "/api/v1/users/bot/tokens", `{"name":"x"}`, hank, origin))
+	w.wants(204, "", w.ask("DELETE", "/api/v1/users/amy", "", hank, origin))
+}
+
 func TestDevice(t *testing.T) {
 	w := newWorld(t)
 	w.user("ann", "dev")
@@ -593,6 +629,55 @@ func TestDevice(t *testing.T) {
 		_ = begin()
 	}
 	w.wants(429, "wait already", w.ask("POST", "/api/v1/session/device", `{"name":"x"}`))
+}
+
+// TestTokensDoNotRenewThemselves: whose groups are known from their login only logs in for a new token.
+func TestTokensDoNotRenewThemselves(t *testing.T) {
+	w := newWorld(t)
+	w.user("ann")
+	const origin = "Sec-Fetch-Site: same-origin"
+	make := func(headers ...string) string {
+		t.Helper()
+		var made MadeToken
+		name := fmt.Sprintf(`{"name":%q}`, newSecret())
+		if err := json.Unmarshal([]byte(w.wants(201, "kst_", w.ask("POST", "/api/v1/tokens", name, headers...))), &made); err != nil {
+			t.Fatal(err)
+		}
+		return made.Token
+	}
+	begin := func(token string) string {
+		t.Helper()
+		return cookieOf(t, w.ask("POST", "/api/v1/session", fmt.Sprintf(`{"token":%q}`, token)))
+	}
+	lets := func(cookie string) *http.Response {
+		t.Helper()
+		d, err := w.beginDevice("laptop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, value, _ := strings.Cut(cookie, "=")
+		return w.ask("POST", "/login/device", url.Values{"code": {d.Code}, "csrf": {csrfOf(value)}}.Encode(), cookie, origin)
+	}
+	olga, _, err := w.begin(t.Context(), store.Holder{Person: "olga", Origin: OriginOIDC, Groups: []string{"dev"}}, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, login := range map[string][]string{
+		"of the provider": {"Cookie: " + w.Cookie + "=" + olga, origin}, "with the instance's token": {asRoot}, "begun with the instance's token": {begin(rootToken), origin},
+	} {
+		t.Run(name, func(t *testing.T) {
+			token := make(login...)
+			w.wants(403, "log in again", w.ask("POST", "/api/v1/tokens", `{"name":"next"}`, "Authorization: Bearer "+token))
+			session := begin(token)
+			w.wants(403, "log in again", w.ask("POST", "/api/v1/tokens", `{"name":"next"}`, session, origin))
+			w.wants(403, "log in again", lets(session))
+			if strings.HasPrefix(login[0], "Cookie: ") {
+				w.wants(200, "Go back to the terminal", lets(login[0]))
+			}
+		})
+	}
+	ann := make("Authorization: Bearer " + make(w.in("ann"), origin)) // who is removed has no tokens any more
+	w.wants(200, "Go back to the terminal", lets(begin(ann)))
 }
 
 // TestDatabaseFails: the dashboard goes on for those who have the instance's token.

@@ -149,15 +149,15 @@ func (s *Service) login(r *http.Request, c credentials) (value string, h store.H
 	default:
 		keys = append(keys, "user "+printable(c.User))
 	}
+	if err := s.tooMany(r, keys...); err != nil {
+		return "", h, until, err
+	}
 	defer func() {
 		if h.Person != "" {
 			e.Actor = h.Person
 		}
 		s.tell(r, e, err)
 	}()
-	if wait := s.tries.wait(keys...); wait > 0 {
-		return "", h, until, refusedLogin{http.StatusTooManyRequests, wait, fmt.Errorf("too many logins have failed: try again in %s", wait.Round(time.Second))}
-	}
 	for i, key := range keys {
 		s.tries.fail(key, []int{freeOfAddress, freeOfUser}[i])
 	}
@@ -175,6 +175,16 @@ func (s *Service) login(r *http.Request, c credentials) (value string, h store.H
 		return "", h, until, refusedLogin{http.StatusServiceUnavailable, 0, err}
 	}
 	return value, h, until, nil
+}
+
+// tooMany refuses a login that comes too soon after those that failed. Nobody is told of it: whoever is not known could fill the audit.
+func (s *Service) tooMany(r *http.Request, keys ...string) error {
+	wait := s.tries.wait(keys...)
+	if wait <= 0 {
+		return nil
+	}
+	s.Log.Debug("a login has to wait", "address", addressOf(r), "wait", wait)
+	return refusedLogin{http.StatusTooManyRequests, wait, fmt.Errorf("too many logins have failed: try again in %s", wait.Round(time.Second))}
 }
 
 // check finds out whose credentials are, and until when a session by them may last.

@@ -139,13 +139,20 @@ func (s *Service) oidcEnd(w http.ResponseWriter, r *http.Request) {
 	f, err := s.flowOf(r)
 	http.SetCookie(w, &http.Cookie{Name: s.flowCookie(), Path: "/", MaxAge: -1, HttpOnly: true, Secure: s.Secure, SameSite: http.SameSiteLaxMode})
 	v := loginView{Next: "/", OIDC: s.oidcURL("/")}
-	if err != nil {
-		s.tell(r, Event{Action: "login", Way: "oidc"}, err)
+	if err != nil { // of nobody's login: whoever is not known could fill the audit
+		s.Log.Debug("end a login by the OpenID provider", "error", err, "address", addressOf(r))
 		v.Problem = err.Error()
 		s.page(w, http.StatusBadRequest, v)
 		return
 	}
 	v.Next, v.OIDC = localPath(f.Next), s.oidcURL(f.Next)
+	from := "address " + addressOf(r)
+	if err := s.tooMany(r, from); err != nil { // the cookie may be made up, too
+		v.Problem = err.Error()
+		s.page(w, statusOf(w, err), v)
+		return
+	}
+	s.tries.fail(from, freeOfAddress)
 	ctx, cancel := context.WithTimeout(oidc.ClientContext(r.Context(), s.OIDC.Client), 2*providerLimit)
 	defer cancel()
 	h, err := s.OIDC.redeem(ctx, f, r.URL.Query())
@@ -161,9 +168,14 @@ func (s *Service) oidcEnd(w http.ResponseWriter, r *http.Request) {
 	s.tell(r, e, err)
 	if err != nil {
 		v.Problem = "The login by the OpenID provider failed: " + printable(err.Error())
-		s.page(w, http.StatusForbidden, v)
+		status := http.StatusForbidden
+		if errors.As(err, new(refusedLogin)) {
+			status = statusOf(w, err)
+		}
+		s.page(w, status, v)
 		return
 	}
+	s.tries.undo(from)
 	s.setCookie(w, r, value, until)
 	http.Redirect(w, r, v.Next, http.StatusSeeOther)
 }
@@ -310,16 +322,15 @@ func listOf(claim any) []string {
 // noLocal refuses a name that a local user has: they are not the same person.
 func (s *Service) noLocal(ctx context.Context, name string) error {
 	db, err := s.Store()
-	if err != nil {
-		return nil //nolint:nilerr // then no local user can log in
+	if err == nil {
+		_, err = db.User(ctx, name)
 	}
-	_, err = db.User(ctx, name)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return nil
 	case err == nil:
 		return fmt.Errorf("there is a local user %s already: remove it, or set a prefix for the names of OpenID users", name)
-	default:
-		return err
 	}
+	s.Log.Warn("look a user up", "error", err)
+	return refusedLogin{status: http.StatusServiceUnavailable, error: errors.New("nobody can be looked up now; the server's log says why")}
 }

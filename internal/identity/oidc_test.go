@@ -359,10 +359,59 @@ func TestOpenIDRefused(t *testing.T) {
 					t.Errorf("a cookie is set: %s", cookie)
 				}
 			}
-			if len(w.events) != 1 || w.events[0].Failure == "" {
+			told := 1
+			if res.StatusCode == http.StatusBadRequest { // it is no login that was begun here
+				told = 0
+			}
+			if len(w.events) != told || told > 0 && w.events[0].Failure == "" {
 				t.Errorf("told: %+v", w.events)
 			}
 		})
+	}
+}
+
+// TestOpenIDWithoutStore: where it cannot be known whether a local user has the name, nobody gets it.
+func TestOpenIDWithoutStore(t *testing.T) {
+	for name, failing := range map[string]func(w *world){
+		"none":   func(w *world) { w.Store = func() (*store.DB, error) { return nil, store.ErrCorrupt } },
+		"closed": func(w *world) { w.db.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newOpenID(t)
+			p.claims = map[string]any{"email": "ann@example.com"}
+			w := oidcWorld(t, p)
+			failing(w)
+			res := p.browse(w, "/login/oidc", nil)
+			w.wants(503, "nobody can be looked up now", res)
+			for _, cookie := range res.Cookies() {
+				if cookie.MaxAge >= 0 {
+					t.Errorf("a cookie is set: %s", cookie)
+				}
+			}
+		})
+	}
+}
+
+// TestOpenIDFlood: who is not known fills no audit with logins that were never begun here.
+func TestOpenIDFlood(t *testing.T) {
+	w := oidcWorld(t, newOpenID(t))
+	for range 10 {
+		w.wants(400, "has not begun a login", w.ask("GET", "/login/callback?code=x&state=y", ""))
+	}
+	if len(w.events) != 0 {
+		t.Errorf("told: %+v", w.events)
+	}
+	made, err := json.Marshal(flow{State: "s", Nonce: "n", Verifier: "v", Next: "/", Expires: w.clock.now().Add(time.Minute).Unix()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cookie := "Cookie: " + w.flowCookie() + "=" + base64.RawURLEncoding.EncodeToString(made)
+	for range freeOfAddress {
+		w.wants(403, "access_denied", w.ask("GET", "/login/callback?error=access_denied&state=s", "", cookie))
+	}
+	w.wants(429, "too many logins", w.ask("GET", "/login/callback?error=access_denied&state=s", "", cookie))
+	if len(w.events) != freeOfAddress {
+		t.Errorf("told %d times", len(w.events))
 	}
 }
 

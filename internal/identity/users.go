@@ -50,12 +50,15 @@ func (s *Service) usersIn(known func(string, http.HandlerFunc)) {
 }
 
 // may asks whether who is in front may do a verb to a local user; where not, the request has been answered. Whoever may act for a user
-// could do what the user may, so they need the right to impersonate the user's groups, as Kubernetes has it.
+// could do what the user may, so they need the right to impersonate the user's name and groups, as Kubernetes has it.
 func (s *Service) may(w http.ResponseWriter, r *http.Request, verb, name string, groups []string) bool {
 	who := web.PersonOf(r.Context())
 	on := usersTarget
 	on.Name = name
 	err := s.authorize(r.Context(), who, verb, on)
+	if err == nil && (verb == "create" || verb == "update") {
+		err = s.authorize(r.Context(), who, "impersonate", web.Target{Resource: "users", Name: name})
+	}
 	for _, g := range groups {
 		if err == nil {
 			err = s.authorize(r.Context(), who, "impersonate", web.Target{Resource: "groups", Name: g})
@@ -299,6 +302,10 @@ func (s *Service) addToken(w http.ResponseWriter, r *http.Request) {
 	}
 	db, h, ok := s.holder(w, r, "update")
 	if !ok {
+		return
+	}
+	if err := proofOf(r.Context()).renewable(h); err != nil {
+		refuse(w, http.StatusForbidden, err)
 		return
 	}
 	made, err := s.newToken(r.Context(), db, h, n)

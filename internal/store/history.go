@@ -322,7 +322,14 @@ func (db *DB) Delivery(ctx context.Context, id int64) (history.Delivery, error) 
 // ObjectChange is what a delivery has done to an object.
 type ObjectChange struct {
 	Delivery int64
+	App      history.App
 	Change   history.Change
+}
+
+// KnownObject is an object of which something is known, and an app that has changed or repaired it.
+type KnownObject struct {
+	history.Object
+	App history.App
 }
 
 // ObjectFilter names an object as people do.
@@ -338,20 +345,22 @@ func (db *DB) ChangesOf(ctx context.Context, f ObjectFilter, tell func(ObjectCha
 	cond, args := objectWhere(f.Kinds, f.Namespace, f.Name)
 	enough := errors.New("enough")
 	err := db.read(ctx, func(tx *tx) error {
-		query := `SELECT o.delivery, o.api_group, o.kind, o.namespace, o.name, o.verb, o.fields, o.more FROM delivery_objects o WHERE ` + cond
+		query := `SELECT o.delivery, (SELECT d.app FROM deliveries d WHERE d.id = o.delivery), o.api_group, o.kind, o.namespace, o.name, o.verb, o.fields, o.more
+			FROM delivery_objects o WHERE ` + cond
 		if !f.At.IsZero() {
 			query += ` AND EXISTS (SELECT 1 FROM deliveries d WHERE d.id = o.delivery AND d.began <= ?)`
 			args = append(args, micros(f.At))
 		}
 		return tx.each(func(scan func(...any) error) error {
 			var c ObjectChange
-			var fields string
-			if err := scan(&c.Delivery, &c.Change.Group, &c.Change.Kind, &c.Change.Namespace, &c.Change.Name, &c.Change.Verb, &fields, &c.Change.More); err != nil {
+			var app, fields string
+			if err := scan(&c.Delivery, &app, &c.Change.Group, &c.Change.Kind, &c.Change.Namespace, &c.Change.Name, &c.Change.Verb, &fields, &c.Change.More); err != nil {
 				return err
 			}
 			if err := scanChange(&c.Change, fields); err != nil {
 				return err
 			}
+			c.App, _ = history.ParseApp(app)
 			if !tell(c) {
 				return enough
 			}
@@ -364,18 +373,23 @@ func (db *DB) ChangesOf(ctx context.Context, f ObjectFilter, tell func(ObjectCha
 	return db.wrap("changes of "+f.Name, err)
 }
 
-// ObjectsOf gives the objects that people may mean by a name, of which anything is known; at most 20.
-func (db *DB) ObjectsOf(ctx context.Context, f ObjectFilter) ([]history.Object, error) {
+// maxKnown bounds what [DB.ObjectsOf] gives.
+const maxKnown = 1000
+
+// ObjectsOf gives the objects that people may mean by a name, of which anything is known, each with every app that has to do with it.
+func (db *DB) ObjectsOf(ctx context.Context, f ObjectFilter) ([]KnownObject, error) {
 	cond, args := objectWhere(f.Kinds, f.Namespace, f.Name)
-	var all []history.Object
+	var all []KnownObject
 	err := db.read(ctx, func(tx *tx) error {
 		return tx.each(func(scan func(...any) error) error {
-			var o history.Object
-			err := scan(&o.Group, &o.Kind, &o.Namespace, &o.Name)
+			var o KnownObject
+			var app string
+			err := scan(&o.Group, &o.Kind, &o.Namespace, &o.Name, &app)
+			o.App, _ = history.ParseApp(app)
 			all = append(all, o)
 			return err
-		}, `SELECT api_group, kind, namespace, name FROM delivery_objects WHERE `+cond+` UNION SELECT api_group, kind, namespace, name FROM repairs WHERE `+cond+
-			` ORDER BY 3, 2, 1 LIMIT 20`, append(args, args...)...)
+		}, `SELECT o.api_group, o.kind, o.namespace, o.name, (SELECT d.app FROM deliveries d WHERE d.id = o.delivery) FROM delivery_objects o WHERE `+cond+
+			` UNION SELECT api_group, kind, namespace, name, app FROM repairs WHERE `+cond+` ORDER BY 3, 2, 1, 5 LIMIT ?`, append(append(args, args...), maxKnown)...)
 	})
 	return all, db.wrap("objects of the name "+f.Name, err)
 }

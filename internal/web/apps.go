@@ -200,14 +200,16 @@ var (
 
 // AppsOptions of the API of apps.
 type AppsOptions struct {
-	Index    *Index
-	Feed     *Feed
-	Cluster  Cluster
-	Sight    *Sight                 // who sees which apps
-	Document func() ([]byte, error) // the OpenAPI document of the whole API
-	Leaving  <-chan struct{}        // closed when the server is about to end: streams end then; nil: they do not
-	Record   func(audit.Entry)      // what people have asked for; nil: nobody keeps that. It must not block
-	Log      *slog.Logger
+	Index   *Index
+	Feed    *Feed
+	Cluster Cluster
+	Sight   *Sight // who sees which apps
+	// Authorize tells who may do what to an app; nil: whoever may write it in the cluster.
+	Authorize Authorize
+	Document  func() ([]byte, error) // the OpenAPI document of the whole API
+	Leaving   <-chan struct{}        // closed when the server is about to end: streams end then; nil: they do not
+	Record    func(audit.Entry)      // what people have asked for; nil: nobody keeps that. It must not block
+	Log       *slog.Logger
 }
 
 // apps serves the API of apps.
@@ -465,6 +467,9 @@ func (s *apps) ask(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, errors.New("to and preview are for rollback, prune is for sync and rollback"))
 		return
 	}
+	if !s.may(w, r, id, action, ask) {
+		return
+	}
 	ctx, cancel := context.WithTimeout(r.Context(), diffLimit)
 	defer cancel()
 	if action == "rollback" {
@@ -487,6 +492,35 @@ func (s *apps) ask(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(out) // the client may be gone
+}
+
+// verbOf is the verb that somebody needs for what they ask for of an app.
+func verbOf(action string, ask AskApp) string {
+	switch {
+	case ask.Preview:
+		return VerbGet
+	case action == "resume":
+		return VerbSuspend
+	}
+	return action // VerbSync, VerbSuspend, VerbRollback
+}
+
+// may asks whether who is in front may have that done with an app; where not, the request has been answered.
+func (s *apps) may(w http.ResponseWriter, r *http.Request, id AppRef, action string, ask AskApp) bool {
+	if s.Authorize == nil {
+		return true
+	}
+	err := s.Authorize(r.Context(), PersonOf(r.Context()), verbOf(action, ask), TargetOf(id.Kind, id.Namespace, id.Name))
+	if err == nil {
+		return true
+	}
+	s.note(r, id, action, ask, AppAsked{}, err)
+	if errors.Is(err, ErrForbidden) {
+		refuse(w, http.StatusForbidden, err)
+	} else {
+		s.silent(w, err)
+	}
+	return false
 }
 
 // note records what somebody has asked for of an app.

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"keelson.dev/keelson/internal/audit"
 )
 
 // fleet makes apps as they are in many environments and states.
@@ -456,5 +458,59 @@ func TestEventsOfAll(t *testing.T) {
 				t.Errorf("%v %q, want %q", err, have, want)
 			}
 		})
+	}
+}
+
+// obeying is a cluster in which everybody may write everything.
+type obeying struct {
+	nothing
+	asked []string
+}
+
+func (c *obeying) Ask(ctx context.Context, id AppRef, action string, _ AskApp) (AppAsked, error) {
+	c.asked = append(c.asked, PersonOf(ctx).Name+" "+action+" "+id.String())
+	return AppAsked{}, nil
+}
+
+// TestAppVerbs: who may write an app does with it only what a verb was granted for.
+func TestAppVerbs(t *testing.T) {
+	const app = " kustomize.toolkit.fluxcd.io/kustomizations team/shop"
+	c := &obeying{}
+	var kept []string
+	h := NewApps(AppsOptions{
+		Index: indexed(), Cluster: c, Log: slog.New(slog.DiscardHandler),
+		Record: func(e audit.Entry) { kept = append(kept, e.Actor+" "+e.Action+" "+e.Outcome) },
+		Authorize: func(ctx context.Context, who Person, verb string, on Target) error {
+			if who.Name == "broken" {
+				return errors.New("the secret cluster is away")
+			}
+			return rights{"writer patch" + app, "viewer get" + app, "dev sync" + app, "dev suspend" + app, "ops rollback" + app}.authorize(ctx, who, verb, on)
+		},
+	})
+	may := map[string]string{
+		"viewer": "preview", "dev": "sync suspend resume", "ops": "rollback", "writer": "",
+	}
+	for who, what := range may {
+		for _, action := range []string{"sync", "suspend", "resume", "rollback", "preview"} {
+			path, body := "/api/v1/apps/Kustomization/team/shop/"+action, "{}"
+			if action == "preview" {
+				path, body = "/api/v1/apps/Kustomization/team/shop/rollback", `{"preview":true}`
+			}
+			before := len(c.asked)
+			w := ask(t, h, who, http.MethodPost, path, body, nil)
+			allowed := slices.Contains(strings.Fields(what), action)
+			if (w.Code < 300) != allowed || !allowed && w.Code != http.StatusForbidden || (len(c.asked) > before) != allowed {
+				t.Errorf("%s %s: %d %s, and the cluster was asked for %v", who, action, w.Code, w.Body, c.asked[before:])
+			}
+		}
+		if w := ask(t, h, who, http.MethodPost, "/api/v1/apps/Kustomization/other/shop/sync", "{}", nil); w.Code != http.StatusForbidden {
+			t.Errorf("%s syncs what is elsewhere: %d", who, w.Code)
+		}
+	}
+	if !slices.Contains(kept, "writer app.sync "+audit.Refused) || slices.Contains(kept, "writer app.sync "+audit.Asked) {
+		t.Errorf("recorded: %q", kept)
+	}
+	if w := ask(t, h, "broken", http.MethodPost, "/api/v1/apps/Kustomization/team/shop/sync", "{}", nil); w.Code != http.StatusServiceUnavailable || strings.Contains(w.Body.String(), "secret") {
+		t.Errorf("broken: %d %s", w.Code, w.Body)
 	}
 }

@@ -133,6 +133,44 @@ func (a access) seen(ctx context.Context) ([]int64, error) {
 	return ids, nil
 }
 
+// pipelines tells which pipelines who is in front may see, for one request. One that is gone is for those who may see all projects.
+func (a access) pipelines(ctx context.Context) func(id int64) (bool, error) {
+	if a.ask == nil {
+		return func(int64) (bool, error) { return true, nil }
+	}
+	projects := map[int64]bool{}
+	return func(id int64) (bool, error) {
+		p, err := a.store.Pipeline(ctx, id)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return false, err
+		}
+		ok, known := projects[p.Project]
+		if known {
+			return ok, nil
+		}
+		if ok, err = a.seesProject(ctx, p.Project); err == nil {
+			projects[p.Project] = ok
+		}
+		return ok, err
+	}
+}
+
+// seesProject is sees for a project that is known by its number.
+func (a access) seesProject(ctx context.Context, project int64) (bool, error) {
+	path, err := a.path(ctx, project)
+	if err != nil {
+		return false, err
+	}
+	if path != "" {
+		return a.sees(ctx, path)
+	}
+	err = a.ask(ctx, PersonOf(ctx), VerbGet, Target{Group: KeelsonGroup, Resource: ProjectResource})
+	if errors.Is(err, ErrForbidden) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // watches tells for a stream which projects may be seen; an answer is good for a while.
 func (a access) watches(ctx context.Context) func(project int64) bool {
 	if a.ask == nil {

@@ -189,20 +189,24 @@ func (s *pipelines) why(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, errors.New("kind and name are needed, as kind=ingress&name=shop"))
 		return
 	}
-	candidates, err := s.Store.ObjectsOf(ctx, f)
+	known, err := s.known(ctx, f)
 	if err != nil {
 		fail(w, err)
 		return
 	}
+	candidates := objectsIn(known)
 	if len(candidates) > 1 {
 		var names []string
-		for _, o := range candidates {
+		for _, o := range candidates[:min(len(candidates), maxCandidates)] {
 			names = append(names, o.String())
 		}
 		refuse(w, http.StatusConflict, fmt.Errorf("%s/%s may be one of %s: say the namespace, or the whole kind", q.Kind, q.Name, strings.Join(names, ", ")))
 		return
 	}
-	e, err := s.evidence(ctx, q, f)
+	if len(candidates) == 1 {
+		f.Namespace = candidates[0].Namespace
+	}
+	e, err := s.evidence(ctx, q, f, known)
 	if err != nil {
 		fail(w, err)
 		return
@@ -218,45 +222,59 @@ func (s *pipelines) why(w http.ResponseWriter, r *http.Request) {
 	answerJSON(w, a)
 }
 
-// onlySeen leaves of what is known what is of apps and projects that who is in front may see.
-func (s *pipelines) onlySeen(ctx context.Context, e *history.Evidence) (err error) {
-	of := func(step history.Step) Target { return appTarget(step.Delivery.App) }
-	before := e.Steps
-	if e.Steps, err = visible(ctx, s.Authorize, e.Steps, of); err != nil {
-		return err
+// maxCandidates is how many objects are told that somebody may mean.
+const maxCandidates = 20
+
+// known gives the objects that somebody may mean by a name, of the apps that who is in front may see.
+func (s *pipelines) known(ctx context.Context, f store.ObjectFilter) ([]store.KnownObject, error) {
+	all, err := s.Store.ObjectsOf(ctx, f)
+	if err != nil {
+		return nil, err
 	}
+	return visible(ctx, s.Authorize, all, func(o store.KnownObject) Target { return appTarget(o.App) })
+}
+
+// objectsIn gives each object once.
+func objectsIn(known []store.KnownObject) []history.Object {
+	var out []history.Object
+	for _, k := range known {
+		if !slices.Contains(out, k.Object) {
+			out = append(out, k.Object)
+		}
+	}
+	return out
+}
+
+// onlySeen leaves of what is known what is of apps and projects that who is in front may see. The steps are of such apps already, and so is
+// what belongs to the first of them.
+func (s *pipelines) onlySeen(ctx context.Context, e *history.Evidence) (err error) {
 	if e.Repairs, err = visible(ctx, s.Authorize, e.Repairs, func(r history.Repair) Target { return appTarget(r.App) }); err != nil {
 		return err
 	}
-	if e.Declaration != nil {
-		declared, err := visible(ctx, s.Authorize, []history.Step{*e.Declaration}, of)
-		if err != nil {
-			return err
-		}
-		if len(declared) == 0 {
-			e.Declaration = nil
-		}
-	}
-	if len(e.Steps) == 0 || e.Steps[0].Delivery.ID != before[0].Delivery.ID { // what belongs to a step does not tell about it
-		e.Declaration, e.Approvals, e.Pipelines = nil, nil, nil
-	}
-	e.Pipelines = slices.DeleteFunc(e.Pipelines, func(p history.Pipeline) bool {
-		ok, serr := s.may.sees(ctx, p.Project)
+	sees := s.may.pipelines(ctx)
+	hidden := func(pipeline int64) bool {
+		ok, serr := sees(pipeline)
 		err = errors.Join(err, serr)
 		return !ok
-	})
+	}
+	e.Pipelines = slices.DeleteFunc(e.Pipelines, func(p history.Pipeline) bool { return hidden(p.ID) })
+	e.Jobs = slices.DeleteFunc(e.Jobs, func(j history.JobWrite) bool { return hidden(j.Pipeline) })
+	e.Approvals = slices.DeleteFunc(e.Approvals, func(a history.Approval) bool { return a.Pipeline != 0 && hidden(a.Pipeline) })
+	if e.Pusher != nil && hidden(e.Pusher.Pipeline) {
+		e.Pusher = nil
+	}
 	return err
 }
 
 // appTarget is what RBAC calls an app.
 func appTarget(a history.App) Target { return TargetOf(a.Kind, a.Namespace, a.Name) }
 
-// evidence gathers what is known about an object.
-func (s *pipelines) evidence(ctx context.Context, q history.Question, f store.ObjectFilter) (e history.Evidence, err error) {
+// evidence gathers what is known about an object: by the apps that may be seen, and by all jobs.
+func (s *pipelines) evidence(ctx context.Context, q history.Question, f store.ObjectFilter, known []store.KnownObject) (e history.Evidence, err error) {
 	if e.Begins, err = s.Store.HistoryBegins(ctx); err != nil {
 		return e, err
 	}
-	if e.Steps, err = s.steps(ctx, q.Field, f, 1+history.MaxEarlier); err != nil {
+	if e.Steps, err = s.steps(ctx, q.Field, f, known, 1+history.MaxEarlier); err != nil {
 		return e, err
 	}
 	if e.Jobs, err = s.Store.WrittenBy(ctx, f); err != nil {
@@ -267,9 +285,12 @@ func (s *pipelines) evidence(ctx context.Context, q history.Question, f store.Ob
 	}
 	d := e.Steps[0].Delivery
 	if d.Trigger == history.BySpec || d.SHA == "" {
-		declared, err := s.steps(ctx, "", store.ObjectFilter{
-			Kinds: []string{strings.ToLower(d.App.Kind)}, Namespace: d.App.Namespace, Name: d.App.Name, At: d.Began,
-		}, 1)
+		of := store.ObjectFilter{Kinds: []string{strings.ToLower(d.App.Kind)}, Namespace: d.App.Namespace, Name: d.App.Name, At: d.Began}
+		known, err := s.known(ctx, of)
+		if err != nil {
+			return e, err
+		}
+		declared, err := s.steps(ctx, "", of, known, 1)
 		if err != nil {
 			return e, err
 		}
@@ -297,11 +318,15 @@ func (s *pipelines) evidence(ctx context.Context, q history.Question, f store.Ob
 	return e, err
 }
 
-// steps gives the last changes of an object that have to do with a field, the newest first.
-func (s *pipelines) steps(ctx context.Context, field string, f store.ObjectFilter, most int) ([]history.Step, error) {
+// steps gives the last changes of an object, by the apps in known, that have to do with a field, the newest first.
+func (s *pipelines) steps(ctx context.Context, field string, f store.ObjectFilter, known []store.KnownObject, most int) ([]history.Step, error) {
+	apps := map[history.App]bool{}
+	for _, k := range known {
+		apps[k.App] = true
+	}
 	var changes []store.ObjectChange
 	err := s.Store.ChangesOf(ctx, f, func(c store.ObjectChange) bool {
-		if history.Relevant(field, c.Change) {
+		if apps[c.App] && history.Relevant(field, c.Change) {
 			changes = append(changes, c)
 		}
 		return len(changes) < most

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -16,7 +17,7 @@ import (
 )
 
 // historyAPI serves a history: three deliveries of the app shop in team-a, that make, change and rename, and one of the app in team-b, which a change of its declaration made begin.
-func historyAPI(t *testing.T, readers Authorize) func(path string) (int, string) {
+func historyAPI(t *testing.T, readers Authorize, more ...func(*store.DB)) func(path string, who ...string) (int, string) {
 	t.Helper()
 	key, err := store.OpenKey(filepath.Join(t.TempDir(), "key"))
 	if err != nil {
@@ -48,9 +49,12 @@ func historyAPI(t *testing.T, readers Authorize) func(path string) (int, string)
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, m := range more {
+		m(db)
+	}
 	handler := NewPipelines(PipelinesOptions{Store: db, Authorize: readers})
-	return func(path string) (int, string) {
-		r := httptest.NewRequestWithContext(WithPerson(t.Context(), Person{Name: "ann"}), http.MethodGet, "/api/v1/"+path, nil)
+	return func(path string, who ...string) (int, string) {
+		r := httptest.NewRequestWithContext(WithPerson(t.Context(), Person{Name: cmp.Or(append(who, "ann")...)}), http.MethodGet, "/api/v1/"+path, nil)
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, r)
 		return w.Code, strings.TrimSpace(w.Body.String())
@@ -87,11 +91,11 @@ func TestWhyAnswers(t *testing.T) {
 // Whoever may not see the apps of a namespace reads nothing of their history, by whatever way.
 func TestHistoryReaders(t *testing.T) {
 	ask := historyAPI(t, func(_ context.Context, who Person, verb string, on Target) error {
-		if who.Name == "ann" && verb == "get" && on.Group == "kustomize.toolkit.fluxcd.io" && on.Resource == "kustomizations" && on.Namespace == "team-a" {
+		if who.Name == "admin" || who.Name == "ann" && verb == "get" && on.Group == "kustomize.toolkit.fluxcd.io" && on.Resource == "kustomizations" && on.Namespace == "team-a" {
 			return nil
 		}
 		return fmt.Errorf("%w: %s may not %s %s in %q", ErrForbidden, who.Name, verb, on.Resource, on.Namespace)
-	})
+	}, func(db *store.DB) { hiddenHistory(t, db) })
 	for _, c := range []struct {
 		path        string
 		status      int
@@ -104,9 +108,67 @@ func TestHistoryReaders(t *testing.T) {
 		{"deliveries/5", 403, "may not get kustomizations", "Service"},
 		{"why?kind=deploy&name=web", 200, "sha3", "team-b"},
 		{"why?kind=svc&name=api&namespace=team-b", 200, "", "labels"},
+		{"why?kind=svc&name=api", 200, `"found":false`, "team-b"},
+		{"why?kind=deploy&name=web", 200, "sha3", "secret-"},
+		{"why?kind=cm&name=shared", 200, "team-a", "team-b"},
+		{"why?kind=cm&name=mixed", 200, `"sha":"sha12"`, "team-b"},
 	} {
 		if status, body := ask(c.path); status != c.status || !strings.Contains(body, c.has) || strings.Contains(body, c.hasNot) {
 			t.Errorf("%s: %d %s", c.path, status, body)
 		}
 	}
+	_, body := ask("why?kind=deploy&name=web", "admin")
+	for _, has := range []string{"secret-pusher", "secret-approver", `"pusher":`, `"jobs":`} {
+		if !strings.Contains(body, has) {
+			t.Errorf("who may see everything is not told %s: %s", has, body)
+		}
+	}
+	if status, body := ask("why?kind=cm&name=shared", "admin"); status != http.StatusConflict || !strings.Contains(body, "team-a") || !strings.Contains(body, "team-b") {
+		t.Errorf("two candidates: %d %s", status, body)
+	}
+}
+
+// hiddenHistory adds what belongs to the app in team-b beside that in team-a, and to a project that few may see.
+func hiddenHistory(t *testing.T, db *store.DB) {
+	t.Helper()
+	var all []history.Delivery
+	for n := 10; n < 20; n++ {
+		team, name := "team-b", "mixed"
+		if n == 10 || n == 12 {
+			team = "team-a"
+		}
+		of := "team-a"
+		if n < 12 {
+			name, of = "shared", team
+		}
+		all = append(all, history.Delivery{
+			Key: fmt.Sprint(n), App: history.App{Kind: "Kustomization", Namespace: team, Name: "shop"}, Trigger: history.ByCommit, Status: history.Succeeded,
+			Began: time.Date(2026, 3, 2, n, 0, 0, 0, time.UTC), Commit: history.Commit{SHA: fmt.Sprint("sha", n)},
+			Changes: []history.Change{{Object: history.Object{Kind: "ConfigMap", Namespace: of, Name: name}, Verb: "update"}},
+		})
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(db.KeepDeliveries(t.Context(), all))
+	project, err := db.EnsureProject(t.Context(), "secret-group/deploy")
+	must(err)
+	id, iid, err := db.Reserve(t.Context(), project.ID)
+	must(err)
+	must(db.CreatePipeline(t.Context(), store.Pipeline{ID: id, IID: iid, Project: project.ID, Source: "push", Ref: "main", SHA: "sha3", Status: "created"}, store.Inputs{Graph: []byte("{}")}))
+	job, err := db.NextID(t.Context())
+	must(err)
+	saved, err := db.Saved(t.Context(), id)
+	must(err)
+	_, err = db.Advance(t.Context(), id, saved.End, store.Step{Jobs: []store.Job{{ID: job, Name: "secret-job", Stage: "deploy", Attempt: 1, Status: "success", Player: "secret-approver"}}})
+	must(err)
+	_, d, err := db.BeginDeployment(t.Context(), store.Environment{Project: project.ID, Name: "secret-env", Slug: "secret-env"},
+		store.Deployment{Pipeline: id, Job: job, Ref: "main", SHA: "c0ffee", User: "secret-pusher", Started: time.Date(2026, 3, 3, 0, 0, 0, 0, time.UTC)})
+	must(err)
+	_, err = db.ReportDeployment(t.Context(), d.ID, store.Report{Wrote: []byte(
+		`{"objects":[{"verb":"patch","kind":"Deployment","namespace":"team-a","name":"web"}],"commits":[{"sha":"sha3"}]}`)})
+	must(err)
 }
