@@ -130,7 +130,7 @@ func (t *tx) putDelivery(d *history.Delivery, now time.Time) error {
 	return t.putChanges(id, d.Changes)
 }
 
-// putChanges keeps what was done to objects. What is there already stays: it is of a process before.
+// putChanges keeps what was done to objects. What is there already stays, and what was done to the same objects since is added to it.
 func (t *tx) putChanges(delivery int64, changes []history.Change) error {
 	if len(changes) == 0 {
 		return nil
@@ -150,27 +150,54 @@ func (t *tx) putChanges(delivery int64, changes []history.Change) error {
 		return err
 	}
 	for _, c := range changes {
+		if number, known := have[c.Group+" "+c.Object.String()]; known {
+			if size, err = t.mergeChange(delivery, number, c, size); err != nil {
+				return err
+			}
+			continue
+		}
+		if next >= changesKept {
+			continue
+		}
 		fields, err := fieldsJSON(c.Fields)
 		if err != nil {
 			return err
 		}
-		more := c.More
-		if size += len(fields); size > changesBytes {
-			fields, more = "", more+len(c.Fields)
+		if size+len(fields) > changesBytes {
+			fields, c.More = "", c.More+len(c.Fields)
 		}
-		if number, known := have[c.Group+" "+c.Object.String()]; known {
-			err = t.exec(`UPDATE delivery_objects SET verb = ?, fields = ?, more = ? WHERE delivery = ? AND number = ?`, c.Verb, fields, more, delivery, number)
-		} else if next < changesKept {
-			err = t.exec(`INSERT INTO delivery_objects (delivery, number, name, kind_key, namespace, api_group, kind, verb, fields, more) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-				delivery, next, text(c.Name), strings.ToLower(text(c.Kind)), text(c.Namespace), text(c.Group), text(c.Kind), c.Verb, fields, more)
-			have[c.Group+" "+c.Object.String()] = next
-			next++
-		}
+		size += len(fields)
+		err = t.exec(`INSERT INTO delivery_objects (delivery, number, name, kind_key, namespace, api_group, kind, verb, fields, more) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			delivery, next, text(c.Name), strings.ToLower(text(c.Kind)), text(c.Namespace), text(c.Group), text(c.Kind), c.Verb, fields, c.More)
 		if err != nil {
 			return err
 		}
+		have[c.Group+" "+c.Object.String()] = next
+		next++
 	}
 	return nil
+}
+
+// mergeChange adds what was done to an object since to what is kept of it. size is what the delivery's fields have, before and after.
+func (t *tx) mergeChange(delivery, number int64, c history.Change, size int) (int, error) {
+	var was history.Change
+	var old string
+	if err := t.row(`SELECT verb, fields, more FROM delivery_objects WHERE delivery = ? AND number = ?`, delivery, number).Scan(&was.Verb, &old, &was.More); err != nil {
+		return size, err
+	}
+	if err := scanChange(&was, old); err != nil {
+		return size, err
+	}
+	merged := was.Merge(c)
+	fields, err := fieldsJSON(merged.Fields)
+	if err != nil {
+		return size, err
+	}
+	if len(fields) > len(old) && size-len(old)+len(fields) > changesBytes { // what is there stays
+		fields, merged.More = old, merged.More+len(merged.Fields)-len(was.Fields)
+	}
+	return size - len(old) + len(fields), t.exec(`UPDATE delivery_objects SET verb = ?, fields = ?, more = ? WHERE delivery = ? AND number = ?`,
+		merged.Verb, fields, merged.More, delivery, number)
 }
 
 func fieldsJSON(fields []history.Field) (string, error) {
