@@ -57,8 +57,15 @@ func (a *apps) beginsDelivery(p *pass, o occasion) {
 		return
 	}
 	a.endsDelivery(st, history.Superseded)
-	st.recording = newRecording(p, o, a.now())
+	st.recording = a.resumes(p, o)
 	a.tellDelivery(st.recording)
+}
+
+// resumes begins to record a delivery. The first one of a process may be one that a process before has recorded.
+func (a *apps) resumes(p *pass, o occasion) *recording {
+	r := newRecording(p, o, a.now())
+	r.d.Resumes, p.st.recorded = !p.st.recorded, true
+	return r
 }
 
 // endsDelivery ends what is under way, if anything is.
@@ -129,7 +136,7 @@ func (a *apps) carriedOut(p *pass, results []apply.Result, secrets *redact.Redac
 			continue
 		}
 		if p.st.recording == nil || p.st.recording.done { // as when it is told what becomes of an app that is deleted
-			p.st.recording = newRecording(p, o, a.now())
+			p.st.recording = a.resumes(p, o)
 		}
 		r := p.st.recording
 		if !r.had[c.Ref] {
@@ -232,7 +239,7 @@ func (a *apps) concludeDelivery(p *pass, out delivery.Outcome, previous delivery
 				return
 			}
 			a.endsDelivery(st, history.Superseded)
-			r = newRecording(p, occasion{previous: previous}, a.now())
+			r = a.resumes(p, occasion{previous: previous})
 			st.recording = r
 		}
 		if r.d.Message != out.Message || r.d.Status != history.Failed {

@@ -82,6 +82,7 @@ type appState struct {
 
 	asked     bool       // a person has asked for what is under way
 	parted    bool       // that it was deleted was told
+	recorded  bool       // a delivery was recorded since this process began
 	recording *recording // the delivery under way, or one that is not known to be healthy yet; nil: there is none
 
 	helm *helmState // of a HelmRelease

@@ -121,6 +121,8 @@ type Commit struct {
 type Delivery struct {
 	ID  int64  `json:"id"`
 	Key string `json:"-"` // of whoever records it: what is told with the same key is the same delivery
+	// Resumes says that a process before may have told of it with another key.
+	Resumes bool `json:"-"`
 
 	App         App    `json:"app"`
 	Environment string `json:"environment,omitempty"`

@@ -41,7 +41,7 @@ func scanDelivery(d *history.Delivery, scan func(...any) error) error {
 
 // KeepDeliveries keeps deliveries as they are now, all of them or none: those that are known by their keys anew, others for the first time.
 // A delivery that is still running when another one of its app begins is superseded, unless it is to the same revision: then it goes
-// on under the new key, as after a restart. Texts are cut, and objects left out, where there are too many.
+// on under the new key, as after a restart. So does the newest one of its app if it has failed, and the other one resumes it. Texts are cut, and objects left out, where there are too many.
 func (db *DB) KeepDeliveries(ctx context.Context, all []history.Delivery) error {
 	doing := fmt.Sprintf("keep %d deliveries", len(all))
 	for _, d := range all {
@@ -71,15 +71,23 @@ func (t *tx) knownDelivery(d *history.Delivery, now time.Time) (id int64, err er
 	var same, others []int64
 	err = t.each(func(scan func(...any) error) error {
 		var id int64
-		var revision, previous string
-		err := scan(&id, &revision, &previous)
-		if revision == d.Revision && d.Status == history.Running {
+		var revision, trigger, actor, status string
+		err := scan(&id, &revision, &trigger, &actor, &status)
+		goesOn := revision == d.Revision && (d.Actor == "" || actor == text(d.Actor))
+		if status == history.Running {
+			goesOn = goesOn && (d.Resumes || d.Status == history.Running)
+		} else { // the newest one, as it ended
+			goesOn = goesOn && d.Resumes && d.Actor == "" && actor == "" && status == history.Failed && trigger == d.Trigger
+		}
+		switch {
+		case goesOn:
 			same = append(same, id)
-		} else {
+		case status == history.Running:
 			others = append(others, id)
 		}
 		return err
-	}, `SELECT id, revision, previous FROM deliveries WHERE app = ? AND status = 'running' ORDER BY id DESC`, d.App.String())
+	}, `SELECT id, revision, caused_by, actor, status FROM deliveries
+		WHERE app = ? AND (status = 'running' OR id = (SELECT max(id) FROM deliveries WHERE app = ?)) ORDER BY id DESC`, d.App.String(), d.App.String())
 	if err != nil {
 		return 0, err
 	}

@@ -109,6 +109,45 @@ func TestDeliveriesAreSuperseded(t *testing.T) {
 	diff(t, "deliveries", got, []string{"2 bbb running 0", "1 aaa superseded 2"})
 }
 
+// What has failed is not another delivery after each restart; what somebody else begins is, and what begins anew after it.
+func TestFailedDeliveriesGoOnAfterARestart(t *testing.T) {
+	for name, test := range map[string]struct {
+		before, after string // statuses
+		change        func(*history.Delivery)
+		want          []string
+	}{
+		"still fails":    {history.Failed, history.Failed, nil, []string{"1 failed"}},
+		"is tried again": {history.Failed, history.Running, nil, []string{"1 running"}},
+		"has failed":     {history.Running, history.Failed, nil, []string{"1 failed"}},
+		"is mended":      {history.Running, history.Succeeded, nil, []string{"1 succeeded"}},
+		"was delivered":  {history.Succeeded, history.Failed, nil, []string{"2 failed", "1 succeeded"}},
+		"no restart":     {history.Failed, history.Running, func(d *history.Delivery) { d.Resumes = false }, []string{"2 running", "1 failed"}},
+		"deleted":        {history.Running, history.Succeeded, func(d *history.Delivery) { d.Resumes = false }, []string{"2 succeeded", "1 superseded"}},
+		"a person":       {history.Failed, history.Running, func(d *history.Delivery) { d.Actor = "jane" }, []string{"2 running", "1 failed"}},
+		"a sync":         {history.Failed, history.Running, func(d *history.Delivery) { d.Trigger = history.BySync }, []string{"2 running", "1 failed"}},
+		"elsewhere":      {history.Failed, history.Failed, func(d *history.Delivery) { d.Revision = "main@sha1:bbb" }, []string{"2 failed", "1 failed"}},
+		"another app":    {history.Failed, history.Failed, func(d *history.Delivery) { d.App.Name = "blog" }, []string{"2 failed", "1 failed"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := newDB(t)
+			ctx := t.Context()
+			ok(t, db.KeepDeliveries(ctx, []history.Delivery{delivered("k1", "aaa", func(d *history.Delivery) { d.Status = test.before })}))
+			again := delivered("k2", "aaa", func(d *history.Delivery) { d.Status, d.Resumes = test.after, true })
+			if test.change != nil {
+				test.change(&again)
+			}
+			for range 2 {
+				ok(t, db.KeepDeliveries(ctx, []history.Delivery{again}))
+			}
+			var got []string
+			for _, d := range must(db.Deliveries(ctx, DeliveryFilter{}))(t) {
+				got = append(got, fmt.Sprint(d.ID, " ", d.Status))
+			}
+			diff(t, "deliveries", got, test.want)
+		})
+	}
+}
+
 func TestDeliveriesAreFiltered(t *testing.T) {
 	db := newDB(t)
 	ctx := t.Context()
