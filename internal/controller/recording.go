@@ -376,7 +376,7 @@ func (h *helmReleases) recordResult(p *helmPass, a *acting, failed error) {
 	h.tellDelivery(r)
 }
 
-// recordParting tells, once, that an app is deleted with its objects.
+// recordParting tells, once, that an app is deleted, and which of its objects are with it.
 func (a *apps) recordParting(p *pass) {
 	st := p.st
 	if !a.recordsHistory() || st.parted {
@@ -386,7 +386,11 @@ func (a *apps) recordParting(p *pass) {
 	a.endsDelivery(st, history.Superseded)
 	p.req.Snapshot.Revision = a.reg.standOf(p.app.ID).applied
 	r := newRecording(p, occasion{trigger: history.BySpec}, a.now())
-	for _, ref := range st.mem.Inventory.Refs() {
+	for _, ref := range st.deleted {
+		if r.had[ref] {
+			continue
+		}
+		r.had[ref] = true
 		r.d.Changes = append(r.d.Changes, history.Change{Object: objectOf(ref), Verb: string(delivery.Delete)})
 	}
 	r.d.Objects, r.d.Previous = len(r.d.Changes), ""
