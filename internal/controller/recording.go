@@ -44,14 +44,16 @@ type occasion struct {
 // recordsHistory tells whether anybody keeps a history.
 func (a *apps) recordsHistory() bool { return a.history != nil }
 
-// beginsDelivery tells that a delivery begins, or goes on after a failure. What is under way to something else is superseded.
+// beginsDelivery tells that a delivery begins, or goes on after a failure, unless that is for another reason or since a person has asked for it.
+// What is under way to something else is superseded.
 func (a *apps) beginsDelivery(p *pass, o occasion) {
 	if !a.recordsHistory() {
 		return
 	}
 	st, rev := p.st, p.req.Snapshot.Revision
 	r := st.recording
-	if r != nil && !r.done && r.d.Revision == rev.String() {
+	other := r != nil && r.d.Status == history.Failed && (o.actor != "" || o.trigger != "" && o.trigger != r.d.Trigger)
+	if r != nil && !r.done && r.d.Revision == rev.String() && !other {
 		r.d.Status, r.d.Message, r.d.Finished = history.Running, "", time.Time{}
 		a.tellDelivery(r)
 		return
