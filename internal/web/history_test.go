@@ -110,3 +110,9 @@ func TestHistoryReaders(t *testing.T) {
 		}
 	}
 }
+
+func TestHistoryPages(t *testing.T) {
+	if got := []int{pageOf(0), pageOf(7), pageOf(1000)}; got[0] != 20 || got[1] != 7 || got[2] != HistoryPage {
+		t.Errorf("pages have %v rows", got)
+	}
+}
