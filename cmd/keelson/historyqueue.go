@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,7 +23,9 @@ type historyStore interface {
 // What waits to be kept is bounded: beyond it is dropped, and counted.
 const (
 	historyWaiting = 10_000   // deliveries, and as many repairs
-	historyBytes   = 32 << 20 // of the fields of both
+	historyBytes   = 32 << 20 // of both: beyond, what has changed is told without its fields
+	historyMost    = 48 << 20 // … and beyond that not at all
+	historyChanges = 1000     // of a delivery
 	historyBatch   = 200      // are written at once
 	historyPause   = time.Second
 	historyClosing = 5 * time.Second // to write what waits at the end
@@ -91,17 +94,31 @@ func (q *historyQueue) Delivery(d history.Delivery) {
 
 // add takes in a delivery. The caller holds the lock.
 func (q *historyQueue) add(d history.Delivery) {
+	var before []history.Change
+	was, waits := q.deliveries[d.Key]
+	if waits {
+		before = was.Changes
+	}
+	if room := max(historyChanges-len(before), 0); len(d.Changes) > room { // the store keeps no more either
+		d.Changes = slices.Clone(d.Changes[:room])
+	}
 	size := sizeOf(d.Changes)
 	if q.bytes+size > historyBytes { // that it was delivered matters more than what has changed
-		telemetry.HistoryDropped.WithLabelValues("fields").Inc()
-		for i := range d.Changes {
-			d.Changes[i].More += len(d.Changes[i].Fields)
+		dropped := false
+		for i, c := range d.Changes {
+			dropped = dropped || len(c.Fields) > 0
+			d.Changes[i].More += len(c.Fields)
 			d.Changes[i].Fields = nil
 		}
-		size = 0
+		if size = sizeOf(d.Changes); q.bytes+size > historyMost {
+			d.Changes, size, dropped = nil, 0, true
+		}
+		if dropped {
+			telemetry.HistoryDropped.WithLabelValues("fields").Inc()
+		}
 	}
-	if was, waits := q.deliveries[d.Key]; waits {
-		d.Changes = append(was.Changes, d.Changes...)
+	if waits {
+		d.Changes = append(before, d.Changes...)
 		*was = d
 		q.bytes += size
 		return
@@ -115,16 +132,25 @@ func (q *historyQueue) add(d history.Delivery) {
 	q.bytes += size
 }
 
+// What a change and a field have besides their texts, in bytes.
+const changeSize, fieldSize = 200, 60
+
 func sizeOf(changes []history.Change) (size int) {
 	for _, c := range changes {
-		size += fieldSize(c.Fields)
+		size += sizeOfObject(c.Object) + sizeOfFields(c.Fields)
 	}
 	return size
 }
 
-func fieldSize(fields []history.Field) (size int) {
+func sizeOfRepair(r history.Repair) int { return sizeOfObject(r.Object) + sizeOfFields(r.Fields) }
+
+func sizeOfObject(o history.Object) int {
+	return changeSize + len(o.Group) + len(o.Kind) + len(o.Namespace) + len(o.Name)
+}
+
+func sizeOfFields(fields []history.Field) (size int) {
 	for _, f := range fields {
-		size += len(f.Path) + len(f.Before) + len(f.After)
+		size += fieldSize + len(f.Path) + len(f.Before) + len(f.After)
 	}
 	return size
 }
@@ -133,8 +159,8 @@ func fieldSize(fields []history.Field) (size int) {
 func (q *historyQueue) Repair(r history.Repair) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	size := fieldSize(r.Fields)
-	if len(q.repairs) >= historyWaiting || q.bytes+size > historyBytes {
+	size := sizeOfRepair(r)
+	if len(q.repairs) >= historyWaiting || q.bytes+size > historyMost {
 		telemetry.HistoryDropped.WithLabelValues("repair").Inc()
 		return
 	}
@@ -165,7 +191,7 @@ func (q *historyQueue) take() (deliveries []history.Delivery, repairs []history.
 	n = min(len(q.repairs), historyBatch)
 	repairs = append(repairs, q.repairs[:n]...)
 	for _, r := range repairs {
-		q.bytes -= fieldSize(r.Fields)
+		q.bytes -= sizeOfRepair(r)
 	}
 	q.repairs = append([]history.Repair(nil), q.repairs[n:]...)
 	return deliveries, repairs
@@ -190,7 +216,7 @@ func (q *historyQueue) back(deliveries []history.Delivery, repairs []history.Rep
 	}
 	q.repairs = repairs
 	for _, r := range repairs {
-		q.bytes += fieldSize(r.Fields)
+		q.bytes += sizeOfRepair(r)
 	}
 }
 

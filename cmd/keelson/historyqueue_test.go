@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -117,7 +118,7 @@ func TestHistoryNeverWaitsForADatabaseThatHangs(t *testing.T) {
 	q.mu.Lock()
 	waiting, bytes := len(q.order), q.bytes
 	q.mu.Unlock()
-	if waiting > historyWaiting || bytes > historyBytes {
+	if waiting > historyWaiting || bytes > historyMost {
 		t.Errorf("%d deliveries wait, with %d bytes", waiting, bytes)
 	}
 	if n := testutil.ToFloat64(telemetry.HistoryDropped.WithLabelValues("delivery")) - before; n < more {
@@ -139,6 +140,38 @@ func TestHistoryNeverWaitsForADatabaseThatHangs(t *testing.T) {
 		if d.Status != history.Succeeded || len(d.Changes) == 0 {
 			t.Fatalf("%s is kept as %s with %d changes", key, d.Status, len(d.Changes))
 		}
+	}
+}
+
+// However many objects a delivery changes, what waits of it is bounded.
+func TestHistoryOfManyObjectsIsBounded(t *testing.T) {
+	q := newHistoryQueue(slog.New(slog.DiscardHandler)) // without a store
+	var many []history.Change
+	for i := range 3 * historyChanges {
+		many = append(many, history.Change{Object: history.Object{Kind: "ConfigMap", Name: fmt.Sprint("an-object-with-a-name-", i)}, Verb: "create"})
+	}
+	for i := range 1000 {
+		q.Delivery(history.Delivery{Key: fmt.Sprint(i % 500), Status: history.Running, Changes: slices.Clone(many), Objects: len(many)})
+	}
+	q.mu.Lock()
+	size := 0
+	for _, d := range q.deliveries {
+		if size += sizeOf(d.Changes); len(d.Changes) > historyChanges || d.Objects != len(many) {
+			t.Fatalf("%d of %d changes wait", len(d.Changes), d.Objects)
+		}
+	}
+	if size != q.bytes || size > historyMost || size < historyMost/2 || len(q.order) != 500 {
+		t.Errorf("%d bytes of %d deliveries wait, counted as %d", size, len(q.order), q.bytes)
+	}
+	q.mu.Unlock()
+	q.take()
+	q.take()
+	if _, _ = q.take(); q.bytes != 0 {
+		t.Errorf("%d bytes wait of nothing", q.bytes)
+	}
+	q.stop()
+	if err := q.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -210,5 +243,17 @@ func TestTimeSaid(t *testing.T) {
 		if got := at.Format(time.RFC3339); err == nil && got != want || (err != nil) != (want == "") {
 			t.Errorf("%q: %s, %v, want %q", said, got, err, want)
 		}
+	}
+}
+
+func TestLogPages(t *testing.T) {
+	var asked []string
+	l := &logReader{opts: logOptions{limit: 230}}
+	err := l.pages(url.Values{"app": {"x"}}, func(q url.Values) (int64, error) {
+		asked = append(asked, q.Encode())
+		return int64(1000 - len(asked)), nil
+	})
+	if want := []string{"app=x&limit=100", "app=x&before=999&limit=100", "app=x&before=998&limit=30"}; err != nil || !slices.Equal(asked, want) {
+		t.Errorf("it asks %q, want %q: %v", asked, want, err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -69,7 +70,7 @@ func (o logOptions) filters(ctx context.Context, g *global, now time.Time) (deli
 		}
 	}
 	wants := func(kind string) bool { return len(o.only) == 0 || slices.Contains(o.only, kind) }
-	q := url.Values{"limit": {strconv.Itoa(max(1, min(o.limit, 1000)))}}
+	q := url.Values{}
 	if o.since != "" {
 		since, err := timeSaid(o.since, now)
 		if err != nil {
@@ -157,25 +158,47 @@ type logReader struct {
 	err                 error
 }
 
+// pages asks for as many rows as are wanted, page by page; page gives where the next one begins, 0: nowhere.
+func (l *logReader) pages(q url.Values, page func(url.Values) (next int64, err error)) error {
+	q = maps.Clone(q)
+	for left := max(1, min(l.opts.limit, 1000)); left > 0; left -= web.HistoryPage {
+		q.Set("limit", strconv.Itoa(min(left, web.HistoryPage)))
+		next, err := page(q)
+		if err != nil || next == 0 {
+			return err
+		}
+		q.Set("before", strconv.FormatInt(next, 10))
+	}
+	return nil
+}
+
 // read gives the last entries, the newest first.
 func (l *logReader) read(ctx context.Context) ([]logEntry, error) {
 	all := []logEntry{}
 	if l.deliveries != nil {
-		var list web.DeliveryList
-		if _, err := l.g.callAPI(ctx, http.MethodGet, web.PipelinesPath+"deliveries?"+l.deliveries.Encode(), nil, &list); err != nil {
+		err := l.pages(l.deliveries, func(q url.Values) (next int64, err error) {
+			var list web.DeliveryList
+			_, err = l.g.callAPI(ctx, http.MethodGet, web.PipelinesPath+"deliveries?"+q.Encode(), nil, &list)
+			for i, d := range list.Deliveries {
+				all = append(all, logEntry{Time: d.Began, Kind: "delivery", Delivery: &list.Deliveries[i]})
+			}
+			return list.Next, err
+		})
+		if err != nil {
 			return nil, err
-		}
-		for i, d := range list.Deliveries {
-			all = append(all, logEntry{Time: d.Began, Kind: "delivery", Delivery: &list.Deliveries[i]})
 		}
 	}
 	if l.repairs != nil {
-		var list web.RepairList
-		if _, err := l.g.callAPI(ctx, http.MethodGet, web.PipelinesPath+"repairs?"+l.repairs.Encode(), nil, &list); err != nil {
+		err := l.pages(l.repairs, func(q url.Values) (next int64, err error) {
+			var list web.RepairList
+			_, err = l.g.callAPI(ctx, http.MethodGet, web.PipelinesPath+"repairs?"+q.Encode(), nil, &list)
+			for i, r := range list.Repairs {
+				all = append(all, logEntry{Time: r.Repaired, Kind: "repair", Repair: &list.Repairs[i]})
+			}
+			return list.Next, err
+		})
+		if err != nil {
 			return nil, err
-		}
-		for i, r := range list.Repairs {
-			all = append(all, logEntry{Time: r.Repaired, Kind: "repair", Repair: &list.Repairs[i]})
 		}
 	}
 	if l.pipelines {

@@ -208,8 +208,9 @@ func (a *apps) uninstall(ctx context.Context, p *pass) (going []delivery.Ref, wa
 	}
 	defer done()
 	a.arrive(p)
-	going, waiting, err = p.st.target.engine.Uninstall(ctx, p.app, &p.st.mem, a.now())
+	deleted, going, waiting, err := p.st.target.engine.Uninstall(ctx, p.app, &p.st.mem, a.now())
 	err = p.st.explain(err)
+	p.st.deleted = append(p.st.deleted, deleted...)
 	if err == nil && !waiting {
 		a.recordParting(p)
 	}

@@ -44,21 +44,30 @@ type occasion struct {
 // recordsHistory tells whether anybody keeps a history.
 func (a *apps) recordsHistory() bool { return a.history != nil }
 
-// beginsDelivery tells that a delivery begins, or goes on after a failure. What is under way to something else is superseded.
+// beginsDelivery tells that a delivery begins, or goes on after a failure, unless that is for another reason or since a person has asked for it.
+// What is under way to something else is superseded.
 func (a *apps) beginsDelivery(p *pass, o occasion) {
 	if !a.recordsHistory() {
 		return
 	}
 	st, rev := p.st, p.req.Snapshot.Revision
 	r := st.recording
-	if r != nil && !r.done && r.d.Revision == rev.String() {
+	other := r != nil && r.d.Status == history.Failed && (o.actor != "" || o.trigger != "" && o.trigger != r.d.Trigger)
+	if r != nil && !r.done && r.d.Revision == rev.String() && !other {
 		r.d.Status, r.d.Message, r.d.Finished = history.Running, "", time.Time{}
 		a.tellDelivery(r)
 		return
 	}
 	a.endsDelivery(st, history.Superseded)
-	st.recording = newRecording(p, o, a.now())
+	st.recording = a.resumes(p, o)
 	a.tellDelivery(st.recording)
+}
+
+// resumes begins to record a delivery. The first one of a process may be one that a process before has recorded.
+func (a *apps) resumes(p *pass, o occasion) *recording {
+	r := newRecording(p, o, a.now())
+	r.d.Resumes, p.st.recorded = !p.st.recorded, true
+	return r
 }
 
 // endsDelivery ends what is under way, if anything is.
@@ -129,7 +138,7 @@ func (a *apps) carriedOut(p *pass, results []apply.Result, secrets *redact.Redac
 			continue
 		}
 		if p.st.recording == nil || p.st.recording.done { // as when it is told what becomes of an app that is deleted
-			p.st.recording = newRecording(p, o, a.now())
+			p.st.recording = a.resumes(p, o)
 		}
 		r := p.st.recording
 		if !r.had[c.Ref] {
@@ -232,7 +241,7 @@ func (a *apps) concludeDelivery(p *pass, out delivery.Outcome, previous delivery
 				return
 			}
 			a.endsDelivery(st, history.Superseded)
-			r = newRecording(p, occasion{previous: previous}, a.now())
+			r = a.resumes(p, occasion{previous: previous})
 			st.recording = r
 		}
 		if r.d.Message != out.Message || r.d.Status != history.Failed {
@@ -369,7 +378,7 @@ func (h *helmReleases) recordResult(p *helmPass, a *acting, failed error) {
 	h.tellDelivery(r)
 }
 
-// recordParting tells, once, that an app is deleted with its objects.
+// recordParting tells, once, that an app is deleted, and which of its objects are with it.
 func (a *apps) recordParting(p *pass) {
 	st := p.st
 	if !a.recordsHistory() || st.parted {
@@ -379,7 +388,11 @@ func (a *apps) recordParting(p *pass) {
 	a.endsDelivery(st, history.Superseded)
 	p.req.Snapshot.Revision = a.reg.standOf(p.app.ID).applied
 	r := newRecording(p, occasion{trigger: history.BySpec}, a.now())
-	for _, ref := range st.mem.Inventory.Refs() {
+	for _, ref := range st.deleted {
+		if r.had[ref] {
+			continue
+		}
+		r.had[ref] = true
 		r.d.Changes = append(r.d.Changes, history.Change{Object: objectOf(ref), Verb: string(delivery.Delete)})
 	}
 	r.d.Objects, r.d.Previous = len(r.d.Changes), ""

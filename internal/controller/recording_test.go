@@ -145,6 +145,21 @@ func TestDeliveriesAreRecorded(t *testing.T) {
 		`spec  "Remove" by ann: succeeded Healthy, update ConfigMap a (metadata.labels.team  → red)`, `spec  "" by : succeeded, delete ConfigMap a`)
 }
 
+// TestPartingsAreRecorded: what stays where an app is deleted is not recorded as deleted.
+func TestPartingsAreRecorded(t *testing.T) {
+	w := newWorld(t)
+	d := w.keepsDiary()
+	w.app("app", "")
+	kept := strings.Replace(w.configMap("kept", "one"), "metadata: {", "metadata: {annotations: {kustomize.toolkit.fluxcd.io/prune: disabled}, ", 1)
+	w.ready("app", w.push(map[string]string{"app/a.yaml": w.configMap("a", "one"), "app/kept.yaml": kept}))
+	begun := `commit  "test" by test: succeeded Healthy, create ConfigMap a, create ConfigMap kept`
+	w.recorded(d, w.ns, "app", begun)
+	w.must(w.client.Delete(w.ctx, w.kustomization("app")))
+	w.gone("app")
+	w.recorded(d, w.ns, "app", begun, `spec  "" by : succeeded, delete ConfigMap a`)
+	w.value("kept", "one")
+}
+
 // TestRepairsAreRecorded: which fields, as they were found, and whose they were.
 func TestRepairsAreRecorded(t *testing.T) {
 	w := newWorld(t)

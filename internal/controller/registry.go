@@ -80,9 +80,11 @@ type appState struct {
 	awaits    time.Time // since when it waits for news of an app that it depends on; zero: it does not
 	way       string    // what says how the other cluster is reached, for people: "Secret/far"
 
-	asked     bool       // a person has asked for what is under way
-	parted    bool       // that it was deleted was told
-	recording *recording // the delivery under way, or one that is not known to be healthy yet; nil: there is none
+	asked     bool           // a person has asked for what is under way
+	parted    bool           // that it was deleted was told
+	deleted   []delivery.Ref // of its objects, since it is deleted itself
+	recorded  bool           // a delivery was recorded since this process began
+	recording *recording     // the delivery under way, or one that is not known to be healthy yet; nil: there is none
 
 	helm *helmState // of a HelmRelease
 

@@ -575,12 +575,12 @@ func sentReplicas(r apply.Result) int64 {
 // Intent is the inventory that must be in the cluster before the plan is begun: what is owned and what is about to be.
 func Intent(mem *Memory, p delivery.Plan) delivery.Inventory { return mem.Inventory.Union(p.Inventory) }
 
-// Uninstall deletes what an app owns, and tells what of it is on its way out and still there. waiting: what is there is not known
-// yet. The app is told through Live when it is, and when something is gone.
-func (e *Engine) Uninstall(ctx context.Context, app delivery.App, mem *Memory, now time.Time) (going []delivery.Ref, waiting bool, err error) {
+// Uninstall deletes what an app owns, and tells what it has deleted now, and what is on its way out and still there. waiting: what is there is
+// not known yet. The app is told through Live when it is, and when something is gone.
+func (e *Engine) Uninstall(ctx context.Context, app delivery.App, mem *Memory, now time.Time) (deleted, going []delivery.Ref, waiting bool, err error) {
 	synced, err := e.watch(app.ID, mem.Inventory)
 	if err != nil || !synced {
-		return nil, true, err
+		return nil, nil, true, err
 	}
 	app.Prune, app.Guard = true, delivery.Guard{AllowEmpty: true, MaxPrunePercent: 100}
 	if app.Sync != nil && app.Propagation != "" {
@@ -591,7 +591,7 @@ func (e *Engine) Uninstall(ctx context.Context, app delivery.App, mem *Memory, n
 	p := e.plan(ctx, Request{App: app, Now: now}, plan.Input{}, mem)
 	user, err := e.Cluster.As(app.Account())
 	if err != nil {
-		return nil, false, err
+		return nil, nil, false, err
 	}
 	for _, stage := range p.Stages {
 		for _, r := range apply.Stage(ctx, user, stage) {
@@ -601,6 +601,9 @@ func (e *Engine) Uninstall(ctx context.Context, app delivery.App, mem *Memory, n
 				continue
 			}
 			e.Live.Deleted(r.Change.Ref, r.Change.UID)
+			if r.Change.Verb.Deletes() {
+				deleted = append(deleted, r.Change.Ref)
+			}
 		}
 		if err != nil { // the rights go last, and only once nothing is left that needs them
 			break
@@ -611,5 +614,5 @@ func (e *Engine) Uninstall(ctx context.Context, app delivery.App, mem *Memory, n
 			going = append(going, ref)
 		}
 	}
-	return going, false, err
+	return deleted, going, false, err
 }

@@ -115,7 +115,7 @@ func Decide(q Question, e Evidence) Answer {
 	}
 	switch {
 	case q.Field == "" || a.What == deleted:
-	case a.What == created:
+	case a.What == created && len(a.Fields) == 0:
 		a.Note = "the field has not changed since the object was made"
 	case len(a.Fields) == 0:
 		a.Note = "which fields were changed then is not known; this one may be among them"

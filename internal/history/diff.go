@@ -17,6 +17,9 @@ const (
 	maxDepth  = 60  // of an object's parts: deeper ones are compared as a whole
 )
 
+// hidden stands where a whole value was that may be a secret: redact's mask.
+const hidden = "**REDACTED**"
+
 // serverFields are what only the API server writes, or a tool about itself: they are nobody's change.
 var serverFields = map[string]bool{
 	"metadata.creationTimestamp": true, "metadata.generation": true, "metadata.managedFields": true, "metadata.resourceVersion": true,
@@ -29,7 +32,8 @@ var serverFields = map[string]bool{
 // Diff gives the fields that differ between an object before and after, in the order of their paths, and how many more there are than
 // [MaxFields]. What only the API server writes does not count. Items of lists are told apart by their name where all have one, else by
 // their place; a list without names that has become longer or shorter is one field. Values go through mask (nil: as they are), and are then
-// cut to [MaxValue]. The values of Secrets have to be masked before: secret says that they were.
+// cut to [MaxValue]. Where mask changes one value of a field, the other one is left out as a whole: a secret that is another one since then is
+// not known to mask any more. The values of Secrets have to be masked before: secret says that they were.
 func Diff(before, after map[string]any, secret bool, mask func(string) string) (fields []Field, more int) {
 	if mask == nil {
 		mask = func(s string) string { return s }
@@ -153,21 +157,36 @@ func (d *differ) add(path string, was, is any) {
 		d.more++
 		return
 	}
-	d.fields = append(d.fields, Field{Path: cut(path, MaxValue), Before: cut(d.text(was), MaxValue), After: cut(d.text(is), MaxValue), Secret: d.secret})
+	before, a := d.text(was)
+	after, b := d.text(is)
+	if b && before != "" {
+		before = hidden
+	}
+	if a && !b && after != "" {
+		after = hidden
+	}
+	d.fields = append(d.fields, Field{Path: cut(path, MaxValue), Before: cut(before, MaxValue), After: cut(after, MaxValue), Secret: d.secret})
 }
 
-// text is a value as people read it: a text as it is (an empty one as ""), what has parts as JSON; none is empty.
-func (d *differ) text(v any) string {
+// text is a value as people read it: a text as it is (an empty one as ""), what has parts as JSON; none is empty. hides tells that the mask has
+// changed it.
+func (d *differ) text(v any) (text string, hides bool) {
 	switch v := v.(type) {
 	case nil:
-		return ""
+		return "", false
 	case string:
 		if v == "" {
-			return `""`
+			return `""`, false
 		}
-		return strings.ToValidUTF8(d.mask(v), "\uFFFD")
+		masked := d.mask(v)
+		return strings.ToValidUTF8(masked, "\uFFFD"), masked != v
 	}
-	v = d.masked(v)
+	whole, masked := asJSON(v), asJSON(d.masked(v))
+	masked = d.mask(masked) // keys and numbers too
+	return masked, masked != whole
+}
+
+func asJSON(v any) string {
 	b, err := json.Marshal(v)
 	if err != nil { // it came as JSON
 		return fmt.Sprint(v)

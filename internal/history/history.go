@@ -9,6 +9,7 @@
 package history
 
 import (
+	"slices"
 	"strings"
 	"time"
 )
@@ -81,6 +82,30 @@ type Change struct {
 	More   int     `json:"more,omitempty"` // fields that are left out, as there are too many
 }
 
+// Merge gives what was done to an object by this change and then by another one: a field is what it was before the first of them, and after the
+// last one. What was made stays made where it was only changed since. There are at most [MaxFields].
+func (c Change) Merge(next Change) Change {
+	out := Change{Object: c.Object, Verb: next.Verb, Fields: slices.Clone(c.Fields), More: max(c.More, next.More)}
+	if what(c) == created && what(next) == changed {
+		out.Verb = c.Verb
+	}
+	at := make(map[string]int, len(c.Fields))
+	for i, f := range c.Fields {
+		at[f.Path] = i
+	}
+	for _, f := range next.Fields {
+		switch i, known := at[f.Path]; {
+		case known:
+			out.Fields[i].After, out.Fields[i].Secret = f.After, out.Fields[i].Secret || f.Secret
+		case len(out.Fields) >= MaxFields:
+			out.More++
+		default:
+			out.Fields = append(out.Fields, f)
+		}
+	}
+	return out
+}
+
 // Commit is what a commit says about itself.
 type Commit struct {
 	SHA          string    `json:"sha,omitempty"`
@@ -96,6 +121,8 @@ type Commit struct {
 type Delivery struct {
 	ID  int64  `json:"id"`
 	Key string `json:"-"` // of whoever records it: what is told with the same key is the same delivery
+	// Resumes says that a process before may have told of it with another key.
+	Resumes bool `json:"-"`
 
 	App         App    `json:"app"`
 	Environment string `json:"environment,omitempty"`

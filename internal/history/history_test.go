@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"keelson.dev/keelson/internal/redact"
 )
 
 func diff(t *testing.T, what string, got, want any) {
@@ -68,8 +70,11 @@ func TestDiff(t *testing.T) {
 		"the server's": {
 			`{"metadata":{"generation":1,"resourceVersion":"1","managedFields":[]},"status":{"x":1}}`, `{"metadata":{"generation":2,"resourceVersion":"2"},"status":{"x":2}}`, nil,
 		},
-		"masked": {`{"a":"has s3cret!"}`, `{"a":["s3cret"]}`, []string{`a: has ***! → ["***"]`}},
-		"long":   {`{"a":"x"}`, `{"a":"` + strings.Repeat("s3cret", 200) + `"}`, []string{"a: x → " + strings.Repeat("*", 297) + "…"}},
+		"masked":            {`{"a":"has s3cret!"}`, `{"a":["s3cret"]}`, []string{`a: ` + hidden + ` → ["***"]`}},
+		"rotated":           {`{"a":"pw=old","b":["old"]}`, `{"a":"pw=s3cret","b":["x","s3cret"]}`, []string{"a: " + hidden + " → pw=***", `b: ` + hidden + ` → ["x","***"]`}},
+		"put right":         {`{"a":"pw=s3cret"}`, `{"a":"pw=old"}`, []string{"a: pw=*** → " + hidden}},
+		"a secret is added": {`{"a":""}`, `{"a":"s3cret","b":"s3cret"}`, []string{"a: " + hidden + " → ***", "b:  → ***"}},
+		"long":              {`{"a":"x"}`, `{"a":"` + strings.Repeat("s3cret", 200) + `"}`, []string{"a: " + hidden + " → " + strings.Repeat("*", 297) + "…"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			fields, more := Diff(object(t, test.before), object(t, test.after), false, func(s string) string { return strings.ReplaceAll(s, "s3cret", "***") })
@@ -81,6 +86,9 @@ func TestDiff(t *testing.T) {
 			diff(t, "more", more, 0)
 		})
 	}
+	diff(t, "the mask", hidden, redact.Mask)
+	fields, _ := Diff(map[string]any{"a": int64(1111)}, map[string]any{"a": int64(2222)}, false, redact.New("2222").Text)
+	diff(t, "a number", fields, []Field{{Path: "a", Before: redact.Mask, After: redact.Mask}})
 	many := map[string]any{}
 	for i := range 3 * MaxFields {
 		many[fmt.Sprint("k", i)] = "v"

@@ -41,7 +41,7 @@ func scanDelivery(d *history.Delivery, scan func(...any) error) error {
 
 // KeepDeliveries keeps deliveries as they are now, all of them or none: those that are known by their keys anew, others for the first time.
 // A delivery that is still running when another one of its app begins is superseded, unless it is to the same revision: then it goes
-// on under the new key, as after a restart. Texts are cut, and objects left out, where there are too many.
+// on under the new key, as after a restart. So does the newest one of its app if it has failed, and the other one resumes it. Texts are cut, and objects left out, where there are too many.
 func (db *DB) KeepDeliveries(ctx context.Context, all []history.Delivery) error {
 	doing := fmt.Sprintf("keep %d deliveries", len(all))
 	for _, d := range all {
@@ -71,15 +71,23 @@ func (t *tx) knownDelivery(d *history.Delivery, now time.Time) (id int64, err er
 	var same, others []int64
 	err = t.each(func(scan func(...any) error) error {
 		var id int64
-		var revision, previous string
-		err := scan(&id, &revision, &previous)
-		if revision == d.Revision && d.Status == history.Running {
+		var revision, trigger, actor, status string
+		err := scan(&id, &revision, &trigger, &actor, &status)
+		goesOn := revision == d.Revision && (d.Actor == "" || actor == text(d.Actor))
+		if status == history.Running {
+			goesOn = goesOn && (d.Resumes || d.Status == history.Running)
+		} else { // the newest one, as it ended
+			goesOn = goesOn && d.Resumes && d.Actor == "" && actor == "" && status == history.Failed && trigger == d.Trigger
+		}
+		switch {
+		case goesOn:
 			same = append(same, id)
-		} else {
+		case status == history.Running:
 			others = append(others, id)
 		}
 		return err
-	}, `SELECT id, revision, previous FROM deliveries WHERE app = ? AND status = 'running' ORDER BY id DESC`, d.App.String())
+	}, `SELECT id, revision, caused_by, actor, status FROM deliveries
+		WHERE app = ? AND (status = 'running' OR id = (SELECT max(id) FROM deliveries WHERE app = ?)) ORDER BY id DESC`, d.App.String(), d.App.String())
 	if err != nil {
 		return 0, err
 	}
@@ -130,7 +138,7 @@ func (t *tx) putDelivery(d *history.Delivery, now time.Time) error {
 	return t.putChanges(id, d.Changes)
 }
 
-// putChanges keeps what was done to objects. What is there already stays: it is of a process before.
+// putChanges keeps what was done to objects. What is there already stays, and what was done to the same objects since is added to it.
 func (t *tx) putChanges(delivery int64, changes []history.Change) error {
 	if len(changes) == 0 {
 		return nil
@@ -150,27 +158,54 @@ func (t *tx) putChanges(delivery int64, changes []history.Change) error {
 		return err
 	}
 	for _, c := range changes {
+		if number, known := have[c.Group+" "+c.Object.String()]; known {
+			if size, err = t.mergeChange(delivery, number, c, size); err != nil {
+				return err
+			}
+			continue
+		}
+		if next >= changesKept {
+			continue
+		}
 		fields, err := fieldsJSON(c.Fields)
 		if err != nil {
 			return err
 		}
-		more := c.More
-		if size += len(fields); size > changesBytes {
-			fields, more = "", more+len(c.Fields)
+		if size+len(fields) > changesBytes {
+			fields, c.More = "", c.More+len(c.Fields)
 		}
-		if number, known := have[c.Group+" "+c.Object.String()]; known {
-			err = t.exec(`UPDATE delivery_objects SET verb = ?, fields = ?, more = ? WHERE delivery = ? AND number = ?`, c.Verb, fields, more, delivery, number)
-		} else if next < changesKept {
-			err = t.exec(`INSERT INTO delivery_objects (delivery, number, name, kind_key, namespace, api_group, kind, verb, fields, more) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-				delivery, next, text(c.Name), strings.ToLower(text(c.Kind)), text(c.Namespace), text(c.Group), text(c.Kind), c.Verb, fields, more)
-			have[c.Group+" "+c.Object.String()] = next
-			next++
-		}
+		size += len(fields)
+		err = t.exec(`INSERT INTO delivery_objects (delivery, number, name, kind_key, namespace, api_group, kind, verb, fields, more) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			delivery, next, text(c.Name), strings.ToLower(text(c.Kind)), text(c.Namespace), text(c.Group), text(c.Kind), c.Verb, fields, c.More)
 		if err != nil {
 			return err
 		}
+		have[c.Group+" "+c.Object.String()] = next
+		next++
 	}
 	return nil
+}
+
+// mergeChange adds what was done to an object since to what is kept of it. size is what the delivery's fields have, before and after.
+func (t *tx) mergeChange(delivery, number int64, c history.Change, size int) (int, error) {
+	var was history.Change
+	var old string
+	if err := t.row(`SELECT verb, fields, more FROM delivery_objects WHERE delivery = ? AND number = ?`, delivery, number).Scan(&was.Verb, &old, &was.More); err != nil {
+		return size, err
+	}
+	if err := scanChange(&was, old); err != nil {
+		return size, err
+	}
+	merged := was.Merge(c)
+	fields, err := fieldsJSON(merged.Fields)
+	if err != nil {
+		return size, err
+	}
+	if len(fields) > len(old) && size-len(old)+len(fields) > changesBytes { // what is there stays
+		fields, merged.More = old, merged.More+len(merged.Fields)-len(was.Fields)
+	}
+	return size - len(old) + len(fields), t.exec(`UPDATE delivery_objects SET verb = ?, fields = ?, more = ? WHERE delivery = ? AND number = ?`,
+		merged.Verb, fields, merged.More, delivery, number)
 }
 
 func fieldsJSON(fields []history.Field) (string, error) {

@@ -52,6 +52,46 @@ func TestDeliveries(t *testing.T) {
 	refused(t, db.KeepDeliveries(ctx, []history.Delivery{{Key: "x", App: shop}}), nil, "status")
 }
 
+// What is done to an object more than once is all kept: as it was before the first time, and after the last one.
+func TestChangesOfOneObjectAreMerged(t *testing.T) {
+	db := newDB(t)
+	ctx := t.Context()
+	field := func(path, before, after string) history.Field {
+		return history.Field{Path: path, Before: before, After: after}
+	}
+	made := changed("ConfigMap", "new")
+	made.Verb = "create"
+	for _, changes := range [][]history.Change{
+		{changed("Deployment", "web", field("image", "1", "2"), field("env", "a", "b")), made},
+		{changed("Deployment", "web", field("image", "2", "3"), field("replicas", "1", "2")), changed("ConfigMap", "new", field("x", "1", "2"))},
+		{changed("Deployment", "web")},
+	} {
+		ok(t, db.KeepDeliveries(ctx, []history.Delivery{delivered("k", "aaa", func(d *history.Delivery) { d.Changes = changes })}))
+	}
+	made.Fields = []history.Field{field("x", "1", "2")}
+	diff(t, "changes", must(db.Delivery(ctx, 1))(t).Changes,
+		[]history.Change{changed("Deployment", "web", field("image", "1", "3"), field("env", "a", "b"), field("replicas", "1", "2")), made})
+
+	large := strings.Repeat("x", changesBytes-1000) // of all that may be kept
+	ok(t, db.KeepDeliveries(ctx, []history.Delivery{delivered("k", "aaa", func(d *history.Delivery) {
+		d.Changes = []history.Change{changed("ConfigMap", "large", field("a", "", large)), changed("Deployment", "web", field("more", "", large))}
+	})}))
+	var many []history.Field
+	for i := range 2 * history.MaxFields {
+		many = append(many, field(fmt.Sprint("f", i), "", ""))
+	}
+	ok(t, db.KeepDeliveries(ctx, []history.Delivery{delivered("k2", "bbb", func(d *history.Delivery) {
+		d.Changes = []history.Change{changed("ConfigMap", "many", many[:30]...), changed("ConfigMap", "many", many...)}
+	})}))
+	got := must(db.Delivery(ctx, 1))(t).Changes
+	if len(got) != 3 || len(got[0].Fields) != 3 || got[0].More != 1 || len(got[2].Fields) != 1 {
+		t.Errorf("%d changes, the first one has %d fields and %d more", len(got), len(got[0].Fields), got[0].More)
+	}
+	if c := must(db.Delivery(ctx, 2))(t).Changes[0]; len(c.Fields) != history.MaxFields || c.More != history.MaxFields {
+		t.Errorf("%d fields and %d more", len(c.Fields), c.More)
+	}
+}
+
 // What is running when its app goes elsewhere has ended; what is begun again after a restart goes on.
 func TestDeliveriesAreSuperseded(t *testing.T) {
 	db := newDB(t)
@@ -67,6 +107,45 @@ func TestDeliveriesAreSuperseded(t *testing.T) {
 		got = append(got, fmt.Sprintf("%d %s %s %d", d.ID, d.SHA, d.Status, len(d.Changes)))
 	}
 	diff(t, "deliveries", got, []string{"2 bbb running 0", "1 aaa superseded 2"})
+}
+
+// What has failed is not another delivery after each restart; what somebody else begins is, and what begins anew after it.
+func TestFailedDeliveriesGoOnAfterARestart(t *testing.T) {
+	for name, test := range map[string]struct {
+		before, after string // statuses
+		change        func(*history.Delivery)
+		want          []string
+	}{
+		"still fails":    {history.Failed, history.Failed, nil, []string{"1 failed"}},
+		"is tried again": {history.Failed, history.Running, nil, []string{"1 running"}},
+		"has failed":     {history.Running, history.Failed, nil, []string{"1 failed"}},
+		"is mended":      {history.Running, history.Succeeded, nil, []string{"1 succeeded"}},
+		"was delivered":  {history.Succeeded, history.Failed, nil, []string{"2 failed", "1 succeeded"}},
+		"no restart":     {history.Failed, history.Running, func(d *history.Delivery) { d.Resumes = false }, []string{"2 running", "1 failed"}},
+		"deleted":        {history.Running, history.Succeeded, func(d *history.Delivery) { d.Resumes = false }, []string{"2 succeeded", "1 superseded"}},
+		"a person":       {history.Failed, history.Running, func(d *history.Delivery) { d.Actor = "jane" }, []string{"2 running", "1 failed"}},
+		"a sync":         {history.Failed, history.Running, func(d *history.Delivery) { d.Trigger = history.BySync }, []string{"2 running", "1 failed"}},
+		"elsewhere":      {history.Failed, history.Failed, func(d *history.Delivery) { d.Revision = "main@sha1:bbb" }, []string{"2 failed", "1 failed"}},
+		"another app":    {history.Failed, history.Failed, func(d *history.Delivery) { d.App.Name = "blog" }, []string{"2 failed", "1 failed"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := newDB(t)
+			ctx := t.Context()
+			ok(t, db.KeepDeliveries(ctx, []history.Delivery{delivered("k1", "aaa", func(d *history.Delivery) { d.Status = test.before })}))
+			again := delivered("k2", "aaa", func(d *history.Delivery) { d.Status, d.Resumes = test.after, true })
+			if test.change != nil {
+				test.change(&again)
+			}
+			for range 2 {
+				ok(t, db.KeepDeliveries(ctx, []history.Delivery{again}))
+			}
+			var got []string
+			for _, d := range must(db.Deliveries(ctx, DeliveryFilter{}))(t) {
+				got = append(got, fmt.Sprint(d.ID, " ", d.Status))
+			}
+			diff(t, "deliveries", got, test.want)
+		})
+	}
 }
 
 func TestDeliveriesAreFiltered(t *testing.T) {

@@ -82,12 +82,15 @@ func object(w http.ResponseWriter, text string) (kinds []string, namespace, name
 	return history.Kinds(kind), namespace, name, true
 }
 
+// HistoryPage is how many rows a page of deliveries or repairs has at most: each may come with many fields.
+const HistoryPage = 100
+
 // pageOf is how many rows somebody asks for.
 func pageOf(limit int64) int {
 	if limit <= 0 {
 		return 20
 	}
-	return int(min(limit, 1000))
+	return int(min(limit, HistoryPage))
 }
 
 func (s *pipelines) deliveries(w http.ResponseWriter, r *http.Request) {

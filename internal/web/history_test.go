@@ -172,3 +172,9 @@ func hiddenHistory(t *testing.T, db *store.DB) {
 		`{"objects":[{"verb":"patch","kind":"Deployment","namespace":"team-a","name":"web"}],"commits":[{"sha":"sha3"}]}`)})
 	must(err)
 }
+
+func TestHistoryPages(t *testing.T) {
+	if got := []int{pageOf(0), pageOf(7), pageOf(1000)}; got[0] != 20 || got[1] != 7 || got[2] != HistoryPage {
+		t.Errorf("pages have %v rows", got)
+	}
+}

@@ -147,16 +147,17 @@ func environmentRoutes() []Route {
 
 func historyRoutes() []Route {
 	from, to := Param{Name: "from", What: "time, as 2026-03-01T12:00:00Z"}, Param{Name: "to", What: "time"}
+	rows := Param{Name: limitParam.Name, What: fmt.Sprintf("rows of a page, at most %d", HistoryPage), Kind: limitParam.Kind}
 	object := Param{Name: "object", What: "KIND/NAMESPACE/NAME, or KIND/NAME, of an object that was changed"}
 	app := Param{Name: "app", What: "KIND/NAMESPACE/NAME"}
 	return []Route{
 		{Pattern: "GET /api/v1/deliveries", Summary: "What was delivered, the newest first", Answer: DeliveryList{}, Query: []Param{
 			app, {Name: "environment", What: "name"}, {Name: "author", What: "of the commit"}, {Name: "status", What: "running, succeeded, failed or superseded"},
-			{Name: "trigger", What: "commit, spec, drift, sync or rollback"}, {Name: "sha", What: "commit"}, object, {Name: "q", What: "words"}, from, to, beforeParam, limitParam,
+			{Name: "trigger", What: "commit, spec, drift, sync or rollback"}, {Name: "sha", What: "commit"}, object, {Name: "q", What: "words"}, from, to, beforeParam, rows,
 		}},
 		{Pattern: "GET /api/v1/deliveries/{id}", Summary: "A delivery, with what it changed", Answer: history.Delivery{}},
 		{Pattern: "GET /api/v1/repairs", Summary: "What others changed and was repaired, the newest first", Answer: RepairList{}, Query: []Param{
-			app, object, {Name: "manager", What: "who changed it, by managedFields"}, from, to, beforeParam, limitParam,
+			app, object, {Name: "manager", What: "who changed it, by managedFields"}, from, to, beforeParam, rows,
 		}},
 		{Pattern: "GET /api/v1/why", Summary: "Who made an object, or a field of it, what it is", Answer: history.Answer{}, Query: []Param{
 			{Name: "kind", What: "or its short name", Needed: true}, {Name: "name", What: "of the object", Needed: true}, {Name: "namespace", What: "of the object"},
