@@ -30,7 +30,9 @@ export function stale(name: string, c: Change): unknown[][] {
     case 'app':
       return [['apps'], ['app', String(c.id)], ['matrix']]
     case 'delivery':
-      return [['deliveries'], ['matrix'], ['repairs']]
+      return [['deliveries'], ['matrix'], ['repairs'], ['why']]
+    case 'repair':
+      return [['repairs'], ['why']]
     default:
       return []
   }
