@@ -83,14 +83,14 @@ func (a *auditor) begin(f func(context.Context)) {
 
 // announce records by which key checkpoints are signed, where that is new, and gives the number of the last record that has one.
 func (a *auditor) announce(ctx context.Context) (last int64) {
-	all, err := a.store.Checkpoints(ctx)
-	if err != nil {
+	newest, err := a.store.LastCheckpoint(ctx)
+	none := errors.Is(err, store.ErrNotFound)
+	if err != nil && !none {
 		a.failed("checkpoint", "the checkpoints of the audit cannot be read", err)
 		return 0
 	}
 	e := audit.Entry{Action: "audit.key", Object: "key/" + audit.KeyID(a.public()), Detail: "checkpoints are signed with " + audit.FormatKey(a.public())}
-	if len(all) > 0 {
-		newest := all[len(all)-1]
+	if !none {
 		last = newest.Checkpoint.Seq
 		if newest.Key.Equal(a.public()) {
 			return last
@@ -246,7 +246,7 @@ func (a *auditor) checkpoint(ctx context.Context, last int64) (int64, error) {
 
 // testify gives the witness what it has not got yet.
 func (a *auditor) testify(ctx context.Context) error {
-	all, err := a.store.Checkpoints(ctx)
+	all, err := a.store.Unwitnessed(ctx)
 	if err != nil {
 		return err
 	}
@@ -254,9 +254,6 @@ func (a *auditor) testify(ctx context.Context) error {
 	defer cancel()
 	var repo *git.Repository
 	for _, c := range all {
-		if c.Witnessed {
-			continue
-		}
 		if repo == nil {
 			if repo, err = a.witness(ctx); err != nil {
 				return err

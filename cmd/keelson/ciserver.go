@@ -90,11 +90,12 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	if err != nil {
 		return nil, err
 	}
+	s.close, s.store, s.key, s.url = append(s.close, db), db, key, inst.base()
 	if s.kept = own.history; s.kept == nil {
 		s.kept = newHistoryQueue(log)
+		s.close = append(s.close, s.kept)
 	}
 	s.kept.open(db)
-	s.close, s.store, s.key, s.url = append(s.close, db, s.kept), db, key, inst.base()
 	s.auditor = startAuditor(dir, db, host, log)
 	who.auditor.Store(s.auditor)
 	s.close = append(s.close, s.auditor)
@@ -217,7 +218,7 @@ type own struct {
 	access  net.Listener  // of the jobs' way to the cluster; nil: a port of 127.0.0.1
 	noShell string        // why no job runs in a shell of this machine; empty: they may
 	git     string        // where repositories are, as sources of the cluster name them; empty: as the instance has it
-	history *historyQueue // nil: it is begun here
+	history *historyQueue // nil: it is begun here, and ends with what is played; else its owner ends it before
 	usual   string        // what runs the jobs of projects that do not say; empty: as the instance has it
 	feed    *web.Feed     // takes in what changes; nil: one of its own
 	sight   *web.Sight    // who may be told of which apps; nil: nobody of any

@@ -37,11 +37,11 @@ const (
 // historyQueue is between the controllers and the store: nobody who delivers ever waits for the database. What is told of one delivery before
 // the store has come to it is written together.
 type historyQueue struct {
-	store historyStore // once it is open
 	log   *slog.Logger
 	pause time.Duration // after the store has failed
 
 	mu         sync.Mutex
+	store      historyStore                 // once it is open
 	deliveries map[string]*history.Delivery // by their keys
 	order      []string                     // of the keys
 	repairs    []history.Repair
@@ -67,10 +67,21 @@ func newHistoryQueue(log *slog.Logger) *historyQueue {
 	return q
 }
 
-// open gives the store, once. The queue is to be closed before it.
+// open gives the store, or another one after it has failed. The queue is to be closed before the last one.
 func (q *historyQueue) open(to historyStore) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.store == nil {
+		close(q.opened)
+	}
 	q.store = to
-	close(q.opened)
+}
+
+// to gives the store.
+func (q *historyQueue) to() historyStore {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.store
 }
 
 // Close writes what waits, as far as that goes fast, and ends.
@@ -238,7 +249,7 @@ func (q *historyQueue) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-sweep.C:
-			if _, err := q.store.RetainHistory(ctx, store.HistoryRetention{Keep: historyKeep, Since: time.Now().Add(-historyAge)}); err != nil && ctx.Err() == nil {
+			if _, err := q.to().RetainHistory(ctx, store.HistoryRetention{Keep: historyKeep, Since: time.Now().Add(-historyAge)}); err != nil && ctx.Err() == nil {
 				q.log.Warn("let go of old deliveries", "error", err)
 			}
 			continue
@@ -284,11 +295,11 @@ func (q *historyQueue) told(err error) {
 
 // write gives what could not be written, and may be later. What the store does not take as it is, it never will: that is dropped.
 func (q *historyQueue) write(ctx context.Context, deliveries []history.Delivery, repairs []history.Repair) ([]history.Delivery, []history.Repair, error) {
-	deliveries, err := writeAll(ctx, deliveries, q.store.KeepDeliveries, "delivery", q.log)
+	deliveries, err := writeAll(ctx, deliveries, q.to().KeepDeliveries, "delivery", q.log)
 	if err != nil {
 		return deliveries, repairs, err
 	}
-	repairs, err = writeAll(ctx, repairs, q.store.KeepRepairs, "repair", q.log)
+	repairs, err = writeAll(ctx, repairs, q.to().KeepRepairs, "repair", q.log)
 	return nil, repairs, err
 }
 

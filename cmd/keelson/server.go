@@ -400,9 +400,7 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 		opts.Asked = played.ci.asked
 		opts.Ready = func(func(context.Context) (bool, error)) {
 			log.Info("the controllers work")
-			if err := played.start(ctx, g.kubeconfig, ended); err != nil {
-				ended <- fmt.Errorf("play pipelines: %w", err)
-			}
+			go played.play(ctx, g.kubeconfig, ended)
 		}
 	}
 	go func() { ended <- runServer(ctx, opts) }()

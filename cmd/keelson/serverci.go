@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -23,6 +24,7 @@ import (
 	"keelson.dev/keelson/internal/controller"
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/pipeline/executor/pod"
+	"keelson.dev/keelson/internal/store"
 	"keelson.dev/keelson/internal/web"
 )
 
@@ -106,8 +108,11 @@ type serverPipelines struct {
 	late   lateProjects
 	kept   *historyQueue
 	log    *slog.Logger
-	server *http.Server
 	people *people
+
+	mu     sync.Mutex // held while it starts, and from when it is closed
+	closed bool
+	server *http.Server
 }
 
 // lateProjects keeps the Projects of the cluster from when pipelines are played, which is after the controllers have begun.
@@ -200,8 +205,39 @@ func serverToken(file string) (string, error) {
 	return token, nil
 }
 
-// start plays and serves. It is called once the controllers hold their lease: of several servers one plays.
-func (s *serverPipelines) start(ctx context.Context, kubeconfig string, ended chan<- error) error {
+// databaseRetry is the pause before a database that could not be opened is tried again.
+const databaseRetry = 30 * time.Second
+
+// databaseErrors are about the database as a whole: what else the server does goes on without it.
+var databaseErrors = []error{store.ErrAway, store.ErrLocked, store.ErrCorrupt, store.ErrFull, store.ErrReadOnly, store.ErrTooNew, store.ErrWrongKey}
+
+// play starts what is played, again and again while its database cannot be opened. Another failure ends the server.
+func (s *serverPipelines) play(ctx context.Context, kubeconfig string, ended chan<- error) {
+	for {
+		err := s.start(ctx, kubeconfig, ended)
+		switch {
+		case err == nil || ctx.Err() != nil:
+			return
+		case !slices.ContainsFunc(databaseErrors, func(kind error) bool { return errors.Is(err, kind) }):
+			ended <- fmt.Errorf("play pipelines: %w", err)
+			return
+		}
+		s.log.Error("no pipelines are played", "error", err, "again in", databaseRetry)
+		s.ci.set(nil, err)
+		s.people.auditor.Store(nil)
+		if !pause(ctx, databaseRetry) {
+			return
+		}
+	}
+}
+
+// start plays and serves. It is called once the controllers hold their lease: of several servers one plays. What fails leaves nothing open.
+func (s *serverPipelines) start(ctx context.Context, kubeconfig string, ended chan<- error) (err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
 	config, err := loadKubeconfig(kubeconfig)
 	if err != nil {
 		return err
@@ -210,23 +246,20 @@ func (s *serverPipelines) start(ctx context.Context, kubeconfig string, ended ch
 	if err != nil {
 		return err
 	}
-	access, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.o.access)
-	if err != nil {
-		return hintf(fmt.Errorf("listen: %w", err), "--ci-access takes HOST:PORT")
-	}
-	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, history: s.kept, git: s.o.url + githostPath}
-	if s.o.shell {
-		mine.noShell = ""
-	}
-	mine.database = os.Getenv(databaseVariable)
-	mine.lost = func() {
-		ended <- hintf(errors.New("another Keelson has the database now"), "a lease that two servers hold is that of two clusters: give each cluster a database")
-	}
-	inst := instance{Token: s.token, External: true, Kubeconfig: kubeconfig}
-	p, err := startPipelines(filepath.Join(s.data, ciDir), inst, s.host, s.o.jobs, int64(s.o.log)<<20, mine, s.people, s.log)
+	p, err := s.open(ctx, kubeconfig, ended)
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		s.ci.set(nil, err)
+		if s.server != nil {
+			err = errors.Join(err, s.server.Close())
+		}
+		s.server, err = nil, errors.Join(err, p.shut())
+	}()
 	p.url, p.onMirror = s.o.url, func(repository string) { go func() { s.pushes <- repository }() }
 	s.ci.set(p, nil)
 	p.At(ci.Place{URL: s.o.url, GitURL: s.o.url + githostPath, Registry: s.o.registry})
@@ -251,6 +284,29 @@ func (s *serverPipelines) start(ctx context.Context, kubeconfig string, ended ch
 	s.late.start(p.keeper)
 	s.log.Info("pipelines are played", "url", s.o.url, "token", filepath.Join(s.data, ciDir, "token"), "shell jobs", s.o.shell)
 	return nil
+}
+
+// open opens what is kept, and the jobs' way to the cluster.
+func (s *serverPipelines) open(ctx context.Context, kubeconfig string, ended chan<- error) (*pipelineServer, error) {
+	access, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.o.access)
+	if err != nil {
+		return nil, hintf(fmt.Errorf("listen: %w", err), "--ci-access takes HOST:PORT")
+	}
+	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, history: s.kept, git: s.o.url + githostPath}
+	if s.o.shell {
+		mine.noShell = ""
+	}
+	mine.database = os.Getenv(databaseVariable)
+	mine.lost = func() {
+		ended <- hintf(errors.New("another Keelson has the database now"), "a lease that two servers hold is that of two clusters: give each cluster a database")
+	}
+	inst := instance{Token: s.token, External: true, Kubeconfig: kubeconfig}
+	p, err := startPipelines(filepath.Join(s.data, ciDir), inst, s.host, s.o.jobs, int64(s.o.log)<<20, mine, s.people, s.log)
+	if err != nil {
+		_ = access.Close() // what has begun to serve there has closed it
+		return nil, err
+	}
+	return p, nil
 }
 
 // githostPath is where repositories are, without the slash at its end.
@@ -290,6 +346,9 @@ func (s *serverPipelines) serve(ctx context.Context, p *pipelineServer, ended ch
 // Close implements [io.Closer].
 func (s *serverPipelines) Close() error {
 	err := s.kept.Close()
+	s.mu.Lock() // what starts is ready, or has failed
+	defer s.mu.Unlock()
+	s.closed = true
 	s.ci.leave()
 	if s.server != nil {
 		err = s.server.Close()

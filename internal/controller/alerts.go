@@ -62,7 +62,7 @@ type rule struct {
 
 const (
 	newsWaiting   = 4096 // events between the steps and run; more are dropped
-	sendsAtOnce   = 16
+	sendsAtOnce   = 32   // a few of each namespace: [notify.Limits]
 	secretTimeout = 10 * time.Second
 	idle          = 10 * time.Minute // forget what is not needed
 )

@@ -97,9 +97,9 @@ func connector(t Target, e eventv1.Event) ([]Request, error) {
 
 func webex(t Target, e eventv1.Event) ([]Request, error) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s **%s**\n%s\n", either(e, "💣", "✅"), objectTitle(e), e.Message)
+	fmt.Fprintf(&b, "%s **%s**\n%s\n", either(e, "💣", "✅"), objectTitle(e), quiet.Replace(e.Message))
 	for _, k := range keysOf(e.Metadata) {
-		fmt.Fprintf(&b, ">**%s**: %s\n", k, e.Metadata[k])
+		fmt.Fprintf(&b, ">**%s**: %s\n", quiet.Replace(k), quiet.Replace(e.Metadata[k]))
 	}
 	r, err := post(t.Address, map[string]string{"roomId": t.Channel, "markdown": b.String()})
 	if err != nil {
@@ -137,9 +137,9 @@ func telegram(t Target, e eventv1.Event) ([]Request, error) {
 }
 
 func matrix(t Target, e eventv1.Event) ([]Request, error) {
-	text := fmt.Sprintf("%s %s\n%s\n", either(e, "🚨", "💫"), objectTitle(e), e.Message)
+	text := fmt.Sprintf("%s %s\n%s\n", either(e, "🚨", "💫"), objectTitle(e), quiet.Replace(e.Message))
 	for _, k := range keysOf(e.Metadata) {
-		text += fmt.Sprintf("- %s: %s\n", k, e.Metadata[k])
+		text += fmt.Sprintf("- %s: %s\n", quiet.Replace(k), quiet.Replace(e.Metadata[k]))
 	}
 	whole, err := json.Marshal(e)
 	if err != nil {
@@ -160,10 +160,13 @@ func matrix(t Target, e eventv1.Event) ([]Request, error) {
 	return []Request{r}, nil
 }
 
+// larkEscapes lets no text be a tag: <at id=all></at> would call everybody.
+var larkEscapes = strings.NewReplacer("<", "‹")
+
 func lark(t Target, e eventv1.Event) ([]Request, error) {
-	text := "**" + e.Message + "**\n\n"
+	text := "**" + larkEscapes.Replace(e.Message) + "**\n\n"
 	for _, k := range keysOf(e.Metadata) {
-		text += k + ": " + e.Metadata[k] + "\n"
+		text += larkEscapes.Replace(k+": "+e.Metadata[k]) + "\n"
 	}
 	return one(t.Address, map[string]any{"msg_type": "interactive", "card": map[string]any{
 		"config": map[string]any{"wide_screen_mode": true},
@@ -180,12 +183,12 @@ func zulip(t Target, e eventv1.Event) ([]Request, error) {
 	if !ok || stream == "" || topic == "" {
 		return nil, errors.New("spec.channel is not CHANNEL/TOPIC")
 	}
-	text := fmt.Sprintf("%s **%s**\n\n%s\n", either(e, "🚨", "💫"), objectTitle(e), e.Message)
+	text := fmt.Sprintf("%s **%s**\n\n%s\n", either(e, "🚨", "💫"), objectTitle(e), quiet.Replace(e.Message))
 	if len(e.Metadata) > 0 {
 		text += "\n"
 	}
 	for _, k := range keysOf(e.Metadata) {
-		text += fmt.Sprintf("* **%s**: %s\n", k, e.Metadata[k])
+		text += fmt.Sprintf("* **%s**: %s\n", quiet.Replace(k), quiet.Replace(e.Metadata[k]))
 	}
 	u, err := url.Parse(t.Address)
 	if err != nil {

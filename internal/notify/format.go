@@ -184,7 +184,8 @@ func slackMessage(t Target, e eventv1.Event, bad, good string, escape func(strin
 	return slackPayload{Channel: t.Channel, Username: t.Username, Attachments: []slackAttachment{a}}
 }
 
-func asIs(s string) string { return s }
+// quiet breaks what services take for a mention of somebody, or of everybody: @all, @**all**, <@all>, <!channel>. Digests stay as they are, to be copied.
+var quiet = strings.NewReplacer("@sha1:", "@sha1:", "@sha256:", "@sha256:", "@", "@\u200b", "<!", "<\u200b!")
 
 var slackEscapes = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
 
@@ -230,11 +231,11 @@ func discord(t Target, e eventv1.Event) ([]Request, error) {
 		t.Username = e.ReportingController
 	}
 	t.Channel = ""
-	return one(t.Address, slackMessage(t, e, "danger", "good", asIs))
+	return one(t.Address, slackMessage(t, e, "danger", "good", quiet.Replace))
 }
 
 func rocket(t Target, e eventv1.Event) ([]Request, error) {
-	return one(t.Address, slackMessage(t, e, "#FF0000", "#0076D7", asIs))
+	return one(t.Address, slackMessage(t, e, "#FF0000", "#0076D7", quiet.Replace))
 }
 
 type chatText struct {

@@ -257,6 +257,47 @@ func TestPayloads(t *testing.T) {
 	}
 }
 
+// What somebody writes into a cluster calls nobody.
+func TestMentions(t *testing.T) {
+	const call = "@all @**everyone** <@all> <@personEmail:a@b.example> <!channel> <at id=all></at> x@sha256:12"
+	secrets := Secrets{Auth: map[string][]byte{"token": []byte("t0ken-value")}}
+	for _, kind := range []string{"slack", "discord", "rocket", "webex", "matrix", "lark", "zulip"} {
+		t.Run(kind, func(t *testing.T) {
+			target, err := Resolve(provider(kind, nil), secrets)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n := news(func(n *News) { n.Message, n.Metadata["event.toolkit.fluxcd.io/env"] = call, call })
+			a := alert(func(s *notificationv1beta3.AlertSpec) { s.EventMetadata = map[string]string{call: call} })
+			requests, err := target.Requests(a, n, Compile(a, delivery.Policy{}).Event(n))
+			if err != nil || len(requests) != 1 {
+				t.Fatal(requests, err)
+			}
+			text := string(requests[0].Body)
+			if kind == "zulip" {
+				text, err = url.QueryUnescape(text)
+			} else {
+				text = strings.NewReplacer(`\u003c`, "<", `\u003e`, ">", `\u0026`, "&").Replace(text)
+			}
+			if err != nil || !strings.Contains(text, "x@sha256:12") {
+				t.Errorf("%v: no digest in %s", err, text)
+			}
+			wrong := []string{"@all", "@**", "@everyone", "<@", "<!"}
+			switch kind {
+			case "slack":
+				wrong = []string{"<@", "<!"}
+			case "lark":
+				wrong = []string{"<"}
+			}
+			for _, w := range wrong {
+				if strings.Contains(strings.ReplaceAll(text, "@\u200b", ""), w) {
+					t.Errorf("%q is in %s", w, text)
+				}
+			}
+		})
+	}
+}
+
 func golden(t *testing.T, file, got string) {
 	t.Helper()
 	if *update {

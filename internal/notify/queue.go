@@ -27,13 +27,15 @@ type Job struct {
 type Limits struct {
 	Jobs        int           // in all; 10,000
 	PerProvider int           // 1,000
+	AtOnce      int           // Providers of one namespace that are told something at the same time; 4
 	Burst       int           // to one Provider without a pause; 100
 	Gap         time.Duration // between two to one Provider after that; 100 ms
 	Give        time.Duration // how long one is tried; 1 h
 }
 
 // Queue keeps what is not told yet. Each Provider is told one thing at a time, at a bounded rate, and about one object in the order
-// in which things happened: what fails is tried again before what came later, while other objects' news go on.
+// in which things happened: what fails is tried again before what came later, while other objects' news go on. Slow Providers of one
+// namespace do not hold up those of others.
 // A Queue is not safe for concurrent use.
 type Queue struct {
 	limits  Limits
@@ -55,6 +57,7 @@ type outlet struct {
 // NewQueue makes an empty Queue.
 func NewQueue(l Limits) *Queue {
 	l.Jobs, l.PerProvider, l.Burst = cmp.Or(l.Jobs, 10_000), cmp.Or(l.PerProvider, 1_000), cmp.Or(l.Burst, 100)
+	l.AtOnce = cmp.Or(l.AtOnce, 4)
 	l.Gap, l.Give = cmp.Or(l.Gap, 100*time.Millisecond), cmp.Or(l.Give, time.Hour)
 	return &Queue{limits: l, outlets: map[types.NamespacedName]*outlet{}}
 }
@@ -103,10 +106,16 @@ func (q *Queue) Take(now time.Time) (j Job, wait time.Duration, ok bool) {
 			wait = d
 		}
 	}
+	busy := map[string]int{} // by namespace
+	for p, o := range q.outlets {
+		if o.busy != nil {
+			busy[p.Namespace]++
+		}
+	}
 	var best *outlet
 	var chosen *Job
-	for _, o := range q.outlets {
-		if o.busy != nil || len(o.jobs) == 0 {
+	for p, o := range q.outlets {
+		if o.busy != nil || len(o.jobs) == 0 || busy[p.Namespace] >= q.limits.AtOnce {
 			continue
 		}
 		o.fill(now, q.limits)

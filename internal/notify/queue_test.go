@@ -177,6 +177,38 @@ func TestQueueIsFair(t *testing.T) {
 	}
 }
 
+// A namespace with many Providers that do not answer leaves the others theirs.
+func TestQueueIsFairToNamespaces(t *testing.T) {
+	q := NewQueue(Limits{})
+	for i := range 40 {
+		q.Add(job(fmt.Sprint("slow", i), "a"), start)
+	}
+	var busy []Job
+	for {
+		j, wait, ok := q.Take(start)
+		if !ok {
+			if wait >= 0 {
+				t.Errorf("wait %s, although only an answer helps", wait)
+			}
+			break
+		}
+		busy = append(busy, j)
+	}
+	if len(busy) != 4 {
+		t.Fatalf("%d at once in one namespace", len(busy))
+	}
+	other := job("chat", "a")
+	other.Provider.Namespace = "shop"
+	q.Add(other, start)
+	if j, _, ok := q.Take(start); !ok || j.Provider != other.Provider {
+		t.Errorf("took %v %v", j.Provider, ok)
+	}
+	q.Settle(busy[0], Result{}, 1, start)
+	if j, _, ok := q.Take(start); !ok || j.Provider.Namespace != "apps" {
+		t.Errorf("after an answer: took %v %v", j.Provider, ok)
+	}
+}
+
 func TestSeen(t *testing.T) {
 	s := NewSeen()
 	for i, step := range []struct {

@@ -451,7 +451,28 @@ type Checkpoint struct {
 }
 
 // Checkpoints gives the checkpoints that are kept, in the order of their records.
-func (db *DB) Checkpoints(ctx context.Context) (all []Checkpoint, err error) {
+func (db *DB) Checkpoints(ctx context.Context) ([]Checkpoint, error) {
+	return db.checkpoints(ctx, `SELECT seq, signed, witnessed FROM audit_checkpoints ORDER BY seq, at`)
+}
+
+// Unwitnessed gives the checkpoints that the witness has not got yet, in the order of their records.
+func (db *DB) Unwitnessed(ctx context.Context) ([]Checkpoint, error) {
+	return db.checkpoints(ctx, `SELECT seq, signed, witnessed FROM audit_checkpoints WHERE witnessed = 0 ORDER BY seq, at`)
+}
+
+// LastCheckpoint gives the checkpoint of the newest record that has one; the error is [ErrNotFound] where there is none.
+func (db *DB) LastCheckpoint(ctx context.Context) (Checkpoint, error) {
+	all, err := db.checkpoints(ctx, `SELECT seq, signed, witnessed FROM audit_checkpoints ORDER BY seq DESC, at DESC LIMIT 1`)
+	if err == nil && len(all) == 0 {
+		err = db.wrap("read the last checkpoint of the audit", ErrNotFound)
+	}
+	if err != nil {
+		return Checkpoint{}, err
+	}
+	return all[0], nil
+}
+
+func (db *DB) checkpoints(ctx context.Context, query string) (all []Checkpoint, err error) {
 	err = db.read(ctx, func(tx *tx) error {
 		return tx.each(func(scan func(...any) error) error {
 			var seq int64
@@ -465,7 +486,7 @@ func (db *DB) Checkpoints(ctx context.Context) (all []Checkpoint, err error) {
 			}
 			all = append(all, c)
 			return err
-		}, `SELECT seq, signed, witnessed FROM audit_checkpoints ORDER BY seq, at`)
+		}, query)
 	})
 	return all, db.wrap("read the checkpoints of the audit", err)
 }

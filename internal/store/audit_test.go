@@ -71,6 +71,8 @@ func TestAudit(t *testing.T) {
 		`3 bob pipeline.play pipeline/1/deploy acme/shop asked "token in https://example.com" from "192.0.2.8"`,
 		`4 bob pipeline.play pipeline/1/deploy acme/shop refused "the job is over" from "192.0.2.8"`,
 	})
+	_, err = db.LastCheckpoint(ctx)
+	refused(t, err, ErrNotFound)
 	head := must(db.AuditHead(ctx))(t)
 	ok(t, db.KeepCheckpoint(ctx, signedAt(t, head, audit.Plain)))
 	diff(t, "verified", verified(t, db), "ok 1-4 signed 4")
@@ -78,8 +80,11 @@ func TestAudit(t *testing.T) {
 	refused(t, db.KeepCheckpoint(ctx, signedAt(t, head, audit.Plain)), ErrConflict, "checkpoint of audit record 4", "another hash")
 	refused(t, db.KeepCheckpoint(ctx, signedAt(t, AuditHead{Seq: 5}, audit.Plain)), ErrNotFound)
 	diff(t, "witnessed", must(db.Checkpoints(ctx))(t)[0].Witnessed, false)
+	diff(t, "not witnessed", must(db.Unwitnessed(ctx))(t), must(db.Checkpoints(ctx))(t))
 	ok(t, db.Witnessed(ctx, must(db.Checkpoints(ctx))(t)[0].Signed))
 	diff(t, "witnessed", must(db.Checkpoints(ctx))(t)[0].Witnessed, true)
+	diff(t, "not witnessed", len(must(db.Unwitnessed(ctx))(t)), 0)
+	diff(t, "the last", must(db.LastCheckpoint(ctx))(t), must(db.Checkpoints(ctx))(t)[0])
 }
 
 // TestAuditNeverHoldsUp: the command is there although its record cannot be kept.

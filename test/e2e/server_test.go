@@ -248,6 +248,24 @@ func TestServerWithoutDefinitions(t *testing.T) {
 		"hint: the cluster lacks Keelson's resource definitions: kubectl apply -f config/crd")
 }
 
+// TestServerWithoutDatabase: where the database of pipelines does not answer, the controllers work nevertheless.
+func TestServerWithoutDatabase(t *testing.T) {
+	kubeconfig := bareCluster(t)
+	kubectl(t, kubeconfig, "apply", "--server-side", "-f", filepath.Join(root(), "config/crd"))
+	none := "postgres://keelson@127.0.0.1:" + freePort(t) + "/keelson?sslmode=disable"
+	s := startServerWith(t, []string{"KEELSON_DATABASE_URL=" + none}, kubeconfig, t.TempDir(), "--ci", "127.0.0.1:0", "--ci-url", "http://127.0.0.1:7070",
+		"--ci-access", "127.0.0.1:0", "--ci-helper-image", "registry.example/keelson:1")
+	s.waitFor(t, works)
+	s.waitFor(t, "no pipelines are played")
+	contains(t, s.says(), "the database does not answer")
+	select {
+	case <-s.done:
+		t.Errorf("the server ended:\n%s", s.says())
+	case <-time.After(2 * time.Second):
+	}
+	s.stop(t)
+}
+
 // TestServer delivers the repositories of a well-known introduction to GitOps from a foreign Git server, by "keelson
 // server" alone; then a second server takes over.
 func TestServer(t *testing.T) {

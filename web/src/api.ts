@@ -151,6 +151,8 @@ export interface Delivery {
   finished?: string
   health?: string
   previousSha?: string
+  /** how many were changed: changes may leave some out */
+  objects?: number
   changes?: ObjectChange[]
 }
 

@@ -2,7 +2,7 @@
 import { useInfiniteQuery } from '@tanstack/react-query'
 import { Link } from 'wouter'
 import { appPath, get, query, type Delivery, type ObjectChange } from './api'
-import { took } from './format'
+import { plural, took } from './format'
 import { Mark } from './icons'
 import { look } from './status'
 import { Age, Badge, Empty, Loading, Problem, Sha, useRows } from './ui'
@@ -22,7 +22,7 @@ export function Deliveries({ filter, showApp }: { filter: Record<string, string 
   const at = useRows(all.length, (i) => go(`/history/${all[i]!.id}`))
   if (list.isPending) return <Loading what="history" />
   if (list.isError && all.length === 0) return <Problem error={list.error} what="history" retry={() => void list.refetch()} />
-  if (all.length === 0) return <Empty icon="history" title="No deliveries">A commit that is applied, a repair of drift and a rollback are deliveries.</Empty>
+  if (all.length === 0) return <Empty icon="history" title="No deliveries">A commit that is applied and a rollback are deliveries.</Empty>
   return (
     <>
       <ul className="timeline">
@@ -40,7 +40,7 @@ export function Deliveries({ filter, showApp }: { filter: Record<string, string 
                 <Sha sha={d.sha} />
                 {d.author && <span>{d.author}</span>}
                 {d.actor && d.actor !== d.author && <span>by {d.actor}</span>}
-                {d.changes && d.changes.length > 0 && <span>{d.changes.length === 1 ? '1 object' : `${d.changes.length} objects`}</span>}
+                {d.objects ? <span>{plural(d.objects, 'object')}</span> : null}
                 {d.status === 'failed' && d.message && d.title && <span className="tone-bad">{d.message}</span>}
               </div>
             </div>
@@ -68,7 +68,7 @@ function written(v: unknown): string {
 }
 
 /** What changed in which object: fields with both values, those of Secrets without. */
-export function Changes({ changes }: { changes: ObjectChange[] }) {
+export function Changes({ changes, objects = 0 }: { changes: ObjectChange[]; objects?: number }) {
   if (changes.length === 0) return <p className="dim">No object changed.</p>
   return (
     <ul>
@@ -104,6 +104,7 @@ export function Changes({ changes }: { changes: ObjectChange[] }) {
           )}
         </li>
       ))}
+      {objects > changes.length && <li className="dim">and {plural(objects - changes.length, 'more object')}</li>}
     </ul>
   )
 }

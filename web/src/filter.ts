@@ -1,4 +1,4 @@
-// Filters and groups of apps, for what is known here.
+// Filters and groups of apps.
 import type { App } from './api'
 
 export interface AppFilter {
@@ -7,19 +7,6 @@ export interface AppFilter {
   kind?: string
   namespace?: string
   environment?: string
-}
-
-/** Whether an app is one of those asked for: each word of q has to be somewhere in it. */
-export function matches(a: App, f: AppFilter): boolean {
-  if (f.state && a.state !== f.state) return false
-  if (f.kind && a.kind !== f.kind) return false
-  if (f.namespace && a.namespace !== f.namespace) return false
-  if (f.environment && (a.environment ?? '') !== f.environment) return false
-  const text = `${a.kind}/${a.namespace}/${a.name} ${a.path} ${a.revision ?? ''} ${a.environment ?? ''} ${a.author ?? ''} ${a.title ?? ''}`.toLowerCase()
-  return (f.q ?? '')
-    .toLowerCase()
-    .split(/\s+/)
-    .every((word) => text.includes(word))
 }
 
 export type Row = { group: string; count: number } | { app: App }

@@ -30,7 +30,9 @@ export function stale(name: string, c: Change): unknown[][] {
     case 'app':
       return [['apps'], ['app', String(c.id)], ['matrix']]
     case 'delivery':
-      return [['deliveries'], ['matrix'], ['repairs']]
+      return [['deliveries'], ['matrix'], ['repairs'], ['why']]
+    case 'repair':
+      return [['repairs'], ['why']]
     default:
       return []
   }
@@ -77,21 +79,31 @@ export function follow(client: QueryClient): () => void {
   }
 }
 
+const silence = 45_000 // ms without a byte: the connection is lost. A server says something each 15 s.
+
 async function listen(signal: AbortSignal, tell: (name: string, c: Change) => void) {
   let last = ''
   let pause = 1000
   while (!signal.aborted) {
     const parser = new SSEParser()
+    const lost = new AbortController()
+    let watch: ReturnType<typeof setTimeout> | undefined
+    const heard = () => {
+      clearTimeout(watch)
+      watch = setTimeout(() => lost.abort(), silence)
+    }
+    heard()
     try {
       const headers: Record<string, string> = { Accept: 'text/event-stream' }
       if (last !== '') headers['Last-Event-ID'] = last
-      const res = await request('/api/v1/events', { signal, headers })
+      const res = await request('/api/v1/events', { signal: AbortSignal.any([signal, lost.signal]), headers })
       set('on')
       pause = 1000
       const reader = res.body!.pipeThrough(new TextDecoderStream()).getReader()
       for (;;) {
         const { value, done } = await reader.read()
         if (done) break
+        heard()
         for (const e of parser.feed(value)) {
           last = e.id || last
           tell(e.name, JSON.parse(e.data) as Change)
@@ -103,6 +115,8 @@ async function listen(signal: AbortSignal, tell: (name: string, c: Change) => vo
       if (err instanceof APIError && (err.status === 404 || err.status === 401)) pause = 30_000
       if (err instanceof APIError && err.status === 400) last = ''
       set('off')
+    } finally {
+      clearTimeout(watch)
     }
     await new Promise((r) => setTimeout(r, pause + Math.random() * 300))
     pause = Math.min(pause * 2, 30_000)

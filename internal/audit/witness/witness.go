@@ -38,8 +38,8 @@ const (
 
 	checkpointFile = "checkpoint.json"
 	keyFile        = "key.pub"
-	// maxCheckpoints bounds how many are read: some ten years, a checkpoint every five minutes.
-	maxCheckpoints = 1_000_000
+	// maxCheckpoints bounds how many are read: some twenty years, where there is one every thirty seconds, a million a year.
+	maxCheckpoints = 20_000_000
 )
 
 // Push appends a checkpoint.

@@ -1,18 +1,19 @@
 // A log as it is written, however long it is: only the lines that are seen are in the page.
 import { useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState, type CSSProperties } from 'react'
-import { APIError, request } from '../api'
+import { APIError } from '../api'
 import { bytes, plural, span } from '../format'
 import { Icon } from '../icons'
 import { typing } from '../ui'
 import { parse, plain, type Style } from './ansi'
 import { Folds, LogLines, type Section } from './lines'
+import { chunks, readAll } from './read'
 
 const lineHeight = 20
 const tallest = 15_000_000 // pixels that browsers scroll through without mistakes
 const maxHits = 10_000
 
-/** path: of the text, which ends when the log does. live: it may still grow. */
-export function LogView({ path, name, live }: { path: string; name: string; live: boolean }) {
+/** path: of the text, which ends when the log does. live: it may still grow. resumes: the path takes an offset, from which it is read on. */
+export function LogView({ path, name, live, resumes }: { path: string; name: string; live: boolean; resumes?: boolean }) {
   const lines = useRef<LogLines>(new LogLines())
   const [version, setVersion] = useState(0) // of what has come
   const [state, setState] = useState<'reading' | 'whole' | 'failed'>('reading')
@@ -24,6 +25,10 @@ export function LogView({ path, name, live }: { path: string; name: string; live
   const [height, setHeight] = useState(600)
   const [target, setTarget] = useState(() => Number(/^#L(\d+)$/.exec(window.location.hash)?.[1] ?? 0) - 1)
 
+  const alive = useRef(false)
+  useEffect(() => {
+    alive.current = live && !!resumes
+  }, [live, resumes])
   useEffect(() => {
     const stop = new AbortController()
     lines.current = new LogLines()
@@ -37,7 +42,12 @@ export function LogView({ path, name, live }: { path: string; name: string; live
     }
     void (async () => {
       try {
-        await read(path, stop.signal, (chunk) => {
+        const source = {
+          open: async (offset: number) => chunks(path, offset, stop.signal),
+          alive: () => alive.current,
+          wait: (ms: number) => new Promise<void>((r) => setTimeout(r, ms)),
+        }
+        await readAll(source, stop.signal, (chunk) => {
           lines.current.append(chunk)
           frame ||= requestAnimationFrame(show)
         })
@@ -283,21 +293,6 @@ const palette: Record<string, string> = {
 
 function colour(name: string): string {
   return name.startsWith('#') ? name : palette[name.replace('bright-', '')]!
-}
-
-async function read(path: string, signal: AbortSignal, take: (chunk: Uint8Array) => void) {
-  const res = await request(path, { signal, headers: { Accept: 'text/plain' } })
-  const reader = res.body!.getReader()
-  let shown = 0 // when the page was last let draw
-  for (;;) {
-    const { value, done } = await reader.read()
-    if (done) return
-    take(value)
-    if (performance.now() - shown > 80) {
-      await new Promise((r) => requestAnimationFrame(() => setTimeout(r)))
-      shown = performance.now()
-    }
-  }
 }
 
 /** Searches a piece at a time, so that typing goes on. */

@@ -1,8 +1,7 @@
 import { useQuery, useQueryClient } from '@tanstack/react-query'
 import { Suspense, lazy, useState } from 'react'
 import { Link, useParams } from 'wouter'
-import { appPath, get, missing, query, send, type AppAsked, type AppDetail, type AppDiff, type Delivery, type ObjectEvent, type TreeNode } from '../api'
-import { fetchApps } from '../apps'
+import { appPath, get, query, send, type AppAsked, type AppDetail, type AppDiff, type Delivery, type ObjectEvent, type TreeNode } from '../api'
 import { Deliveries } from '../deliveries'
 import { at, clock, plural, revision } from '../format'
 import { Icon, Mark } from '../icons'
@@ -27,7 +26,7 @@ export default function AppPage() {
   const base = `/apps/${appPath(ref)}`
   const app = useQuery({
     queryKey: ['app', id],
-    queryFn: ({ signal }) => fetchApp(ref, signal),
+    queryFn: ({ signal }) => get<AppDetail>(`/api/v1/apps/${appPath(ref)}`, signal),
     refetchInterval: 10_000,
   })
   useTitle(ref.name)
@@ -83,18 +82,6 @@ export default function AppPage() {
       )}
     </div>
   )
-}
-
-async function fetchApp(ref: Ref, signal: AbortSignal): Promise<AppDetail> {
-  try {
-    return await get<AppDetail>(`/api/v1/apps/${appPath(ref)}`, signal)
-  } catch (err) {
-    if (!missing(err)) throw err
-    const all = await fetchApps({ q: ref.name, namespace: ref.namespace, kind: ref.kind }, '', signal)
-    const found = all.apps.find((a) => a.name === ref.name)
-    if (!found) throw err
-    return found
-  }
 }
 
 function Summary({ app }: { app: AppDetail }) {

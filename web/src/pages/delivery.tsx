@@ -44,7 +44,7 @@ export default function DeliveryPage() {
                 <h2>What changed</h2>
               </header>
               <div className="body">
-                <Changes changes={d.changes ?? []} />
+                <Changes changes={d.changes ?? []} objects={d.objects} />
               </div>
             </section>
             <section className="card" aria-label="Facts">

@@ -17,7 +17,6 @@ export default function Drift() {
     initialPageParam: '' as string | number,
     getNextPageParam: (last) => last.next || undefined,
     placeholderData: (before) => before,
-    refetchInterval: 15_000,
   })
   const all = list.data?.pages.flatMap((p) => p.repairs ?? []) ?? []
   const apart = useApps({ state: 'OutOfSync' })

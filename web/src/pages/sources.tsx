@@ -1,22 +1,13 @@
 import { useQuery } from '@tanstack/react-query'
-import { get, missing, type Source } from '../api'
+import { get, type Source } from '../api'
 import { revision } from '../format'
 import { Mark } from '../icons'
 import { Age, Badge, Empty, Loading, Problem, SearchBox, useParam, useTitle } from '../ui'
 
-async function fetchSources(signal: AbortSignal): Promise<Source[]> {
-  try {
-    return (await get<{ sources: Source[] }>('/api/v1/sources', signal)).sources
-  } catch (err) {
-    if (!missing(err)) throw err
-    return (await get<{ sources: Source[] }>('/api/sources', signal)).sources
-  }
-}
-
 export default function Sources() {
   useTitle('Sources')
   const [q, setQ] = useParam('q')
-  const list = useQuery({ queryKey: ['sources'], queryFn: ({ signal }) => fetchSources(signal), refetchInterval: 5000 })
+  const list = useQuery({ queryKey: ['sources'], queryFn: async ({ signal }) => (await get<{ sources: Source[] }>('/api/v1/sources', signal)).sources, refetchInterval: 5000 })
   const all = (list.data ?? []).filter((s) => `${s.kind} ${s.namespace}/${s.name} ${s.url}`.toLowerCase().includes(q.toLowerCase()))
   return (
     <div className="page">
