@@ -1,6 +1,7 @@
 package controller_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,8 +14,10 @@ import (
 	"testing"
 	"time"
 
+	notificationv1beta3 "github.com/fluxcd/notification-controller/api/v1beta3"
 	eventv1 "github.com/fluxcd/pkg/apis/event/v1beta1"
 	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 // inbox is a receiver of webhooks. It keeps what it was sent; answer, where it is set, answers.
@@ -260,6 +263,13 @@ func TestAlertsThatCannotBeSent(t *testing.T) {
 // What cannot be had is told where people look.
 func TestAlertsThatAreWrong(t *testing.T) {
 	w := newWorld(t)
+	w.Cleanup(func() { // what is wrong with them is said again at each start, which other tests count
+		for _, all := range []client.Object{&notificationv1beta3.Alert{}, &notificationv1beta3.Provider{}} {
+			if err := w.client.DeleteAllOf(context.Background(), all, client.InNamespace(w.ns)); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 	w.alerts("wrong", "sentry", "https://x@sentry.example.com/1", "  exclusionList: ['(']\n  suspend: true\n")
 	w.event("wrong", "InvalidConfig: spec.exclusionList[0]: error parsing regexp")
 	w.event("wrong", "InvalidConfig: spec.type sentry: not supported; nothing is sent")

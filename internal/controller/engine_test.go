@@ -122,7 +122,6 @@ func TestRestartSendsNothing(t *testing.T) {
 	}
 	w.quiet()
 	running.stop()
-	w.quiet() // events are sent beside the rest, and may be on their way still
 	from := w.quiet()
 	rendered, _ := renders(func() {
 		w.must(running.start())
