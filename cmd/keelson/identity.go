@@ -89,8 +89,9 @@ func (l *lazyReview) set(config *rest.Config) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.review = func(ctx context.Context, who web.Person, verb string, on web.Target) (bool, string, error) {
+		resource, part, _ := strings.Cut(on.Resource, "/") // "pods/log"
 		allowed, why, err := r.May(ctx, who.Name, who.Groups, authv1.ResourceAttributes{
-			Verb: verb, Group: on.Group, Resource: on.Resource, Namespace: on.Namespace, Name: on.Name,
+			Verb: verb, Group: on.Group, Resource: resource, Subresource: part, Namespace: on.Namespace, Name: on.Name,
 		})
 		if apierrors.IsForbidden(err) {
 			err = errors.New("this server may not ask it: grant it create on subjectaccessreviews.authorization.k8s.io (docs/identity.md)")

@@ -6,8 +6,10 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"keelson.dev/keelson/internal/web"
@@ -48,9 +50,26 @@ func (s *Service) guard(next http.Handler, cookies bool) http.Handler {
 				return
 			}
 		}
-		ctx := context.WithValue(web.WithPerson(r.Context(), p.person()), proofKey{}, p)
-		next.ServeHTTP(w, r.WithContext(ctx))
+		visit := web.WithVisitor(r.Context(), p.person(), func(ctx context.Context) error { return s.still(ctx, r, p, cookies) })
+		next.ServeHTTP(w, r.WithContext(context.WithValue(visit, proofKey{}, p)))
 	})
+}
+
+// quietKey is in the context of a look that is no use of a session or a token: what is only followed does not keep them alive.
+type quietKey struct{}
+
+// still tells whether a request would be let in now as it was, with an error that wraps [web.ErrGone] if not.
+func (s *Service) still(ctx context.Context, r *http.Request, was proof, cookies bool) error {
+	p, err := s.prove(r.WithContext(context.WithValue(ctx, quietKey{}, true)), cookies)
+	switch {
+	case errors.Is(err, errUnknown):
+		return fmt.Errorf("%w: %w", web.ErrGone, err)
+	case err != nil:
+		return err
+	case p.Person != was.Person || p.Origin != was.Origin || !slices.Equal(p.groups, was.groups):
+		return fmt.Errorf("%w: the groups of %s are others now", web.ErrGone, was.Person)
+	}
+	return nil
 }
 
 // harden sets the headers that every answer has. A page that needs more sets its own policy.

@@ -120,6 +120,7 @@ type Service struct {
 type recent struct {
 	proof proof
 	until time.Time
+	quiet bool // it was no use, so a use looks again
 }
 
 // proof is what somebody is known by.
@@ -218,7 +219,7 @@ func (s *Service) session(ctx context.Context, value string) (proof, error) {
 		if !now.Before(found.Expires) || now.Sub(found.Seen) > sessionIdle {
 			return proof{}, errUnknown
 		}
-		if now.Sub(found.Seen) > seenEvery {
+		if now.Sub(found.Seen) > seenEvery && !isQuiet(ctx) {
 			s.seen(hash, kept)
 		}
 		return proof{Holder: found.Holder, expires: earlier(found.Expires, now.Add(sessionIdle)), cookie: value, hash: hash}, nil
@@ -286,7 +287,7 @@ func (s *Service) token(ctx context.Context, value, user string) (proof, error) 
 		if !now.Before(found.Expires) {
 			return proof{}, errUnknown
 		}
-		if now.Sub(found.Used) > seenEvery {
+		if now.Sub(found.Used) > seenEvery && !isQuiet(ctx) {
 			s.note("token", func(ctx context.Context, db *store.DB) error { return db.UsedToken(ctx, hash[:]) })
 		}
 		return proof{Holder: found.Holder, expires: found.Expires, hash: hash}, nil
@@ -299,7 +300,7 @@ func (s *Service) remembered(ctx context.Context, hash [32]byte, look func(conte
 	s.mu.Lock()
 	r, ok := s.recent[hash]
 	s.mu.Unlock()
-	if ok && now.Before(r.until) && now.Before(r.proof.expires) {
+	if ok && now.Before(r.until) && now.Before(r.proof.expires) && (!r.quiet || isQuiet(ctx)) {
 		return r.proof, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeLimit)
@@ -316,9 +317,11 @@ func (s *Service) remembered(ctx context.Context, hash [32]byte, look func(conte
 	if len(s.recent) >= maxRecent {
 		clear(s.recent)
 	}
-	s.recent[hash] = recent{p, now.Add(believed)}
+	s.recent[hash] = recent{p, now.Add(believed), isQuiet(ctx)}
 	return p, nil
 }
+
+func isQuiet(ctx context.Context) bool { return ctx.Value(quietKey{}) != nil }
 
 // groupsOf gives the groups that a holder has now.
 func (s *Service) groupsOf(ctx context.Context, h store.Holder) ([]string, error) {

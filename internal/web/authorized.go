@@ -192,7 +192,7 @@ func (a access) watches(ctx context.Context) func(project int64) bool {
 			ok, err = a.sees(ctx, path)
 		}
 		if err == nil {
-			known[project] = verdict{ok, now.Add(heartbeat)}
+			known[project] = verdict{ok, now.Add(sightLasts)}
 		}
 		return ok
 	}
