@@ -38,6 +38,8 @@ type people struct {
 	*identity.Service
 	may    *identity.Authorizer
 	review lazyReview
+	// proxies in front of what is served; the zero value is none.
+	proxies web.Proxies
 
 	auditor atomic.Pointer[auditor] // nil until there is one
 }
@@ -237,6 +239,7 @@ func openServerPeople(ctx context.Context, g *global, listen string, plays bool,
 		o.port, _ = strconv.Atoi(port) // a name of a port is none
 	}
 	s.people = newPeople(o)
+	s.proxies = logins.proxies
 	if err := s.review.set(config); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}

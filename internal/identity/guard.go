@@ -38,7 +38,7 @@ func (s *Service) GuardTokens(next http.Handler) http.Handler { return s.guard(n
 
 func (s *Service) guard(next http.Handler, cookies bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.harden(w)
+		s.harden(w, r)
 		p, err := s.prove(r, cookies)
 		if err != nil {
 			s.turnAway(w, r, err, cookies)
@@ -73,7 +73,7 @@ func (s *Service) still(ctx context.Context, r *http.Request, was proof, cookies
 }
 
 // harden sets the headers that every answer has. A page that needs more sets its own policy.
-func (s *Service) harden(w http.ResponseWriter) {
+func (s *Service) harden(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Security-Policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -83,9 +83,20 @@ func (s *Service) harden(w http.ResponseWriter) {
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=()")
 	h.Set("Cache-Control", "no-store")
-	if s.Secure {
+	if s.secure(r) {
 		h.Set("Strict-Transport-Security", "max-age=31536000")
 	}
+}
+
+// secure tells whether the browser of a request came over https.
+func (s *Service) secure(r *http.Request) bool { return s.Secure || web.ByHTTPS(r.Context()) }
+
+// cookieName is the name of the session's cookie: over https one that browsers take over https from this very host only.
+func (s *Service) cookieName(r *http.Request) string {
+	if s.secure(r) {
+		return "__Host-" + s.Cookie
+	}
+	return s.Cookie
 }
 
 // prove finds out whose a request is.
@@ -101,7 +112,7 @@ func (s *Service) prove(r *http.Request, cookies bool) (proof, error) {
 	if !cookies {
 		return proof{}, errUnknown
 	}
-	c, err := r.Cookie(s.Cookie)
+	c, err := r.Cookie(s.cookieName(r))
 	if err != nil {
 		return proof{}, errUnknown
 	}

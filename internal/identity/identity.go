@@ -78,7 +78,7 @@ type Options struct {
 	Token string
 	// Cookie is the name of the session's cookie; empty: keelson. Cookies do not know ports, so each server of a machine has a name of its own.
 	Cookie string
-	// Secure says that browsers reach this over https, which a proxy in front may serve.
+	// Secure says that browsers reach this over https, which a proxy in front may serve. Else it is said of each request ([web.ByHTTPS]).
 	Secure bool
 	// OIDC is the OpenID provider; nil: there is none.
 	OIDC *Provider
@@ -171,9 +171,6 @@ func New(o Options) *Service {
 	}
 	if o.Cookie == "" {
 		o.Cookie = "keelson"
-	}
-	if o.Secure {
-		o.Cookie = "__Host-" + o.Cookie // browsers take it over https from this very host only
 	}
 	return &Service{
 		Options: o, hasher: newHasher(), cross: http.NewCrossOriginProtection(), tries: limiter{now: o.Now},
@@ -292,6 +289,24 @@ func (s *Service) token(ctx context.Context, value, user string) (proof, error) 
 		}
 		return proof{Holder: found.Holder, expires: found.Expires, hash: hash}, nil
 	})
+}
+
+// ErrNoToken says that a token is nobody's: it is wrong, over or removed.
+var ErrNoToken = errors.New("the token is wrong or over")
+
+// IsToken tells whether a text looks like an access token.
+func IsToken(text string) bool { return strings.HasPrefix(text, TokenPrefix) }
+
+// ByToken tells whose an access token is, for doors that [Service.Guard] is not in front of. The instance's own token is no person's.
+func (s *Service) ByToken(ctx context.Context, value string) (web.Person, error) {
+	if !IsToken(value) {
+		return web.Person{}, ErrNoToken
+	}
+	p, err := s.token(ctx, value, "")
+	if errors.Is(err, errUnknown) {
+		err = ErrNoToken
+	}
+	return p.person(), err
 }
 
 // remembered looks a proof up, or believes what was found a moment ago.

@@ -70,7 +70,7 @@ var Paths = []string{
 // open is in front of what people do who are not known yet: another site's page cannot have them log in as somebody else.
 func (s *Service) open(next http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.harden(w)
+		s.harden(w, r)
 		if err := s.cross.Check(r); err != nil {
 			refuse(w, http.StatusForbidden, errors.New("this request comes from another site"))
 			return
@@ -234,19 +234,19 @@ func (s *Service) check(ctx context.Context, c credentials) (store.Holder, time.
 
 // setCookie gives a browser its session, and ends the one that it has had.
 func (s *Service) setCookie(w http.ResponseWriter, r *http.Request, value string, until time.Time) {
-	if old, err := r.Cookie(s.Cookie); err == nil {
+	if old, err := r.Cookie(s.cookieName(r)); err == nil {
 		if p, err := s.session(r.Context(), old.Value); err == nil {
 			if err := s.end(r.Context(), p.hash); err != nil {
 				s.Log.Warn("end a session", "error", err)
 			}
 		}
 	}
-	http.SetCookie(w, s.cookie(value, until))
+	http.SetCookie(w, s.cookie(r, value, until))
 }
 
 // cookie makes the session's cookie; an empty value removes it.
-func (s *Service) cookie(value string, until time.Time) *http.Cookie {
-	c := &http.Cookie{Name: s.Cookie, Value: value, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: s.Secure}
+func (s *Service) cookie(r *http.Request, value string, until time.Time) *http.Cookie {
+	c := &http.Cookie{Name: s.cookieName(r), Value: value, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: s.secure(r)}
 	if value == "" {
 		c.MaxAge = -1
 	} else {
@@ -298,7 +298,7 @@ func (s *Service) logout(w http.ResponseWriter, r *http.Request) {
 	}
 	err := s.end(r.Context(), p.hash)
 	s.tell(r, Event{Action: "logout", Actor: p.Person}, err)
-	http.SetCookie(w, s.cookie("", time.Time{}))
+	http.SetCookie(w, s.cookie(r, "", time.Time{}))
 	switch {
 	case err != nil:
 		refuse(w, http.StatusServiceUnavailable, errors.New("the session could not be ended; the server's log says why"))
@@ -374,7 +374,7 @@ func (s *Service) loginPage(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNoContent) // nobody looks yet, and the link works once
 		return
 	}
-	if c, err := r.Cookie(s.Cookie); err == nil && !s.isOpen(secret) {
+	if c, err := r.Cookie(s.cookieName(r)); err == nil && !s.isOpen(secret) {
 		if _, err := s.session(r.Context(), c.Value); err == nil { // the page of a link that has logged in is loaded again
 			http.Redirect(w, r, v.Next, http.StatusSeeOther)
 			return
