@@ -13,6 +13,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"keelson.dev/keelson/internal/store"
@@ -126,6 +127,12 @@ type credentials struct {
 	Token    string `json:"token"`
 	link     string
 }
+
+func (c credentials) given() bool {
+	return c.link != "" || c.Token != "" || c.User != "" && c.Password != ""
+}
+
+var errMissing = errors.New("user and password are needed, or a token")
 
 // refusedLogin is a login that failed, as it is answered.
 type refusedLogin struct {
@@ -260,8 +267,8 @@ func (s *Service) loginAPI(w http.ResponseWriter, r *http.Request) {
 	if !decode(w, r, &c) {
 		return
 	}
-	if c.Token == "" && (c.User == "" || c.Password == "") {
-		refuse(w, http.StatusBadRequest, errors.New("user and password are needed, or a token"))
+	if !c.given() {
+		refuse(w, http.StatusBadRequest, errMissing)
 		return
 	}
 	value, _, until, err := s.login(r, c)
@@ -388,12 +395,17 @@ func (s *Service) loginForm(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, fmt.Errorf("read the form: %w", err))
 		return
 	}
-	c := credentials{User: r.PostForm.Get("user"), Password: r.PostForm.Get("password"), Token: r.PostForm.Get("token")}
+	c := credentials{User: r.PostForm.Get("user"), Password: r.PostForm.Get("password"), Token: strings.TrimSpace(r.PostForm.Get("token"))}
 	s.finish(w, r, c, loginView{Next: localPath(r.PostForm.Get("next")), User: c.User, OIDC: s.oidcURL(r.PostForm.Get("next"))})
 }
 
 // finish logs somebody in who looks at the page, and goes on to what they wanted to see.
 func (s *Service) finish(w http.ResponseWriter, r *http.Request, c credentials, v loginView) {
+	if !c.given() {
+		v.Problem = errMissing.Error()
+		s.page(w, http.StatusBadRequest, v)
+		return
+	}
 	value, _, until, err := s.login(r, c)
 	if err != nil {
 		v.Problem = err.Error()
