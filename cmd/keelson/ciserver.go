@@ -399,7 +399,8 @@ type lazyProjects struct {
 	c     client.Client // once known is closed
 
 	mu     sync.Mutex
-	places map[string]client.ObjectKey // the Projects, by their paths
+	places map[string]client.ObjectKey   // the Projects, by their paths
+	repos  map[string][]client.ObjectKey // by their repositories
 	looked time.Time
 }
 
@@ -443,18 +444,39 @@ const placesKept = 3 * time.Second
 func (l *lazyProjects) where(ctx context.Context, path string) (namespace, name string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.places == nil || time.Since(l.looked) > placesKept {
-		all, err := l.all(ctx)
-		if err != nil {
-			return "", "", err
-		}
-		l.places, l.looked = make(map[string]client.ObjectKey, len(all)), time.Now()
-		for i := range all {
-			l.places[pathOf(all[i])] = client.ObjectKeyFromObject(&all[i])
-		}
+	if err := l.look(ctx); err != nil {
+		return "", "", err
 	}
 	at := l.places[path]
 	return at.Namespace, at.Name, nil
+}
+
+// repository gives the Projects that name a repository.
+func (l *lazyProjects) repository(ctx context.Context, name string) ([]client.ObjectKey, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.look(ctx); err != nil {
+		return nil, err
+	}
+	return l.repos[name], nil
+}
+
+// look finds out where Projects are, unless that was done a moment ago. The caller holds the lock.
+func (l *lazyProjects) look(ctx context.Context) error {
+	if l.places != nil && time.Since(l.looked) <= placesKept {
+		return nil
+	}
+	all, err := l.all(ctx)
+	if err != nil {
+		return err
+	}
+	l.places, l.repos, l.looked = make(map[string]client.ObjectKey, len(all)), map[string][]client.ObjectKey{}, time.Now()
+	for i := range all {
+		key, repository := client.ObjectKeyFromObject(&all[i]), all[i].Spec.Repository
+		l.places[pathOf(all[i])] = key
+		l.repos[repository] = append(l.repos[repository], key)
+	}
+	return nil
 }
 
 // object gives the Project of a path; nil: there is none.

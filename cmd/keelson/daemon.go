@@ -19,6 +19,7 @@ import (
 
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/githost"
+	"keelson.dev/keelson/internal/identity"
 	"keelson.dev/keelson/internal/web"
 )
 
@@ -207,11 +208,14 @@ func (d *Daemon) serve() (err error) {
 	}
 	d.inst.Port = port
 	d.pushes = make(chan string)
-	d.host, err = githost.New(githost.Options{Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed, Allow: d.ci.allow, Job: d.ci.job, Private: isWitness, Release: d.ci.release})
+	d.people = newPeople(peopleOptions{token: d.inst.Token, port: port, store: d.ci.db, log: d.Logger})
+	d.host, err = githost.New(githost.Options{
+		Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed, Allow: d.ci.allow, Job: d.ci.job, Private: isWitness, Release: d.ci.release,
+		Personal: identity.IsToken, Person: gitPerson(d.people, &d.ci),
+	})
 	if err != nil {
 		return fmt.Errorf("start the Git host: %w", err)
 	}
-	d.people = newPeople(peopleOptions{token: d.inst.Token, port: port, store: d.ci.db, log: d.Logger})
 	dashboard := web.Options{
 		Lister: &d.lister, Version: version, Loopback: true, Metrics: metricsHandler(d.Logger, &d.state), Logger: d.Logger,
 		Guard: d.people.Guard, Authorize: d.people.may.Authorize,

@@ -23,6 +23,7 @@ import (
 	"keelson.dev/keelson/internal/ci"
 	"keelson.dev/keelson/internal/controller"
 	"keelson.dev/keelson/internal/githost"
+	"keelson.dev/keelson/internal/identity"
 	"keelson.dev/keelson/internal/pipeline/executor/pod"
 	"keelson.dev/keelson/internal/store"
 	"keelson.dev/keelson/internal/web"
@@ -173,6 +174,7 @@ func openServerPipelines(data string, o serverCI, who *serverPeople, log *slog.L
 	var err error
 	s.host, err = githost.New(githost.Options{
 		Root: filepath.Join(data, gitDir), Token: s.token, GuardReads: true, Allow: s.ci.allow, Job: s.ci.job, Private: isWitness, Release: s.ci.release,
+		Personal: identity.IsToken, Person: gitPerson(s.people, s.ci),
 		OnPush: func(p githost.Push) {
 			if c := s.ci.get(); c != nil {
 				c.pushed(p)
@@ -334,7 +336,7 @@ func (s *serverPipelines) serve(ctx context.Context, p *pipelineServer, ended ch
 		}
 		http.NotFound(w, r)
 	})
-	s.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	s.server = &http.Server{Handler: s.people.proxies.Front(mux), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	go func() {
 		if err := s.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			ended <- fmt.Errorf("serve pipelines: %w", err)

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io"
@@ -35,6 +36,7 @@ type served struct {
 	name   string
 	start  atomic.Int64 // the number of this start; 0: not yet
 	lost   func()
+	beside bool // another process has it
 }
 
 func newServed(dsn string, lost func()) (*served, error) {
@@ -73,6 +75,9 @@ func (s *served) open() (writer, reader *sql.DB, err error) {
 
 // take lets a new connection write, if this process has the database.
 func (s *served) take(ctx context.Context, conn *pgx.Conn) (err error) {
+	if s.beside {
+		return nil
+	}
 	defer func() {
 		if err != nil { // else it stays open, with the lock
 			err = errors.Join(err, conn.Close(context.WithoutCancel(ctx)))
@@ -211,7 +216,7 @@ func (s *served) classify(err error) (hint string, kind error) {
 	if !errors.As(err, &e) {
 		var connect *pgconn.ConnectError
 		var network *net.OpError
-		if errors.As(err, &connect) || errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) {
+		if errors.As(err, &connect) || errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, driver.ErrBadConn) {
 			return "see that PostgreSQL runs there and takes connections; what was not acknowledged is not written", ErrAway
 		}
 		return inFile("").classify(err) // the files of logs

@@ -47,6 +47,7 @@ type Options struct {
 // DB is a store. Its methods may be called at the same time.
 type DB struct {
 	engine engine
+	beside bool   // another process has it: see [OpenBeside]
 	dir    string // of the logs
 	now    func() time.Time
 	log    *slog.Logger
@@ -309,6 +310,13 @@ func (db *DB) begin(ctx context.Context) (context.Context, context.CancelFunc, e
 
 // write runs f in a transaction that is the only one, and tells what it has changed. A durable one is on the disk when write returns.
 func (db *DB) write(ctx context.Context, durable bool, f func(*tx) error) error {
+	if db.beside {
+		return fmt.Errorf("%w: the Keelson that has it writes", ErrLocked)
+	}
+	return db.writeAny(ctx, durable, f)
+}
+
+func (db *DB) writeAny(ctx context.Context, durable bool, f func(*tx) error) error {
 	ctx, cancel, err := db.begin(ctx)
 	if err != nil {
 		return err
