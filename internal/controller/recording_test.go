@@ -51,7 +51,7 @@ func (d *diary) of(namespace, name string) (lines []string) {
 		if of.App.Namespace != namespace || of.App.Name != name {
 			continue
 		}
-		line := fmt.Sprintf("%s %s %q by %s: %s", of.Trigger, of.Environment, of.Title, of.Author+of.Actor, of.Status)
+		line := fmt.Sprintf("%s %q by %s: %s", of.Trigger, of.Title, of.Author+of.Actor, of.Status)
 		if of.Health != "" {
 			line += " " + of.Health
 		}
@@ -109,20 +109,20 @@ func TestDeliveriesAreRecorded(t *testing.T) {
 		return fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: token, namespace: %s}\nstringData: {t: %s}\n", w.ns, value)
 	}
 	w.ready("app", w.because("Begin\n\nApproved-by: Carol <c@x>", "ann", map[string]string{"app/a.yaml": w.configMap("a", "one"), "app/s.yaml": secret("first-value")}))
-	begun := `commit  "Begin" by ann: succeeded Healthy, create ConfigMap a, create Secret token`
+	begun := `commit "Begin" by ann: succeeded Healthy, create ConfigMap a, create Secret token`
 	w.recorded(d, w.ns, "app", begun)
 
 	w.ready("app", w.because("Change", "bob", map[string]string{"app/a.yaml": w.configMap("a", "two"), "app/s.yaml": secret("other-value")}))
-	changed := `commit  "Change" by bob: succeeded Healthy, update ConfigMap a (data.v one → two), update Secret token (data.t **REDACTED** → **REDACTED** (changed))`
+	changed := `commit "Change" by bob: succeeded Healthy, update ConfigMap a (data.v one → two), update Secret token (data.t **REDACTED** → **REDACTED** (changed))`
 	w.recorded(d, w.ns, "app", begun, changed)
 
 	w.because("Break", "eve", map[string]string{"app/a.yaml": "kind: ["})
 	w.condition("app", metav1.ConditionFalse, "BuildFailed")
-	w.recorded(d, w.ns, "app", begun, changed, `commit  "Break" by eve: failed`)
+	w.recorded(d, w.ns, "app", begun, changed, `commit "Break" by eve: failed`)
 
 	w.ready("app", w.because("Mend", "ann", map[string]string{"app/a.yaml": w.configMap("a", "two")}))
 	w.ready("app", w.because("Remove", "ann", map[string]string{"app/s.yaml": ""}))
-	w.recorded(d, w.ns, "app", begun, changed, `commit  "Break" by eve: superseded`, `commit  "Remove" by ann: succeeded Healthy, delete Secret token`)
+	w.recorded(d, w.ns, "app", begun, changed, `commit "Break" by eve: superseded`, `commit "Remove" by ann: succeeded Healthy, delete Secret token`)
 
 	d.mu.Lock()
 	one, two := d.deliveries[d.order[0]], d.deliveries[d.order[1]]
@@ -131,18 +131,21 @@ func TestDeliveriesAreRecorded(t *testing.T) {
 	if first.Status != history.Running || len(first.Changes) > 0 || !slices.Equal(first.Approvers, []string{"Carol"}) {
 		t.Errorf("the intent is %+v", first)
 	}
+	if one.Environment != w.ns {
+		t.Errorf("the delivery is of the environment %q", one.Environment)
+	}
 	if two.Previous != one.SHA || two.SHA == "" || two.Applied.Before(two.Began) || two.Finished.Before(two.Applied) || two.Authored.IsZero() {
 		t.Errorf("the second delivery is %+v, after %s", two, one.SHA)
 	}
 
 	w.app("app", "  wait: true\n  commonMetadata: {labels: {team: red}}\n")
-	w.recorded(d, w.ns, "app", begun, changed, `commit  "Break" by eve: superseded`, `commit  "Remove" by ann: succeeded Healthy, delete Secret token`,
-		`spec  "Remove" by ann: succeeded Healthy, update ConfigMap a (metadata.labels.team  → red)`)
+	w.recorded(d, w.ns, "app", begun, changed, `commit "Break" by eve: superseded`, `commit "Remove" by ann: succeeded Healthy, delete Secret token`,
+		`spec "Remove" by ann: succeeded Healthy, update ConfigMap a (metadata.labels.team  → red)`)
 
 	w.must(w.client.Delete(w.ctx, w.kustomization("app")))
 	w.gone("app")
-	w.recorded(d, w.ns, "app", begun, changed, `commit  "Break" by eve: superseded`, `commit  "Remove" by ann: succeeded Healthy, delete Secret token`,
-		`spec  "Remove" by ann: succeeded Healthy, update ConfigMap a (metadata.labels.team  → red)`, `spec  "" by : succeeded, delete ConfigMap a`)
+	w.recorded(d, w.ns, "app", begun, changed, `commit "Break" by eve: superseded`, `commit "Remove" by ann: succeeded Healthy, delete Secret token`,
+		`spec "Remove" by ann: succeeded Healthy, update ConfigMap a (metadata.labels.team  → red)`, `spec "" by : succeeded, delete ConfigMap a`)
 }
 
 // TestPartingsAreRecorded: what stays where an app is deleted is not recorded as deleted.
@@ -152,11 +155,11 @@ func TestPartingsAreRecorded(t *testing.T) {
 	w.app("app", "")
 	kept := strings.Replace(w.configMap("kept", "one"), "metadata: {", "metadata: {annotations: {kustomize.toolkit.fluxcd.io/prune: disabled}, ", 1)
 	w.ready("app", w.push(map[string]string{"app/a.yaml": w.configMap("a", "one"), "app/kept.yaml": kept}))
-	begun := `commit  "test" by test: succeeded Healthy, create ConfigMap a, create ConfigMap kept`
+	begun := `commit "test" by test: succeeded Healthy, create ConfigMap a, create ConfigMap kept`
 	w.recorded(d, w.ns, "app", begun)
 	w.must(w.client.Delete(w.ctx, w.kustomization("app")))
 	w.gone("app")
-	w.recorded(d, w.ns, "app", begun, `spec  "" by : succeeded, delete ConfigMap a`)
+	w.recorded(d, w.ns, "app", begun, `spec "" by : succeeded, delete ConfigMap a`)
 	w.value("kept", "one")
 }
 
@@ -211,12 +214,12 @@ func TestSyncsAreRecorded(t *testing.T) {
 	w.sync("web", `{"initiatedBy":{"username":"jane"},"sync":{}}`)
 	w.synced("web", head)
 	w.operated("web", argocdv1.OperationSucceeded)
-	w.recorded(d, "argocd", w.name("web"), `sync  "test" by testjane: succeeded Healthy, create ConfigMap a`)
+	w.recorded(d, "argocd", w.name("web"), `sync "test" by testjane: succeeded Healthy, create ConfigMap a`)
 	w.merge("web", `{"spec":{"syncPolicy":{"automated":{"prune":true,"selfHeal":true}}}}`)
 	head = w.push(map[string]string{"web/a.yaml": w.configMap("a", "two")})
 	w.synced("web", head)
-	w.recorded(d, "argocd", w.name("web"), `sync  "test" by testjane: succeeded Healthy, create ConfigMap a`,
-		`commit  "test" by test: succeeded Healthy, update ConfigMap a (data.v one → two)`)
+	w.recorded(d, "argocd", w.name("web"), `sync "test" by testjane: succeeded Healthy, create ConfigMap a`,
+		`commit "test" by test: succeeded Healthy, update ConfigMap a (data.v one → two)`)
 }
 
 // TestReleasesAreRecorded: what Helm's actions change, and how they end.
@@ -228,14 +231,14 @@ func TestReleasesAreRecorded(t *testing.T) {
 	w.released("web", 1)
 	w.helmRelease("web", "  values: {v: two}\n  upgrade: {remediation: {retries: 1, remediateLastFailure: true}}\n")
 	w.released("web", 2)
-	begun := `commit  "" by : succeeded Healthy, create ConfigMap web`
-	changed := `spec  "" by : succeeded Healthy, update ConfigMap web (data.v one → two)`
+	begun := `commit "" by : succeeded Healthy, create ConfigMap web`
+	changed := `spec "" by : succeeded Healthy, update ConfigMap web (data.v one → two)`
 	w.recorded(d, w.ns, "web", begun, changed)
 
 	w.push(chart("2.0.0", map[string]string{"templates/bad.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: No Name}\n"}))
 	w.eventually("the failures", func() error {
 		lines := d.of(w.ns, "web")
-		if len(lines) < 4 || !strings.HasPrefix(lines[2], `commit  "" by : failed`) || !strings.HasPrefix(lines[3], `rollback  "" by : succeeded`) {
+		if len(lines) < 4 || !strings.HasPrefix(lines[2], `commit "" by : failed`) || !strings.HasPrefix(lines[3], `rollback "" by : succeeded`) {
 			return fmt.Errorf("it says:\n%s", strings.Join(lines, "\n"))
 		}
 		return nil

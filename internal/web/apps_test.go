@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"keelson.dev/keelson/internal/audit"
+	"keelson.dev/keelson/internal/delivery"
 )
 
 // fleet makes apps as they are in many environments and states.
@@ -310,7 +311,7 @@ func TestPlaces(t *testing.T) {
 		{label("environment", "qa"), "qa", "", "team", "", "qa", "qa"},
 	}
 	for _, c := range cases {
-		env := EnvironmentOf(c.labels, c.target, c.namespace)
+		env := delivery.EnvironmentOf(c.labels, c.target, c.namespace)
 		if app := AppName(c.labels, c.name, env, c.source); env != c.environment || app != c.app {
 			t.Errorf("%v: environment %q, app %q", c, env, app)
 		}

@@ -15,7 +15,7 @@ import (
 type App struct {
 	Status
 	ID          string `json:"id"`               // "Kustomization/flux-system/dev"
-	Environment string `json:"environment"`      // that it is delivered to: see [EnvironmentOf]
+	Environment string `json:"environment"`      // that it is delivered to: see [delivery.EnvironmentOf]
 	Source      string `json:"source"`           // "GitRepository/flux-system/sample", or URLs
 	Path        string `json:"path"`             // or the name of a chart
 	Objects     int    `json:"objects"`          // in the inventory
@@ -30,17 +30,8 @@ type App struct {
 	Wanted string `json:"wanted,omitempty"` // the revision that its source has now, where that is known
 }
 
-// The labels that say which environment an app belongs to, and which app it is in all of them, the first of them first.
-var (
-	EnvironmentLabels = []string{"keelson.dev/environment", "app.kubernetes.io/environment", "environment"}
-	AppLabels         = []string{"keelson.dev/app", "app.kubernetes.io/name"}
-)
-
-// EnvironmentOf tells which environment an app belongs to: a label says so, else it is the namespace that the app is delivered to, else
-// the one that it is declared in.
-func EnvironmentOf(labels map[string]string, target, namespace string) string {
-	return cmp.Or(labelled(labels, EnvironmentLabels), target, namespace)
-}
+// AppLabels say which app an app is in all environments, the first of them first.
+var AppLabels = []string{"keelson.dev/app", "app.kubernetes.io/name"}
 
 // AppName tells what an app is in every environment: a label says so, else it is its name without that of the environment before
 // or behind it ("web-staging" and "staging-web" in staging), else, where nothing else is in the name, that of its source.
