@@ -23,6 +23,8 @@ type Recorder interface {
 	// the same. Of its changes only those that have not been told yet are given.
 	Delivery(d history.Delivery)
 	Repair(r history.Repair)
+	// Commit tells what a commit says that a source gives now, whether it changes anything or not.
+	Commit(c history.Commit)
 }
 
 // recording is a delivery as it is told.

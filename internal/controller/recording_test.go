@@ -23,6 +23,7 @@ type diary struct {
 	deliveries map[string]history.Delivery
 	first      map[string]history.Delivery // as each was told first
 	repairs    []history.Repair
+	commits    []string // titles
 }
 
 func (d *diary) Delivery(of history.Delivery) {
@@ -40,6 +41,12 @@ func (d *diary) Repair(r history.Repair) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.repairs = append(d.repairs, r)
+}
+
+func (d *diary) Commit(c history.Commit) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.commits = append(d.commits, c.Title)
 }
 
 // of gives what was delivered of an app, in a line each.

@@ -85,6 +85,8 @@ type Index struct {
 	order   []*listed // by name; what it points to never changes
 	sources map[string]Source
 	waiting map[string]bool // kinds that have not been listed yet
+	commits map[string]CommitText
+	wanted  chan struct{}
 }
 
 // listed is an app with what it is found by.
@@ -95,20 +97,29 @@ type listed struct {
 
 // NewIndex makes an index that knows nothing before each of these kinds was [Index.Complete].
 func NewIndex(feed *Feed, kinds ...string) *Index {
-	i := &Index{feed: feed, apps: map[string]*listed{}, sources: map[string]Source{}, waiting: map[string]bool{}}
+	i := &Index{feed: feed, apps: map[string]*listed{}, sources: map[string]Source{}, waiting: map[string]bool{}, commits: map[string]CommitText{}, wanted: make(chan struct{}, 1)}
 	for _, k := range kinds {
 		i.waiting[k] = true
 	}
 	return i
 }
 
-// SetApp takes in how an app is now.
-func (i *Index) SetApp(a App) {
-	a.ID = AppID(a.Kind, a.Namespace, a.Name)
-	l := &listed{App: a, text: strings.ToLower(strings.Join([]string{
+// listedOf makes an app that can be found.
+func listedOf(a App) *listed {
+	return &listed{App: a, text: strings.ToLower(strings.Join([]string{
 		a.Namespace + "/" + a.Name, a.Kind, a.Environment, a.Source, a.Path, a.Revision, a.Reason, a.Message, a.Author, a.Title,
 	}, "\n"))}
+}
+
+// SetApp takes in how an app is now. What its commit says is added where that is known.
+func (i *Index) SetApp(a App) {
+	a.ID = AppID(a.Kind, a.Namespace, a.Name)
 	i.mu.Lock()
+	c, known := i.commits[a.SHA]
+	if known {
+		a.Author, a.Title = c.Author, c.Title
+	}
+	l := listedOf(a)
 	before := i.apps[a.ID]
 	same := before != nil && reflect.DeepEqual(before.App, a)
 	if !same {
@@ -122,6 +133,9 @@ func (i *Index) SetApp(a App) {
 	}
 	tell := !same && len(i.waiting) == 0
 	i.mu.Unlock()
+	if a.SHA != "" && !known {
+		i.Ask()
+	}
 	if tell {
 		i.feed.App(AppChange{ID: a.ID, State: a.State, Revision: a.Revision})
 	}
