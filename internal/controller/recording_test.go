@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 
+	sourcev1 "github.com/fluxcd/source-controller/api/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -14,6 +15,7 @@ import (
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/history"
+	"keelson.dev/keelson/internal/redact"
 )
 
 // diary is a history in memory.
@@ -250,4 +252,96 @@ func TestReleasesAreRecorded(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestRotatedSecretsAreNotRecorded: a value that was a secret's stays masked where it is replaced by something else in the very change that
+// gives the secret another value, also where the process that knew it is gone.
+func TestRotatedSecretsAreNotRecorded(t *testing.T) {
+	const first, second = "first-secret-value", "second-secret-value"
+	restart := func(w *world) {
+		w.Helper()
+		running.stop()
+		w.must(running.start())
+	}
+	vars := func(w *world, value string) {
+		w.Helper()
+		w.apply(fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: vars, namespace: %s}\nstringData: {TOKEN: %s}\n", w.ns, value))
+	}
+	const from = "  postBuild: {substituteFrom: [{kind: Secret, name: vars}]}\n"
+	fetched := func(w *world, rev string) {
+		w.Helper()
+		w.eventually("the source", func() error {
+			var repo sourcev1.GitRepository
+			w.must(w.client.Get(w.ctx, client.ObjectKey{Namespace: w.ns, Name: "repo"}, &repo))
+			if a := repo.Status.Artifact; a == nil || a.Revision != rev {
+				return fmt.Errorf("it is at %+v", a)
+			}
+			return nil
+		})
+	}
+	befores := map[string]string{"at once": redact.Mask, "after a restart": "plain"} // where it is known, both sides are masked
+	for name, between := range map[string]func(*world){"at once": func(*world) {}, "after a restart": restart} {
+		t.Run("substituted, "+name, func(t *testing.T) {
+			w := newWorld(t)
+			d := w.keepsDiary()
+			vars(w, first)
+			w.app("app", from)
+			w.ready("app", w.push(map[string]string{"app/a.yaml": w.configMap("a", "${TOKEN}")}))
+			w.app("app", from+"  suspend: true\n")
+			between(w)
+			vars(w, second)
+			fetched(w, w.push(map[string]string{"app/a.yaml": w.configMap("a", "plain")}))
+			w.app("app", from)
+			w.value("a", "plain")
+			w.recorded(d, w.ns, "app", `commit "test" by test: succeeded Healthy, create ConfigMap a`,
+				`commit "test" by test: succeeded Healthy, update ConfigMap a (data.v **REDACTED** → `+befores[name]+`)`)
+		})
+	}
+	t.Run("not substituted any more, after a restart", func(t *testing.T) {
+		w := newWorld(t)
+		d := w.keepsDiary()
+		vars(w, first)
+		w.app("app", from)
+		w.ready("app", w.push(map[string]string{"app/a.yaml": w.configMap("a", "${TOKEN}")}))
+		w.app("app", from+"  suspend: true\n")
+		restart(w)
+		fetched(w, w.push(map[string]string{"app/a.yaml": w.configMap("a", "plain")}))
+		w.app("app", "")
+		w.value("a", "plain")
+		w.recorded(d, w.ns, "app", `commit "test" by test: succeeded Healthy, create ConfigMap a`,
+			`commit "test" by test: succeeded Healthy, update ConfigMap a (data.v **REDACTED** → plain)`)
+	})
+	t.Run("the app's own", func(t *testing.T) {
+		w := newWorld(t)
+		d := w.keepsDiary()
+		w.app("app", "")
+		secret := func(value string) string {
+			return fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: token, namespace: %s}\nstringData: {t: %s}\n", w.ns, value)
+		}
+		w.ready("app", w.push(map[string]string{"app/a.yaml": w.configMap("a", "x="+first), "app/s.yaml": secret(first)}))
+		w.ready("app", w.push(map[string]string{"app/a.yaml": w.configMap("a", "plain"), "app/s.yaml": secret(second)}))
+		w.recorded(d, w.ns, "app", `commit "test" by test: succeeded Healthy, create ConfigMap a, create Secret token`,
+			`commit "test" by test: succeeded Healthy, update ConfigMap a (data.v x=**REDACTED** → **REDACTED**), update Secret token (data.t **REDACTED** → **REDACTED** (changed))`)
+	})
+	for name, between := range map[string]func(*world){"at once": func(*world) {}, "after a restart": restart} {
+		t.Run("of Helm's values, "+name, func(t *testing.T) {
+			w := newWorld(t)
+			d := w.keepsDiary()
+			w.push(chart("1.0.0", nil))
+			values := func(value string) {
+				w.Helper()
+				w.apply(fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: vals, namespace: %s}\nstringData: {values.yaml: 'v: %s'}\n", w.ns, value))
+			}
+			values(first)
+			const from = "  valuesFrom: [{kind: Secret, name: vals}]\n"
+			w.helmRelease("web", from)
+			w.released("web", 1)
+			w.helmRelease("web", from+"  suspend: true\n")
+			between(w)
+			values(second)
+			w.helmRelease("web", from+"  values: {v: plain}\n")
+			w.released("web", 2)
+			w.recorded(d, w.ns, "web", `commit "" by : succeeded Healthy, create ConfigMap web`, `spec "" by : succeeded Healthy, update ConfigMap web (data.v **REDACTED** → `+befores[name]+`)`)
+		})
+	}
 }
