@@ -447,7 +447,9 @@ func TestCrash(t *testing.T) {
 		cmd.Env = append(os.Environ(), "KEELSON_TEST_STORE="+path)
 		out := must(cmd.StdoutPipe())(t)
 		ok(t, cmd.Start())
-		kill := time.AfterFunc(300*time.Millisecond+rand.N(300*time.Millisecond), func() { cmd.Process.Kill() })
+		// From when everything goes on: a machine that is busy takes seconds to start a process, and there would be nothing to cut short.
+		kill := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
+		begun := map[string]int{}
 		lines := bufio.NewReader(out)
 		for {
 			line, err := lines.ReadString('\n')
@@ -467,6 +469,9 @@ func TestCrash(t *testing.T) {
 				said[what] = map[int64]int64{}
 			}
 			said[what][id] = n
+			if begun[what]++; begun[what] == crashLeast[what] && len(begun) == len(crashLeast) && enough(begun) {
+				kill.Reset(rand.N(300 * time.Millisecond))
+			}
 		}
 		kill.Stop()
 		cmd.Process.Kill()
@@ -478,6 +483,18 @@ func TestCrash(t *testing.T) {
 			t.Errorf("only %d of %s", len(said[what]), what)
 		}
 	}
+}
+
+// crashLeast is how much a process of TestCrash says before it is killed.
+var crashLeast = map[string]int{"id": 1, "pipeline": 1, "step": 10, "command": 10, "log": 10, "deleted": 2}
+
+func enough(said map[string]int) bool {
+	for what, least := range crashLeast {
+		if said[what] < least {
+			return false
+		}
+	}
+	return true
 }
 
 // look compares a database with what was said of it.
