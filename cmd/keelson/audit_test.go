@@ -45,7 +45,7 @@ func openAudited(t *testing.T, data string) audited {
 		t.Fatal(err)
 	}
 	log := &bytes.Buffer{}
-	return audited{startAuditor(filepath.Join(data, ciDir), db, host, slog.New(slog.NewTextHandler(log, nil))), data, db, log}
+	return audited{startAuditor(filepath.Join(data, ciDir), db, host, retention{}, slog.New(slog.NewTextHandler(log, nil))), data, db, log}
 }
 
 func (a audited) close(t *testing.T) {

@@ -168,6 +168,20 @@ func TestGoldenRecord(t *testing.T) {
 	}
 }
 
+func TestUrgent(t *testing.T) {
+	for action, want := range map[string]bool{
+		"login": false, "logout": false, "git.push": false, "pipeline.create": false, "pipeline.play": true, "environment.rollback": true, "app.rollback": true, "app.confirm": true,
+		"user.add": true, "token.remove": true, "audit.erase": true, "audit.export": false, "store.restore": true,
+	} {
+		if got := (Record{Action: action, Outcome: Done}).Urgent(); got != want {
+			t.Errorf("%s: %v", action, got)
+		}
+	}
+	if !(Record{Action: "login", Outcome: Refused}).Urgent() {
+		t.Error("a login that was refused is not")
+	}
+}
+
 func TestClean(t *testing.T) {
 	long := strings.Repeat("é", 1000)
 	for _, c := range []struct{ in, want Entry }{
