@@ -340,7 +340,10 @@ func (a *auditor) retain(ctx context.Context) {
 	}
 	if last > 0 {
 		a.log.Info("the old part of the audit was removed", "records up to", last)
-		a.Record(audit.Entry{Action: "audit.cut", Object: "audit", Detail: fmt.Sprintf("the records up to %d were removed: they stay for %g days", last, a.kept.Hours()/24)})
+		e := audit.Entry{Action: "audit.cut", Object: "audit", Detail: fmt.Sprintf("the records up to %d were removed: they stay for %g days", last, a.kept.Hours()/24)}
+		if _, err := a.store.AppendAudit(context.WithoutCancel(ctx), e); err != nil { // not by the queue, which may have ended
+			a.lose(1, err)
+		}
 	}
 }
 

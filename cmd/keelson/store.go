@@ -339,7 +339,7 @@ func runStoreRestore(ctx context.Context, g *global, file string) (err error) {
 	if err := checkUnpacked(ctx, fresh); err != nil {
 		return fmt.Errorf("restore %s: %w", file, err)
 	}
-	aside := filepath.Join(dir, "before-restore-"+time.Now().UTC().Format("20060102T150405"))
+	aside := filepath.Join(dir, "before-restore-"+strings.ReplaceAll(time.Now().UTC().Format("20060102T150405.000"), ".", "-"))
 	if dsn := os.Getenv(databaseVariable); dsn != "" {
 		aside, err = swapServed(ctx, dir, fresh, aside, m.Logs, dsn)
 	} else {

@@ -200,6 +200,10 @@ func (s *pipelines) eraseAudit(w http.ResponseWriter, r *http.Request) {
 	if len(gone.Rows) > 0 {
 		s.note(r, audit.Entry{Action: "audit.erase", Object: "person/" + gone.ID}, err)
 	}
+	if errors.Is(err, store.ErrInvalid) || errors.Is(err, store.ErrTooLarge) {
+		refuse(w, http.StatusBadRequest, err)
+		return
+	}
 	if err != nil {
 		fail(w, err)
 		return
