@@ -39,6 +39,7 @@ type serverCI struct {
 	shell             bool
 	jobs              int
 	log               int // MiB of a job's log
+	keep              retention
 }
 
 func (o *serverCI) flags(f *pflag.FlagSet) {
@@ -53,6 +54,7 @@ func (o *serverCI) flags(f *pflag.FlagSet) {
 	f.BoolVar(&o.shell, "ci-shell", false, "let projects whose executor is shell run their jobs on the server's own machine, in sandboxes where it can make them")
 	f.IntVar(&o.log, "ci-log-limit", usualLog, "`MiB` that the log of a job may have, 1 to 10000; what follows is left out")
 	f.IntVar(&o.jobs, "ci-jobs", 0, "how many jobs run at a `time` (default: as the machine is)")
+	o.keep.flags(f, "")
 }
 
 // usualLog is how many MiB the log of a job may have, as at GitLab.
@@ -76,6 +78,9 @@ func (o *serverCI) check() error {
 	}
 	if o.log < 1 || o.log > 10_000 {
 		return usagef("--ci-log-limit %d: it takes 1 to 10000", o.log)
+	}
+	if err := o.keep.check(); err != nil {
+		return err
 	}
 	o.url = u.Scheme + "://" + u.Host
 	if o.helper == "" {
@@ -294,7 +299,7 @@ func (s *serverPipelines) open(ctx context.Context, kubeconfig string, ended cha
 	if err != nil {
 		return nil, hintf(fmt.Errorf("listen: %w", err), "--ci-access takes HOST:PORT")
 	}
-	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, history: s.kept, git: s.o.url + githostPath}
+	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, history: s.kept, git: s.o.url + githostPath, keep: s.o.keep}
 	if s.o.shell {
 		mine.noShell = ""
 	}
