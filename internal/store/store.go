@@ -182,6 +182,9 @@ func readMigrations(from fs.FS) ([]migration, error) {
 	return all, nil
 }
 
+// fills are what migrations do that SQL cannot.
+var fills = map[int]func(*tx) error{11: nameDeployments}
+
 // migrate applies what the database does not have yet, each migration in a transaction of its own.
 func (db *DB) migrate(ctx context.Context) error {
 	all, err := readMigrations(migrations)
@@ -208,6 +211,11 @@ func (db *DB) migrate(ctx context.Context) error {
 		err := db.write(ctx, true, func(tx *tx) error {
 			if _, err := tx.ExecContext(ctx, db.engine.schema(m.sql)); err != nil {
 				return err
+			}
+			if fill := fills[m.version]; fill != nil {
+				if err := fill(tx); err != nil {
+					return err
+				}
 			}
 			return tx.exec(`INSERT INTO schema_migrations (version, name, applied) VALUES (?, ?, ?)`, m.version, m.name, micros(db.now()))
 		})
