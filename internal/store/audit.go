@@ -288,9 +288,9 @@ func (t *tx) auditWhere(f AuditFilter) (*where, error) {
 	}
 	if f.Query != "" {
 		like := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(strings.ToLower(f.Query)) + "%"
-		w.and(`(lower(detail) LIKE ? ESCAPE '\' OR lower(object) LIKE ? ESCAPE '\' OR lower(action) LIKE ? ESCAPE '\' OR lower(project) LIKE ? ESCAPE '\'
-			OR lower(environment) LIKE ? ESCAPE '\' OR actor IN (SELECT id FROM audit_names WHERE kind = 'person' AND lower(name) LIKE ? ESCAPE '\'))`,
-			like, like, like, like, like, like)
+		// One text in place of five: half the work.
+		const searched = "lower(detail || '\n' || object || '\n' || action || '\n' || project || '\n' || environment)"
+		w.and(`(`+searched+` LIKE ? ESCAPE '\' OR actor IN (SELECT id FROM audit_names WHERE kind = 'person' AND lower(name) LIKE ? ESCAPE '\'))`, like, like)
 	}
 	return &w, nil
 }

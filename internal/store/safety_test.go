@@ -23,6 +23,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"keelson.dev/keelson/internal/history"
 )
 
 func TestOpenKey(t *testing.T) {
@@ -164,6 +166,30 @@ func TestMigrations(t *testing.T) {
 	} {
 		_, err := readMigrations(c.files)
 		refused(t, err, nil, c.says)
+	}
+}
+
+// TestSearchesAfterAMigration takes the tables away that searches use, as they were not there in older versions: what is there is found all the same.
+func TestSearchesAfterAMigration(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	db := openAt(t, path)
+	ctx := t.Context()
+	p := newPipeline(t, db, "group/shop", nil)
+	ok(t, db.KeepDeliveries(ctx, []history.Delivery{delivered("k", "c0ffee", func(d *history.Delivery) { d.Title = "Sell MORE tea" })}))
+	for i := range 150 {
+		j := newJob(t, db, p, fmt.Sprint("deploy-", i), "running")
+		_, d, err := db.BeginDeployment(ctx, Environment{Project: p.Project, Name: "prod", Slug: "prod"}, Deployment{Pipeline: p.ID, Job: j.ID, SHA: "c0ffee", Started: day})
+		ok(t, err)
+		must(db.ReportDeployment(ctx, d.ID, Report{Wrote: []byte(`{"objects":[{"verb":"patch","kind":"Deployment","namespace":"dev","name":"web"}],"commits":[{"sha":"` + fmt.Sprint("beef", i) + `"}]}`)}))(t)
+	}
+	must(db.writer.Exec(`DROP TABLE delivery_texts; DROP TABLE deployment_names; DELETE FROM schema_migrations WHERE version IN (10, 11)`))(t)
+	ok(t, db.Close())
+	db = openAt(t, path)
+	found := must(db.Deliveries(ctx, DeliveryFilter{Query: "more flux-system"}))(t)
+	diff(t, "deliveries", len(found), 1)
+	diff(t, "jobs that wrote", len(must(db.WrittenBy(ctx, ObjectFilter{Kinds: []string{"deployment"}, Name: "web"}))(t)), 150)
+	if j := must(db.PushedBy(ctx, "beef149"))(t); j == nil || j.Environment != "prod" {
+		t.Errorf("beef149 was pushed by %v", j)
 	}
 }
 

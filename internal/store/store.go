@@ -190,6 +190,9 @@ const (
 	tableOfSealing    = `CREATE TABLE IF NOT EXISTS sealing (id INTEGER PRIMARY KEY, sealed_check BLOB NOT NULL) STRICT`
 )
 
+// fills are what migrations do that SQL cannot.
+var fills = map[int]func(*tx) error{11: nameDeployments}
+
 // migrate applies what the database does not have yet, each migration in a transaction of its own.
 func (db *DB) migrate(ctx context.Context) error {
 	all, err := readMigrations(migrations)
@@ -216,6 +219,11 @@ func (db *DB) migrate(ctx context.Context) error {
 		err := db.write(ctx, true, func(tx *tx) error {
 			if _, err := tx.ExecContext(ctx, db.engine.schema(m.sql)); err != nil {
 				return err
+			}
+			if fill := fills[m.version]; fill != nil {
+				if err := fill(tx); err != nil {
+					return err
+				}
 			}
 			return tx.exec(`INSERT INTO schema_migrations (version, name, applied) VALUES (?, ?, ?)`, m.version, m.name, micros(db.now()))
 		})
