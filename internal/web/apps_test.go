@@ -269,6 +269,7 @@ func (nothing) Ask(context.Context, AppRef, string, AskApp) (AppAsked, error) {
 	return AppAsked{}, ErrNoApp
 }
 func (nothing) Log(context.Context, LogQuery) (io.ReadCloser, error) { return nil, ErrNoApp }
+func (nothing) LogEnded(context.Context, LogQuery) (bool, error)     { return false, ErrNoApp }
 
 // TestAppsStarting: before everything has been looked at nothing is said to be empty.
 func TestAppsStarting(t *testing.T) {
