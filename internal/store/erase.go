@@ -118,6 +118,9 @@ func (t *tx) erase(names []string) (Forgotten, error) {
 
 // replace puts an id into the place of one name.
 func (t *tx) replace(name, id string, count func(table string, n int64)) error {
+	if err := t.replaceSearched(name, id); err != nil {
+		return err
+	}
 	n, err := t.count(`UPDATE deliveries SET email = '' WHERE email <> '' AND (`+isPerson("author")+`)`, isPersonArgs(name)...) // a commit has one author
 	if err != nil {
 		return err
@@ -147,6 +150,24 @@ func (t *tx) replace(name, id string, count func(table string, n int64)) error {
 	return t.replaceApprover(name, id, count)
 }
 
+// replaceSearched is replace for what is searched of deliveries, as long as these know whose they are.
+func (t *tx) replaceSearched(name, id string) error {
+	var authors []string
+	err := t.each(func(scan func(...any) error) error {
+		var author string
+		err := scan(&author)
+		authors = append(authors, author)
+		return err
+	}, `SELECT DISTINCT author FROM deliveries WHERE author <> '' AND (lower(email) = ? OR `+isPerson("author")+`)`, append([]any{strings.ToLower(name)}, isPersonArgs(name)...)...)
+	for _, author := range authors {
+		if err == nil {
+			err = t.exec(`UPDATE delivery_texts SET searched = replace(searched, ?, ?) WHERE delivery IN (SELECT id FROM deliveries WHERE author = ?)`,
+				strings.ToLower(author), id, author)
+		}
+	}
+	return err
+}
+
 // isPerson is the condition that a column names a person: as a name, or as a name and an address, one of which is given.
 func isPerson(column string) string {
 	return column + ` = ? OR ` + column + ` LIKE ? ESCAPE '~' OR lower(` + column + `) LIKE ? ESCAPE '~'`
@@ -159,8 +180,12 @@ func isPersonArgs(name string) []any {
 // replaceApprover is replace for the lists of those who have approved.
 func (t *tx) replaceApprover(name, id string, count func(table string, n int64)) error {
 	found := map[int64]string{}
-	part := strings.Trim(quoted(name), `"`)
-	err := t.each(func(scan func(...any) error) error {
+	quoted, err := json.Marshal(name)
+	if err != nil {
+		return err
+	}
+	part := strings.Trim(string(quoted), `"`)
+	err = t.each(func(scan func(...any) error) error {
 		var delivery int64
 		var text string
 		var all []string
