@@ -49,6 +49,12 @@ func (db *DB) ErasePerson(ctx context.Context, person string, also ...string) (F
 			return Forgotten{}, db.wrap(doing, errors.Join(err, fmt.Errorf("%q is no name: %w", name, ErrInvalid)))
 		}
 	}
+	for taken := 1; taken > 0; { // what others have left for the audit has names, too
+		var err error
+		if taken, err = db.TakeInbox(ctx); err != nil {
+			return Forgotten{}, err
+		}
+	}
 	var gone Forgotten
 	err := db.write(ctx, true, func(tx *tx) (err error) {
 		gone, err = tx.erase(names)
