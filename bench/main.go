@@ -82,6 +82,8 @@ var measurements = []measurement{
 	{"helm-steady", (*bench).measureHelmSteady},
 	{"web-list", (*bench).measureWebList},
 	{"web-sse", (*bench).measureWebSSE},
+	{"web-open", (*bench).measureWebOpen},
+	{"web-log", (*bench).measureWebLog},
 }
 
 func main() {
