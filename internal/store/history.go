@@ -383,6 +383,29 @@ func (db *DB) Delivery(ctx context.Context, id int64) (history.Delivery, error) 
 	return d, db.wrap(fmt.Sprintf("delivery %d", id), err)
 }
 
+// Commits gives what is known of commits by their SHAs, from what was delivered of them and from their pipelines: title and author.
+func (db *DB) Commits(ctx context.Context, shas []string) (map[string]history.Commit, error) {
+	found := map[string]history.Commit{}
+	if len(shas) == 0 {
+		return found, nil
+	}
+	marks := strings.TrimSuffix(strings.Repeat("?, ", len(shas)), ", ")
+	args := make([]any, 0, 2*len(shas))
+	for _, sha := range slices.Concat(shas, shas) {
+		args = append(args, sha)
+	}
+	err := db.read(ctx, func(tx *tx) error {
+		return tx.each(func(scan func(...any) error) error {
+			var c history.Commit
+			err := scan(&c.SHA, &c.Title, &c.Author)
+			found[c.SHA] = c
+			return err
+		}, `SELECT sha, title, author FROM pipelines WHERE id IN (SELECT max(id) FROM pipelines WHERE sha IN (`+marks+`) AND title <> '' GROUP BY sha)
+			UNION ALL SELECT sha, title, author FROM deliveries WHERE id IN (SELECT max(id) FROM deliveries WHERE sha IN (`+marks+`) AND title <> '' GROUP BY sha)`, args...)
+	})
+	return found, db.wrap(fmt.Sprintf("look for %d commits", len(shas)), err)
+}
+
 // ObjectChange is what a delivery has done to an object.
 type ObjectChange struct {
 	Delivery int64
