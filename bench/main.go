@@ -67,6 +67,7 @@ var measurements = []measurement{
 	{"ci-log", (*bench).measureCILog},
 	{"ci-pods", (*bench).measureCIPods},
 	{"why", (*bench).measureWhy},
+	{"audit", (*bench).measureAudit},
 	{"drift", (*bench).measureDrift},
 	{"steady", (*bench).measureSteady},
 	{"cold", (*bench).measureCold},
