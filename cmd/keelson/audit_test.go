@@ -15,8 +15,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/audit/witness"
@@ -31,8 +34,28 @@ type audited struct {
 	*auditor
 	data string
 	db   *store.DB
-	log  *bytes.Buffer
+	log  *logText
 }
+
+// logText is a log that is read while it is written.
+type logText struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *logText) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *logText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func (l *logText) Len() int { return len(l.String()) }
 
 func openAudited(t *testing.T, data string) audited {
 	t.Helper()
@@ -50,7 +73,7 @@ func openKept(t *testing.T, data string, keep retention) audited {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := &bytes.Buffer{}
+	log := &logText{}
 	return audited{startAuditor(filepath.Join(data, ciDir), db, host, keep, slog.New(slog.NewTextHandler(log, nil))), data, db, log}
 }
 
@@ -153,6 +176,65 @@ func TestAuditorWithoutDatabase(t *testing.T) {
 	}
 	var none *auditor
 	none.Record(audit.Entry{})
+}
+
+// TestAuditorWaits: what is recorded while the disk is full is kept once there is room.
+func TestAuditorWaits(t *testing.T) {
+	data := t.TempDir()
+	dir := filepath.Join(data, ciDir)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=8m,mode=700"); err != nil {
+		t.Skipf("NOT TESTED: a small file system cannot be mounted here: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	a := openAudited(t, data)
+	fill, err := os.Create(filepath.Join(dir, "fill"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := 1 << 16; n > 0; { // until not a byte fits
+		if _, err := fill.Write(make([]byte, n)); err != nil {
+			n /= 16
+		}
+	}
+	full := func() error {
+		_, err := a.db.AppendAudit(t.Context(), audit.Entry{Actor: "eve", Action: "login", Detail: strings.Repeat("x", 900)})
+		return err
+	}
+	for err = full(); err == nil; err = full() { // what is there of the write-ahead log is used up
+	}
+	if !errors.Is(err, store.ErrFull) {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	for i := range 500 {
+		a.Record(audit.Entry{Actor: "ann", Action: "logout", Detail: fmt.Sprint(i, strings.Repeat("y", 900))})
+	}
+	if took := time.Since(begun); took > 2*time.Second {
+		t.Errorf("recording took %s", took)
+	}
+	waits := func() bool { return strings.Contains(a.log.String(), "records of the audit wait for the database") } // others would be given up now
+	for deadline := time.Now().Add(time.Minute); !waits() && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	}
+	if err := errors.Join(fill.Close(), os.Remove(fill.Name())); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if all, _, err := a.db.Audit(t.Context(), store.AuditFilter{Action: "logout", Limit: 1000}); err == nil && len(all) == 500 {
+			break
+		}
+	}
+	a.close(t)
+	out, _ := auditCLI(data, "audit", "list", "--action", "logout", "--limit", "1000")
+	if n := strings.Count(out, "logout"); n != 500 {
+		t.Errorf("%d records are there", n)
+	}
+	expect(t, data, 0, "are as they were written", "audit", "verify")
+	if out, _ := auditCLI(data, "audit", "list", "--action", "audit.gap"); strings.Contains(out, "were lost") || !waits() {
+		t.Errorf("%s\n%s", out, a.log)
+	}
 }
 
 func TestAuditPush(t *testing.T) {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -107,6 +106,34 @@ func TestAuditRotate(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(t, data, 1, "is signed with another key: "+audit.KeyID(publicOf(theirs)), "audit", "verify")
+}
+
+// TestRestoreBeforeRotation puts a backup back that was made before the key changed: the database alone tells of the key, and so does an export.
+func TestRestoreBeforeRotation(t *testing.T) {
+	data, other := t.TempDir(), t.TempDir()
+	a := openAudited(t, data)
+	a.Record(audit.Entry{Actor: "ann", Action: "login"})
+	a.close(t)
+	first := auditKeyOfData(t, data)
+	backup, export := filepath.Join(other, "backup.tar"), filepath.Join(other, "audit.jsonl")
+	expect(t, data, 0, "has the database", "store", "backup", backup)
+	expect(t, data, 0, " follows ", "audit", "rotate-key")
+	a = openAudited(t, data)
+	a.Record(audit.Entry{Actor: "bob", Action: "login"})
+	a.close(t)
+	expect(t, data, 0, "The database is as it was", "store", "restore", backup)
+	a = openAudited(t, data)
+	a.Record(audit.Entry{Actor: "carol", Action: "login"})
+	a.close(t)
+	if a.log.Len() != 0 {
+		t.Errorf("%s", a.log)
+	}
+	if err := os.WriteFile(export, []byte(expect(t, data, 0, "", "audit", "export")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, data, 0, "the records 3 to 4 of before are lost", "audit", "verify")
+	expect(t, data, 0, "Records 1 to 4 are as they were written", "audit", "verify", "--file", export, "--key", first)
+	expect(t, data, 0, "Records 1 to 4 are as they were written", "audit", "verify", "--file", export, "--key", auditKeyOfData(t, data))
 }
 
 // TestAuditRotateKilled: a process ends between the signatures of a rotation and the change of the file, or before them.
@@ -286,10 +313,10 @@ func TestHistorySweep(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	for i, age := range []time.Duration{100, 50, 1} {
+	for i, days := range []int{100, 50, 1} {
 		for _, app := range []string{"a", fmt.Sprint("b", i)} {
 			err := db.KeepDeliveries(t.Context(), []history.Delivery{{
-				Key: fmt.Sprint(app, i), App: history.App{Kind: "Kustomization", Namespace: "x", Name: app}, Revision: fmt.Sprint("main@", i), Status: history.Succeeded, Began: time.Now().Add(-age * 24 * time.Hour),
+				Key: fmt.Sprint(app, i), App: history.App{Kind: "Kustomization", Namespace: "x", Name: app}, Revision: fmt.Sprint("main@", i), Status: history.Succeeded, Began: time.Now().AddDate(0, 0, -days),
 			}})
 			if err != nil {
 				t.Fatal(err)
@@ -366,7 +393,7 @@ func TestStorePostgreSQL(t *testing.T) {
 	}
 	a = openAudited(t, data)
 	a.close(t)
-	if bytes.Contains(a.log.Bytes(), []byte("level=ERROR")) {
+	if strings.Contains(a.log.String(), "level=ERROR") {
 		t.Errorf("%s", a.log)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -30,7 +31,7 @@ const (
 	auditQueue = 4096
 	// auditBatch is how many records are kept in one transaction.
 	auditBatch = 200
-	// auditRetry is the pause after a failure, and auditTries how often records are tried.
+	// auditRetry is the pause after a failure, and auditTries how often records are tried; where it is the database that fails, for as long as that does.
 	auditRetry, auditTries = time.Second, 5
 	// checkpointAfter is how long a record waits for a checkpoint.
 	checkpointAfter = 30 * time.Second
@@ -150,6 +151,7 @@ func (a *auditor) keep(ctx context.Context) {
 			case e := <-a.queue:
 				batch = append(batch, e)
 			default:
+				a.write(ctx, nil) // that some are missing, where that is so
 				return
 			}
 		}
@@ -166,7 +168,8 @@ func (a *auditor) keep(ctx context.Context) {
 	}
 }
 
-// write keeps a batch; where it cannot be kept, a later record says how many are missing.
+// write keeps a batch; where it cannot be kept, a later record says how many are missing. While the database fails others wait in the queue, and
+// beyond that are lost.
 func (a *auditor) write(ctx context.Context, batch []audit.Entry) {
 	a.mu.Lock()
 	lost := a.lost
@@ -174,7 +177,7 @@ func (a *auditor) write(ctx context.Context, batch []audit.Entry) {
 	if lost > 0 {
 		batch = append([]audit.Entry{{Action: "audit.gap", Object: "audit", Outcome: audit.Failed, Detail: fmt.Sprintf("%d records before this one were lost", lost)}}, batch...)
 	}
-	for try := 1; ; try++ {
+	for try := 1; len(batch) > 0; try++ {
 		_, err := a.store.AppendAudit(context.WithoutCancel(ctx), batch...)
 		if err == nil {
 			a.mu.Lock()
@@ -182,7 +185,11 @@ func (a *auditor) write(ctx context.Context, batch []audit.Entry) {
 			a.mu.Unlock()
 			return
 		}
-		if try == auditTries || ctx.Err() != nil || !pause(ctx, auditRetry) {
+		if try == auditTries {
+			a.failed("record", "records of the audit wait for the database", err)
+		}
+		fails := slices.ContainsFunc(databaseErrors, func(kind error) bool { return errors.Is(err, kind) })
+		if try >= auditTries && !fails || ctx.Err() != nil || !pause(ctx, auditRetry) {
 			n := len(batch)
 			if lost > 0 {
 				n--

@@ -131,7 +131,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	s.Server, err = ci.New(ci.Options{
 		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: refusing{noShell}, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Log: log,
 		Access: s.access.give, Follow: s.follows.follow, LogLimit: logLimit, Runs: s.runners.of, Key: tokens,
-		News: s.keeper.news, Ended: s.keeper.over, Mirrored: func(repository string) { s.onMirror(repository) },
+		News: s.keeper.news, Ended: s.keeper.over, Mirrored: func(repository string) { s.onMirror(repository) }, Record: s.auditor.Record,
 	})
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -464,6 +465,32 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
+// keepKeys takes over from the witness which keys have followed each other, where that came after the backup: else what is signed now would be with a key
+// that the database knows nothing of.
+func keepKeys(ctx context.Context, db *store.DB, data string, key ed25519.PublicKey) error {
+	newest, err := db.LastCheckpoint(ctx)
+	if errors.Is(err, store.ErrNotFound) || err == nil && newest.Key.Equal(key) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(witnessDir(data)); err != nil {
+		return nil //nolint:nilerr // there is no witness: keelson audit verify tells of the key
+	}
+	seen, err := witness.ReadFrom(ctx, witnessDir(data))
+	if err != nil {
+		return err
+	}
+	var rotations []audit.Signed
+	for _, c := range seen {
+		if audit.IsRotation(c.Kind) {
+			rotations = append(rotations, c.Signed)
+		}
+	}
+	return db.KeepRotations(ctx, rotations)
+}
+
 // tellRestored records in the audit that it was put back, and gives the witness a checkpoint that says so.
 func tellRestored(ctx context.Context, data string, m manifest) (err error) {
 	db, err := openDatabaseOf(data)
@@ -477,6 +504,9 @@ func tellRestored(ctx context.Context, data string, m manifest) (err error) {
 	}
 	key, err := witness.OpenKey(filepath.Join(data, ciDir, auditKey))
 	if err != nil {
+		return err
+	}
+	if err := keepKeys(ctx, db, data, publicOf(key)); err != nil {
 		return err
 	}
 	s, err := audit.Sign(key, audit.Checkpoint{Seq: head.Seq, Hash: head.Hash, Time: time.Now().UTC().Truncate(time.Microsecond), Kind: audit.Restored})

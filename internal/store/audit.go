@@ -461,6 +461,31 @@ type Checkpoint struct {
 	Witnessed bool
 }
 
+// KeepRotations keeps checkpoints by which one key follows another that the database does not have, also of records that it does not have, as after it was
+// put back: keys are followed by them.
+func (db *DB) KeepRotations(ctx context.Context, all []audit.Signed) error {
+	const doing = "keep the keys of the audit"
+	for _, s := range all {
+		if err := s.Check(); err != nil || !audit.IsRotation(s.Kind) {
+			return db.wrap(doing, errors.Join(err, fmt.Errorf("a checkpoint of the kind %q: %w", s.Kind, ErrInvalid)))
+		}
+	}
+	return db.wrap(doing, db.write(ctx, true, func(tx *tx) error {
+		for _, s := range all {
+			text, err := s.MarshalJSON()
+			if err != nil {
+				return err
+			}
+			err = tx.exec(`INSERT INTO audit_checkpoints (seq, at, kind, signed, witnessed) VALUES (?, ?, ?, ?, 1) ON CONFLICT (seq, at) DO NOTHING`,
+				s.Checkpoint.Seq, micros(s.Time), s.Kind, string(text))
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+}
+
 // AuditKnown gives the highest number of a record that something beside the chain names: 0 where nothing does. A chain that ends before it was cut off.
 func (db *DB) AuditKnown(ctx context.Context) (seq int64, err error) {
 	err = db.read(ctx, func(tx *tx) error {

@@ -188,7 +188,7 @@ func copyTables(ctx context.Context, source, target *sql.Tx) error {
 }
 
 // copy writes the rows of one database into the other, which is a file.
-func (t table) copy(ctx context.Context, source, target *sql.Tx) error {
+func (t table) copy(ctx context.Context, source, target *sql.Tx) (err error) {
 	if _, err := target.ExecContext(ctx, `DELETE FROM "`+t.name+`"`); err != nil { // what migrations have put there
 		return err
 	}
@@ -196,7 +196,7 @@ func (t table) copy(ctx context.Context, source, target *sql.Tx) error {
 	if err != nil {
 		return err
 	}
-	defer put.Close()
+	defer func() { err = errors.Join(err, put.Close()) }()
 	rows, err := source.QueryContext(ctx, t.all())
 	if err != nil {
 		return err
@@ -304,7 +304,7 @@ func (db *DB) copyIn(ctx context.Context, conn *sql.Conn, s *served, aside strin
 
 // send writes the rows of a file into PostgreSQL, by its COPY.
 func (t table) send(ctx context.Context, source *sql.Tx, conn *sql.Conn) error {
-	rows, err := source.QueryContext(ctx, t.all())
+	rows, err := source.QueryContext(ctx, t.all()) //nolint:sqlclosecheck // the defer below closes it
 	if err != nil {
 		return err
 	}
