@@ -24,8 +24,8 @@ type appsServer struct {
 	sight     *web.Sight
 	authorize web.Authorize
 	leaving   chan struct{}
-	leave     func()         // ends what is followed
-	pipelines *lazyPipelines // where they are played they serve the stream of all changes; nil: nowhere
+	leave     func() // ends what is followed
+	kept      keeper // has the deliveries and the audit, and serves the stream of all changes; nil: nobody does
 	handler   atomic.Pointer[http.Handler]
 }
 
@@ -46,9 +46,9 @@ func (s *appsServer) start(ctx context.Context, config *rest.Config, policy deli
 	if err != nil {
 		return err
 	}
-	if s.pipelines != nil {
+	if s.kept != nil {
 		api.deliveries = func(ctx context.Context, id int64) (history.Delivery, error) {
-			db, err := s.pipelines.db()
+			db, err := s.kept.db()
 			if err != nil {
 				return history.Delivery{}, err
 			}
@@ -68,11 +68,8 @@ func (s *appsServer) start(ctx context.Context, config *rest.Config, policy deli
 
 // record keeps what people have asked for, where there is an audit.
 func (s *appsServer) record(e audit.Entry) {
-	if s.pipelines == nil {
-		return
-	}
-	if p := s.pipelines.get(); p != nil {
-		p.auditor.Record(e)
+	if s.kept != nil {
+		s.kept.record(e)
 	}
 }
 
@@ -85,9 +82,11 @@ func (s *appsServer) mount(mux *http.ServeMux, guard func(http.Handler) http.Han
 
 // ServeHTTP implements [http.Handler].
 func (s *appsServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == web.EventsPath && s.pipelines != nil && s.pipelines.get() != nil {
-		s.pipelines.ServeHTTP(w, r)
-		return
+	if r.URL.Path == web.EventsPath && s.kept != nil {
+		if _, err := s.kept.db(); err == nil {
+			s.kept.ServeHTTP(w, r)
+			return
+		}
 	}
 	if h := s.handler.Load(); h != nil {
 		(*h).ServeHTTP(w, r)

@@ -63,6 +63,9 @@ func startAuditor(dir string, db *store.DB, host *githost.Host, log *slog.Logger
 		a.failed("checkpoint", "no checkpoints of the audit are signed", err)
 	}
 	a.begin(a.keep)
+	if db.Shared() {
+		a.begin(a.collect)
+	}
 	if a.key != nil {
 		last := a.announce(context.Background())
 		a.begin(func(ctx context.Context) { a.sign(ctx, last) }) // ends after what it signs is kept
@@ -191,6 +194,21 @@ func pause(ctx context.Context, d time.Duration) bool {
 		return false
 	case <-time.After(d):
 		return true
+	}
+}
+
+// inboxPause is how long what other servers leave for the audit waits.
+const inboxPause = 10 * time.Second
+
+// collect takes in what servers that wait have left for the audit. That is seldom, and nobody waits for it.
+func (a *auditor) collect(ctx context.Context) {
+	for {
+		if _, err := a.store.TakeInbox(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrClosed) {
+			a.failed("record", "what other servers have left for the audit was not taken in", err)
+		}
+		if !pause(ctx, inboxPause) {
+			return
+		}
 	}
 }
 
@@ -369,18 +387,21 @@ func auditPush(p githost.Push) []audit.Entry {
 func isWitness(repository string) bool { return repository == witness.Repository }
 
 // asked records what somebody has asked for by changing an object of the cluster.
-func (l *lazyPipelines) asked(a controller.Asked) {
-	s := l.get()
-	if s == nil {
-		return
+func (l *lazyPipelines) asked(a controller.Asked) { l.record(auditAsked(a)) }
+
+// record implements [keeper].
+func (l *lazyPipelines) record(e audit.Entry) {
+	if s := l.get(); s != nil {
+		s.auditor.Record(e)
 	}
-	e := audit.Entry{
-		Actor: cmp.Or(a.By, "somebody"), Action: a.Action, Object: a.Kind + "/" + a.Namespace + "/" + a.Name, Outcome: audit.Done, Detail: a.Detail,
+}
+
+// known says who keeps what people do from now on.
+func (p *people) known(a *auditor) {
+	p.auditor.Store(a)
+	if b := p.beside.Swap(nil); b != nil {
+		go func() { _ = b.Close() }() // what was written is written, and nobody asks it any more
 	}
-	if strings.HasPrefix(strings.ToLower(e.Actor), "system:") { // what an object says proves nothing
-		e.Actor = "somebody"
-	}
-	s.auditor.Record(e)
 }
 
 // loggedIn records a login, its end, or a change of users and tokens. Who was not let in may be anybody, and what they typed a password: their name is
@@ -396,5 +417,9 @@ func (p *people) loggedIn(e identity.Event) {
 			out.Detail = strings.TrimSpace("token " + token + " " + out.Detail)
 		}
 	}
-	p.auditor.Load().Record(out)
+	if a := p.auditor.Load(); a != nil {
+		a.Record(out)
+	} else if b := p.beside.Load(); b != nil {
+		b.record(out)
+	}
 }

@@ -110,6 +110,7 @@ type serverPipelines struct {
 	kept   *historyQueue
 	log    *slog.Logger
 	people *people
+	apps   *appsServer // shows what is played, too; nil: nothing is shown
 
 	mu     sync.Mutex // held while it starts, and from when it is closed
 	closed bool
@@ -166,9 +167,9 @@ func (l *lateProjects) Forget(name types.NamespacedName) {
 }
 
 // openServerPipelines opens the Git host. Nothing is played or served before [serverPipelines.start].
-func openServerPipelines(data string, o serverCI, who *serverPeople, log *slog.Logger) (*serverPipelines, error) {
+func openServerPipelines(data string, o serverCI, who *serverPeople, played *lazyPipelines, log *slog.Logger) (*serverPipelines, error) {
 	s := &serverPipelines{
-		o: o, data: data, log: log, people: who.people, token: who.token, ci: who.played, pushes: make(chan string), kept: newHistoryQueue(log),
+		o: o, data: data, log: log, people: who.people, token: who.token, ci: played, pushes: make(chan string), kept: newHistoryQueue(log),
 		late: lateProjects{ready: make(chan struct{})},
 	}
 	var err error
@@ -297,6 +298,9 @@ func (s *serverPipelines) open(ctx context.Context, kubeconfig string, ended cha
 	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, history: s.kept, git: s.o.url + githostPath}
 	if s.o.shell {
 		mine.noShell = ""
+	}
+	if s.apps != nil {
+		mine.feed, mine.sight = s.apps.feed, s.apps.sight
 	}
 	mine.database = os.Getenv(databaseVariable)
 	mine.lost = func() {

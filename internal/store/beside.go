@@ -52,6 +52,29 @@ func OpenBeside(path string, o Options) (*DB, error) {
 	return db, nil
 }
 
+// OpensWith says why a key does not open what is sealed in the database, if it does not: a server with that key cannot take over.
+func (db *DB) OpensWith(ctx context.Context, key []byte) error {
+	doing := "open " + db.engine.String()
+	sealer, err := newSealer(key)
+	if err != nil {
+		return fmt.Errorf("store: %s: %w", doing, err)
+	}
+	var sealed []byte
+	if err := db.read(ctx, func(tx *tx) error { return tx.row(`SELECT sealed_check FROM sealing WHERE id = 1`).Scan(&sealed) }); err != nil {
+		return db.wrap(doing, err)
+	}
+	if _, err := sealer.open(place("sealing.sealed_check"), sealed); err != nil {
+		return db.wrap(doing, fmt.Errorf("%w: it was made with another one; put its key file in the place of this server's", ErrWrongKey))
+	}
+	return nil
+}
+
+// Shared tells whether other processes may be connected to the database, too.
+func (db *DB) Shared() bool {
+	_, ok := db.engine.(*served)
+	return ok
+}
+
 // sameSchema refuses a database whose schema is not this program's.
 func (db *DB) sameSchema(ctx context.Context) error {
 	all, err := readMigrations(migrations)
