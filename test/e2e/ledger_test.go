@@ -73,11 +73,14 @@ func TestServerKeepsHistory(t *testing.T) {
 	}
 	c.replace("apps/my-application/deployment.yaml", "v1.0.0", "v1.1.0")
 	c.push("Update")
-	ann.wants(http.StatusOK, "", "POST", "/api/v1/apps/"+app+"/sync", `{}`)
+	ann.wants(http.StatusAccepted, "was asked for", "POST", "/api/v1/apps/"+app+"/sync", `{}`)
+	onBare(t, "reconcile", "apps", "--with-source")
 	image(t, kubeconfig, "default", "my-application", "my-application:v1.1.0")
-	ann.wants(http.StatusOK, "", "POST", "/api/v1/apps/"+app+"/rollback", fmt.Sprintf(`{"to":%d}`, list.Deliveries[0].ID))
-	image(t, kubeconfig, "default", "my-application", "my-application:v1.0.0")
-	ann.answers(http.StatusOK, `"trigger":"rollback"`, "/api/v1/deliveries?app="+app)
+	ann.answers(http.StatusOK, `"title":"Update"`, "/api/v1/deliveries?app="+app)
+	// The delivery is found: what is said next is about the app.
+	back := "/api/v1/apps/" + app + "/rollback"
+	ann.wants(http.StatusConflict, "revert the commit in Git", "POST", back, fmt.Sprintf(`{"to":%d}`, list.Deliveries[0].ID))
+	ann.wants(http.StatusConflict, "delivery 999999", "POST", back, `{"to":999999}`)
 	for _, action := range []string{"app.sync", "app.rollback", "login", "user.add"} {
 		text := ann.answers(http.StatusOK, `"action":"`+action, "/api/v1/audit?action="+action)
 		if want := map[bool]string{true: "admin", false: "ann"}[action == "user.add"]; !strings.Contains(text, `"actor":"`+want+`"`) {
@@ -92,7 +95,7 @@ func TestServerKeepsHistory(t *testing.T) {
 	base, _ = dashboardOf(t, second, data)
 	again := newBrowser(t, base)
 	again.wants(http.StatusOK, `"name":"ann"`, "POST", "/api/v1/session", `{"user":"ann","password":"correct horse"}`)
-	again.wants(http.StatusOK, `"trigger":"rollback"`, "GET", "/api/v1/deliveries?app="+app, "")
+	again.wants(http.StatusOK, `"title":"Update"`, "GET", "/api/v1/deliveries?app="+app, "")
 	second.waitFor(t, works)
 	kubectl(t, kubeconfig, "-n", "flux-system", "patch", "kustomization", "flux-system", "--type=merge", "-p", `{"spec":{"suspend":false}}`)
 	forget(t, kubeconfig)
