@@ -59,11 +59,56 @@ func (s *appsServer) start(ctx context.Context, config *rest.Config, policy deli
 	if err := watchApps(ctx, api.own, index, log); err != nil {
 		return fmt.Errorf("watch apps: %w", err)
 	}
+	if s.kept != nil {
+		go s.nameCommits(ctx, index, log)
+	}
 	h := web.NewApps(web.AppsOptions{
 		Index: index, Feed: s.feed, Cluster: api, Sight: s.sight, Authorize: s.authorize, Document: apiDocument, Leaving: s.leaving, Record: s.record, Log: log,
 	})
 	s.handler.Store(&h)
 	return nil
+}
+
+// What is asked about commits at once, and how long news of them is gathered.
+const commitsAtOnce, commitsPause = 500, 100 * time.Millisecond
+
+// nameCommits tells an index what the commits of its apps say, until ctx ends. It asks only where there is a commit that it does not know, or
+// something new to be known.
+func (s *appsServer) nameCommits(ctx context.Context, index *web.Index, log *slog.Logger) {
+	var learned <-chan struct{} // of who keeps the history, which may come later
+	for {
+		if q := s.kept.queue(); q != nil {
+			learned = q.learned
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-index.Wanted():
+		case <-learned:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(commitsPause):
+		}
+		q := s.kept.queue()
+		db, err := s.kept.db()
+		shas := index.Unknown(commitsAtOnce)
+		if q == nil || err != nil || len(shas) == 0 {
+			continue
+		}
+		found, err := q.commitsOf(ctx, db, shas)
+		if err != nil && ctx.Err() == nil {
+			log.Debug("look for what commits say", "error", err)
+		}
+		texts := make(map[string]web.CommitText, len(found))
+		for sha, c := range found {
+			texts[sha] = web.CommitText{Author: c.Author, Title: c.Title}
+		}
+		if index.Know(texts); len(shas) == commitsAtOnce && len(texts) > 0 { // there may be more of them
+			index.Ask()
+		}
+	}
 }
 
 // record keeps what people have asked for, where there is an audit.

@@ -95,8 +95,9 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 		s.kept = newHistoryQueue(log)
 		s.close = append(s.close, s.kept)
 	}
+	s.kept.keep(own.keep)
 	s.kept.open(db)
-	s.auditor = startAuditor(dir, db, host, log)
+	s.auditor = startAuditor(dir, db, host, own.keep, log)
 	who.known(s.auditor)
 	s.close = append(s.close, s.auditor)
 	artifacts, err := artifact.Open(filepath.Join(dir, "artifacts"), artifact.Options{})
@@ -130,7 +131,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	s.Server, err = ci.New(ci.Options{
 		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: refusing{noShell}, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Log: log,
 		Access: s.access.give, Follow: s.follows.follow, LogLimit: logLimit, Runs: s.runners.of, Key: tokens,
-		News: s.keeper.news, Ended: s.keeper.over, Mirrored: func(repository string) { s.onMirror(repository) },
+		News: s.keeper.news, Ended: s.keeper.over, Mirrored: func(repository string) { s.onMirror(repository) }, Record: s.auditor.Record,
 	})
 	if err != nil {
 		return nil, err
@@ -138,7 +139,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	s.open = web.NewPipelines(web.PipelinesOptions{
 		Store: db, Create: s.create, Authorize: who.may.Authorize, ProjectOf: s.cluster.where, Artifacts: artifacts, Variables: s.Variables, Settings: s.cluster.settings, Recipe: s.Recipe,
 		Deployers: s.Deployers, Leaving: s.leaving, Feed: own.feed, Sight: own.sight,
-		Audit: web.AuditOptions{Record: s.auditor.Record, Authorize: who.may.Authorize},
+		Audit: web.AuditOptions{Record: s.auditor.Record, Authorize: who.may.Authorize, Rotate: s.auditor.rotate},
 	})
 	s.triggers = web.NewTriggers(web.TriggersOptions{Accept: s.acceptTrigger, Record: s.auditor.Record}) // each request brings its own token
 	s.plans = s.schedules(who.may.Authorize)
@@ -223,6 +224,7 @@ type own struct {
 	feed    *web.Feed     // takes in what changes; nil: one of its own
 	sight   *web.Sight    // who may be told of which apps; nil: nobody of any
 
+	keep     retention
 	database string // a PostgreSQL one; empty: a file
 	lost     func() // is told when another process has taken it
 }

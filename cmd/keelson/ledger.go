@@ -27,6 +27,8 @@ type keeper interface {
 	http.Handler
 	// db gives the store; the error says why there is none.
 	db() (*store.DB, error)
+	// queue is what takes in the history; nil: nothing does yet.
+	queue() *historyQueue
 	// record keeps what somebody has done, where there is an audit.
 	record(e audit.Entry)
 }
@@ -39,6 +41,7 @@ type ledger struct {
 	people         *people     // nil: nobody is served
 	apps           *appsServer // nil: nothing is
 	lost           func()      // is told when another process has taken the database
+	keep           retention
 	log            *slog.Logger
 
 	mu      sync.Mutex
@@ -51,8 +54,8 @@ type ledger struct {
 }
 
 // newLedger makes one, which keeps nothing yet.
-func newLedger(g *global, ended chan<- error, log *slog.Logger) *ledger {
-	l := &ledger{data: g.data, database: os.Getenv(databaseVariable), kept: newHistoryQueue(log), log: log, why: errStarting, leaving: make(chan struct{})}
+func newLedger(g *global, keep retention, ended chan<- error, log *slog.Logger) *ledger {
+	l := &ledger{data: g.data, database: os.Getenv(databaseVariable), kept: newHistoryQueue(log), keep: keep, log: log, why: errStarting, leaving: make(chan struct{})}
 	l.lost = func() {
 		ended <- hintf(errors.New("another Keelson has the database now"), "a lease that two servers hold is that of two clusters: give each cluster a database")
 	}
@@ -125,7 +128,8 @@ func (l *ledger) open() (err error) {
 	if err != nil {
 		return err
 	}
-	l.store, l.why, l.auditor = db, nil, startAuditor(dir, db, host, l.log)
+	l.store, l.why, l.auditor = db, nil, startAuditor(dir, db, host, l.keep, l.log)
+	l.kept.keep(l.keep)
 	l.kept.open(db)
 	if l.people != nil {
 		l.people.known(l.auditor)
@@ -144,6 +148,16 @@ func (l *ledger) db() (*store.DB, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.store, l.why
+}
+
+// queue implements [keeper].
+func (l *ledger) queue() *historyQueue {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.store == nil {
+		return nil
+	}
+	return l.kept
 }
 
 // record implements [keeper].

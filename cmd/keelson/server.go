@@ -365,7 +365,7 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 	var book *ledger // nil: what plays pipelines keeps the history
 	played := &lazyPipelines{}
 	if kept = played; pipelines.listen == "" {
-		book = newLedger(g, ended, log)
+		book = newLedger(g, pipelines.keep, ended, log)
 		defer func() { err = errors.Join(err, book.Close()) }()
 		kept = book
 	}

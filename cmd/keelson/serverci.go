@@ -39,6 +39,7 @@ type serverCI struct {
 	shell             bool
 	jobs              int
 	log               int // MiB of a job's log
+	keep              retention
 }
 
 func (o *serverCI) flags(f *pflag.FlagSet) {
@@ -53,6 +54,7 @@ func (o *serverCI) flags(f *pflag.FlagSet) {
 	f.BoolVar(&o.shell, "ci-shell", false, "let projects whose executor is shell run their jobs on the server's own machine, in sandboxes where it can make them")
 	f.IntVar(&o.log, "ci-log-limit", usualLog, "`MiB` that the log of a job may have, 1 to 10000; what follows is left out")
 	f.IntVar(&o.jobs, "ci-jobs", 0, "how many jobs run at a `time` (default: as the machine is)")
+	o.keep.flags(f, "")
 }
 
 // usualLog is how many MiB the log of a job may have, as at GitLab.
@@ -64,8 +66,11 @@ const noShellOnServer = "the jobs of this project are to run in a shell of the s
 
 // check completes the options and says what is wrong with them.
 func (o *serverCI) check() error {
+	if err := o.keep.check(); err != nil {
+		return err
+	}
 	if o.listen == "" {
-		if *o != (serverCI{namespace: o.namespace, log: o.log}) {
+		if *o != (serverCI{namespace: o.namespace, log: o.log, keep: o.keep}) {
 			return usagef("the other flags of pipelines need --ci, which plays them")
 		}
 		return nil
@@ -295,7 +300,7 @@ func (s *serverPipelines) open(ctx context.Context, kubeconfig string, ended cha
 	if err != nil {
 		return nil, hintf(fmt.Errorf("listen: %w", err), "--ci-access takes HOST:PORT")
 	}
-	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, history: s.kept, git: s.o.url + githostPath}
+	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, history: s.kept, git: s.o.url + githostPath, keep: s.o.keep}
 	if s.o.shell {
 		mine.noShell = ""
 	}

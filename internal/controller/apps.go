@@ -112,6 +112,9 @@ func (a *apps) news(source delivery.ID) {
 		a.wakeAll(a.reg.madeFrom(source))
 		return
 	}
+	if a.recordsHistory() && snap.Commit != (delivery.Commit{}) {
+		a.history.Commit(commitOf(snap))
+	}
 	untouched, touched := a.reg.advance(source, snap)
 	a.wakeAll(touched)
 	a.later.add(untouched)

@@ -469,7 +469,9 @@ func (h *helmReleases) readValues(ctx context.Context, p *helmPass) error {
 		return err
 	}
 	p.secrets, p.helm.secrets = secrets, secrets
-	p.values, err = dialect.ReleaseValues(p.app.Release, data)
+	if p.values, err = dialect.ReleaseValues(p.app.Release, data); err == nil {
+		p.st.masks.learn(dialect.ValuesDigest(p.values), secrets)
+	}
 	return err
 }
 

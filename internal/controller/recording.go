@@ -8,6 +8,7 @@ import (
 	"github.com/fluxcd/pkg/apis/meta"
 
 	"keelson.dev/keelson/internal/apply"
+	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/history"
 	"keelson.dev/keelson/internal/kube"
@@ -23,6 +24,8 @@ type Recorder interface {
 	// the same. Of its changes only those that have not been told yet are given.
 	Delivery(d history.Delivery)
 	Repair(r history.Repair)
+	// Commit tells what a commit says that a source gives now, whether it changes anything or not.
+	Commit(c history.Commit)
 }
 
 // recording is a delivery as it is told.
@@ -59,7 +62,7 @@ func (a *apps) beginsDelivery(p *pass, o occasion) {
 		return
 	}
 	a.endsDelivery(st, history.Superseded)
-	st.recording = a.resumes(p, o)
+	st.recording, st.masks.rotated = a.resumes(p, o), nil
 	a.tellDelivery(st.recording)
 }
 
@@ -127,14 +130,15 @@ func (a *apps) carriedOut(p *pass, results []apply.Result, secrets *redact.Redac
 	if !a.recordsHistory() {
 		return
 	}
-	secrets = cmp.Or(secrets, p.secrets)
+	p.st.masks.rotates(results)
+	hide := p.st.masks.hiding(cmp.Or(secrets, p.secrets), p.st.masks.blind(p.app, deliver.Declared(p.app)))
 	for _, res := range results {
 		c := res.Change
 		if res.Err != nil || res.NoOp || c.DryRun || c.Moment != "" || c.First {
 			continue
 		}
 		if c.Verb == delivery.Repair {
-			a.history.Repair(repairOf(p, res, secrets, a.now()))
+			a.history.Repair(repairOf(p, res, hide, a.now()))
 			continue
 		}
 		if p.st.recording == nil || p.st.recording.done { // as when it is told what becomes of an app that is deleted
@@ -145,7 +149,7 @@ func (a *apps) carriedOut(p *pass, results []apply.Result, secrets *redact.Redac
 			r.had[c.Ref] = true
 			r.d.Objects++
 		}
-		r.d.Changes = append(r.d.Changes, changeOf(res, secrets))
+		r.d.Changes = append(r.d.Changes, changeOf(res, hide))
 	}
 	if r := p.st.recording; r != nil {
 		a.tellDelivery(r)
@@ -153,10 +157,10 @@ func (a *apps) carriedOut(p *pass, results []apply.Result, secrets *redact.Redac
 }
 
 // changeOf is what was done to one object.
-func changeOf(res apply.Result, secrets *redact.Redactor) history.Change {
+func changeOf(res apply.Result, hide hiding) history.Change {
 	c := history.Change{Object: objectOf(res.Change.Ref), Verb: string(res.Change.Verb)}
 	if res.Before != nil && res.Object != nil {
-		c.Fields, c.More = fieldsOf(res, secrets)
+		c.Fields, c.More = fieldsOf(res, hide)
 	}
 	return c
 }
@@ -165,20 +169,14 @@ func objectOf(ref delivery.Ref) history.Object {
 	return history.Object{Group: ref.Group, Kind: ref.Kind, Namespace: ref.Namespace, Name: ref.Name}
 }
 
-// fieldsOf gives the fields that differ, with the values of Secrets masked.
-func fieldsOf(res apply.Result, secrets *redact.Redactor) ([]history.Field, int) {
-	before, after := redact.SecretPair(res.Before, res.Object)
-	return history.Diff(before.Object, after.Object, redact.IsSecret(res.Object), secrets.Text)
-}
-
 // repairOf is drift that was undone: what was found, what it is again, and whose it was.
-func repairOf(p *pass, res apply.Result, secrets *redact.Redactor, now time.Time) history.Repair {
+func repairOf(p *pass, res apply.Result, hide hiding, now time.Time) history.Repair {
 	r := history.Repair{
 		App: history.App(p.app.ID), SHA: p.req.Snapshot.Revision.Commit, Object: objectOf(res.Change.Ref), Reason: res.Change.Reason,
 		Found: p.req.Now, Repaired: now, Times: 1,
 	}
 	if res.Before != nil && res.Object != nil {
-		r.Fields, r.More = fieldsOf(res, secrets)
+		r.Fields, r.More = fieldsOf(res, hide)
 		r.Manager = plan.Overruled(res.Before, res.Object, kube.FieldManager)
 	}
 	return r
@@ -319,6 +317,7 @@ func (h *helmReleases) recordAction(p *helmPass, d release.Decision) {
 	version := p.chart.Version
 	if last := p.helm.record.Latest(); last != nil {
 		o.previous = delivery.Revision{Commit: last.ChartVersion}
+		p.st.masks.past, p.st.masks.made = last.ConfigDigest, last.ConfigDigest
 	}
 	switch {
 	case d.Action == release.Rollback:
@@ -353,6 +352,13 @@ func (h *helmReleases) recordResult(p *helmPass, a *acting, failed error) {
 	default:
 		return
 	}
+	var rotated []apply.Result
+	for _, c := range a.result.Changed {
+		rotated = append(rotated, apply.Result{Before: c.Before, Object: c.After})
+	}
+	p.st.masks.rotated = nil
+	p.st.masks.rotates(rotated)
+	hide := p.st.masks.hiding(p.secrets, p.st.masks.past != "" && p.st.masks.blind(p.app, p.st.masks.made))
 	for _, c := range a.result.Changed {
 		change := history.Change{Object: objectOf(c.Ref), Verb: string(delivery.Update)}
 		switch {
@@ -361,7 +367,7 @@ func (h *helmReleases) recordResult(p *helmPass, a *acting, failed error) {
 		case c.After == nil:
 			change.Verb = string(delivery.Delete)
 		default:
-			change.Fields, change.More = fieldsOf(apply.Result{Before: c.Before, Object: c.After}, p.secrets)
+			change.Fields, change.More = fieldsOf(apply.Result{Before: c.Before, Object: c.After}, hide)
 		}
 		r.d.Changes = append(r.d.Changes, change)
 		r.d.Objects++

@@ -173,13 +173,14 @@ func unknown(q Question, e Evidence) string {
 func repairsSince(q Question, all []Repair, since time.Time) []Repair {
 	var out []Repair
 	for _, r := range all {
-		if r.Repaired.Before(since) || !q.At.IsZero() && r.Found.After(q.At) || len(out) == MaxEarlier {
-			continue
+		if !r.Repaired.Before(since) && (q.At.IsZero() || !r.Found.After(q.At)) && len(out) < MaxEarlier && Concerns(q, r) {
+			out = append(out, r)
 		}
-		if q.Field != "" && len(r.Fields) > 0 && len(matching(q.Field, Change{Fields: r.Fields})) == 0 {
-			continue
-		}
-		out = append(out, r)
 	}
 	return out
+}
+
+// Concerns tells whether a repair of an object has to do with the field that a question is about.
+func Concerns(q Question, r Repair) bool {
+	return q.Field == "" || len(r.Fields) == 0 || r.More > 0 || len(matching(q.Field, Change{Fields: r.Fields})) > 0
 }

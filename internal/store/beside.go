@@ -140,45 +140,49 @@ func (db *DB) InboxAudit(ctx context.Context, entries ...audit.Entry) error {
 
 // TakeInbox puts what others have left for the audit into it, in the order of time, and tells how many records that were.
 func (db *DB) TakeInbox(ctx context.Context) (taken int, err error) {
-	type left struct {
-		id    string
-		at    int64
-		entry string
-	}
 	doing := "take in what others have left for the audit"
 	var waiting int64 // most often there is nothing, and then nothing is written
 	if err := db.read(ctx, func(tx *tx) error { return tx.row(`SELECT count(*) FROM audit_inbox`).Scan(&waiting) }); err != nil || waiting == 0 {
 		return 0, db.wrap(doing, err)
 	}
-	err = db.write(ctx, true, func(tx *tx) error {
-		var all []left
-		err := tx.each(func(scan func(...any) error) error {
-			var l left
-			err := scan(&l.id, &l.at, &l.entry)
-			all = append(all, l)
-			return err
-		}, `SELECT id, at, entry FROM audit_inbox ORDER BY at, id LIMIT ?`, maxInbox)
-		if err != nil {
-			return err
-		}
-		for _, l := range all {
-			var e audit.Entry
-			if err := json.Unmarshal([]byte(l.entry), &e); err != nil {
-				e = audit.Entry{Action: "audit.gap", Object: "audit", Outcome: audit.Failed, Detail: "a record of another server cannot be read"}
-			}
-			if e.Detail != "" {
-				e.Detail += ", "
-			}
-			e.Detail += "on a server that waits, " + at(l.at).UTC().Format(time.RFC3339)
-			if _, err := tx.appendEntry(db.now(), e); err != nil {
-				return err
-			}
-			if err := tx.exec(`DELETE FROM audit_inbox WHERE id = ?`, l.id); err != nil {
-				return err
-			}
-		}
-		taken = len(all)
-		return nil
+	err = db.write(ctx, true, func(tx *tx) (err error) {
+		taken, err = tx.takeInbox(db.now())
+		return err
 	})
 	return taken, db.wrap(doing, err)
+}
+
+func (t *tx) takeInbox(now time.Time) (taken int, err error) {
+	type left struct {
+		id    string
+		at    int64
+		entry string
+	}
+	var all []left
+	err = t.each(func(scan func(...any) error) error {
+		var l left
+		err := scan(&l.id, &l.at, &l.entry)
+		all = append(all, l)
+		return err
+	}, `SELECT id, at, entry FROM audit_inbox ORDER BY at, id LIMIT ?`, maxInbox)
+	if err != nil {
+		return 0, err
+	}
+	for _, l := range all {
+		var e audit.Entry
+		if err := json.Unmarshal([]byte(l.entry), &e); err != nil {
+			e = audit.Entry{Action: "audit.gap", Object: "audit", Outcome: audit.Failed, Detail: "a record of another server cannot be read"}
+		}
+		if e.Detail != "" {
+			e.Detail += ", "
+		}
+		e.Detail += "on a server that waits, " + at(l.at).UTC().Format(time.RFC3339)
+		if _, err := t.appendEntry(now, e); err != nil {
+			return 0, err
+		}
+		if err := t.exec(`DELETE FROM audit_inbox WHERE id = ?`, l.id); err != nil {
+			return 0, err
+		}
+	}
+	return len(all), nil
 }

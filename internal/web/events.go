@@ -102,16 +102,16 @@ func (s *stream) write(text []byte) bool {
 }
 
 // event writes one event; an empty name is none: only the place is told from which a lost connection is taken up.
-func (s *stream) event(name string, id int64, data any) {
+func (s *stream) event(name string, id, data any) {
 	if name == "" {
-		s.printf("id: %d\n\n", id)
+		s.printf("id: %v\n\n", id)
 		return
 	}
 	text, err := json.Marshal(data)
 	if s.err == nil {
 		s.err = err
 	}
-	s.printf("id: %d\nevent: %s\ndata: %s\n\n", id, name, text)
+	s.printf("id: %v\nevent: %s\ndata: %s\n\n", id, name, text)
 }
 
 // flush sends what was written, and gives up on who does not take it.
@@ -411,24 +411,25 @@ func wholeRunes(p []byte) (whole, rest []byte) {
 	return p, nil
 }
 
-// ReadEvents reads a stream until it ends, and calls tell with each event; false ends it. It gives the last id.
+// ReadEvents reads a stream until it ends, and calls tell with each event; false ends it. It gives the last id of what has come whole.
 func ReadEvents(r io.Reader, last string, tell func(name string, data []byte) bool) (string, error) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, maxEvent)
 	var name string
 	var data []byte
+	id := last
 	for lines.Scan() {
 		line := lines.Text()
 		field, value, _ := strings.Cut(line, ":")
 		value = strings.TrimPrefix(value, " ")
 		switch {
 		case line == "":
-			if data != nil && !tell(name, data) {
+			if last = id; data != nil && !tell(name, data) {
 				return last, nil
 			}
 			name, data = "", nil
 		case field == "id":
-			last = value
+			id = value
 		case field == "event":
 			name = value
 		case field == "data":
