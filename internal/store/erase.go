@@ -57,6 +57,12 @@ func (db *DB) ErasePerson(ctx context.Context, person string, also ...string) (F
 	}
 	var gone Forgotten
 	err := db.write(ctx, true, func(tx *tx) (err error) {
+		for taken := maxInbox; taken == maxInbox && err == nil; { // their name may be there, too
+			taken, err = tx.takeInbox(db.now())
+		}
+		if err != nil {
+			return err
+		}
 		gone, err = tx.erase(names)
 		return err
 	})
