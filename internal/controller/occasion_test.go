@@ -16,7 +16,7 @@ type lastWords struct {
 	all  map[string]string
 }
 
-func (*lastWords) Commit(history.Commit) {}
+func (*lastWords) Commit(history.Commit)   {}
 func (l *lastWords) Repair(history.Repair) {}
 
 func (l *lastWords) Delivery(d history.Delivery) {

@@ -172,6 +172,76 @@ func TestPartingsAreRecorded(t *testing.T) {
 	w.value("kept", "one")
 }
 
+// TestPartingsOfApplicationsAreRecorded: also what is deleted with an Application, and with a release of Helm.
+func TestPartingsOfApplicationsAreRecorded(t *testing.T) {
+	w := newArgoWorld(t)
+	d := w.keepsDiary()
+	kept := strings.Replace(w.configMap("kept", "one"), "metadata: {", "metadata: {annotations: {argocd.argoproj.io/sync-options: Delete=false}, ", 1)
+	head := w.push(map[string]string{"web/a.yaml": w.configMap("a", "one"), "web/kept.yaml": kept})
+	w.app("web", "  syncPolicy: {automated: {}}\n")
+	w.synced("web", head)
+	begun := `commit "test" by test: succeeded Healthy, create ConfigMap a, create ConfigMap kept`
+	w.recorded(d, "argocd", w.name("web"), begun)
+	w.merge("web", `{"metadata":{"finalizers":["resources-finalizer.argocd.argoproj.io"]}}`)
+	w.must(w.client.Delete(w.ctx, w.application("web")))
+	w.recorded(d, "argocd", w.name("web"), begun, `spec "" by : succeeded, delete ConfigMap a`)
+	w.value("kept", "one")
+}
+
+// TestPartingsOfReleasesAreRecorded: also what goes with a release of Helm.
+func TestPartingsOfReleasesAreRecorded(t *testing.T) {
+	w := newWorld(t)
+	d := w.keepsDiary()
+	w.push(chart("1.0.0", nil))
+	w.helmRelease("web", "  values: {v: one}\n")
+	w.must(w.client.Delete(w.ctx, w.released("web", 1)))
+	w.recorded(d, w.ns, "web", `commit "" by : succeeded Healthy, create ConfigMap web`, `spec "" by : succeeded, delete ConfigMap web`)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if last := d.deliveries[d.order[1]]; last.Message != "the app was deleted" || last.Revision != "1.0.0" {
+		t.Errorf("it is recorded as %+v", last)
+	}
+}
+
+// TestRepairsOfReleasesAreRecorded: drift of what Helm has released is undone, and recorded with its fields and whose they were.
+func TestRepairsOfReleasesAreRecorded(t *testing.T) {
+	w := newWorld(t)
+	d := w.keepsDiary()
+	w.push(chart("1.0.0", nil))
+	w.helmRelease("web", "  driftDetection: {mode: enabled}\n  values: {v: one}\n")
+	w.released("web", 1)
+	var cm corev1.ConfigMap
+	cm.ObjectMeta = w.named("web")
+	w.edit(&cm, "a-person", func() { cm.Data["v"] = "edited" })
+	w.value("web", "one")
+	w.repaired(d, "ConfigMap web by a-person [{data.v edited one false}]")
+	w.must(w.client.Delete(w.ctx, &corev1.ConfigMap{ObjectMeta: w.named("web")}))
+	w.value("web", "one")
+	w.repaired(d, "ConfigMap web by a-person [{data.v edited one false}]", "ConfigMap web by  []")
+	if n := len(d.of(w.ns, "web")); n != 1 {
+		t.Errorf("%d deliveries: %v", n, d.of(w.ns, "web"))
+	}
+}
+
+// repaired waits until a diary has these repairs in the world's namespace.
+func (w *world) repaired(d *diary, want ...string) {
+	w.Helper()
+	w.eventually("the repairs", func() error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		var got []string
+		for _, r := range d.repairs {
+			if r.Namespace == w.ns {
+				got = append(got, fmt.Sprintf("%s %s by %s %v", r.Kind, r.Name, r.Manager, r.Fields))
+			}
+		}
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("%q, want %q", got, want)
+		}
+		return nil
+	})
+}
+
 // TestRepairsAreRecorded: which fields, as they were found, and whose they were.
 func TestRepairsAreRecorded(t *testing.T) {
 	w := newWorld(t)
@@ -194,21 +264,7 @@ func TestRepairsAreRecorded(t *testing.T) {
 	})
 	w.must(w.client.Delete(w.ctx, &corev1.ConfigMap{ObjectMeta: w.named("a")}))
 	w.value("a", "one")
-	want := []string{"ConfigMap a by a-person [{data.v edited one false}]", "Deployment web by scaler [{spec.replicas 7 2 false}]", "ConfigMap a by  []"}
-	w.eventually("the repairs", func() error {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		var got []string
-		for _, r := range d.repairs {
-			if r.Namespace == w.ns {
-				got = append(got, fmt.Sprintf("%s %s by %s %v", r.Kind, r.Name, r.Manager, r.Fields))
-			}
-		}
-		if !slices.Equal(got, want) {
-			return fmt.Errorf("%q, want %q", got, want)
-		}
-		return nil
-	})
+	w.repaired(d, "ConfigMap a by a-person [{data.v edited one false}]", "Deployment web by scaler [{spec.replicas 7 2 false}]", "ConfigMap a by  []")
 	if n := len(d.of(w.ns, "app")); n != 1 {
 		t.Errorf("%d deliveries: %v", n, d.of(w.ns, "app"))
 	}
