@@ -34,38 +34,47 @@ const (
 	auditRetry, auditTries = time.Second, 5
 	// checkpointAfter is how long a record waits for a checkpoint.
 	checkpointAfter = 30 * time.Second
+	// urgentAfter is how long one does that is urgent: others that come with it have the same checkpoint.
+	urgentAfter = 500 * time.Millisecond
 	// witnessLimit bounds the time of a write to the witness.
 	witnessLimit = time.Minute
-	// auditKept is how long records stay, at least. The rest is cut once a day.
-	auditKept = 2 * 366 * 24 * time.Hour
-	// auditCut is how many records are removed at a time.
-	auditCut = 5000
+	// auditSweep is how often old records are removed, and auditCut how many at a time.
+	auditSweep = 24 * time.Hour
+	auditCut   = 5000
 )
 
 // auditor keeps records that nobody waits for, signs checkpoints and gives them to the witness. Nothing that it does holds up anybody.
 type auditor struct {
 	store *store.DB
+	dir   string // of the key
 	host  *githost.Host
-	key   ed25519.PrivateKey
+	kept  time.Duration // how long records stay; 0: for good
 	log   *slog.Logger
 	queue chan audit.Entry
 	ends  []func() // in their order
+
+	signing sync.Mutex         // held while checkpoints are made
+	key     ed25519.PrivateKey // nil: none are
 
 	mu   sync.Mutex
 	lost int // records since the last one that was kept
 }
 
 // startAuditor begins. Without a key records are kept nevertheless; the error is told by the log.
-func startAuditor(dir string, db *store.DB, host *githost.Host, log *slog.Logger) *auditor {
-	a := &auditor{store: db, host: host, log: log, queue: make(chan audit.Entry, auditQueue)}
-	var err error
-	if a.key, err = witness.OpenKey(filepath.Join(dir, auditKey)); err != nil {
+func startAuditor(dir string, db *store.DB, host *githost.Host, keep retention, log *slog.Logger) *auditor {
+	a := &auditor{store: db, dir: dir, host: host, kept: keep.auditAge(), log: log, queue: make(chan audit.Entry, auditQueue)}
+	err := finishRotation(context.Background(), dir, db)
+	if err == nil {
+		a.key, err = witness.OpenKey(filepath.Join(dir, auditKey))
+	}
+	if err != nil {
 		a.failed("checkpoint", "no checkpoints of the audit are signed", err)
 	}
 	a.begin(a.keep)
 	if a.key != nil {
+		urgent := db.Urgent() // from before the end of the chain is known
 		last := a.announce(context.Background())
-		a.begin(func(ctx context.Context) { a.sign(ctx, last) }) // ends after what it signs is kept
+		a.begin(func(ctx context.Context) { a.sign(ctx, last, urgent) }) // ends after what it signs is kept
 	}
 	return a
 }
@@ -194,23 +203,30 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// sign makes a checkpoint some time after a record, and at the end.
-func (a *auditor) sign(ctx context.Context, last int64) {
+// sign makes a checkpoint some time after a record, soon after one that is urgent, and at the end.
+func (a *auditor) sign(ctx context.Context, last int64, urgent <-chan struct{}) {
 	a.compare(context.WithoutCancel(ctx))
 	cut := time.Time{}
 	for {
-		if time.Since(cut) > 24*time.Hour {
+		if time.Since(cut) > auditSweep {
 			a.retain(ctx)
 			cut = time.Now()
 		}
-		_, err := a.store.Audited(ctx, last)
+		waiting, done := context.WithTimeout(ctx, auditSweep)
+		_, err := a.store.Audited(waiting, last)
+		due := waiting.Err() != nil && ctx.Err() == nil // for what is old to be removed
+		done()
 		if errors.Is(err, store.ErrClosed) {
 			return
+		}
+		if due {
+			continue
 		}
 		if err != nil && ctx.Err() == nil {
 			a.failed("checkpoint", "a checkpoint of the audit was not made", err)
 		}
-		alive := pause(ctx, checkpointAfter)
+		alive := await(ctx, urgent)
+		urgent = a.store.Urgent()
 		if last, err = a.checkpoint(context.WithoutCancel(ctx), last); err != nil {
 			a.failed("checkpoint", "a checkpoint of the audit was not made", err)
 		}
@@ -223,13 +239,24 @@ func (a *auditor) sign(ctx context.Context, last int64) {
 	}
 }
 
-func (a *auditor) public() ed25519.PublicKey {
-	public, _ := a.key.Public().(ed25519.PublicKey) // it is one
-	return public
+// await waits until it is time for a checkpoint; false: ctx has ended.
+func await(ctx context.Context, urgent <-chan struct{}) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-urgent:
+		return pause(ctx, urgentAfter)
+	case <-time.After(checkpointAfter):
+		return true
+	}
 }
+
+func (a *auditor) public() ed25519.PublicKey { return publicOf(a.key) }
 
 // checkpoint signs the end of the chain, where it is longer than at the last time.
 func (a *auditor) checkpoint(ctx context.Context, last int64) (int64, error) {
+	a.signing.Lock()
+	defer a.signing.Unlock()
 	head, err := a.store.AuditHead(ctx)
 	if err != nil || head.Seq <= last {
 		return last, err
@@ -247,27 +274,17 @@ func (a *auditor) checkpoint(ctx context.Context, last int64) (int64, error) {
 // testify gives the witness what it has not got yet.
 func (a *auditor) testify(ctx context.Context) error {
 	all, err := a.store.Unwitnessed(ctx)
-	if err != nil {
+	if err != nil || len(all) == 0 {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, witnessLimit)
 	defer cancel()
-	var repo *git.Repository
-	for _, c := range all {
-		if repo == nil {
-			if repo, err = a.witness(ctx); err != nil {
-				return err
-			}
-			defer repo.Close()
-		}
-		if err := witness.Push(ctx, repo, c.Signed); err != nil {
-			return err
-		}
-		if err := a.store.Witnessed(ctx, c.Signed); err != nil {
-			return err
-		}
+	repo, err := a.witness(ctx)
+	if err != nil {
+		return err
 	}
-	return nil
+	defer repo.Close()
+	return testify(ctx, a.store, repo)
 }
 
 // witness opens the repository of the witness, and makes it at the first time.
@@ -304,26 +321,45 @@ func (a *auditor) compare(ctx context.Context) {
 	}
 }
 
-// retain removes what is older than it has to be, with a signed checkpoint that closes what is removed.
+// retain removes what is older than it has to be, with a signed checkpoint that closes what is removed. The chain tells of it.
 func (a *auditor) retain(ctx context.Context) {
+	if a.kept == 0 {
+		return
+	}
+	last := int64(0)
 	for ctx.Err() == nil {
-		old, err := a.store.AuditBefore(ctx, time.Now().Add(-auditKept), auditCut)
+		seq, err := a.cut(ctx)
 		if errors.Is(err, store.ErrNotFound) {
-			return
-		}
-		var s audit.Signed
-		if err == nil {
-			s, err = audit.Sign(a.key, audit.Checkpoint{Seq: old.Seq, Hash: old.Hash, Time: time.Now().UTC().Truncate(time.Microsecond), Kind: audit.Cut})
-		}
-		if err == nil {
-			err = a.store.CutAudit(ctx, s)
+			break
 		}
 		if err != nil {
 			a.failed("checkpoint", "the old part of the audit was not removed", err)
-			return
+			break
 		}
-		a.log.Info("the old part of the audit was removed", "records up to", old.Seq)
+		last = seq
 	}
+	if last > 0 {
+		a.log.Info("the old part of the audit was removed", "records up to", last)
+		e := audit.Entry{Action: "audit.cut", Object: "audit", Detail: fmt.Sprintf("the records up to %d were removed: they stay for %g days", last, a.kept.Hours()/24)}
+		if _, err := a.store.AppendAudit(context.WithoutCancel(ctx), e); err != nil { // not by the queue, which may have ended
+			a.lose(1, err)
+		}
+	}
+}
+
+// cut removes some old records, and gives the number of the last one. The error is [store.ErrNotFound] where there are none.
+func (a *auditor) cut(ctx context.Context) (int64, error) {
+	a.signing.Lock()
+	defer a.signing.Unlock()
+	old, err := a.store.AuditBefore(ctx, time.Now().Add(-a.kept), auditCut)
+	if err != nil {
+		return 0, err
+	}
+	s, err := audit.Sign(a.key, audit.Checkpoint{Seq: old.Seq, Hash: old.Hash, Time: time.Now().UTC().Truncate(time.Microsecond), Kind: audit.Cut})
+	if err != nil {
+		return 0, err
+	}
+	return old.Seq, a.store.CutAudit(ctx, s)
 }
 
 // Close implements [io.Closer]: it keeps what waits and makes the last checkpoint. Nothing is recorded any more.

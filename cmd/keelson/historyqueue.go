@@ -31,9 +31,6 @@ const (
 	historyCommits = 10_000   // that sources have given
 	historyPause   = time.Second
 	historyClosing = 5 * time.Second // to write what waits at the end
-
-	// What is kept: all of the last year, and however old they are so many of the newest.
-	historyKeep, historyAge = 100_000, 366 * 24 * time.Hour
 )
 
 // historyQueue is between the controllers and the store: nobody who delivers ever waits for the database. What is told of one delivery before
@@ -44,6 +41,7 @@ type historyQueue struct {
 
 	mu         sync.Mutex
 	store      historyStore                 // once it is open
+	kept       retention                    // how long
 	deliveries map[string]*history.Delivery // by their keys
 	order      []string                     // of the keys
 	repairs    []history.Repair
@@ -79,6 +77,26 @@ func (q *historyQueue) open(to historyStore) {
 		close(q.opened)
 	}
 	q.store = to
+}
+
+// keep says how long what is written stays.
+func (q *historyQueue) keep(r retention) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.kept = r
+}
+
+// sweep removes what is older.
+func (q *historyQueue) sweep(ctx context.Context) {
+	q.mu.Lock()
+	r, some := q.kept.historyOf(time.Now())
+	q.mu.Unlock()
+	if !some {
+		return
+	}
+	if _, err := q.to().RetainHistory(ctx, r); err != nil && ctx.Err() == nil {
+		q.log.Warn("let go of old deliveries", "error", err)
+	}
 }
 
 // to gives the store.
@@ -285,9 +303,7 @@ func (q *historyQueue) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-sweep.C:
-			if _, err := q.to().RetainHistory(ctx, store.HistoryRetention{Keep: historyKeep, Since: time.Now().Add(-historyAge)}); err != nil && ctx.Err() == nil {
-				q.log.Warn("let go of old deliveries", "error", err)
-			}
+			q.sweep(ctx)
 			continue
 		}
 		for {

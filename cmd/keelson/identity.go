@@ -38,6 +38,8 @@ type people struct {
 	*identity.Service
 	may    *identity.Authorizer
 	review lazyReview
+	// proxies in front of what is served; the zero value is none.
+	proxies web.Proxies
 
 	auditor atomic.Pointer[auditor] // nil until there is one
 }
@@ -89,8 +91,9 @@ func (l *lazyReview) set(config *rest.Config) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.review = func(ctx context.Context, who web.Person, verb string, on web.Target) (bool, string, error) {
+		resource, part, _ := strings.Cut(on.Resource, "/") // "pods/log"
 		allowed, why, err := r.May(ctx, who.Name, who.Groups, authv1.ResourceAttributes{
-			Verb: verb, Group: on.Group, Resource: on.Resource, Namespace: on.Namespace, Name: on.Name,
+			Verb: verb, Group: on.Group, Resource: resource, Subresource: part, Namespace: on.Namespace, Name: on.Name,
 		})
 		if apierrors.IsForbidden(err) {
 			err = errors.New("this server may not ask it: grant it create on subjectaccessreviews.authorization.k8s.io (docs/identity.md)")
@@ -236,6 +239,7 @@ func openServerPeople(ctx context.Context, g *global, listen string, plays bool,
 		o.port, _ = strconv.Atoi(port) // a name of a port is none
 	}
 	s.people = newPeople(o)
+	s.proxies = logins.proxies
 	if err := s.review.set(config); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}

@@ -23,6 +23,7 @@ import (
 	"keelson.dev/keelson/internal/ci"
 	"keelson.dev/keelson/internal/controller"
 	"keelson.dev/keelson/internal/githost"
+	"keelson.dev/keelson/internal/identity"
 	"keelson.dev/keelson/internal/pipeline/executor/pod"
 	"keelson.dev/keelson/internal/store"
 	"keelson.dev/keelson/internal/web"
@@ -38,6 +39,7 @@ type serverCI struct {
 	shell             bool
 	jobs              int
 	log               int // MiB of a job's log
+	keep              retention
 }
 
 func (o *serverCI) flags(f *pflag.FlagSet) {
@@ -52,6 +54,7 @@ func (o *serverCI) flags(f *pflag.FlagSet) {
 	f.BoolVar(&o.shell, "ci-shell", false, "let projects whose executor is shell run their jobs on the server's own machine, in sandboxes where it can make them")
 	f.IntVar(&o.log, "ci-log-limit", usualLog, "`MiB` that the log of a job may have, 1 to 10000; what follows is left out")
 	f.IntVar(&o.jobs, "ci-jobs", 0, "how many jobs run at a `time` (default: as the machine is)")
+	o.keep.flags(f, "")
 }
 
 // usualLog is how many MiB the log of a job may have, as at GitLab.
@@ -75,6 +78,9 @@ func (o *serverCI) check() error {
 	}
 	if o.log < 1 || o.log > 10_000 {
 		return usagef("--ci-log-limit %d: it takes 1 to 10000", o.log)
+	}
+	if err := o.keep.check(); err != nil {
+		return err
 	}
 	o.url = u.Scheme + "://" + u.Host
 	if o.helper == "" {
@@ -173,6 +179,7 @@ func openServerPipelines(data string, o serverCI, who *serverPeople, log *slog.L
 	var err error
 	s.host, err = githost.New(githost.Options{
 		Root: filepath.Join(data, gitDir), Token: s.token, GuardReads: true, Allow: s.ci.allow, Job: s.ci.job, Private: isWitness, Release: s.ci.release,
+		Personal: identity.IsToken, Person: gitPerson(s.people, s.ci),
 		OnPush: func(p githost.Push) {
 			if c := s.ci.get(); c != nil {
 				c.pushed(p)
@@ -292,7 +299,7 @@ func (s *serverPipelines) open(ctx context.Context, kubeconfig string, ended cha
 	if err != nil {
 		return nil, hintf(fmt.Errorf("listen: %w", err), "--ci-access takes HOST:PORT")
 	}
-	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, history: s.kept, git: s.o.url + githostPath}
+	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, history: s.kept, git: s.o.url + githostPath, keep: s.o.keep}
 	if s.o.shell {
 		mine.noShell = ""
 	}
@@ -334,7 +341,7 @@ func (s *serverPipelines) serve(ctx context.Context, p *pipelineServer, ended ch
 		}
 		http.NotFound(w, r)
 	})
-	s.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	s.server = &http.Server{Handler: s.people.proxies.Front(mux), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	go func() {
 		if err := s.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			ended <- fmt.Errorf("serve pipelines: %w", err)

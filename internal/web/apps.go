@@ -171,6 +171,8 @@ type LogQuery struct {
 	Tail            int64  // lines
 	Previous        bool   // of the container before it was started anew
 	Follow          bool
+	Times           bool      // each line begins with its time and a space
+	Since           time.Time // only lines from its second on, however many, also those of the container before it was started anew; zero: by Tail
 }
 
 // Cluster is what the API of apps asks of the cluster. Everything is done as the person of the context, with that person's rights; what the
@@ -183,6 +185,9 @@ type Cluster interface {
 	Diff(ctx context.Context, id AppRef) (AppDiff, error)
 	Ask(ctx context.Context, id AppRef, action string, ask AskApp) (AppAsked, error)
 	Log(ctx context.Context, q LogQuery) (io.ReadCloser, error)
+	// LogEnded tells whether nothing more comes, as the container does not run. Else a log has ended with a connection, or with a container that
+	// was started anew.
+	LogEnded(ctx context.Context, q LogQuery) (bool, error)
 }
 
 // AppRef names an app.

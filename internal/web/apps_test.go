@@ -51,14 +51,16 @@ func indexed(apps ...App) *Index {
 }
 
 // restricted lets the person bob see the namespace team-1 only, and everybody else everything.
-func restricted(_ context.Context, who Person, _ string, on Target) error {
+func restricted(_ context.Context, who Person, verb string, on Target) error {
 	switch {
+	case verb != VerbGet: // the one verb by which apps are seen, in lists too
+		return fmt.Errorf("%w: %s may not %s %s", ErrForbidden, who.Name, verb, on.Resource)
 	case who.Name == "broken":
 		return errors.New("the API server does not answer")
 	case who.Name != "bob" || on.Namespace == "team-1":
 		return nil
 	default:
-		return fmt.Errorf("%w: bob may not list %s", ErrForbidden, on.Resource)
+		return fmt.Errorf("%w: bob may not get %s", ErrForbidden, on.Resource)
 	}
 }
 
@@ -267,6 +269,7 @@ func (nothing) Ask(context.Context, AppRef, string, AskApp) (AppAsked, error) {
 	return AppAsked{}, ErrNoApp
 }
 func (nothing) Log(context.Context, LogQuery) (io.ReadCloser, error) { return nil, ErrNoApp }
+func (nothing) LogEnded(context.Context, LogQuery) (bool, error)     { return false, ErrNoApp }
 
 // TestAppsStarting: before everything has been looked at nothing is said to be empty.
 func TestAppsStarting(t *testing.T) {

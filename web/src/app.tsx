@@ -4,7 +4,6 @@ import { Link, Route, Switch, useLocation } from 'wouter'
 import { APIError, get, missing, onLoggedOut, send, setCSRF, type Me } from './api'
 import { Icon, Logo, Mark, type IconName } from './icons'
 import { follow, useLiveState } from './live'
-import { Login } from './pages/login'
 import { Overview } from './pages/overview'
 import { toggleTheme, useTheme } from './theme'
 import { Dialog, Empty, Loading, Problem, Toasts, typing, useTitle } from './ui'
@@ -63,8 +62,18 @@ export function App() {
       </main>
     )
   }
-  if (me.data === null) return <Login onDone={() => void client.resetQueries()} />
+  if (me.data === null) return <LoggedOut />
   return <Shell me={me.data} />
+}
+
+/** Goes to the one place where people log in, and from there back here. */
+function LoggedOut() {
+  useTitle('Log in')
+  useEffect(() => {
+    const { pathname, search } = window.location
+    window.location.replace(`/login?next=${encodeURIComponent(pathname + search)}`)
+  }, [])
+  return null
 }
 
 function Shell({ me }: { me: Me }) {

@@ -137,5 +137,5 @@ export default function JobPage() {
 // A log that was begun while the job ran is read to its end in the same way: it is not read again when the job is over.
 function JobLog({ job }: { job: Job }) {
   const [live] = useState(isActive(job.status))
-  return <LogView path={`/api/v1/jobs/${job.id}/log${live ? '?follow=1' : ''}`} name={job.name} live={live && isActive(job.status)} resumes />
+  return <LogView path={`/api/v1/jobs/${job.id}/log${live ? '?follow=1' : ''}`} name={job.name} live={live && isActive(job.status)} />
 }
