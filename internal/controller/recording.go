@@ -27,6 +27,8 @@ type Recorder interface {
 	Repair(r history.Repair)
 	// Commit tells what a commit says that a source gives now, whether it changes anything or not.
 	Commit(c history.Commit)
+	// Parts tells which commits came with a delivery, the oldest first, and what each has changed.
+	Parts(key string, parts []history.Part)
 }
 
 // recording is a delivery as it is told.
@@ -104,9 +106,13 @@ func newRecording(p *pass, o occasion, now time.Time) *recording {
 
 // commitOf is what a snapshot's commit says about itself; an archive has no more than its digest.
 func commitOf(snap delivery.Snapshot) history.Commit {
-	c := history.ReadCommit(redact.Text(snap.Commit.Message))
-	c.SHA, c.Author, c.Email, c.Authored = snap.Revision.Commit, redact.Text(snap.Commit.Author), redact.Text(snap.Commit.Email), snap.Commit.Authored.UTC()
-	if snap.Commit.Authored.IsZero() {
+	return commitSaid(snap.Revision.Commit, snap.Commit)
+}
+
+func commitSaid(sha string, said delivery.Commit) history.Commit {
+	c := history.ReadCommit(redact.Text(said.Message))
+	c.SHA, c.Author, c.Email, c.Authored = sha, redact.Text(said.Author), redact.Text(said.Email), said.Authored.UTC()
+	if said.Authored.IsZero() {
 		c.Authored = time.Time{}
 	}
 	return c
@@ -191,6 +197,7 @@ func (a *apps) appliedDelivery(p *pass, health delivery.Health) {
 	}
 	r.d.Applied, r.d.Health = a.now(), string(health.Status)
 	a.tellDelivery(r)
+	a.dissects(p, r)
 }
 
 // notDeliveries are the reasons of faults before anything of a revision is tried.

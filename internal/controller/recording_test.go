@@ -26,6 +26,7 @@ type diary struct {
 	first      map[string]history.Delivery // as each was told first
 	repairs    []history.Repair
 	commits    []string // titles
+	parts      map[string][]history.Part
 }
 
 func (d *diary) Delivery(of history.Delivery) {
@@ -43,6 +44,12 @@ func (d *diary) Repair(r history.Repair) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.repairs = append(d.repairs, r)
+}
+
+func (d *diary) Parts(key string, parts []history.Part) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.parts[key] = parts
 }
 
 func (d *diary) Commit(c history.Commit) {
@@ -78,7 +85,7 @@ func (d *diary) of(namespace, name string) (lines []string) {
 // keepsDiary restarts the controller with a history, until the test ends.
 func (w *world) keepsDiary() *diary {
 	w.Helper()
-	d := &diary{deliveries: map[string]history.Delivery{}, first: map[string]history.Delivery{}}
+	d := &diary{deliveries: map[string]history.Delivery{}, first: map[string]history.Delivery{}, parts: map[string][]history.Part{}}
 	running.stop()
 	running.kept = d
 	w.must(running.start())
@@ -400,4 +407,47 @@ func TestRotatedSecretsAreNotRecorded(t *testing.T) {
 			w.recorded(d, w.ns, "web", `commit "" by : succeeded Healthy, create ConfigMap web`, `spec "" by : succeeded Healthy, update ConfigMap web (data.v **REDACTED** → `+befores[name]+`)`)
 		})
 	}
+}
+
+// TestCommitsOfADeliveryAreToldApart: of several commits that come at once, each has changed what is rendered otherwise since; what comes with a merge
+// is its commits', with the merge request that the merge names.
+func TestCommitsOfADeliveryAreToldApart(t *testing.T) {
+	w := newWorld(t)
+	d := w.keepsDiary()
+	w.app("app", "")
+	first := w.because("Begin", "ann", map[string]string{
+		"app/a.yaml": w.configMap("a", "one"), "app/b.yaml": w.configMap("b", "one"),
+		"app/kustomization.yaml": "resources: [a.yaml, b.yaml]\n",
+	})
+	w.ready("app", first)
+	w.commitAs("ann", "Change a", map[string]string{"app/a.yaml": w.configMap("a", "two")})
+	w.commitAs("bob", "Break", map[string]string{"app/b.yaml": "kind: ["})
+	w.commitAs("bob", "Mend", map[string]string{"app/b.yaml": w.configMap("b", "two")})
+	w.commitAs("eve", "Label all", map[string]string{"app/kustomization.yaml": "resources: [a.yaml, b.yaml, c.yaml]\nlabels: [{pairs: {team: red}}]\n", "app/c.yaml": w.configMap("c", "one")})
+	w.ready("app", w.because("Elsewhere", "dave", map[string]string{"other/x": "x"}))
+	want := []string{"Change a: a data.v", "Break:", "Mend:", "Label all: a metadata.labels.team, b metadata.labels.team, c whole", "Elsewhere:"}
+	w.eventually("the commits", func() error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		var got []string
+		for _, parts := range d.parts {
+			for _, p := range parts {
+				line := p.Title + ":"
+				for i, c := range p.Changed {
+					if i > 0 {
+						line += ","
+					}
+					if line += " " + c.Name; c.Whole {
+						line += " whole"
+					}
+					line += strings.TrimRight(" "+strings.Join(c.Fields, " "), " ")
+				}
+				got = append(got, line)
+			}
+		}
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("%q, want %q", got, want)
+		}
+		return nil
+	})
 }
