@@ -54,6 +54,7 @@ func (s *appsServer) start(ctx context.Context, config *rest.Config, policy deli
 			}
 			return db.Delivery(ctx, id)
 		}
+		api.deliver, api.asks = s.deliver, &s.pipelines.own
 	}
 	index := newAppIndex(s.feed)
 	if err := watchApps(ctx, api.own, index, log); err != nil {
@@ -64,6 +65,13 @@ func (s *appsServer) start(ctx context.Context, config *rest.Config, policy deli
 	})
 	s.handler.Store(&h)
 	return nil
+}
+
+// deliver keeps what was delivered past the controllers, where there is a history.
+func (s *appsServer) deliver(d history.Delivery) {
+	if p := s.pipelines.get(); p != nil {
+		p.kept.Delivery(d)
+	}
 }
 
 // record keeps what people have asked for, where there is an audit.

@@ -607,6 +607,7 @@ func (h *helmReleases) outcome(p *helmPass, d release.Decision, err error) deliv
 		out.Phase, out.Reason, out.Message, out.GivenUp = delivery.Stalled, d.Reason, p.secrets.Text(d.Message), d.Action == release.Stall
 		if c := apimeta.FindStatusCondition(p.obj.Status.Conditions, meta.StalledCondition); c == nil || c.Reason != out.Reason || c.Message != out.Message {
 			p.events = append(p.events, event{warning: true, reason: out.Reason, message: out.Message})
+			h.recordHeld(p, d.Held)
 		}
 	case d.Action.Runs(): // later
 		out.Phase = delivery.Failing

@@ -265,8 +265,10 @@ func (k *kustomizations) previous(p *kustomizationPass) delivery.Revision {
 // occasion tells why an app is delivered.
 func (k *kustomizations) occasion(p *kustomizationPass) occasion {
 	o := occasion{previous: k.previous(p)}
-	if p.st.asked && o.previous == p.req.Snapshot.Revision {
-		o.trigger = history.BySync
+	if p.st.asked {
+		if o.actor = p.app.RequestedBy; o.previous == p.req.Snapshot.Revision {
+			o.trigger = history.BySync
+		}
 	}
 	return o
 }
@@ -316,6 +318,9 @@ func (h *helmReleases) recordAction(p *helmPass, d release.Decision) {
 		return
 	}
 	o := occasion{}
+	if p.app.Requested != p.st.handled && !d.Remedy {
+		o.actor = p.app.RequestedBy
+	}
 	version := p.chart.Version
 	if last := p.helm.record.Latest(); last != nil {
 		o.previous = delivery.Revision{Commit: last.ChartVersion}
@@ -353,19 +358,8 @@ func (h *helmReleases) recordResult(p *helmPass, a *acting, failed error) {
 	default:
 		return
 	}
-	for _, c := range a.result.Changed {
-		change := history.Change{Object: objectOf(c.Ref), Verb: string(delivery.Update)}
-		switch {
-		case c.Before == nil:
-			change.Verb = string(delivery.Create)
-		case c.After == nil:
-			change.Verb = string(delivery.Delete)
-		default:
-			change.Fields, change.More = fieldsOf(apply.Result{Before: c.Before, Object: c.After}, p.secrets)
-		}
-		r.d.Changes = append(r.d.Changes, change)
-		r.d.Objects++
-	}
+	changes := ReleaseChanges(a.result.Changed, p.secrets)
+	r.d.Changes, r.d.Objects = append(r.d.Changes, changes...), r.d.Objects+len(changes)
 	now := h.now()
 	r.d.Finished, r.done = now, true
 	if failed != nil {
@@ -376,6 +370,46 @@ func (h *helmReleases) recordResult(p *helmPass, a *acting, failed error) {
 	}
 	r.d.Status, r.d.Applied = history.Succeeded, now
 	h.tellDelivery(r)
+}
+
+// ReleaseChanges is what an action has changed of a release's objects, as the history has it; values that secrets knows are masked.
+func ReleaseChanges(all []release.Changed, secrets *redact.Redactor) (out []history.Change) {
+	for _, c := range all {
+		change := history.Change{Object: objectOf(c.Ref), Verb: string(delivery.Update)}
+		switch {
+		case c.Before == nil:
+			change.Verb = string(delivery.Create)
+		case c.After == nil:
+			change.Verb = string(delivery.Delete)
+		default:
+			change.Fields, change.More = fieldsOf(apply.Result{Before: c.Before, Object: c.After}, secrets)
+		}
+		out = append(out, change)
+	}
+	return out
+}
+
+// RolledBack is the delivery by which a person has rolled a release back: the app's, with its uid, to a version of the chart, as a version of the
+// release. Whoever tells of it tells of the same delivery: who it was knows the API, and that it was done who follows the release.
+func RolledBack(app delivery.App, chart string, version int) history.Delivery {
+	return history.Delivery{
+		Key: fmt.Sprintf("%s@v%d", app.UID, version), App: history.App(app.ID), Environment: app.Environment, Cluster: app.KubeConfig.String(),
+		Revision: chart, Trigger: history.ByRollback, Status: history.Running,
+	}
+}
+
+// recordHeld tells that a person has rolled a release back; nil: it is held for another reason.
+func (h *helmReleases) recordHeld(p *helmPass, made *delivery.StoredRelease) {
+	if !h.recordsHistory() || made == nil {
+		return
+	}
+	h.endsDelivery(p.st, history.Superseded)
+	d := RolledBack(p.app, made.ChartVersion, made.Version)
+	now := h.now()
+	d.Began, d.Applied, d.Finished = made.LastDeployed, now, now
+	d.Status, d.Message = history.Succeeded, p.secrets.Text(made.Description)
+	h.history.Delivery(d)
+	p.st.recording = nil
 }
 
 // recordParting tells, once, that an app is deleted, and which of its objects are with it.
