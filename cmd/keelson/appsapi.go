@@ -35,14 +35,16 @@ type clusterAPI struct {
 	own     client.WithWatch // as Keelson
 	policy  delivery.Policy
 	log     *slog.Logger
-	// deliveries reads what was delivered; nil: no history is kept.
+	// deliveries reads what was delivered, and deliver tells of what is; nil: no history is kept.
 	deliveries func(ctx context.Context, id int64) (history.Delivery, error)
+	deliver    func(d history.Delivery)
+	asks       *ownAsks // what is asked for here
 }
 
 func newClusterAPI(cluster *kube.Cluster, policy delivery.Policy, log *slog.Logger) (*clusterAPI, error) {
 	config, by := cluster.Self().REST()
 	own, err := newClientOn(config, by)
-	return &clusterAPI{cluster: cluster, own: own, policy: policy, log: log}, err
+	return &clusterAPI{cluster: cluster, own: own, policy: policy, log: log, asks: &ownAsks{}}, err
 }
 
 // caller is the cluster as the person who asks.
@@ -50,6 +52,7 @@ type caller struct {
 	client client.WithWatch
 	user   *kube.User
 	who    web.Person
+	asks   *ownAsks // where something is asked for
 }
 
 func (a *clusterAPI) as(ctx context.Context) (*caller, error) {
@@ -60,7 +63,7 @@ func (a *clusterAPI) as(ctx context.Context) (*caller, error) {
 	}
 	config, by := user.REST()
 	c, err := newClientOn(config, by)
-	return &caller{c, user, who}, err
+	return &caller{client: c, user: user, who: who}, err
 }
 
 // find reads an app as the person who asks.
@@ -135,10 +138,10 @@ func detailOfArgo(a *argocdv1.Application, d *web.AppDetail) {
 		d.Spec.Cluster = redact.Text(cmp.Or(a.Spec.Destination.Name, a.Spec.Destination.Server))
 	}
 	auto := automatedOf(a)
-	d.Spec.Suspended = auto == nil
 	d.Spec.Prune = auto != nil && isTrue(auto.Prune)
 	if text := a.Annotations[argocdv1.HoldAnnotation]; text != "" {
 		h := dialect.ParseArgoHold(text)
+		d.Spec.Suspended = true
 		d.Holds = append(d.Holds, web.Hold{Owner: h.By, Reason: redact.Text(h.Reason), Since: h.At, Until: "it is resumed"})
 	}
 }

@@ -54,6 +54,7 @@ func (s *appsServer) start(ctx context.Context, config *rest.Config, policy deli
 			}
 			return db.Delivery(ctx, id)
 		}
+		api.deliver, api.asks = s.deliver, s.kept.asks()
 	}
 	index := newAppIndex(s.feed)
 	if err := watchApps(ctx, api.own, index, log); err != nil {
@@ -108,6 +109,13 @@ func (s *appsServer) nameCommits(ctx context.Context, index *web.Index, log *slo
 		if index.Know(texts); len(shas) == commitsAtOnce && len(texts) > 0 { // there may be more of them
 			index.Ask()
 		}
+	}
+}
+
+// deliver keeps what was delivered past the controllers, where there is a history.
+func (s *appsServer) deliver(d history.Delivery) {
+	if q := s.kept.queue(); q != nil {
+		q.Delivery(d)
 	}
 }
 

@@ -430,7 +430,10 @@ func auditPush(p githost.Push) []audit.Entry {
 func isWitness(repository string) bool { return repository == witness.Repository }
 
 // asked records what somebody has asked for by changing an object of the cluster.
-func (l *lazyPipelines) asked(a controller.Asked) { l.record(auditAsked(a)) }
+func (l *lazyPipelines) asked(a controller.Asked) { recordAsked(l, a) }
+
+// asks implements [keeper].
+func (l *lazyPipelines) asks() *ownAsks { return &l.own }
 
 // queue implements [keeper].
 func (l *lazyPipelines) queue() *historyQueue {
@@ -453,6 +456,53 @@ func (p *people) known(a *auditor) {
 	if b := p.beside.Swap(nil); b != nil {
 		go func() { _ = b.Close() }() // what was written is written, and nobody asks it any more
 	}
+}
+
+// ownAsks is what people ask for by the API of this process, which records it with their names: what is then seen of it in the cluster is not recorded
+// once more, by somebody. Its zero value knows of nothing. It is safe for concurrent use.
+type ownAsks struct {
+	mu   sync.Mutex
+	asks map[string][]time.Time // by action and object: until when each may be seen
+}
+
+// ownAskSeen is how long after it was asked for something may be seen in the cluster.
+const ownAskSeen = time.Minute
+
+// about notes what is about to be asked for of an object; what it gives takes that back.
+func (o *ownAsks) about(object string, now time.Time, actions ...string) (withdraw func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.asks == nil {
+		o.asks = map[string][]time.Time{}
+	}
+	for key, all := range o.asks { // what was never seen
+		if o.asks[key] = slices.DeleteFunc(all, func(until time.Time) bool { return until.Before(now) }); len(o.asks[key]) == 0 {
+			delete(o.asks, key)
+		}
+	}
+	for _, action := range actions {
+		o.asks[action+" "+object] = append(o.asks[action+" "+object], now.Add(ownAskSeen))
+	}
+	return func() {
+		for _, action := range actions {
+			o.seen(action, object, now)
+		}
+	}
+}
+
+// seen tells whether what was seen in the cluster is something that was asked for here; it is so once.
+func (o *ownAsks) seen(action, object string, now time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	key := action + " " + object
+	all := o.asks[key]
+	if len(all) == 0 {
+		return false
+	}
+	if o.asks[key] = all[1:]; len(all) == 1 {
+		delete(o.asks, key)
+	}
+	return !all[0].Before(now)
 }
 
 // loggedIn records a login, its end, or a change of users and tokens. Who was not let in may be anybody, and what they typed a password: their name is

@@ -336,6 +336,7 @@ type lazyPipelines struct {
 	mu     sync.Mutex
 	server *pipelineServer
 	why    error // there is none
+	own    ownAsks
 }
 
 func (l *lazyPipelines) set(s *pipelineServer, why error) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -224,7 +225,7 @@ func (q *historyQueue) add(d history.Delivery) {
 		}
 	}
 	if waits {
-		d.Changes = append(before, d.Changes...)
+		d.Changes, d.Actor = append(before, d.Changes...), cmp.Or(d.Actor, was.Actor)
 		*was = d
 		q.bytes += size
 		return

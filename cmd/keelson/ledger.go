@@ -31,6 +31,8 @@ type keeper interface {
 	queue() *historyQueue
 	// record keeps what somebody has done, where there is an audit.
 	record(e audit.Entry)
+	// asks is what people ask for by the API of this process.
+	asks() *ownAsks
 }
 
 // ledger keeps the history, the audit and the people of keelson server where it plays no pipelines: in a file of its data directory, or in a
@@ -51,6 +53,7 @@ type ledger struct {
 	why     error // there is no store
 	closed  bool
 	leaving chan struct{}
+	own     ownAsks
 }
 
 // newLedger makes one, which keeps nothing yet.
@@ -169,7 +172,10 @@ func (l *ledger) record(e audit.Entry) {
 }
 
 // asked records what somebody has asked for by changing an object of the cluster.
-func (l *ledger) asked(a controller.Asked) { l.record(auditAsked(a)) }
+func (l *ledger) asked(a controller.Asked) { recordAsked(l, a) }
+
+// asks implements [keeper].
+func (l *ledger) asks() *ownAsks { return &l.own }
 
 // waits tells that another server works, until this one is elected.
 func (l *ledger) waits(holder string) {
@@ -341,6 +347,13 @@ func (b *besideStore) Close() error {
 	db := b.store
 	b.store, b.why = nil, errStarting
 	return db.Close()
+}
+
+// recordAsked records what somebody has asked for by changing an object of the cluster, but not what is recorded already.
+func recordAsked(k keeper, a controller.Asked) {
+	if !k.asks().seen(a.Action, a.Kind+"/"+a.Namespace+"/"+a.Name, time.Now()) {
+		k.record(auditAsked(a))
+	}
 }
 
 // auditAsked is the record of what somebody has asked for by changing an object of the cluster.

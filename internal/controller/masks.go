@@ -42,8 +42,11 @@ func (m *masks) blind(app delivery.App, declared string) bool {
 	if m.made != "" && m.past == "" || slices.ContainsFunc(m.known, func(k mask) bool { return k.key == m.past }) {
 		return false
 	}
-	reads := slices.ContainsFunc(app.VarsFrom, func(ref delivery.VarsRef) bool { return ref.Kind == "Secret" })
-	return reads || m.made != "" && m.made != declared
+	return readsSecrets(app) || m.made != "" && m.made != declared
+}
+
+func readsSecrets(app delivery.App) bool {
+	return slices.ContainsFunc(app.VarsFrom, func(ref delivery.VarsRef) bool { return ref.Kind == "Secret" })
 }
 
 // rotates takes in what a stage has done to Secrets.

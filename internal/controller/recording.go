@@ -271,8 +271,10 @@ func (k *kustomizations) previous(p *kustomizationPass) delivery.Revision {
 // occasion tells why an app is delivered.
 func (k *kustomizations) occasion(p *kustomizationPass) occasion {
 	o := occasion{previous: k.previous(p)}
-	if p.st.asked && o.previous == p.req.Snapshot.Revision {
-		o.trigger = history.BySync
+	if p.st.asked {
+		if o.actor = p.app.RequestedBy; o.previous == p.req.Snapshot.Revision {
+			o.trigger = history.BySync
+		}
 	}
 	return o
 }
@@ -322,6 +324,9 @@ func (h *helmReleases) recordAction(p *helmPass, d release.Decision) {
 		return
 	}
 	o := occasion{}
+	if p.app.Requested != p.st.handled && !d.Remedy {
+		o.actor = p.app.RequestedBy
+	}
 	version := p.chart.Version
 	if last := p.helm.record.Latest(); last != nil {
 		o.previous = delivery.Revision{Commit: last.ChartVersion}
@@ -370,26 +375,11 @@ func (h *helmReleases) recordResult(p *helmPass, a *acting, failed error) {
 	default:
 		return
 	}
-	var rotated []apply.Result
-	for _, c := range a.result.Changed {
-		rotated = append(rotated, apply.Result{Before: c.Before, Object: c.After})
-	}
 	p.st.masks.rotated = nil
-	p.st.masks.rotates(rotated)
+	p.st.masks.rotates(resultsOf(a.result.Changed))
 	hide := p.st.masks.hiding(p.secrets, p.st.masks.past != "" && p.st.masks.blind(p.app, p.st.masks.made))
-	for _, c := range a.result.Changed {
-		change := history.Change{Object: objectOf(c.Ref), Verb: string(delivery.Update)}
-		switch {
-		case c.Before == nil:
-			change.Verb = string(delivery.Create)
-		case c.After == nil:
-			change.Verb = string(delivery.Delete)
-		default:
-			change.Fields, change.More = fieldsOf(apply.Result{Before: c.Before, Object: c.After}, hide)
-		}
-		r.d.Changes = append(r.d.Changes, change)
-		r.d.Objects++
-	}
+	changes := changesOfRelease(a.result.Changed, hide)
+	r.d.Changes, r.d.Objects = append(r.d.Changes, changes...), r.d.Objects+len(changes)
 	now := h.now()
 	r.d.Finished, r.done = now, true
 	if failed != nil {
@@ -414,6 +404,70 @@ func (h *helmReleases) recordMended(p *helmPass, mended []release.Changed) {
 		}
 		h.history.Repair(r)
 	}
+}
+
+// resultsOf gives what an action has changed of a release's objects as what a stage has.
+func resultsOf(all []release.Changed) (out []apply.Result) {
+	for _, c := range all {
+		out = append(out, apply.Result{Before: c.Before, Object: c.After})
+	}
+	return out
+}
+
+func changesOfRelease(all []release.Changed, hide hiding) (out []history.Change) {
+	for _, c := range all {
+		change := history.Change{Object: objectOf(c.Ref), Verb: string(delivery.Update)}
+		switch {
+		case c.Before == nil:
+			change.Verb = string(delivery.Create)
+		case c.After == nil:
+			change.Verb = string(delivery.Delete)
+		default:
+			change.Fields, change.More = fieldsOf(apply.Result{Before: c.Before, Object: c.After}, hide)
+		}
+		out = append(out, change)
+	}
+	return out
+}
+
+// RollbackChanges is what a rollback has changed of a release's objects, as the history has it; values that secrets knows are masked. Where values
+// come from Secrets none is told: the version that is back was made with what they had then, which nobody knows any more.
+func RollbackChanges(app delivery.App, all []release.Changed, secrets *redact.Redactor) []history.Change {
+	var m masks
+	m.rotates(resultsOf(all))
+	blind := readsSecrets(app)
+	out := changesOfRelease(all, m.hiding(secrets, blind))
+	for _, c := range out {
+		for i := range c.Fields {
+			if blind && c.Fields[i].After != "" {
+				c.Fields[i].After = redact.Mask
+			}
+		}
+	}
+	return out
+}
+
+// RolledBack is the delivery by which a person has rolled a release back: the app's, with its uid, to a version of the chart, as a version of the
+// release. Whoever tells of it tells of the same delivery: who it was knows the API, and that it was done who follows the release.
+func RolledBack(app delivery.App, chart string, version int) history.Delivery {
+	return history.Delivery{
+		Key: fmt.Sprintf("%s@v%d", app.UID, version), App: history.App(app.ID), Environment: app.Environment, Cluster: app.KubeConfig.String(),
+		Revision: chart, Trigger: history.ByRollback, Status: history.Running,
+	}
+}
+
+// recordHeld tells that a person has rolled a release back; nil: it is held for another reason.
+func (h *helmReleases) recordHeld(p *helmPass, made *delivery.StoredRelease) {
+	if !h.recordsHistory() || made == nil {
+		return
+	}
+	h.endsDelivery(p.st, history.Superseded)
+	d := RolledBack(p.app, made.ChartVersion, made.Version)
+	now := h.now()
+	d.Began, d.Applied, d.Finished = made.LastDeployed, now, now
+	d.Status, d.Message = history.Succeeded, p.secrets.Text(made.Description)
+	h.history.Delivery(d)
+	p.st.recording = nil
 }
 
 // partingMessage is what is said of the delivery that an app's end is.

@@ -6,7 +6,7 @@ import { Deliveries } from '../deliveries'
 import { at, clock, plural, revision } from '../format'
 import { Icon, Mark } from '../icons'
 import { LogView } from '../log/view'
-import { look, words } from '../status'
+import { heldBack, look, words } from '../status'
 import { Age, Badge, Dialog, Empty, Loading, Person, Problem, Sha, Tabs, say, useParam, useTitle } from '../ui'
 
 const Tree = lazy(() => import('../graph/tree'))
@@ -161,7 +161,7 @@ function Summary({ app }: { app: AppDetail }) {
 function Actions({ app, base }: { app: AppDetail; base: string }) {
   const client = useQueryClient()
   const [ask, setAsk] = useState<'' | 'sync' | 'suspend' | 'resume' | 'rollback'>('')
-  const suspended = app.spec?.suspended ?? app.state === 'Suspended'
+  const suspended = heldBack(app)
   const done = (text: string) => {
     say(text)
     void client.invalidateQueries({ queryKey: ['app'] })
@@ -543,7 +543,7 @@ function StatusTab({ app }: { app: AppDetail }) {
               </>
             )}
             <dt>Suspended</dt>
-            <dd>{(s?.suspended ?? app.state === 'Suspended') ? 'yes' : 'no'}</dd>
+            <dd>{heldBack(app) ? 'yes' : 'no'}</dd>
             <dt>Objects</dt>
             <dd>{plural(app.objects, 'object')}</dd>
             <dt>Created</dt>
