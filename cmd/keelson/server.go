@@ -368,8 +368,11 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 		}
 		defer func() { err = errors.Join(err, who.Close()) }()
 	}
+	var apps *appsServer // nil: no dashboard
 	if listen != "" {
-		server, err := serveDashboard(ctx, g, listen, who.people, policy, log, ended)
+		apps = newAppsServer(who.may.Authorize)
+		apps.pipelines = who.played
+		server, err := serveDashboard(ctx, g, listen, who, apps, policy, log, ended)
 		if err != nil {
 			return err
 		}
@@ -394,6 +397,7 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 		if err != nil {
 			return err
 		}
+		played.apps = apps
 		defer func() { err = errors.Join(err, played.Close()) }()
 		opts.Host, opts.HostURL, opts.Pushes, opts.Projects = played.host, pipelines.url+githostPath, played.pushes, &played.late
 		opts.History = played.kept
@@ -408,8 +412,9 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 	return <-ended
 }
 
-// serveDashboard serves until the server is closed; a failure goes to ended.
-func serveDashboard(ctx context.Context, g *global, address string, who *people, policy delivery.Policy, log *slog.Logger, ended chan<- error) (*http.Server, error) {
+// serveDashboard serves it, with the API of apps and, where they are played, that of pipelines, until the server is closed; a failure goes to
+// ended.
+func serveDashboard(ctx context.Context, g *global, address string, who *serverPeople, apps *appsServer, policy delivery.Policy, log *slog.Logger, ended chan<- error) (*http.Server, error) {
 	config, err := loadKubeconfig(g.kubeconfig)
 	if err != nil {
 		return nil, err
@@ -424,7 +429,9 @@ func serveDashboard(ctx context.Context, g *global, address string, who *people,
 	}
 	mux := newMux(web.Options{Lister: clusterLister{client: c}, Version: version, Guard: who.Guard, Authorize: who.may.Authorize, Logger: log}, nil, nil)
 	who.routes(mux, func(next http.Handler) http.Handler { return next })
-	apps := newAppsServer(who.may.Authorize)
+	if who.played != nil {
+		mux.Handle(web.PipelinesPath, who.Guard(who.played))
+	}
 	if err := apps.start(ctx, config, policy, log); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}

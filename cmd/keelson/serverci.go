@@ -109,6 +109,7 @@ type serverPipelines struct {
 	kept   *historyQueue
 	log    *slog.Logger
 	people *people
+	apps   *appsServer // of the dashboard, which has one stream for the changes of apps and of pipelines; nil: there is none
 
 	mu     sync.Mutex // held while it starts, and from when it is closed
 	closed bool
@@ -293,6 +294,9 @@ func (s *serverPipelines) open(ctx context.Context, kubeconfig string, ended cha
 		return nil, hintf(fmt.Errorf("listen: %w", err), "--ci-access takes HOST:PORT")
 	}
 	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, history: s.kept, git: s.o.url + githostPath}
+	if s.apps != nil {
+		mine.feed, mine.sight = s.apps.feed, s.apps.sight
+	}
 	if s.o.shell {
 		mine.noShell = ""
 	}
