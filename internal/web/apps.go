@@ -377,7 +377,10 @@ func (s *apps) show(w http.ResponseWriter, r *http.Request) {
 	}
 	d.App.ID = id.String()
 	if known, ok := s.Index.app(d.App.ID); ok {
-		d.App.Wanted, d.App.Author, d.App.Title = known.Wanted, known.Author, known.Title
+		d.App.Wanted = known.Wanted
+		if known.SHA == d.App.SHA { // the index may not have heard of it yet
+			d.App.Author, d.App.Title = known.Author, known.Title
+		}
 	}
 	d.Conditions, d.Holds, d.DependsOn = append([]Condition{}, d.Conditions...), append([]Hold{}, d.Holds...), append([]string{}, d.DependsOn...)
 	answerJSON(w, d)

@@ -33,6 +33,7 @@ type LogEnd struct {
 
 const (
 	heartbeat    = 15 * time.Second      // of a stream in which nothing happens
+	askedAgain   = 2 * time.Second       // whether who follows a stream still may
 	writeLimit   = 30 * time.Second      // who does not read for so long is let go
 	calm         = 50 * time.Millisecond // between two batches of changes, so that what changes often is told together
 	maxStreams   = 2000                  // at a time
@@ -122,17 +123,25 @@ func (s *stream) flush() bool {
 	return s.err == nil
 }
 
-// until gives a context that ends with the request, or when the server leaves.
+// until gives a context that ends with the request, when the server leaves, or when who asks may not be sent more: they have logged out, were removed,
+// or have lost the right. Those who know that remember their answers for seconds, so that many streams cost little.
 func (s streams) until(r *http.Request) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(r.Context())
-	if s.leaving == nil {
-		return ctx, cancel
-	}
 	go func() {
-		select {
-		case <-s.leaving:
-			cancel()
-		case <-ctx.Done():
+		defer cancel()
+		tick := time.NewTicker(askedAgain)
+		defer tick.Stop()
+		for {
+			select {
+			case <-s.leaving: // nil: never
+				return
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				if over(ctx) != nil {
+					return
+				}
+			}
 		}
 	}()
 	return ctx, cancel

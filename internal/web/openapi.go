@@ -175,7 +175,10 @@ func auditRoutes() []Route {
 		}},
 		{Pattern: "GET /api/v1/audit/export", Summary: "The audit as lines of JSON, which keelson audit verify --file reads", Type: "application/x-ndjson",
 			Query: []Param{from, to, {Name: "names", What: "false: without the names of people", Kind: "boolean"}}},
-		{Pattern: "DELETE /api/v1/audit/people", Summary: "Forget a person, whose records stay", Query: []Param{{Name: "person", What: "who", Needed: true}}, Answer: map[string]string{}},
+		{Pattern: "DELETE /api/v1/audit/people", Summary: "Forget a person everywhere; their records stay", Query: []Param{
+			{Name: "person", What: "who", Needed: true}, {Name: "also", What: "another name of theirs, as in commits; may be given several times"},
+		}, Answer: Erased{}},
+		{Pattern: "POST /api/v1/audit/key", Summary: "Have a new key sign the checkpoints of the audit", Body: AskAuditKey{}, Answer: AuditKey{}},
 	}
 }
 

@@ -67,6 +67,8 @@ func logQuery(w http.ResponseWriter, r *http.Request) (LogQuery, bool) {
 
 // follow sends a log as it is written, as text or as events, until the container ends, the client leaves or does not read.
 func (s *apps) follow(w http.ResponseWriter, r *http.Request, q LogQuery) {
+	// The cluster has answered for the right, and would not ask again.
+	letInBy(r.Context(), s.Authorize, VerbGet, Target{Resource: "pods/log", Namespace: q.Namespace, Name: q.Name})
 	ctx, cancel := s.until(r)
 	defer cancel()
 	if !wantsEvents(r) {

@@ -155,7 +155,7 @@ step('tests and artifacts', async () => {
 async function logout() {
   expect(/401/)
   await page.getByRole('button', { name: 'Log out' }).click()
-  await page.getByRole('button', { name: 'Log in' }).waitFor()
+  await page.waitForURL(/\/login\?next=/)
 }
 
 step('who may deploy', async () => {
@@ -304,8 +304,8 @@ step('log out', async () => {
   expect(/401/)
   await page.goto(base + '/')
   await page.getByRole('button', { name: 'Log out' }).click()
-  await page.getByRole('button', { name: 'Log in' }).waitFor()
-  await look('the login in place')
+  await page.waitForURL(/\/login\?next=/)
+  await page.getByText('With a token').click()
   await page.getByLabel('Token').fill(token)
   await page.getByLabel('Token').press('Enter')
   await page.getByRole('heading', { name: 'Apps' }).waitFor()

@@ -406,7 +406,7 @@ function PodLog({ namespace, name }: { namespace: string; name: string }) {
 
 function PodLogDialog({ title, children, onClose }: { title: string; children: React.ReactNode; onClose: () => void }) {
   return (
-    <Dialog title={title} onClose={onClose}>
+    <Dialog title={title} wide onClose={onClose}>
       <div style={{ height: '60vh', display: 'flex' }}>{children}</div>
     </Dialog>
   )

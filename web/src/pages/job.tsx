@@ -6,6 +6,7 @@ import { clock } from '../format'
 import { LogView } from '../log/view'
 import { Mark } from '../icons'
 import { reportOf } from '../jobs'
+import { jobQuery } from '../queries'
 import { isActive, jobLook } from '../status'
 import { Age, Badge, Loading, Problem, useTitle } from '../ui'
 import { Failing, JobActions, JobFiles, useGraph, usePipeline, usePipelineArtifacts } from './pipeline'
@@ -15,7 +16,7 @@ export default function JobPage() {
   const params = useParams<{ id: string; job: string }>()
   const id = Number(params.id)
   const number = Number(params.job)
-  const job = useQuery({ queryKey: ['job', number], queryFn: ({ signal }) => get<Job>(`/api/v1/jobs/${number}`, signal) })
+  const job = useQuery(jobQuery(number))
   const p = usePipeline(id)
   const graph = useGraph(id)
   const left = usePipelineArtifacts(id)
