@@ -316,7 +316,32 @@ func (a *clusterAPI) LogEnded(ctx context.Context, q web.LogQuery) (bool, error)
 	if err := as.client.Get(ctx, client.ObjectKey{Namespace: q.Namespace, Name: q.Name}, &pod); err != nil {
 		return apierrors.IsNotFound(err), client.IgnoreNotFound(err)
 	}
-	return q.Previous || containerStatusOf(&pod, cmp.Or(q.Container, usualContainer(&pod))).State.Running == nil, nil
+	return q.Previous || !runsAgain(&pod, cmp.Or(q.Container, usualContainer(&pod))), nil
+}
+
+// runsAgain tells whether a container of a Pod runs, or is going to be started anew.
+func runsAgain(pod *corev1.Pod, container string) bool {
+	state := containerStatusOf(pod, container).State
+	switch {
+	case pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed:
+		return false
+	case state.Running != nil:
+		return true
+	case pod.DeletionTimestamp != nil:
+		return false
+	case state.Terminated == nil:
+		return state.Waiting != nil
+	}
+	named := func(c corev1.Container) bool { return c.Name == container }
+	failed := state.Terminated.ExitCode != 0
+	if i := slices.IndexFunc(pod.Spec.InitContainers, named); i >= 0 {
+		always := pod.Spec.InitContainers[i].RestartPolicy
+		return always != nil && *always == corev1.ContainerRestartPolicyAlways || failed && pod.Spec.RestartPolicy != corev1.RestartPolicyNever
+	}
+	if !slices.ContainsFunc(pod.Spec.Containers, named) {
+		return false // it was put into a Pod that ran already, once
+	}
+	return pod.Spec.RestartPolicy == corev1.RestartPolicyAlways || failed && pod.Spec.RestartPolicy == corev1.RestartPolicyOnFailure
 }
 
 // containerStatusOf is what a Pod says of one of its containers; empty: nothing.

@@ -89,7 +89,7 @@ func auditListCommand(g *global, search bool) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return runAuditList(cmd.Context(), g, o) },
 	}
 	if search {
-		cmd.Use, cmd.Short, cmd.Args = "search TEXT", "List records that have a text in their action, object, project, environment, detail or actor", args(cobra.ExactArgs(1))
+		cmd.Use, cmd.Short, cmd.Args = "search WORDS", "List records that have each of some words in their action, object, project, environment, detail or actor", args(cobra.ExactArgs(1))
 		cmd.RunE = func(cmd *cobra.Command, a []string) error {
 			o.query = a[0]
 			return runAuditList(cmd.Context(), g, o)

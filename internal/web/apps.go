@@ -187,8 +187,8 @@ type Cluster interface {
 	Diff(ctx context.Context, id AppRef) (AppDiff, error)
 	Ask(ctx context.Context, id AppRef, action string, ask AskApp) (AppAsked, error)
 	Log(ctx context.Context, q LogQuery) (io.ReadCloser, error)
-	// LogEnded tells whether nothing more comes, as the container does not run. Else a log has ended with a connection, or with a container that
-	// was started anew.
+	// LogEnded tells whether nothing more comes, as the container does not run and is not started anew. Else a log has ended with a connection, or
+	// with a container that another one follows.
 	LogEnded(ctx context.Context, q LogQuery) (bool, error)
 }
 

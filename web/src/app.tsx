@@ -196,7 +196,7 @@ function Side({ me, onHelp }: { me: Me; onHelp: () => void }) {
             <button
               className="button quiet icon"
               aria-label="Log out"
-              title="Log out"
+              title={`Log out (${me.name})`}
               onClick={() => void send('DELETE', '/api/v1/session').finally(() => void client.resetQueries())}
             >
               <Icon name="out" />

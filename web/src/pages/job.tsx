@@ -1,7 +1,7 @@
 import { useQuery } from '@tanstack/react-query'
 import { useState } from 'react'
 import { Link, useParams } from 'wouter'
-import { get, missing, type Job, type JobArtifacts } from '../api'
+import { type Job } from '../api'
 import { clock } from '../format'
 import { LogView } from '../log/view'
 import { Mark } from '../icons'
@@ -9,7 +9,7 @@ import { reportOf } from '../jobs'
 import { jobQuery } from '../queries'
 import { isActive, jobLook } from '../status'
 import { Age, Badge, Loading, Problem, useTitle } from '../ui'
-import { Failing, JobActions, JobFiles, useGraph, usePipeline } from './pipeline'
+import { Failing, JobActions, JobFiles, useGraph, usePipeline, usePipelineArtifacts } from './pipeline'
 import { Took } from './pipelines'
 
 export default function JobPage() {
@@ -19,17 +19,8 @@ export default function JobPage() {
   const job = useQuery(jobQuery(number))
   const p = usePipeline(id)
   const graph = useGraph(id)
-  const artifacts = useQuery({
-    queryKey: ['artifacts', id, number],
-    queryFn: async ({ signal }) => {
-      try {
-        return await get<JobArtifacts>(`/api/v1/jobs/${number}/artifacts?limit=1`, signal)
-      } catch (err) {
-        if (missing(err)) return null
-        throw err
-      }
-    },
-  })
+  const left = usePipelineArtifacts(id)
+  const artifacts = left.data?.artifacts?.find((a) => a.job === number)
   const j = job.data
   useTitle(j ? `${j.name} ${j.status}` : `Job ${number}`)
   const attempts = (p.data?.jobs ?? []).filter((o) => o.name === j?.name).sort((a, b) => b.attempt - a.attempt)
@@ -111,7 +102,7 @@ export default function JobPage() {
               </span>
             </div>
           )}
-          {(report || artifacts.data) && (
+          {(report || artifacts) && (
             <div className="card">
               {report && (
                 <>
@@ -125,7 +116,7 @@ export default function JobPage() {
                   <Failing report={report} />
                 </>
               )}
-              {artifacts.data && <JobFiles artifacts={{ ...artifacts.data, name: 'Artifacts', job: number }} />}
+              {artifacts && <JobFiles artifacts={{ ...artifacts, name: 'Artifacts' }} />}
             </div>
           )}
           {begun && <JobLog key={j.id} job={j} />}

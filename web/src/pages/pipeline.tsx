@@ -371,8 +371,12 @@ export function Failing({ report }: { report: TestReport }) {
   )
 }
 
+export function usePipelineArtifacts(id: number) {
+  return useQuery({ queryKey: ['artifacts', id], queryFn: ({ signal }) => get<{ artifacts: JobArtifacts[] | null }>(`/api/v1/pipelines/${id}/artifacts`, signal) })
+}
+
 function Artifacts({ pipeline }: { pipeline: number }) {
-  const list = useQuery({ queryKey: ['artifacts', pipeline], queryFn: ({ signal }) => get<{ artifacts: JobArtifacts[] | null }>(`/api/v1/pipelines/${pipeline}/artifacts`, signal) })
+  const list = usePipelineArtifacts(pipeline)
   const all = list.data?.artifacts ?? []
   return (
     <section className="card" aria-label="Artifacts">
