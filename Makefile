@@ -101,7 +101,7 @@ $(FLUX):
 
 screenshots: build ## take the pictures of docs/ from an instance
 	KEELSON_BINARY=$(CURDIR)/bin/keelson KEELSON_CLUSTER_BINARY=$(CURDIR)/bin/keelson-cluster KEELSON_SCREENSHOTS=$(CURDIR)/docs \
-		go test -timeout 20m -count=1 -run TestDashboard ./test/e2e
+		go test -timeout 20m -count=1 -run 'TestDashboard|TestPodLogInBrowser' ./test/e2e
 
 lint: web/node_modules/.stamp ## check style, layers and complexity
 	@if $(NODE_IS_THERE); then cd web && npm run --silent check; else echo "SKIPPED: the check of the dashboard: it takes npm, and Node.js 20.19 or newer"; fi

@@ -221,6 +221,11 @@ func (f foundApp) application(hint string) (*argocdv1.Application, error) {
 
 // annotate sets an annotation and nothing else; an empty value takes it away.
 func annotate(ctx context.Context, c client.Client, obj client.Object, key, value string) error {
+	return annotateAll(ctx, c, obj, map[string]string{key: value})
+}
+
+// annotateAll is annotate for several ones at once.
+func annotateAll(ctx context.Context, c client.Client, obj client.Object, values map[string]string) error {
 	before, ok := obj.DeepCopyObject().(client.Object)
 	if !ok {
 		return errors.New("copy object: it is no API object")
@@ -229,8 +234,10 @@ func annotate(ctx context.Context, c client.Client, obj client.Object, key, valu
 	if a == nil {
 		a = map[string]string{}
 	}
-	if a[key] = value; value == "" {
-		delete(a, key)
+	for key, value := range values {
+		if a[key] = value; value == "" {
+			delete(a, key)
+		}
 	}
 	obj.SetAnnotations(a)
 	return c.Patch(ctx, obj, client.MergeFrom(before))

@@ -35,14 +35,16 @@ type clusterAPI struct {
 	own     client.WithWatch // as Keelson
 	policy  delivery.Policy
 	log     *slog.Logger
-	// deliveries reads what was delivered; nil: no history is kept.
+	// deliveries reads what was delivered, and deliver tells of what is; nil: no history is kept.
 	deliveries func(ctx context.Context, id int64) (history.Delivery, error)
+	deliver    func(d history.Delivery)
+	asks       *ownAsks // what is asked for here
 }
 
 func newClusterAPI(cluster *kube.Cluster, policy delivery.Policy, log *slog.Logger) (*clusterAPI, error) {
 	config, by := cluster.Self().REST()
 	own, err := newClientOn(config, by)
-	return &clusterAPI{cluster: cluster, own: own, policy: policy, log: log}, err
+	return &clusterAPI{cluster: cluster, own: own, policy: policy, log: log, asks: &ownAsks{}}, err
 }
 
 // caller is the cluster as the person who asks.
@@ -50,6 +52,7 @@ type caller struct {
 	client client.WithWatch
 	user   *kube.User
 	who    web.Person
+	asks   *ownAsks // where something is asked for
 }
 
 func (a *clusterAPI) as(ctx context.Context) (*caller, error) {
@@ -60,7 +63,7 @@ func (a *clusterAPI) as(ctx context.Context) (*caller, error) {
 	}
 	config, by := user.REST()
 	c, err := newClientOn(config, by)
-	return &caller{c, user, who}, err
+	return &caller{client: c, user: user, who: who}, err
 }
 
 // find reads an app as the person who asks.
@@ -135,10 +138,10 @@ func detailOfArgo(a *argocdv1.Application, d *web.AppDetail) {
 		d.Spec.Cluster = redact.Text(cmp.Or(a.Spec.Destination.Name, a.Spec.Destination.Server))
 	}
 	auto := automatedOf(a)
-	d.Spec.Suspended = auto == nil
 	d.Spec.Prune = auto != nil && isTrue(auto.Prune)
 	if text := a.Annotations[argocdv1.HoldAnnotation]; text != "" {
 		h := dialect.ParseArgoHold(text)
+		d.Spec.Suspended = true
 		d.Holds = append(d.Holds, web.Hold{Owner: h.By, Reason: redact.Text(h.Reason), Since: h.At, Until: "it is resumed"})
 	}
 }
@@ -313,7 +316,32 @@ func (a *clusterAPI) LogEnded(ctx context.Context, q web.LogQuery) (bool, error)
 	if err := as.client.Get(ctx, client.ObjectKey{Namespace: q.Namespace, Name: q.Name}, &pod); err != nil {
 		return apierrors.IsNotFound(err), client.IgnoreNotFound(err)
 	}
-	return q.Previous || containerStatusOf(&pod, cmp.Or(q.Container, usualContainer(&pod))).State.Running == nil, nil
+	return q.Previous || !runsAgain(&pod, cmp.Or(q.Container, usualContainer(&pod))), nil
+}
+
+// runsAgain tells whether a container of a Pod runs, or is going to be started anew.
+func runsAgain(pod *corev1.Pod, container string) bool {
+	state := containerStatusOf(pod, container).State
+	switch {
+	case pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed:
+		return false
+	case state.Running != nil:
+		return true
+	case pod.DeletionTimestamp != nil:
+		return false
+	case state.Terminated == nil:
+		return state.Waiting != nil
+	}
+	named := func(c corev1.Container) bool { return c.Name == container }
+	failed := state.Terminated.ExitCode != 0
+	if i := slices.IndexFunc(pod.Spec.InitContainers, named); i >= 0 {
+		always := pod.Spec.InitContainers[i].RestartPolicy
+		return always != nil && *always == corev1.ContainerRestartPolicyAlways || failed && pod.Spec.RestartPolicy != corev1.RestartPolicyNever
+	}
+	if !slices.ContainsFunc(pod.Spec.Containers, named) {
+		return false // it was put into a Pod that ran already, once
+	}
+	return pod.Spec.RestartPolicy == corev1.RestartPolicyAlways || failed && pod.Spec.RestartPolicy == corev1.RestartPolicyOnFailure
 }
 
 // containerStatusOf is what a Pod says of one of its containers; empty: nothing.

@@ -534,3 +534,54 @@ func TestResolve(t *testing.T) {
 		}
 	}
 }
+
+// TestRunsAgain: a log is followed on as long as its container may write to it.
+func TestRunsAgain(t *testing.T) {
+	const always, onFailure, never = corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever
+	running := corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
+	waiting := corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
+	done := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}
+	failed := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1}}
+	sidecar := corev1.ContainerRestartPolicyAlways
+	for name, c := range map[string]struct {
+		container string
+		policy    corev1.RestartPolicy
+		phase     corev1.PodPhase
+		deleted   bool
+		state     corev1.ContainerState
+		want      bool
+	}{
+		"runs":                       {"main", never, corev1.PodRunning, false, running, true},
+		"runs in a Pod that ends":    {"main", always, corev1.PodRunning, true, running, true},
+		"was ended with its Pod":     {"main", always, corev1.PodRunning, true, done, false},
+		"in a Pod that is over":      {"main", onFailure, corev1.PodSucceeded, false, done, false},
+		"is between two starts":      {"main", always, corev1.PodRunning, false, waiting, true},
+		"ended, and is started anew": {"main", always, corev1.PodRunning, false, done, true},
+		"ended well, of a job":       {"main", onFailure, corev1.PodRunning, false, done, false},
+		"failed, of a job":           {"main", onFailure, corev1.PodRunning, false, failed, true},
+		"failed, once and for all":   {"main", never, corev1.PodRunning, false, failed, false},
+		"an initial one, ended":      {"first", always, corev1.PodPending, false, done, false},
+		"an initial one, failed":     {"first", always, corev1.PodPending, false, failed, true},
+		"one beside, ended":          {"beside", never, corev1.PodRunning, false, done, true},
+		"one to debug, ended":        {"debug", always, corev1.PodRunning, false, failed, false},
+		"nothing known":              {"main", always, corev1.PodPending, false, corev1.ContainerState{}, false},
+	} {
+		pod := &corev1.Pod{
+			Spec: corev1.PodSpec{
+				RestartPolicy: c.policy, Containers: []corev1.Container{{Name: "main"}},
+				InitContainers: []corev1.Container{{Name: "first"}, {Name: "beside", RestartPolicy: &sidecar}},
+			},
+			Status: corev1.PodStatus{Phase: c.phase},
+		}
+		if c.deleted {
+			pod.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+		}
+		statuses := map[string]*[]corev1.ContainerStatus{
+			"main": &pod.Status.ContainerStatuses, "first": &pod.Status.InitContainerStatuses, "beside": &pod.Status.InitContainerStatuses, "debug": &pod.Status.EphemeralContainerStatuses,
+		}
+		*statuses[c.container] = []corev1.ContainerStatus{{Name: c.container, State: c.state}}
+		if got := runsAgain(pod, c.container); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}

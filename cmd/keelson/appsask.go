@@ -14,9 +14,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+	"keelson.dev/keelson/internal/controller"
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/history"
+	"keelson.dev/keelson/internal/redact"
 	"keelson.dev/keelson/internal/web"
 )
 
@@ -26,13 +29,35 @@ func (a *clusterAPI) Ask(ctx context.Context, id web.AppRef, action string, ask 
 	if err != nil {
 		return web.AppAsked{}, err
 	}
+	as.asks = a.asks
 	switch action {
 	case "sync":
 		return as.sync(ctx, app, ask)
+	case "refresh":
+		return as.refresh(ctx, app)
 	case "rollback":
 		return a.rollback(ctx, as, app, ask)
 	}
-	already, err := setSuspended(ctx, as.client, app, action == "suspend")
+	return as.suspend(ctx, app, action)
+}
+
+// suspend suspends an app, or resumes it.
+func (c *caller) suspend(ctx context.Context, app foundApp, action string) (web.AppAsked, error) {
+	id := app.id()
+	seen := []string{"app." + action}
+	switch held := app.helm != nil && heldRelease(app.helm); {
+	case app.argo != nil: // its hold is written, which nobody looks out for
+		seen = nil
+	case held && action == "resume" && app.helm.Spec.Suspend: // a reconciliation is asked for, too
+		seen = append(seen, "app.sync")
+	case held && action == "resume":
+		seen = []string{"app.sync"}
+	}
+	withdraw := c.asks.about(id.String(), time.Now(), seen...)
+	already, err := setSuspended(ctx, c.client, app, action == "suspend", c.who.Name)
+	if err != nil || already {
+		withdraw()
+	}
 	if err != nil {
 		return web.AppAsked{}, fmt.Errorf("%s: %w", action, err)
 	}
@@ -57,14 +82,31 @@ func (c *caller) sync(ctx context.Context, app foundApp, ask web.AskApp) (web.Ap
 	now := time.Now().Format(time.RFC3339Nano)
 	sources, note := c.sourcesOf(ctx, app)
 	for _, src := range sources {
+		withdraw := c.asks.about(partsOf(src).kind+"/"+src.GetNamespace()+"/"+src.GetName(), time.Now(), "app.sync")
 		if err := annotate(ctx, c.client, src, fluxmeta.ReconcileRequestAnnotation, now); err != nil {
+			withdraw()
 			note = "; its source is not asked for what is new: " + err.Error()
 		}
 	}
-	if err := annotate(ctx, c.client, app.object(), fluxmeta.ReconcileRequestAnnotation, now); err != nil {
+	withdraw := c.asks.about(app.id().String(), time.Now(), "app.sync")
+	if err := annotateAll(ctx, c.client, app.object(), map[string]string{
+		fluxmeta.ReconcileRequestAnnotation: now, dialect.RequestedByAnnotation: now + " " + c.who.Name,
+	}); err != nil {
+		withdraw()
 		return web.AppAsked{}, fmt.Errorf("sync: %w", err)
 	}
 	return web.AppAsked{Message: "a reconciliation of " + app.id().String() + " was asked for" + note}, nil
+}
+
+// refresh asks for an app to be compared with what its source has now. An Application is not synced for that; anything else is reconciled.
+func (c *caller) refresh(ctx context.Context, app foundApp) (web.AppAsked, error) {
+	if app.argo == nil {
+		return c.sync(ctx, app, web.AskApp{})
+	}
+	if err := annotate(ctx, c.client, app.argo, argocdv1.RefreshAnnotation, "hard"); err != nil {
+		return web.AppAsked{}, fmt.Errorf("refresh: %w", err)
+	}
+	return web.AppAsked{Message: "a comparison of " + app.id().String() + " with its source was asked for"}, nil
 }
 
 // sourcesOf are the sources of an app that can be asked for what is new, as far as the person may read them.
@@ -89,10 +131,20 @@ func (c *caller) syncApplication(ctx context.Context, a *argocdv1.Application, a
 		return web.AppAsked{}, impossible(err)
 	}
 	op := operationOf(a, &argocdv1.SyncOperation{Prune: ask.Prune}, c.who.Name)
-	if err := writeOperation(ctx, c.client, a, op, ""); err != nil {
+	if err := c.begin(ctx, a, op, ""); err != nil {
 		return web.AppAsked{}, err
 	}
 	return web.AppAsked{Message: "a sync of " + a.Namespace + "/" + a.Name + " was asked for"}, nil
+}
+
+// begin writes an operation of an Application, and perhaps a hold.
+func (c *caller) begin(ctx context.Context, a *argocdv1.Application, op *argocdv1.Operation, hold string) error {
+	withdraw := c.asks.about(foundApp{argo: a}.id().String(), time.Now(), "app.sync")
+	err := writeOperation(ctx, c.client, a, op, hold)
+	if err != nil {
+		withdraw()
+	}
+	return err
 }
 
 // impossible says of an error, with what there is to do about it, that something cannot be done with an app as it is now.
@@ -125,11 +177,11 @@ func (a *clusterAPI) rollback(ctx context.Context, as *caller, app foundApp, ask
 		if err := idle(app.argo); err != nil {
 			return web.AppAsked{}, impossible(err)
 		}
-		if err := writeOperation(ctx, as.client, app.argo, op, hold); err != nil {
+		if err := as.begin(ctx, app.argo, op, hold); err != nil {
 			return web.AppAsked{}, err
 		}
 		revision := joinRevisions(to.Revision, to.Revisions)
-		return web.AppAsked{To: revision, Message: fmt.Sprintf("%s is being rolled back to %s, and held there until it is resumed", app.id(), shortRevision(revision))}, nil
+		return web.AppAsked{To: revision, Asked: true, Message: fmt.Sprintf("%s is being rolled back to %s, and held there until it is resumed", app.id(), shortRevision(revision))}, nil
 	case app.helm != nil:
 		return a.rollbackRelease(ctx, as, app, ask)
 	}
@@ -155,11 +207,11 @@ func (a *clusterAPI) resolve(ctx context.Context, as *caller, app foundApp, ask 
 	if app.helm == nil {
 		return nil
 	}
-	history, err := releaseHistory(ctx, as.client, app.helm)
+	versions, err := releaseHistory(ctx, as.client, app.helm)
 	if err != nil {
 		return err
 	}
-	n := versionOf(history, d.Revision, d.Finished)
+	n := versionOf(versions, d.Revision, d.Finished)
 	if n == 0 {
 		return fmt.Errorf("%w: Helm's storage does not keep the version of the release that delivery %d has made any more", web.ErrImpossible, d.ID)
 	}
@@ -169,8 +221,8 @@ func (a *clusterAPI) resolve(ctx context.Context, as *caller, app foundApp, ask 
 
 // versionOf finds the version of a release that a delivery of a chart's version has made, which was over at a time; 0: there is none. An upgrade is written
 // down after Helm has ended it, so it is the newest one until then.
-func versionOf(history []releaseVersion, chart string, over time.Time) int {
-	for _, v := range slices.Backward(history) {
+func versionOf(versions []releaseVersion, chart string, over time.Time) int {
+	for _, v := range slices.Backward(versions) {
 		if v.ChartVersion == chart && (over.IsZero() || !v.Updated.After(over)) {
 			return v.Version
 		}
@@ -190,11 +242,11 @@ func (a *clusterAPI) rollbackRelease(ctx context.Context, as *caller, app foundA
 	if ask.Prune {
 		return web.AppAsked{}, fmt.Errorf("%w: prune is for Applications: what is not in the earlier version of a release is deleted", web.ErrImpossible)
 	}
-	history, err := releaseHistory(ctx, as.client, app.helm)
+	versions, err := releaseHistory(ctx, as.client, app.helm)
 	if err != nil {
 		return web.AppAsked{}, err
 	}
-	to, err := versionToGoTo(app.helm, history, ask.To.Revision)
+	to, err := versionToGoTo(app.helm, versions, ask.To.Revision)
 	if err != nil {
 		return web.AppAsked{}, impossible(err)
 	}
@@ -202,16 +254,53 @@ func (a *clusterAPI) rollbackRelease(ctx context.Context, as *caller, app foundA
 	config.Impersonate = rest.ImpersonationConfig{UserName: as.who.Name, Groups: as.who.Groups}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	engine, err := releaseEngine(ctx, config)
+	engine, err := releaseEngine(ctx, config, app.helm.GetStorageNamespace())
+	if err != nil {
+		return web.AppAsked{}, err
+	}
+	tell, err := a.tellRollback(ctx, as, app, versions, to)
 	if err != nil {
 		return web.AppAsked{}, err
 	}
 	out, err := rollRelease(ctx, engine, app.helm, to, rollbackOptions{noWait: true})
+	tell(out, err)
 	if err != nil {
 		return web.AppAsked{}, fmt.Errorf("roll back %s: %w", app.id(), err)
 	}
 	return web.AppAsked{To: fmt.Sprint(to), Message: fmt.Sprintf(
 		"%s is rolled back to version %d of its release, as version %d; it is held there until Git wants something else, or it is resumed", app.id(), to, out.Version)}, nil
+}
+
+// tellRollback tells the history that a person rolls a release back, and gives what tells it what has come of that.
+func (a *clusterAPI) tellRollback(ctx context.Context, as *caller, found foundApp, versions []releaseVersion, to int) (func(rolledBackRelease, error), error) {
+	if a.deliver == nil {
+		return func(rolledBackRelease, error) {}, nil
+	}
+	app, err := dialect.HelmRelease(found.helm)
+	if err != nil {
+		return nil, err
+	}
+	_, secrets, err := deliver.ReadValues(ctx, a.own, app)
+	if err != nil {
+		secrets = redact.New() // values that cannot be read now are none that it is rolled back to
+	}
+	chart := ""
+	for _, v := range versions {
+		if v.Version == to {
+			chart = v.ChartVersion
+		}
+	}
+	d := controller.RolledBack(app, chart, versions[len(versions)-1].Version+1)
+	d.Actor, d.Began, d.Message = as.who.Name, time.Now(), fmt.Sprintf("rollback to version %d of the release", to)
+	a.deliver(d)
+	return func(out rolledBackRelease, err error) {
+		d.Changes = controller.RollbackChanges(app, out.changed, secrets)
+		d.Objects, d.Status, d.Finished = len(d.Changes), history.Succeeded, time.Now()
+		if d.Applied = d.Finished; err != nil {
+			d.Status, d.Message, d.Applied = history.Failed, secrets.Text(err.Error()), time.Time{}
+		}
+		a.deliver(d)
+	}, nil
 }
 
 // previewRollback tells what a rollback would change. Of a Kustomization, which only Git can roll back, it tells what reverting to a commit
@@ -270,11 +359,11 @@ func (a *clusterAPI) previewEarlier(ctx context.Context, as *caller, app *argocd
 
 // previewRelease tells what a rollback of a Helm release would change.
 func (a *clusterAPI) previewRelease(ctx context.Context, as *caller, found foundApp, ask web.AskApp) (web.AppAsked, error) {
-	history, err := releaseHistory(ctx, as.client, found.helm)
+	versions, err := releaseHistory(ctx, as.client, found.helm)
 	if err != nil {
 		return web.AppAsked{}, err
 	}
-	to, err := versionToGoTo(found.helm, history, ask.To.Revision)
+	to, err := versionToGoTo(found.helm, versions, ask.To.Revision)
 	if err != nil {
 		return web.AppAsked{}, impossible(err)
 	}
@@ -283,7 +372,7 @@ func (a *clusterAPI) previewRelease(ctx context.Context, as *caller, found found
 		return web.AppAsked{}, err
 	}
 	app.ServiceAccount = "" // it is looked at by Keelson itself
-	engine, err := releaseEngine(ctx, a.cluster.Config())
+	engine, err := releaseEngine(ctx, a.cluster.Config(), found.helm.GetStorageNamespace())
 	if err != nil {
 		return web.AppAsked{}, err
 	}

@@ -15,6 +15,7 @@ import (
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/live"
 	"keelson.dev/keelson/internal/redact"
 	"keelson.dev/keelson/internal/render"
 	"keelson.dev/keelson/internal/source"
@@ -31,6 +32,7 @@ func previewApplication(ctx context.Context, engine *deliver.Engine, c client.Cl
 		return preview{}, fmt.Errorf("app %s/%s: %s", a.Namespace, a.Name, why)
 	}
 	engine.Label, engine.OwnerOf, engine.Read = dialect.ArgoLabeler(about.Namespace), dialect.ArgoOwner, dialect.ArgoRead
+	engine.Live = live.New(ctx, engine.Cluster, live.Options{Selector: dialect.ArgoNameLabel, OwnerOf: dialect.ArgoOwner, MarksOf: dialect.ArgoMarks})
 	if to := of.Destination; to.Server != "" && to.Server != dialect.InCluster {
 		remote, err := kube.RemoteFromArgo(to.Server, to.Config)
 		if err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -88,7 +89,7 @@ func auditListCommand(g *global, search bool) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return runAuditList(cmd.Context(), g, o) },
 	}
 	if search {
-		cmd.Use, cmd.Short, cmd.Args = "search TEXT", "List records that have a text in their action, object, project, environment, detail or actor", args(cobra.ExactArgs(1))
+		cmd.Use, cmd.Short, cmd.Args = "search WORDS", "List records that have each of some words in their action, object, project, environment, detail or actor", args(cobra.ExactArgs(1))
 		cmd.RunE = func(cmd *cobra.Command, a []string) error {
 			o.query = a[0]
 			return runAuditList(cmd.Context(), g, o)
@@ -263,25 +264,15 @@ func runAuditVerify(ctx context.Context, g *global, o auditVerifyOptions) error 
 			place = own
 		}
 	}
-	var found []audit.Found
-	if place != "" {
-		if found, err = witness.ReadFrom(ctx, place); err != nil {
-			return err
-		}
-		if o.repository != "" && len(found) == 0 {
-			return hintf(fmt.Errorf("the witness %s has no checkpoints", o.repository), "fetch them with git fetch URL %s:%s", witness.Ref, witness.Ref)
-		}
-	}
 	var v auditVerdict
 	if o.file != "" {
-		v.Report, v.Problem, err = audit.VerifyExport(func() (io.ReadCloser, error) { return os.Open(o.file) }, accept, found)
-	} else {
-		var f *store.File
-		if f, err = openAudit(ctx, g); err != nil {
+		var found []audit.Found
+		if found, err = readWitness(ctx, place, o.repository, nil); err != nil {
 			return err
 		}
-		defer f.Close()
-		v.Report, v.Problem, err = f.VerifyAudit(ctx, accept, found)
+		v.Report, v.Problem, err = audit.VerifyExport(func() (io.ReadCloser, error) { return os.Open(o.file) }, accept, found)
+	} else {
+		v.Report, v.Problem, err = verifyDatabase(ctx, g, place, o.repository, accept)
 	}
 	if err != nil {
 		return err
@@ -294,6 +285,59 @@ func runAuditVerify(ctx context.Context, g *global, o auditVerifyOptions) error 
 		return hintf(v.Problem, "docs/audit.md tells what to do about it")
 	}
 	return nil
+}
+
+// verifyDatabase holds the audit of an instance against its own checkpoints and those of a witness.
+func verifyDatabase(ctx context.Context, g *global, place, named string, accept []ed25519.PublicKey) (audit.Report, *audit.Problem, error) {
+	f, err := openAudit(ctx, g)
+	if err != nil {
+		return audit.Report{}, nil, err
+	}
+	defer f.Close()
+	own, err := f.Checkpoints(ctx)
+	if err != nil { // it is damaged: what is wrong is found below
+		own = nil
+	}
+	found, err := readWitness(ctx, place, named, own)
+	if err != nil {
+		return audit.Report{}, nil, err
+	}
+	return f.VerifyAudit(ctx, accept, found)
+}
+
+// readWitness reads the checkpoints of a witness that are not those that the database has itself; nearly all are, so nearly none is kept. An empty place
+// has none; one that somebody has named has to have some.
+func readWitness(ctx context.Context, place, named string, own []store.Checkpoint) (found []audit.Found, err error) {
+	if place == "" {
+		return nil, nil
+	}
+	known := make(map[[sha256.Size]byte]bool, len(own))
+	for _, c := range own {
+		sum, err := sumOf(c.Signed)
+		if err != nil {
+			return nil, err
+		}
+		known[sum] = true
+	}
+	seen := 0
+	err = witness.EachFrom(ctx, place, func(c audit.Found) error {
+		seen++
+		sum, err := sumOf(c.Signed)
+		if err == nil && !known[sum] {
+			found = append(found, c)
+		}
+		return err
+	})
+	if err == nil && seen == 0 && named != "" {
+		err = hintf(fmt.Errorf("the witness %s has no checkpoints", named), "fetch them with git fetch URL %s:%s", witness.Ref, witness.Ref)
+	}
+	return found, err
+}
+
+// sumOf stands for all that a checkpoint says.
+func sumOf(s audit.Signed) (sum [sha256.Size]byte, err error) {
+	text, err := s.MarshalJSON()
+	return sha256.Sum256(text), err
 }
 
 // text is what people read of a good one.

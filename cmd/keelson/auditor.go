@@ -72,6 +72,9 @@ func startAuditor(dir string, db *store.DB, host *githost.Host, keep retention, 
 		a.failed("checkpoint", "no checkpoints of the audit are signed", err)
 	}
 	a.begin(a.keep)
+	if db.Shared() {
+		a.begin(a.collect)
+	}
 	if a.key != nil {
 		urgent := db.Urgent() // from before the end of the chain is known
 		last := a.announce(context.Background())
@@ -207,6 +210,21 @@ func pause(ctx context.Context, d time.Duration) bool {
 		return false
 	case <-time.After(d):
 		return true
+	}
+}
+
+// inboxPause is how long what other servers leave for the audit waits.
+const inboxPause = 10 * time.Second
+
+// collect takes in what servers that wait have left for the audit. That is seldom, and nobody waits for it.
+func (a *auditor) collect(ctx context.Context) {
+	for {
+		if _, err := a.store.TakeInbox(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrClosed) {
+			a.failed("record", "what other servers have left for the audit was not taken in", err)
+		}
+		if !pause(ctx, inboxPause) {
+			return
+		}
 	}
 }
 
@@ -412,18 +430,79 @@ func auditPush(p githost.Push) []audit.Entry {
 func isWitness(repository string) bool { return repository == witness.Repository }
 
 // asked records what somebody has asked for by changing an object of the cluster.
-func (l *lazyPipelines) asked(a controller.Asked) {
-	s := l.get()
-	if s == nil {
-		return
+func (l *lazyPipelines) asked(a controller.Asked) { recordAsked(l, a) }
+
+// asks implements [keeper].
+func (l *lazyPipelines) asks() *ownAsks { return &l.own }
+
+// queue implements [keeper].
+func (l *lazyPipelines) queue() *historyQueue {
+	if s := l.get(); s != nil {
+		return s.kept
 	}
-	e := audit.Entry{
-		Actor: cmp.Or(a.By, "somebody"), Action: a.Action, Object: a.Kind + "/" + a.Namespace + "/" + a.Name, Outcome: audit.Done, Detail: a.Detail,
+	return nil
+}
+
+// record implements [keeper].
+func (l *lazyPipelines) record(e audit.Entry) {
+	if s := l.get(); s != nil {
+		s.auditor.Record(e)
 	}
-	if strings.HasPrefix(strings.ToLower(e.Actor), "system:") { // what an object says proves nothing
-		e.Actor = "somebody"
+}
+
+// known says who keeps what people do from now on.
+func (p *people) known(a *auditor) {
+	p.auditor.Store(a)
+	if b := p.beside.Swap(nil); b != nil {
+		go func() { _ = b.Close() }() // what was written is written, and nobody asks it any more
 	}
-	s.auditor.Record(e)
+}
+
+// ownAsks is what people ask for by the API of this process, which records it with their names: what is then seen of it in the cluster is not recorded
+// once more, by somebody. Its zero value knows of nothing. It is safe for concurrent use.
+type ownAsks struct {
+	mu   sync.Mutex
+	asks map[string][]time.Time // by action and object: until when each may be seen
+}
+
+// ownAskSeen is how long after it was asked for something may be seen in the cluster.
+const ownAskSeen = time.Minute
+
+// about notes what is about to be asked for of an object; what it gives takes that back.
+func (o *ownAsks) about(object string, now time.Time, actions ...string) (withdraw func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.asks == nil {
+		o.asks = map[string][]time.Time{}
+	}
+	for key, all := range o.asks { // what was never seen
+		if o.asks[key] = slices.DeleteFunc(all, func(until time.Time) bool { return until.Before(now) }); len(o.asks[key]) == 0 {
+			delete(o.asks, key)
+		}
+	}
+	for _, action := range actions {
+		o.asks[action+" "+object] = append(o.asks[action+" "+object], now.Add(ownAskSeen))
+	}
+	return func() {
+		for _, action := range actions {
+			o.seen(action, object, now)
+		}
+	}
+}
+
+// seen tells whether what was seen in the cluster is something that was asked for here; it is so once.
+func (o *ownAsks) seen(action, object string, now time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	key := action + " " + object
+	all := o.asks[key]
+	if len(all) == 0 {
+		return false
+	}
+	if o.asks[key] = all[1:]; len(all) == 1 {
+		delete(o.asks, key)
+	}
+	return !all[0].Before(now)
 }
 
 // loggedIn records a login, its end, or a change of users and tokens. Who was not let in may be anybody, and what they typed a password: their name is
@@ -439,5 +518,9 @@ func (p *people) loggedIn(e identity.Event) {
 			out.Detail = strings.TrimSpace("token " + token + " " + out.Detail)
 		}
 	}
-	p.auditor.Load().Record(out)
+	if a := p.auditor.Load(); a != nil {
+		a.Record(out)
+	} else if b := p.beside.Load(); b != nil {
+		b.record(out)
+	}
 }

@@ -28,10 +28,18 @@ func reconcileCommand(g *global) *cobra.Command {
 		Use:   "reconcile APP",
 		Short: "Reconcile an app now and wait for the result",
 		Long: `Reconcile asks for an app to be reconciled now, waits until that was done, and says how it went.
-APP is a name, or namespace/name. The exit code is 3 if the app is not ready then.`,
+APP is a name, or namespace/name. The exit code is 3 if the app is not ready then.
+
+With --server a keelson server is asked for it, as whoever has logged in there, always for the source too. It is not waited for.`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			opts.app = a[0]
+			if g.byServer() {
+				if err := onlyFlags(cmd, "timeout"); err != nil {
+					return err
+				}
+				return askServer(cmd.Context(), g, opts.app, "refresh", web.AskApp{})
+			}
 			return runReconcile(cmd.Context(), g, opts)
 		},
 	}

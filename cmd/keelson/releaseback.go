@@ -104,6 +104,7 @@ type rolledBackRelease struct {
 	Name      string `json:"name"`
 	To        int    `json:"to"`
 	Version   int    `json:"version"` // that the rollback has made
+	changed   []release.Changed
 }
 
 // rollbackRelease rolls the release of a HelmRelease back by Helm's own rollback, as the caller. The controller holds what it finds then,
@@ -126,7 +127,7 @@ func rollbackRelease(ctx context.Context, g *global, c client.Client, hr *helmv2
 	if err != nil {
 		return err
 	}
-	engine, err := releaseEngine(ctx, config)
+	engine, err := releaseEngine(ctx, config, hr.GetStorageNamespace())
 	if err != nil {
 		return err
 	}
@@ -165,6 +166,7 @@ func rollRelease(ctx context.Context, engine *release.Engine, hr *helmv2.HelmRel
 	result, err := engine.Act(ctx, release.Request{Want: release.Want{App: app}}, release.Decision{
 		Action: release.Rollback, Target: release.TargetOf(app), Version: to, Record: dialect.HelmReleaseRecord(&hr.Status),
 	})
+	out.changed = result.Changed
 	for _, s := range result.Snapshots {
 		out.Version = max(out.Version, s.Version)
 	}
@@ -202,15 +204,15 @@ func versionToGoTo(hr *helmv2.HelmRelease, history []releaseVersion, said string
 	return n, nil
 }
 
-// releaseEngine gives the engine that makes releases, as the user of a connection; ctx ends it.
-func releaseEngine(ctx context.Context, config *rest.Config) (*release.Engine, error) {
+// releaseEngine gives the engine that makes releases kept in a namespace, as the user of a connection; ctx ends it.
+func releaseEngine(ctx context.Context, config *rest.Config, namespace string) (*release.Engine, error) {
 	// The server takes the field manager of Secrets from the user agent.
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return agent{next} })
 	cluster, err := kube.NewCluster(config)
 	if err != nil {
 		return nil, err
 	}
-	return release.New(ctx, cluster, release.Options{})
+	return release.New(ctx, cluster, release.Options{Witness: true, Namespace: namespace})
 }
 
 // agent is a transport whose requests are made by [personManager].

@@ -135,7 +135,7 @@ func renderRelease(ctx context.Context, config *rest.Config, c client.Client, ap
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	engine, err := releaseEngine(ctx, config)
+	engine, err := releaseEngine(ctx, config, release.TargetOf(app).StorageNamespace)
 	if err != nil {
 		return release.Rendered{}, err
 	}

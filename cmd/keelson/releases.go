@@ -34,6 +34,9 @@ func appOfHelm(hr *helmv2.HelmRelease) web.App {
 	if latest := newestSnapshot(hr); latest != nil {
 		app.Revision = latest.ChartVersion
 	}
+	if heldRelease(hr) {
+		app.Revision = cmp.Or(release.HeldVersion(app.Message), app.Revision)
+	}
 	if s.Inventory != nil {
 		app.Objects = len(s.Inventory.Entries)
 	}
@@ -137,7 +140,7 @@ func heldRelease(hr *helmv2.HelmRelease) bool {
 
 // holdRelease suspends a HelmRelease, or resumes it. Where a person's rollback holds it, the release is asked to become what Git wants
 // again, as "flux reconcile helmrelease --force" does.
-func holdRelease(ctx context.Context, c client.Client, hr *helmv2.HelmRelease, suspend bool) error {
+func holdRelease(ctx context.Context, c client.Client, hr *helmv2.HelmRelease, suspend bool, by string) error {
 	before := hr.DeepCopy()
 	if held := heldRelease(hr); !suspend && held {
 		now := time.Now().Format(time.RFC3339Nano)
@@ -145,6 +148,9 @@ func holdRelease(ctx context.Context, c client.Client, hr *helmv2.HelmRelease, s
 			hr.Annotations = map[string]string{}
 		}
 		hr.Annotations[fluxmeta.ReconcileRequestAnnotation], hr.Annotations[helmv2.ForceRequestAnnotation] = now, now
+		if by != "" {
+			hr.Annotations[dialect.RequestedByAnnotation] = now + " " + by
+		}
 	}
 	hr.Spec.Suspend = suspend
 	return c.Patch(ctx, hr, client.MergeFrom(before))

@@ -16,12 +16,14 @@ import (
 	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/history"
 	"keelson.dev/keelson/internal/redact"
+	"keelson.dev/keelson/internal/web"
 )
 
 type rollbackOptions struct {
 	app     string
 	to      string // an id of the history, or a revision; empty: the deployment before the last one
 	prune   bool
+	preview bool // only tell what it would change
 	noWait  bool
 	timeout time.Duration
 	limited bool // timeout was said, and is no default
@@ -38,17 +40,29 @@ held at that revision, by the annotation ` + argocdv1.HoldAnnotation + `, until 
 revision is deleted where the app's policy prunes, or with --prune.
 
 The release of a HelmRelease is rolled back as helm rollback does, as you, with the options of spec.rollback: to a revision of keelson
-history, or to the one that was deployed before. It is held there until Git wants something else, or until keelson resume.`,
+history, or to the one that was deployed before. It is held there until Git wants something else, or until keelson resume.
+
+With --server a keelson server is asked, as whoever has logged in there. An Application is not waited for then.`,
 		Args: args(cobra.RangeArgs(1, 2)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			if opts.app = a[0]; len(a) > 1 {
 				opts.to = a[1]
 			}
 			opts.limited = cmd.Flags().Changed("timeout")
+			if g.byServer() {
+				if err := onlyFlags(cmd, "timeout"); err != nil {
+					return err
+				}
+				return askServer(cmd.Context(), g, opts.app, "rollback", web.AskApp{To: web.RollbackTo{Revision: opts.to}, Prune: opts.prune, Preview: opts.preview})
+			}
+			if opts.preview {
+				return usagef("--preview is made by a server: keelson rollback --server URL; of what Git wants now keelson diff tells")
+			}
 			return runRollback(cmd.Context(), g, opts)
 		},
 	}
 	cmd.Flags().BoolVar(&opts.prune, "prune", false, "delete what is not in that revision, whatever the app's policy says")
+	cmd.Flags().BoolVar(&opts.preview, "preview", false, "with --server: only tell what it would change; of a Kustomization what going back to a commit would")
 	cmd.Flags().BoolVar(&opts.noWait, "no-wait", false, "do not wait for it")
 	cmd.Flags().DurationVar(&opts.timeout, "timeout", 5*time.Minute, "how long to wait; the rollback itself goes on")
 	return cmd

@@ -11,6 +11,7 @@ import (
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/dialect"
+	"keelson.dev/keelson/internal/web"
 )
 
 func suspendCommand(g *global) *cobra.Command {
@@ -32,6 +33,13 @@ func resumeCommand(g *global) *cobra.Command {
 }
 
 func runSuspend(ctx context.Context, g *global, arg string, suspend bool) error {
+	verb, result := "resume", "resumed"
+	if suspend {
+		verb, result = "suspend", "suspended"
+	}
+	if g.byServer() {
+		return askServer(ctx, g, arg, verb, web.AskApp{})
+	}
 	c, err := g.client()
 	if err != nil {
 		return err
@@ -40,11 +48,7 @@ func runSuspend(ctx context.Context, g *global, arg string, suspend bool) error 
 	if err != nil {
 		return err
 	}
-	verb, result := "resume", "resumed"
-	if suspend {
-		verb, result = "suspend", "suspended"
-	}
-	already, err := setSuspended(ctx, c, app, suspend)
+	already, err := setSuspended(ctx, c, app, suspend, "")
 	if already {
 		return g.print(app.shown().Status, printf("%s is %s already", app, result))
 	}
@@ -54,19 +58,20 @@ func runSuspend(ctx context.Context, g *global, arg string, suspend bool) error 
 	return g.print(app.shown().Status, printf("%s %s", app, result))
 }
 
-// setSuspended suspends an app or resumes it; already: it was so, and nothing was written.
-func setSuspended(ctx context.Context, c client.Client, app foundApp, suspend bool) (already bool, err error) {
+// setSuspended suspends an app or resumes it, for somebody; nobody said, for whoever the cluster takes us for. already: it was so, and nothing was
+// written.
+func setSuspended(ctx context.Context, c client.Client, app foundApp, suspend bool, by string) (already bool, err error) {
 	switch {
 	case app.argo != nil:
 		if (app.argo.Annotations[argocdv1.HoldAnnotation] != "") == suspend {
 			return true, nil
 		}
-		return false, holdApplication(ctx, c, app.argo, suspend)
+		return false, holdApplication(ctx, c, app.argo, suspend, by)
 	case app.helm != nil:
 		if app.helm.Spec.Suspend == suspend && (suspend || !heldRelease(app.helm)) {
 			return true, nil
 		}
-		return false, holdRelease(ctx, c, app.helm, suspend)
+		return false, holdRelease(ctx, c, app.helm, suspend, by)
 	}
 	if app.flux.Spec.Suspend == suspend {
 		return true, nil
@@ -77,11 +82,14 @@ func setSuspended(ctx context.Context, c client.Client, app foundApp, suspend bo
 }
 
 // holdApplication sets a hold as it stands, or takes it away.
-func holdApplication(ctx context.Context, c client.Client, a *argocdv1.Application, hold bool) error {
+func holdApplication(ctx context.Context, c client.Client, a *argocdv1.Application, hold bool, by string) error {
 	if !hold {
 		return annotate(ctx, c, a, argocdv1.HoldAnnotation, "")
 	}
-	text, err := encodeHold(dialect.ArgoHold{By: callerOf(ctx, c), Reason: "suspended", At: time.Now().UTC().Truncate(time.Second)})
+	if by == "" {
+		by = callerOf(ctx, c)
+	}
+	text, err := encodeHold(dialect.ArgoHold{By: by, Reason: "suspended", At: time.Now().UTC().Truncate(time.Second)})
 	if err != nil {
 		return err
 	}

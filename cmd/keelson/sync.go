@@ -22,6 +22,7 @@ import (
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/redact"
+	"keelson.dev/keelson/internal/web"
 )
 
 type syncOptions struct {
@@ -43,13 +44,22 @@ func syncCommand(g *global) *cobra.Command {
 		Short: "Make the cluster as Git wants it, for an Application of Argo CD, and tell what was done",
 		Long: `Sync sets the operation of an Application, waits until it was carried out, and tells what it did to every object. Hooks and waves
 run as they do by themselves. What is no longer in Git is deleted with --prune only. The exit code is 3 if the sync fails.
-One sync at a time: while one is under way another is refused, and --terminate ends it.`,
+One sync at a time: while one is under way another is refused, and --terminate ends it.
+
+With --server a keelson server is asked, as whoever has logged in there: for a reconciliation now of an app of any kind, and of its source. It is
+not waited for.`,
 		Example: `  keelson sync guestbook
   keelson sync guestbook --prune --resource apps:Deployment:guestbook-ui --resource :Service:web/guestbook-ui
   keelson sync guestbook --revision v1.4.0`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			opts.app = a[0]
+			if g.byServer() {
+				if err := onlyFlags(cmd, "revision", "resource", "dry-run", "force", "terminate", "timeout"); err != nil {
+					return err
+				}
+				return askServer(cmd.Context(), g, opts.app, "sync", web.AskApp{Prune: opts.prune})
+			}
 			if opts.terminate {
 				for _, name := range []string{"revision", "resource", "prune", "dry-run", "force"} {
 					if cmd.Flags().Changed(name) {

@@ -1,7 +1,9 @@
 package controller
 
 import (
+	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -55,12 +57,56 @@ func changedEvents(was, now argocdv1.ApplicationStatus) []event {
 	changed("health", was.Health.Status, now.Health.Status, now.Health.Status == string(delivery.Degraded))
 	told := map[string]bool{}
 	for _, c := range was.Conditions {
-		told[c.Type+c.Message] = true
+		told[c.Type+cause(c.Message)] = true
 	}
 	for _, c := range now.Conditions {
-		if !told[c.Type+c.Message] {
+		if !told[c.Type+cause(c.Message)] {
 			out = append(out, event{warning: true, reason: c.Type, message: c.Message})
 		}
+	}
+	return out
+}
+
+var attempts = regexp.MustCompile(`(\. Retrying attempt #.*| \(retried \d+ times\)\.)$`)
+
+// cause is a message without how often it was tried, and when it is tried again, which is no news each time.
+func cause(message string) string { return attempts.ReplaceAllString(message, "") }
+
+// unheard leaves out that a sync has failed as before: the condition is away while it is tried again.
+func (st *appState) unheard(events []event, now argocdv1.ApplicationStatus) []event {
+	if op := now.OperationState; op != nil && op.Phase == argocdv1.OperationSucceeded {
+		st.failedSync = ""
+	}
+	return slices.DeleteFunc(events, func(e event) bool {
+		if e.reason != argocdv1.ConditionSyncError {
+			return false
+		}
+		before := st.failedSync
+		st.failedSync = cause(e.message)
+		return st.failedSync == before
+	})
+}
+
+// stillFailing tells what a status says of failures that it has said before.
+func stillFailing(was, now argocdv1.ApplicationStatus) (out []event) {
+	if now.Health.Status == string(delivery.Degraded) && was.Health.Status == now.Health.Status {
+		out = append(out, event{warning: true, again: true, reason: resourceUpdated, message: "Health status: " + now.Health.Status})
+	}
+	for _, c := range now.Conditions {
+		same := func(o argocdv1.ApplicationCondition) bool {
+			return o.Type == c.Type && cause(o.Message) == cause(c.Message)
+		}
+		if strings.HasSuffix(c.Type, "Error") && slices.ContainsFunc(was.Conditions, same) {
+			out = append(out, event{warning: true, again: true, reason: c.Type, message: c.Message})
+		}
+	}
+	if before, op := was.OperationState, now.OperationState; op != nil && before != nil && before.StartedAt.Equal(&op.StartedAt) && before.Phase == op.Phase &&
+		(op.Phase == argocdv1.OperationFailed || op.Phase == argocdv1.OperationError) {
+		to := ""
+		if op.SyncResult != nil {
+			to = cmp.Or(strings.Join(op.SyncResult.Revisions, ", "), op.SyncResult.Revision)
+		}
+		out = append(out, event{warning: true, again: true, reason: operationCompleted, message: fmt.Sprintf("Sync operation to %s failed: %s", to, op.Message)})
 	}
 	return out
 }

@@ -204,7 +204,12 @@ func (a *applications) tell(p *applicationPass, failed error) next {
 	}
 	p.obj.Status = status
 	p.st.told, p.st.unsaid, p.st.mended = p.req.Now, false, time.Time{}
-	return next{after: p.after, events: p.st.kept(changedEvents(was, p.obj.Status))}
+	events := p.st.kept(changedEvents(was, p.obj.Status))
+	if failed != nil || p.news.Known { // it is known how it stands
+		events = append(events, p.st.reminder.fails(stillFailing(was, p.obj.Status)...)...)
+		p.st.reminder = true
+	}
+	return next{after: p.after, events: p.st.unheard(events, p.obj.Status)}
 }
 
 // running tells whether the status says that an operation is under way.

@@ -56,7 +56,7 @@ func (r *recorder) record(obj client.Object, e event) {
 	if r.alerts != nil {
 		r.alerts.tell(obj, e)
 	}
-	if e.aside {
+	if e.aside || e.again {
 		return
 	}
 	kind := corev1.EventTypeNormal

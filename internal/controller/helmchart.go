@@ -32,6 +32,7 @@ type helmChartState struct {
 	declared int64  // the generation last looked at
 	asked    string // the request that was passed on
 	failures int
+	reminder reminder
 }
 
 func helmChartID(name types.NamespacedName) delivery.ID {
@@ -116,9 +117,7 @@ func (h *helmCharts) fail(obj *sourcev1.HelmChart, st *helmChartState, err error
 	} else if f.Retry == delivery.Backoff {
 		n.after = deliver.Backoff(st.failures, obj.Spec.Interval.Duration)
 	}
-	if !told(obj.Status.Conditions, out) {
-		n.events = []event{{warning: true, reason: out.Reason, message: out.Message}}
-	}
+	n.events = st.reminder.failed(obj.Status.Conditions, out, delivery.Revision{})
 	obj.Status = dialect.HelmChartStatus(obj, out, dialect.ChartArtifact{}, h.now())
 	return n
 }

@@ -194,7 +194,11 @@ func (h *helmReleases) ended(p *helmPass) bool {
 	}
 	p.helm.failing.note(a.want, a.decision, err, p.req.Now)
 	p.helm.record = release.Done(a.want, a.decision, a.record, a.result, err)
-	p.events = append(p.events, actionEvents(a.record, p.helm.record, a.result)...)
+	events := actionEvents(a.record, p.helm.record, a.result)
+	if v := p.helm.record.Released; len(events) == 0 && v.False() { // as before
+		events = []event{{warning: true, reason: v.Reason, message: v.Message, revision: delivery.Revision{Name: p.helm.record.Revision}, again: true}}
+	}
+	p.events = append(p.events, p.st.reminder.fails(events...)...)
 	h.recordResult(p, a, err)
 	return true
 }
@@ -607,9 +611,12 @@ func (h *helmReleases) outcome(p *helmPass, d release.Decision, err error) deliv
 		out.Release = rec
 	case d.Action == release.Hold, d.Action == release.Stall:
 		out.Phase, out.Reason, out.Message, out.GivenUp = delivery.Stalled, d.Reason, p.secrets.Text(d.Message), d.Action == release.Stall
-		if c := apimeta.FindStatusCondition(p.obj.Status.Conditions, meta.StalledCondition); c == nil || c.Reason != out.Reason || c.Message != out.Message {
-			p.events = append(p.events, event{warning: true, reason: out.Reason, message: out.Message})
+		c := apimeta.FindStatusCondition(p.obj.Status.Conditions, meta.StalledCondition)
+		news := c == nil || c.Reason != out.Reason || c.Message != out.Message
+		if news {
+			h.recordHeld(p, d.Held)
 		}
+		p.events = append(p.events, p.st.reminder.fails(event{warning: true, reason: out.Reason, message: out.Message, again: !news})...)
 	case d.Action.Runs(): // later
 		out.Phase = delivery.Failing
 	case d.After > 0:
@@ -653,9 +660,7 @@ func (h *helmReleases) failed(p *helmPass, err error) delivery.Outcome {
 			out.Phase = delivery.Stalled
 		}
 	}
-	if !told(p.obj.Status.Conditions, out) {
-		p.events = append(p.events, event{warning: true, reason: out.Reason, message: out.Message})
-	}
+	p.events = append(p.events, p.st.reminder.failed(p.obj.Status.Conditions, out, delivery.Revision{})...)
 	return out
 }
 
@@ -723,6 +728,7 @@ func (h *helmReleases) remove(ctx context.Context, obj *helmv2.HelmRelease) (rem
 		return removal{done: true, events: p.events}, nil
 	}
 	p.want = release.Want{App: p.app}
+	h.recordAction(p, d)
 	h.act(p, d, d.Record)
 	p.helm.acting.parting = true
 	return removal{after: recheck, events: p.events}, nil

@@ -535,10 +535,26 @@ func (k *kustomizations) failed(p *kustomizationPass, err error) delivery.Outcom
 		before != nil && before.Reason == f.Reason && p.obj.Status.LastAttemptedRevision == p.req.Snapshot.Revision.String() {
 		out.Message = before.Message // said once per commit: the numbers in it change all the time
 	}
-	if !told(p.obj.Status.Conditions, out) {
-		p.events = append(p.events, event{warning: true, reason: out.Reason, message: out.Message, revision: p.req.Snapshot.Revision})
-	}
+	p.events = append(p.events, p.st.reminder.failed(p.obj.Status.Conditions, out, p.req.Snapshot.Revision)...)
 	return out
+}
+
+// reminder knows whether this process has told of a failure of an object. One that a process before has told of is told to Alerts once more: what waited
+// to be sent is lost with a process.
+type reminder bool
+
+// failed gives the event of a failure; none: the status says the same, and it was told.
+func (r *reminder) failed(list []metav1.Condition, out delivery.Outcome, revision delivery.Revision) []event {
+	return r.fails(event{warning: true, reason: out.Reason, message: out.Message, revision: revision, again: told(list, out)})
+}
+
+// fails gives those of some events that are to be told: of failures that were told before, again, only the first ones of a process.
+func (r *reminder) fails(events ...event) []event {
+	known := bool(*r)
+	for _, e := range events {
+		*r = *r || reminder(e.warning)
+	}
+	return slices.DeleteFunc(events, func(e event) bool { return e.again && known })
 }
 
 // told tells whether the Ready condition says the same already.

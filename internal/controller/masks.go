@@ -42,8 +42,13 @@ func (m *masks) blind(app delivery.App, declared string) bool {
 	if m.made != "" && m.past == "" || slices.ContainsFunc(m.known, func(k mask) bool { return k.key == m.past }) {
 		return false
 	}
-	reads := slices.ContainsFunc(app.VarsFrom, func(ref delivery.VarsRef) bool { return ref.Kind == "Secret" })
-	return reads || m.made != "" && m.made != declared
+	return readsSecrets(app) || m.made != "" && m.made != declared
+}
+
+// readsSecrets tells whether values of Secrets are put into an app's objects.
+func readsSecrets(app delivery.App) bool {
+	return slices.ContainsFunc(app.VarsFrom, func(ref delivery.VarsRef) bool { return ref.Kind == "Secret" }) ||
+		app.Release != nil && slices.ContainsFunc(app.Release.ValuesFrom, delivery.ValuesRef.Secret)
 }
 
 // rotates takes in what a stage has done to Secrets.

@@ -46,6 +46,7 @@ type sourceState struct {
 	gen      int64     // of the spec last fetched
 	declared int64     // the generation of the spec last looked at
 	included []*fluxmeta.Artifact
+	reminder reminder
 }
 
 // fetchResult is what one exchange with a repository gave.
@@ -85,7 +86,8 @@ type appState struct {
 	deleted   []delivery.Ref // of its objects, since it is deleted itself
 	recorded  bool           // a delivery was recorded since this process began
 	masks     masks          // what must not be told of it
-	recording *recording     // the delivery under way, or one that is not known to be healthy yet; nil: there is none
+	reminder  reminder
+	recording *recording // the delivery under way, or one that is not known to be healthy yet; nil: there is none
 
 	helm *helmState // of a HelmRelease
 
@@ -97,6 +99,7 @@ type appState struct {
 	untold     []event                 // that wait for the next writing of the status
 	unsaid     bool                    // the status does not tell yet how the last operation ended
 	mended     time.Time               // since when the status does not tell of a repair; zero: it tells of all
+	failedSync string                  // why a sync has failed, as it was told; empty: none has since one succeeded
 	seeded     bool                    // the revisions of a controller before this one were said
 	refreshing bool                    // a person's refresh is under way
 	summary    *summary                // of an Application; nil: not rendered in this process

@@ -67,6 +67,7 @@ type event struct {
 	reason, message string
 	revision        delivery.Revision
 	aside           bool // no event of Kubernetes: it is for those who mark commits only
+	again           bool // … a process before has written it, and may have been ended before it was sent
 }
 
 // shell reconciles one kind: get, deletion, step, one status write, events, requeue.

@@ -227,9 +227,7 @@ func (g *declaredSources[T]) fail(obj T, st *sourceState, src delivery.Source, e
 	if f.Retry == delivery.OnChange {
 		n.after = src.Interval
 	}
-	if !told(obj.GetConditions(), out) {
-		n.events = []event{{warning: true, reason: out.Reason, message: out.Message}}
-	}
+	n.events = st.reminder.failed(obj.GetConditions(), out, delivery.Revision{})
 	return g.finish(obj, st, src, out, n)
 }
 

@@ -327,6 +327,7 @@ type App struct {
 	Timeout                 time.Duration // bound of one attempt and of waiting for health
 	Guard                   Guard
 	Requested               string   // a person's request for a reconciliation: any value not seen before starts one
+	RequestedBy             string   // who that is, where the request says so
 	Denied                  string   // not empty: why a reference of the app must not be followed; nothing is applied
 	Refused                 []string // fields whose being ignored could do harm, as "spec.decryption": nothing is applied
 	Ignored                 []string // fields that have no effect yet, as "spec.force": said, not fatal

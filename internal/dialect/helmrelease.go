@@ -65,8 +65,8 @@ func HelmRelease(hr *helmv2.HelmRelease) (delivery.App, error) {
 		ServiceAccount: spec.ServiceAccountName,
 		Suspend:        spec.Suspend,
 		Interval:       spec.Interval.Duration, Timeout: hr.GetTimeout().Duration,
-		Requested: hr.Annotations[meta.ReconcileRequestAnnotation],
-		Release:   helmRelease(hr),
+		Requested: hr.Annotations[meta.ReconcileRequestAnnotation], RequestedBy: RequestedBy(hr.Annotations),
+		Release: helmRelease(hr),
 	}
 	if m := spec.CommonMetadata; m != nil {
 		app.Common = delivery.Metadata{Labels: m.Labels, Annotations: m.Annotations}

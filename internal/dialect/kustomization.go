@@ -20,6 +20,8 @@ import (
 const (
 	// ConfirmAnnotation holds the commit whose prune or emptiness a person has confirmed.
 	ConfirmAnnotation = "keelson.dev/confirm"
+	// RequestedByAnnotation says who a request for a reconciliation is from: its value, a space, and the name.
+	RequestedByAnnotation = "keelson.dev/requested-by"
 	// MaxPruneAnnotation overrides the guard: the share of an app, in percent, that may be pruned unasked; "100" turns it off.
 	MaxPruneAnnotation = "keelson.dev/max-prune-percent"
 	// AllowEmptyAnnotation with the value "true" lets a commit that renders to nothing delete everything.
@@ -54,6 +56,16 @@ func FluxOwner(labels map[string]string) delivery.ID {
 	return delivery.ID{Kind: kustomizev1.KustomizationKind, Namespace: namespace, Name: name}
 }
 
+// RequestedBy gives who has asked for the reconciliation that an object's annotations ask for; empty: they do not say. What says who it was of an
+// earlier request counts for none that comes after it, as one by "flux reconcile".
+func RequestedBy(annotations map[string]string) string {
+	request, by, _ := strings.Cut(annotations[RequestedByAnnotation], " ")
+	if request == "" || request != annotations[meta.ReconcileRequestAnnotation] {
+		return ""
+	}
+	return by
+}
+
 // Kustomization reads a Flux Kustomization. Fields that are not implemented are listed in Refused or Ignored.
 func Kustomization(k *kustomizev1.Kustomization) (delivery.App, error) {
 	spec := &k.Spec
@@ -73,7 +85,7 @@ func Kustomization(k *kustomizev1.Kustomization) (delivery.App, error) {
 		ServiceAccount: spec.ServiceAccountName,
 		Prune:          spec.Prune, KeepOnDelete: !spec.Prune, Force: spec.Force, Wait: spec.Wait, Suspend: spec.Suspend,
 		Interval: spec.Interval.Duration, RetryInterval: k.GetRetryInterval(), Timeout: k.GetTimeout(),
-		Requested: k.Annotations[meta.ReconcileRequestAnnotation],
+		Requested: k.Annotations[meta.ReconcileRequestAnnotation], RequestedBy: RequestedBy(k.Annotations),
 	}
 	switch spec.DeletionPolicy {
 	case kustomizev1.DeletionPolicyOrphan:

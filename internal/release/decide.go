@@ -124,6 +124,8 @@ type Decision struct {
 	Target Target
 	// Version is the version that a rollback goes to.
 	Version int
+	// Held is what a person has made, where the action is Hold.
+	Held *delivery.StoredRelease
 	// Remedy: the action follows a failure, and says so in Remediated; else in Released. A rollback that does not is a person's, and is held
 	// as one with the helm program is.
 	Remedy bool
@@ -332,10 +334,27 @@ func (d *decider) held(latest *delivery.StoredRelease) (Decision, bool) {
 		return Decision{}, false
 	}
 	return Decision{
-		State: HeldByPerson, Action: Hold, Reason: ReasonHeld,
-		Message: fmt.Sprintf("%s was made by a person, %q, and is left as it is until Git wants something else or the hold is lifted",
-			latest.FullName(), latest.Description),
+		State: HeldByPerson, Action: Hold, Reason: ReasonHeld, Held: latest,
+		Message: heldMessage(latest),
 	}, true
+}
+
+// heldText is what is said of a version that a person has made: its name, its chart and Helm's description.
+const heldText = "%s with chart %s was made by a person, %q, and is left as it is until Git wants something else or the hold is lifted"
+
+var heldChart = regexp.MustCompile(`^\S+ with chart [^\s@]+@(\S+) was made by a person, `)
+
+func heldMessage(latest *delivery.StoredRelease) string {
+	return fmt.Sprintf(heldText, latest.FullName(), latest.VersionedChart(), latest.Description)
+}
+
+// HeldVersion reads from the message of a condition with [ReasonHeld] which version of its chart the release is held at: the rest of a status tells of what
+// Keelson has made. Empty: it does not say.
+func HeldVersion(message string) string {
+	if m := heldChart.FindStringSubmatch(message); m != nil {
+		return m[1]
+	}
+	return ""
 }
 
 // unmanaged is about a release that the record does not know.

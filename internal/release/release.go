@@ -50,6 +50,8 @@ type Options struct {
 	Touched func(app delivery.ID)
 	// Witness has actions tell which objects of a release they have changed.
 	Witness bool
+	// Namespace is the only one whose storage is watched, for somebody who may read no other one; empty: all.
+	Namespace string
 }
 
 // Engine makes releases in one cluster. It is safe for concurrent use, but for two actions on one release at a time.
@@ -61,7 +63,7 @@ type Engine struct {
 	objects *objects
 }
 
-// New starts the watch of the cluster's releases; ctx ends it.
+// New starts the watch of the cluster's releases, or of those of one namespace; ctx ends it.
 func New(ctx context.Context, cluster *kube.Cluster, opts Options) (*Engine, error) {
 	if opts.Changed == nil {
 		opts.Changed = func(string, string) {}
@@ -69,7 +71,7 @@ func New(ctx context.Context, cluster *kube.Cluster, opts Options) (*Engine, err
 	if opts.Touched == nil {
 		opts.Touched = func(delivery.ID) {}
 	}
-	records, err := newRecords(ctx, cluster, opts.Changed)
+	records, err := newRecords(ctx, cluster, opts.Namespace, opts.Changed)
 	if err != nil {
 		return nil, err
 	}

@@ -58,7 +58,7 @@ type records struct {
 	synced chan struct{} // closed after the first list
 }
 
-func newRecords(ctx context.Context, cluster *kube.Cluster, changed func(namespace, name string)) (*records, error) {
+func newRecords(ctx context.Context, cluster *kube.Cluster, namespace string, changed func(namespace, name string)) (*records, error) {
 	client, err := metadata.NewForConfigAndClient(cluster.Config(), cluster.HTTPClient())
 	if err != nil {
 		return nil, fmt.Errorf("make metadata client: %w", err)
@@ -67,7 +67,7 @@ func newRecords(ctx context.Context, cluster *kube.Cluster, changed func(namespa
 		changed: changed, places: map[place]map[string]record{}, kept: map[place]kept{},
 		heard: make(chan struct{}), synced: make(chan struct{}),
 	}
-	secrets := client.Resource(schema.GroupVersionResource{Version: "v1", Resource: "secrets"})
+	secrets := client.Resource(schema.GroupVersionResource{Version: "v1", Resource: "secrets"}).Namespace(namespace)
 	lw := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.LabelSelector = ownedByHelm

@@ -25,7 +25,7 @@ type AuditRecord struct {
 
 // AuditFilter says which records are meant. Empty fields do not matter.
 type AuditFilter struct {
-	Query       string // is in the action, object, project, environment, detail or the actor's name, in any case of its ASCII letters
+	Query       string // words, each of which is in the action, object, project, environment, detail or the actor's name, in any case of its ASCII letters
 	Actor       string // name, or id
 	Action      string // whole, or with a * at its end: what it begins with
 	Object      string // likewise
@@ -286,8 +286,12 @@ func (t *tx) auditWhere(f AuditFilter) (*where, error) {
 	if f.Outcome != "" {
 		w.and("outcome = ?", f.Outcome)
 	}
-	if f.Query != "" {
-		like := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(strings.ToLower(f.Query)) + "%"
+	words := strings.Fields(f.Query)
+	if len(words) > maxWords {
+		return nil, fmt.Errorf("the query has more than %d words: %w", maxWords, ErrTooLarge)
+	}
+	for _, word := range words {
+		like := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(strings.ToLower(word)) + "%"
 		// One text in place of five: half the work.
 		const searched = "lower(detail || '\n' || object || '\n' || action || '\n' || project || '\n' || environment)"
 		w.and(`(`+searched+` LIKE ? ESCAPE '\' OR actor IN (SELECT id FROM audit_names WHERE kind = 'person' AND lower(name) LIKE ? ESCAPE '\'))`, like, like)

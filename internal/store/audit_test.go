@@ -196,6 +196,8 @@ func TestAuditFilters(t *testing.T) {
 		{"a word, of an environment", AuditFilter{Query: "pRODuc"}, func(r AuditRecord) bool { return r.Who == "ann" }, 20},
 		{"a word, of a name", AuditFilter{Query: "user-07"}, func(r AuditRecord) bool { return r.Who == "user-07" }, 50},
 		{"a word, of a detail", AuditFilter{Query: "heads/main"}, func(AuditRecord) bool { return true }, 2000},
+		{"words, anywhere", AuditFilter{Query: " main  ann ROLLBACK "}, func(r AuditRecord) bool { return r.Who == "ann" }, 20},
+		{"words, one of them nowhere", AuditFilter{Query: "main ann eve"}, func(AuditRecord) bool { return false }, 0},
 		{"from", AuditFilter{From: mid}, times(mid, time.Time{}), 1001},
 		{"to", AuditFilter{To: mid}, times(time.Time{}, mid), 999},
 		{"from, to", AuditFilter{From: mid, To: late}, times(mid, late), 900},

@@ -141,7 +141,7 @@ func TestPersonColumns(t *testing.T) {
 	none := []string{
 		"audit.actor", "audit_names.owner", // ids
 		"repairs.manager", "jobs.runner", // programs
-		"deliveries.approvers", "audit_names.name", // a list, and what is deleted: with code of their own
+		"deliveries.approvers", "delivery_commits.approvers", "audit_names.name", // a list, and what is deleted: with code of their own
 		"deliveries.caused_by", // what: commit, spec, drift
 	}
 	looks := []string{"author", "email", "user", "person", "actor", "_by", "approver", "owner", "who", "reviewer", "member", "manager"}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,7 +48,7 @@ type AppSpec struct {
 	Source          string `json:"source"`
 	Path            string `json:"path"`
 	Interval        string `json:"interval,omitempty"` // as "10m0s"
-	Suspended       bool   `json:"suspended"`
+	Suspended       bool   `json:"suspended"`          // it was, or is an Application that is held: until it is resumed
 	TargetNamespace string `json:"targetNamespace,omitempty"`
 	ServiceAccount  string `json:"serviceAccount,omitempty"` // whose rights its objects are written with
 	Prune           bool   `json:"prune"`
@@ -158,6 +159,7 @@ type AppAsked struct {
 	Action  string `json:"action"`
 	Message string `json:"message"`
 	Already bool   `json:"already,omitempty"` // nothing had to be done
+	Asked   bool   `json:"-"`                 // of a rollback: it is asked for, and not done yet
 	// Of a preview.
 	Possible bool     `json:"possible,omitempty"`
 	To       string   `json:"to,omitempty"` // the revision
@@ -185,8 +187,8 @@ type Cluster interface {
 	Diff(ctx context.Context, id AppRef) (AppDiff, error)
 	Ask(ctx context.Context, id AppRef, action string, ask AskApp) (AppAsked, error)
 	Log(ctx context.Context, q LogQuery) (io.ReadCloser, error)
-	// LogEnded tells whether nothing more comes, as the container does not run. Else a log has ended with a connection, or with a container that
-	// was started anew.
+	// LogEnded tells whether nothing more comes, as the container does not run and is not started anew. Else a log has ended with a connection, or
+	// with a container that another one follows.
 	LogEnded(ctx context.Context, q LogQuery) (bool, error)
 }
 
@@ -238,7 +240,7 @@ const (
 //	GET  /api/v1/apps/KIND/NS/NAME/tree
 //	GET  /api/v1/apps/KIND/NS/NAME/events?object=
 //	GET  /api/v1/apps/KIND/NS/NAME/diff
-//	POST /api/v1/apps/KIND/NS/NAME/sync|suspend|resume|rollback   [AskApp]; answered when it is asked for
+//	POST /api/v1/apps/KIND/NS/NAME/sync|refresh|suspend|resume|rollback   [AskApp]; answered when it is asked for
 //	GET  /api/v1/pods/NS/NAME/log?container=&tail=&previous=1&follow=1
 //	                                              text; Accept: text/event-stream: events of [EventText]
 //	GET  /api/v1/sources
@@ -453,7 +455,7 @@ func (s *apps) turn(ctx context.Context, w http.ResponseWriter) bool {
 }
 
 // appActions are what can be asked for of an app.
-const appActions = "sync, suspend, resume and rollback"
+var appActions = []string{"sync", "refresh", "suspend", "resume", "rollback"}
 
 func (s *apps) ask(w http.ResponseWriter, r *http.Request) {
 	id, ok := appOf(w, r)
@@ -461,10 +463,8 @@ func (s *apps) ask(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	action := r.PathValue("action")
-	switch action {
-	case "sync", "suspend", "resume", "rollback":
-	default:
-		refuse(w, http.StatusNotFound, fmt.Errorf("%.40q is nothing that can be done with an app: %s are", action, appActions))
+	if !slices.Contains(appActions, action) {
+		refuse(w, http.StatusNotFound, fmt.Errorf("%.40q is nothing that can be done with an app: %s are", action, strings.Join(appActions, ", ")))
 		return
 	}
 	var ask AskApp
@@ -509,6 +509,8 @@ func verbOf(action string, ask AskApp) string {
 		return VerbGet
 	case action == "resume":
 		return VerbSuspend
+	case action == "refresh":
+		return VerbSync
 	}
 	return action // VerbSync, VerbSuspend, VerbRollback
 }
@@ -540,7 +542,7 @@ func (s *apps) note(r *http.Request, id AppRef, action string, ask AskApp, out A
 	if known, ok := s.Index.app(id.String()); ok {
 		e.Environment = known.Environment
 	}
-	if action == "sync" {
+	if action == "sync" || action == "refresh" || action == "rollback" && out.Asked {
 		e.Outcome = audit.Asked
 	}
 	if out.To != "" {

@@ -225,7 +225,7 @@ func TestAppsRefuse(t *testing.T) {
 		"HTML as a name":        {"ada", "GET", "/api/v1/apps/Kustomization/a/%3Cscript%3E", "", 400, "lower-case"},
 		"a name that is SQL":    {"ada", "GET", "/api/v1/apps/Kustomization/a/b'%20OR%201=1", "", 400, "lower-case"},
 		"there is no such app":  {"ada", "GET", "/api/v1/apps/Kustomization/a/b", "", 404, "no such app"},
-		"unknown action":        {"ada", "POST", "/api/v1/apps/Kustomization/a/b/delete", "", 404, "sync, suspend"},
+		"unknown action":        {"ada", "POST", "/api/v1/apps/Kustomization/a/b/delete", "", 404, "sync, refresh, suspend, resume"},
 		"unknown field":         {"ada", "POST", "/api/v1/apps/Kustomization/a/b/sync", `{"force":true}`, 400, "force"},
 		"a field elsewhere":     {"ada", "POST", "/api/v1/apps/Kustomization/a/b/suspend", `{"preview":true}`, 400, "are for rollback"},
 		"a large body":          {"ada", "POST", "/api/v1/apps/Kustomization/a/b/sync", `{"to":"` + strings.Repeat("x", 100_000) + `"}`, 400, "too large"},

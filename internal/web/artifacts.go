@@ -55,26 +55,16 @@ const (
 func (s *pipelines) artifactsOf(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), readLimit)
 	defer cancel()
-	id, ok := number(w, "pipeline", r.PathValue("id"))
+	p, paths, ok := s.pipelineOf(ctx, w, r)
 	if !ok {
 		return
 	}
-	p, err := s.Store.Pipeline(ctx, id)
+	jobs, err := s.Store.Jobs(ctx, p.ID)
 	if err != nil {
 		fail(w, err)
 		return
 	}
-	paths, err := s.paths(ctx)
-	if err != nil {
-		fail(w, err)
-		return
-	}
-	jobs, err := s.Store.Jobs(ctx, id)
-	if err != nil {
-		fail(w, err)
-		return
-	}
-	all, err := s.Artifacts.OfPipeline(ctx, paths[p.Project], strconv.FormatInt(id, 10))
+	all, err := s.Artifacts.OfPipeline(ctx, paths[p.Project], strconv.FormatInt(p.ID, 10))
 	if err != nil {
 		fail(w, err)
 		return
@@ -115,13 +105,8 @@ func (s *pipelines) shown(rec *artifact.Record) JobArtifacts {
 func (s *pipelines) record(w http.ResponseWriter, r *http.Request) (*artifact.Record, int64, bool) {
 	ctx, cancel := context.WithTimeout(r.Context(), readLimit)
 	defer cancel()
-	id, ok := number(w, "job", r.PathValue("id"))
+	j, ok := named(ctx, w, r, "job", s.Store.Job)
 	if !ok {
-		return nil, 0, false
-	}
-	j, err := s.Store.Job(ctx, id)
-	if err != nil {
-		fail(w, err)
 		return nil, 0, false
 	}
 	p, err := s.Store.Pipeline(ctx, j.Pipeline)
@@ -139,11 +124,11 @@ func (s *pipelines) record(w http.ResponseWriter, r *http.Request) (*artifact.Re
 	case err != nil:
 		fail(w, err)
 	case rec == nil, j.Started.IsZero(), rec.Saved.Before(j.Started.Add(-time.Millisecond)):
-		refuse(w, http.StatusNotFound, fmt.Errorf("job %d (%s) has left no artifacts", id, j.Name))
+		refuse(w, http.StatusNotFound, fmt.Errorf("job %d (%s) has left no artifacts", j.ID, j.Name))
 	case !leftBy(j, rec):
-		refuse(w, http.StatusNotFound, fmt.Errorf("the artifacts of job %d were replaced by those of a later attempt of %s", id, j.Name))
+		refuse(w, http.StatusNotFound, fmt.Errorf("the artifacts of job %d were replaced by those of a later attempt of %s", j.ID, j.Name))
 	default:
-		return rec, id, true
+		return rec, j.ID, true
 	}
 	return nil, 0, false
 }

@@ -113,6 +113,10 @@ func (s *pipelines) audit(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), readLimit)
 	defer cancel()
 	records, next, err := s.Store.Audit(ctx, f)
+	if errors.Is(err, store.ErrTooLarge) {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("q: %w", err))
+		return
+	}
 	if err != nil {
 		fail(w, err)
 		return

@@ -38,21 +38,11 @@ type GraphJob struct {
 func (s *pipelines) graph(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), readLimit)
 	defer cancel()
-	id, ok := number(w, "pipeline", r.PathValue("id"))
+	p, paths, ok := s.pipelineOf(ctx, w, r)
 	if !ok {
 		return
 	}
-	p, err := s.Store.Pipeline(ctx, id)
-	if err != nil {
-		fail(w, err)
-		return
-	}
-	paths, err := s.paths(ctx)
-	if err != nil {
-		fail(w, err)
-		return
-	}
-	saved, err := s.Store.Saved(ctx, id)
+	saved, err := s.Store.Saved(ctx, p.ID)
 	if err != nil {
 		fail(w, err)
 		return

@@ -81,7 +81,7 @@ func appRoutes() []Route {
 		{Pattern: "GET " + app + "/events", Summary: "What happened to an app, or to an object of it", Answer: EventList{},
 			Query: []Param{{Name: "object", What: "KIND/NAMESPACE/NAME of an object; none: the app itself"}}},
 		{Pattern: "GET " + app + "/diff", Summary: "What delivering an app now would change", Answer: AppDiff{}},
-		{Pattern: "POST " + app + "/{action}", Summary: "Ask for something to be done with an app", Actions: []string{"sync", "suspend", "resume", "rollback"},
+		{Pattern: "POST " + app + "/{action}", Summary: "Ask for something to be done with an app", Actions: appActions,
 			Body: AskApp{}, Answer: AppAsked{}, Status: http.StatusAccepted},
 		{Pattern: "GET /api/v1/pods/{namespace}/{name}/log", Summary: "The log of a Pod's container; as events, Last-Event-ID goes on where a connection was lost", Type: "text/plain", Stream: LogText{}, Query: []Param{
 			{Name: "container", What: "none: the usual one"}, {Name: "tail", What: "lines from the end, at most 100000", Kind: "integer"},

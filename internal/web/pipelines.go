@@ -152,6 +152,23 @@ func NewPipelines(o PipelinesOptions) http.Handler {
 	return s.guard(mux)
 }
 
+// NewHistory serves what there is of deliveries, repairs and the audit, and the stream of changes, where no pipelines are played.
+func NewHistory(o PipelinesOptions) http.Handler {
+	if o.Feed == nil {
+		o.Feed = NewFeed(time.Now())
+	}
+	o.Feed.follow(o.Store)
+	s := newPipelines(o)
+	mux := http.NewServeMux()
+	s.historyIn(mux)
+	mux.HandleFunc("GET "+EventsPath, s.events)
+	s.auditIn(mux)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		refuse(w, http.StatusNotFound, fmt.Errorf("there is nothing at %s: this server plays no pipelines", r.URL.Path))
+	})
+	return s.guard(mux)
+}
+
 func newPipelines(o PipelinesOptions) *pipelines {
 	return &pipelines{
 		PipelinesOptions: o, streams: newStreams(o.Leaving), zips: make(chan struct{}, maxZips),
@@ -300,29 +317,45 @@ func (s *pipelines) list(w http.ResponseWriter, r *http.Request) {
 	answerJSON(w, out)
 }
 
-func (s *pipelines) show(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), readLimit)
-	defer cancel()
-	id, ok := number(w, "pipeline", r.PathValue("id"))
+// named finds what the id in a request's path names; false: there is no such thing, which was answered.
+func named[T any](ctx context.Context, w http.ResponseWriter, r *http.Request, what string, find func(context.Context, int64) (T, error)) (found T, ok bool) {
+	id, ok := number(w, what, r.PathValue("id"))
 	if !ok {
-		return
+		return found, false
 	}
-	p, err := s.Store.Pipeline(ctx, id)
+	found, err := find(ctx, id)
 	if err != nil {
 		fail(w, err)
-		return
 	}
-	d := PipelineDetail{Pipeline: p}
-	if d.Jobs, err = s.Store.Jobs(ctx, id); err != nil {
-		fail(w, err)
-		return
+	return found, err == nil
+}
+
+// pipelineOf finds the pipeline that a request's path names, and the paths of all projects; false: there is none, which was answered.
+func (s *pipelines) pipelineOf(ctx context.Context, w http.ResponseWriter, r *http.Request) (p store.Pipeline, paths map[int64]string, ok bool) {
+	p, ok = named(ctx, w, r, "pipeline", s.Store.Pipeline)
+	if !ok {
+		return p, nil, false
 	}
 	paths, err := s.paths(ctx)
 	if err != nil {
 		fail(w, err)
+	}
+	return p, paths, err == nil
+}
+
+func (s *pipelines) show(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), readLimit)
+	defer cancel()
+	p, paths, ok := s.pipelineOf(ctx, w, r)
+	if !ok {
 		return
 	}
-	d.ProjectPath = paths[p.Project]
+	d := PipelineDetail{Pipeline: p, ProjectPath: paths[p.Project]}
+	var err error
+	if d.Jobs, err = s.Store.Jobs(ctx, p.ID); err != nil {
+		fail(w, err)
+		return
+	}
 	for _, j := range d.Jobs {
 		children, err := s.Store.Pipelines(ctx, store.PipelineFilter{Parent: j.ID})
 		if err != nil {
@@ -434,13 +467,8 @@ func (s *pipelines) ask(w http.ResponseWriter, r *http.Request) {
 func (s *pipelines) job(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), readLimit)
 	defer cancel()
-	id, ok := number(w, "job", r.PathValue("id"))
+	j, ok := named(ctx, w, r, "job", s.Store.Job)
 	if !ok {
-		return
-	}
-	j, err := s.Store.Job(ctx, id)
-	if err != nil {
-		fail(w, err)
 		return
 	}
 	answerJSON(w, j)

@@ -158,11 +158,13 @@ export interface Delivery {
 
 export interface Repair {
   id: number
-  app: string | { kind: string; namespace: string; name: string }
+  app: { kind: string; namespace: string; name: string }
   kind: string
   namespace?: string
   name: string
-  fields?: (string | FieldChange)[]
+  /** as they were found, and as they are again; none: the object had been deleted */
+  fields?: FieldChange[]
+  more?: number
   manager?: string
   found?: string
   repaired?: string

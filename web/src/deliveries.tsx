@@ -1,7 +1,7 @@
 // Deliveries: what was brought into a cluster, from which commit, and how that ended.
 import { useInfiniteQuery } from '@tanstack/react-query'
 import { Link } from 'wouter'
-import { appPath, get, query, type Delivery, type ObjectChange } from './api'
+import { appPath, get, query, type Delivery, type FieldChange, type ObjectChange } from './api'
 import { plural, took } from './format'
 import { Mark } from './icons'
 import { look } from './status'
@@ -67,6 +67,32 @@ function written(v: unknown): string {
   return typeof v === 'string' ? v : JSON.stringify(v)
 }
 
+/** Which fields changed, with both values; those of Secrets without. */
+export function Fields({ fields, more }: { fields?: FieldChange[]; more?: number }) {
+  if (!fields?.length) return null
+  return (
+    <div className="fields" style={{ padding: '6px 0 2px 4px' }}>
+      {fields.map((f) => (
+        <div key={f.path} style={{ display: 'contents' }}>
+          <span className="dim" style={{ overflowWrap: 'anywhere' }}>
+            {f.path}
+          </span>
+          <span>
+            {f.secret ? (
+              <span className="dim">a secret changed</span>
+            ) : (
+              <>
+                {f.before !== undefined && <del>{written(f.before)}</del>} {f.after !== undefined && <ins>{written(f.after)}</ins>}
+              </>
+            )}
+          </span>
+        </div>
+      ))}
+      {more ? <span className="dim">and {more} more fields</span> : null}
+    </div>
+  )
+}
+
 /** What changed in which object: fields with both values, those of Secrets without. */
 export function Changes({ changes, objects = 0 }: { changes: ObjectChange[]; objects?: number }) {
   if (changes.length === 0) return <p className="dim">No object changed.</p>
@@ -81,27 +107,7 @@ export function Changes({ changes, objects = 0 }: { changes: ObjectChange[]; obj
             </b>
             <span className="dim small">{c.namespace}</span>
           </div>
-          {c.fields && c.fields.length > 0 && (
-            <div className="fields" style={{ padding: '6px 0 2px 4px' }}>
-              {c.fields.map((f) => (
-                <div key={f.path} style={{ display: 'contents' }}>
-                  <span className="dim" style={{ overflowWrap: 'anywhere' }}>
-                    {f.path}
-                  </span>
-                  <span>
-                    {f.secret ? (
-                      <span className="dim">a secret changed</span>
-                    ) : (
-                      <>
-                        {f.before !== undefined && <del>{written(f.before)}</del>} {f.after !== undefined && <ins>{written(f.after)}</ins>}
-                      </>
-                    )}
-                  </span>
-                </div>
-              ))}
-              {c.more ? <span className="dim">and {c.more} more fields</span> : null}
-            </div>
-          )}
+          <Fields fields={c.fields} more={c.more} />
         </li>
       ))}
       {objects > changes.length && <li className="dim">and {plural(objects - changes.length, 'more object')}</li>}

@@ -1,4 +1,5 @@
 // What a word of the API looks like: a tone, and a shape that is told apart without colours.
+import type { AppDetail } from './api'
 
 export type Tone = 'ok' | 'run' | 'wait' | 'warn' | 'bad' | 'idle'
 export type Shape = 'check' | 'ring' | 'clock' | 'play' | 'warn' | 'cross' | 'pause' | 'slash' | 'skip' | 'ask' | 'dot' | 'diff'
@@ -74,3 +75,6 @@ const active = new Set(['created', 'preparing', 'pending', 'waiting_for_resource
 export function isActive(status: string): boolean {
   return active.has(status)
 }
+
+// heldBack tells whether an app is left as it is until somebody resumes it: it was suspended, or a rollback holds it.
+export const heldBack = (app: AppDetail): boolean => Boolean(app.spec?.suspended || app.holds?.some((h) => !h.object) || (!app.spec && app.state === 'Suspended'))

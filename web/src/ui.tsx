@@ -222,6 +222,7 @@ export function Dialog({
   children,
   action,
   danger,
+  wide,
   onDo,
   onClose,
 }: {
@@ -229,6 +230,7 @@ export function Dialog({
   children?: ReactNode
   action?: string
   danger?: boolean
+  wide?: boolean
   onDo?: () => Promise<unknown>
   onClose: () => void
 }) {
@@ -254,7 +256,7 @@ export function Dialog({
     }
   }
   return (
-    <dialog ref={ref} onClose={onClose} aria-labelledby="dialog-title">
+    <dialog ref={ref} className={wide ? 'wide' : undefined} onClose={onClose} aria-labelledby="dialog-title">
       <form onSubmit={(e) => void submit(e)}>
         <h2 className="head" id="dialog-title">
           {title}

@@ -1,71 +1,11 @@
 // A person's way through the dashboard of a real instance, in a real browser:
 //
 //   node web/tests/tour.mjs URL TOKEN [DIRECTORY for screenshots]
-//
-// Where something has to happen outside, it prints "do: WHAT" and waits for a line on its input. It ends with 0 when everything was as it
-// should be, else it says what was not. What is wrong with accessibility, errors in the console, requests to other places and
-// breaches of the policy are failures of every page.
-import { readFileSync, mkdirSync } from 'node:fs'
-import { createRequire } from 'node:module'
-import { join } from 'node:path'
-import { createInterface } from 'node:readline'
-import { launch } from './browser.mjs'
+import { readFileSync } from 'node:fs'
+import { visit } from './visit.mjs'
 
 const [base, token, shots] = process.argv.slice(2)
-const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
-const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]()
-const wrong = []
-
-async function outside(what) {
-  console.log(`do: ${what}`)
-  await answers.next()
-}
-
-const browser = await launch()
-const page = browser.context.pages()[0]
-page.setDefaultTimeout(30_000)
-let expected = () => false // failures of requests that belong to a step
-page.on('console', (m) => {
-  if (m.type() === 'error' && !expected(m.text())) wrong.push(`console on ${page.url()}: ${m.text()} ${m.location().url}`)
-})
-page.on('pageerror', (e) => wrong.push(`error on ${page.url()}: ${e.stack ?? e.message}`))
-page.on('request', (r) => {
-  if (!r.url().startsWith(base) && !r.url().startsWith('data:') && !r.url().startsWith('blob:')) wrong.push(`request to ${r.url()}`)
-})
-
-/** Looks at a page as it is now: accessible, nothing beside the screen, in both sizes. */
-async function look(name) {
-  for (const width of [1280, 390]) {
-    await page.setViewportSize({ width, height: width === 1280 ? 800 : 844 })
-    await page.waitForTimeout(150) // lists and graphs take the new size
-    const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)
-    if (wide > 0) wrong.push(`${name} at ${width}: ${wide} pixels are beside the screen`)
-    for (const scheme of width === 1280 ? ['light', 'dark'] : ['light']) {
-      await page.emulateMedia({ colorScheme: scheme })
-      // The policy of the page forbids scripts that are not its own; the browser's protocol does not ask it.
-      const found = await page.evaluate(`(async () => { ${axe}; return (await axe.run(document, { resultTypes: ['violations'] })).violations })()`)
-      for (const v of found) wrong.push(`${name} at ${width}, ${scheme}: ${v.id}: ${v.help}: ${v.nodes.slice(0, 3).map((n) => `${n.target.join(' ')} (${n.failureSummary?.split('\n')[1]?.trim()})`).join('; ')}`)
-    }
-    await page.emulateMedia({ colorScheme: 'light' })
-  }
-  await page.setViewportSize({ width: 1280, height: 800 })
-  console.log(`looked at ${name}`)
-}
-
-async function shot(name) {
-  if (!shots) return
-  mkdirSync(shots, { recursive: true })
-  await page.locator('.toast').first().waitFor({ state: 'detached' })
-  await page.mouse.move(1270, 790)
-  await page.waitForTimeout(400)
-  await page.screenshot({ path: join(shots, name === 'overview' ? 'dashboard.png' : `dashboard-${name}.png`) })
-}
-
-const steps = []
-/** Adds a step. One that fails ends the tour. */
-export function step(name, run) {
-  steps.push([name, run])
-}
+const { page, step, expect, outside, login, loginWithToken, look, shot, run } = await visit(base, { shots })
 
 step('log in', async () => {
   await page.goto(base + '/?group=namespace')
@@ -73,7 +13,7 @@ step('log in', async () => {
   await look('the login')
   await page.getByText('With a token').click()
   await page.getByLabel('Token').fill('wrong')
-  expected = (t) => t.includes('401')
+  expect(/401/)
   await page.getByLabel('Token').press('Enter')
   await page.getByRole('alert').waitFor()
   await page.getByText('With a token').click()
@@ -82,7 +22,7 @@ step('log in', async () => {
   await page.waitForURL(base + '/?group=namespace')
   await page.getByRole('heading', { name: 'Apps' }).waitFor()
   await page.getByText('Live', { exact: true }).waitFor()
-  expected = () => false
+  expect()
   await page.getByLabel('Group by').selectOption('')
 })
 
@@ -100,7 +40,6 @@ step('the overview', async () => {
   await page.locator('.group-row').waitFor()
   await page.getByLabel('Group by').selectOption('')
   await look('the overview')
-  await shot('overview')
 })
 
 step('a push arrives', async () => {
@@ -136,12 +75,12 @@ step('an app', async () => {
   await pod.click()
   await page.getByRole('complementary').getByText('Namespace').waitFor()
   await look('an object of an app')
-  expected = (t) => /50[0-9]|40[49]/.test(t) // nodes that are not real have no logs
+  expect(/50[0-9]|40[49]/) // nodes that are not real have no logs
   await page.getByRole('button', { name: 'Log', exact: true }).click()
   await page.getByRole('heading', { name: /^Log of/ }).waitFor()
   await page.getByLabel('Lines').getByText(/./).first().waitFor()
   await page.keyboard.press('Escape')
-  expected = () => false
+  expect()
   await page.getByRole('link', { name: 'Events' }).click()
   await page.locator('.timeline li').first().waitFor()
   await look('the events of an app')
@@ -213,13 +152,125 @@ step('tests and artifacts', async () => {
   await look('the artifacts')
 })
 
-step('a manual job is played', async () => {
+async function logout() {
+  expect(/401/)
+  await page.getByRole('button', { name: 'Log out' }).click()
+  await page.waitForURL(/\/login\?next=/)
+}
+
+step('who may deploy', async () => {
   await page.getByRole('link', { name: 'Graph' }).click()
   await page.getByRole('button', { name: 'Play deploy production' }).click()
   await page.getByRole('heading', { name: 'Deploy the shop to production?' }).waitFor()
+  await page.getByRole('dialog').getByText('Those who may: carol.').waitFor()
   await look('the question before a job is played')
+  expect(/409/)
   await page.getByRole('button', { name: 'Play', exact: true }).click()
-  await page.locator('.job-node', { hasText: 'deploy production' }).getByText('success').waitFor({ timeout: 60_000 })
+  await page.getByRole('dialog').getByRole('alert').getByText('only jobs of carol may deploy to it').waitFor()
+  await look('the answer to who may not')
+  await page.getByRole('button', { name: 'Not now' }).click()
+  expect()
+})
+
+step('a manual job is played', async () => {
+  const pipeline = page.url()
+  await logout()
+  await login('carol', 'correct horse')
+  await page.getByRole('heading', { name: 'Apps' }).waitFor()
+  expect()
+  await page.goto(pipeline)
+  await page.getByRole('button', { name: 'Play deploy production' }).click()
+  await page.getByRole('button', { name: 'Play', exact: true }).click()
+  const job = page.locator('.job-node', { hasText: 'deploy production' })
+  await job.getByText('success').waitFor({ timeout: 60_000 })
+  await job.getByRole('link').click()
+  await page.getByText('played by', { exact: true }).waitFor()
+  await page.getByText('carol').first().waitFor()
+  await logout()
+  await loginWithToken(token)
+  await page.getByRole('heading', { name: 'Apps' }).waitFor()
+  expect()
+})
+
+step('the audit knows who', async () => {
+  await page.goto(base + '/audit?q=deploy+production')
+  const records = page.getByRole('region', { name: 'Records' }).getByRole('listitem')
+  await records.filter({ hasText: 'carol' }).filter({ hasText: 'pipeline.play' }).filter({ hasNotText: 'refused' }).waitFor()
+  await records.filter({ hasText: 'admin' }).filter({ hasText: 'refused' }).getByText('only jobs of carol may deploy to it').waitFor()
+  await look('the audit')
+})
+
+step('an app goes back', async () => {
+  await outside('deliver the tea twice')
+  await page.goto(base + '/apps/Application/argocd/tea')
+  await page.locator('.tree-node', { hasText: 'ConfigMap' }).waitFor()
+  await page.getByRole('button', { name: 'Roll back' }).click()
+  const dialog = page.getByRole('dialog')
+  await dialog.getByRole('radio').first().waitFor()
+  await look('what an app can go back to')
+  await dialog.getByRole('radio', { name: /Begin/ }).check()
+  await dialog.getByText('this is what a rollback to').waitFor()
+  await dialog.getByText('ConfigMap/pot').waitFor()
+  await look('the question before an app goes back')
+  await shot('rollback')
+  await dialog.getByRole('button', { name: 'Roll back' }).click()
+  await dialog.waitFor({ state: 'detached' })
+  await page.locator('.banner', { hasText: 'Held by admin' }).waitFor()
+  await page.getByRole('button', { name: 'Resume' }).waitFor()
+  await page.getByRole('link', { name: 'History' }).last().click()
+  const back = page.locator('.timeline li', { hasText: 'rollback' }).first()
+  await back.getByText('by admin').waitFor()
+  await look('the history of an app')
+  await back.getByRole('link').first().click()
+  await page.getByText('Asked for by').waitFor()
+  await page.getByText('data.minutes').waitFor()
+  await look('a delivery')
+})
+
+step('the audit knows it', async () => {
+  await page.goto(base + '/audit')
+  await page.getByLabel('Search the audit').fill('app.rollback tea')
+  await page.waitForURL(/q=app\.rollback/)
+  const record = page.getByRole('region', { name: 'Records' }).getByRole('listitem').first()
+  await record.getByText('Application/argocd/tea').waitFor()
+  for (const part of ['admin', 'app.rollback', 'done']) await record.getByText(part).first().waitFor()
+  await page.reload() // the address has it all
+  await record.getByText('Application/argocd/tea').waitFor()
+})
+
+step('why', async () => {
+  await page.getByLabel('Why is an object as it is').fill('configmap/tea/pot data.minutes')
+  await page.getByRole('button', { name: 'Why' }).click()
+  const answer = page.getByRole('region', { name: 'Why is something as it is' })
+  await answer.locator('ins', { hasText: '3' }).first().waitFor()
+  await answer.locator('del', { hasText: '5' }).first().waitFor()
+  await answer.getByText('by the rollback to').waitFor()
+  await answer.getByText('Asked for by').waitFor()
+  await answer.getByRole('link', { name: 'tea' }).waitFor()
+  await look('why something is as it is')
+  await shot('why')
+})
+
+step('drift is repaired', async () => {
+  await page.goto(base + '/drift')
+  await page.getByRole('heading', { name: 'Drift and repairs' }).waitFor()
+  await page.locator('.skeleton').first().waitFor({ state: 'detached' })
+  await outside('change the image of the backend of staging')
+  const repair = page.getByRole('region', { name: 'Repairs' }).getByRole('listitem').filter({ hasText: 'late-shift' }) // it comes by itself
+  await repair.getByText('Deployment/backend').waitFor()
+  await repair.getByText('spec.template.spec.containers[name=backend].image').waitFor()
+  await repair.locator('del', { hasText: 'evil:1' }).waitFor()
+  await look('drift and repairs')
+  await shot('drift')
+  await repair.getByRole('button', { name: 'late-shift' }).click()
+  await page.waitForURL(/manager=late-shift/)
+  await page.getByRole('button', { name: 'by late-shift ×' }).waitFor()
+})
+
+step('the apps by now', async () => {
+  await page.goto(base + '/')
+  await page.getByRole('link', { name: /tea/ }).getByText('suspended').waitFor()
+  await shot('overview')
 })
 
 step('environments', async () => {
@@ -243,14 +294,14 @@ step('the other pages', async () => {
     await page.locator('.skeleton').first().waitFor({ state: 'detached' })
     await look(path)
   }
-  expected = (t) => t.includes('404')
+  expect(/404/)
   await page.goto(base + '/nothing')
   await page.getByRole('heading', { name: 'No such page' }).waitFor()
   await look('no such page')
 })
 
 step('log out', async () => {
-  expected = (t) => t.includes('401')
+  expect(/401/)
   await page.goto(base + '/')
   await page.getByRole('button', { name: 'Log out' }).click()
   await page.waitForURL(/\/login\?next=/)
@@ -258,7 +309,7 @@ step('log out', async () => {
   await page.getByLabel('Token').fill(token)
   await page.getByLabel('Token').press('Enter')
   await page.getByRole('heading', { name: 'Apps' }).waitFor()
-  expected = () => false
+  expect()
 })
 
 step('dark', async () => {
@@ -268,18 +319,4 @@ step('dark', async () => {
   await page.getByRole('button', { name: 'Light colours' }).waitFor()
 })
 
-let failed = ''
-for (const [name, run] of steps) {
-  try {
-    await run()
-    console.log(`ok: ${name}`)
-  } catch (err) {
-    failed = `${name}, on ${page.url()}: ${err.stack ?? err}`
-    if (shots) await page.screenshot({ path: join(shots, 'failed.png') }).catch(() => {})
-    break
-  }
-}
-await browser.close()
-for (const w of wrong) console.error(`wrong: ${w}`)
-if (failed) console.error(`failed: ${failed}`)
-process.exit(failed || wrong.length > 0 ? 1 : 0)
+await run()

@@ -15,7 +15,7 @@ const Choice = createContext<{ chosen: string; choose: (id: string) => void }>({
 const Box = memo(function Box({ data }: NodeProps<ObjectNode>) {
   const { chosen, choose } = useContext(Choice)
   const o = data.object
-  const l = look(o.health ?? 'Unknown')
+  const l = o.health ? look(o.health) : ({ tone: 'idle', shape: 'dot' } as const) // most kinds have none
   return (
     <>
       <Handle type="target" position={Position.Left} isConnectable={false} />
@@ -26,7 +26,7 @@ const Box = memo(function Box({ data }: NodeProps<ObjectNode>) {
           <span className="kind cut">
             {o.kind}
             {o.ready ? ` · ${o.ready}` : ''}
-            <span className="hidden-text"> {words(o.health ?? 'unknown')}</span>
+            <span className="hidden-text"> {words(o.health ?? 'without health')}</span>
           </span>
         </span>
       </button>
@@ -48,7 +48,24 @@ function Name({ text }: { text: string }) {
 
 const types = { object: Box }
 
-const fit = { padding: 0.06, maxZoom: 1, minZoom: 0.4 }
+const box = { width: 236, height: 52 }
+
+const fit = { padding: 0.06, maxZoom: 1 }
+const readable = 0.62 // zoom
+
+/** Shows all of it, or, where that is too small to be read, what is chosen, or its beginning. */
+function show(flow: ReactFlowInstance<ObjectNode> | null, chosen: string, width: number, height: number) {
+  const nodes = flow?.getNodes() ?? []
+  if (!flow || nodes.length === 0) return
+  const all = flow.getNodesBounds(nodes)
+  const room = 1 - 2 * fit.padding
+  if (Math.min((width * room) / all.width, (height * room) / all.height) >= readable) return void flow.fitView(fit)
+  const at = nodes.find((n) => n.id === chosen)
+  const first = nodes.reduce((a, b) => (b.position.x < a.position.x ? b : a))
+  const { x, y } = (at ?? first).position
+  const left = at ? width / 2 - (x + box.width / 2) * readable : 14 - x * readable
+  void flow.setViewport({ x: left, y: height / 2 - (y + box.height / 2) * readable, zoom: readable })
+}
 
 export default function Tree({ nodes, chosen, onChoose }: { nodes: TreeNode[]; chosen: string; onChoose: (id: string) => void }) {
   const theme = useTheme()
@@ -59,8 +76,7 @@ export default function Tree({ nodes, chosen, onChoose }: { nodes: TreeNode[]; c
       id: p.node.id,
       type: 'object',
       position: { x: p.x, y: p.y },
-      width: 236,
-      height: 52,
+      ...box,
       data: { object: p.node },
       focusable: false,
       style: { pointerEvents: 'all' }, // its button takes them
@@ -72,11 +88,15 @@ export default function Tree({ nodes, chosen, onChoose }: { nodes: TreeNode[]; c
   }, [nodes])
   const flow = useRef<ReactFlowInstance<ObjectNode> | null>(null)
   const place = useRef<HTMLDivElement>(null)
+  const chosenNow = useRef(chosen)
+  useEffect(() => void (chosenNow.current = chosen), [chosen])
+  const size = useRef({ width: 0, height: 0 })
   useEffect(() => {
-    let width = 0
     const seen = new ResizeObserver(([e]) => {
-      if (e && width !== 0 && e.contentRect.width !== width) void flow.current?.fitView(fit)
-      width = e?.contentRect.width ?? 0
+      if (!e) return
+      const again = e.contentRect.width !== size.current.width
+      size.current = e.contentRect
+      if (again) show(flow.current, chosenNow.current, e.contentRect.width, e.contentRect.height)
     })
     seen.observe(place.current!)
     return () => seen.disconnect()
@@ -90,9 +110,10 @@ export default function Tree({ nodes, chosen, onChoose }: { nodes: TreeNode[]; c
           edges={drawn.edges}
           nodeTypes={types}
           colorMode={theme}
-          fitView
-          fitViewOptions={fit}
-          onInit={(f) => void (flow.current = f)}
+          onInit={(f) => {
+            flow.current = f
+            show(f, chosenNow.current, size.current.width || place.current!.clientWidth, size.current.height || place.current!.clientHeight)
+          }}
           minZoom={0.1}
           maxZoom={1.5}
           nodesDraggable={false}
@@ -104,7 +125,7 @@ export default function Tree({ nodes, chosen, onChoose }: { nodes: TreeNode[]; c
           proOptions={{ hideAttribution: true }}
           aria-label="Resource tree"
         >
-          <Controls showInteractive={false} position="bottom-left" orientation="horizontal" />
+          <Controls showInteractive={false} fitViewOptions={fit} position="bottom-left" orientation="horizontal" />
         </ReactFlow>
       </div>
     </Choice.Provider>

@@ -43,6 +43,8 @@ export async function readAll(s: Source, signal: AbortSignal, take: (chunk: Uint
   }
 }
 
+const drawing = 250 // ms of reading between two times at which the page is let draw; at first it draws at once
+
 /** The chunks of a text that a path has from an offset. The page is let draw between them. */
 export async function* chunks(path: string, offset: number, signal: AbortSignal): AsyncGenerator<Uint8Array> {
   const from = offset === 0 ? path : `${path}${path.includes('?') ? '&' : '?'}offset=${offset}`
@@ -53,7 +55,7 @@ export async function* chunks(path: string, offset: number, signal: AbortSignal)
     const { value, done } = await reader.read()
     if (done) return
     yield value
-    if (performance.now() - shown > 80) {
+    if (performance.now() - shown > drawing) {
       await new Promise((r) => requestAnimationFrame(() => setTimeout(r)))
       shown = performance.now()
     }

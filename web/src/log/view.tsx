@@ -167,7 +167,7 @@ export function LogView({ path, name, live, told }: { path: string; name: string
   const hits = search.set
   let style = styles
   return (
-    <section className="log" aria-label={`Log of ${name}`}>
+    <section className="log" aria-label={`Log of ${name}`} data-state={state}>
       <div className="log-tools">
         <input
           className="input"

@@ -6,7 +6,7 @@ import { Deliveries } from '../deliveries'
 import { at, clock, plural, revision } from '../format'
 import { Icon, Mark } from '../icons'
 import { LogView } from '../log/view'
-import { look, words } from '../status'
+import { heldBack, look, words } from '../status'
 import { Age, Badge, Dialog, Empty, Loading, Person, Problem, Sha, Tabs, say, useParam, useTitle } from '../ui'
 
 const Tree = lazy(() => import('../graph/tree'))
@@ -66,7 +66,7 @@ export default function AppPage() {
               { id: 'diff', href: `${base}/diff`, name: 'Diff' },
               { id: 'history', href: `${base}/history`, name: 'History' },
               { id: 'events', href: `${base}/events`, name: 'Events' },
-              { id: 'status', href: `${base}/status`, name: 'Status', n: app.data.conditions?.length },
+              { id: 'status', href: `${base}/status`, name: 'Status', n: app.data.conditions?.length || undefined },
             ]}
           />
           {tab === 'tree' && <Resources app={ref} id={id} />}
@@ -161,7 +161,7 @@ function Summary({ app }: { app: AppDetail }) {
 function Actions({ app, base }: { app: AppDetail; base: string }) {
   const client = useQueryClient()
   const [ask, setAsk] = useState<'' | 'sync' | 'suspend' | 'resume' | 'rollback'>('')
-  const suspended = app.spec?.suspended ?? app.state === 'Suspended'
+  const suspended = heldBack(app)
   const done = (text: string) => {
     say(text)
     void client.invalidateQueries({ queryKey: ['app'] })
@@ -257,6 +257,7 @@ function Rollback({ app, base, onClose, onDone }: { app: AppDetail; base: string
     queryKey: ['deliveries', { app: app.id, limit: 20 }],
     queryFn: ({ signal }) => get<{ deliveries: Delivery[] | null }>(query('/api/v1/deliveries', { app: app.id, limit: 20 }), signal),
   })
+  const now = revision(app.revision).sha
   const good = (list.data?.deliveries ?? []).filter((d) => d.status === 'succeeded')
   const preview = useQuery({
     queryKey: ['rollback', app.id, to],
@@ -267,7 +268,7 @@ function Rollback({ app, base, onClose, onDone }: { app: AppDetail; base: string
   return (
     <Dialog
       title={`Roll ${app.name} back`}
-      action={to === undefined ? undefined : 'Roll back'}
+      action={preview.data?.possible ? 'Roll back' : undefined}
       danger
       onClose={onClose}
       onDo={() => send('POST', `${base}/rollback`, { to, preview: false }).then(onDone)}
@@ -282,6 +283,7 @@ function Rollback({ app, base, onClose, onDone }: { app: AppDetail; base: string
             <input type="radio" name="to" checked={to === d.id} onChange={() => setTo(d.id)} />
             <Sha sha={d.sha} />
             <span className="cut grow">{d.title ?? d.revision}</span>
+            {d.sha && d.sha === now && <span className="tag">now</span>}
             <span className="dim small">
               <Age time={d.finished ?? d.began} />
             </span>
@@ -348,7 +350,7 @@ function ObjectPanel({ node, onClose }: { node: TreeNode; onClose: () => void })
         <dl className="facts">
           <dt>Health</dt>
           <dd>
-            <Badge status={node.health ?? 'Unknown'} />
+            {node.health ? <Badge status={node.health} /> : 'this kind has none'}
           </dd>
           {node.message && (
             <>
@@ -404,7 +406,7 @@ function PodLog({ namespace, name }: { namespace: string; name: string }) {
 
 function PodLogDialog({ title, children, onClose }: { title: string; children: React.ReactNode; onClose: () => void }) {
   return (
-    <Dialog title={title} onClose={onClose}>
+    <Dialog title={title} wide onClose={onClose}>
       <div style={{ height: '60vh', display: 'flex' }}>{children}</div>
     </Dialog>
   )
@@ -543,7 +545,7 @@ function StatusTab({ app }: { app: AppDetail }) {
               </>
             )}
             <dt>Suspended</dt>
-            <dd>{(s?.suspended ?? app.state === 'Suspended') ? 'yes' : 'no'}</dd>
+            <dd>{heldBack(app) ? 'yes' : 'no'}</dd>
             <dt>Objects</dt>
             <dd>{plural(app.objects, 'object')}</dd>
             <dt>Created</dt>

@@ -150,19 +150,21 @@ function Answered({ a }: { a: Answer }) {
         <b>
           {a.kind}/{a.name}
         </b>
-        {a.field && <code> {a.field}</code>} was {a.what || 'changed'} by <Link href={`/history/${d.id}`}>{d.title || `delivery ${d.id}`}</Link>
-        {a.value !== undefined && a.value !== '' && (
-          <>
-            {' '}
-            to <ins className="tag">{a.value}</ins>
-          </>
-        )}
+        {a.field && <code> {a.field}</code>} was {a.what || 'changed'}
         {a.previous && (
           <>
             {' '}
             from <del className="tag">{a.previous}</del>
           </>
         )}
+        {a.value !== undefined && a.value !== '' && (
+          <>
+            {' '}
+            to <ins className="tag">{a.value}</ins>
+          </>
+        )}{' '}
+        by {d.trigger === 'rollback' && 'the rollback to '}
+        <Link href={`/history/${d.id}`}>{d.title || `delivery ${d.id}`}</Link>
         .
       </p>
       <dl className="facts">
@@ -170,6 +172,14 @@ function Answered({ a }: { a: Answer }) {
         <dd className="row">
           <Sha sha={d.sha} /> <Person name={d.author} /> <span className="dim">{clock(d.authored)}</span>
         </dd>
+        {d.actor && (
+          <>
+            <dt>Asked for by</dt>
+            <dd>
+              <Person name={d.actor} />
+            </dd>
+          </>
+        )}
         {d.mergeRequest && (
           <>
             <dt>Merge request</dt>
@@ -214,7 +224,7 @@ function Answered({ a }: { a: Answer }) {
       {a.repairs && a.repairs.length > 0 && <p className="small soft">Since then {plural(a.repairs.length, 'change')} by others {a.repairs.length === 1 ? 'was' : 'were'} undone.</p>}
       {a.earlier && a.earlier.length > 0 && (
         <div>
-          <h3>Before that</h3>
+          <h2 className="h3">Before that</h2>
           {a.earlier.map((e) => (
             <div key={e.delivery.id} className="row small" style={{ padding: '3px 0' }}>
               <Sha sha={e.delivery.sha} /> <Link href={`/history/${e.delivery.id}`}>{e.delivery.title}</Link>

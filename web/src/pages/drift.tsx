@@ -2,6 +2,7 @@ import { useInfiniteQuery } from '@tanstack/react-query'
 import { Link } from 'wouter'
 import { appPath, get, query, type Repair } from '../api'
 import { useApps } from '../apps'
+import { Fields } from '../deliveries'
 import { Mark } from '../icons'
 import { look } from '../status'
 import { Age, Badge, Empty, Loading, Problem, SearchBox, useParam, useTitle } from '../ui'
@@ -70,6 +71,8 @@ export default function Drift() {
                   {r.kind}/{r.name} <span className="dim">{r.namespace}</span> {r.times && r.times > 1 && <span className="tag">{r.times} times</span>}
                 </div>
                 <div className="row wrap small dim" style={{ gap: '2px 10px' }}>
+                  <Link href={`/apps/${appPath(r.app)}`}>{r.app.name}</Link>
+                  {!r.fields?.length && <span>deleted and made again</span>}
                   {r.manager && (
                     <span>
                       changed by{' '}
@@ -78,11 +81,8 @@ export default function Drift() {
                       </button>
                     </span>
                   )}
-                  {r.fields?.map((f) => {
-                    const path = typeof f === 'string' ? f : f.path
-                    return <code key={path}>{path}</code>
-                  })}
                 </div>
+                <Fields fields={r.fields} more={r.more} />
               </div>
               <span className="small dim nowrap">
                 <Age time={r.repaired ?? r.found} />

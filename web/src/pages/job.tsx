@@ -1,34 +1,26 @@
 import { useQuery } from '@tanstack/react-query'
 import { useState } from 'react'
 import { Link, useParams } from 'wouter'
-import { get, missing, type Job, type JobArtifacts } from '../api'
+import { type Job } from '../api'
 import { clock } from '../format'
 import { LogView } from '../log/view'
 import { Mark } from '../icons'
 import { reportOf } from '../jobs'
+import { jobQuery } from '../queries'
 import { isActive, jobLook } from '../status'
 import { Age, Badge, Loading, Problem, useTitle } from '../ui'
-import { Failing, JobActions, JobFiles, useGraph, usePipeline } from './pipeline'
+import { Failing, JobActions, JobFiles, useGraph, usePipeline, usePipelineArtifacts } from './pipeline'
 import { Took } from './pipelines'
 
 export default function JobPage() {
   const params = useParams<{ id: string; job: string }>()
   const id = Number(params.id)
   const number = Number(params.job)
-  const job = useQuery({ queryKey: ['job', number], queryFn: ({ signal }) => get<Job>(`/api/v1/jobs/${number}`, signal) })
+  const job = useQuery(jobQuery(number))
   const p = usePipeline(id)
   const graph = useGraph(id)
-  const artifacts = useQuery({
-    queryKey: ['artifacts', id, number],
-    queryFn: async ({ signal }) => {
-      try {
-        return await get<JobArtifacts>(`/api/v1/jobs/${number}/artifacts?limit=1`, signal)
-      } catch (err) {
-        if (missing(err)) return null
-        throw err
-      }
-    },
-  })
+  const left = usePipelineArtifacts(id)
+  const artifacts = left.data?.artifacts?.find((a) => a.job === number)
   const j = job.data
   useTitle(j ? `${j.name} ${j.status}` : `Job ${number}`)
   const attempts = (p.data?.jobs ?? []).filter((o) => o.name === j?.name).sort((a, b) => b.attempt - a.attempt)
@@ -110,7 +102,7 @@ export default function JobPage() {
               </span>
             </div>
           )}
-          {(report || artifacts.data) && (
+          {(report || artifacts) && (
             <div className="card">
               {report && (
                 <>
@@ -124,7 +116,7 @@ export default function JobPage() {
                   <Failing report={report} />
                 </>
               )}
-              {artifacts.data && <JobFiles artifacts={{ ...artifacts.data, name: 'Artifacts', job: number }} />}
+              {artifacts && <JobFiles artifacts={{ ...artifacts, name: 'Artifacts' }} />}
             </div>
           )}
           {begun && <JobLog key={j.id} job={j} />}
