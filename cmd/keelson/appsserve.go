@@ -24,8 +24,8 @@ type appsServer struct {
 	sight     *web.Sight
 	authorize web.Authorize
 	leaving   chan struct{}
-	leave     func()         // ends what is followed
-	pipelines *lazyPipelines // where they are played they serve the stream of all changes; nil: nowhere
+	leave     func() // ends what is followed
+	kept      keeper // has the deliveries and the audit, and serves the stream of all changes; nil: nobody does
 	handler   atomic.Pointer[http.Handler]
 }
 
@@ -46,9 +46,9 @@ func (s *appsServer) start(ctx context.Context, config *rest.Config, policy deli
 	if err != nil {
 		return err
 	}
-	if s.pipelines != nil {
+	if s.kept != nil {
 		api.deliveries = func(ctx context.Context, id int64) (history.Delivery, error) {
-			db, err := s.pipelines.db()
+			db, err := s.kept.db()
 			if err != nil {
 				return history.Delivery{}, err
 			}
@@ -59,7 +59,7 @@ func (s *appsServer) start(ctx context.Context, config *rest.Config, policy deli
 	if err := watchApps(ctx, api.own, index, log); err != nil {
 		return fmt.Errorf("watch apps: %w", err)
 	}
-	if s.pipelines != nil {
+	if s.kept != nil {
 		go s.nameCommits(ctx, index, log)
 	}
 	h := web.NewApps(web.AppsOptions{
@@ -75,10 +75,10 @@ const commitsAtOnce, commitsPause = 500, 100 * time.Millisecond
 // nameCommits tells an index what the commits of its apps say, until ctx ends. It asks only where there is a commit that it does not know, or
 // something new to be known.
 func (s *appsServer) nameCommits(ctx context.Context, index *web.Index, log *slog.Logger) {
-	var learned <-chan struct{} // of the server of pipelines, which may come later
+	var learned <-chan struct{} // of who keeps the history, which may come later
 	for {
-		if p := s.pipelines.get(); p != nil {
-			learned = p.kept.learned
+		if q := s.kept.queue(); q != nil {
+			learned = q.learned
 		}
 		select {
 		case <-ctx.Done():
@@ -91,12 +91,13 @@ func (s *appsServer) nameCommits(ctx context.Context, index *web.Index, log *slo
 			return
 		case <-time.After(commitsPause):
 		}
-		p := s.pipelines.get()
+		q := s.kept.queue()
+		db, err := s.kept.db()
 		shas := index.Unknown(commitsAtOnce)
-		if p == nil || len(shas) == 0 {
+		if q == nil || err != nil || len(shas) == 0 {
 			continue
 		}
-		found, err := p.kept.commitsOf(ctx, p.store, shas)
+		found, err := q.commitsOf(ctx, db, shas)
 		if err != nil && ctx.Err() == nil {
 			log.Debug("look for what commits say", "error", err)
 		}
@@ -112,11 +113,8 @@ func (s *appsServer) nameCommits(ctx context.Context, index *web.Index, log *slo
 
 // record keeps what people have asked for, where there is an audit.
 func (s *appsServer) record(e audit.Entry) {
-	if s.pipelines == nil {
-		return
-	}
-	if p := s.pipelines.get(); p != nil {
-		p.auditor.Record(e)
+	if s.kept != nil {
+		s.kept.record(e)
 	}
 }
 
@@ -129,9 +127,11 @@ func (s *appsServer) mount(mux *http.ServeMux, guard func(http.Handler) http.Han
 
 // ServeHTTP implements [http.Handler].
 func (s *appsServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == web.EventsPath && s.pipelines != nil && s.pipelines.get() != nil {
-		s.pipelines.ServeHTTP(w, r)
-		return
+	if r.URL.Path == web.EventsPath && s.kept != nil {
+		if _, err := s.kept.db(); err == nil {
+			s.kept.ServeHTTP(w, r)
+			return
+		}
 	}
 	if h := s.handler.Load(); h != nil {
 		(*h).ServeHTTP(w, r)

@@ -72,6 +72,9 @@ func startAuditor(dir string, db *store.DB, host *githost.Host, keep retention, 
 		a.failed("checkpoint", "no checkpoints of the audit are signed", err)
 	}
 	a.begin(a.keep)
+	if db.Shared() {
+		a.begin(a.collect)
+	}
 	if a.key != nil {
 		urgent := db.Urgent() // from before the end of the chain is known
 		last := a.announce(context.Background())
@@ -207,6 +210,21 @@ func pause(ctx context.Context, d time.Duration) bool {
 		return false
 	case <-time.After(d):
 		return true
+	}
+}
+
+// inboxPause is how long what other servers leave for the audit waits.
+const inboxPause = 10 * time.Second
+
+// collect takes in what servers that wait have left for the audit. That is seldom, and nobody waits for it.
+func (a *auditor) collect(ctx context.Context) {
+	for {
+		if _, err := a.store.TakeInbox(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrClosed) {
+			a.failed("record", "what other servers have left for the audit was not taken in", err)
+		}
+		if !pause(ctx, inboxPause) {
+			return
+		}
 	}
 }
 
@@ -412,18 +430,29 @@ func auditPush(p githost.Push) []audit.Entry {
 func isWitness(repository string) bool { return repository == witness.Repository }
 
 // asked records what somebody has asked for by changing an object of the cluster.
-func (l *lazyPipelines) asked(a controller.Asked) {
-	s := l.get()
-	if s == nil {
-		return
+func (l *lazyPipelines) asked(a controller.Asked) { l.record(auditAsked(a)) }
+
+// queue implements [keeper].
+func (l *lazyPipelines) queue() *historyQueue {
+	if s := l.get(); s != nil {
+		return s.kept
 	}
-	e := audit.Entry{
-		Actor: cmp.Or(a.By, "somebody"), Action: a.Action, Object: a.Kind + "/" + a.Namespace + "/" + a.Name, Outcome: audit.Done, Detail: a.Detail,
+	return nil
+}
+
+// record implements [keeper].
+func (l *lazyPipelines) record(e audit.Entry) {
+	if s := l.get(); s != nil {
+		s.auditor.Record(e)
 	}
-	if strings.HasPrefix(strings.ToLower(e.Actor), "system:") { // what an object says proves nothing
-		e.Actor = "somebody"
+}
+
+// known says who keeps what people do from now on.
+func (p *people) known(a *auditor) {
+	p.auditor.Store(a)
+	if b := p.beside.Swap(nil); b != nil {
+		go func() { _ = b.Close() }() // what was written is written, and nobody asks it any more
 	}
-	s.auditor.Record(e)
 }
 
 // loggedIn records a login, its end, or a change of users and tokens. Who was not let in may be anybody, and what they typed a password: their name is
@@ -439,5 +468,9 @@ func (p *people) loggedIn(e identity.Event) {
 			out.Detail = strings.TrimSpace("token " + token + " " + out.Detail)
 		}
 	}
-	p.auditor.Load().Record(out)
+	if a := p.auditor.Load(); a != nil {
+		a.Record(out)
+	} else if b := p.beside.Load(); b != nil {
+		b.record(out)
+	}
 }

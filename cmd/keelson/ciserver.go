@@ -98,7 +98,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	s.kept.keep(own.keep)
 	s.kept.open(db)
 	s.auditor = startAuditor(dir, db, host, own.keep, log)
-	who.auditor.Store(s.auditor)
+	who.known(s.auditor)
 	s.close = append(s.close, s.auditor)
 	artifacts, err := artifact.Open(filepath.Join(dir, "artifacts"), artifact.Options{})
 	if err != nil {
@@ -342,6 +342,15 @@ func (l *lazyPipelines) set(s *pipelineServer, why error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.server, l.why = s, why
+}
+
+// waits tells that another server plays, until this one is elected.
+func (l *lazyPipelines) waits(holder string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.server == nil {
+		l.why = waitingFor(holder)
+	}
 }
 
 func (l *lazyPipelines) get() *pipelineServer {

@@ -226,7 +226,7 @@ func (d *Daemon) serve() (err error) {
 		dashboard.Pprof = pprofHandler()
 	}
 	d.apps = newAppsServer(d.people.may.Authorize)
-	d.apps.pipelines = &d.ci
+	d.apps.kept = &d.ci
 	// Without pipelines everything else goes on: what is kept of them may be damaged.
 	pipelines, err := startPipelines(filepath.Join(d.Data, ciDir), d.inst, d.host, d.Jobs, d.LogLimit, own{feed: d.apps.feed, sight: d.apps.sight, keep: d.inst.Keep}, d.people, d.Logger)
 	if err != nil {

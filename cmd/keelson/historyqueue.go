@@ -18,6 +18,7 @@ import (
 type historyStore interface {
 	KeepDeliveries(ctx context.Context, all []history.Delivery) error
 	KeepRepairs(ctx context.Context, all []history.Repair) error
+	KeepParts(ctx context.Context, key string, parts []history.Part) error
 	RetainHistory(ctx context.Context, r store.HistoryRetention) (int64, error)
 }
 
@@ -29,6 +30,7 @@ const (
 	historyChanges = 1000     // of a delivery
 	historyBatch   = 200      // are written at once
 	historyCommits = 10_000   // that sources have given
+	historyParts   = 100      // lists of the commits that came with a delivery
 	historyPause   = time.Second
 	historyClosing = 5 * time.Second // to write what waits at the end
 )
@@ -45,6 +47,7 @@ type historyQueue struct {
 	deliveries map[string]*history.Delivery // by their keys
 	order      []string                     // of the keys
 	repairs    []history.Repair
+	parts      []deliveryParts
 	commits    map[string]history.Commit // that sources have given last, by SHA
 	bytes      int
 	failing    bool
@@ -126,6 +129,39 @@ func (q *historyQueue) Commit(c history.Commit) {
 	}
 	q.commits[c.SHA] = history.Commit{SHA: c.SHA, Title: c.Title, Author: c.Author}
 	ring(q.learned)
+}
+
+// deliveryParts are the commits that came with a delivery.
+type deliveryParts struct {
+	key   string
+	parts []history.Part
+}
+
+// Parts implements [controller.Recorder].
+func (q *historyQueue) Parts(key string, parts []history.Part) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.parts) >= historyParts {
+		telemetry.HistoryDropped.WithLabelValues("commits").Inc()
+		return
+	}
+	q.parts = append(q.parts, deliveryParts{key, parts})
+	q.wake()
+}
+
+// writeParts writes them, after the deliveries that they are of. What the store does not take now is dropped: it is told apart again by nobody, and
+// the delivery itself is known.
+func (q *historyQueue) writeParts(ctx context.Context) {
+	q.mu.Lock()
+	all := q.parts
+	q.parts = nil
+	q.mu.Unlock()
+	for _, p := range all {
+		if err := q.to().KeepParts(ctx, p.key, p.parts); err != nil {
+			telemetry.HistoryDropped.WithLabelValues("commits").Inc()
+			q.log.Warn("which commits came with a delivery is not in the history", "error", err)
+		}
+	}
 }
 
 // ring puts an element into a channel that has room for one.
@@ -309,6 +345,7 @@ func (q *historyQueue) run(ctx context.Context) {
 		for {
 			deliveries, repairs := q.take()
 			if len(deliveries)+len(repairs) == 0 {
+				q.writeParts(ctx)
 				break
 			}
 			deliveries, repairs, err := q.write(ctx, deliveries, repairs)

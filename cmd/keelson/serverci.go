@@ -66,8 +66,11 @@ const noShellOnServer = "the jobs of this project are to run in a shell of the s
 
 // check completes the options and says what is wrong with them.
 func (o *serverCI) check() error {
+	if err := o.keep.check(); err != nil {
+		return err
+	}
 	if o.listen == "" {
-		if *o != (serverCI{namespace: o.namespace, log: o.log}) {
+		if *o != (serverCI{namespace: o.namespace, log: o.log, keep: o.keep}) {
 			return usagef("the other flags of pipelines need --ci, which plays them")
 		}
 		return nil
@@ -78,9 +81,6 @@ func (o *serverCI) check() error {
 	}
 	if o.log < 1 || o.log > 10_000 {
 		return usagef("--ci-log-limit %d: it takes 1 to 10000", o.log)
-	}
-	if err := o.keep.check(); err != nil {
-		return err
 	}
 	o.url = u.Scheme + "://" + u.Host
 	if o.helper == "" {
@@ -115,6 +115,7 @@ type serverPipelines struct {
 	kept   *historyQueue
 	log    *slog.Logger
 	people *people
+	apps   *appsServer // shows what is played, too; nil: nothing is shown
 
 	mu     sync.Mutex // held while it starts, and from when it is closed
 	closed bool
@@ -171,9 +172,9 @@ func (l *lateProjects) Forget(name types.NamespacedName) {
 }
 
 // openServerPipelines opens the Git host. Nothing is played or served before [serverPipelines.start].
-func openServerPipelines(data string, o serverCI, who *serverPeople, log *slog.Logger) (*serverPipelines, error) {
+func openServerPipelines(data string, o serverCI, who *serverPeople, played *lazyPipelines, log *slog.Logger) (*serverPipelines, error) {
 	s := &serverPipelines{
-		o: o, data: data, log: log, people: who.people, token: who.token, ci: who.played, pushes: make(chan string), kept: newHistoryQueue(log),
+		o: o, data: data, log: log, people: who.people, token: who.token, ci: played, pushes: make(chan string), kept: newHistoryQueue(log),
 		late: lateProjects{ready: make(chan struct{})},
 	}
 	var err error
@@ -302,6 +303,9 @@ func (s *serverPipelines) open(ctx context.Context, kubeconfig string, ended cha
 	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, history: s.kept, git: s.o.url + githostPath, keep: s.o.keep}
 	if s.o.shell {
 		mine.noShell = ""
+	}
+	if s.apps != nil {
+		mine.feed, mine.sight = s.apps.feed, s.apps.sight
 	}
 	mine.database = os.Getenv(databaseVariable)
 	mine.lost = func() {

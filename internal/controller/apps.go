@@ -28,6 +28,7 @@ type apps struct {
 	targets *targets
 	records *deliver.Records // nil: nothing is remembered beyond this process
 	history Recorder         // nil: nobody keeps one
+	parts   *dissector       // what several commits of one delivery have changed
 	policy  delivery.Policy
 	cache   client.Reader
 	reader  client.Reader // uncached: ConfigMaps and Secrets are not kept in memory

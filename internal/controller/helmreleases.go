@@ -723,6 +723,7 @@ func (h *helmReleases) remove(ctx context.Context, obj *helmv2.HelmRelease) (rem
 		return removal{done: true, events: p.events}, nil
 	}
 	p.want = release.Want{App: p.app}
+	h.recordAction(p, d)
 	h.act(p, d, d.Record)
 	p.helm.acting.parting = true
 	return removal{after: recheck, events: p.events}, nil

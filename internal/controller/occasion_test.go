@@ -17,7 +17,9 @@ type lastWords struct {
 }
 
 func (*lastWords) Commit(history.Commit) {}
-func (l *lastWords) Repair(history.Repair) {}
+
+func (*lastWords) Parts(string, []history.Part) {}
+func (l *lastWords) Repair(history.Repair)      {}
 
 func (l *lastWords) Delivery(d history.Delivery) {
 	if !slices.Contains(l.keys, d.Key) {

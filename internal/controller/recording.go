@@ -10,6 +10,7 @@ import (
 	"keelson.dev/keelson/internal/apply"
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/history"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/plan"
@@ -26,6 +27,8 @@ type Recorder interface {
 	Repair(r history.Repair)
 	// Commit tells what a commit says that a source gives now, whether it changes anything or not.
 	Commit(c history.Commit)
+	// Parts tells which commits came with a delivery, the oldest first, and what each has changed.
+	Parts(key string, parts []history.Part)
 }
 
 // recording is a delivery as it is told.
@@ -103,9 +106,13 @@ func newRecording(p *pass, o occasion, now time.Time) *recording {
 
 // commitOf is what a snapshot's commit says about itself; an archive has no more than its digest.
 func commitOf(snap delivery.Snapshot) history.Commit {
-	c := history.ReadCommit(redact.Text(snap.Commit.Message))
-	c.SHA, c.Author, c.Email, c.Authored = snap.Revision.Commit, redact.Text(snap.Commit.Author), redact.Text(snap.Commit.Email), snap.Commit.Authored.UTC()
-	if snap.Commit.Authored.IsZero() {
+	return commitSaid(snap.Revision.Commit, snap.Commit)
+}
+
+func commitSaid(sha string, said delivery.Commit) history.Commit {
+	c := history.ReadCommit(redact.Text(said.Message))
+	c.SHA, c.Author, c.Email, c.Authored = sha, redact.Text(said.Author), redact.Text(said.Email), said.Authored.UTC()
+	if said.Authored.IsZero() {
 		c.Authored = time.Time{}
 	}
 	return c
@@ -190,6 +197,7 @@ func (a *apps) appliedDelivery(p *pass, health delivery.Health) {
 	}
 	r.d.Applied, r.d.Health = a.now(), string(health.Status)
 	a.tellDelivery(r)
+	a.dissects(p, r)
 }
 
 // notDeliveries are the reasons of faults before anything of a revision is tried.
@@ -330,21 +338,31 @@ func (h *helmReleases) recordAction(p *helmPass, d release.Decision) {
 	case d.Action == release.Uninstall && d.Remedy:
 		o.trigger = history.ByRollback
 	}
+	parting := !p.obj.DeletionTimestamp.IsZero()
+	if last := p.helm.record.Latest(); parting && last != nil {
+		version, o.trigger = last.ChartVersion, history.BySpec
+	}
 	p.req.Snapshot = delivery.Snapshot{Revision: delivery.Revision{Commit: version}}
 	if h.recordsHistory() { // each action is a delivery of its own: Helm keeps a version for each
 		h.endsDelivery(p.st, history.Superseded)
 		p.st.recording = newRecording(&p.pass, o, h.now())
 		r := p.st.recording
 		r.d.Revision, r.d.SHA, r.d.Previous, r.quiet = version, "", "", false
-		r.d.Message = string(d.Action) + " of " + p.want.ChartName
+		if r.d.Message = string(d.Action) + " of " + p.want.ChartName; parting {
+			r.d.Message = partingMessage
+		}
 		h.tellDelivery(r)
 	}
 }
 
 // recordResult notes what an action has come to.
 func (h *helmReleases) recordResult(p *helmPass, a *acting, failed error) {
+	if !h.recordsHistory() {
+		return
+	}
+	h.recordMended(p, a.result.Mended)
 	r := p.st.recording
-	if !h.recordsHistory() || r == nil || r.done {
+	if r == nil || r.done {
 		return
 	}
 	switch a.decision.Action {
@@ -384,6 +402,23 @@ func (h *helmReleases) recordResult(p *helmPass, a *acting, failed error) {
 	h.tellDelivery(r)
 }
 
+// recordMended tells of drift of a release that was undone.
+func (h *helmReleases) recordMended(p *helmPass, mended []release.Changed) {
+	hide := p.st.masks.hiding(p.secrets, false) // the manifest is the same, so are its values
+	for _, c := range mended {
+		r := repairOf(&p.pass, apply.Result{Change: delivery.Change{Ref: c.Ref}, Before: c.Before, Object: c.After}, hide, h.now())
+		if c.Before == nil {
+			r.Reason = "it had been deleted"
+		} else {
+			r.Manager = plan.Overruled(c.Before, c.After, dialect.HelmManager)
+		}
+		h.history.Repair(r)
+	}
+}
+
+// partingMessage is what is said of the delivery that an app's end is.
+const partingMessage = "the app was deleted"
+
 // recordParting tells, once, that an app is deleted, and which of its objects are with it.
 func (a *apps) recordParting(p *pass) {
 	st := p.st
@@ -392,7 +427,7 @@ func (a *apps) recordParting(p *pass) {
 	}
 	st.parted = true
 	a.endsDelivery(st, history.Superseded)
-	p.req.Snapshot.Revision = a.reg.standOf(p.app.ID).applied
+	p.req.Snapshot = delivery.Snapshot{Revision: a.reg.standOf(p.app.ID).applied}
 	r := newRecording(p, occasion{trigger: history.BySpec}, a.now())
 	for _, ref := range st.deleted {
 		if r.had[ref] {
@@ -402,7 +437,7 @@ func (a *apps) recordParting(p *pass) {
 		r.d.Changes = append(r.d.Changes, history.Change{Object: objectOf(ref), Verb: string(delivery.Delete)})
 	}
 	r.d.Objects, r.d.Previous = len(r.d.Changes), ""
-	r.d.Message = "the app was deleted"
+	r.d.Message = partingMessage
 	r.d.Status, r.d.Applied, r.d.Finished, r.done = history.Succeeded, r.d.Began, r.d.Began, true
 	a.tellDelivery(r)
 	st.recording = nil

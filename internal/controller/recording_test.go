@@ -26,6 +26,7 @@ type diary struct {
 	first      map[string]history.Delivery // as each was told first
 	repairs    []history.Repair
 	commits    []string // titles
+	parts      map[string][]history.Part
 }
 
 func (d *diary) Delivery(of history.Delivery) {
@@ -43,6 +44,12 @@ func (d *diary) Repair(r history.Repair) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.repairs = append(d.repairs, r)
+}
+
+func (d *diary) Parts(key string, parts []history.Part) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.parts[key] = parts
 }
 
 func (d *diary) Commit(c history.Commit) {
@@ -78,7 +85,7 @@ func (d *diary) of(namespace, name string) (lines []string) {
 // keepsDiary restarts the controller with a history, until the test ends.
 func (w *world) keepsDiary() *diary {
 	w.Helper()
-	d := &diary{deliveries: map[string]history.Delivery{}, first: map[string]history.Delivery{}}
+	d := &diary{deliveries: map[string]history.Delivery{}, first: map[string]history.Delivery{}, parts: map[string][]history.Part{}}
 	running.stop()
 	running.kept = d
 	w.must(running.start())
@@ -172,6 +179,76 @@ func TestPartingsAreRecorded(t *testing.T) {
 	w.value("kept", "one")
 }
 
+// TestPartingsOfApplicationsAreRecorded: also what is deleted with an Application, and with a release of Helm.
+func TestPartingsOfApplicationsAreRecorded(t *testing.T) {
+	w := newArgoWorld(t)
+	d := w.keepsDiary()
+	kept := strings.Replace(w.configMap("kept", "one"), "metadata: {", "metadata: {annotations: {argocd.argoproj.io/sync-options: Delete=false}, ", 1)
+	head := w.push(map[string]string{"web/a.yaml": w.configMap("a", "one"), "web/kept.yaml": kept})
+	w.app("web", "  syncPolicy: {automated: {}}\n")
+	w.synced("web", head)
+	begun := `commit "test" by test: succeeded Healthy, create ConfigMap a, create ConfigMap kept`
+	w.recorded(d, "argocd", w.name("web"), begun)
+	w.merge("web", `{"metadata":{"finalizers":["resources-finalizer.argocd.argoproj.io"]}}`)
+	w.must(w.client.Delete(w.ctx, w.application("web")))
+	w.recorded(d, "argocd", w.name("web"), begun, `spec "" by : succeeded, delete ConfigMap a`)
+	w.value("kept", "one")
+}
+
+// TestPartingsOfReleasesAreRecorded: also what goes with a release of Helm.
+func TestPartingsOfReleasesAreRecorded(t *testing.T) {
+	w := newWorld(t)
+	d := w.keepsDiary()
+	w.push(chart("1.0.0", nil))
+	w.helmRelease("web", "  values: {v: one}\n")
+	w.must(w.client.Delete(w.ctx, w.released("web", 1)))
+	w.recorded(d, w.ns, "web", `commit "" by : succeeded Healthy, create ConfigMap web`, `spec "" by : succeeded, delete ConfigMap web`)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if last := d.deliveries[d.order[1]]; last.Message != "the app was deleted" || last.Revision != "1.0.0" {
+		t.Errorf("it is recorded as %+v", last)
+	}
+}
+
+// TestRepairsOfReleasesAreRecorded: drift of what Helm has released is undone, and recorded with its fields and whose they were.
+func TestRepairsOfReleasesAreRecorded(t *testing.T) {
+	w := newWorld(t)
+	d := w.keepsDiary()
+	w.push(chart("1.0.0", nil))
+	w.helmRelease("web", "  driftDetection: {mode: enabled}\n  values: {v: one}\n")
+	w.released("web", 1)
+	var cm corev1.ConfigMap
+	cm.ObjectMeta = w.named("web")
+	w.edit(&cm, "a-person", func() { cm.Data["v"] = "edited" })
+	w.value("web", "one")
+	w.repaired(d, "ConfigMap web by a-person [{data.v edited one false}]")
+	w.must(w.client.Delete(w.ctx, &corev1.ConfigMap{ObjectMeta: w.named("web")}))
+	w.value("web", "one")
+	w.repaired(d, "ConfigMap web by a-person [{data.v edited one false}]", "ConfigMap web by  []")
+	if n := len(d.of(w.ns, "web")); n != 1 {
+		t.Errorf("%d deliveries: %v", n, d.of(w.ns, "web"))
+	}
+}
+
+// repaired waits until a diary has these repairs in the world's namespace.
+func (w *world) repaired(d *diary, want ...string) {
+	w.Helper()
+	w.eventually("the repairs", func() error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		var got []string
+		for _, r := range d.repairs {
+			if r.Namespace == w.ns {
+				got = append(got, fmt.Sprintf("%s %s by %s %v", r.Kind, r.Name, r.Manager, r.Fields))
+			}
+		}
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("%q, want %q", got, want)
+		}
+		return nil
+	})
+}
+
 // TestRepairsAreRecorded: which fields, as they were found, and whose they were.
 func TestRepairsAreRecorded(t *testing.T) {
 	w := newWorld(t)
@@ -194,21 +271,7 @@ func TestRepairsAreRecorded(t *testing.T) {
 	})
 	w.must(w.client.Delete(w.ctx, &corev1.ConfigMap{ObjectMeta: w.named("a")}))
 	w.value("a", "one")
-	want := []string{"ConfigMap a by a-person [{data.v edited one false}]", "Deployment web by scaler [{spec.replicas 7 2 false}]", "ConfigMap a by  []"}
-	w.eventually("the repairs", func() error {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		var got []string
-		for _, r := range d.repairs {
-			if r.Namespace == w.ns {
-				got = append(got, fmt.Sprintf("%s %s by %s %v", r.Kind, r.Name, r.Manager, r.Fields))
-			}
-		}
-		if !slices.Equal(got, want) {
-			return fmt.Errorf("%q, want %q", got, want)
-		}
-		return nil
-	})
+	w.repaired(d, "ConfigMap a by a-person [{data.v edited one false}]", "Deployment web by scaler [{spec.replicas 7 2 false}]", "ConfigMap a by  []")
 	if n := len(d.of(w.ns, "app")); n != 1 {
 		t.Errorf("%d deliveries: %v", n, d.of(w.ns, "app"))
 	}
@@ -344,4 +407,47 @@ func TestRotatedSecretsAreNotRecorded(t *testing.T) {
 			w.recorded(d, w.ns, "web", `commit "" by : succeeded Healthy, create ConfigMap web`, `spec "" by : succeeded Healthy, update ConfigMap web (data.v **REDACTED** → `+befores[name]+`)`)
 		})
 	}
+}
+
+// TestCommitsOfADeliveryAreToldApart: of several commits that come at once, each has changed what is rendered otherwise since; what comes with a merge
+// is its commits', with the merge request that the merge names.
+func TestCommitsOfADeliveryAreToldApart(t *testing.T) {
+	w := newWorld(t)
+	d := w.keepsDiary()
+	w.app("app", "")
+	first := w.because("Begin", "ann", map[string]string{
+		"app/a.yaml": w.configMap("a", "one"), "app/b.yaml": w.configMap("b", "one"),
+		"app/kustomization.yaml": "resources: [a.yaml, b.yaml]\n",
+	})
+	w.ready("app", first)
+	w.commitAs("ann", "Change a", map[string]string{"app/a.yaml": w.configMap("a", "two")})
+	w.commitAs("bob", "Break", map[string]string{"app/b.yaml": "kind: ["})
+	w.commitAs("bob", "Mend", map[string]string{"app/b.yaml": w.configMap("b", "two")})
+	w.commitAs("eve", "Label all", map[string]string{"app/kustomization.yaml": "resources: [a.yaml, b.yaml, c.yaml]\nlabels: [{pairs: {team: red}}]\n", "app/c.yaml": w.configMap("c", "one")})
+	w.ready("app", w.because("Elsewhere", "dave", map[string]string{"other/x": "x"}))
+	want := []string{"Change a: a data.v", "Break:", "Mend:", "Label all: a metadata.labels.team, b metadata.labels.team, c whole", "Elsewhere:"}
+	w.eventually("the commits", func() error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		var got []string
+		for _, parts := range d.parts {
+			for _, p := range parts {
+				line := p.Title + ":"
+				for i, c := range p.Changed {
+					if i > 0 {
+						line += ","
+					}
+					if line += " " + c.Name; c.Whole {
+						line += " whole"
+					}
+					line += strings.TrimRight(" "+strings.Join(c.Fields, " "), " ")
+				}
+				got = append(got, line)
+			}
+		}
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("%q, want %q", got, want)
+		}
+		return nil
+	})
 }

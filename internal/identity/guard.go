@@ -157,7 +157,12 @@ func (s *Service) turnAway(w http.ResponseWriter, r *http.Request, err error, co
 		status = http.StatusBadRequest
 	default:
 		s.Log.Warn("find out who somebody is", "error", err)
-		status, err = http.StatusServiceUnavailable, errors.New("nobody can be looked up now; the server's log says why")
+		status, err = http.StatusServiceUnavailable, away(err)
+		if cookies && wantsPage(r) { // here, and not at the login page: nobody would know whether they have to go there
+			next := r.URL.RequestURI()
+			s.page(w, status, loginView{Next: localPath(next), OIDC: s.oidcURL(next), Problem: err.Error()})
+			return
+		}
 	}
 	if status == http.StatusUnauthorized {
 		if cookies && wantsPage(r) {

@@ -206,7 +206,7 @@ func (s *Service) session(ctx context.Context, value string) (proof, error) {
 		if !kept {
 			db, err := s.Store()
 			if err != nil {
-				return proof{}, errUnknown // those that are not kept here are nowhere
+				return proof{}, err // it may be another server's
 			}
 			if found, err = db.Session(ctx, hash[:]); err != nil {
 				return proof{}, missing(err)
@@ -289,6 +289,25 @@ func (s *Service) token(ctx context.Context, value, user string) (proof, error) 
 		}
 		return proof{Holder: found.Holder, expires: found.Expires, hash: hash}, nil
 	})
+}
+
+// unavailable is an error of Options.Store that may be told to anybody.
+type unavailable struct {
+	says string
+	error
+}
+
+func (u unavailable) Unwrap() error { return u.error }
+
+// Unavailable makes an error of Options.Store that tells everybody what to do; why is for the log.
+func Unavailable(says string, why error) error { return unavailable{says, why} }
+
+// away is what is answered where nobody can be looked up.
+func away(err error) error {
+	if u, ok := errors.AsType[unavailable](err); ok {
+		return errors.New("nobody can be looked up now: " + u.says)
+	}
+	return errors.New("nobody can be looked up now; the server's log says why, and its token still logs in at " + LoginPath)
 }
 
 // ErrNoToken says that a token is nobody's: it is wrong, over or removed.

@@ -213,7 +213,7 @@ func (s *Service) check(ctx context.Context, c credentials) (store.Holder, time.
 			return refused(http.StatusUnauthorized, errors.New("the token is wrong or over"))
 		case err != nil:
 			s.Log.Warn("look a token up", "error", err)
-			return refused(http.StatusServiceUnavailable, errors.New("nobody can be looked up now; the server's log says why"))
+			return refused(http.StatusServiceUnavailable, away(err))
 		}
 		return p.Holder, p.expires, nil
 	}
@@ -224,7 +224,7 @@ func (s *Service) check(ctx context.Context, c credentials) (store.Holder, time.
 	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		s.Log.Warn("look a user up", "error", err)
-		return refused(http.StatusServiceUnavailable, errors.New("nobody can be looked up now; the server's log says why"))
+		return refused(http.StatusServiceUnavailable, away(err))
 	}
 	if len(c.Password) > maxPassword {
 		return refused(http.StatusUnauthorized, errWrong)

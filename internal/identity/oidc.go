@@ -337,5 +337,5 @@ func (s *Service) noLocal(ctx context.Context, name string) error {
 		return fmt.Errorf("there is a local user %s already: remove it, or set a prefix for the names of OpenID users", name)
 	}
 	s.Log.Warn("look a user up", "error", err)
-	return refusedLogin{status: http.StatusServiceUnavailable, error: errors.New("nobody can be looked up now; the server's log says why")}
+	return refusedLogin{status: http.StatusServiceUnavailable, error: away(err)}
 }

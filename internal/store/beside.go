@@ -52,6 +52,29 @@ func OpenBeside(path string, o Options) (*DB, error) {
 	return db, nil
 }
 
+// OpensWith says why a key does not open what is sealed in the database, if it does not: a server with that key cannot take over.
+func (db *DB) OpensWith(ctx context.Context, key []byte) error {
+	doing := "open " + db.engine.String()
+	sealer, err := newSealer(key)
+	if err != nil {
+		return fmt.Errorf("store: %s: %w", doing, err)
+	}
+	var sealed []byte
+	if err := db.read(ctx, func(tx *tx) error { return tx.row(`SELECT sealed_check FROM sealing WHERE id = 1`).Scan(&sealed) }); err != nil {
+		return db.wrap(doing, err)
+	}
+	if _, err := sealer.open(place("sealing.sealed_check"), sealed); err != nil {
+		return db.wrap(doing, fmt.Errorf("%w: it was made with another one; put its key file in the place of this server's", ErrWrongKey))
+	}
+	return nil
+}
+
+// Shared tells whether other processes may be connected to the database, too.
+func (db *DB) Shared() bool {
+	_, ok := db.engine.(*served)
+	return ok
+}
+
 // sameSchema refuses a database whose schema is not this program's.
 func (db *DB) sameSchema(ctx context.Context) error {
 	all, err := readMigrations(migrations)
@@ -117,45 +140,49 @@ func (db *DB) InboxAudit(ctx context.Context, entries ...audit.Entry) error {
 
 // TakeInbox puts what others have left for the audit into it, in the order of time, and tells how many records that were.
 func (db *DB) TakeInbox(ctx context.Context) (taken int, err error) {
-	type left struct {
-		id    string
-		at    int64
-		entry string
-	}
 	doing := "take in what others have left for the audit"
 	var waiting int64 // most often there is nothing, and then nothing is written
 	if err := db.read(ctx, func(tx *tx) error { return tx.row(`SELECT count(*) FROM audit_inbox`).Scan(&waiting) }); err != nil || waiting == 0 {
 		return 0, db.wrap(doing, err)
 	}
-	err = db.write(ctx, true, func(tx *tx) error {
-		var all []left
-		err := tx.each(func(scan func(...any) error) error {
-			var l left
-			err := scan(&l.id, &l.at, &l.entry)
-			all = append(all, l)
-			return err
-		}, `SELECT id, at, entry FROM audit_inbox ORDER BY at, id LIMIT ?`, maxInbox)
-		if err != nil {
-			return err
-		}
-		for _, l := range all {
-			var e audit.Entry
-			if err := json.Unmarshal([]byte(l.entry), &e); err != nil {
-				e = audit.Entry{Action: "audit.gap", Object: "audit", Outcome: audit.Failed, Detail: "a record of another server cannot be read"}
-			}
-			if e.Detail != "" {
-				e.Detail += ", "
-			}
-			e.Detail += "on a server that waits, " + at(l.at).UTC().Format(time.RFC3339)
-			if _, err := tx.appendEntry(db.now(), e); err != nil {
-				return err
-			}
-			if err := tx.exec(`DELETE FROM audit_inbox WHERE id = ?`, l.id); err != nil {
-				return err
-			}
-		}
-		taken = len(all)
-		return nil
+	err = db.write(ctx, true, func(tx *tx) (err error) {
+		taken, err = tx.takeInbox(db.now())
+		return err
 	})
 	return taken, db.wrap(doing, err)
+}
+
+func (t *tx) takeInbox(now time.Time) (taken int, err error) {
+	type left struct {
+		id    string
+		at    int64
+		entry string
+	}
+	var all []left
+	err = t.each(func(scan func(...any) error) error {
+		var l left
+		err := scan(&l.id, &l.at, &l.entry)
+		all = append(all, l)
+		return err
+	}, `SELECT id, at, entry FROM audit_inbox ORDER BY at, id LIMIT ?`, maxInbox)
+	if err != nil {
+		return 0, err
+	}
+	for _, l := range all {
+		var e audit.Entry
+		if err := json.Unmarshal([]byte(l.entry), &e); err != nil {
+			e = audit.Entry{Action: "audit.gap", Object: "audit", Outcome: audit.Failed, Detail: "a record of another server cannot be read"}
+		}
+		if e.Detail != "" {
+			e.Detail += ", "
+		}
+		e.Detail += "on a server that waits, " + at(l.at).UTC().Format(time.RFC3339)
+		if _, err := t.appendEntry(now, e); err != nil {
+			return 0, err
+		}
+		if err := t.exec(`DELETE FROM audit_inbox WHERE id = ?`, l.id); err != nil {
+			return 0, err
+		}
+	}
+	return len(all), nil
 }

@@ -27,6 +27,8 @@ var personColumns = map[string][]string{
 	"commands":    {"asked_by"},
 	"deployments": {"deployed_by"},
 	"deliveries":  {"author", "email", "actor"},
+
+	"delivery_commits": {"author", "email"},
 }
 
 // theirs are the columns by which rows are a person's own: these rows go.
@@ -49,8 +51,20 @@ func (db *DB) ErasePerson(ctx context.Context, person string, also ...string) (F
 			return Forgotten{}, db.wrap(doing, errors.Join(err, fmt.Errorf("%q is no name: %w", name, ErrInvalid)))
 		}
 	}
+	for taken := 1; taken > 0; { // what others have left for the audit has names, too
+		var err error
+		if taken, err = db.TakeInbox(ctx); err != nil {
+			return Forgotten{}, err
+		}
+	}
 	var gone Forgotten
 	err := db.write(ctx, true, func(tx *tx) (err error) {
+		for taken := maxInbox; taken == maxInbox && err == nil; { // their name may be there, too
+			taken, err = tx.takeInbox(db.now())
+		}
+		if err != nil {
+			return err
+		}
 		gone, err = tx.erase(names)
 		return err
 	})
@@ -121,16 +135,18 @@ func (t *tx) replace(name, id string, count func(table string, n int64)) error {
 	if err := t.replaceSearched(name, id); err != nil {
 		return err
 	}
-	n, err := t.count(`UPDATE deliveries SET email = '' WHERE email <> '' AND (`+isPerson("author")+`)`, isPersonArgs(name)...) // a commit has one author
-	if err != nil {
-		return err
+	for _, table := range []string{"deliveries", "delivery_commits"} {
+		n, err := t.count(`UPDATE `+table+` SET email = '' WHERE email <> '' AND (`+isPerson("author")+`)`, isPersonArgs(name)...) // a commit has one author
+		if err != nil {
+			return err
+		}
+		count(table, n)
+		n, err = t.count(`UPDATE `+table+` SET author = ?, email = '' WHERE lower(email) = ?`, id, strings.ToLower(name))
+		if err != nil {
+			return err
+		}
+		count(table, n)
 	}
-	count("deliveries", n)
-	n, err = t.count(`UPDATE deliveries SET author = ?, email = '' WHERE lower(email) = ?`, id, strings.ToLower(name))
-	if err != nil {
-		return err
-	}
-	count("deliveries", n)
 	for table, columns := range personColumns {
 		for _, column := range columns {
 			n, err := t.count(`UPDATE `+table+` SET `+column+` = ? WHERE `+isPerson(column), append([]any{id}, isPersonArgs(name)...)...)
@@ -147,7 +163,12 @@ func (t *tx) replace(name, id string, count func(table string, n int64)) error {
 		}
 		count(table, n)
 	}
-	return t.replaceApprover(name, id, count)
+	for _, table := range []string{"deliveries", "delivery_commits"} {
+		if err := t.replaceApprover(table, name, id, count); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // replaceSearched is replace for what is searched of deliveries, as long as these know whose they are.
@@ -178,7 +199,7 @@ func isPersonArgs(name string) []any {
 }
 
 // replaceApprover is replace for the lists of those who have approved.
-func (t *tx) replaceApprover(name, id string, count func(table string, n int64)) error {
+func (t *tx) replaceApprover(table, name, id string, count func(table string, n int64)) error {
 	found := map[int64]string{}
 	quoted, err := json.Marshal(name)
 	if err != nil {
@@ -207,12 +228,12 @@ func (t *tx) replaceApprover(name, id string, count func(table string, n int64))
 			return err
 		}
 		return nil
-	}, `SELECT id, approvers FROM deliveries WHERE approvers <> '' AND lower(approvers) LIKE ? ESCAPE '~'`, "%"+escapeLike(strings.ToLower(part))+"%")
+	}, `SELECT id, approvers FROM `+table+` WHERE approvers <> '' AND lower(approvers) LIKE ? ESCAPE '~'`, "%"+escapeLike(strings.ToLower(part))+"%")
 	for delivery, text := range found {
 		if err == nil {
-			err = t.exec(`UPDATE deliveries SET approvers = ? WHERE id = ?`, text, delivery)
+			err = t.exec(`UPDATE `+table+` SET approvers = ? WHERE id = ?`, text, delivery)
 		}
 	}
-	count("deliveries", int64(len(found)))
+	count(table, int64(len(found)))
 	return err
 }

@@ -92,6 +92,8 @@ func TestPostgreSQL(t *testing.T) {
 		_, err := OpenBeside("", Options{PostgreSQL: s.URL("template1")})
 		refused(t, err, ErrLocked, "has not made its schema yet")
 		beside := must(OpenBeside(filepath.Join(t.TempDir(), "store.db"), Options{PostgreSQL: s.URL("postgres"), Now: func() time.Time { return day }}))(t)
+		ok(t, beside.OpensWith(ctx, testKey))
+		refused(t, beside.OpensWith(ctx, make([]byte, KeySize)), ErrWrongKey, "put its key file in the place of this server's")
 		if got := must(beside.Pipeline(ctx, p.ID))(t); got.ID != p.ID {
 			t.Errorf("it reads %+v", got)
 		}

@@ -20,7 +20,6 @@ const (
 	VerbErase    = "erase"    // erase what jobs have left
 	VerbStop     = "stop"     // stop an environment
 	VerbRollback = "rollback" // go back to an earlier deployment
-	VerbApprove  = "approve"
 	VerbSync     = "sync"
 	VerbSuspend  = "suspend" // and resume
 )

@@ -322,6 +322,9 @@ func (s *pipelines) evidence(ctx context.Context, q history.Question, f store.Ob
 		return e, err
 	}
 	d := e.Steps[0].Delivery
+	if e.Parts, err = s.Store.Parts(ctx, d.ID); err != nil {
+		return e, err
+	}
 	if d.Trigger == history.BySpec || d.SHA == "" {
 		of := store.ObjectFilter{Kinds: []string{strings.ToLower(d.App.Kind)}, Namespace: d.App.Namespace, Name: d.App.Name, At: d.Began}
 		known, err := s.known(ctx, of)
@@ -342,7 +345,12 @@ func (s *pipelines) evidence(ctx context.Context, q history.Question, f store.Ob
 	if e.Approvals, err = s.Store.Plays(ctx, d.SHA); err != nil {
 		return e, err
 	}
-	if e.Pusher, err = s.Store.PushedBy(ctx, d.SHA); err != nil {
+	for _, c := range append(history.Authors(q, e.Steps[0].Change, e.Parts), d.Commit) {
+		if e.Pusher, err = s.Store.PushedBy(ctx, c.SHA); err != nil || e.Pusher != nil {
+			break
+		}
+	}
+	if err != nil {
 		return e, err
 	}
 	played, err := s.Store.Pipelines(ctx, store.PipelineFilter{SHA: d.SHA, Top: true, Limit: 10})
