@@ -17,7 +17,7 @@ import (
 type Result struct {
 	Name    string         `json:"name"`
 	What    string         `json:"what"`
-	Unit    string         `json:"unit"` // ms, s, MiB, requests, ×, builds/s, cores, events/s
+	Unit    string         `json:"unit"` // ms, s, KiB, MiB, requests, ×, builds/s, cores, events/s, records/s, nodes
 	N       int            `json:"n"`
 	Median  float64        `json:"median"`
 	P95     float64        `json:"p95"` // nearest rank
