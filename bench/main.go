@@ -67,6 +67,7 @@ var measurements = []measurement{
 	{"ci-log", (*bench).measureCILog},
 	{"ci-pods", (*bench).measureCIPods},
 	{"why", (*bench).measureWhy},
+	{"audit", (*bench).measureAudit},
 	{"drift", (*bench).measureDrift},
 	{"steady", (*bench).measureSteady},
 	{"cold", (*bench).measureCold},
@@ -82,6 +83,8 @@ var measurements = []measurement{
 	{"helm-steady", (*bench).measureHelmSteady},
 	{"web-list", (*bench).measureWebList},
 	{"web-sse", (*bench).measureWebSSE},
+	{"web-open", (*bench).measureWebOpen},
+	{"web-log", (*bench).measureWebLog},
 }
 
 func main() {

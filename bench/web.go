@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"keelson.dev/keelson/internal/web"
+	dashboard "keelson.dev/keelson/web"
 )
 
 // serveVerb is the first argument of the process that serves the API of apps.
@@ -30,8 +31,8 @@ const (
 	webSeconds = 10
 )
 
-// serveApps serves the API of apps as keelson does, over an index that a watch would keep: of 10,000 apps. It writes its URL, and changes 1,000 apps a second
-// from the first line on its standard input until that ends.
+// serveApps serves the dashboard, and the API of apps as keelson does, over an index that a watch would keep: of 10,000 apps. It writes its URL, and changes
+// 1,000 apps a second from the first line on its standard input until that ends.
 func serveApps(in io.Reader, out io.Writer) error {
 	feed := web.NewFeed(time.Now())
 	index := web.NewIndex(feed, "Kustomization")
@@ -46,9 +47,15 @@ func serveApps(in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h.ServeHTTP(w, r.WithContext(web.WithPerson(r.Context(), web.Person{Name: "bench"})))
-	})}
+	mux := http.NewServeMux()
+	for _, path := range web.AppsPaths {
+		mux.Handle(path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			h.ServeHTTP(w, r.WithContext(web.WithPerson(r.Context(), web.Person{Name: "bench"})))
+		}))
+	}
+	mux.HandleFunc("GET /api/v1/me", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"name":"bench"}`) }) // the client may be gone
+	mux.Handle("/", web.New(web.Options{Assets: dashboard.Files()}))
+	server := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: mux}
 	go func() { _ = server.Serve(l) }() // until the process ends
 	if _, err := fmt.Fprintf(out, "http://%s\n", l.Addr()); err != nil {
 		return err

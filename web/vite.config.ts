@@ -27,7 +27,14 @@ function packed(): Plugin {
 // npx vite serves the sources; KEELSON_URL is the instance whose API they use.
 export default defineConfig({
   plugins: [react(), packed()],
-  build: { target: 'es2022', assetsInlineLimit: 0, modulePreload: { polyfill: false }, reportCompressedSize: true },
+  build: {
+    target: 'es2022',
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+    reportCompressedSize: true,
+    // What every page needs is one file: many small ones would be asked for one after the other.
+    rolldownOptions: { output: { codeSplitting: { groups: [{ name: 'base', test: /node_modules[\\/](react|react-dom|scheduler|wouter|regexparam|use-sync-external-store|@tanstack)[\\/]|[\\/]src[\\/][a-z]+\.tsx?$/ }] } } },
+  },
   server: { proxy: { '/api': { target: process.env.KEELSON_URL ?? 'http://127.0.0.1:7070' } } },
   test: { include: ['src/**/*.test.ts'], environment: 'node' },
 })

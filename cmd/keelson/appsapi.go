@@ -3,11 +3,13 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
@@ -272,11 +274,59 @@ func (a *clusterAPI) Log(ctx context.Context, q web.LogQuery) (io.ReadCloser, er
 	if err != nil {
 		return nil, fmt.Errorf("make client: %w", err)
 	}
-	opts := &corev1.PodLogOptions{Container: cmp.Or(q.Container, usualContainer(&pod)), TailLines: &q.Tail, Follow: q.Follow, Previous: q.Previous}
+	opts := &corev1.PodLogOptions{Container: cmp.Or(q.Container, usualContainer(&pod)), Follow: q.Follow, Previous: q.Previous, Timestamps: q.Times}
 	if !q.Follow {
 		opts.LimitBytes = new(int64(maxLogBytes))
 	}
-	return core.Pods(q.Namespace).GetLogs(q.Name, opts).Stream(ctx)
+	if q.Since.IsZero() {
+		opts.TailLines = &q.Tail
+		return core.Pods(q.Namespace).GetLogs(q.Name, opts).Stream(ctx)
+	}
+	opts.SinceTime = &metav1.Time{Time: q.Since}
+	log, err := core.Pods(q.Namespace).GetLogs(q.Name, opts).Stream(ctx)
+	now := containerStatusOf(&pod, opts.Container)
+	if err != nil || q.Previous || now.RestartCount == 0 || now.State.Running == nil || now.State.Running.StartedAt.Time.Before(q.Since.Truncate(time.Second)) {
+		return log, err
+	}
+	earlier := opts.DeepCopy()
+	earlier.Previous, earlier.Follow = true, false
+	before, err := core.Pods(q.Namespace).GetLogs(q.Name, earlier).Stream(ctx)
+	if err != nil {
+		return log, nil //nolint:nilerr // it is not kept any more
+	}
+	return joined{io.MultiReader(before, log), before, log}, nil
+}
+
+// joined is the log of a container that was started anew, behind that of the one before it.
+type joined struct {
+	io.Reader
+	before, log io.Closer
+}
+
+// Close implements [io.Closer].
+func (j joined) Close() error { return errors.Join(j.before.Close(), j.log.Close()) }
+
+// LogEnded implements [web.Cluster].
+func (a *clusterAPI) LogEnded(ctx context.Context, q web.LogQuery) (bool, error) {
+	as, err := a.as(ctx)
+	if err != nil {
+		return false, err
+	}
+	var pod corev1.Pod
+	if err := as.client.Get(ctx, client.ObjectKey{Namespace: q.Namespace, Name: q.Name}, &pod); err != nil {
+		return apierrors.IsNotFound(err), client.IgnoreNotFound(err)
+	}
+	return q.Previous || containerStatusOf(&pod, cmp.Or(q.Container, usualContainer(&pod))).State.Running == nil, nil
+}
+
+// containerStatusOf is what a Pod says of one of its containers; empty: nothing.
+func containerStatusOf(pod *corev1.Pod, container string) corev1.ContainerStatus {
+	for _, s := range slices.Concat(pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses, pod.Status.EphemeralContainerStatuses) {
+		if s.Name == container {
+			return s
+		}
+	}
+	return corev1.ContainerStatus{}
 }
 
 // logged says why a Pod has no log.

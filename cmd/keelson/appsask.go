@@ -294,7 +294,7 @@ func (a *clusterAPI) tellRollback(ctx context.Context, as *caller, found foundAp
 	d.Actor, d.Began, d.Message = as.who.Name, time.Now(), fmt.Sprintf("rollback to version %d of the release", to)
 	a.deliver(d)
 	return func(out rolledBackRelease, err error) {
-		d.Changes = controller.ReleaseChanges(out.changed, secrets)
+		d.Changes = controller.RollbackChanges(app, out.changed, secrets)
 		d.Objects, d.Status, d.Finished = len(d.Changes), history.Succeeded, time.Now()
 		if d.Applied = d.Finished; err != nil {
 			d.Status, d.Message, d.Applied = history.Failed, secrets.Text(err.Error()), time.Time{}

@@ -24,8 +24,8 @@ type appsServer struct {
 	sight     *web.Sight
 	authorize web.Authorize
 	leaving   chan struct{}
-	leave     func()         // ends what is followed
-	pipelines *lazyPipelines // where they are played they serve the stream of all changes; nil: nowhere
+	leave     func() // ends what is followed
+	kept      keeper // has the deliveries and the audit, and serves the stream of all changes; nil: nobody does
 	handler   atomic.Pointer[http.Handler]
 }
 
@@ -46,19 +46,22 @@ func (s *appsServer) start(ctx context.Context, config *rest.Config, policy deli
 	if err != nil {
 		return err
 	}
-	if s.pipelines != nil {
+	if s.kept != nil {
 		api.deliveries = func(ctx context.Context, id int64) (history.Delivery, error) {
-			db, err := s.pipelines.db()
+			db, err := s.kept.db()
 			if err != nil {
 				return history.Delivery{}, err
 			}
 			return db.Delivery(ctx, id)
 		}
-		api.deliver, api.asks = s.deliver, &s.pipelines.own
+		api.deliver, api.asks = s.deliver, s.kept.asks()
 	}
 	index := newAppIndex(s.feed)
 	if err := watchApps(ctx, api.own, index, log); err != nil {
 		return fmt.Errorf("watch apps: %w", err)
+	}
+	if s.kept != nil {
+		go s.nameCommits(ctx, index, log)
 	}
 	h := web.NewApps(web.AppsOptions{
 		Index: index, Feed: s.feed, Cluster: api, Sight: s.sight, Authorize: s.authorize, Document: apiDocument, Leaving: s.leaving, Record: s.record, Log: log,
@@ -67,20 +70,59 @@ func (s *appsServer) start(ctx context.Context, config *rest.Config, policy deli
 	return nil
 }
 
+// What is asked about commits at once, and how long news of them is gathered.
+const commitsAtOnce, commitsPause = 500, 100 * time.Millisecond
+
+// nameCommits tells an index what the commits of its apps say, until ctx ends. It asks only where there is a commit that it does not know, or
+// something new to be known.
+func (s *appsServer) nameCommits(ctx context.Context, index *web.Index, log *slog.Logger) {
+	var learned <-chan struct{} // of who keeps the history, which may come later
+	for {
+		if q := s.kept.queue(); q != nil {
+			learned = q.learned
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-index.Wanted():
+		case <-learned:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(commitsPause):
+		}
+		q := s.kept.queue()
+		db, err := s.kept.db()
+		shas := index.Unknown(commitsAtOnce)
+		if q == nil || err != nil || len(shas) == 0 {
+			continue
+		}
+		found, err := q.commitsOf(ctx, db, shas)
+		if err != nil && ctx.Err() == nil {
+			log.Debug("look for what commits say", "error", err)
+		}
+		texts := make(map[string]web.CommitText, len(found))
+		for sha, c := range found {
+			texts[sha] = web.CommitText{Author: c.Author, Title: c.Title}
+		}
+		if index.Know(texts); len(shas) == commitsAtOnce && len(texts) > 0 { // there may be more of them
+			index.Ask()
+		}
+	}
+}
+
 // deliver keeps what was delivered past the controllers, where there is a history.
 func (s *appsServer) deliver(d history.Delivery) {
-	if p := s.pipelines.get(); p != nil {
-		p.kept.Delivery(d)
+	if q := s.kept.queue(); q != nil {
+		q.Delivery(d)
 	}
 }
 
 // record keeps what people have asked for, where there is an audit.
 func (s *appsServer) record(e audit.Entry) {
-	if s.pipelines == nil {
-		return
-	}
-	if p := s.pipelines.get(); p != nil {
-		p.auditor.Record(e)
+	if s.kept != nil {
+		s.kept.record(e)
 	}
 }
 
@@ -93,9 +135,11 @@ func (s *appsServer) mount(mux *http.ServeMux, guard func(http.Handler) http.Han
 
 // ServeHTTP implements [http.Handler].
 func (s *appsServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == web.EventsPath && s.pipelines != nil && s.pipelines.get() != nil {
-		s.pipelines.ServeHTTP(w, r)
-		return
+	if r.URL.Path == web.EventsPath && s.kept != nil {
+		if _, err := s.kept.db(); err == nil {
+			s.kept.ServeHTTP(w, r)
+			return
+		}
 	}
 	if h := s.handler.Load(); h != nil {
 		(*h).ServeHTTP(w, r)

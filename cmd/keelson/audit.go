@@ -3,15 +3,18 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -70,12 +73,12 @@ func auditCommand(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "audit", Short: "Who did what: list, search, export and verify the audit", Args: args(cobra.NoArgs),
 		Long: `Audit reads the chain of records of who did what (docs/audit.md). On the machine of an instance it reads the instance's database, whether the
-instance runs or not. Where KEELSON_SERVER names a server, list, search, export and erase ask that server.`,
+instance runs or not. Where KEELSON_SERVER names a server, list, search, export, erase and rotate-key ask that server.`,
 		RunE: func(*cobra.Command, []string) error {
-			return withCode(exitUsage, hintf(errors.New("audit what?"), "keelson audit list, search, verify, export, erase or key"))
+			return withCode(exitUsage, hintf(errors.New("audit what?"), "keelson audit list, search, verify, export, erase, key or rotate-key"))
 		},
 	}
-	cmd.AddCommand(auditListCommand(g, false), auditListCommand(g, true), auditExportCommand(g), auditVerifyCommand(g), auditEraseCommand(g), auditKeyCommand(g))
+	cmd.AddCommand(auditListCommand(g, false), auditListCommand(g, true), auditExportCommand(g), auditVerifyCommand(g), auditEraseCommand(g), auditKeyCommand(g), auditRotateCommand(g))
 	return cmd
 }
 
@@ -158,10 +161,7 @@ func databaseFile(data string) string { return filepath.Join(data, ciDir, "store
 
 // openAudit opens the database of the instance for reading.
 func openAudit(ctx context.Context, g *global) (*store.File, error) {
-	f, err := store.OpenFile(databaseFile(g.data))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, hintf(fmt.Errorf("there is no database in %s", g.data), "--data names the data directory of an instance, %s a server", serverVariable)
-	}
+	f, err := openStoreFile(g)
 	if err != nil {
 		return nil, err
 	}
@@ -264,25 +264,15 @@ func runAuditVerify(ctx context.Context, g *global, o auditVerifyOptions) error 
 			place = own
 		}
 	}
-	var found []audit.Found
-	if place != "" {
-		if found, err = witness.ReadFrom(ctx, place); err != nil {
-			return err
-		}
-		if o.repository != "" && len(found) == 0 {
-			return hintf(fmt.Errorf("the witness %s has no checkpoints", o.repository), "fetch them with git fetch URL %s:%s", witness.Ref, witness.Ref)
-		}
-	}
 	var v auditVerdict
 	if o.file != "" {
-		v.Report, v.Problem, err = audit.VerifyExport(func() (io.ReadCloser, error) { return os.Open(o.file) }, accept, found)
-	} else {
-		var f *store.File
-		if f, err = openAudit(ctx, g); err != nil {
+		var found []audit.Found
+		if found, err = readWitness(ctx, place, o.repository, nil); err != nil {
 			return err
 		}
-		defer f.Close()
-		v.Report, v.Problem, err = f.VerifyAudit(ctx, accept, found)
+		v.Report, v.Problem, err = audit.VerifyExport(func() (io.ReadCloser, error) { return os.Open(o.file) }, accept, found)
+	} else {
+		v.Report, v.Problem, err = verifyDatabase(ctx, g, place, o.repository, accept)
 	}
 	if err != nil {
 		return err
@@ -295,6 +285,59 @@ func runAuditVerify(ctx context.Context, g *global, o auditVerifyOptions) error 
 		return hintf(v.Problem, "docs/audit.md tells what to do about it")
 	}
 	return nil
+}
+
+// verifyDatabase holds the audit of an instance against its own checkpoints and those of a witness.
+func verifyDatabase(ctx context.Context, g *global, place, named string, accept []ed25519.PublicKey) (audit.Report, *audit.Problem, error) {
+	f, err := openAudit(ctx, g)
+	if err != nil {
+		return audit.Report{}, nil, err
+	}
+	defer f.Close()
+	own, err := f.Checkpoints(ctx)
+	if err != nil { // it is damaged: what is wrong is found below
+		own = nil
+	}
+	found, err := readWitness(ctx, place, named, own)
+	if err != nil {
+		return audit.Report{}, nil, err
+	}
+	return f.VerifyAudit(ctx, accept, found)
+}
+
+// readWitness reads the checkpoints of a witness that are not those that the database has itself; nearly all are, so nearly none is kept. An empty place
+// has none; one that somebody has named has to have some.
+func readWitness(ctx context.Context, place, named string, own []store.Checkpoint) (found []audit.Found, err error) {
+	if place == "" {
+		return nil, nil
+	}
+	known := make(map[[sha256.Size]byte]bool, len(own))
+	for _, c := range own {
+		sum, err := sumOf(c.Signed)
+		if err != nil {
+			return nil, err
+		}
+		known[sum] = true
+	}
+	seen := 0
+	err = witness.EachFrom(ctx, place, func(c audit.Found) error {
+		seen++
+		sum, err := sumOf(c.Signed)
+		if err == nil && !known[sum] {
+			found = append(found, c)
+		}
+		return err
+	})
+	if err == nil && seen == 0 && named != "" {
+		err = hintf(fmt.Errorf("the witness %s has no checkpoints", named), "fetch them with git fetch URL %s:%s", witness.Ref, witness.Ref)
+	}
+	return found, err
+}
+
+// sumOf stands for all that a checkpoint says.
+func sumOf(s audit.Signed) (sum [sha256.Size]byte, err error) {
+	text, err := s.MarshalJSON()
+	return sha256.Sum256(text), err
 }
 
 // text is what people read of a good one.
@@ -312,13 +355,11 @@ func (v auditVerdict) text(w io.Writer) error {
 		fmt.Fprintf(w, "Records %d to %d are as they were written. %d checkpoints agree; the last is of record %d, of %s, with the key %s.\n",
 			r.First, r.Last, r.Checkpoints, r.Signed, r.SignedAt.UTC().Format(time.RFC3339), strings.Join(r.Keys, " "))
 	}
-	if r.Signed > 0 && r.Signed < r.Last {
-		fmt.Fprintf(w, "Of the records %d to %d no checkpoint tells yet.\n", r.Signed+1, r.Last)
+	if t := tail(r); t != "" {
+		fmt.Fprintln(w, t)
 	}
-	for _, n := range r.Notes {
-		fmt.Fprintln(w, "Note: "+show.Plain(n)+".")
-	}
-	return nil
+	_, err := io.WriteString(w, notes(r))
+	return err
 }
 
 // witnessDir is the repository of the witness in a data directory.
@@ -350,11 +391,7 @@ func publicAuditKey(g *global) (ed25519.PublicKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	public, ok := key.Public().(ed25519.PublicKey)
-	if !ok {
-		return nil, errors.New("it is no ed25519 key")
-	}
-	return public, nil
+	return publicOf(key), nil
 }
 
 func auditKeyCommand(g *global) *cobra.Command {
@@ -374,46 +411,62 @@ func auditKeyCommand(g *global) *cobra.Command {
 }
 
 func auditEraseCommand(g *global) *cobra.Command {
-	return &cobra.Command{
-		Use: "erase PERSON", Short: "Forget a person: their records stay, under an id that nobody can resolve any more", Args: args(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, a []string) error { return runAuditErase(cmd.Context(), g, a[0]) },
+	var also []string
+	cmd := &cobra.Command{
+		Use: "erase PERSON", Short: "Forget a person everywhere: an id that nobody can resolve stands in the place of their name", Args: args(cobra.ExactArgs(1)),
+		Long: `Erase puts an id into the place of a person's name in the audit, the history, pipelines, jobs and deployments, and removes their account, tokens
+and sessions. The chain of the audit stays as it is. In commits people have another name than at the login, and an address: name these with --also.
+What erase does not reach it says.`,
+		RunE: func(cmd *cobra.Command, a []string) error { return runAuditErase(cmd.Context(), g, a[0], also) },
 	}
+	cmd.Flags().StringArrayVar(&also, "also", nil, "another `name` of the person, or the address in their commits; may be given several times")
+	return cmd
 }
 
-func runAuditErase(ctx context.Context, g *global, person string) error {
-	var answer struct {
-		ID string `json:"id"`
-	}
+func runAuditErase(ctx context.Context, g *global, person string, also []string) error {
+	answer := web.Erased{Left: web.NotErased()}
 	running, err := daemonPID(g.data)
 	if err != nil {
 		return err
 	}
 	if running != 0 || os.Getenv(serverVariable) != "" {
-		_, err = g.callAPI(ctx, http.MethodDelete, web.PipelinesPath+"audit/people?"+url.Values{"person": {person}}.Encode(), nil, &answer)
+		_, err = g.callAPI(ctx, http.MethodDelete, web.PipelinesPath+"audit/people?"+url.Values{"person": {person}, "also": also}.Encode(), nil, &answer)
 	} else {
-		answer.ID, err = eraseOffline(ctx, g, person)
+		answer.Forgotten, err = eraseOffline(ctx, g, person, also)
 	}
 	if err != nil {
 		return fmt.Errorf("erase %s: %w", person, err)
 	}
-	return g.print(answer, printf("%s is forgotten; their records have the id %s. Backups and exports from before still have the name.", show.Plain(person), answer.ID))
+	return g.print(answer, func(w io.Writer) error {
+		fmt.Fprintf(w, "%s is forgotten; in the place of the name is %s.\n", show.Plain(person), answer.ID)
+		for _, table := range slices.Sorted(maps.Keys(answer.Rows)) {
+			fmt.Fprintf(w, "  %s: %d\n", show.Plain(table), answer.Rows[table])
+		}
+		_, err := fmt.Fprintf(w, "Not reached, so look there yourself:\n  %s\n", strings.Join(answer.Left, "\n  "))
+		return err
+	})
 }
 
 // eraseOffline erases in the database of an instance that does not run.
-func eraseOffline(ctx context.Context, g *global, person string) (id string, err error) {
-	if _, err := os.Stat(databaseFile(g.data)); err != nil {
-		return "", hintf(err, "--data names the data directory of an instance")
-	}
-	db, err := openDatabaseOf(g.data)
+func eraseOffline(ctx context.Context, g *global, person string, also []string) (gone store.Forgotten, err error) {
+	db, err := openStopped(g)
 	if err != nil {
-		return "", err
+		return gone, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	if id, err = db.EraseAudit(ctx, person); err != nil {
-		return "", err
+	if gone, err = db.ErasePerson(ctx, person, also...); err != nil {
+		return gone, err
 	}
-	_, err = db.AppendAudit(ctx, audit.Entry{Actor: userName(), Action: "audit.erase", Object: "person/" + id})
-	return id, err
+	_, err = db.AppendAudit(ctx, audit.Entry{Actor: userName(), Action: "audit.erase", Object: "person/" + gone.ID})
+	return gone, err
+}
+
+// openStopped opens the database of an instance that does not run, for writing.
+func openStopped(g *global) (*store.DB, error) {
+	if _, err := os.Stat(databaseFile(g.data)); err != nil && os.Getenv(databaseVariable) == "" {
+		return nil, hintf(err, "--data names the data directory of an instance, %s a PostgreSQL database", databaseVariable)
+	}
+	return openDatabaseOf(g.data)
 }
 
 // openDatabaseOf opens the database of a data directory for writing; the error is [store.ErrLocked] while an instance runs.
@@ -422,7 +475,7 @@ func openDatabaseOf(data string) (*store.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	return store.Open(databaseFile(data), store.Options{Key: key})
+	return store.Open(databaseFile(data), store.Options{Key: key, PostgreSQL: os.Getenv(databaseVariable)})
 }
 
 // userName is who runs this program.

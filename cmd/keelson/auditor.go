@@ -31,42 +31,54 @@ const (
 	auditQueue = 4096
 	// auditBatch is how many records are kept in one transaction.
 	auditBatch = 200
-	// auditRetry is the pause after a failure, and auditTries how often records are tried.
+	// auditRetry is the pause after a failure, and auditTries how often records are tried; where it is the database that fails, for as long as that does.
 	auditRetry, auditTries = time.Second, 5
 	// checkpointAfter is how long a record waits for a checkpoint.
 	checkpointAfter = 30 * time.Second
+	// urgentAfter is how long one does that is urgent: others that come with it have the same checkpoint.
+	urgentAfter = 500 * time.Millisecond
 	// witnessLimit bounds the time of a write to the witness.
 	witnessLimit = time.Minute
-	// auditKept is how long records stay, at least. The rest is cut once a day.
-	auditKept = 2 * 366 * 24 * time.Hour
-	// auditCut is how many records are removed at a time.
-	auditCut = 5000
+	// auditSweep is how often old records are removed, and auditCut how many at a time.
+	auditSweep = 24 * time.Hour
+	auditCut   = 5000
 )
 
 // auditor keeps records that nobody waits for, signs checkpoints and gives them to the witness. Nothing that it does holds up anybody.
 type auditor struct {
 	store *store.DB
+	dir   string // of the key
 	host  *githost.Host
-	key   ed25519.PrivateKey
+	kept  time.Duration // how long records stay; 0: for good
 	log   *slog.Logger
 	queue chan audit.Entry
 	ends  []func() // in their order
+
+	signing sync.Mutex         // held while checkpoints are made
+	key     ed25519.PrivateKey // nil: none are
 
 	mu   sync.Mutex
 	lost int // records since the last one that was kept
 }
 
 // startAuditor begins. Without a key records are kept nevertheless; the error is told by the log.
-func startAuditor(dir string, db *store.DB, host *githost.Host, log *slog.Logger) *auditor {
-	a := &auditor{store: db, host: host, log: log, queue: make(chan audit.Entry, auditQueue)}
-	var err error
-	if a.key, err = witness.OpenKey(filepath.Join(dir, auditKey)); err != nil {
+func startAuditor(dir string, db *store.DB, host *githost.Host, keep retention, log *slog.Logger) *auditor {
+	a := &auditor{store: db, dir: dir, host: host, kept: keep.auditAge(), log: log, queue: make(chan audit.Entry, auditQueue)}
+	err := finishRotation(context.Background(), dir, db)
+	if err == nil {
+		a.key, err = witness.OpenKey(filepath.Join(dir, auditKey))
+	}
+	if err != nil {
 		a.failed("checkpoint", "no checkpoints of the audit are signed", err)
 	}
 	a.begin(a.keep)
+	if db.Shared() {
+		a.begin(a.collect)
+	}
 	if a.key != nil {
+		urgent := db.Urgent() // from before the end of the chain is known
 		last := a.announce(context.Background())
-		a.begin(func(ctx context.Context) { a.sign(ctx, last) }) // ends after what it signs is kept
+		a.begin(func(ctx context.Context) { a.sign(ctx, last, urgent) }) // ends after what it signs is kept
 	}
 	return a
 }
@@ -142,6 +154,7 @@ func (a *auditor) keep(ctx context.Context) {
 			case e := <-a.queue:
 				batch = append(batch, e)
 			default:
+				a.write(ctx, nil) // that some are missing, where that is so
 				return
 			}
 		}
@@ -158,7 +171,8 @@ func (a *auditor) keep(ctx context.Context) {
 	}
 }
 
-// write keeps a batch; where it cannot be kept, a later record says how many are missing.
+// write keeps a batch; where it cannot be kept, a later record says how many are missing. While the database fails others wait in the queue, and
+// beyond that are lost.
 func (a *auditor) write(ctx context.Context, batch []audit.Entry) {
 	a.mu.Lock()
 	lost := a.lost
@@ -166,7 +180,7 @@ func (a *auditor) write(ctx context.Context, batch []audit.Entry) {
 	if lost > 0 {
 		batch = append([]audit.Entry{{Action: "audit.gap", Object: "audit", Outcome: audit.Failed, Detail: fmt.Sprintf("%d records before this one were lost", lost)}}, batch...)
 	}
-	for try := 1; ; try++ {
+	for try := 1; len(batch) > 0; try++ {
 		_, err := a.store.AppendAudit(context.WithoutCancel(ctx), batch...)
 		if err == nil {
 			a.mu.Lock()
@@ -174,7 +188,11 @@ func (a *auditor) write(ctx context.Context, batch []audit.Entry) {
 			a.mu.Unlock()
 			return
 		}
-		if try == auditTries || ctx.Err() != nil || !pause(ctx, auditRetry) {
+		if try == auditTries {
+			a.failed("record", "records of the audit wait for the database", err)
+		}
+		fails := slices.ContainsFunc(databaseErrors, func(kind error) bool { return errors.Is(err, kind) })
+		if try >= auditTries && !fails || ctx.Err() != nil || !pause(ctx, auditRetry) {
 			n := len(batch)
 			if lost > 0 {
 				n--
@@ -195,23 +213,45 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// sign makes a checkpoint some time after a record, and at the end.
-func (a *auditor) sign(ctx context.Context, last int64) {
+// inboxPause is how long what other servers leave for the audit waits.
+const inboxPause = 10 * time.Second
+
+// collect takes in what servers that wait have left for the audit. That is seldom, and nobody waits for it.
+func (a *auditor) collect(ctx context.Context) {
+	for {
+		if _, err := a.store.TakeInbox(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrClosed) {
+			a.failed("record", "what other servers have left for the audit was not taken in", err)
+		}
+		if !pause(ctx, inboxPause) {
+			return
+		}
+	}
+}
+
+// sign makes a checkpoint some time after a record, soon after one that is urgent, and at the end.
+func (a *auditor) sign(ctx context.Context, last int64, urgent <-chan struct{}) {
 	a.compare(context.WithoutCancel(ctx))
 	cut := time.Time{}
 	for {
-		if time.Since(cut) > 24*time.Hour {
+		if time.Since(cut) > auditSweep {
 			a.retain(ctx)
 			cut = time.Now()
 		}
-		_, err := a.store.Audited(ctx, last)
+		waiting, done := context.WithTimeout(ctx, auditSweep)
+		_, err := a.store.Audited(waiting, last)
+		due := waiting.Err() != nil && ctx.Err() == nil // for what is old to be removed
+		done()
 		if errors.Is(err, store.ErrClosed) {
 			return
+		}
+		if due {
+			continue
 		}
 		if err != nil && ctx.Err() == nil {
 			a.failed("checkpoint", "a checkpoint of the audit was not made", err)
 		}
-		alive := pause(ctx, checkpointAfter)
+		alive := await(ctx, urgent)
+		urgent = a.store.Urgent()
 		if last, err = a.checkpoint(context.WithoutCancel(ctx), last); err != nil {
 			a.failed("checkpoint", "a checkpoint of the audit was not made", err)
 		}
@@ -224,13 +264,24 @@ func (a *auditor) sign(ctx context.Context, last int64) {
 	}
 }
 
-func (a *auditor) public() ed25519.PublicKey {
-	public, _ := a.key.Public().(ed25519.PublicKey) // it is one
-	return public
+// await waits until it is time for a checkpoint; false: ctx has ended.
+func await(ctx context.Context, urgent <-chan struct{}) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-urgent:
+		return pause(ctx, urgentAfter)
+	case <-time.After(checkpointAfter):
+		return true
+	}
 }
+
+func (a *auditor) public() ed25519.PublicKey { return publicOf(a.key) }
 
 // checkpoint signs the end of the chain, where it is longer than at the last time.
 func (a *auditor) checkpoint(ctx context.Context, last int64) (int64, error) {
+	a.signing.Lock()
+	defer a.signing.Unlock()
 	head, err := a.store.AuditHead(ctx)
 	if err != nil || head.Seq <= last {
 		return last, err
@@ -248,27 +299,17 @@ func (a *auditor) checkpoint(ctx context.Context, last int64) (int64, error) {
 // testify gives the witness what it has not got yet.
 func (a *auditor) testify(ctx context.Context) error {
 	all, err := a.store.Unwitnessed(ctx)
-	if err != nil {
+	if err != nil || len(all) == 0 {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, witnessLimit)
 	defer cancel()
-	var repo *git.Repository
-	for _, c := range all {
-		if repo == nil {
-			if repo, err = a.witness(ctx); err != nil {
-				return err
-			}
-			defer repo.Close()
-		}
-		if err := witness.Push(ctx, repo, c.Signed); err != nil {
-			return err
-		}
-		if err := a.store.Witnessed(ctx, c.Signed); err != nil {
-			return err
-		}
+	repo, err := a.witness(ctx)
+	if err != nil {
+		return err
 	}
-	return nil
+	defer repo.Close()
+	return testify(ctx, a.store, repo)
 }
 
 // witness opens the repository of the witness, and makes it at the first time.
@@ -305,26 +346,45 @@ func (a *auditor) compare(ctx context.Context) {
 	}
 }
 
-// retain removes what is older than it has to be, with a signed checkpoint that closes what is removed.
+// retain removes what is older than it has to be, with a signed checkpoint that closes what is removed. The chain tells of it.
 func (a *auditor) retain(ctx context.Context) {
+	if a.kept == 0 {
+		return
+	}
+	last := int64(0)
 	for ctx.Err() == nil {
-		old, err := a.store.AuditBefore(ctx, time.Now().Add(-auditKept), auditCut)
+		seq, err := a.cut(ctx)
 		if errors.Is(err, store.ErrNotFound) {
-			return
-		}
-		var s audit.Signed
-		if err == nil {
-			s, err = audit.Sign(a.key, audit.Checkpoint{Seq: old.Seq, Hash: old.Hash, Time: time.Now().UTC().Truncate(time.Microsecond), Kind: audit.Cut})
-		}
-		if err == nil {
-			err = a.store.CutAudit(ctx, s)
+			break
 		}
 		if err != nil {
 			a.failed("checkpoint", "the old part of the audit was not removed", err)
-			return
+			break
 		}
-		a.log.Info("the old part of the audit was removed", "records up to", old.Seq)
+		last = seq
 	}
+	if last > 0 {
+		a.log.Info("the old part of the audit was removed", "records up to", last)
+		e := audit.Entry{Action: "audit.cut", Object: "audit", Detail: fmt.Sprintf("the records up to %d were removed: they stay for %g days", last, a.kept.Hours()/24)}
+		if _, err := a.store.AppendAudit(context.WithoutCancel(ctx), e); err != nil { // not by the queue, which may have ended
+			a.lose(1, err)
+		}
+	}
+}
+
+// cut removes some old records, and gives the number of the last one. The error is [store.ErrNotFound] where there are none.
+func (a *auditor) cut(ctx context.Context) (int64, error) {
+	a.signing.Lock()
+	defer a.signing.Unlock()
+	old, err := a.store.AuditBefore(ctx, time.Now().Add(-a.kept), auditCut)
+	if err != nil {
+		return 0, err
+	}
+	s, err := audit.Sign(a.key, audit.Checkpoint{Seq: old.Seq, Hash: old.Hash, Time: time.Now().UTC().Truncate(time.Microsecond), Kind: audit.Cut})
+	if err != nil {
+		return 0, err
+	}
+	return old.Seq, a.store.CutAudit(ctx, s)
 }
 
 // Close implements [io.Closer]: it keeps what waits and makes the last checkpoint. Nothing is recorded any more.
@@ -370,18 +430,32 @@ func auditPush(p githost.Push) []audit.Entry {
 func isWitness(repository string) bool { return repository == witness.Repository }
 
 // asked records what somebody has asked for by changing an object of the cluster.
-func (l *lazyPipelines) asked(a controller.Asked) {
-	s := l.get()
-	if s == nil || l.own.seen(a.Action, a.Kind+"/"+a.Namespace+"/"+a.Name, time.Now()) {
-		return
+func (l *lazyPipelines) asked(a controller.Asked) { recordAsked(l, a) }
+
+// asks implements [keeper].
+func (l *lazyPipelines) asks() *ownAsks { return &l.own }
+
+// queue implements [keeper].
+func (l *lazyPipelines) queue() *historyQueue {
+	if s := l.get(); s != nil {
+		return s.kept
 	}
-	e := audit.Entry{
-		Actor: cmp.Or(a.By, "somebody"), Action: a.Action, Object: a.Kind + "/" + a.Namespace + "/" + a.Name, Outcome: audit.Done, Detail: a.Detail,
+	return nil
+}
+
+// record implements [keeper].
+func (l *lazyPipelines) record(e audit.Entry) {
+	if s := l.get(); s != nil {
+		s.auditor.Record(e)
 	}
-	if strings.HasPrefix(strings.ToLower(e.Actor), "system:") { // what an object says proves nothing
-		e.Actor = "somebody"
+}
+
+// known says who keeps what people do from now on.
+func (p *people) known(a *auditor) {
+	p.auditor.Store(a)
+	if b := p.beside.Swap(nil); b != nil {
+		go func() { _ = b.Close() }() // what was written is written, and nobody asks it any more
 	}
-	s.auditor.Record(e)
 }
 
 // ownAsks is what people ask for by the API of this process, which records it with their names: what is then seen of it in the cluster is not recorded
@@ -444,5 +518,9 @@ func (p *people) loggedIn(e identity.Event) {
 			out.Detail = strings.TrimSpace("token " + token + " " + out.Detail)
 		}
 	}
-	p.auditor.Load().Record(out)
+	if a := p.auditor.Load(); a != nil {
+		a.Record(out)
+	} else if b := p.beside.Load(); b != nil {
+		b.record(out)
+	}
 }

@@ -95,9 +95,10 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 		s.kept = newHistoryQueue(log)
 		s.close = append(s.close, s.kept)
 	}
+	s.kept.keep(own.keep)
 	s.kept.open(db)
-	s.auditor = startAuditor(dir, db, host, log)
-	who.auditor.Store(s.auditor)
+	s.auditor = startAuditor(dir, db, host, own.keep, log)
+	who.known(s.auditor)
 	s.close = append(s.close, s.auditor)
 	artifacts, err := artifact.Open(filepath.Join(dir, "artifacts"), artifact.Options{})
 	if err != nil {
@@ -130,7 +131,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	s.Server, err = ci.New(ci.Options{
 		Store: db, Artifacts: artifacts, Projects: s.cluster, Executor: refusing{noShell}, Builds: builds, URL: inst.base(), GitURL: inst.git(false), Jobs: jobs, Log: log,
 		Access: s.access.give, Follow: s.follows.follow, LogLimit: logLimit, Runs: s.runners.of, Key: tokens,
-		News: s.keeper.news, Ended: s.keeper.over, Mirrored: func(repository string) { s.onMirror(repository) },
+		News: s.keeper.news, Ended: s.keeper.over, Mirrored: func(repository string) { s.onMirror(repository) }, Record: s.auditor.Record,
 	})
 	if err != nil {
 		return nil, err
@@ -138,7 +139,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	s.open = web.NewPipelines(web.PipelinesOptions{
 		Store: db, Create: s.create, Authorize: who.may.Authorize, ProjectOf: s.cluster.where, Artifacts: artifacts, Variables: s.Variables, Settings: s.cluster.settings, Recipe: s.Recipe,
 		Deployers: s.Deployers, Leaving: s.leaving, Feed: own.feed, Sight: own.sight,
-		Audit: web.AuditOptions{Record: s.auditor.Record, Authorize: who.may.Authorize},
+		Audit: web.AuditOptions{Record: s.auditor.Record, Authorize: who.may.Authorize, Rotate: s.auditor.rotate},
 	})
 	s.triggers = web.NewTriggers(web.TriggersOptions{Accept: s.acceptTrigger, Record: s.auditor.Record}) // each request brings its own token
 	s.plans = s.schedules(who.may.Authorize)
@@ -223,6 +224,7 @@ type own struct {
 	feed    *web.Feed     // takes in what changes; nil: one of its own
 	sight   *web.Sight    // who may be told of which apps; nil: nobody of any
 
+	keep     retention
 	database string // a PostgreSQL one; empty: a file
 	lost     func() // is told when another process has taken it
 }
@@ -343,6 +345,15 @@ func (l *lazyPipelines) set(s *pipelineServer, why error) {
 	l.server, l.why = s, why
 }
 
+// waits tells that another server plays, until this one is elected.
+func (l *lazyPipelines) waits(holder string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.server == nil {
+		l.why = waitingFor(holder)
+	}
+}
+
 func (l *lazyPipelines) get() *pipelineServer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -400,7 +411,8 @@ type lazyProjects struct {
 	c     client.Client // once known is closed
 
 	mu     sync.Mutex
-	places map[string]client.ObjectKey // the Projects, by their paths
+	places map[string]client.ObjectKey   // the Projects, by their paths
+	repos  map[string][]client.ObjectKey // by their repositories
 	looked time.Time
 }
 
@@ -444,18 +456,39 @@ const placesKept = 3 * time.Second
 func (l *lazyProjects) where(ctx context.Context, path string) (namespace, name string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.places == nil || time.Since(l.looked) > placesKept {
-		all, err := l.all(ctx)
-		if err != nil {
-			return "", "", err
-		}
-		l.places, l.looked = make(map[string]client.ObjectKey, len(all)), time.Now()
-		for i := range all {
-			l.places[pathOf(all[i])] = client.ObjectKeyFromObject(&all[i])
-		}
+	if err := l.look(ctx); err != nil {
+		return "", "", err
 	}
 	at := l.places[path]
 	return at.Namespace, at.Name, nil
+}
+
+// repository gives the Projects that name a repository.
+func (l *lazyProjects) repository(ctx context.Context, name string) ([]client.ObjectKey, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.look(ctx); err != nil {
+		return nil, err
+	}
+	return l.repos[name], nil
+}
+
+// look finds out where Projects are, unless that was done a moment ago. The caller holds the lock.
+func (l *lazyProjects) look(ctx context.Context) error {
+	if l.places != nil && time.Since(l.looked) <= placesKept {
+		return nil
+	}
+	all, err := l.all(ctx)
+	if err != nil {
+		return err
+	}
+	l.places, l.repos, l.looked = make(map[string]client.ObjectKey, len(all)), map[string][]client.ObjectKey{}, time.Now()
+	for i := range all {
+		key, repository := client.ObjectKeyFromObject(&all[i]), all[i].Spec.Repository
+		l.places[pathOf(all[i])] = key
+		l.repos[repository] = append(l.repos[repository], key)
+	}
+	return nil
 }
 
 // object gives the Project of a path; nil: there is none.

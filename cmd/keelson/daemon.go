@@ -19,6 +19,7 @@ import (
 
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/githost"
+	"keelson.dev/keelson/internal/identity"
 	"keelson.dev/keelson/internal/web"
 )
 
@@ -46,6 +47,7 @@ type Daemon struct {
 	Timeout    time.Duration // how long to wait for everything to be healthy before saying that it is not
 	Jobs       int           // of pipelines, at a time; 0: as many as the machine takes
 	LogLimit   int64         // bytes of a job's log; 0: 4 MiB
+	Keep       retention     // how long what is kept in the database stays; what is empty is as in the last run
 	Pprof      bool          // serve profiles of the process beside the dashboard
 	Share      share         // of the cluster's objects
 	Policy     delivery.Policy
@@ -182,6 +184,7 @@ func (d *Daemon) open() (err error) {
 	if err := d.settleNode(); err != nil {
 		return err
 	}
+	d.inst.Keep = d.Keep.or(d.inst.Keep)
 	d.inst.Sample = d.inst.Sample || d.Sample || !d.inst.External && d.inst.Node != nodeReal // nodes that are real have no images for it
 	return nil
 }
@@ -207,11 +210,14 @@ func (d *Daemon) serve() (err error) {
 	}
 	d.inst.Port = port
 	d.pushes = make(chan string)
-	d.host, err = githost.New(githost.Options{Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed, Allow: d.ci.allow, Job: d.ci.job, Private: isWitness, Release: d.ci.release})
+	d.people = newPeople(peopleOptions{token: d.inst.Token, port: port, store: d.ci.db, log: d.Logger})
+	d.host, err = githost.New(githost.Options{
+		Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed, Allow: d.ci.allow, Job: d.ci.job, Private: isWitness, Release: d.ci.release,
+		Personal: identity.IsToken, Person: gitPerson(d.people, &d.ci),
+	})
 	if err != nil {
 		return fmt.Errorf("start the Git host: %w", err)
 	}
-	d.people = newPeople(peopleOptions{token: d.inst.Token, port: port, store: d.ci.db, log: d.Logger})
 	dashboard := web.Options{
 		Lister: &d.lister, Version: version, Loopback: true, Metrics: metricsHandler(d.Logger, &d.state), Logger: d.Logger,
 		Guard: d.people.Guard, Authorize: d.people.may.Authorize,
@@ -220,9 +226,9 @@ func (d *Daemon) serve() (err error) {
 		dashboard.Pprof = pprofHandler()
 	}
 	d.apps = newAppsServer(d.people.may.Authorize)
-	d.apps.pipelines = &d.ci
+	d.apps.kept = &d.ci
 	// Without pipelines everything else goes on: what is kept of them may be damaged.
-	pipelines, err := startPipelines(filepath.Join(d.Data, ciDir), d.inst, d.host, d.Jobs, d.LogLimit, own{feed: d.apps.feed, sight: d.apps.sight}, d.people, d.Logger)
+	pipelines, err := startPipelines(filepath.Join(d.Data, ciDir), d.inst, d.host, d.Jobs, d.LogLimit, own{feed: d.apps.feed, sight: d.apps.sight, keep: d.inst.Keep}, d.people, d.Logger)
 	if err != nil {
 		d.Logger.Error("no pipelines are played", "error", err)
 	}

@@ -6,9 +6,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	helmv2 "github.com/fluxcd/helm-controller/api/v2"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
@@ -18,6 +21,7 @@ import (
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/pipeline/show"
 	"keelson.dev/keelson/internal/web"
 )
 
@@ -57,7 +61,7 @@ type listedKind struct {
 
 var appListing = listing{
 	use: "apps", short: "List the apps", aliases: []string{"app", "kustomizations", "ks", "applications", "helmreleases", "hr"}, key: "apps",
-	headings: []string{"NAMESPACE", "NAME", "STATE", "REVISION", "AGE", "MESSAGE", "|", "KIND", "SOURCE", "PATH", "OBJECTS", "SYNC", "HEALTH"},
+	headings: []string{"NAMESPACE", "NAME", "STATE", "REVISION", "AGE", "MESSAGE", "|", "KIND", "SOURCE", "PATH", "OBJECTS", "SYNC", "HEALTH", "AUTHOR", "TITLE"},
 	kinds: []listedKind{
 		{names: []string{"kustomizations", "ks"}, list: func() client.ObjectList { return &kustomizev1.KustomizationList{} }},
 		{names: []string{"applications"}, list: func() client.ObjectList { return &argocdv1.ApplicationList{} }, other: true},
@@ -76,7 +80,7 @@ var appListing = listing{
 			return web.Status{}, nil, nil
 		}
 		return a.Status, func(s web.Status) any { a.Status = s; return a }, func(s web.Status, whole bool) []string {
-			return append(cellsOf(s, whole), a.Kind, a.Source, a.Path, fmt.Sprint(a.Objects), cmp.Or(a.Sync, "-"), cmp.Or(a.Health, "-"))
+			return append(cellsOf(s, whole), a.Kind, a.Source, a.Path, fmt.Sprint(a.Objects), cmp.Or(a.Sync, "-"), cmp.Or(a.Health, "-"), "-", "-")
 		}
 	},
 }
@@ -153,17 +157,53 @@ func runGet(ctx context.Context, g *global, l listing, watching bool) error {
 		status, value, _ := l.of(obj)
 		values = append(values, value(status))
 	}
+	if l.key == appListing.key && g.output != "" {
+		nameCommits(ctx, g, values)
+	}
 	return g.print(map[string]any{l.key: values}, func(w io.Writer) error {
 		if len(objects) == 0 {
 			return printf("no %s", l.use)(w)
 		}
 		t := newTable(w, g.output == "wide", l.headings...)
-		for _, obj := range objects {
+		for i, obj := range objects {
 			status, _, cells := l.of(obj)
-			t.row(cells(status, t.wide)...)
+			row := cells(status, t.wide)
+			if a, ok := values[i].(web.App); ok {
+				row[len(row)-2], row[len(row)-1] = show.Plain(cmp.Or(a.Author, "-")), show.Plain(cmp.Or(a.Title, "-"))
+			}
+			t.row(row...)
 		}
 		return t.flush()
 	})
+}
+
+// commitPatience is how long the instance may take to say what the commits of apps are.
+const commitPatience = 3 * time.Second
+
+// nameCommits adds to apps what their commits say, as far as an instance is there and knows it: the cluster does not.
+func nameCommits(ctx context.Context, g *global, apps []any) {
+	ctx, cancel := context.WithTimeout(ctx, commitPatience)
+	defer cancel()
+	known := map[string]web.App{}
+	for after := ""; ; {
+		var page web.AppList
+		if _, err := g.callAPI(ctx, http.MethodGet, "/api/v1/apps?limit=1000&after="+url.QueryEscape(after), nil, &page); err != nil {
+			break
+		}
+		for _, a := range page.Apps {
+			known[a.ID] = a
+		}
+		if after = page.Next; after == "" {
+			break
+		}
+	}
+	for i, v := range apps {
+		a, ok := v.(web.App)
+		if said := known[a.ID]; ok && said.SHA == a.SHA {
+			a.Author, a.Title = said.Author, said.Title
+			apps[i] = a
+		}
+	}
 }
 
 // deletedState is shown once, for what has gone while it was watched.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -18,6 +19,7 @@ import (
 type historyStore interface {
 	KeepDeliveries(ctx context.Context, all []history.Delivery) error
 	KeepRepairs(ctx context.Context, all []history.Repair) error
+	KeepParts(ctx context.Context, key string, parts []history.Part) error
 	RetainHistory(ctx context.Context, r store.HistoryRetention) (int64, error)
 }
 
@@ -28,11 +30,10 @@ const (
 	historyMost    = 48 << 20 // … and beyond that not at all
 	historyChanges = 1000     // of a delivery
 	historyBatch   = 200      // are written at once
+	historyCommits = 10_000   // that sources have given
+	historyParts   = 100      // lists of the commits that came with a delivery
 	historyPause   = time.Second
 	historyClosing = 5 * time.Second // to write what waits at the end
-
-	// What is kept: all of the last year, and however old they are so many of the newest.
-	historyKeep, historyAge = 100_000, 366 * 24 * time.Hour
 )
 
 // historyQueue is between the controllers and the store: nobody who delivers ever waits for the database. What is told of one delivery before
@@ -43,12 +44,16 @@ type historyQueue struct {
 
 	mu         sync.Mutex
 	store      historyStore                 // once it is open
+	kept       retention                    // how long
 	deliveries map[string]*history.Delivery // by their keys
 	order      []string                     // of the keys
 	repairs    []history.Repair
+	parts      []deliveryParts
+	commits    map[string]history.Commit // that sources have given last, by SHA
 	bytes      int
 	failing    bool
 	more       chan struct{} // has an element when there is something to write
+	learned    chan struct{} // … when something new is known of commits
 	opened     chan struct{}
 	ending     chan struct{}
 	done       chan struct{}
@@ -60,8 +65,8 @@ type historyQueue struct {
 func newHistoryQueue(log *slog.Logger) *historyQueue {
 	ctx, stop := context.WithCancel(context.Background())
 	q := &historyQueue{
-		log: log, pause: historyPause, deliveries: map[string]*history.Delivery{},
-		more: make(chan struct{}, 1), opened: make(chan struct{}), ending: make(chan struct{}), done: make(chan struct{}), stop: stop,
+		log: log, pause: historyPause, deliveries: map[string]*history.Delivery{}, commits: map[string]history.Commit{},
+		more: make(chan struct{}, 1), learned: make(chan struct{}, 1), opened: make(chan struct{}), ending: make(chan struct{}), done: make(chan struct{}), stop: stop,
 	}
 	q.close = sync.OnceFunc(func() { close(q.ending) })
 	go q.run(ctx)
@@ -76,6 +81,26 @@ func (q *historyQueue) open(to historyStore) {
 		close(q.opened)
 	}
 	q.store = to
+}
+
+// keep says how long what is written stays.
+func (q *historyQueue) keep(r retention) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.kept = r
+}
+
+// sweep removes what is older.
+func (q *historyQueue) sweep(ctx context.Context) {
+	q.mu.Lock()
+	r, some := q.kept.historyOf(time.Now())
+	q.mu.Unlock()
+	if !some {
+		return
+	}
+	if _, err := q.to().RetainHistory(ctx, r); err != nil && ctx.Err() == nil {
+		q.log.Warn("let go of old deliveries", "error", err)
+	}
 }
 
 // to gives the store.
@@ -94,6 +119,76 @@ func (q *historyQueue) Close() error {
 	}
 	q.stop()
 	return nil
+}
+
+// Commit implements [controller.Recorder]. What a source gives is known while this process lives; what was delivered of it the store knows.
+func (q *historyQueue) Commit(c history.Commit) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if _, known := q.commits[c.SHA]; !known && len(q.commits) >= historyCommits {
+		clear(q.commits) // what an app is at is known by then, or comes with its next commit
+	}
+	q.commits[c.SHA] = history.Commit{SHA: c.SHA, Title: c.Title, Author: c.Author}
+	ring(q.learned)
+}
+
+// deliveryParts are the commits that came with a delivery.
+type deliveryParts struct {
+	key   string
+	parts []history.Part
+}
+
+// Parts implements [controller.Recorder].
+func (q *historyQueue) Parts(key string, parts []history.Part) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.parts) >= historyParts {
+		telemetry.HistoryDropped.WithLabelValues("commits").Inc()
+		return
+	}
+	q.parts = append(q.parts, deliveryParts{key, parts})
+	q.wake()
+}
+
+// writeParts writes them, after the deliveries that they are of. What the store does not take now is dropped: it is told apart again by nobody, and
+// the delivery itself is known.
+func (q *historyQueue) writeParts(ctx context.Context) {
+	q.mu.Lock()
+	all := q.parts
+	q.parts = nil
+	q.mu.Unlock()
+	for _, p := range all {
+		if err := q.to().KeepParts(ctx, p.key, p.parts); err != nil {
+			telemetry.HistoryDropped.WithLabelValues("commits").Inc()
+			q.log.Warn("which commits came with a delivery is not in the history", "error", err)
+		}
+	}
+}
+
+// ring puts an element into a channel that has room for one.
+func ring(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// commitsOf gives what is known of commits by their SHAs: what sources have given, else what the store has, asked once for all.
+func (q *historyQueue) commitsOf(ctx context.Context, db *store.DB, shas []string) (map[string]history.Commit, error) {
+	found := map[string]history.Commit{}
+	var missing []string
+	q.mu.Lock()
+	for _, sha := range shas {
+		if c, ok := q.commits[sha]; ok {
+			found[sha] = c
+		} else {
+			missing = append(missing, sha)
+		}
+	}
+	q.mu.Unlock()
+	kept, err := db.Commits(ctx, missing)
+	maps.Copy(found, kept)
+	return found, err
 }
 
 // Delivery implements [controller.Recorder].
@@ -181,12 +276,7 @@ func (q *historyQueue) Repair(r history.Repair) {
 	q.wake()
 }
 
-func (q *historyQueue) wake() {
-	select {
-	case q.more <- struct{}{}:
-	default:
-	}
-}
+func (q *historyQueue) wake() { ring(q.more) }
 
 // take gives what is to be written next.
 func (q *historyQueue) take() (deliveries []history.Delivery, repairs []history.Repair) {
@@ -250,19 +340,19 @@ func (q *historyQueue) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-sweep.C:
-			if _, err := q.to().RetainHistory(ctx, store.HistoryRetention{Keep: historyKeep, Since: time.Now().Add(-historyAge)}); err != nil && ctx.Err() == nil {
-				q.log.Warn("let go of old deliveries", "error", err)
-			}
+			q.sweep(ctx)
 			continue
 		}
 		for {
 			deliveries, repairs := q.take()
 			if len(deliveries)+len(repairs) == 0 {
+				q.writeParts(ctx)
 				break
 			}
 			deliveries, repairs, err := q.write(ctx, deliveries, repairs)
 			q.told(err)
 			if err == nil {
+				ring(q.learned)
 				continue
 			}
 			if ending || ctx.Err() != nil {

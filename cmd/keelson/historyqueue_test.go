@@ -77,6 +77,10 @@ func (s *brokenStore) KeepRepairs(ctx context.Context, all []history.Repair) err
 	return nil
 }
 
+func (s *brokenStore) KeepParts(ctx context.Context, _ string, _ []history.Part) error {
+	return s.enter(ctx)
+}
+
 func (s *brokenStore) RetainHistory(context.Context, store.HistoryRetention) (int64, error) {
 	return 0, nil
 }

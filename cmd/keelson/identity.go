@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"os/user"
 	"path/filepath"
 	"strconv"
@@ -38,8 +39,11 @@ type people struct {
 	*identity.Service
 	may    *identity.Authorizer
 	review lazyReview
+	// proxies in front of what is served; the zero value is none.
+	proxies web.Proxies
 
-	auditor atomic.Pointer[auditor] // nil until there is one
+	auditor atomic.Pointer[auditor]     // nil until there is one
+	beside  atomic.Pointer[besideStore] // who knows people until then; nil: nobody
 }
 
 // peopleOptions of [newPeople].
@@ -89,8 +93,9 @@ func (l *lazyReview) set(config *rest.Config) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.review = func(ctx context.Context, who web.Person, verb string, on web.Target) (bool, string, error) {
+		resource, part, _ := strings.Cut(on.Resource, "/") // "pods/log"
 		allowed, why, err := r.May(ctx, who.Name, who.Groups, authv1.ResourceAttributes{
-			Verb: verb, Group: on.Group, Resource: on.Resource, Namespace: on.Namespace, Name: on.Name,
+			Verb: verb, Group: on.Group, Resource: resource, Subresource: part, Namespace: on.Namespace, Name: on.Name,
 		})
 		if apierrors.IsForbidden(err) {
 			err = errors.New("this server may not ask it: grant it create on subjectaccessreviews.authorization.k8s.io (docs/identity.md)")
@@ -196,17 +201,16 @@ func thisUser() string {
 	return me.Username
 }
 
-// serverPeople is who is in front of what keelson server serves, and where they are kept.
+// serverPeople is who is in front of what keelson server serves.
 type serverPeople struct {
 	*people
-	token  string
-	played *lazyPipelines // their store has the people; nil: no pipelines are played, and store has them
-	store  *store.DB
-	why    error // there is no store
+	token string
+	kept  keeper // has the people
 }
 
-// openServerPeople opens what is known of people. Without a database the server goes on: its token is enough to log in.
-func openServerPeople(ctx context.Context, g *global, listen string, plays bool, logins serverIdentity, log *slog.Logger) (*serverPeople, error) {
+// openServerPeople opens what is known of people, who are where kept has them. Without a database the server goes on: its token is enough to log in.
+// A server that waits for its turn asks a PostgreSQL database beside the one that works.
+func openServerPeople(ctx context.Context, g *global, listen string, kept keeper, logins serverIdentity, log *slog.Logger) (*serverPeople, error) {
 	dir := filepath.Join(g.data, ciDir)
 	file := filepath.Join(dir, "token")
 	token, err := serverToken(file)
@@ -221,23 +225,22 @@ func openServerPeople(ctx context.Context, g *global, listen string, plays bool,
 	if err != nil {
 		return nil, err
 	}
-	s := &serverPeople{token: token}
-	if plays { // before anything is served that asks for it
-		s.played = &lazyPipelines{}
-	} else if _, s.store, s.why = openDatabase(dir, own{}, log); s.why != nil {
-		log.Error("nobody is known but by the server's token", "error", s.why)
-	}
 	provider, err := logins.provider()
 	if err != nil {
-		return nil, errors.Join(err, s.Close())
+		return nil, err
 	}
+	s := &serverPeople{token: token, kept: kept}
 	o := peopleOptions{token: token, log: log, store: s.db, oidc: provider, secure: strings.HasPrefix(logins.url, "https:")}
 	if _, port, err := net.SplitHostPort(listen); err == nil {
 		o.port, _ = strconv.Atoi(port) // a name of a port is none
 	}
 	s.people = newPeople(o)
+	s.proxies = logins.proxies
 	if err := s.review.set(config); err != nil {
-		return nil, errors.Join(err, s.Close())
+		return nil, err
+	}
+	if database := os.Getenv(databaseVariable); database != "" && listen != "" { // --ci is served by the one that works
+		s.beside.Store(openBeside(ctx, dir, database, log))
 	}
 	go bindAdminsOrWarn(ctx, c, log)
 	if listen != "" {
@@ -248,19 +251,15 @@ func openServerPeople(ctx context.Context, g *global, listen string, plays bool,
 
 // db gives the store that has the people.
 func (s *serverPeople) db() (*store.DB, error) {
-	if s.played != nil {
-		return s.played.db()
+	db, err := s.kept.db()
+	if err == nil {
+		return db, nil
 	}
-	if s.store == nil && s.why == nil {
-		return nil, errors.New("the server is starting")
+	if b := s.beside.Load(); b != nil {
+		return b.db()
 	}
-	return s.store, s.why
+	return nil, err
 }
 
 // Close implements [io.Closer].
-func (s *serverPeople) Close() error {
-	if s.store == nil {
-		return nil
-	}
-	return s.store.Close()
-}
+func (s *serverPeople) Close() error { return s.beside.Swap(nil).Close() }

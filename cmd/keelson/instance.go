@@ -33,20 +33,21 @@ const (
 
 // instance is what has to outlive a daemon. It holds the token, so its file is readable by its owner only.
 type instance struct {
-	Version    int    `json:"version"`
-	Port       int    `json:"port"`       // of the Git host, the API and the dashboard, on 127.0.0.1
-	AccessPort int    `json:"accessPort"` // of the jobs' way to the cluster, on 127.0.0.1
-	JobsPort   int    `json:"jobsPort"`   // of what else jobs reach, the registry too, on 127.0.0.1; 0: there is no such thing
-	Node       string `json:"node"`       // "real": the embedded cluster's node runs containers
-	Outbound   bool   `json:"outbound"`   // its pods reach what this machine reaches
-	Runner     string `json:"runner"`     // what runs jobs of projects that do not say: shell or pod; empty: shell
-	JobImage   string `json:"jobImage"`   // of jobs that run as Pods and name none; empty: they fail
-	Address    string `json:"address"`    // of the real node, where pods and this machine reach the ports of jobs; empty: there is none
-	Token      string `json:"token"`      // 256 random bits in hex: guards writes
-	Kubeconfig string `json:"kubeconfig"` // of the cluster, once it is known
-	External   bool   `json:"external"`   // the cluster is the user's own: it is never started, stopped or purged
-	Sample     bool   `json:"sample"`     // the sample repository was seeded
-	ClusterUID string `json:"clusterUID"` // the cluster in which the sample was declared; another one gets it anew
+	Version    int       `json:"version"`
+	Port       int       `json:"port"`       // of the Git host, the API and the dashboard, on 127.0.0.1
+	AccessPort int       `json:"accessPort"` // of the jobs' way to the cluster, on 127.0.0.1
+	JobsPort   int       `json:"jobsPort"`   // of what else jobs reach, the registry too, on 127.0.0.1; 0: there is no such thing
+	Node       string    `json:"node"`       // "real": the embedded cluster's node runs containers
+	Outbound   bool      `json:"outbound"`   // its pods reach what this machine reaches
+	Runner     string    `json:"runner"`     // what runs jobs of projects that do not say: shell or pod; empty: shell
+	JobImage   string    `json:"jobImage"`   // of jobs that run as Pods and name none; empty: they fail
+	Address    string    `json:"address"`    // of the real node, where pods and this machine reach the ports of jobs; empty: there is none
+	Token      string    `json:"token"`      // 256 random bits in hex: guards writes
+	Kubeconfig string    `json:"kubeconfig"` // of the cluster, once it is known
+	External   bool      `json:"external"`   // the cluster is the user's own: it is never started, stopped or purged
+	Sample     bool      `json:"sample"`     // the sample repository was seeded
+	Keep       retention `json:"keep"`       // how long what is kept in the database stays
+	ClusterUID string    `json:"clusterUID"` // the cluster in which the sample was declared; another one gets it anew
 }
 
 // dashboard is the URL for a browser.

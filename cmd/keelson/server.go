@@ -361,15 +361,34 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 	if err := observed.serve(ctx, log, &state, ended); err != nil {
 		return err
 	}
+	var kept keeper
+	var book *ledger // nil: what plays pipelines keeps the history
+	played := &lazyPipelines{}
+	if kept = played; pipelines.listen == "" {
+		book = newLedger(g, pipelines.keep, ended, log)
+		defer func() { err = errors.Join(err, book.Close()) }()
+		kept = book
+	}
 	var who *serverPeople
 	if listen != "" || pipelines.listen != "" {
-		if who, err = openServerPeople(ctx, g, listen, pipelines.listen != "", logins, log); err != nil {
+		if who, err = openServerPeople(ctx, g, listen, kept, logins, log); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, who.Close()) }()
 	}
+	var apps *appsServer
 	if listen != "" {
-		server, err := serveDashboard(ctx, g, listen, who.people, policy, log, ended)
+		apps = newAppsServer(who.may.Authorize)
+		apps.kept = kept
+	}
+	if book != nil {
+		if book.apps = apps; who != nil {
+			book.people = who.people
+		}
+		book.begin(ctx)
+	}
+	if listen != "" {
+		server, err := serveDashboard(ctx, g, listen, who.people, apps, policy, log, ended)
 		if err != nil {
 			return err
 		}
@@ -384,23 +403,32 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 	}
 	opts := serverOptions{
 		Kubeconfig: g.kubeconfig, DataDir: filepath.Join(g.data, serverDir), Share: mine, Policy: policy, State: &state, Hooks: hooks, Logger: log,
-		Ready: func(func(context.Context) (bool, error)) { log.Info("the controllers work") },
-		Waiting: func(holder string) {
-			log.Info("waiting for the lease", "lease", leaseNamespace+"/"+leaseName, "holder", holder)
-		},
 	}
-	if pipelines.listen != "" {
-		played, err := openServerPipelines(g.data, pipelines, who, log)
+	waits := func(holder string) { played.waits(holder) }
+	if book != nil {
+		opts.History, opts.Asked, waits = book.kept, book.asked, book.waits
+		opts.Ready = func(func(context.Context) (bool, error)) {
+			log.Info("the controllers work")
+			book.elected(ctx)
+		}
+	}
+	opts.Waiting = func(holder string) {
+		log.Info("waiting for the lease", "lease", leaseNamespace+"/"+leaseName, "holder", holder)
+		waits(holder)
+	}
+	if book == nil {
+		playing, err := openServerPipelines(g.data, pipelines, who, played, log)
 		if err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, played.Close()) }()
-		opts.Host, opts.HostURL, opts.Pushes, opts.Projects = played.host, pipelines.url+githostPath, played.pushes, &played.late
-		opts.History = played.kept
-		opts.Asked = played.ci.asked
+		defer func() { err = errors.Join(err, playing.Close()) }()
+		playing.apps = apps
+		opts.Host, opts.HostURL, opts.Pushes, opts.Projects = playing.host, pipelines.url+githostPath, playing.pushes, &playing.late
+		opts.History = playing.kept
+		opts.Asked = played.asked
 		opts.Ready = func(func(context.Context) (bool, error)) {
 			log.Info("the controllers work")
-			go played.play(ctx, g.kubeconfig, ended)
+			go playing.play(ctx, g.kubeconfig, ended)
 		}
 	}
 	go func() { ended <- runServer(ctx, opts) }()
@@ -409,7 +437,7 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 }
 
 // serveDashboard serves until the server is closed; a failure goes to ended.
-func serveDashboard(ctx context.Context, g *global, address string, who *people, policy delivery.Policy, log *slog.Logger, ended chan<- error) (*http.Server, error) {
+func serveDashboard(ctx context.Context, g *global, address string, who *people, apps *appsServer, policy delivery.Policy, log *slog.Logger, ended chan<- error) (*http.Server, error) {
 	config, err := loadKubeconfig(g.kubeconfig)
 	if err != nil {
 		return nil, err
@@ -424,12 +452,12 @@ func serveDashboard(ctx context.Context, g *global, address string, who *people,
 	}
 	mux := newMux(web.Options{Lister: clusterLister{client: c}, Version: version, Guard: who.Guard, Authorize: who.may.Authorize, Logger: log}, nil, nil)
 	who.routes(mux, func(next http.Handler) http.Handler { return next })
-	apps := newAppsServer(who.may.Authorize)
+	mux.Handle(web.PipelinesPath, who.Guard(apps.kept))
 	if err := apps.start(ctx, config, policy, log); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
 	apps.mount(mux, who.Guard)
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+	server := &http.Server{Handler: who.proxies.Front(mux), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
 	server.RegisterOnShutdown(apps.leave)
 	go func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

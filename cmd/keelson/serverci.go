@@ -23,6 +23,7 @@ import (
 	"keelson.dev/keelson/internal/ci"
 	"keelson.dev/keelson/internal/controller"
 	"keelson.dev/keelson/internal/githost"
+	"keelson.dev/keelson/internal/identity"
 	"keelson.dev/keelson/internal/pipeline/executor/pod"
 	"keelson.dev/keelson/internal/store"
 	"keelson.dev/keelson/internal/web"
@@ -38,6 +39,7 @@ type serverCI struct {
 	shell             bool
 	jobs              int
 	log               int // MiB of a job's log
+	keep              retention
 }
 
 func (o *serverCI) flags(f *pflag.FlagSet) {
@@ -52,6 +54,7 @@ func (o *serverCI) flags(f *pflag.FlagSet) {
 	f.BoolVar(&o.shell, "ci-shell", false, "let projects whose executor is shell run their jobs on the server's own machine, in sandboxes where it can make them")
 	f.IntVar(&o.log, "ci-log-limit", usualLog, "`MiB` that the log of a job may have, 1 to 10000; what follows is left out")
 	f.IntVar(&o.jobs, "ci-jobs", 0, "how many jobs run at a `time` (default: as the machine is)")
+	o.keep.flags(f, "")
 }
 
 // usualLog is how many MiB the log of a job may have, as at GitLab.
@@ -63,8 +66,11 @@ const noShellOnServer = "the jobs of this project are to run in a shell of the s
 
 // check completes the options and says what is wrong with them.
 func (o *serverCI) check() error {
+	if err := o.keep.check(); err != nil {
+		return err
+	}
 	if o.listen == "" {
-		if *o != (serverCI{namespace: o.namespace, log: o.log}) {
+		if *o != (serverCI{namespace: o.namespace, log: o.log, keep: o.keep}) {
 			return usagef("the other flags of pipelines need --ci, which plays them")
 		}
 		return nil
@@ -109,6 +115,7 @@ type serverPipelines struct {
 	kept   *historyQueue
 	log    *slog.Logger
 	people *people
+	apps   *appsServer // shows what is played, too; nil: nothing is shown
 
 	mu     sync.Mutex // held while it starts, and from when it is closed
 	closed bool
@@ -165,14 +172,15 @@ func (l *lateProjects) Forget(name types.NamespacedName) {
 }
 
 // openServerPipelines opens the Git host. Nothing is played or served before [serverPipelines.start].
-func openServerPipelines(data string, o serverCI, who *serverPeople, log *slog.Logger) (*serverPipelines, error) {
+func openServerPipelines(data string, o serverCI, who *serverPeople, played *lazyPipelines, log *slog.Logger) (*serverPipelines, error) {
 	s := &serverPipelines{
-		o: o, data: data, log: log, people: who.people, token: who.token, ci: who.played, pushes: make(chan string), kept: newHistoryQueue(log),
+		o: o, data: data, log: log, people: who.people, token: who.token, ci: played, pushes: make(chan string), kept: newHistoryQueue(log),
 		late: lateProjects{ready: make(chan struct{})},
 	}
 	var err error
 	s.host, err = githost.New(githost.Options{
 		Root: filepath.Join(data, gitDir), Token: s.token, GuardReads: true, Allow: s.ci.allow, Job: s.ci.job, Private: isWitness, Release: s.ci.release,
+		Personal: identity.IsToken, Person: gitPerson(s.people, s.ci),
 		OnPush: func(p githost.Push) {
 			if c := s.ci.get(); c != nil {
 				c.pushed(p)
@@ -292,9 +300,12 @@ func (s *serverPipelines) open(ctx context.Context, kubeconfig string, ended cha
 	if err != nil {
 		return nil, hintf(fmt.Errorf("listen: %w", err), "--ci-access takes HOST:PORT")
 	}
-	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, history: s.kept, git: s.o.url + githostPath}
+	mine := own{access: access, usual: runnerPod, noShell: noShellOnServer, history: s.kept, git: s.o.url + githostPath, keep: s.o.keep}
 	if s.o.shell {
 		mine.noShell = ""
+	}
+	if s.apps != nil {
+		mine.feed, mine.sight = s.apps.feed, s.apps.sight
 	}
 	mine.database = os.Getenv(databaseVariable)
 	mine.lost = func() {
@@ -334,7 +345,7 @@ func (s *serverPipelines) serve(ctx context.Context, p *pipelineServer, ended ch
 		}
 		http.NotFound(w, r)
 	})
-	s.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	s.server = &http.Server{Handler: s.people.proxies.Front(mux), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	go func() {
 		if err := s.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			ended <- fmt.Errorf("serve pipelines: %w", err)

@@ -9,10 +9,14 @@ import (
 	"github.com/spf13/pflag"
 
 	"keelson.dev/keelson/internal/identity"
+	"keelson.dev/keelson/internal/web"
 )
 
 // clientSecretVariable is the environment variable with the secret that this server has at the OpenID provider. It is no flag: others see these.
 const clientSecretVariable = "KEELSON_OIDC_CLIENT_SECRET"
+
+// proxiesVariable is the environment variable with the addresses of the proxies in front, where the flag does not name them.
+const proxiesVariable = "KEELSON_TRUSTED_PROXIES"
 
 // serverIdentity says how people log in at keelson server. The flags are named as those of kube-apiserver, so that one person has one name.
 type serverIdentity struct {
@@ -22,10 +26,14 @@ type serverIdentity struct {
 	groupsClaim, groupsPrefix     string
 	scopes, allowed               []string
 	secretFile                    string
+	trusted                       []string // proxies in front, as addresses and networks
+	proxies                       web.Proxies
 }
 
 func (o *serverIdentity) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.url, "url", "", "the `URL` at which browsers reach --listen, as https://keelson.example.com; with https the cookies are for https only")
+	f.StringSliceVar(&o.trusted, "trusted-proxies", nil, "believe what these proxies in front of --listen and --ci say of their clients (X-Forwarded-For, X-Forwarded-Proto): "+
+		"their `addresses`, as 10.0.0.0/8 (env "+proxiesVariable+"; default: nobody)")
 	f.StringVar(&o.issuer, "oidc-issuer-url", "", "let people log in at this OpenID provider: its `URL`; needs --url, and the provider has to know URL"+identity.CallbackPath)
 	f.StringVar(&o.client, "oidc-client-id", "", "what this server is called there")
 	f.StringVar(&o.secretFile, "oidc-client-secret-file", "", "a `file` with the server's secret there (default: "+clientSecretVariable+"; none of both: a public client)")
@@ -39,6 +47,13 @@ func (o *serverIdentity) flags(f *pflag.FlagSet) {
 
 // check completes the options and says what is wrong with them. listens says whether the dashboard is served.
 func (o *serverIdentity) check(listens bool) error {
+	if o.trusted == nil {
+		o.trusted = strings.Split(os.Getenv(proxiesVariable), ",")
+	}
+	var err error
+	if o.proxies, err = web.ParseProxies(o.trusted); err != nil {
+		return usagef("--trusted-proxies (%s): %v", proxiesVariable, err)
+	}
 	if o.url != "" {
 		u, err := url.Parse(o.url)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.User != nil || u.RawQuery != "" {

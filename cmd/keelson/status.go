@@ -74,7 +74,7 @@ func appOf(k *kustomizev1.Kustomization) web.App {
 // placed completes an app by where it belongs: target is the namespace that it is delivered to, empty if it does not say.
 func placed(app web.App, obj client.Object, target string) web.App {
 	app.ID = web.AppID(app.Kind, app.Namespace, app.Name)
-	app.Environment = web.EnvironmentOf(obj.GetLabels(), target, app.Namespace)
+	app.Environment = delivery.EnvironmentOf(obj.GetLabels(), target, app.Namespace)
 	app.App = web.AppName(obj.GetLabels(), app.Name, app.Environment, app.Source)
 	if r := delivery.ParseRevision(app.Revision); !r.Archive() && isCommit(r.Commit) {
 		app.SHA = r.Commit

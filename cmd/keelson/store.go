@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -52,7 +53,8 @@ type manifest struct {
 
 func storeCommand(g *global) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "store", Short: "Back up, restore and check the database of pipelines, people and the audit", Args: args(cobra.NoArgs),
+		Use: "store", Long: `Store is for the database of an instance or a server that keeps its data in the data directory. Where ` + databaseVariable + ` names a PostgreSQL
+database, as it does for keelson server, that one is meant. A backup of one can be restored into the other.`, Short: "Back up, restore and check the database of pipelines, people and the audit", Args: args(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			return withCode(exitUsage, hintf(errors.New("store what?"), "keelson store backup FILE, restore FILE, or check"))
 		},
@@ -81,9 +83,12 @@ deleted. The audit tells of it, and the witness too: the records that came after
 
 // openStoreFile opens the database of the instance for reading.
 func openStoreFile(g *global) (*store.File, error) {
+	if dsn := os.Getenv(databaseVariable); dsn != "" {
+		return store.OpenServed(dsn)
+	}
 	f, err := store.OpenFile(databaseFile(g.data))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, hintf(fmt.Errorf("there is no database in %s", g.data), "--data names the data directory of an instance; pg_dump backs up a PostgreSQL one")
+		return nil, hintf(fmt.Errorf("there is no database in %s", g.data), "--data names the data directory of an instance, %s a PostgreSQL database, %s a server that is asked for its audit", databaseVariable, serverVariable)
 	}
 	return f, err
 }
@@ -279,7 +284,9 @@ func runStoreCheck(ctx context.Context, g *global, a []string) error {
 	var f *store.File
 	var err error
 	if len(a) == 0 {
-		f, err = openStoreFile(g)
+		if f, err = openStoreFile(g); err == nil {
+			file = f.String()
+		}
 	} else {
 		file = a[0]
 		dir, terr := os.MkdirTemp("", "keelson-check-*")
@@ -333,8 +340,13 @@ func runStoreRestore(ctx context.Context, g *global, file string) (err error) {
 	if err := checkUnpacked(ctx, fresh); err != nil {
 		return fmt.Errorf("restore %s: %w", file, err)
 	}
-	aside := filepath.Join(dir, "before-restore-"+time.Now().UTC().Format("20060102T150405"))
-	if err := swap(dir, fresh, aside, m.Logs); err != nil {
+	aside := filepath.Join(dir, "before-restore-"+strings.ReplaceAll(time.Now().UTC().Format("20060102T150405.000"), ".", "-"))
+	if dsn := os.Getenv(databaseVariable); dsn != "" {
+		aside, err = swapServed(ctx, dir, fresh, aside, m.Logs, dsn)
+	} else {
+		_, err = swap(dir, fresh, aside, m.Logs)
+	}
+	if err != nil {
 		return fmt.Errorf("restore %s: %w", file, err)
 	}
 	if err := tellRestored(ctx, g.data, m); err != nil {
@@ -377,18 +389,45 @@ func checkUnpacked(ctx context.Context, dir string) error {
 	return db.Close()
 }
 
-// swap moves what is there aside, and what is fresh into its place. What it has begun it undoes where it fails.
-func swap(dir, fresh, aside string, logs bool) (err error) {
+// swapServed puts the database of a backup into a PostgreSQL one, and the rest of it into its place. It says where what was there is.
+func swapServed(ctx context.Context, dir, fresh, aside string, logs bool, dsn string) (string, error) {
+	imported := filepath.Join(fresh, "imported", backupDatabase)
+	if err := os.Mkdir(filepath.Dir(imported), 0o700); err != nil {
+		return "", err
+	}
+	if err := os.Rename(filepath.Join(fresh, backupDatabase), imported); err != nil {
+		return "", err
+	}
+	undo, err := swap(dir, fresh, aside, logs)
+	if err != nil {
+		return "", err
+	}
+	schema := strings.ReplaceAll(strings.ToLower(filepath.Base(aside)), "-", "_")
+	moved, err := store.Import(ctx, imported, dsn, schema)
+	if err != nil {
+		return "", errors.Join(err, undo())
+	}
+	if moved {
+		aside += " and in the schema " + schema + " of the database"
+	}
+	return aside, nil
+}
+
+// swap moves what is there aside, and what is fresh into its place. What it has begun it undoes where it fails, or when it is told to.
+func swap(dir, fresh, aside string, logs bool) (back func() error, err error) {
 	if err := os.Mkdir(aside, 0o700); err != nil {
-		return err
+		return nil, err
 	}
 	var undo []func() error
-	defer func() {
-		if err == nil {
-			return
-		}
+	back = func() (err error) {
 		for i := len(undo) - 1; i >= 0; i-- {
 			err = errors.Join(err, undo[i]())
+		}
+		return errors.Join(err, os.Remove(aside))
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, back())
 		}
 	}()
 	move := func(from, to string) error {
@@ -407,15 +446,15 @@ func swap(dir, fresh, aside string, logs bool) (err error) {
 	}
 	for _, name := range names {
 		if err := move(filepath.Join(dir, name), filepath.Join(aside, name)); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	for _, name := range names {
 		if err := move(filepath.Join(fresh, name), filepath.Join(dir, name)); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return syncDir(dir)
+	return back, syncDir(dir)
 }
 
 func syncDir(dir string) error {
@@ -424,6 +463,32 @@ func syncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// keepKeys takes over from the witness which keys have followed each other, where that came after the backup: else what is signed now would be with a key
+// that the database knows nothing of.
+func keepKeys(ctx context.Context, db *store.DB, data string, key ed25519.PublicKey) error {
+	newest, err := db.LastCheckpoint(ctx)
+	if errors.Is(err, store.ErrNotFound) || err == nil && newest.Key.Equal(key) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(witnessDir(data)); err != nil {
+		return nil //nolint:nilerr // there is no witness: keelson audit verify tells of the key
+	}
+	seen, err := witness.ReadFrom(ctx, witnessDir(data))
+	if err != nil {
+		return err
+	}
+	var rotations []audit.Signed
+	for _, c := range seen {
+		if audit.IsRotation(c.Kind) {
+			rotations = append(rotations, c.Signed)
+		}
+	}
+	return db.KeepRotations(ctx, rotations)
 }
 
 // tellRestored records in the audit that it was put back, and gives the witness a checkpoint that says so.
@@ -439,6 +504,9 @@ func tellRestored(ctx context.Context, data string, m manifest) (err error) {
 	}
 	key, err := witness.OpenKey(filepath.Join(data, ciDir, auditKey))
 	if err != nil {
+		return err
+	}
+	if err := keepKeys(ctx, db, data, publicOf(key)); err != nil {
 		return err
 	}
 	s, err := audit.Sign(key, audit.Checkpoint{Seq: head.Seq, Hash: head.Hash, Time: time.Now().UTC().Truncate(time.Microsecond), Kind: audit.Restored})

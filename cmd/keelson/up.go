@@ -42,6 +42,7 @@ type upOptions struct {
 	logLimit   int // MiB of a job's log
 	policy     policyFlags
 	timeout    time.Duration
+	keep       retention
 	share      share
 	given      *pflag.FlagSet // what the person has said
 }
@@ -72,7 +73,7 @@ only prints where it is.`,
 			if opts.jobs < 0 || opts.jobs > 1000 {
 				return usagef("--ci-jobs %d: it takes 1 to 1000", opts.jobs)
 			}
-			if err := opts.checkNode(g); err != nil {
+			if err := errors.Join(opts.checkNode(g), opts.keep.check()); err != nil {
 				return err
 			}
 			if _, err := opts.policy.policy(); err != nil {
@@ -98,6 +99,7 @@ only prints where it is.`,
 	f.IntVar(&opts.logLimit, "ci-log-limit", 4, "`MiB` that the log of a job may have, 1 to 10000; what follows is left out")
 	f.BoolVar(&opts.pprof, "pprof", false, "serve profiles of the process at /debug/pprof/, beside the dashboard")
 	f.DurationVar(&opts.timeout, "timeout", 5*time.Minute, "how long to wait until everything is healthy")
+	opts.keep.flags(f, "that of the last run, at first ")
 	opts.share.flags(f)
 	opts.policy.bind(f)
 	f.BoolVar(&opts.detached, "detached", false, "")
@@ -131,6 +133,7 @@ func runForeground(ctx context.Context, g *global, opts upOptions) error {
 	d := &Daemon{
 		Data: g.data, Port: opts.port, Kubeconfig: g.kubeconfig, Nodes: opts.nodes, Node: opts.node, Outbound: opts.outbound,
 		Runner: opts.runner, JobImage: opts.jobImage, Sample: opts.sample, Timeout: opts.timeout, Pprof: opts.pprof, Jobs: opts.jobs, LogLimit: int64(opts.logLimit) << 20,
+		Keep:   opts.keep,
 		Share:  opts.share,
 		Policy: policy,
 		Logger: slog.New(slog.NewTextHandler(g.err, nil)),
@@ -194,7 +197,7 @@ func (p *progressWriter) write(line progress) {
 func startOnly(given *pflag.FlagSet, inst instance) (late []string) {
 	as := map[string]string{ // what runs
 		"port": strconv.Itoa(inst.Port), "kubeconfig": inst.Kubeconfig, "node": cmp.Or(inst.Node, nodeSimulated), "outbound": strconv.FormatBool(inst.Outbound),
-		"ci-executor": cmp.Or(inst.Runner, runnerShell), "ci-image": inst.JobImage,
+		"ci-executor": cmp.Or(inst.Runner, runnerShell), "ci-image": inst.JobImage, "keep-audit": inst.Keep.Audit, "keep-history": inst.Keep.History,
 	}
 	given.Visit(func(f *pflag.Flag) {
 		value := f.Value.String()
@@ -373,7 +376,7 @@ func detach(g *global, opts upOptions) (*exec.Cmd, error) {
 	if opts.share.takeOver {
 		a = append(a, "--take-over")
 	}
-	a = append(a, opts.policy.args()...)
+	a = append(append(a, opts.keep.args()...), opts.policy.args()...)
 	cmd := exec.Command(self, a...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

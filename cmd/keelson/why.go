@@ -153,6 +153,16 @@ func (w answerWriter) delivery(a history.Answer) {
 		w.line("", "%s: %s → %s", f.Path, side(f.Before), side(f.After))
 	}
 	w.line("commit", "%s  %s", cmp.Or(short(d.SHA), d.Revision), d.Title)
+	if a.Unsure != "" {
+		w.line("", "%s", a.Unsure)
+	}
+	for i, c := range a.Among {
+		if i == history.MaxEarlier {
+			w.line("", "… and %d more commits", len(a.Among)-i)
+			break
+		}
+		w.line("or", "%s  %s, %s: %s", short(c.SHA), c.Author, w.time(c.Authored), c.Title)
+	}
 	if d.Author != "" {
 		author := d.Author
 		if d.Email != "" {
@@ -180,7 +190,11 @@ func (w answerWriter) delivery(a history.Answer) {
 	if d.Actor != "" {
 		by = " by " + d.Actor
 	}
-	w.line("delivered", "by %s (%s%s), delivery %d: %s", d.App, d.Trigger, by, d.ID, d.Status)
+	at := ""
+	if a.Head != nil {
+		at = ", with others, at " + short(a.Head.SHA)
+	}
+	w.line("delivered", "by %s (%s%s), delivery %d%s: %s", d.App, d.Trigger, by, d.ID, at, d.Status)
 	if s := a.Declaration; s != nil {
 		w.line("", "the app was changed by %s  %s: %s", short(s.Delivery.SHA), s.Delivery.Author, s.Delivery.Title)
 	}

@@ -98,6 +98,26 @@ type Record struct {
 	Address     string // id of an address; empty: none
 }
 
+// Urgent tells whether a record should be signed at once, and not some time later: what was refused, what people approve, confirm or roll back, and
+// what changes who may do what, or the audit itself.
+func (r Record) Urgent() bool {
+	if r.Outcome == Refused {
+		return true
+	}
+	noun, verb, _ := strings.Cut(r.Action, ".")
+	switch noun {
+	case "user", "token", "role", "group", "member", "store":
+		return true
+	case "audit":
+		return verb != "export"
+	}
+	switch verb {
+	case "play", "approve", "unapprove", "reject", "confirm", "rollback", "merge", "promote":
+		return true
+	}
+	return false
+}
+
 // wire is a record in JSON: always with all fields.
 type wire struct {
 	Version     int    `json:"v"`

@@ -63,7 +63,7 @@ func rehash(t testing.TB, links []link, from int) {
 
 func sign(t testing.TB, k ed25519.PrivateKey, l link, kind string, where string) Found {
 	t.Helper()
-	s, err := Sign(k, Checkpoint{l.record.Seq, l.hash, l.record.Time.Add(time.Minute), kind})
+	s, err := Sign(k, Checkpoint{Seq: l.record.Seq, Hash: l.hash, Time: l.record.Time.Add(time.Minute), Kind: kind})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,6 +168,20 @@ func TestGoldenRecord(t *testing.T) {
 	}
 }
 
+func TestUrgent(t *testing.T) {
+	for action, want := range map[string]bool{
+		"login": false, "logout": false, "git.push": false, "pipeline.create": false, "pipeline.play": true, "environment.rollback": true, "app.rollback": true, "app.confirm": true,
+		"user.add": true, "token.remove": true, "audit.erase": true, "audit.export": false, "store.restore": true,
+	} {
+		if got := (Record{Action: action, Outcome: Done}).Urgent(); got != want {
+			t.Errorf("%s: %v", action, got)
+		}
+	}
+	if !(Record{Action: "login", Outcome: Refused}).Urgent() {
+		t.Error("a login that was refused is not")
+	}
+}
+
 func TestClean(t *testing.T) {
 	long := strings.Repeat("é", 1000)
 	for _, c := range []struct{ in, want Entry }{
@@ -246,7 +260,8 @@ func TestTampering(t *testing.T) {
 			return l
 		}, "record 6: it, or what is before it"},
 		{"one is there twice", func(l []link) []link { return append(l[:6:6], l[5:]...) }, "record 6: it comes after record 6"},
-		{"the end is cut off before the last checkpoint", func(l []link) []link { return l[:7] }, "record 8: it is missing: the chain ends at 7, and the checkpoint in the witness"},
+		{"the end is cut off before the last checkpoint", func(l []link) []link { return l[:7] }, "record 8: it is missing: the chain ends at 7, and the checkpoint in the witness"}, // of the last one alone
+		{"more of the end is cut off", func(l []link) []link { return l[:5] }, "record 6: it is missing, and so are all up to 8: the chain ends at 5, and the checkpoint in the witness"},
 		{"everything is gone", func([]link) []link { return nil }, "record 1: it is missing: there are no records"},
 		{"the end is cut off after the last checkpoint", func(l []link) []link { return l[:8] }, "ok 1-8 signed 8"}, // nothing proves what was there
 		{"one is added", func(l []link) []link {

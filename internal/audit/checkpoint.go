@@ -16,14 +16,21 @@ const (
 	Plain    = ""        // so it was
 	Cut      = "cut"     // what is before the next record was removed in good order
 	Restored = "restore" // the database was put back to this record: what earlier checkpoints say of later ones does not count
+	Retiring = "retire"  // the last one of its key; Other is the key that follows
+	Taking   = "take"    // the first one of its key; Other is the key before it, which has signed a [Retiring] one of the same record
+	Lost     = "lost"    // Other is the key before it, which is lost: nobody but this key says so
 )
+
+// IsRotation tells whether a kind is of the checkpoints by which one key follows another.
+func IsRotation(kind string) bool { return kind == Retiring || kind == Taking || kind == Lost }
 
 // Checkpoint says how the chain was at a record.
 type Checkpoint struct {
-	Seq  int64
-	Hash Hash
-	Time time.Time // when it was made, in microseconds
-	Kind string
+	Seq   int64
+	Hash  Hash
+	Time  time.Time // when it was made, in microseconds
+	Kind  string
+	Other string // a public key, as [FormatKey] writes it; of the kinds of [IsRotation]
 }
 
 // Signed is a checkpoint with whose it is.
@@ -41,6 +48,7 @@ type checkpointWire struct {
 	Hash    string `json:"hash"`
 	Time    string `json:"time"`
 	Key     string `json:"key"`
+	Other   string `json:"other,omitempty"`
 }
 
 // signedWire is a signed checkpoint in JSON.
@@ -68,7 +76,7 @@ func Sign(key ed25519.PrivateKey, c Checkpoint) (Signed, error) {
 }
 
 func (s Signed) wire() checkpointWire {
-	return checkpointWire{version, s.Kind, s.Seq, s.Hash.String(), s.Time.UTC().Format(timeFormat), base64.StdEncoding.EncodeToString(s.Key)}
+	return checkpointWire{version, s.Kind, s.Seq, s.Hash.String(), s.Time.UTC().Format(timeFormat), base64.StdEncoding.EncodeToString(s.Key), s.Other}
 }
 
 func (s Signed) message() ([]byte, error) {
@@ -123,10 +131,16 @@ func (w signedWire) signed() (Signed, error) {
 	if len(key) != ed25519.PublicKeySize || len(signature) != ed25519.SignatureSize {
 		err = errors.Join(err, errors.New("its key or its signature is missing"))
 	}
+	if IsRotation(c.Kind) {
+		_, oerr := ParseKey(c.Other)
+		err = errors.Join(err, oerr)
+	} else if c.Other != "" {
+		err = errors.Join(err, errors.New("it names another key"))
+	}
 	if err := errors.Join(err, terr, kerr, serr, checkNumbers(c.Seq)); err != nil {
 		return Signed{}, fmt.Errorf("it is no checkpoint: %w", err)
 	}
-	return Signed{Checkpoint{c.Seq, hash, at, c.Kind}, key, signature}, nil
+	return Signed{Checkpoint{c.Seq, hash, at, c.Kind, c.Other}, key, signature}, nil
 }
 
 func decode64(text string) ([]byte, error) {
@@ -155,7 +169,23 @@ func ParseKey(text string) (ed25519.PublicKey, error) {
 // FormatKey writes a public key in base64.
 func FormatKey(key ed25519.PublicKey) string { return base64.StdEncoding.EncodeToString(key) }
 
+// Rotate signs the two checkpoints by which a key follows another one at a record: the old key names the new one, and the new one the old.
+func Rotate(old, fresh ed25519.PrivateKey, c Checkpoint) (retiring, taking Signed, err error) {
+	before, ok := old.Public().(ed25519.PublicKey)
+	after, also := fresh.Public().(ed25519.PublicKey)
+	if !ok || !also {
+		return Signed{}, Signed{}, errors.New("it is no ed25519 key")
+	}
+	c.Kind, c.Other = Retiring, FormatKey(after)
+	if retiring, err = Sign(old, c); err != nil {
+		return Signed{}, Signed{}, err
+	}
+	c.Kind, c.Other, c.Time = Taking, FormatKey(before), c.Time.Add(time.Microsecond)
+	taking, err = Sign(fresh, c)
+	return retiring, taking, err
+}
+
 // Same tells whether two checkpoints are one and the same.
 func (s Signed) Same(o Signed) bool {
-	return s.Checkpoint.Seq == o.Checkpoint.Seq && s.Kind == o.Kind && s.Hash == o.Hash && s.Time.Equal(o.Time) && bytes.Equal(s.Key, o.Key) && bytes.Equal(s.Signature, o.Signature)
+	return s.Checkpoint.Seq == o.Checkpoint.Seq && s.Kind == o.Kind && s.Other == o.Other && s.Hash == o.Hash && s.Time.Equal(o.Time) && bytes.Equal(s.Key, o.Key) && bytes.Equal(s.Signature, o.Signature)
 }

@@ -36,16 +36,19 @@ type Report struct {
 	Checkpoints int       `json:"checkpoints"` // that the chain was held against
 	Signed      int64     `json:"signed"`      // up to this record checkpoints prove it
 	SignedAt    time.Time `json:"signedAt,omitzero"`
-	Keys        []string  `json:"keys"` // ids of the keys of the checkpoints
+	Unsigned    int64     `json:"unsigned"`               // so many records come after the last checkpoint: the chain alone covers them
+	Since       time.Time `json:"unsignedSince,omitzero"` // the time of the first of these
+	Keys        []string  `json:"keys"`                   // ids of the keys of the checkpoints
 	Notes       []string  `json:"notes,omitempty"`
 }
 
 // Verifier looks at a chain, record by record.
 type Verifier struct {
 	accept      []ed25519.PublicKey
-	checkpoints []Found // in the order of their records
-	next        int     // the first of these that is not passed yet
-	begin       *Hash   // before the first record, where somebody else says so
+	checkpoints []Found      // in the order of their records
+	next        int          // the first of these that is not passed yet
+	begin       *Hash        // before the first record, where somebody else says so
+	links       []succession // from key to key
 	prev        Hash
 	good        int64 // the last record that a checkpoint has confirmed
 	report      Report
@@ -62,6 +65,7 @@ func NewVerifier(accept []ed25519.PublicKey, checkpoints []Found) *Verifier {
 	v.checkKeys()
 	if v.problem == nil {
 		v.dropRestored()
+		v.checkRetired()
 	}
 	return v
 }
@@ -79,29 +83,6 @@ func (v *Verifier) Until(seq int64) {
 	last := v.checkpoints[len(v.checkpoints)-1].Checkpoint.Seq
 	v.checkpoints = v.checkpoints[:at]
 	v.note("only records up to %d were exported; there are checkpoints up to %d", seq, last)
-}
-
-func (v *Verifier) checkKeys() {
-	oldest := slices.Clone(v.checkpoints)
-	slices.SortStableFunc(oldest, func(a, b Found) int { return a.Time.Compare(b.Time) })
-	for _, c := range oldest {
-		if err := c.Check(); err != nil {
-			v.fail(c.Checkpoint.Seq, "the checkpoint of this record in %s was changed: %v", c.Where, err)
-			return
-		}
-		if len(v.accept) == 0 {
-			v.accept = []ed25519.PublicKey{c.Key}
-			v.note("no key was given: the checkpoints are held against the key %s of the first one", KeyID(c.Key))
-		}
-		if !slices.ContainsFunc(v.accept, func(k ed25519.PublicKey) bool { return k.Equal(c.Key) }) {
-			v.fail(c.Checkpoint.Seq, "the checkpoint of this record in %s, of %s, is signed with another key: %s, and not %s",
-				c.Where, c.Time.Format(time.RFC3339), KeyID(c.Key), keyIDs(v.accept))
-			return
-		}
-		if id := KeyID(c.Key); !slices.Contains(v.report.Keys, id) {
-			v.report.Keys = append(v.report.Keys, id)
-		}
-	}
 }
 
 // dropRestored leaves out what does not count any more since the database was put back.
@@ -149,6 +130,9 @@ func (v *Verifier) Record(r Record, hash Hash) *Problem {
 	}
 	v.report.Records++
 	v.report.Last, v.prev = r.Seq, hash
+	if v.report.Unsigned++; v.report.Unsigned == 1 {
+		v.report.Since = r.Time
+	}
 	return v.at(r.Seq, hash)
 }
 
@@ -156,12 +140,20 @@ func (v *Verifier) Record(r Record, hash Hash) *Problem {
 func (v *Verifier) first(r Record) {
 	if v.begin != nil {
 		v.prev, v.good = *v.begin, r.Seq-1
-		v.note("the records before %d are not looked at", r.Seq)
+		cut := false
 		for v.next < len(v.checkpoints) && v.checkpoints[v.next].Checkpoint.Seq < r.Seq {
-			if c := v.checkpoints[v.next]; c.Checkpoint.Seq == r.Seq-1 && c.Hash != v.prev {
-				v.fail(c.Checkpoint.Seq, "what was exported begins after another record than the one that the checkpoint in %s is of", c.Where)
+			if c := v.checkpoints[v.next]; c.Checkpoint.Seq == r.Seq-1 {
+				if c.Hash != v.prev {
+					v.fail(c.Checkpoint.Seq, "what was exported begins after another record than the one that the checkpoint in %s is of", c.Where)
+				}
+				cut = cut || c.Kind == Cut
 			}
 			v.next++
+		}
+		if cut {
+			v.note("the records up to %d were removed in good order", r.Seq-1)
+		} else {
+			v.note("the records before %d are not looked at", r.Seq)
 		}
 		return
 	}
@@ -203,6 +195,7 @@ func (v *Verifier) at(seq int64, hash Hash) *Problem {
 		v.report.Checkpoints++
 		v.good = seq
 		v.report.Signed, v.report.SignedAt = seq, c.Time
+		v.report.Unsigned, v.report.Since = 0, time.Time{}
 	}
 	return nil
 }
@@ -230,8 +223,24 @@ func (v *Verifier) End() (Report, *Problem) {
 		}
 		return v.report, v.problem
 	}
-	v.fail(v.report.Last+1, "it is missing: the chain ends at %d, and the checkpoint in %s, of %s, is of record %d", v.report.Last, last.Where, last.Time.Format(time.RFC3339), last.Checkpoint.Seq)
+	v.cutOff(last.Checkpoint.Seq, fmt.Sprintf("the checkpoint in %s, of %s, is of record %d", last.Where, last.Time.Format(time.RFC3339), last.Checkpoint.Seq))
 	return v.report, v.problem
+}
+
+// Known says that there is a record: what is kept beside the chain names it. It is for [Verifier.End], which finds an end that was cut off.
+func (v *Verifier) Known(seq int64, how string) {
+	if v.problem == nil && seq > v.report.Last && v.next >= len(v.checkpoints) { // else a checkpoint tells of it, which is signed
+		v.cutOff(seq, how)
+	}
+}
+
+// cutOff says that the end of the chain is missing.
+func (v *Verifier) cutOff(last int64, how string) {
+	if first := v.report.Last + 1; first < last {
+		v.fail(first, "it is missing, and so are all up to %d: the chain ends at %d, and %s", last, v.report.Last, how)
+		return
+	}
+	v.fail(last, "it is missing: the chain ends at %d, and %s", v.report.Last, how)
 }
 
 func (v *Verifier) note(format string, a ...any) {

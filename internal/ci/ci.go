@@ -23,6 +23,7 @@ import (
 	"sync"
 	"time"
 
+	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/pipeline"
 	"keelson.dev/keelson/internal/pipeline/artifact"
 	"keelson.dev/keelson/internal/pipeline/executor"
@@ -91,6 +92,8 @@ type Options struct {
 	Ended func(Ended)
 	// Mirrored is told that a mirror on the Git host has changed. Nil: nobody asks.
 	Mirrored func(repository string)
+	// Record keeps a record of the audit that could not be kept together with what it is about; it does not wait. Nil: nobody does.
+	Record func(audit.Entry)
 	// Key makes the tokens of jobs; nil: those of jobs that survive this process (as Pods do) open nothing in the next one.
 	Key []byte
 	Now func() time.Time

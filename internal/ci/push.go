@@ -51,6 +51,11 @@ func (s *Server) Pushed(p Push) {
 	if err == nil {
 		return
 	}
+	if s.o.Record != nil {
+		for _, e := range p.Audit {
+			s.o.Record(e)
+		}
+	}
 	s.o.Log.Error("keep a push; its pipelines are lost if this process ends now", "repository", p.Repository, "error", err)
 	s.queue(p.Repository, func(ctx context.Context) { s.pipelinesOf(ctx, p, s.o.Now(), func() {}) })
 }

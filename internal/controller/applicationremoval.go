@@ -124,6 +124,14 @@ func (a *applications) takeAway(ctx context.Context, p *applicationPass) (delive
 	}
 	out, err := engine.Remove(ctx, p.req, asked, &p.st.mem)
 	p.events = append(p.events, changeEvents(out.Changes, p.req.Snapshot.Revision)...)
+	for _, res := range out.Changes {
+		if c := res.Change; c.Verb.Deletes() && res.Err == nil && !res.NoOp && c.Moment == "" {
+			p.st.deleted = append(p.st.deleted, c.Ref)
+		}
+	}
+	if err == nil && out.Done {
+		a.recordParting(&p.pass)
+	}
 	return out, p.st.explain(err)
 }
 

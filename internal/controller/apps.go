@@ -28,6 +28,7 @@ type apps struct {
 	targets *targets
 	records *deliver.Records // nil: nothing is remembered beyond this process
 	history Recorder         // nil: nobody keeps one
+	parts   *dissector       // what several commits of one delivery have changed
 	policy  delivery.Policy
 	cache   client.Reader
 	reader  client.Reader // uncached: ConfigMaps and Secrets are not kept in memory
@@ -111,6 +112,9 @@ func (a *apps) news(source delivery.ID) {
 	if snap.Revision.Commit == "" {
 		a.wakeAll(a.reg.madeFrom(source))
 		return
+	}
+	if a.recordsHistory() && snap.Commit != (delivery.Commit{}) {
+		a.history.Commit(commitOf(snap))
 	}
 	untouched, touched := a.reg.advance(source, snap)
 	a.wakeAll(touched)

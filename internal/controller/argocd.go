@@ -73,7 +73,7 @@ func (c *Controller) serveApplications(ctx context.Context, opts Options, scheme
 	apps := &applications{
 		apps: apps{
 			reg: common.reg, targets: newTargets(ctx, engine, watched, kube.Policy{}, claims, s.enqueue), records: opts.Records, policy: opts.Policy,
-			cache: common.cache, reader: common.reader, now: common.now, wake: common.wake, later: common.later, places: common.places, log: opts.Log, history: opts.History,
+			cache: common.cache, reader: common.reader, now: common.now, wake: common.wake, later: common.later, places: common.places, log: opts.Log, history: opts.History, parts: common.parts,
 		},
 		repos: c.repos, estate: estate,
 	}

@@ -154,7 +154,7 @@ func New(ctx context.Context, opts Options) (*Controller, error) {
 	common := &apps{
 		reg: c.reg, records: opts.Records, policy: opts.Policy, now: opts.Now, cache: mgr.GetClient(), reader: mgr.GetAPIReader(),
 		wake: c.wakes.wake, later: newTrickle(c.wakes.wake), places: kube.NewPlaces(appsAtOnce, appTurn), log: opts.Log,
-		history: opts.History,
+		history: opts.History, parts: newDissector(ctx),
 	}
 	fetching := follower{
 		reg: c.reg, sources: opts.Sources, now: opts.Now, life: ctx, log: opts.Log, slots: newLanes(fetches, fetchesPerHost),
@@ -212,7 +212,7 @@ func (c *Controller) serveFlux(ctx context.Context, opts Options, common *apps, 
 	c.targets = newTargets(ctx, engine, watched, kube.Policy{InsecureTLS: opts.Policy.InsecureKubeConfigTLS}, claims, c.wakes.wake)
 	ks := &kustomizations{apps: apps{
 		reg: common.reg, targets: c.targets, records: opts.Records, policy: opts.Policy, now: opts.Now, cache: common.cache, reader: common.reader,
-		wake: common.wake, later: common.later, places: common.places, log: opts.Log, history: opts.History,
+		wake: common.wake, later: common.later, places: common.places, log: opts.Log, history: opts.History, parts: common.parts,
 	}}
 	if sharded {
 		c.targets.base.Elsewhere, engine.Elsewhere = ks.ownedElsewhere, ks.ownedElsewhere
@@ -238,7 +238,7 @@ func (c *Controller) serveReleases(ctx context.Context, opts Options, common *ap
 	}
 	c.helm = &helmReleases{charts: c.charts, life: ctx, engines: map[*target]*release.Engine{}, owners: map[string]delivery.ID{}, acts: map[delivery.ID]*acting{}, apps: apps{
 		reg: common.reg, targets: c.targets, records: opts.Records, policy: opts.Policy, now: opts.Now, cache: common.cache, reader: common.reader,
-		wake: common.wake, later: common.later, places: common.places, log: opts.Log, history: opts.History,
+		wake: common.wake, later: common.later, places: common.places, log: opts.Log, history: opts.History, parts: common.parts,
 	}}
 	declared.kind, declared.seen = c.helm, c.helm.seen
 	c.wakes[helmv2.HelmReleaseKind] = declared.enqueue

@@ -473,7 +473,9 @@ func (h *helmReleases) readValues(ctx context.Context, p *helmPass) error {
 		return err
 	}
 	p.secrets, p.helm.secrets = secrets, secrets
-	p.values, err = dialect.ReleaseValues(p.app.Release, data)
+	if p.values, err = dialect.ReleaseValues(p.app.Release, data); err == nil {
+		p.st.masks.learn(dialect.ValuesDigest(p.values), secrets)
+	}
 	return err
 }
 
@@ -726,6 +728,7 @@ func (h *helmReleases) remove(ctx context.Context, obj *helmv2.HelmRelease) (rem
 		return removal{done: true, events: p.events}, nil
 	}
 	p.want = release.Want{App: p.app}
+	h.recordAction(p, d)
 	h.act(p, d, d.Record)
 	p.helm.acting.parting = true
 	return removal{after: recheck, events: p.events}, nil

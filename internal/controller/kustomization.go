@@ -133,6 +133,7 @@ func (p *kustomizationPass) progress(message string) []event {
 func (k *kustomizations) load(st *appState, obj *kustomizev1.Kustomization) {
 	st.mem.Inventory = dialect.KustomizationOwned(obj)
 	k.records.Load(st.app, &st.mem)
+	st.masks.past, st.masks.made = st.mem.Made()
 	st.handled = obj.Status.LastHandledReconcileAt
 	if apimeta.IsStatusConditionTrue(obj.Status.Conditions, meta.ReadyCondition) {
 		k.reg.with(func() { st.stand = stand{ready: true, applied: delivery.ParseRevision(obj.Status.LastAppliedRevision)} })
@@ -258,12 +259,14 @@ func (k *kustomizations) variables(_ context.Context, p *kustomizationPass) erro
 		}
 		versions[i] = version
 	}
+	key := strings.Join(versions, " ")
 	p.req.Vars = deliver.Variables{
-		Key: strings.Join(versions, " "),
+		Key: key,
 		Load: func(ctx context.Context) (map[string]string, *redact.Redactor, error) {
 			vars, secrets, err := deliver.ReadVariables(ctx, k.reader, p.app)
 			if err == nil {
 				p.secrets, p.loaded = secrets, true
+				p.st.masks.learn(key, secrets)
 			}
 			return vars, secrets, err
 		},
@@ -430,6 +433,7 @@ func (k *kustomizations) settle(ctx context.Context, p *kustomizationPass, state
 		}
 	}
 	mem.Done(state)
+	p.st.masks.past, p.st.masks.made = mem.Made()
 	k.appliedDelivery(&p.pass, state.Health)
 	if err := k.records.Save(p.app.ID, mem); err != nil {
 		k.log.Warn("remember a delivery", "error", err) // a restart will look closer

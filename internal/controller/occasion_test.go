@@ -16,7 +16,10 @@ type lastWords struct {
 	all  map[string]string
 }
 
-func (l *lastWords) Repair(history.Repair) {}
+func (*lastWords) Commit(history.Commit) {}
+
+func (*lastWords) Parts(string, []history.Part) {}
+func (l *lastWords) Repair(history.Repair)      {}
 
 func (l *lastWords) Delivery(d history.Delivery) {
 	if !slices.Contains(l.keys, d.Key) {

@@ -8,7 +8,9 @@ import (
 	"github.com/fluxcd/pkg/apis/meta"
 
 	"keelson.dev/keelson/internal/apply"
+	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/dialect"
 	"keelson.dev/keelson/internal/history"
 	"keelson.dev/keelson/internal/kube"
 	"keelson.dev/keelson/internal/plan"
@@ -23,6 +25,10 @@ type Recorder interface {
 	// the same. Of its changes only those that have not been told yet are given.
 	Delivery(d history.Delivery)
 	Repair(r history.Repair)
+	// Commit tells what a commit says that a source gives now, whether it changes anything or not.
+	Commit(c history.Commit)
+	// Parts tells which commits came with a delivery, the oldest first, and what each has changed.
+	Parts(key string, parts []history.Part)
 }
 
 // recording is a delivery as it is told.
@@ -59,7 +65,7 @@ func (a *apps) beginsDelivery(p *pass, o occasion) {
 		return
 	}
 	a.endsDelivery(st, history.Superseded)
-	st.recording = a.resumes(p, o)
+	st.recording, st.masks.rotated = a.resumes(p, o), nil
 	a.tellDelivery(st.recording)
 }
 
@@ -100,9 +106,13 @@ func newRecording(p *pass, o occasion, now time.Time) *recording {
 
 // commitOf is what a snapshot's commit says about itself; an archive has no more than its digest.
 func commitOf(snap delivery.Snapshot) history.Commit {
-	c := history.ReadCommit(redact.Text(snap.Commit.Message))
-	c.SHA, c.Author, c.Email, c.Authored = snap.Revision.Commit, redact.Text(snap.Commit.Author), redact.Text(snap.Commit.Email), snap.Commit.Authored.UTC()
-	if snap.Commit.Authored.IsZero() {
+	return commitSaid(snap.Revision.Commit, snap.Commit)
+}
+
+func commitSaid(sha string, said delivery.Commit) history.Commit {
+	c := history.ReadCommit(redact.Text(said.Message))
+	c.SHA, c.Author, c.Email, c.Authored = sha, redact.Text(said.Author), redact.Text(said.Email), said.Authored.UTC()
+	if said.Authored.IsZero() {
 		c.Authored = time.Time{}
 	}
 	return c
@@ -127,14 +137,15 @@ func (a *apps) carriedOut(p *pass, results []apply.Result, secrets *redact.Redac
 	if !a.recordsHistory() {
 		return
 	}
-	secrets = cmp.Or(secrets, p.secrets)
+	p.st.masks.rotates(results)
+	hide := p.st.masks.hiding(cmp.Or(secrets, p.secrets), p.st.masks.blind(p.app, deliver.Declared(p.app)))
 	for _, res := range results {
 		c := res.Change
 		if res.Err != nil || res.NoOp || c.DryRun || c.Moment != "" || c.First {
 			continue
 		}
 		if c.Verb == delivery.Repair {
-			a.history.Repair(repairOf(p, res, secrets, a.now()))
+			a.history.Repair(repairOf(p, res, hide, a.now()))
 			continue
 		}
 		if p.st.recording == nil || p.st.recording.done { // as when it is told what becomes of an app that is deleted
@@ -145,7 +156,7 @@ func (a *apps) carriedOut(p *pass, results []apply.Result, secrets *redact.Redac
 			r.had[c.Ref] = true
 			r.d.Objects++
 		}
-		r.d.Changes = append(r.d.Changes, changeOf(res, secrets))
+		r.d.Changes = append(r.d.Changes, changeOf(res, hide))
 	}
 	if r := p.st.recording; r != nil {
 		a.tellDelivery(r)
@@ -153,10 +164,10 @@ func (a *apps) carriedOut(p *pass, results []apply.Result, secrets *redact.Redac
 }
 
 // changeOf is what was done to one object.
-func changeOf(res apply.Result, secrets *redact.Redactor) history.Change {
+func changeOf(res apply.Result, hide hiding) history.Change {
 	c := history.Change{Object: objectOf(res.Change.Ref), Verb: string(res.Change.Verb)}
 	if res.Before != nil && res.Object != nil {
-		c.Fields, c.More = fieldsOf(res, secrets)
+		c.Fields, c.More = fieldsOf(res, hide)
 	}
 	return c
 }
@@ -165,20 +176,14 @@ func objectOf(ref delivery.Ref) history.Object {
 	return history.Object{Group: ref.Group, Kind: ref.Kind, Namespace: ref.Namespace, Name: ref.Name}
 }
 
-// fieldsOf gives the fields that differ, with the values of Secrets masked.
-func fieldsOf(res apply.Result, secrets *redact.Redactor) ([]history.Field, int) {
-	before, after := redact.SecretPair(res.Before, res.Object)
-	return history.Diff(before.Object, after.Object, redact.IsSecret(res.Object), secrets.Text)
-}
-
 // repairOf is drift that was undone: what was found, what it is again, and whose it was.
-func repairOf(p *pass, res apply.Result, secrets *redact.Redactor, now time.Time) history.Repair {
+func repairOf(p *pass, res apply.Result, hide hiding, now time.Time) history.Repair {
 	r := history.Repair{
 		App: history.App(p.app.ID), SHA: p.req.Snapshot.Revision.Commit, Object: objectOf(res.Change.Ref), Reason: res.Change.Reason,
 		Found: p.req.Now, Repaired: now, Times: 1,
 	}
 	if res.Before != nil && res.Object != nil {
-		r.Fields, r.More = fieldsOf(res, secrets)
+		r.Fields, r.More = fieldsOf(res, hide)
 		r.Manager = plan.Overruled(res.Before, res.Object, kube.FieldManager)
 	}
 	return r
@@ -192,6 +197,7 @@ func (a *apps) appliedDelivery(p *pass, health delivery.Health) {
 	}
 	r.d.Applied, r.d.Health = a.now(), string(health.Status)
 	a.tellDelivery(r)
+	a.dissects(p, r)
 }
 
 // notDeliveries are the reasons of faults before anything of a revision is tried.
@@ -324,6 +330,7 @@ func (h *helmReleases) recordAction(p *helmPass, d release.Decision) {
 	version := p.chart.Version
 	if last := p.helm.record.Latest(); last != nil {
 		o.previous = delivery.Revision{Commit: last.ChartVersion}
+		p.st.masks.past, p.st.masks.made = last.ConfigDigest, last.ConfigDigest
 	}
 	switch {
 	case d.Action == release.Rollback:
@@ -336,21 +343,31 @@ func (h *helmReleases) recordAction(p *helmPass, d release.Decision) {
 	case d.Action == release.Uninstall && d.Remedy:
 		o.trigger = history.ByRollback
 	}
+	parting := !p.obj.DeletionTimestamp.IsZero()
+	if last := p.helm.record.Latest(); parting && last != nil {
+		version, o.trigger = last.ChartVersion, history.BySpec
+	}
 	p.req.Snapshot = delivery.Snapshot{Revision: delivery.Revision{Commit: version}}
 	if h.recordsHistory() { // each action is a delivery of its own: Helm keeps a version for each
 		h.endsDelivery(p.st, history.Superseded)
 		p.st.recording = newRecording(&p.pass, o, h.now())
 		r := p.st.recording
 		r.d.Revision, r.d.SHA, r.d.Previous, r.quiet = version, "", "", false
-		r.d.Message = string(d.Action) + " of " + p.want.ChartName
+		if r.d.Message = string(d.Action) + " of " + p.want.ChartName; parting {
+			r.d.Message = partingMessage
+		}
 		h.tellDelivery(r)
 	}
 }
 
 // recordResult notes what an action has come to.
 func (h *helmReleases) recordResult(p *helmPass, a *acting, failed error) {
+	if !h.recordsHistory() {
+		return
+	}
+	h.recordMended(p, a.result.Mended)
 	r := p.st.recording
-	if !h.recordsHistory() || r == nil || r.done {
+	if r == nil || r.done {
 		return
 	}
 	switch a.decision.Action {
@@ -358,7 +375,10 @@ func (h *helmReleases) recordResult(p *helmPass, a *acting, failed error) {
 	default:
 		return
 	}
-	changes := ReleaseChanges(a.result.Changed, p.secrets)
+	p.st.masks.rotated = nil
+	p.st.masks.rotates(resultsOf(a.result.Changed))
+	hide := p.st.masks.hiding(p.secrets, p.st.masks.past != "" && p.st.masks.blind(p.app, p.st.masks.made))
+	changes := changesOfRelease(a.result.Changed, hide)
 	r.d.Changes, r.d.Objects = append(r.d.Changes, changes...), r.d.Objects+len(changes)
 	now := h.now()
 	r.d.Finished, r.done = now, true
@@ -372,8 +392,29 @@ func (h *helmReleases) recordResult(p *helmPass, a *acting, failed error) {
 	h.tellDelivery(r)
 }
 
-// ReleaseChanges is what an action has changed of a release's objects, as the history has it; values that secrets knows are masked.
-func ReleaseChanges(all []release.Changed, secrets *redact.Redactor) (out []history.Change) {
+// recordMended tells of drift of a release that was undone.
+func (h *helmReleases) recordMended(p *helmPass, mended []release.Changed) {
+	hide := p.st.masks.hiding(p.secrets, false) // the manifest is the same, so are its values
+	for _, c := range mended {
+		r := repairOf(&p.pass, apply.Result{Change: delivery.Change{Ref: c.Ref}, Before: c.Before, Object: c.After}, hide, h.now())
+		if c.Before == nil {
+			r.Reason = "it had been deleted"
+		} else {
+			r.Manager = plan.Overruled(c.Before, c.After, dialect.HelmManager)
+		}
+		h.history.Repair(r)
+	}
+}
+
+// resultsOf gives what an action has changed of a release's objects as what a stage has.
+func resultsOf(all []release.Changed) (out []apply.Result) {
+	for _, c := range all {
+		out = append(out, apply.Result{Before: c.Before, Object: c.After})
+	}
+	return out
+}
+
+func changesOfRelease(all []release.Changed, hide hiding) (out []history.Change) {
 	for _, c := range all {
 		change := history.Change{Object: objectOf(c.Ref), Verb: string(delivery.Update)}
 		switch {
@@ -382,9 +423,26 @@ func ReleaseChanges(all []release.Changed, secrets *redact.Redactor) (out []hist
 		case c.After == nil:
 			change.Verb = string(delivery.Delete)
 		default:
-			change.Fields, change.More = fieldsOf(apply.Result{Before: c.Before, Object: c.After}, secrets)
+			change.Fields, change.More = fieldsOf(apply.Result{Before: c.Before, Object: c.After}, hide)
 		}
 		out = append(out, change)
+	}
+	return out
+}
+
+// RollbackChanges is what a rollback has changed of a release's objects, as the history has it; values that secrets knows are masked. Where values
+// come from Secrets none is told: the version that is back was made with what they had then, which nobody knows any more.
+func RollbackChanges(app delivery.App, all []release.Changed, secrets *redact.Redactor) []history.Change {
+	var m masks
+	m.rotates(resultsOf(all))
+	blind := readsSecrets(app)
+	out := changesOfRelease(all, m.hiding(secrets, blind))
+	for _, c := range out {
+		for i := range c.Fields {
+			if blind && c.Fields[i].After != "" {
+				c.Fields[i].After = redact.Mask
+			}
+		}
 	}
 	return out
 }
@@ -412,6 +470,9 @@ func (h *helmReleases) recordHeld(p *helmPass, made *delivery.StoredRelease) {
 	p.st.recording = nil
 }
 
+// partingMessage is what is said of the delivery that an app's end is.
+const partingMessage = "the app was deleted"
+
 // recordParting tells, once, that an app is deleted, and which of its objects are with it.
 func (a *apps) recordParting(p *pass) {
 	st := p.st
@@ -420,7 +481,7 @@ func (a *apps) recordParting(p *pass) {
 	}
 	st.parted = true
 	a.endsDelivery(st, history.Superseded)
-	p.req.Snapshot.Revision = a.reg.standOf(p.app.ID).applied
+	p.req.Snapshot = delivery.Snapshot{Revision: a.reg.standOf(p.app.ID).applied}
 	r := newRecording(p, occasion{trigger: history.BySpec}, a.now())
 	for _, ref := range st.deleted {
 		if r.had[ref] {
@@ -430,7 +491,7 @@ func (a *apps) recordParting(p *pass) {
 		r.d.Changes = append(r.d.Changes, history.Change{Object: objectOf(ref), Verb: string(delivery.Delete)})
 	}
 	r.d.Objects, r.d.Previous = len(r.d.Changes), ""
-	r.d.Message = "the app was deleted"
+	r.d.Message = partingMessage
 	r.d.Status, r.d.Applied, r.d.Finished, r.done = history.Succeeded, r.d.Began, r.d.Began, true
 	a.tellDelivery(r)
 	st.recording = nil

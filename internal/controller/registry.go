@@ -85,6 +85,7 @@ type appState struct {
 	parted    bool           // that it was deleted was told
 	deleted   []delivery.Ref // of its objects, since it is deleted itself
 	recorded  bool           // a delivery was recorded since this process began
+	masks     masks          // what must not be told of it
 	reminder  reminder
 	recording *recording // the delivery under way, or one that is not known to be healthy yet; nil: there is none
 

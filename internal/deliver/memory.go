@@ -144,6 +144,12 @@ func leftBy(p delivery.Plan) map[delivery.Ref]bool {
 	return left
 }
 
+// Made tells what the last completed delivery was made of: the key of its variables, and which declaration; both are empty where that is not known.
+func (mem *Memory) Made() (vars, declared string) { return mem.made.vars, mem.made.spec }
+
+// Declared identifies a declaration as [Memory.Made] does.
+func Declared(app delivery.App) string { return specKey(app) }
+
 // Same tells whether a request would give what the last completed delivery was made of.
 func (mem *Memory) Same(req Request) (bool, error) { return mem.made.same(req) }
 

@@ -275,14 +275,25 @@ func (k KubeConfig) String() string {
 	return k.Kind + "/" + k.Name
 }
 
-// EnvironmentLabel of an app names the environment that it is of.
-const EnvironmentLabel = "keelson.dev/environment"
+// EnvironmentLabels of an app name the environment that it is of, the first of them first.
+var EnvironmentLabels = []string{"keelson.dev/environment", "app.kubernetes.io/environment", "environment"}
+
+// EnvironmentOf tells which environment an app belongs to: a label says so, else it is the namespace that the app is delivered to, else
+// the one that it is declared in.
+func EnvironmentOf(labels map[string]string, target, namespace string) string {
+	for _, name := range EnvironmentLabels {
+		if v := labels[name]; v != "" {
+			return v
+		}
+	}
+	return cmp.Or(target, namespace)
+}
 
 // App is anything that is reconciled: its declaration in our own words.
 type App struct {
 	ID             ID
 	UID            string // of the declaration: one that is made anew under the same name is another app
-	Environment    string // that it is of, as its label [EnvironmentLabel] says; empty: none
+	Environment    string // that it is of: see [EnvironmentOf]
 	Generation     int64
 	Source         ID
 	Mounts         []Mount // of an app with several sources: what its snapshot is composed of; Source is not set then

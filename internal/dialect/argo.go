@@ -85,7 +85,7 @@ func Application(a *argocdv1.Application, in Argo) ArgoApp {
 	r := &argoReader{a: a, in: in, spec: overridden(a, in.Sync)}
 	r.out.App = delivery.App{
 		ID:  delivery.ID{Kind: argocdv1.ApplicationKind, Namespace: a.Namespace, Name: a.Name},
-		UID: string(a.UID), Environment: a.Labels[delivery.EnvironmentLabel], Namespace: r.spec.Destination.Namespace,
+		UID: string(a.UID), Environment: delivery.EnvironmentOf(a.Labels, r.spec.Destination.Namespace, a.Namespace), Namespace: r.spec.Destination.Namespace,
 		Prune:    true, // what has left Git is in the plan; an operation carries it out if it is asked to
 		Interval: argoInterval, Timeout: argoTimeout,
 		Requested: a.Annotations[argocdv1.RefreshAnnotation],

@@ -56,9 +56,9 @@ func TestKustomization(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := delivery.App{
-		ID:         delivery.ID{Kind: "Kustomization", Namespace: "team", Name: "shop"},
-		Generation: 3,
-		Source:     delivery.ID{Kind: "GitRepository", Namespace: "flux-system", Name: "fleet"},
+		ID:          delivery.ID{Kind: "Kustomization", Namespace: "team", Name: "shop"},
+		Environment: "shop", Generation: 3,
+		Source: delivery.ID{Kind: "GitRepository", Namespace: "flux-system", Name: "fleet"},
 		Build: delivery.Build{
 			Path: "apps/shop", TargetNamespace: "shop", NamePrefix: "eu-", NameSuffix: "-blue", BuildMetadata: []string{"originAnnotations"},
 			Components: []string{"../extra"}, IgnoreMissingComponents: true,

@@ -57,7 +57,7 @@ func HelmRelease(hr *helmv2.HelmRelease) (delivery.App, error) {
 	app := delivery.App{
 		ID:             delivery.ID{Kind: helmv2.HelmReleaseKind, Namespace: hr.Namespace, Name: hr.Name},
 		UID:            string(hr.UID),
-		Environment:    hr.Labels[delivery.EnvironmentLabel],
+		Environment:    delivery.EnvironmentOf(hr.Labels, hr.Spec.TargetNamespace, hr.Namespace),
 		Generation:     hr.Generation,
 		Source:         chartSource(hr),
 		Namespace:      hr.GetReleaseNamespace(),

@@ -72,7 +72,7 @@ func Kustomization(k *kustomizev1.Kustomization) (delivery.App, error) {
 	app := delivery.App{
 		ID:          delivery.ID{Kind: kustomizev1.KustomizationKind, Namespace: k.Namespace, Name: k.Name},
 		UID:         string(k.UID),
-		Environment: k.Labels[delivery.EnvironmentLabel],
+		Environment: delivery.EnvironmentOf(k.Labels, spec.TargetNamespace, k.Namespace),
 		Generation:  k.Generation,
 		Source: delivery.ID{
 			Kind: spec.SourceRef.Kind, Namespace: orElse(spec.SourceRef.Namespace, k.Namespace), Name: spec.SourceRef.Name,

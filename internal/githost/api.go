@@ -27,7 +27,7 @@ func (h *Host) API() http.Handler {
 }
 
 func (h *Host) apiList(w http.ResponseWriter, r *http.Request) {
-	err := h.authorize(r, "", false)
+	person, err := h.authorize(r, "", false)
 	var names []string
 	if err == nil {
 		names, err = h.List()
@@ -38,7 +38,13 @@ func (h *Host) apiList(w http.ResponseWriter, r *http.Request) {
 	}
 	list := make([]Info, 0, len(names))
 	for _, name := range names {
-		if h.authorize(r, name, false) == nil || !h.private(name) {
+		_, err := h.authorize(r, name, false)
+		var refused refusal
+		if errors.As(err, &refused) && refused.status == http.StatusServiceUnavailable {
+			apiError(w, err)
+			return
+		}
+		if err == nil || person == "" && !h.private(name) {
 			list = append(list, infoOf(name))
 		}
 	}
@@ -46,7 +52,8 @@ func (h *Host) apiList(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Host) apiCreate(w http.ResponseWriter, r *http.Request) {
-	if err := h.authorize(r, "", true); err != nil {
+	person, err := h.authorize(r, "", true)
+	if err != nil {
 		apiError(w, err)
 		return
 	}
@@ -59,7 +66,14 @@ func (h *Host) apiCreate(w http.ResponseWriter, r *http.Request) {
 		apiError(w, refusal{http.StatusBadRequest, `the body must be {"name": "…"}`})
 		return
 	}
-	if err := h.Create(r.Context(), in.Name); err != nil {
+	err = CheckName(in.Name)
+	if err == nil && person != "" { // they may what they may do with the repository that comes to be
+		_, err = h.authorize(r, in.Name, true)
+	}
+	if err == nil {
+		err = h.Create(r.Context(), in.Name)
+	}
+	if err != nil {
 		apiError(w, err)
 		return
 	}

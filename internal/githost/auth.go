@@ -3,34 +3,53 @@ package githost
 import (
 	"crypto/sha256"
 	"crypto/subtle"
+	"errors"
 	"net"
 	"net/http"
 	"strings"
 )
 
-// authorize says whether a request to a repository, or where that is empty to the host, may go on; the error is the refusal.
-func (h *Host) authorize(r *http.Request, repository string, write bool) error {
+// authorize says whether a request to a repository, or where that is empty to the host, may go on; the error is the refusal. person is whose
+// token it has; empty: it is nobody's own.
+func (h *Host) authorize(r *http.Request, repository string, write bool) (person string, err error) {
 	given, ok := credentials(r)
 	if ok && equal(given, h.opts.Token) {
-		return nil
+		return "", nil
 	}
 	if h.private(repository) {
-		return refusal{http.StatusUnauthorized, "only administrators read " + repository + ": it needs the token of the instance"}
+		return "", refusal{http.StatusUnauthorized, "only administrators read " + repository + ": it needs the token of the instance"}
+	}
+	if ok && h.opts.Person != nil && h.opts.Personal(given) {
+		return h.byPerson(r, given, repository, write)
 	}
 	if ok && h.opts.Allow != nil && given != "" && repository != "" {
 		if err := h.opts.Allow(given, repository, write); err != nil {
-			return refusal{http.StatusUnauthorized, err.Error()}
+			return "", refusal{http.StatusUnauthorized, err.Error()}
 		}
-		return nil
+		return "", nil
 	}
 	if ok {
 		// Wrong credentials are refused for reads too: silence would hide a mistake.
-		return refusal{http.StatusUnauthorized, "the token is wrong"}
+		return "", refusal{http.StatusUnauthorized, "the token is wrong"}
 	}
 	if !write && !h.guarded(r) && isLoopback(r.RemoteAddr) {
-		return nil
+		return "", nil
 	}
-	return refusal{http.StatusUnauthorized, "a token is needed: use it as the password, with any user name"}
+	return "", refusal{http.StatusUnauthorized, "a token is needed: use it as the password, with any user name"}
+}
+
+// byPerson is authorize for the token of a person.
+func (h *Host) byPerson(r *http.Request, token, repository string, write bool) (string, error) {
+	name, err := h.opts.Person(r.Context(), token, repository, write)
+	switch {
+	case err == nil:
+		return name, nil
+	case errors.Is(err, ErrUnknown):
+		return "", refusal{http.StatusUnauthorized, "the token is wrong or over: keelson user token makes another one"}
+	case errors.Is(err, ErrForbidden):
+		return "", refusal{http.StatusForbidden, err.Error()}
+	}
+	return "", refusal{http.StatusServiceUnavailable, err.Error()}
 }
 
 // private tells whether only the token of the host opens a repository.

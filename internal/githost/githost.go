@@ -8,7 +8,7 @@
 //
 // Names are lower-case letters, digits, "-", "_" and ".", with at most one group: "sample", "team/shop".
 // Writes need the token, by HTTP basic authentication (any user name, the token is the password) or as a bearer
-// token. Reads are open to clients on this machine and need the token from elsewhere, or from everybody with
+// token; people have tokens of their own, by Options.Person, and push as themselves whatever name they give. Reads are open to clients on this machine and need the token from elsewhere, or from everybody with
 // Options.GuardReads or through [Host.Guarded]. Pushes may rewrite history; their objects are checked (receive.fsckObjects) and their size is
 // bounded. Hooks never run: OnPush is called before the pushing client gets its answer.
 package githost
@@ -50,6 +50,10 @@ var (
 	ErrExists = errors.New("repository exists already")
 	// ErrNotFound: there is no repository of this name.
 	ErrNotFound = errors.New("repository not found")
+	// ErrUnknown is of Options.Person: the token is nobody's.
+	ErrUnknown = errors.New("the token is wrong or over")
+	// ErrForbidden is of Options.Person: whose the token is may not.
+	ErrForbidden = errors.New("forbidden")
 )
 
 // Options of a host.
@@ -61,6 +65,10 @@ type Options struct {
 	OnPush     func(Push) // called after a push has changed a ref; nil: nobody cares
 	// Allow lets other tokens than Token in, for a repository; an error says why not. Nil: there are none.
 	Allow func(token, repository string, write bool) error
+	// Personal tells which tokens are those of people, and Person whose one is, if they may: read or write a repository, or where that is empty ask
+	// the host at all. The error wraps [ErrUnknown] or [ErrForbidden]; any other means that nobody can tell. Nil: there are none.
+	Personal func(token string) bool
+	Person   func(ctx context.Context, token, repository string, write bool) (name string, err error)
 	// Private tells which repositories only Token opens, for reading; nobody pushes to them, and all their refs are shown. Nil: there are none.
 	Private func(repository string) bool
 	// Release lets go of a mirror that somebody wants to push to, if nobody keeps it any more; true: it is none now. Nil: all are kept.

@@ -11,7 +11,7 @@ import (
 // Push is what a push has done to a repository.
 type Push struct {
 	Repository string
-	User       string // the name that the client gave with the token; it proves nothing
+	User       string // whose token it was; with one that is nobody's own the name that the client gave, which proves nothing
 	Changes    []RefChange
 	Options    []string // of git push -o, in their order
 	Address    string   // of the client

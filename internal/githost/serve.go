@@ -1,6 +1,7 @@
 package githost
 
 import (
+	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -48,6 +49,7 @@ var protocolHeader = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCo
 // request is one understood request of a git client.
 type request struct {
 	repo      string
+	person    string // whose token it has; empty: nobody's own
 	service   string // uploadPack or receivePack
 	advertise bool   // the client asks for the refs
 }
@@ -64,7 +66,7 @@ func (r refusal) Error() string { return r.text }
 func (h *Host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	req, err := h.parse(r)
 	if err == nil {
-		err = h.authorize(r, req.repo, req.service == receivePack)
+		req.person, err = h.authorize(r, req.repo, req.service == receivePack)
 	}
 	if err == nil {
 		err = h.readOnly(req)
@@ -196,6 +198,7 @@ func (h *Host) push(ctx context.Context, w http.ResponseWriter, r *http.Request,
 	}
 	if h.opts.OnPush != nil && len(changes) > 0 {
 		user, _, _ := r.BasicAuth()
+		user = cmp.Or(req.person, user)
 		h.opts.OnPush(Push{Repository: req.repo, User: user, Changes: changes, Options: asked.options, Address: addressOf(r), Job: h.job(r)})
 	}
 	return err

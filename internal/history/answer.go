@@ -26,6 +26,7 @@ type Evidence struct {
 	Declaration *Step      // what has changed the app itself before the first step; nil: nothing that is known
 	Jobs        []JobWrite // that have written the object themselves, past every app
 	Pusher      *JobWrite  // the job that has pushed that commit; nil: none is known to have
+	Parts       []Part     // the commits that came with the first step, the oldest first; none: only its own, as far as is known
 	Begins      time.Time  // since when anything is known; zero: nothing is
 }
 
@@ -40,6 +41,11 @@ type Answer struct {
 	Previous string    `json:"previous,omitempty"` // of the field that was asked for, where that is one
 	Value    string    `json:"value,omitempty"`    // … since then
 	Delivery *Delivery `json:"delivery,omitempty"` // without its changes
+	// Head is what was delivered, where the commit of the delivery here is one of several that came with it.
+	Head *Commit `json:"head,omitempty"`
+	// Among are further commits of the same delivery that have changed it too, the newest first; where Unsure says so, it may be by any of them.
+	Among  []Commit `json:"among,omitempty"`
+	Unsure string   `json:"unsure,omitempty"`
 	// Declaration is what had changed the app itself, where the delivery was for that.
 	Declaration *Step      `json:"declaration,omitempty"`
 	Approvals   []Approval `json:"approvals,omitempty"`
@@ -123,6 +129,7 @@ func Decide(q Question, e Evidence) Answer {
 	d := first.Delivery
 	d.Changes = nil
 	a.Delivery = &d
+	a.credit(q, first.Change, e.Parts)
 	for _, who := range d.Approvers {
 		a.Approvals = append(a.Approvals, Approval{By: who, How: "approved"})
 	}
@@ -173,13 +180,14 @@ func unknown(q Question, e Evidence) string {
 func repairsSince(q Question, all []Repair, since time.Time) []Repair {
 	var out []Repair
 	for _, r := range all {
-		if r.Repaired.Before(since) || !q.At.IsZero() && r.Found.After(q.At) || len(out) == MaxEarlier {
-			continue
+		if !r.Repaired.Before(since) && (q.At.IsZero() || !r.Found.After(q.At)) && len(out) < MaxEarlier && Concerns(q, r) {
+			out = append(out, r)
 		}
-		if q.Field != "" && len(r.Fields) > 0 && len(matching(q.Field, Change{Fields: r.Fields})) == 0 {
-			continue
-		}
-		out = append(out, r)
 	}
 	return out
+}
+
+// Concerns tells whether a repair of an object has to do with the field that a question is about.
+func Concerns(q Question, r Repair) bool {
+	return q.Field == "" || len(r.Fields) == 0 || r.More > 0 || len(matching(q.Field, Change{Fields: r.Fields})) > 0
 }

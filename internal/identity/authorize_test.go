@@ -105,7 +105,7 @@ func TestRoles(t *testing.T) {
 	bind(t, c, "", "cluster-admin", subject("Group", Admins))
 	bind(t, c, "", "keelson-viewer", subject("User", "vic"))
 	bind(t, c, "roles-shop", "keelson-developer", subject("Group", "developers"))
-	bind(t, c, "roles-shop", "keelson-approver", subject("User", "amy@example.com"))
+	bind(t, c, "roles-shop", "keelson-releaser", subject("User", "amy@example.com"))
 	narrow := &rbacv1.Role{
 		ObjectMeta: metav1.ObjectMeta{Name: "production", Namespace: "roles-shop"},
 		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{"keelson.dev"}, Resources: []string{"environments"}, ResourceNames: []string{"production"}, Verbs: []string{"stop"}}},
@@ -142,14 +142,14 @@ func TestRoles(t *testing.T) {
 		on   web.Target
 		may  bool
 	}{
-		{admin, "play", project, true}, {admin, "approve", prod, true}, {admin, "play", none, true}, {admin, "create", usersTarget, true},
+		{admin, "play", project, true}, {admin, "rollback", prod, true}, {admin, "play", none, true}, {admin, "create", usersTarget, true},
 		{admin, "impersonate", web.Target{Resource: "groups", Name: "x"}, true}, {admin, "get", web.TargetOf("Unknown", "", ""), true},
 		{dev, "get", project, true}, {dev, "play", project, true}, {dev, "retry", project, true}, {dev, "cancel", project, true}, {dev, "sync", app, true},
 		{dev, "suspend", app, true}, {dev, "stop", review, true},
-		{dev, "erase", project, false}, {dev, "approve", prod, false}, {dev, "rollback", prod, false}, {dev, "rollback", app, false}, {dev, "play", other, false},
+		{dev, "erase", project, false}, {dev, "push", project, true}, {viewer, "push", project, false}, {dev, "push", none, false}, {dev, "rollback", prod, false}, {dev, "rollback", app, false}, {dev, "play", other, false},
 		{dev, "get", none, false}, {dev, "create", usersTarget, false}, {dev, "get", web.TargetOf("Unknown", "roles-shop", ""), false},
 		{viewer, "get", project, true}, {viewer, "get", other, true}, {viewer, "get", none, true}, {viewer, "get", app, true}, {viewer, "play", project, false}, {viewer, "sync", app, false},
-		{amy, "approve", prod, true}, {amy, "rollback", app, true}, {amy, "stop", prod, true}, {amy, "stop", review, false}, {amy, "play", project, false},
+		{amy, "rollback", prod, true}, {amy, "rollback", app, true}, {amy, "stop", prod, true}, {amy, "stop", review, false}, {amy, "play", project, false},
 		{nobody, "get", project, false}, {nobody, "get", none, false},
 		{web.Person{}, "get", project, false}, {web.Person{Name: "system:admin", Groups: []string{"system:masters"}}, "get", project, false},
 		{web.Person{Name: "System:kube-controller-manager"}, "get", project, false},
@@ -159,8 +159,8 @@ func TestRoles(t *testing.T) {
 			t.Errorf("%s %s %s: %v, want %v", c.who.Name, c.verb, describe(c.on), err, c.may)
 		}
 	}
-	err = a.Authorize(t.Context(), dev, "approve", prod)
-	if want := `forbidden: dev may not approve environments.keelson.dev "production" in namespace roles-shop: grant it with a Role`; err == nil || !strings.HasPrefix(err.Error(), want) {
+	err = a.Authorize(t.Context(), dev, "rollback", prod)
+	if want := `forbidden: dev may not rollback environments.keelson.dev "production" in namespace roles-shop: grant it with a Role`; err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("%v, want %s", err, want)
 	}
 }

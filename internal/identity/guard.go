@@ -6,8 +6,10 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"keelson.dev/keelson/internal/web"
@@ -36,7 +38,7 @@ func (s *Service) GuardTokens(next http.Handler) http.Handler { return s.guard(n
 
 func (s *Service) guard(next http.Handler, cookies bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.harden(w)
+		s.harden(w, r)
 		p, err := s.prove(r, cookies)
 		if err != nil {
 			s.turnAway(w, r, err, cookies)
@@ -48,13 +50,30 @@ func (s *Service) guard(next http.Handler, cookies bool) http.Handler {
 				return
 			}
 		}
-		ctx := context.WithValue(web.WithPerson(r.Context(), p.person()), proofKey{}, p)
-		next.ServeHTTP(w, r.WithContext(ctx))
+		visit := web.WithVisitor(r.Context(), p.person(), func(ctx context.Context) error { return s.still(ctx, r, p, cookies) })
+		next.ServeHTTP(w, r.WithContext(context.WithValue(visit, proofKey{}, p)))
 	})
 }
 
+// quietKey is in the context of a look that is no use of a session or a token: what is only followed does not keep them alive.
+type quietKey struct{}
+
+// still tells whether a request would be let in now as it was, with an error that wraps [web.ErrGone] if not.
+func (s *Service) still(ctx context.Context, r *http.Request, was proof, cookies bool) error {
+	p, err := s.prove(r.WithContext(context.WithValue(ctx, quietKey{}, true)), cookies)
+	switch {
+	case errors.Is(err, errUnknown):
+		return fmt.Errorf("%w: %w", web.ErrGone, err)
+	case err != nil:
+		return err
+	case p.Person != was.Person || p.Origin != was.Origin || !slices.Equal(p.groups, was.groups):
+		return fmt.Errorf("%w: the groups of %s are others now", web.ErrGone, was.Person)
+	}
+	return nil
+}
+
 // harden sets the headers that every answer has. A page that needs more sets its own policy.
-func (s *Service) harden(w http.ResponseWriter) {
+func (s *Service) harden(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Security-Policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -64,9 +83,20 @@ func (s *Service) harden(w http.ResponseWriter) {
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=()")
 	h.Set("Cache-Control", "no-store")
-	if s.Secure {
+	if s.secure(r) {
 		h.Set("Strict-Transport-Security", "max-age=31536000")
 	}
+}
+
+// secure tells whether the browser of a request came over https.
+func (s *Service) secure(r *http.Request) bool { return s.Secure || web.ByHTTPS(r.Context()) }
+
+// cookieName is the name of the session's cookie: over https one that browsers take over https from this very host only.
+func (s *Service) cookieName(r *http.Request) string {
+	if s.secure(r) {
+		return "__Host-" + s.Cookie
+	}
+	return s.Cookie
 }
 
 // prove finds out whose a request is.
@@ -82,7 +112,7 @@ func (s *Service) prove(r *http.Request, cookies bool) (proof, error) {
 	if !cookies {
 		return proof{}, errUnknown
 	}
-	c, err := r.Cookie(s.Cookie)
+	c, err := r.Cookie(s.cookieName(r))
 	if err != nil {
 		return proof{}, errUnknown
 	}
@@ -127,7 +157,12 @@ func (s *Service) turnAway(w http.ResponseWriter, r *http.Request, err error, co
 		status = http.StatusBadRequest
 	default:
 		s.Log.Warn("find out who somebody is", "error", err)
-		status, err = http.StatusServiceUnavailable, errors.New("nobody can be looked up now; the server's log says why")
+		status, err = http.StatusServiceUnavailable, away(err)
+		if cookies && wantsPage(r) { // here, and not at the login page: nobody would know whether they have to go there
+			next := r.URL.RequestURI()
+			s.page(w, status, loginView{Next: localPath(next), OIDC: s.oidcURL(next), Problem: err.Error()})
+			return
+		}
 	}
 	if status == http.StatusUnauthorized {
 		if cookies && wantsPage(r) {

@@ -78,7 +78,7 @@ type Options struct {
 	Token string
 	// Cookie is the name of the session's cookie; empty: keelson. Cookies do not know ports, so each server of a machine has a name of its own.
 	Cookie string
-	// Secure says that browsers reach this over https, which a proxy in front may serve.
+	// Secure says that browsers reach this over https, which a proxy in front may serve. Else it is said of each request ([web.ByHTTPS]).
 	Secure bool
 	// OIDC is the OpenID provider; nil: there is none.
 	OIDC *Provider
@@ -120,6 +120,7 @@ type Service struct {
 type recent struct {
 	proof proof
 	until time.Time
+	quiet bool // it was no use, so a use looks again
 }
 
 // proof is what somebody is known by.
@@ -171,9 +172,6 @@ func New(o Options) *Service {
 	if o.Cookie == "" {
 		o.Cookie = "keelson"
 	}
-	if o.Secure {
-		o.Cookie = "__Host-" + o.Cookie // browsers take it over https from this very host only
-	}
 	return &Service{
 		Options: o, hasher: newHasher(), cross: http.NewCrossOriginProtection(), tries: limiter{now: o.Now},
 		recent: map[[32]byte]recent{}, kept: map[[32]byte]store.Session{}, links: map[[32]byte]link{}, asked: map[string]*deviceAsk{},
@@ -208,7 +206,7 @@ func (s *Service) session(ctx context.Context, value string) (proof, error) {
 		if !kept {
 			db, err := s.Store()
 			if err != nil {
-				return proof{}, errUnknown // those that are not kept here are nowhere
+				return proof{}, err // it may be another server's
 			}
 			if found, err = db.Session(ctx, hash[:]); err != nil {
 				return proof{}, missing(err)
@@ -218,7 +216,7 @@ func (s *Service) session(ctx context.Context, value string) (proof, error) {
 		if !now.Before(found.Expires) || now.Sub(found.Seen) > sessionIdle {
 			return proof{}, errUnknown
 		}
-		if now.Sub(found.Seen) > seenEvery {
+		if now.Sub(found.Seen) > seenEvery && !isQuiet(ctx) {
 			s.seen(hash, kept)
 		}
 		return proof{Holder: found.Holder, expires: earlier(found.Expires, now.Add(sessionIdle)), cookie: value, hash: hash}, nil
@@ -286,11 +284,48 @@ func (s *Service) token(ctx context.Context, value, user string) (proof, error) 
 		if !now.Before(found.Expires) {
 			return proof{}, errUnknown
 		}
-		if now.Sub(found.Used) > seenEvery {
+		if now.Sub(found.Used) > seenEvery && !isQuiet(ctx) {
 			s.note("token", func(ctx context.Context, db *store.DB) error { return db.UsedToken(ctx, hash[:]) })
 		}
 		return proof{Holder: found.Holder, expires: found.Expires, hash: hash}, nil
 	})
+}
+
+// unavailable is an error of Options.Store that may be told to anybody.
+type unavailable struct {
+	says string
+	error
+}
+
+func (u unavailable) Unwrap() error { return u.error }
+
+// Unavailable makes an error of Options.Store that tells everybody what to do; why is for the log.
+func Unavailable(says string, why error) error { return unavailable{says, why} }
+
+// away is what is answered where nobody can be looked up.
+func away(err error) error {
+	if u, ok := errors.AsType[unavailable](err); ok {
+		return errors.New("nobody can be looked up now: " + u.says)
+	}
+	return errors.New("nobody can be looked up now; the server's log says why, and its token still logs in at " + LoginPath)
+}
+
+// ErrNoToken says that a token is nobody's: it is wrong, over or removed.
+var ErrNoToken = errors.New("the token is wrong or over")
+
+// IsToken tells whether a text looks like an access token.
+func IsToken(text string) bool { return strings.HasPrefix(text, TokenPrefix) }
+
+// ByToken tells whose an access token is, for doors that [Service.Guard] is not in front of. The instance's own token is no person's.
+func (s *Service) ByToken(ctx context.Context, value string) (web.Person, error) {
+	if !IsToken(value) {
+		return web.Person{}, ErrNoToken
+	}
+	p, err := s.token(ctx, value, "")
+	if errors.Is(err, errUnknown) {
+		err = ErrNoToken
+	}
+	return p.person(), err
 }
 
 // remembered looks a proof up, or believes what was found a moment ago.
@@ -299,7 +334,7 @@ func (s *Service) remembered(ctx context.Context, hash [32]byte, look func(conte
 	s.mu.Lock()
 	r, ok := s.recent[hash]
 	s.mu.Unlock()
-	if ok && now.Before(r.until) && now.Before(r.proof.expires) {
+	if ok && now.Before(r.until) && now.Before(r.proof.expires) && (!r.quiet || isQuiet(ctx)) {
 		return r.proof, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeLimit)
@@ -316,9 +351,11 @@ func (s *Service) remembered(ctx context.Context, hash [32]byte, look func(conte
 	if len(s.recent) >= maxRecent {
 		clear(s.recent)
 	}
-	s.recent[hash] = recent{p, now.Add(believed)}
+	s.recent[hash] = recent{p, now.Add(believed), isQuiet(ctx)}
 	return p, nil
 }
+
+func isQuiet(ctx context.Context) bool { return ctx.Value(quietKey{}) != nil }
 
 // groupsOf gives the groups that a holder has now.
 func (s *Service) groupsOf(ctx context.Context, h store.Holder) ([]string, error) {

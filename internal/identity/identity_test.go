@@ -301,9 +301,11 @@ func TestLogin(t *testing.T) {
 	w.wants(200, `name="next" value="/apps?a=b"`, w.ask("GET", "/login?next=/apps%3Fa%3Db", ""))
 	w.wants(401, "the user or the password is wrong", w.ask("POST", "/login", "user=ann&password=wrong"))
 	w.wants(401, `value="&lt;script&gt;"`, w.ask("POST", "/login", "user=<script>&password=wrong"))
+	w.wants(400, "user and password are needed, or a token", w.ask("POST", "/login", "user=ann"))
+	w.wants(303, "", w.ask("POST", "/login", url.Values{"token": {" " + rootToken + "\n"}}.Encode()))
 	for next, want := range map[string]string{
 		"/apps?a=b": "/apps?a=b", "": "/", "//evil.test": "/", "https://evil.test": "/", `/\evil.test`: "/", "/\tevil": "/", "javascript:alert(1)": "/", "/login": "/",
-		"/a\r\nX: y": "/", "apps": "/",
+		"/a\r\nX: y": "/", "apps": "/", "/.//evil.test": "/evil.test", "/x/..//evil.test": "/evil.test", "/%2Fevil.test": "/%2Fevil.test", "///evil.test": "/", "/@evil.test": "/@evil.test",
 	} {
 		res := w.ask("POST", "/login", url.Values{"user": {"ann"}, "password": {"correct horse"}, "next": {next}}.Encode())
 		if got := res.Header.Get("Location"); res.StatusCode != http.StatusSeeOther || got != want {

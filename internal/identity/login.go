@@ -13,6 +13,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"keelson.dev/keelson/internal/store"
@@ -70,7 +71,7 @@ var Paths = []string{
 // open is in front of what people do who are not known yet: another site's page cannot have them log in as somebody else.
 func (s *Service) open(next http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.harden(w)
+		s.harden(w, r)
 		if err := s.cross.Check(r); err != nil {
 			refuse(w, http.StatusForbidden, errors.New("this request comes from another site"))
 			return
@@ -126,6 +127,12 @@ type credentials struct {
 	Token    string `json:"token"`
 	link     string
 }
+
+func (c credentials) given() bool {
+	return c.link != "" || c.Token != "" || c.User != "" && c.Password != ""
+}
+
+var errMissing = errors.New("user and password are needed, or a token")
 
 // refusedLogin is a login that failed, as it is answered.
 type refusedLogin struct {
@@ -206,7 +213,7 @@ func (s *Service) check(ctx context.Context, c credentials) (store.Holder, time.
 			return refused(http.StatusUnauthorized, errors.New("the token is wrong or over"))
 		case err != nil:
 			s.Log.Warn("look a token up", "error", err)
-			return refused(http.StatusServiceUnavailable, errors.New("nobody can be looked up now; the server's log says why"))
+			return refused(http.StatusServiceUnavailable, away(err))
 		}
 		return p.Holder, p.expires, nil
 	}
@@ -217,7 +224,7 @@ func (s *Service) check(ctx context.Context, c credentials) (store.Holder, time.
 	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		s.Log.Warn("look a user up", "error", err)
-		return refused(http.StatusServiceUnavailable, errors.New("nobody can be looked up now; the server's log says why"))
+		return refused(http.StatusServiceUnavailable, away(err))
 	}
 	if len(c.Password) > maxPassword {
 		return refused(http.StatusUnauthorized, errWrong)
@@ -234,19 +241,19 @@ func (s *Service) check(ctx context.Context, c credentials) (store.Holder, time.
 
 // setCookie gives a browser its session, and ends the one that it has had.
 func (s *Service) setCookie(w http.ResponseWriter, r *http.Request, value string, until time.Time) {
-	if old, err := r.Cookie(s.Cookie); err == nil {
+	if old, err := r.Cookie(s.cookieName(r)); err == nil {
 		if p, err := s.session(r.Context(), old.Value); err == nil {
 			if err := s.end(r.Context(), p.hash); err != nil {
 				s.Log.Warn("end a session", "error", err)
 			}
 		}
 	}
-	http.SetCookie(w, s.cookie(value, until))
+	http.SetCookie(w, s.cookie(r, value, until))
 }
 
 // cookie makes the session's cookie; an empty value removes it.
-func (s *Service) cookie(value string, until time.Time) *http.Cookie {
-	c := &http.Cookie{Name: s.Cookie, Value: value, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: s.Secure}
+func (s *Service) cookie(r *http.Request, value string, until time.Time) *http.Cookie {
+	c := &http.Cookie{Name: s.cookieName(r), Value: value, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: s.secure(r)}
 	if value == "" {
 		c.MaxAge = -1
 	} else {
@@ -260,8 +267,8 @@ func (s *Service) loginAPI(w http.ResponseWriter, r *http.Request) {
 	if !decode(w, r, &c) {
 		return
 	}
-	if c.Token == "" && (c.User == "" || c.Password == "") {
-		refuse(w, http.StatusBadRequest, errors.New("user and password are needed, or a token"))
+	if !c.given() {
+		refuse(w, http.StatusBadRequest, errMissing)
 		return
 	}
 	value, _, until, err := s.login(r, c)
@@ -298,7 +305,7 @@ func (s *Service) logout(w http.ResponseWriter, r *http.Request) {
 	}
 	err := s.end(r.Context(), p.hash)
 	s.tell(r, Event{Action: "logout", Actor: p.Person}, err)
-	http.SetCookie(w, s.cookie("", time.Time{}))
+	http.SetCookie(w, s.cookie(r, "", time.Time{}))
 	switch {
 	case err != nil:
 		refuse(w, http.StatusServiceUnavailable, errors.New("the session could not be ended; the server's log says why"))
@@ -374,7 +381,7 @@ func (s *Service) loginPage(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNoContent) // nobody looks yet, and the link works once
 		return
 	}
-	if c, err := r.Cookie(s.Cookie); err == nil && !s.isOpen(secret) {
+	if c, err := r.Cookie(s.cookieName(r)); err == nil && !s.isOpen(secret) {
 		if _, err := s.session(r.Context(), c.Value); err == nil { // the page of a link that has logged in is loaded again
 			http.Redirect(w, r, v.Next, http.StatusSeeOther)
 			return
@@ -388,12 +395,17 @@ func (s *Service) loginForm(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, fmt.Errorf("read the form: %w", err))
 		return
 	}
-	c := credentials{User: r.PostForm.Get("user"), Password: r.PostForm.Get("password"), Token: r.PostForm.Get("token")}
+	c := credentials{User: r.PostForm.Get("user"), Password: r.PostForm.Get("password"), Token: strings.TrimSpace(r.PostForm.Get("token"))}
 	s.finish(w, r, c, loginView{Next: localPath(r.PostForm.Get("next")), User: c.User, OIDC: s.oidcURL(r.PostForm.Get("next"))})
 }
 
 // finish logs somebody in who looks at the page, and goes on to what they wanted to see.
 func (s *Service) finish(w http.ResponseWriter, r *http.Request, c credentials, v loginView) {
+	if !c.given() {
+		v.Problem = errMissing.Error()
+		s.page(w, http.StatusBadRequest, v)
+		return
+	}
 	value, _, until, err := s.login(r, c)
 	if err != nil {
 		v.Problem = err.Error()

@@ -86,9 +86,14 @@ func (p *Provider) discover(ctx context.Context) (*oidc.Provider, error) {
 	return found, nil
 }
 
-func (p *Provider) config(found *oidc.Provider) *oauth2.Config {
+// config is of a login; https says that its browser came by https, whatever the URL of this server says.
+func (p *Provider) config(found *oidc.Provider, https bool) *oauth2.Config {
+	base := strings.TrimSuffix(p.URL, "/")
+	if rest, clear := strings.CutPrefix(base, "http://"); clear && https {
+		base = "https://" + rest
+	}
 	return &oauth2.Config{
-		ClientID: p.ClientID, ClientSecret: p.ClientSecret, Endpoint: found.Endpoint(), RedirectURL: strings.TrimSuffix(p.URL, "/") + callbackPath,
+		ClientID: p.ClientID, ClientSecret: p.ClientSecret, Endpoint: found.Endpoint(), RedirectURL: base + callbackPath,
 		Scopes: append([]string{oidc.ScopeOpenID}, slices.DeleteFunc(slices.Clone(p.Scopes), func(s string) bool { return s == oidc.ScopeOpenID })...),
 	}
 }
@@ -110,7 +115,7 @@ func (s *Service) oidcURL(next string) string {
 	return oidcPath + "?" + url.Values{"next": {localPath(next)}}.Encode()
 }
 
-func (s *Service) flowCookie() string { return s.Cookie + "-oidc" }
+func (s *Service) flowCookie(r *http.Request) string { return s.cookieName(r) + "-oidc" }
 
 // oidcBegin sends a browser to the provider.
 func (s *Service) oidcBegin(w http.ResponseWriter, r *http.Request) {
@@ -128,16 +133,16 @@ func (s *Service) oidcBegin(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	http.SetCookie(w, &http.Cookie{
-		Name: s.flowCookie(), Value: base64.RawURLEncoding.EncodeToString(text), Path: "/", MaxAge: int(flowLife.Seconds()),
-		HttpOnly: true, Secure: s.Secure, SameSite: http.SameSiteLaxMode,
+		Name: s.flowCookie(r), Value: base64.RawURLEncoding.EncodeToString(text), Path: "/", MaxAge: int(flowLife.Seconds()),
+		HttpOnly: true, Secure: s.secure(r), SameSite: http.SameSiteLaxMode,
 	})
-	http.Redirect(w, r, s.OIDC.config(found).AuthCodeURL(f.State, oidc.Nonce(f.Nonce), oauth2.S256ChallengeOption(f.Verifier)), http.StatusSeeOther)
+	http.Redirect(w, r, s.OIDC.config(found, s.secure(r)).AuthCodeURL(f.State, oidc.Nonce(f.Nonce), oauth2.S256ChallengeOption(f.Verifier)), http.StatusSeeOther)
 }
 
 // oidcEnd takes a browser back from the provider.
 func (s *Service) oidcEnd(w http.ResponseWriter, r *http.Request) {
 	f, err := s.flowOf(r)
-	http.SetCookie(w, &http.Cookie{Name: s.flowCookie(), Path: "/", MaxAge: -1, HttpOnly: true, Secure: s.Secure, SameSite: http.SameSiteLaxMode})
+	http.SetCookie(w, &http.Cookie{Name: s.flowCookie(r), Path: "/", MaxAge: -1, HttpOnly: true, Secure: s.secure(r), SameSite: http.SameSiteLaxMode})
 	v := loginView{Next: "/", OIDC: s.oidcURL("/")}
 	if err != nil { // of nobody's login: whoever is not known could fill the audit
 		s.Log.Debug("end a login by the OpenID provider", "error", err, "address", addressOf(r))
@@ -155,7 +160,7 @@ func (s *Service) oidcEnd(w http.ResponseWriter, r *http.Request) {
 	s.tries.fail(from, freeOfAddress)
 	ctx, cancel := context.WithTimeout(oidc.ClientContext(r.Context(), s.OIDC.Client), 2*providerLimit)
 	defer cancel()
-	h, err := s.OIDC.redeem(ctx, f, r.URL.Query())
+	h, err := s.OIDC.redeem(ctx, f, r.URL.Query(), s.secure(r))
 	if err == nil {
 		err = s.noLocal(ctx, h.Person)
 	}
@@ -183,7 +188,7 @@ func (s *Service) oidcEnd(w http.ResponseWriter, r *http.Request) {
 // flowOf reads the login that a browser is in.
 func (s *Service) flowOf(r *http.Request) (flow, error) {
 	var f flow
-	c, err := r.Cookie(s.flowCookie())
+	c, err := r.Cookie(s.flowCookie(r))
 	if err != nil || len(c.Value) > maxSecret {
 		return f, errors.New("this browser has not begun a login here, or too long ago: begin again")
 	}
@@ -203,7 +208,7 @@ func (s *Service) flowOf(r *http.Request) (flow, error) {
 }
 
 // redeem has the provider say who somebody is.
-func (p *Provider) redeem(ctx context.Context, f flow, q url.Values) (store.Holder, error) {
+func (p *Provider) redeem(ctx context.Context, f flow, q url.Values, https bool) (store.Holder, error) {
 	if code := q.Get("error"); code != "" {
 		return store.Holder{}, fmt.Errorf("%s %s", code, q.Get("error_description"))
 	}
@@ -214,7 +219,7 @@ func (p *Provider) redeem(ctx context.Context, f flow, q url.Values) (store.Hold
 	if err != nil {
 		return store.Holder{}, err
 	}
-	config := p.config(found)
+	config := p.config(found, https)
 	token, err := config.Exchange(ctx, q.Get("code"), oauth2.VerifierOption(f.Verifier))
 	if err != nil {
 		var refused *oauth2.RetrieveError
@@ -332,5 +337,5 @@ func (s *Service) noLocal(ctx context.Context, name string) error {
 		return fmt.Errorf("there is a local user %s already: remove it, or set a prefix for the names of OpenID users", name)
 	}
 	s.Log.Warn("look a user up", "error", err)
-	return refusedLogin{status: http.StatusServiceUnavailable, error: errors.New("nobody can be looked up now; the server's log says why")}
+	return refusedLogin{status: http.StatusServiceUnavailable, error: away(err)}
 }

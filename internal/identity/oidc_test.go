@@ -405,7 +405,7 @@ func TestOpenIDFlood(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cookie := "Cookie: " + w.flowCookie() + "=" + base64.RawURLEncoding.EncodeToString(made)
+	cookie := "Cookie: __Host-keelson-oidc=" + base64.RawURLEncoding.EncodeToString(made)
 	for range freeOfAddress {
 		w.wants(403, "access_denied", w.ask("GET", "/login/callback?error=access_denied&state=s", "", cookie))
 	}

@@ -92,6 +92,9 @@ func (s *Service) failed(w http.ResponseWriter, err error) {
 	case errors.Is(err, store.ErrTooLarge):
 		refuse(w, http.StatusUnprocessableEntity, err)
 	default:
+		if u, ok := errors.AsType[unavailable](err); ok {
+			err = errors.New(u.says)
+		}
 		refuse(w, http.StatusServiceUnavailable, err)
 	}
 }

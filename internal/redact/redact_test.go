@@ -1,6 +1,7 @@
 package redact_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -161,4 +162,23 @@ func mustJSON(t *testing.T, u *unstructured.Unstructured) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+func TestRotated(t *testing.T) {
+	secret := func(kind string, data map[string]any, plain map[string]any) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": kind, "data": data, "stringData": plain}}
+	}
+	before := secret("Secret", map[string]any{"same": "c2FtZQ==", "old": "b2xk", "gone": "Z29uZQ=="}, nil)
+	after := secret("Secret", map[string]any{"same": "c2FtZQ=="}, map[string]any{"old": "new", "more": "more"})
+	got := redact.Rotated(before, after)
+	slices.Sort(got)
+	if want := []string{"gone", "new", "old"}; !slices.Equal(got, want) {
+		t.Errorf("rotated are %q, want %q", got, want)
+	}
+	if got := redact.Rotated(before, nil); len(got) != 3 {
+		t.Errorf("with the Secret go %q", got)
+	}
+	if got := redact.Rotated(secret("ConfigMap", map[string]any{"a": "b2xk"}, nil), nil); got != nil {
+		t.Errorf("of a ConfigMap: %q", got)
+	}
 }

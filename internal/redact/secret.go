@@ -50,6 +50,31 @@ func SecretPair(live, desired *unstructured.Unstructured) (maskedLive, maskedDes
 	return Secret(live), desired
 }
 
+// Rotated gives the values of a Secret that are others after a change than before it, both of them, or that have gone with it. after may be nil:
+// it was deleted. Of what is no Secret it gives none.
+func Rotated(before, after *unstructured.Unstructured) []string {
+	if before == nil || !IsSecret(before) {
+		return nil
+	}
+	was, is := asMap(fold(before).Object["data"]), map[string]any(nil)
+	if after != nil {
+		is = asMap(fold(after).Object["data"])
+	}
+	var out []string
+	for key, v := range was {
+		if equalValue(v, is[key]) {
+			continue
+		}
+		for _, side := range []any{v, is[key]} {
+			text, _ := side.(string)
+			if value, err := base64.StdEncoding.DecodeString(text); err == nil && text != "" {
+				out = append(out, string(value))
+			}
+		}
+	}
+	return out
+}
+
 // fold returns a copy with stringData merged into data.
 func fold(u *unstructured.Unstructured) *unstructured.Unstructured {
 	u = u.DeepCopy()

@@ -284,11 +284,14 @@ func (r *run) repair(res *Result) error {
 		if err != nil {
 			return err
 		}
-		_, is, err := r.engine.would(r.ctx, r.app, manifest[at], fields, false)
+		was, is, err := r.engine.would(r.ctx, r.app, manifest[at], fields, false)
 		if err != nil {
 			return err
 		}
 		res.Repaired = append(res.Repaired, text)
+		if r.engine.witness {
+			res.Mended = append(res.Mended, Changed{Ref: ref, Before: was, After: is})
+		}
 		o.mu.Lock()
 		t := thingOf(is)
 		if c := o.apps[r.app.ID]; c != nil { // what we have just written is as it is to be

@@ -19,6 +19,7 @@ type Result struct {
 	Unchanged bool
 	Repaired  []string  // objects that were repaired
 	Changed   []Changed // where [Options.Witness] wants it
+	Mended    []Changed // the objects that were repaired, as they were found and as they are again, where it wants it
 	Began     time.Time
 	Took      time.Duration
 }

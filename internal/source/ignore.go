@@ -154,6 +154,7 @@ func (x *ignoreIndex) add(id git.ObjectID, sum ruleSum) {
 // are asked for. It is safe for concurrent use.
 type view struct {
 	tree  *git.Tree
+	repo  *git.Repository // that the tree is of; nil: it is of none alone
 	src   delivery.Source // whose it is, without credentials
 	known *ignoreIndex
 	spec  []rule

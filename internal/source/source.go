@@ -432,7 +432,9 @@ func (f *Fetcher) Fetch(ctx context.Context, src delivery.Source, rev delivery.R
 		return delivery.Snapshot{}, err
 	}
 	snap := delivery.Snapshot{Revision: rev, Verified: verified, Commit: said(r.repo, rev.Commit)}
-	if err := newView(tree, r.known, src).show(&snap); err != nil {
+	shown := newView(tree, r.known, src)
+	shown.repo = r.repo
+	if err := shown.show(&snap); err != nil {
 		return delivery.Snapshot{}, fault(t, "read ignore files of "+rev.Short(), "", err)
 	}
 	return snap, nil

@@ -246,6 +246,12 @@ func TestCutAudit(t *testing.T) {
 	}
 	_, err := db.AuditBefore(ctx, day, 1000)
 	refused(t, err, ErrNotFound)
+	fifty := must(db.AuditAt(ctx, 50))(t)
+	before := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{4}, ed25519.SeedSize))
+	retiring, taking, err := audit.Rotate(before, auditKey, audit.Checkpoint{Seq: 50, Hash: fifty.Hash, Time: day})
+	ok(t, err)
+	ok(t, db.KeepCheckpoint(ctx, retiring, taking))
+	refused(t, db.KeepCheckpoint(ctx, signedAt(t, AuditHead{Seq: 51, Hash: must(db.AuditAt(ctx, 51))(t).Hash}, audit.Plain), retiring), ErrExists)
 	ok(t, db.KeepCheckpoint(ctx, signedAt(t, must(db.AuditAt(ctx, 100))(t), audit.Plain)))
 	refused(t, db.CutAudit(ctx, signedAt(t, h, audit.Plain)), nil, "of the kind")
 	forged := signedAt(t, h, audit.Plain)
@@ -256,7 +262,7 @@ func TestCutAudit(t *testing.T) {
 	diff(t, "verified", verified(t, db), "ok 201-300 signed 0")
 	var names, checkpoints int
 	ok(t, db.reader.QueryRow(`SELECT (SELECT count(*) FROM audit_names WHERE kind = 'person'), (SELECT count(*) FROM audit_checkpoints)`).Scan(&names, &checkpoints))
-	if names != 41 || checkpoints != 1 {
+	if names != 41 || checkpoints != 3 { // what follows which key stays
 		t.Errorf("%d names, %d checkpoints", names, checkpoints)
 	}
 	must(db.AppendAudit(ctx, audit.Entry{Action: "login"}))(t)
@@ -264,6 +270,83 @@ func TestCutAudit(t *testing.T) {
 	diff(t, "verified", verified(t, db), "ok 201-301 signed 301")
 	change(t, db, `DELETE FROM audit WHERE seq = 201`)
 	diff(t, "verified", verified(t, db), "record 1: it is missing; the first one that is there is 202, and no signed checkpoint says that what is before it was removed in good order")
+}
+
+// TestCutExport: a chain that was cut is exported and verified, by the key in use and by one that it has followed, and one that was cut by anybody else is not.
+func TestCutExport(t *testing.T) {
+	db := manyAudit(t, 30)
+	ctx := t.Context()
+	before := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{4}, ed25519.SeedSize))
+	retiring, taking, err := audit.Rotate(before, auditKey, audit.Checkpoint{Seq: 5, Hash: must(db.AuditAt(ctx, 5))(t).Hash, Time: day})
+	ok(t, err)
+	ok(t, db.KeepCheckpoint(ctx, retiring, taking))
+	ok(t, db.CutAudit(ctx, signedAt(t, must(db.AuditAt(ctx, 20))(t), audit.Cut)))
+	ok(t, db.KeepCheckpoint(ctx, signedAt(t, must(db.AuditAt(ctx, 25))(t), audit.Plain)))
+	var file bytes.Buffer
+	ok(t, db.ExportAudit(ctx, &file, AuditExport{}))
+	look := func(text []byte, key ed25519.PrivateKey) string {
+		report, p, err := audit.VerifyExport(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(text)), nil }, []ed25519.PublicKey{key.Public().(ed25519.PublicKey)}, nil)
+		ok(t, err)
+		if p != nil {
+			return p.Error()
+		}
+		return fmt.Sprintf("ok %d-%d signed %d, %d unsigned; %s", report.First, report.Last, report.Signed, report.Unsigned, report.Notes[len(report.Notes)-1])
+	}
+	want := "ok 21-30 signed 25, 5 unsigned; the records up to 20 were removed in good order"
+	diff(t, "by the key in use", look(file.Bytes(), auditKey), want)
+	diff(t, "by the key before", look(file.Bytes(), before), want)
+	first := bytes.Index(file.Bytes(), []byte(`"seq":21,`))
+	at := bytes.LastIndexByte(file.Bytes()[:first], '\n') + 1
+	end := at + bytes.IndexByte(file.Bytes()[at:], '\n') + 1
+	gone := append(bytes.Clone(file.Bytes()[:at]), file.Bytes()[end:]...)
+	diff(t, "one more is gone", look(gone, auditKey), "the first record cannot be read: line 9: the first record is 22, and the header says 21")
+	diff(t, "in the database", verified(t, db), "ok 21-30 signed 25")
+	change(t, db, `DELETE FROM audit_checkpoints WHERE kind = 'cut'`)
+	diff(t, "without what closes it", verified(t, db), "record 1: it is missing; the first one that is there is 21, and no signed checkpoint says that what is before it was removed in good order")
+}
+
+// TestCutOff: an end that is cut off down to the last checkpoint is found by what else knows of it in the database, and by a witness that has seen more.
+func TestCutOff(t *testing.T) {
+	db := manyAudit(t, 10)
+	ctx := t.Context()
+	last := signedAt(t, must(db.AuditHead(ctx))(t), audit.Plain)
+	ok(t, db.KeepCheckpoint(ctx, signedAt(t, must(db.AuditAt(ctx, 6))(t), audit.Plain)))
+	diff(t, "whole", verified(t, db), "ok 1-10 signed 6")
+	change(t, db, `DELETE FROM audit WHERE seq > 6`)
+	diff(t, "cut off", verified(t, db), "record 7: it is missing, and so are all up to 10: the chain ends at 6, and the database knows of record 10")
+	change(t, db, `UPDATE audit_names SET last = 6 WHERE last > 6`)
+	diff(t, "with care", verified(t, db), "ok 1-6 signed 6") // nobody has seen more
+	_, p, err := db.VerifyAudit(ctx, nil, []audit.Found{{Signed: last, Where: "the witness"}})
+	ok(t, err)
+	if p == nil || !strings.HasPrefix(p.Error(), "record 7: it is missing, and so are all up to 10: the chain ends at 6, and the checkpoint in the witness, of ") {
+		t.Errorf("%v", p)
+	}
+}
+
+// TestUrgent: who signs is woken by what should be signed at once, and by nothing else.
+func TestUrgent(t *testing.T) {
+	db := newDB(t)
+	ctx := t.Context()
+	woken := db.Urgent()
+	must(db.AppendAudit(ctx, audit.Entry{Action: "login"}))(t)
+	select {
+	case <-woken:
+		t.Error("by a login")
+	default:
+	}
+	must(db.AppendAudit(ctx, audit.Entry{Action: "login", Outcome: audit.Refused}))(t)
+	select {
+	case <-woken:
+	default:
+		t.Error("not by one that was refused")
+	}
+	woken = db.Urgent()
+	must(db.Enqueue(ctx, Command{Kind: "play", Audit: []audit.Entry{{Actor: "ann", Action: "pipeline.play"}}}))(t)
+	select {
+	case <-woken:
+	default:
+		t.Error("not by a gate that was passed")
+	}
 }
 
 // TestEraseAudit looks for a name in the bytes of all files.
@@ -289,9 +372,9 @@ func TestEraseAudit(t *testing.T) {
 		t.Fatal("the name is nowhere")
 	}
 	before := verified(t, db)
-	_, err := db.EraseAudit(ctx, "nobody")
+	_, err := db.ErasePerson(ctx, "nobody")
 	refused(t, err, ErrNotFound, "erase nobody")
-	id := must(db.EraseAudit(ctx, name))(t)
+	id := must(db.ErasePerson(ctx, name))(t).ID
 	if left := has(); len(left) > 0 {
 		t.Errorf("the name is still in %v", left)
 	}

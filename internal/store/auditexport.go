@@ -52,7 +52,7 @@ func (db *DB) ExportAudit(ctx context.Context, w io.Writer, o AuditExport) error
 	at := 0
 	checkpoints := func(to int64) {
 		for ; at < len(all) && all[at].Checkpoint.Seq <= to; at++ {
-			if all[at].Checkpoint.Seq >= first-1 {
+			if all[at].Checkpoint.Seq >= first-1 || audit.IsRotation(all[at].Kind) {
 				x.put(audit.Line{Checkpoint: &all[at].Signed})
 			}
 		}
@@ -118,6 +118,10 @@ func (db *DB) VerifyAudit(ctx context.Context, accept []ed25519.PublicKey, more 
 			witnessed = c.Checkpoint.Seq
 		}
 	}
+	known, err := db.AuditKnown(ctx) // before the chain is read: others write
+	if err != nil {
+		known = 0 // the names are damaged; the chain is what counts
+	}
 	v := audit.NewVerifier(accept, found)
 	err = db.eachAudit(ctx, 1, 0, false, func(r AuditRecord) error {
 		if p := v.Record(r.Record, r.Hash); p != nil {
@@ -133,6 +137,7 @@ func (db *DB) VerifyAudit(ctx context.Context, accept []ed25519.PublicKey, more 
 	case err != nil:
 		return audit.Report{}, v.Unreadable(err), nil
 	}
+	v.Known(known, fmt.Sprintf("the database knows of record %d", known))
 	report, p := v.End()
 	if p == nil && witnessed > 0 && len(more) == 0 {
 		report.Notes = append(report.Notes, fmt.Sprintf("the witness, which had checkpoints up to record %d, was not looked at", witnessed))

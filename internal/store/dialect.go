@@ -34,8 +34,10 @@ type engine interface {
 	classify(err error) (hint string, kind error)
 	// interrupted tells whether a statement was ended from outside.
 	interrupted(err error) bool
-	// forget has what was deleted leave the files as far as that can be done.
-	forget(ctx context.Context, writer *pool) error
+	// forget has what was deleted from tables leave the files as far as that can be done.
+	forget(ctx context.Context, writer *pool, tables []string) error
+	// hasTable is a query that counts the tables of a name.
+	hasTable() string
 	// restore says how to go on with a damaged database.
 	restore() string
 }

@@ -173,6 +173,9 @@ func (db *DB) ReportDeployment(ctx context.Context, id int64, r Report) (Deploym
 	err = db.write(ctx, false, func(tx *tx) error {
 		err := d.scan(tx.row(`UPDATE deployments SET wrote = CASE CAST(? AS TEXT) WHEN '' THEN wrote ELSE ? END WHERE id = ? RETURNING `+deploymentColumns,
 			string(r.Wrote), string(r.Wrote), id).Scan)
+		if err == nil && len(r.Wrote) > 0 {
+			err = tx.putNames(id, r.Wrote)
+		}
 		if err != nil || r.URL == "" && r.AutoStop.IsZero() {
 			return err
 		}

@@ -32,6 +32,9 @@ func OpenFile(path string) (*File, error) {
 	return &File{&DB{engine: at, now: time.Now, log: slog.New(slog.DiscardHandler), reader: reader, closed: make(chan struct{})}}, nil
 }
 
+// String names the database for people, without credentials.
+func (f *File) String() string { return f.db.engine.String() }
+
 // Close closes it.
 func (f *File) Close() error { return f.db.reader.Close() }
 
@@ -39,7 +42,7 @@ func (f *File) Close() error { return f.db.reader.Close() }
 func (f *File) Version(ctx context.Context) (version int, err error) {
 	err = f.db.read(ctx, func(tx *tx) error {
 		var ours int
-		if err := tx.row(isMigrated).Scan(&ours); err != nil || ours == 0 {
+		if err := tx.row(f.db.engine.hasTable(), "schema_migrations").Scan(&ours); err != nil || ours == 0 {
 			return err
 		}
 		return tx.row(`SELECT coalesce(max(version), 0) FROM schema_migrations`).Scan(&version)
@@ -49,10 +52,11 @@ func (f *File) Version(ctx context.Context) (version int, err error) {
 
 // HasAudit tells whether there is a table of audit records: the databases of old versions have none.
 func (f *File) HasAudit(ctx context.Context) (has bool, err error) {
+	var n int
 	err = f.db.read(ctx, func(tx *tx) error {
-		return tx.row(`SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'audit'`).Scan(&has)
+		return tx.row(f.db.engine.hasTable(), "audit").Scan(&n)
 	})
-	return has, f.db.wrap("read "+f.db.engine.String(), err)
+	return n > 0, f.db.wrap("read "+f.db.engine.String(), err)
 }
 
 // Audit is [DB.Audit].
@@ -95,7 +99,7 @@ func (f *File) VerifyAudit(ctx context.Context, accept []ed25519.PublicKey, more
 func (f *File) Check(ctx context.Context) error { return f.db.Check(ctx) }
 
 // Backup writes a whole and sound copy of the database to a file that is not there yet, as it is at one moment; others may write meanwhile. What
-// is not used any more is not in it.
+// is not used any more is not in it. The copy is an SQLite database, also where the database is a PostgreSQL one.
 func (f *File) Backup(ctx context.Context, to string) error {
 	doing := "copy " + f.db.engine.String() + " to " + to
 	if _, err := os.Lstat(to); !errors.Is(err, fs.ErrNotExist) {
@@ -104,7 +108,11 @@ func (f *File) Backup(ctx context.Context, to string) error {
 	if err := private(to); err != nil { // SQLite takes an empty file
 		return f.db.wrap(doing, err)
 	}
-	if err := inFile(f.db.engine.String()).backup(ctx, to); err != nil {
+	write := f.db.copyOut
+	if file, ok := f.db.engine.(inFile); ok {
+		write = file.backup
+	}
+	if err := write(ctx, to); err != nil {
 		return f.db.wrap(doing, errors.Join(err, os.Remove(to)))
 	}
 	copied, err := OpenFile(to)

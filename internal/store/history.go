@@ -126,6 +126,10 @@ func (t *tx) putDelivery(d *history.Delivery, now time.Time) error {
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			id, d.Key, d.App.String(), text(d.Environment), text(d.Cluster), d.Revision, d.SHA, d.Previous, text(d.Title), text(d.Author), text(d.Email), micros(d.Authored),
 			text(d.MergeRequest), approvers, d.Trigger, text(d.Actor), d.Status, text(d.Message), micros(d.Began), micros(d.Applied), micros(d.Finished), d.Health, micros(d.Healthy), d.Objects)
+		if err == nil {
+			searched := strings.Join([]string{text(d.Title), text(d.Author), d.App.String(), text(d.MergeRequest), d.SHA}, " ")
+			err = t.exec(`INSERT INTO delivery_texts (delivery, searched) VALUES (?, ?)`, id, strings.ToLower(searched))
+		}
 	} else {
 		err = t.exec(`UPDATE deliveries SET status = ?, message = ?, applied = ?, finished = ?, health = ?, healthy = ?, objects = CASE WHEN objects > ? THEN objects ELSE ? END WHERE id = ?`,
 			d.Status, text(d.Message), micros(d.Applied), micros(d.Finished), d.Health, micros(d.Healthy), d.Objects, d.Objects, id)
@@ -245,9 +249,24 @@ type DeliveryFilter struct {
 	Limit       int   // 0: 100; at most 1000
 }
 
-// where gives the condition.
-func (f DeliveryFilter) where() where {
-	var w where
+// from gives the tables and the condition. A search alone goes through the texts, from the newest on; where an index leaves few deliveries, only theirs are
+// looked at.
+func (f DeliveryFilter) from() (tables string, w where) {
+	tables = "deliveries"
+	var texts where
+	for _, word := range strings.Fields(f.Query) {
+		texts.and(`searched LIKE ? ESCAPE '~'`, "%"+escapeLike(strings.ToLower(word))+"%")
+	}
+	few := f.App != "" || f.Author != "" || f.SHA != "" || f.Name != ""
+	switch {
+	case len(texts.sql) == 0:
+	case few:
+		w.and("EXISTS (SELECT 1 FROM delivery_texts WHERE delivery = id AND "+strings.Join(texts.sql, " AND ")+")", texts.args...)
+	default:
+		tables = "delivery_texts CROSS JOIN deliveries" // in this order, says CROSS to SQLite
+		w = texts
+		w.and("id = delivery")
+	}
 	for column, value := range map[string]string{"app": f.App, "author": f.Author, "status": f.Status, "caused_by": f.Trigger} {
 		if value != "" {
 			w.and(column+" = ?", value)
@@ -263,21 +282,27 @@ func (f DeliveryFilter) where() where {
 		cond, args := objectWhere(f.Kinds, f.Namespace, f.Name)
 		w.and("id IN (SELECT delivery FROM delivery_objects WHERE "+cond+")", args...)
 	}
-	for _, word := range strings.Fields(f.Query) {
-		pattern := "%" + escapeLike(strings.ToLower(word)) + "%"
-		w.and(`lower(title || ' ' || author || ' ' || app || ' ' || merge_request || ' ' || sha) LIKE ? ESCAPE '~'`, pattern)
-	}
-	// Numbers follow the time of the beginning closely, so that the newest first ends early.
+	var span where
 	if !f.From.IsZero() {
-		w.and("began >= ?", micros(f.From))
+		span.and("began >= ?", micros(f.From))
 	}
 	if !f.To.IsZero() {
-		w.and("began <= ?", micros(f.To))
+		span.and("began <= ?", micros(f.To))
+	}
+	switch {
+	case len(span.sql) == 0:
+	case few || tables != "deliveries":
+		w.and(strings.Join(span.sql, " AND "), span.args...)
+	default: // by their numbers, so that no more than those are sorted
+		w.and("id IN (SELECT id FROM deliveries"+span.String()+")", span.args...)
 	}
 	if f.Before != 0 {
 		w.and("id < ?", f.Before)
+		if tables != "deliveries" {
+			w.and("delivery < ?", f.Before)
+		}
 	}
-	return w
+	return tables, w
 }
 
 func escapeLike(s string) string {
@@ -310,14 +335,18 @@ func (db *DB) Deliveries(ctx context.Context, f DeliveryFilter) ([]history.Deliv
 		return nil, db.wrap("list deliveries", fmt.Errorf("the query has more than %d words: %w", maxWords, ErrTooLarge))
 	}
 	var all []history.Delivery
-	w := f.where()
+	tables, w := f.from()
+	order := "id"
+	if tables != "deliveries" {
+		order = "delivery"
+	}
 	err := db.read(ctx, func(tx *tx) error {
 		err := tx.each(func(scan func(...any) error) error {
 			var d history.Delivery
 			err := scanDelivery(&d, scan)
 			all = append(all, d)
 			return err
-		}, `SELECT `+deliveryColumns+` FROM deliveries`+w.String()+` ORDER BY id DESC LIMIT ?`, append(w.args, page(f.Limit))...)
+		}, `SELECT `+deliveryColumns+` FROM `+tables+w.String()+` ORDER BY `+order+` DESC LIMIT ?`, append(w.args, page(f.Limit))...)
 		for i := range all {
 			if err == nil {
 				err = tx.changesOf(&all[i], changesShown)
@@ -352,6 +381,29 @@ func (db *DB) Delivery(ctx context.Context, id int64) (history.Delivery, error) 
 		return tx.changesOf(&d, changesKept)
 	})
 	return d, db.wrap(fmt.Sprintf("delivery %d", id), err)
+}
+
+// Commits gives what is known of commits by their SHAs, from what was delivered of them and from their pipelines: title and author.
+func (db *DB) Commits(ctx context.Context, shas []string) (map[string]history.Commit, error) {
+	found := map[string]history.Commit{}
+	if len(shas) == 0 {
+		return found, nil
+	}
+	marks := strings.TrimSuffix(strings.Repeat("?, ", len(shas)), ", ")
+	args := make([]any, 0, 2*len(shas))
+	for _, sha := range slices.Concat(shas, shas) {
+		args = append(args, sha)
+	}
+	err := db.read(ctx, func(tx *tx) error {
+		return tx.each(func(scan func(...any) error) error {
+			var c history.Commit
+			err := scan(&c.SHA, &c.Title, &c.Author)
+			found[c.SHA] = c
+			return err
+		}, `SELECT sha, title, author FROM pipelines WHERE id IN (SELECT max(id) FROM pipelines WHERE sha IN (`+marks+`) AND title <> '' GROUP BY sha)
+			UNION ALL SELECT sha, title, author FROM deliveries WHERE id IN (SELECT max(id) FROM deliveries WHERE sha IN (`+marks+`) AND title <> '' GROUP BY sha)`, args...)
+	})
+	return found, db.wrap(fmt.Sprintf("look for %d commits", len(shas)), err)
 }
 
 // ObjectChange is what a delivery has done to an object.
@@ -583,7 +635,7 @@ const jobsLooked = 200
 // WrittenBy gives the jobs that have written an object themselves, the newest first, as far as the last deployments tell.
 func (db *DB) WrittenBy(ctx context.Context, f ObjectFilter) ([]history.JobWrite, error) {
 	var out []history.JobWrite
-	err := db.deployedWith(ctx, `"name":`+quoted(f.Name), func(j history.JobWrite, w wrote) {
+	err := db.deployedWith(ctx, f.Name, func(j history.JobWrite, w wrote) {
 		for _, o := range w.Objects {
 			if o.Name == f.Name && (f.Namespace == "" || o.Namespace == f.Namespace) && slices.Contains(f.Kinds, strings.ToLower(o.Kind)) {
 				j.Verb = o.Verb
@@ -598,7 +650,7 @@ func (db *DB) WrittenBy(ctx context.Context, f ObjectFilter) ([]history.JobWrite
 // PushedBy gives the job that has pushed a commit; nil: none of the last deployments has.
 func (db *DB) PushedBy(ctx context.Context, sha string) (*history.JobWrite, error) {
 	var found *history.JobWrite
-	err := db.deployedWith(ctx, `"sha":`+quoted(sha), func(j history.JobWrite, w wrote) {
+	err := db.deployedWith(ctx, sha, func(j history.JobWrite, w wrote) {
 		if found == nil && slices.ContainsFunc(w.Commits, func(c wroteCommit) bool { return c.SHA == sha }) {
 			found = &j
 		}
@@ -614,13 +666,61 @@ type wrote struct {
 
 type wroteCommit struct{ SHA string }
 
-func quoted(s string) string {
-	b, _ := json.Marshal(s) // a text always can be
-	return string(b)
+// names are what a deployment is found by, each once.
+func (w wrote) names() []string {
+	var all []string
+	for _, o := range w.Objects {
+		all = append(all, o.Name)
+	}
+	for _, c := range w.Commits {
+		all = append(all, c.SHA)
+	}
+	slices.Sort(all)
+	return slices.DeleteFunc(slices.Compact(all), func(name string) bool { return checkNames("name", name) != nil || name == "" })
 }
 
-// deployedWith calls tell with the newest deployments in whose report a text is.
-func (db *DB) deployedWith(ctx context.Context, text string, tell func(history.JobWrite, wrote)) error {
+// putNames keeps what a deployment is found by, as its report says.
+func (t *tx) putNames(deployment int64, report []byte) error {
+	var w wrote
+	if err := json.Unmarshal(report, &w); err != nil {
+		return nil //nolint:nilerr // one that cannot be read has nothing to tell
+	}
+	if err := t.exec(`DELETE FROM deployment_names WHERE deployment = ?`, deployment); err != nil {
+		return err
+	}
+	for _, name := range w.names() {
+		if err := t.exec(`INSERT INTO deployment_names (name, deployment) VALUES (?, ?)`, name, deployment); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nameDeployments fills deployment_names with what there is when it is made.
+func nameDeployments(t *tx) error {
+	const batch = 100
+	for last := int64(0); ; {
+		reports := map[int64]string{}
+		err := t.each(func(scan func(...any) error) error {
+			var id int64
+			var report string
+			err := scan(&id, &report)
+			last, reports[id] = id, report
+			return err
+		}, `SELECT id, wrote FROM deployments WHERE id > ? AND wrote <> '' ORDER BY id LIMIT ?`, last, batch)
+		for id, report := range reports {
+			if err == nil {
+				err = t.putNames(id, []byte(report))
+			}
+		}
+		if err != nil || len(reports) < batch {
+			return err
+		}
+	}
+}
+
+// deployedWith calls tell with the newest deployments that say they have written what has this name or SHA.
+func (db *DB) deployedWith(ctx context.Context, name string, tell func(history.JobWrite, wrote)) error {
 	return db.read(ctx, func(tx *tx) error {
 		return tx.each(func(scan func(...any) error) error {
 			var j history.JobWrite
@@ -635,8 +735,9 @@ func (db *DB) deployedWith(ctx context.Context, text string, tell func(history.J
 				tell(j, w)
 			}
 			return nil
-		}, `SELECT d.job, d.pipeline, e.name, d.sha, d.deployed_by, d.status, d.created, d.started, d.wrote FROM deployments d JOIN environments e ON e.id = d.environment
-			WHERE d.wrote <> '' AND d.wrote LIKE ? ESCAPE '~' ORDER BY d.id DESC LIMIT ?`, "%"+escapeLike(text)+"%", jobsLooked)
+		}, `SELECT d.job, d.pipeline, e.name, d.sha, d.deployed_by, d.status, d.created, d.started, d.wrote
+			FROM deployment_names n JOIN deployments d ON d.id = n.deployment JOIN environments e ON e.id = d.environment
+			WHERE n.name = ? ORDER BY n.deployment DESC LIMIT ?`, name, jobsLooked)
 	})
 }
 

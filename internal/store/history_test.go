@@ -52,6 +52,17 @@ func TestDeliveries(t *testing.T) {
 	refused(t, db.KeepDeliveries(ctx, []history.Delivery{{Key: "x", App: shop}}), nil, "status")
 }
 
+// What commits say is known from what was delivered of them.
+func TestCommits(t *testing.T) {
+	db := newDB(t)
+	untitled := delivered("k0", "aaa", func(d *history.Delivery) { d.Title, d.Author = "", "" })
+	ok(t, db.KeepDeliveries(t.Context(), []history.Delivery{delivered("k1", "aaa", nil), untitled, delivered("k2", "bbb", nil), delivered("k3", "ccc", nil)}))
+	diff(t, "commits", must(db.Commits(t.Context(), []string{"aaa", "ccc", "ddd"}))(t), map[string]history.Commit{
+		"aaa": {SHA: "aaa", Title: "Change aaa", Author: "Ann"}, "ccc": {SHA: "ccc", Title: "Change ccc", Author: "Ann"},
+	})
+	diff(t, "none", must(db.Commits(t.Context(), nil))(t), map[string]history.Commit{})
+}
+
 // What is done to an object more than once is all kept: as it was before the first time, and after the last one.
 func TestChangesOfOneObjectAreMerged(t *testing.T) {
 	db := newDB(t)

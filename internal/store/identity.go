@@ -55,7 +55,7 @@ func (db *DB) AddUser(ctx context.Context, u User) error {
 	if err != nil {
 		return db.wrap(doing, err)
 	}
-	return db.wrap(doing, db.write(ctx, true, func(tx *tx) error {
+	return db.wrap(doing, db.writePeople(ctx, true, func(tx *tx) error {
 		return tx.exec(`INSERT INTO users (name, password, groups, created) VALUES (?, ?, ?, ?)`, u.Name, u.Password, groups, micros(db.now()))
 	}))
 }
@@ -101,7 +101,7 @@ func (db *DB) SetPassword(ctx context.Context, name, origin, hash string) error 
 	if err := checkNames("password", hash); err != nil {
 		return db.wrap(doing, err)
 	}
-	return db.wrap(doing, db.write(ctx, true, func(tx *tx) error {
+	return db.wrap(doing, db.writePeople(ctx, true, func(tx *tx) error {
 		if err := tx.one(`UPDATE users SET password = ? WHERE name = ?`, hash, name); err != nil {
 			return err
 		}
@@ -111,7 +111,7 @@ func (db *DB) SetPassword(ctx context.Context, name, origin, hash string) error 
 
 // RemoveUser removes a local user, with all tokens and sessions of that origin, or gives [ErrNotFound].
 func (db *DB) RemoveUser(ctx context.Context, name, origin string) error {
-	return db.wrap("remove user "+name, db.write(ctx, true, func(tx *tx) error {
+	return db.wrap("remove user "+name, db.writePeople(ctx, true, func(tx *tx) error {
 		if err := tx.one(`DELETE FROM users WHERE name = ?`, name); err != nil {
 			return err
 		}
@@ -133,7 +133,7 @@ func (db *DB) AddToken(ctx context.Context, t AccessToken) error {
 	if err != nil {
 		return db.wrap(doing, err)
 	}
-	return db.wrap(doing, db.write(ctx, true, func(tx *tx) error {
+	return db.wrap(doing, db.writePeople(ctx, true, func(tx *tx) error {
 		now := micros(db.now())
 		if err := tx.exec(`DELETE FROM access_tokens WHERE expires <= ?`, now); err != nil {
 			return err
@@ -187,7 +187,7 @@ func (db *DB) Tokens(ctx context.Context, person, origin string) ([]AccessToken,
 
 // RemoveToken removes a token by its name, with the person's sessions of that origin, as some may have begun with it; or gives [ErrNotFound].
 func (db *DB) RemoveToken(ctx context.Context, person, origin, name string) error {
-	return db.wrap(fmt.Sprintf("remove token %s of %s", name, person), db.write(ctx, true, func(tx *tx) error {
+	return db.wrap(fmt.Sprintf("remove token %s of %s", name, person), db.writePeople(ctx, true, func(tx *tx) error {
 		if err := tx.one(`DELETE FROM access_tokens WHERE person = ? AND origin = ? AND name = ?`, person, origin, name); err != nil {
 			return err
 		}
@@ -197,7 +197,7 @@ func (db *DB) RemoveToken(ctx context.Context, person, origin, name string) erro
 
 // UsedToken notes that a token is used.
 func (db *DB) UsedToken(ctx context.Context, hash []byte) error {
-	return db.wrap("note the use of a token", db.write(ctx, false, func(tx *tx) error {
+	return db.wrap("note the use of a token", db.writePeople(ctx, false, func(tx *tx) error {
 		return tx.exec(`UPDATE access_tokens SET used = ? WHERE hash = ?`, micros(db.now()), hash)
 	}))
 }
@@ -212,7 +212,7 @@ func (db *DB) AddSession(ctx context.Context, s Session) error {
 	if err != nil {
 		return db.wrap(doing, err)
 	}
-	return db.wrap(doing, db.write(ctx, true, func(tx *tx) error {
+	return db.wrap(doing, db.writePeople(ctx, true, func(tx *tx) error {
 		now := micros(db.now())
 		if err := tx.exec(`DELETE FROM sessions WHERE expires <= ?`, now); err != nil {
 			return err
@@ -245,14 +245,14 @@ func (db *DB) Session(ctx context.Context, hash []byte) (Session, error) {
 
 // SeenSession notes that a session is used.
 func (db *DB) SeenSession(ctx context.Context, hash []byte) error {
-	return db.wrap("note the use of a session", db.write(ctx, false, func(tx *tx) error {
+	return db.wrap("note the use of a session", db.writePeople(ctx, false, func(tx *tx) error {
 		return tx.exec(`UPDATE sessions SET seen = ? WHERE hash = ?`, micros(db.now()), hash)
 	}))
 }
 
 // EndSession removes a session. It is no error where there is none.
 func (db *DB) EndSession(ctx context.Context, hash []byte) error {
-	return db.wrap("end a session", db.write(ctx, true, func(tx *tx) error {
+	return db.wrap("end a session", db.writePeople(ctx, true, func(tx *tx) error {
 		return tx.exec(`DELETE FROM sessions WHERE hash = ?`, hash)
 	}))
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io"
@@ -35,6 +36,7 @@ type served struct {
 	name   string
 	start  atomic.Int64 // the number of this start; 0: not yet
 	lost   func()
+	beside bool // another process has it
 }
 
 func newServed(dsn string, lost func()) (*served, error) {
@@ -73,6 +75,9 @@ func (s *served) open() (writer, reader *sql.DB, err error) {
 
 // take lets a new connection write, if this process has the database.
 func (s *served) take(ctx context.Context, conn *pgx.Conn) (err error) {
+	if s.beside {
+		return nil
+	}
 	defer func() {
 		if err != nil { // else it stays open, with the lock
 			err = errors.Join(err, conn.Close(context.WithoutCancel(ctx)))
@@ -115,12 +120,14 @@ func (s *served) take(ctx context.Context, conn *pgx.Conn) (err error) {
 
 func (s *served) begun(start int64) { s.start.Store(start) }
 
+const isServedMigrated = `SELECT count(*) FROM information_schema.tables WHERE table_schema = current_schema() AND table_name = 'schema_migrations'`
+
 func (s *served) look(ctx context.Context, reader *pool, _ *slog.Logger) error {
 	tables, err := countIs(ctx, reader, `SELECT count(*) FROM information_schema.tables WHERE table_schema = current_schema()`)
 	if err != nil || tables == 0 {
 		return err
 	}
-	ours, err := countIs(ctx, reader, `SELECT count(*) FROM information_schema.tables WHERE table_schema = current_schema() AND table_name = 'schema_migrations'`)
+	ours, err := countIs(ctx, reader, isServedMigrated)
 	if err == nil && ours == 0 {
 		err = errors.New("it has tables of another program; name another database, or another schema with search_path")
 	}
@@ -188,15 +195,18 @@ func (s *served) check(ctx context.Context, reader *pool) error {
 	return nil
 }
 
-// restore says how to go on with a damaged database.
-// forget has the server overwrite the rows; its write-ahead log has them until it is recycled.
-func (s *served) forget(ctx context.Context, writer *pool) error {
-	_, err := writer.ExecContext(ctx, "VACUUM audit_names")
+// forget has the server take the old rows away; its write-ahead log has them until it is recycled.
+func (s *served) forget(ctx context.Context, writer *pool, tables []string) error {
+	_, err := writer.ExecContext(ctx, "VACUUM "+strings.Join(tables, ", "))
 	return err
 }
 
+func (s *served) hasTable() string {
+	return `SELECT count(*) FROM information_schema.tables WHERE table_schema = current_schema() AND table_name = CAST(? AS TEXT)`
+}
+
 func (s *served) restore() string {
-	return "stop Keelson, restore the database from a backup (pg_restore) with its key file, and start again. Without a backup start with an empty " +
+	return "stop Keelson; with KEELSON_DATABASE_URL set keelson store restore FILE puts a backup in its place, or pg_restore one of pg_dump. Without a backup start with an empty " +
 		"database: the history begins anew, Git and the clusters have everything else"
 }
 
@@ -211,7 +221,7 @@ func (s *served) classify(err error) (hint string, kind error) {
 	if !errors.As(err, &e) {
 		var connect *pgconn.ConnectError
 		var network *net.OpError
-		if errors.As(err, &connect) || errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) {
+		if errors.As(err, &connect) || errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, driver.ErrBadConn) {
 			return "see that PostgreSQL runs there and takes connections; what was not acknowledged is not written", ErrAway
 		}
 		return inFile("").classify(err) // the files of logs

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/test/testpostgres"
 )
 
@@ -85,6 +87,55 @@ func TestPostgreSQL(t *testing.T) {
 		if lost != 0 {
 			t.Error("the one that has it is told that it has not")
 		}
+	})
+	t.Run("beside it", func(t *testing.T) {
+		_, err := OpenBeside("", Options{PostgreSQL: s.URL("template1")})
+		refused(t, err, ErrLocked, "has not made its schema yet")
+		beside := must(OpenBeside(filepath.Join(t.TempDir(), "store.db"), Options{PostgreSQL: s.URL("postgres"), Now: func() time.Time { return day }}))(t)
+		ok(t, beside.OpensWith(ctx, testKey))
+		refused(t, beside.OpensWith(ctx, make([]byte, KeySize)), ErrWrongKey, "put its key file in the place of this server's")
+		if got := must(beside.Pipeline(ctx, p.ID))(t); got.ID != p.ID {
+			t.Errorf("it reads %+v", got)
+		}
+		_, err = beside.Advance(ctx, p.ID, 0, Step{Status: "running"})
+		refused(t, err, ErrLocked, "the Keelson that has it writes")
+		_, err = beside.AppendAudit(ctx, audit.Entry{Action: "login"})
+		refused(t, err, ErrLocked)
+		_, err = beside.TakeInbox(ctx)
+		ok(t, err)
+
+		// People are the same in both.
+		ok(t, beside.AddUser(ctx, User{Name: "ann"}))
+		ok(t, beside.AddSession(ctx, Session{Holder: Holder{Person: "ann", Origin: "local"}, Hash: []byte("hash"), Expires: day.Add(time.Hour)}))
+		if got := must(db.Session(ctx, []byte("hash")))(t); got.Person != "ann" {
+			t.Errorf("the session is %+v", got)
+		}
+		ok(t, db.EndSession(ctx, []byte("hash")))
+		_, err = beside.Session(ctx, []byte("hash"))
+		refused(t, err, ErrNotFound)
+
+		// Their logins come into the audit.
+		ok(t, beside.InboxAudit(ctx, audit.Entry{Actor: "ann", Action: "login", Object: "session", Detail: "password", Address: "192.0.2.1"}, audit.Entry{Actor: "ann", Action: "logout"}))
+		_, err = beside.TakeInbox(ctx)
+		refused(t, err, ErrLocked)
+		if n := must(db.TakeInbox(ctx))(t); n != 2 {
+			t.Errorf("%d are taken in", n)
+		}
+		if n := must(db.TakeInbox(ctx))(t); n != 0 {
+			t.Errorf("%d are taken in twice", n)
+		}
+		records, _, err := db.Audit(ctx, AuditFilter{Actor: "ann"})
+		ok(t, err)
+		var told []string
+		for _, r := range records {
+			told = append(told, fmt.Sprint(r.Who, " ", r.Action, " ", r.Address, " ", r.Detail))
+		}
+		slices.Sort(told)
+		diff(t, "the audit", told, []string{
+			"ann login 192.0.2.1 password, on a server that waits, " + day.Format(time.RFC3339),
+			"ann logout  on a server that waits, " + day.Format(time.RFC3339),
+		})
+		ok(t, beside.Close())
 	})
 	t.Run("another schema is another database", func(t *testing.T) {
 		conn := must(pgx.Connect(ctx, s.URL("postgres")))(t)

@@ -23,6 +23,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"keelson.dev/keelson/internal/history"
 )
 
 func TestOpenKey(t *testing.T) {
@@ -164,6 +166,30 @@ func TestMigrations(t *testing.T) {
 	} {
 		_, err := readMigrations(c.files)
 		refused(t, err, nil, c.says)
+	}
+}
+
+// TestSearchesAfterAMigration takes the tables away that searches use, as they were not there in older versions: what is there is found all the same.
+func TestSearchesAfterAMigration(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	db := openAt(t, path)
+	ctx := t.Context()
+	p := newPipeline(t, db, "group/shop", nil)
+	ok(t, db.KeepDeliveries(ctx, []history.Delivery{delivered("k", "c0ffee", func(d *history.Delivery) { d.Title = "Sell MORE tea" })}))
+	for i := range 150 {
+		j := newJob(t, db, p, fmt.Sprint("deploy-", i), "running")
+		_, d, err := db.BeginDeployment(ctx, Environment{Project: p.Project, Name: "prod", Slug: "prod"}, Deployment{Pipeline: p.ID, Job: j.ID, SHA: "c0ffee", Started: day})
+		ok(t, err)
+		must(db.ReportDeployment(ctx, d.ID, Report{Wrote: []byte(`{"objects":[{"verb":"patch","kind":"Deployment","namespace":"dev","name":"web"}],"commits":[{"sha":"` + fmt.Sprint("beef", i) + `"}]}`)}))(t)
+	}
+	must(db.writer.Exec(`DROP TABLE delivery_texts; DROP TABLE deployment_names; DELETE FROM schema_migrations WHERE version IN (10, 11)`))(t)
+	ok(t, db.Close())
+	db = openAt(t, path)
+	found := must(db.Deliveries(ctx, DeliveryFilter{Query: "more flux-system"}))(t)
+	diff(t, "deliveries", len(found), 1)
+	diff(t, "jobs that wrote", len(must(db.WrittenBy(ctx, ObjectFilter{Kinds: []string{"deployment"}, Name: "web"}))(t)), 150)
+	if j := must(db.PushedBy(ctx, "beef149"))(t); j == nil || j.Environment != "prod" {
+		t.Errorf("beef149 was pushed by %v", j)
 	}
 }
 
@@ -391,13 +417,28 @@ func TestCloseWaits(t *testing.T) {
 	ok(t, db.Close()) // again
 }
 
+// openAfterCrash opens a database that a process had which is no more: PostgreSQL may need a while to notice, on a busy machine.
+func openAfterCrash(t *testing.T, path string) *DB {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; {
+		db, err := Open(path, Options{Key: testKey, PostgreSQL: database(t, path), Now: func() time.Time { return day }})
+		if err == nil {
+			t.Cleanup(func() { db.Close() })
+			return db
+		}
+		if !errors.Is(err, ErrLocked) || os.Getenv(serverVariable) == "" || time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestCrashHelper is the process that TestCrash kills: it says what was acknowledged.
 func TestCrashHelper(t *testing.T) {
 	path := os.Getenv("KEELSON_TEST_STORE")
 	if path == "" {
 		t.Skip("TestCrash starts it")
 	}
-	db := openAt(t, path)
+	db := openAfterCrash(t, path)
 	ctx := t.Context()
 	p := newPipeline(t, db, "a/b", nil)
 	fmt.Println("pipeline", p.ID)
@@ -447,7 +488,9 @@ func TestCrash(t *testing.T) {
 		cmd.Env = append(os.Environ(), "KEELSON_TEST_STORE="+path)
 		out := must(cmd.StdoutPipe())(t)
 		ok(t, cmd.Start())
-		kill := time.AfterFunc(300*time.Millisecond+rand.N(300*time.Millisecond), func() { cmd.Process.Kill() })
+		// From when everything goes on: a machine that is busy takes seconds to start a process, and there would be nothing to cut short.
+		kill := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
+		begun := map[string]int{}
 		lines := bufio.NewReader(out)
 		for {
 			line, err := lines.ReadString('\n')
@@ -467,6 +510,9 @@ func TestCrash(t *testing.T) {
 				said[what] = map[int64]int64{}
 			}
 			said[what][id] = n
+			if begun[what]++; begun[what] == crashLeast[what] && len(begun) == len(crashLeast) && enough(begun) {
+				kill.Reset(rand.N(300 * time.Millisecond))
+			}
 		}
 		kill.Stop()
 		cmd.Process.Kill()
@@ -480,10 +526,22 @@ func TestCrash(t *testing.T) {
 	}
 }
 
+// crashLeast is how much a process of TestCrash says before it is killed.
+var crashLeast = map[string]int{"id": 1, "pipeline": 1, "step": 10, "command": 10, "log": 10, "deleted": 2}
+
+func enough(said map[string]int) bool {
+	for what, least := range crashLeast {
+		if said[what] < least {
+			return false
+		}
+	}
+	return true
+}
+
 // look compares a database with what was said of it.
 func look(t *testing.T, path string, said map[string]map[int64]int64) {
 	t.Helper()
-	db := openAt(t, path)
+	db := openAfterCrash(t, path)
 	defer db.Close()
 	ctx := t.Context()
 	ok(t, db.Check(ctx))

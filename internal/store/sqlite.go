@@ -66,9 +66,18 @@ func (f inFile) backup(ctx context.Context, to string) (err error) {
 	return err
 }
 
-// forget empties the write-ahead log, which holds what was deleted from before; in the file it was overwritten with its page (secure_delete).
-func (f inFile) forget(ctx context.Context, writer *pool) (err error) {
-	var busy, pages, moved int
+// forget writes the file anew where there are pages in it that are not used any more, and empties the write-ahead log, which holds what was deleted
+// from before; in pages that are used it was overwritten (secure_delete).
+func (f inFile) forget(ctx context.Context, writer *pool, _ []string) (err error) {
+	var unused, busy, pages, moved int
+	if err := writer.QueryRowContext(ctx, "PRAGMA freelist_count").Scan(&unused); err != nil {
+		return err
+	}
+	if unused > 0 {
+		if _, err := writer.ExecContext(ctx, "VACUUM"); err != nil {
+			return fmt.Errorf("it is erased, and pages of %s that are not used any more still hold it: %w", f, err)
+		}
+	}
 	if err := writer.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &pages, &moved); err != nil {
 		return err
 	}
@@ -268,5 +277,9 @@ func (inFile) begun(int64) {} // the lock stays until the process ends
 
 func (inFile) query(query string) string   { return query }
 func (inFile) schema(schema string) string { return schema }
+
+func (inFile) hasTable() string {
+	return `SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?`
+}
 
 func (inFile) snapshot() *sql.TxOptions { return &sql.TxOptions{ReadOnly: true} }

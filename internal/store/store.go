@@ -47,6 +47,7 @@ type Options struct {
 // DB is a store. Its methods may be called at the same time.
 type DB struct {
 	engine engine
+	beside bool   // another process has it: see [OpenBeside]
 	dir    string // of the logs
 	now    func() time.Time
 	log    *slog.Logger
@@ -68,6 +69,7 @@ type DB struct {
 	taken    int64 // the last command that was taken
 
 	recorded    signal // there is a record of the audit
+	urgent      signal // … one that should be signed at once
 	auditFailed func(error)
 }
 
@@ -182,6 +184,15 @@ func readMigrations(from fs.FS) ([]migration, error) {
 	return all, nil
 }
 
+// Tables that are there before the first migration.
+const (
+	tableOfMigrations = `CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied INTEGER NOT NULL) STRICT`
+	tableOfSealing    = `CREATE TABLE IF NOT EXISTS sealing (id INTEGER PRIMARY KEY, sealed_check BLOB NOT NULL) STRICT`
+)
+
+// fills are what migrations do that SQL cannot.
+var fills = map[int]func(*tx) error{11: nameDeployments}
+
 // migrate applies what the database does not have yet, each migration in a transaction of its own.
 func (db *DB) migrate(ctx context.Context) error {
 	all, err := readMigrations(migrations)
@@ -190,7 +201,7 @@ func (db *DB) migrate(ctx context.Context) error {
 	}
 	var has []int64
 	err = db.write(ctx, true, func(tx *tx) error {
-		if _, err := tx.ExecContext(ctx, db.engine.schema(`CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied INTEGER NOT NULL) STRICT`)); err != nil {
+		if _, err := tx.ExecContext(ctx, db.engine.schema(tableOfMigrations)); err != nil {
 			return err
 		}
 		return tx.numbers(&has, `SELECT version FROM schema_migrations ORDER BY version`)
@@ -209,6 +220,11 @@ func (db *DB) migrate(ctx context.Context) error {
 			if _, err := tx.ExecContext(ctx, db.engine.schema(m.sql)); err != nil {
 				return err
 			}
+			if fill := fills[m.version]; fill != nil {
+				if err := fill(tx); err != nil {
+					return err
+				}
+			}
 			return tx.exec(`INSERT INTO schema_migrations (version, name, applied) VALUES (?, ?, ?)`, m.version, m.name, micros(db.now()))
 		})
 		if err != nil {
@@ -224,7 +240,7 @@ func (db *DB) checkKey(ctx context.Context) error {
 	at := place("sealing.sealed_check")
 	var sealed []byte
 	err := db.write(ctx, true, func(tx *tx) error {
-		if _, err := tx.ExecContext(ctx, db.engine.schema(`CREATE TABLE IF NOT EXISTS sealing (id INTEGER PRIMARY KEY, sealed_check BLOB NOT NULL) STRICT`)); err != nil {
+		if _, err := tx.ExecContext(ctx, db.engine.schema(tableOfSealing)); err != nil {
 			return err
 		}
 		err := tx.row(`SELECT sealed_check FROM sealing WHERE id = 1`).Scan(&sealed)
@@ -284,6 +300,7 @@ type tx struct {
 	ctx     context.Context
 	changes []Change // told when it is committed
 	audited bool     // there are records of the audit
+	urgent  bool     // … such as should be signed at once
 	unknown []string // queries that are not prepared yet
 }
 
@@ -309,6 +326,13 @@ func (db *DB) begin(ctx context.Context) (context.Context, context.CancelFunc, e
 
 // write runs f in a transaction that is the only one, and tells what it has changed. A durable one is on the disk when write returns.
 func (db *DB) write(ctx context.Context, durable bool, f func(*tx) error) error {
+	if db.beside {
+		return fmt.Errorf("%w: the Keelson that has it writes", ErrLocked)
+	}
+	return db.writeAny(ctx, durable, f)
+}
+
+func (db *DB) writeAny(ctx context.Context, durable bool, f func(*tx) error) error {
 	ctx, cancel, err := db.begin(ctx)
 	if err != nil {
 		return err
@@ -354,6 +378,9 @@ func (db *DB) transact(t *tx, durable bool, f func(*tx) error) (err error) {
 	db.feed.add(t.changes) // while nobody else writes: in the order of the transactions
 	if t.audited {
 		db.recorded.wake()
+	}
+	if t.urgent {
+		db.urgent.wake()
 	}
 	return nil
 }

@@ -121,10 +121,10 @@ const (
 var AuditFailures = counter("audit_failures_total",
 	"What of the audit went wrong: record (what was done is not recorded), checkpoint (none was made), witness (it has not got one).", "what")
 
-// HistoryDropped counts what is not in the history since the database is too slow or broken, by what it is: delivery, repair, or the
-// fields of one.
+// HistoryDropped counts what is not in the history since the database is too slow or broken, by what it is: delivery, repair, the
+// fields of one, or the commits that came with one.
 var HistoryDropped = counter("history_dropped_total",
-	"What is missing in the history, as the database was too slow or broken, by what: delivery, repair, fields.", "what")
+	"What is missing in the history, as the database was too slow or broken, by what: delivery, repair, fields, commits.", "what")
 
 func init() {
 	Registry.MustRegister(AuditFailures, HistoryDropped, Reconciles, Deliveries, Renders, RenderDuration, ApplyRequests, DriftRepaired, DriftBackoffs,

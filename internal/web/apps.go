@@ -173,6 +173,8 @@ type LogQuery struct {
 	Tail            int64  // lines
 	Previous        bool   // of the container before it was started anew
 	Follow          bool
+	Times           bool      // each line begins with its time and a space
+	Since           time.Time // only lines from its second on, however many, also those of the container before it was started anew; zero: by Tail
 }
 
 // Cluster is what the API of apps asks of the cluster. Everything is done as the person of the context, with that person's rights; what the
@@ -185,6 +187,9 @@ type Cluster interface {
 	Diff(ctx context.Context, id AppRef) (AppDiff, error)
 	Ask(ctx context.Context, id AppRef, action string, ask AskApp) (AppAsked, error)
 	Log(ctx context.Context, q LogQuery) (io.ReadCloser, error)
+	// LogEnded tells whether nothing more comes, as the container does not run. Else a log has ended with a connection, or with a container that
+	// was started anew.
+	LogEnded(ctx context.Context, q LogQuery) (bool, error)
 }
 
 // AppRef names an app.
@@ -374,7 +379,10 @@ func (s *apps) show(w http.ResponseWriter, r *http.Request) {
 	}
 	d.App.ID = id.String()
 	if known, ok := s.Index.app(d.App.ID); ok {
-		d.App.Wanted, d.App.Author, d.App.Title = known.Wanted, known.Author, known.Title
+		d.App.Wanted = known.Wanted
+		if known.SHA == d.App.SHA { // the index may not have heard of it yet
+			d.App.Author, d.App.Title = known.Author, known.Title
+		}
 	}
 	d.Conditions, d.Holds, d.DependsOn = append([]Condition{}, d.Conditions...), append([]Hold{}, d.Holds...), append([]string{}, d.DependsOn...)
 	answerJSON(w, d)

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"keelson.dev/keelson/internal/audit"
+	"keelson.dev/keelson/internal/delivery"
 )
 
 // fleet makes apps as they are in many environments and states.
@@ -50,14 +51,16 @@ func indexed(apps ...App) *Index {
 }
 
 // restricted lets the person bob see the namespace team-1 only, and everybody else everything.
-func restricted(_ context.Context, who Person, _ string, on Target) error {
+func restricted(_ context.Context, who Person, verb string, on Target) error {
 	switch {
+	case verb != VerbGet: // the one verb by which apps are seen, in lists too
+		return fmt.Errorf("%w: %s may not %s %s", ErrForbidden, who.Name, verb, on.Resource)
 	case who.Name == "broken":
 		return errors.New("the API server does not answer")
 	case who.Name != "bob" || on.Namespace == "team-1":
 		return nil
 	default:
-		return fmt.Errorf("%w: bob may not list %s", ErrForbidden, on.Resource)
+		return fmt.Errorf("%w: bob may not get %s", ErrForbidden, on.Resource)
 	}
 }
 
@@ -266,6 +269,7 @@ func (nothing) Ask(context.Context, AppRef, string, AskApp) (AppAsked, error) {
 	return AppAsked{}, ErrNoApp
 }
 func (nothing) Log(context.Context, LogQuery) (io.ReadCloser, error) { return nil, ErrNoApp }
+func (nothing) LogEnded(context.Context, LogQuery) (bool, error)     { return false, ErrNoApp }
 
 // TestAppsStarting: before everything has been looked at nothing is said to be empty.
 func TestAppsStarting(t *testing.T) {
@@ -310,10 +314,54 @@ func TestPlaces(t *testing.T) {
 		{label("environment", "qa"), "qa", "", "team", "", "qa", "qa"},
 	}
 	for _, c := range cases {
-		env := EnvironmentOf(c.labels, c.target, c.namespace)
+		env := delivery.EnvironmentOf(c.labels, c.target, c.namespace)
 		if app := AppName(c.labels, c.name, env, c.source); env != c.environment || app != c.app {
 			t.Errorf("%v: environment %q, app %q", c, env, app)
 		}
+	}
+}
+
+// Apps say by whom and for what their commit was, as soon as that is known.
+func TestCommitsOfApps(t *testing.T) {
+	app := func(name, sha string) App {
+		return App{Status: Status{Kind: "Kustomization", Namespace: "a", Name: name, State: Ready}, SHA: sha}
+	}
+	index := indexed(app("early", "c1"), app("other", "c2"), app("chart", ""))
+	told := index.feed.Seq()
+	<-index.Wanted()
+	unknown := index.Unknown(10)
+	slices.Sort(unknown)
+	if want := []string{"c1", "c2"}; !slices.Equal(unknown, want) || len(index.Unknown(1)) != 1 {
+		t.Errorf("unknown are %v, want %v", unknown, want)
+	}
+	index.Know(map[string]CommitText{"c1": {Author: "Ann", Title: "Begin"}, "gone": {Author: "Eve"}})
+	index.SetApp(app("late", "c1"))
+	select {
+	case <-index.Wanted():
+		t.Error("a commit is wanted though each was asked for or is known")
+	default:
+	}
+	if got := index.Unknown(10); !slices.Equal(got, []string{"c2"}) {
+		t.Errorf("unknown are %v", got)
+	}
+	if n := index.feed.Seq() - told; n != 2 { // early and late
+		t.Errorf("%d changes were told", n)
+	}
+	var list AppList
+	ask(t, newApps(index, nil), "ada", http.MethodGet, "/api/v1/apps?q=begin", "", &list)
+	var got []string
+	for _, a := range list.Apps {
+		got = append(got, a.Name+" "+a.Author+" "+a.Title)
+	}
+	if want := []string{"early Ann Begin", "late Ann Begin"}; !slices.Equal(got, want) {
+		t.Errorf("the list is %q, want %q", got, want)
+	}
+	for n := range 5000 { // commits that no app is at are not remembered for ever
+		index.Know(map[string]CommitText{fmt.Sprint("old", n): {Title: "x"}})
+	}
+	index.SetApp(app("last", "c1"))
+	if a, _ := index.app("Kustomization/a/last"); len(index.commits) > 2000 || a.Title != "Begin" {
+		t.Errorf("%d commits are remembered, and %+v", len(index.commits), a)
 	}
 }
 

@@ -21,6 +21,22 @@ type AuditOptions struct {
 	// Authorize tells who may read the audit (the verb get on the resource audits of the group keelson.dev), and who may erase people in it (the
 	// verb erase). Nil: everybody.
 	Authorize Authorize
+	// Rotate has a new key sign checkpoints (the verb rotate on audits); with lost it says that the key before the one in use was lost. Nil: nobody can.
+	Rotate func(ctx context.Context, lost bool, who, address string) (AuditKey, error)
+}
+
+// AskAuditKey asks for another key of checkpoints.
+type AskAuditKey struct {
+	Lost bool `json:"lost,omitempty"` // the key before the one in use was lost: the latter says so
+}
+
+// AuditKey is the public key of checkpoints, and the one that it follows.
+type AuditKey struct {
+	Key      string `json:"key"`
+	ID       string `json:"id"`
+	Before   string `json:"before"`
+	BeforeID string `json:"beforeID"`
+	Seq      int64  `json:"seq,omitempty"` // the record at which it follows
 }
 
 // auditResource is what RBAC calls the audit. It is one for everything: a right in one namespace does not open it.
@@ -68,11 +84,13 @@ func AuditListOf(records []store.AuditRecord, next int64) AuditList {
 //	GET    /api/v1/audit?q=&actor=&action=&object=&project=&environment=&outcome=&from=&to=&before=&limit=   [AuditList]; action and object
 //	                                 are whole, or end with *; times are as 2026-03-01T12:00:00Z
 //	GET    /api/v1/audit/export?from=&to=&names=false     lines of JSON, which keelson audit verify --file reads
-//	DELETE /api/v1/audit/people?person=                   forgets a person; their records stay
+//	DELETE /api/v1/audit/people?person=&also=             forgets a person everywhere: [Erased]; their records stay. also may come again and again
+//	POST   /api/v1/audit/key          [AskAuditKey]        has a new key sign checkpoints: [AuditKey]
 func (s *pipelines) auditIn(mux *http.ServeMux) {
 	mux.HandleFunc("GET /api/v1/audit", s.audit)
 	mux.HandleFunc("GET /api/v1/audit/export", s.exportAudit)
 	mux.HandleFunc("DELETE /api/v1/audit/people", s.eraseAudit)
+	mux.HandleFunc("POST /api/v1/audit/key", s.rotateAudit)
 }
 
 // mayAudit asks whether who is in front may; where not, the request has been answered.
@@ -176,17 +194,62 @@ func (s *pipelines) eraseAudit(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, errors.New("person: who is to be forgotten?"))
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), readLimit)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), eraseLimit)
 	defer cancel()
-	id, err := s.Store.EraseAudit(ctx, person)
-	if id != "" {
-		s.note(r, audit.Entry{Action: "audit.erase", Object: "person/" + id}, err)
+	gone, err := s.Store.ErasePerson(ctx, person, r.URL.Query()["also"]...)
+	if len(gone.Rows) > 0 {
+		s.note(r, audit.Entry{Action: "audit.erase", Object: "person/" + gone.ID}, err)
+	}
+	if errors.Is(err, store.ErrInvalid) || errors.Is(err, store.ErrTooLarge) {
+		refuse(w, http.StatusBadRequest, err)
+		return
 	}
 	if err != nil {
 		fail(w, err)
 		return
 	}
-	answerJSON(w, map[string]string{"id": id})
+	answerJSON(w, Erased{gone, NotErased()})
+}
+
+// eraseLimit bounds the time of an erasure: the file of a database may be written anew.
+const eraseLimit = 10 * time.Minute
+
+// Erased tells what was forgotten of a person, and what could not be.
+type Erased struct {
+	store.Forgotten
+	Left []string `json:"left"` // places that may still have the name
+}
+
+// NotErased says where an erasure does not reach.
+func NotErased() []string {
+	return []string{
+		"Git repositories: who wrote a commit is part of it",
+		"texts that people wrote: titles and messages of commits, and what jobs have printed into their logs",
+		"what pipelines keep sealed (their events and variables), until the pipelines are deleted",
+		"objects in the cluster, as RoleBindings and annotations, and what OpenID Connect knows",
+		"backups, exports and logs of the program from before; with PostgreSQL its write-ahead log until that is recycled",
+	}
+}
+
+func (s *pipelines) rotateAudit(w http.ResponseWriter, r *http.Request) {
+	if !s.mayAudit(w, r, "rotate") {
+		return
+	}
+	var ask AskAuditKey
+	if !decode(w, r, &ask) {
+		return
+	}
+	if s.Audit.Rotate == nil {
+		refuse(w, http.StatusServiceUnavailable, errors.New("no checkpoints are signed here"))
+		return
+	}
+	key, err := s.Audit.Rotate(context.WithoutCancel(r.Context()), ask.Lost, actorOf(r), address(r)) // it is not left half done
+	if err != nil {
+		s.note(r, audit.Entry{Action: "audit.rotate-key", Object: "audit"}, err)
+		refuse(w, http.StatusUnprocessableEntity, err)
+		return
+	}
+	answerJSON(w, key)
 }
 
 // note tells of what a request has asked for; an error says that it failed.

@@ -178,9 +178,16 @@ func TestAuditAPI(t *testing.T) {
 		}
 		return nil
 	}
-	h := NewPipelines(PipelinesOptions{Store: db, Audit: AuditOptions{Authorize: authorize, Record: func(audit.Entry) {}}})
+	rotate := func(_ context.Context, lost bool, who, address string) (AuditKey, error) {
+		if lost {
+			return AuditKey{}, errors.New("no key is lost")
+		}
+		return AuditKey{Key: "k", ID: who + " from " + address}, nil
+	}
+	h := NewPipelines(PipelinesOptions{Store: db, Audit: AuditOptions{Authorize: authorize, Record: func(audit.Entry) {}, Rotate: rotate}})
 	ask := func(who, method, path string) (int, string) {
-		r := httptest.NewRequest(method, "/api/v1/audit"+path, http.NoBody)
+		path, body, _ := strings.Cut(path, " ")
+		r := httptest.NewRequest(method, "/api/v1/audit"+path, strings.NewReader(body))
 		r = r.WithContext(WithPerson(r.Context(), Person{Name: who}))
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
@@ -206,7 +213,12 @@ func TestAuditAPI(t *testing.T) {
 		{"reader", "DELETE", "/people?person=ann", 403, "reader may not erase"},
 		{"root", "DELETE", "/people", 400, "who is to be forgotten"},
 		{"root", "DELETE", "/people?person=eve", 404, "there is no such row"},
-		{"root", "DELETE", "/people?person=ann", 200, `"id":"p_`},
+		{"root", "DELETE", "/people?person=ann&also=Ann+Bee&also=ann@example.com", 200, `"rows":{"audit":1,"pipelines":1},"left":["Git repositories`},
+		{"root", "DELETE", "/people?person=bob&also=", 400, "is no name"},
+		{"reader", "POST", "/key", 403, "reader may not rotate"},
+		{"root", "POST", "/key", 200, `{"key":"k","id":"root from 192.0.2.1","before":"","beforeID":""}`},
+		{"root", "POST", `/key {"lost":true}`, 422, "no key is lost"},
+		{"root", "POST", `/key {"x":1}`, 400, "unknown field"},
 		{"reader", "GET", "/export?to=x", 400, "is no time"},
 	} {
 		if status, body := ask(c.who, c.method, c.path); status != c.status || !strings.Contains(body, c.has) {

@@ -27,6 +27,7 @@ func (a Authorize) allowed(w http.ResponseWriter, r *http.Request, verb string, 
 	err := a(r.Context(), PersonOf(r.Context()), verb, on)
 	switch {
 	case err == nil:
+		letInBy(r.Context(), a, verb, on)
 		return true
 	case errors.Is(err, ErrForbidden):
 		refuse(w, http.StatusForbidden, err)

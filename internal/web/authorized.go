@@ -13,13 +13,13 @@ import (
 // Verbs that are no verbs of Kubernetes: what a person does to a Project, an Environment or an app. RBAC grants them like any other.
 const (
 	VerbGet      = "get"      // see it, and all that belongs to it
+	VerbPush     = "push"     // push to its repository
 	VerbPlay     = "play"     // make a pipeline, play its manual jobs
 	VerbRetry    = "retry"    // run jobs again
 	VerbCancel   = "cancel"   // cancel jobs and pipelines
 	VerbErase    = "erase"    // erase what jobs have left
 	VerbStop     = "stop"     // stop an environment
 	VerbRollback = "rollback" // go back to an earlier deployment
-	VerbApprove  = "approve"
 	VerbSync     = "sync"
 	VerbSuspend  = "suspend" // and resume
 )
@@ -192,7 +192,7 @@ func (a access) watches(ctx context.Context) func(project int64) bool {
 			ok, err = a.sees(ctx, path)
 		}
 		if err == nil {
-			known[project] = verdict{ok, now.Add(heartbeat)}
+			known[project] = verdict{ok, now.Add(sightLasts)}
 		}
 		return ok
 	}

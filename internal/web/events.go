@@ -33,6 +33,7 @@ type LogEnd struct {
 
 const (
 	heartbeat    = 15 * time.Second      // of a stream in which nothing happens
+	askedAgain   = 2 * time.Second       // whether who follows a stream still may
 	writeLimit   = 30 * time.Second      // who does not read for so long is let go
 	calm         = 50 * time.Millisecond // between two batches of changes, so that what changes often is told together
 	maxStreams   = 2000                  // at a time
@@ -101,16 +102,16 @@ func (s *stream) write(text []byte) bool {
 }
 
 // event writes one event; an empty name is none: only the place is told from which a lost connection is taken up.
-func (s *stream) event(name string, id int64, data any) {
+func (s *stream) event(name string, id, data any) {
 	if name == "" {
-		s.printf("id: %d\n\n", id)
+		s.printf("id: %v\n\n", id)
 		return
 	}
 	text, err := json.Marshal(data)
 	if s.err == nil {
 		s.err = err
 	}
-	s.printf("id: %d\nevent: %s\ndata: %s\n\n", id, name, text)
+	s.printf("id: %v\nevent: %s\ndata: %s\n\n", id, name, text)
 }
 
 // flush sends what was written, and gives up on who does not take it.
@@ -122,17 +123,25 @@ func (s *stream) flush() bool {
 	return s.err == nil
 }
 
-// until gives a context that ends with the request, or when the server leaves.
+// until gives a context that ends with the request, when the server leaves, or when who asks may not be sent more: they have logged out, were removed,
+// or have lost the right. Those who know that remember their answers for seconds, so that many streams cost little.
 func (s streams) until(r *http.Request) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(r.Context())
-	if s.leaving == nil {
-		return ctx, cancel
-	}
 	go func() {
-		select {
-		case <-s.leaving:
-			cancel()
-		case <-ctx.Done():
+		defer cancel()
+		tick := time.NewTicker(askedAgain)
+		defer tick.Stop()
+		for {
+			select {
+			case <-s.leaving: // nil: never
+				return
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				if over(ctx) != nil {
+					return
+				}
+			}
 		}
 	}()
 	return ctx, cancel
@@ -402,24 +411,25 @@ func wholeRunes(p []byte) (whole, rest []byte) {
 	return p, nil
 }
 
-// ReadEvents reads a stream until it ends, and calls tell with each event; false ends it. It gives the last id.
+// ReadEvents reads a stream until it ends, and calls tell with each event; false ends it. It gives the last id of what has come whole.
 func ReadEvents(r io.Reader, last string, tell func(name string, data []byte) bool) (string, error) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, maxEvent)
 	var name string
 	var data []byte
+	id := last
 	for lines.Scan() {
 		line := lines.Text()
 		field, value, _ := strings.Cut(line, ":")
 		value = strings.TrimPrefix(value, " ")
 		switch {
 		case line == "":
-			if data != nil && !tell(name, data) {
+			if last = id; data != nil && !tell(name, data) {
 				return last, nil
 			}
 			name, data = "", nil
 		case field == "id":
-			last = value
+			id = value
 		case field == "event":
 			name = value
 		case field == "data":

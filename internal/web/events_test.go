@@ -307,3 +307,19 @@ func TestLogEvents(t *testing.T) {
 		t.Errorf("%d bytes, want %d; %q", len(text), len(want), status)
 	}
 }
+
+// TestReadEventsThatBreakOff: an event that has not come whole is asked for again.
+func TestReadEventsThatBreakOff(t *testing.T) {
+	const text = "retry: 1000\n\nid: 1\nevent: a\ndata: {}\n\nid: 2\n\nid: 3\nevent: b\ndata: {}\n\n"
+	for at := range len(text) + 1 {
+		var told []string
+		last, err := ReadEvents(strings.NewReader(text[:at]), "0", func(name string, _ []byte) bool {
+			told = append(told, name)
+			return true
+		})
+		want := map[string]string{"": "0", "a": "1", "a b": "3"}[strings.Join(told, " ")]
+		if err != nil || last != want && (want != "1" || last != "2") {
+			t.Errorf("after %q: %q, %v, with the events %q", text[:at], last, err, told)
+		}
+	}
+}

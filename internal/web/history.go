@@ -93,6 +93,42 @@ func pageOf(limit int64) int {
 	return int(min(limit, HistoryPage))
 }
 
+// pagesRead bounds how many pages are read to fill one with what may be seen.
+const pagesRead = 20
+
+// fillPage reads rows, the newest first, until as many as are wanted are kept, and tells before which number the next page begins; 0: there
+// is nothing more. Where too many rows in a row are not kept, a page has fewer than there are left.
+func fillPage[T any](limit int, before int64, read func(before int64, limit int) ([]T, error), number func(T) int64, keep func([]T) ([]T, error)) (page []T, next int64, err error) {
+	page = []T{}
+	for at := range pagesRead {
+		most := limit
+		if at > 0 {
+			most = HistoryPage
+		}
+		all, err := read(before, most)
+		if err != nil {
+			return nil, 0, err
+		}
+		kept, err := keep(all)
+		if err != nil {
+			return nil, 0, err
+		}
+		if room := limit - len(page); len(kept) > room { // the next page begins where this one ends
+			page = append(page, kept[:room]...)
+			return page, number(kept[room-1]), nil
+		}
+		page = append(page, kept...)
+		if len(all) < most {
+			return page, 0, nil
+		}
+		before = number(all[len(all)-1])
+		if len(page) == limit {
+			break
+		}
+	}
+	return page, before, nil
+}
+
 func (s *pipelines) deliveries(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), readLimit)
 	defer cancel()
@@ -108,8 +144,12 @@ func (s *pipelines) deliveries(w http.ResponseWriter, r *http.Request) {
 	if f.Kinds, f.Namespace, f.Name, ok = object(w, of); !ok {
 		return
 	}
-	f.Limit = pageOf(limit)
-	all, err := s.Store.Deliveries(ctx, f)
+	all, next, err := fillPage(pageOf(limit), f.Before, func(before int64, limit int) ([]history.Delivery, error) {
+		f.Before, f.Limit = before, limit
+		return s.Store.Deliveries(ctx, f)
+	}, func(d history.Delivery) int64 { return d.ID }, func(all []history.Delivery) ([]history.Delivery, error) {
+		return visible(ctx, s.Authorize, all, func(d history.Delivery) Target { return appTarget(d.App) })
+	})
 	if errors.Is(err, store.ErrTooLarge) {
 		refuse(w, http.StatusBadRequest, err)
 		return
@@ -118,16 +158,7 @@ func (s *pipelines) deliveries(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
-	seen, err := visible(ctx, s.Authorize, all, func(d history.Delivery) Target { return appTarget(d.App) })
-	if err != nil {
-		fail(w, err)
-		return
-	}
-	out := DeliveryList{Deliveries: append([]history.Delivery{}, seen...)} // a page may have fewer than there are left
-	if len(all) == f.Limit {
-		out.Next = all[len(all)-1].ID
-	}
-	answerJSON(w, out)
+	answerJSON(w, DeliveryList{Deliveries: all, Next: next})
 }
 
 func (s *pipelines) delivery(w http.ResponseWriter, r *http.Request) {
@@ -161,22 +192,25 @@ func (s *pipelines) repairs(w http.ResponseWriter, r *http.Request) {
 	if f.Kinds, f.Namespace, f.Name, ok = object(w, of); !ok {
 		return
 	}
-	f.Limit = pageOf(limit)
-	all, err := s.Store.Repairs(ctx, f)
+	all, next, err := s.repairsOf(ctx, f, pageOf(limit), nil)
 	if err != nil {
 		fail(w, err)
 		return
 	}
-	seen, err := visible(ctx, s.Authorize, all, func(r history.Repair) Target { return appTarget(r.App) })
-	if err != nil {
-		fail(w, err)
-		return
-	}
-	out := RepairList{Repairs: append([]history.Repair{}, seen...)}
-	if len(all) == f.Limit {
-		out.Next = all[len(all)-1].ID
-	}
-	answerJSON(w, out)
+	answerJSON(w, RepairList{Repairs: all, Next: next})
+}
+
+// repairsOf gives a page of the repairs that who is in front may see, and wants (nil: all of them).
+func (s *pipelines) repairsOf(ctx context.Context, f store.RepairFilter, limit int, wanted func(history.Repair) bool) ([]history.Repair, int64, error) {
+	return fillPage(limit, f.Before, func(before int64, limit int) ([]history.Repair, error) {
+		f.Before, f.Limit = before, limit
+		return s.Store.Repairs(ctx, f)
+	}, func(r history.Repair) int64 { return r.ID }, func(all []history.Repair) ([]history.Repair, error) {
+		if wanted != nil {
+			all = slices.DeleteFunc(slices.Clone(all), func(r history.Repair) bool { return !wanted(r) })
+		}
+		return visible(ctx, s.Authorize, all, func(r history.Repair) Target { return appTarget(r.App) })
+	})
 }
 
 // why tells who has made an object what it is.
@@ -248,12 +282,9 @@ func objectsIn(known []store.KnownObject) []history.Object {
 	return out
 }
 
-// onlySeen leaves of what is known what is of apps and projects that who is in front may see. The steps are of such apps already, and so is
-// what belongs to the first of them.
+// onlySeen leaves of what is known what is of projects that who is in front may see. The steps and the repairs are of apps that may be seen
+// already, and so is what belongs to the first step.
 func (s *pipelines) onlySeen(ctx context.Context, e *history.Evidence) (err error) {
-	if e.Repairs, err = visible(ctx, s.Authorize, e.Repairs, func(r history.Repair) Target { return appTarget(r.App) }); err != nil {
-		return err
-	}
 	sees := s.may.pipelines(ctx)
 	hidden := func(pipeline int64) bool {
 		ok, serr := sees(pipeline)
@@ -283,10 +314,17 @@ func (s *pipelines) evidence(ctx context.Context, q history.Question, f store.Ob
 	if e.Jobs, err = s.Store.WrittenBy(ctx, f); err != nil {
 		return e, err
 	}
-	if e.Repairs, err = s.Store.Repairs(ctx, store.RepairFilter{Kinds: f.Kinds, Namespace: f.Namespace, Name: f.Name, To: q.At, Limit: 50}); err != nil || len(e.Steps) == 0 {
+	wanted := store.RepairFilter{Kinds: f.Kinds, Namespace: f.Namespace, Name: f.Name, To: q.At}
+	if len(e.Steps) > 0 {
+		wanted.From = e.Steps[0].Delivery.Began
+	}
+	if e.Repairs, _, err = s.repairsOf(ctx, wanted, history.MaxEarlier, func(r history.Repair) bool { return history.Concerns(q, r) }); err != nil || len(e.Steps) == 0 {
 		return e, err
 	}
 	d := e.Steps[0].Delivery
+	if e.Parts, err = s.Store.Parts(ctx, d.ID); err != nil {
+		return e, err
+	}
 	if d.Trigger == history.BySpec || d.SHA == "" {
 		of := store.ObjectFilter{Kinds: []string{strings.ToLower(d.App.Kind)}, Namespace: d.App.Namespace, Name: d.App.Name, At: d.Began}
 		known, err := s.known(ctx, of)
@@ -307,7 +345,12 @@ func (s *pipelines) evidence(ctx context.Context, q history.Question, f store.Ob
 	if e.Approvals, err = s.Store.Plays(ctx, d.SHA); err != nil {
 		return e, err
 	}
-	if e.Pusher, err = s.Store.PushedBy(ctx, d.SHA); err != nil {
+	for _, c := range append(history.Authors(q, e.Steps[0].Change, e.Parts), d.Commit) {
+		if e.Pusher, err = s.Store.PushedBy(ctx, c.SHA); err != nil || e.Pusher != nil {
+			break
+		}
+	}
+	if err != nil {
 		return e, err
 	}
 	played, err := s.Store.Pipelines(ctx, store.PipelineFilter{SHA: d.SHA, Top: true, Limit: 10})

@@ -178,3 +178,87 @@ func TestHistoryPages(t *testing.T) {
 		t.Errorf("pages have %v rows", got)
 	}
 }
+
+// onlyTeamA lets everybody see the Kustomizations of team-a, and nothing else.
+func onlyTeamA(_ context.Context, _ Person, _ string, on Target) error {
+	if on.Namespace == "team-a" {
+		return nil
+	}
+	return ErrForbidden
+}
+
+// A page is full of what may be seen, however much lies between that may not, up to a bound.
+func TestHistoryPagesAreFilled(t *testing.T) {
+	for _, hidden := range []int{150, pagesRead*HistoryPage + 50} {
+		ask := historyAPI(t, onlyTeamA, func(db *store.DB) {
+			var all []history.Delivery
+			var repairs []history.Repair
+			for n := range hidden + 3 {
+				team := "team-b"
+				if n%(hidden+2) == 0 || n == hidden+2 {
+					team = "team-a"
+				}
+				app := history.App{Kind: "Kustomization", Namespace: team, Name: "busy"}
+				all = append(all, history.Delivery{Key: fmt.Sprint("k", n), App: app, Trigger: history.ByCommit, Status: history.Succeeded, Began: time.Unix(int64(n), 0)})
+				repairs = append(repairs, history.Repair{App: app, Object: history.Object{Kind: "ConfigMap", Name: fmt.Sprint(n)}, Found: time.Unix(int64(n), 0), Repaired: time.Unix(int64(n), 0)})
+			}
+			if err := cmp.Or(db.KeepDeliveries(t.Context(), all), db.KeepRepairs(t.Context(), repairs)); err != nil {
+				t.Fatal(err)
+			}
+		})
+		for _, list := range []string{"deliveries?q=busy&", "repairs?"} {
+			found, next, pages := 0, int64(0), 0
+			for pages < 10 {
+				_, body := ask(fmt.Sprintf("%slimit=5&before=%d", list, next))
+				var page struct {
+					Deliveries []history.Delivery
+					Repairs    []history.Repair
+					Next       int64
+				}
+				if err := json.Unmarshal([]byte(body), &page); err != nil {
+					t.Fatal(body)
+				}
+				pages++
+				found, next = found+len(page.Deliveries)+len(page.Repairs), page.Next
+				if next == 0 {
+					break
+				}
+			}
+			want := 1 // one page has all that may be seen
+			if hidden > 150 {
+				want = 2
+			}
+			if found != 2 || pages != want {
+				t.Errorf("%s behind %d: %d rows in %d pages, want 2 in %d", list, hidden, found, pages, want)
+			}
+		}
+	}
+}
+
+// The repair that a question is about is found behind any number of others of the same object.
+func TestWhyFindsTheRepairOfAField(t *testing.T) {
+	ask := historyAPI(t, onlyTeamA, func(db *store.DB) {
+		object := history.Object{Group: "apps", Kind: "Deployment", Namespace: "team-a", Name: "web"}
+		var all []history.Repair
+		for n := range 130 {
+			r := history.Repair{App: history.App{Kind: "Kustomization", Namespace: "team-a", Name: "shop"}, Object: object, Manager: "kubectl",
+				Fields: []history.Field{{Path: fmt.Sprintf("metadata.labels.l%d", n), Before: "x"}}}
+			if n == 5 {
+				r.Fields = []history.Field{{Path: "spec.template.spec.containers[name=web].image", Before: "evil", After: "3"}}
+			}
+			r.Found = time.Date(2026, 3, 1, 16, n, 0, 0, time.UTC)
+			r.Repaired = r.Found
+			all = append(all, r)
+		}
+		if err := db.KeepRepairs(t.Context(), all); err != nil {
+			t.Fatal(err)
+		}
+	})
+	var a history.Answer
+	if _, body := ask("why?kind=deploy&name=web&field=image"); json.Unmarshal([]byte(body), &a) != nil || len(a.Repairs) != 1 || a.Repairs[0].Fields[0].Before != "evil" {
+		t.Errorf("the answer is %s", body)
+	}
+	if _, body := ask("why?kind=deploy&name=web"); json.Unmarshal([]byte(body), &a) != nil || len(a.Repairs) != history.MaxEarlier {
+		t.Errorf("the answer about all of it is %s", body)
+	}
+}

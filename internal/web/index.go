@@ -15,7 +15,7 @@ import (
 type App struct {
 	Status
 	ID          string `json:"id"`               // "Kustomization/flux-system/dev"
-	Environment string `json:"environment"`      // that it is delivered to: see [EnvironmentOf]
+	Environment string `json:"environment"`      // that it is delivered to: see [delivery.EnvironmentOf]
 	Source      string `json:"source"`           // "GitRepository/flux-system/sample", or URLs
 	Path        string `json:"path"`             // or the name of a chart
 	Objects     int    `json:"objects"`          // in the inventory
@@ -30,17 +30,8 @@ type App struct {
 	Wanted string `json:"wanted,omitempty"` // the revision that its source has now, where that is known
 }
 
-// The labels that say which environment an app belongs to, and which app it is in all of them, the first of them first.
-var (
-	EnvironmentLabels = []string{"keelson.dev/environment", "app.kubernetes.io/environment", "environment"}
-	AppLabels         = []string{"keelson.dev/app", "app.kubernetes.io/name"}
-)
-
-// EnvironmentOf tells which environment an app belongs to: a label says so, else it is the namespace that the app is delivered to, else
-// the one that it is declared in.
-func EnvironmentOf(labels map[string]string, target, namespace string) string {
-	return cmp.Or(labelled(labels, EnvironmentLabels), target, namespace)
-}
+// AppLabels say which app an app is in all environments, the first of them first.
+var AppLabels = []string{"keelson.dev/app", "app.kubernetes.io/name"}
 
 // AppName tells what an app is in every environment: a label says so, else it is its name without that of the environment before
 // or behind it ("web-staging" and "staging-web" in staging), else, where nothing else is in the name, that of its source.
@@ -94,6 +85,8 @@ type Index struct {
 	order   []*listed // by name; what it points to never changes
 	sources map[string]Source
 	waiting map[string]bool // kinds that have not been listed yet
+	commits map[string]CommitText
+	wanted  chan struct{}
 }
 
 // listed is an app with what it is found by.
@@ -104,20 +97,29 @@ type listed struct {
 
 // NewIndex makes an index that knows nothing before each of these kinds was [Index.Complete].
 func NewIndex(feed *Feed, kinds ...string) *Index {
-	i := &Index{feed: feed, apps: map[string]*listed{}, sources: map[string]Source{}, waiting: map[string]bool{}}
+	i := &Index{feed: feed, apps: map[string]*listed{}, sources: map[string]Source{}, waiting: map[string]bool{}, commits: map[string]CommitText{}, wanted: make(chan struct{}, 1)}
 	for _, k := range kinds {
 		i.waiting[k] = true
 	}
 	return i
 }
 
-// SetApp takes in how an app is now.
-func (i *Index) SetApp(a App) {
-	a.ID = AppID(a.Kind, a.Namespace, a.Name)
-	l := &listed{App: a, text: strings.ToLower(strings.Join([]string{
+// listedOf makes an app that can be found.
+func listedOf(a App) *listed {
+	return &listed{App: a, text: strings.ToLower(strings.Join([]string{
 		a.Namespace + "/" + a.Name, a.Kind, a.Environment, a.Source, a.Path, a.Revision, a.Reason, a.Message, a.Author, a.Title,
 	}, "\n"))}
+}
+
+// SetApp takes in how an app is now. What its commit says is added where that is known.
+func (i *Index) SetApp(a App) {
+	a.ID = AppID(a.Kind, a.Namespace, a.Name)
 	i.mu.Lock()
+	c, known := i.commits[a.SHA]
+	if known {
+		a.Author, a.Title = c.Author, c.Title
+	}
+	l := listedOf(a)
 	before := i.apps[a.ID]
 	same := before != nil && reflect.DeepEqual(before.App, a)
 	if !same {
@@ -131,6 +133,9 @@ func (i *Index) SetApp(a App) {
 	}
 	tell := !same && len(i.waiting) == 0
 	i.mu.Unlock()
+	if a.SHA != "" && !known {
+		i.Ask()
+	}
 	if tell {
 		i.feed.App(AppChange{ID: a.ID, State: a.State, Revision: a.Revision})
 	}

@@ -83,7 +83,7 @@ func appRoutes() []Route {
 		{Pattern: "GET " + app + "/diff", Summary: "What delivering an app now would change", Answer: AppDiff{}},
 		{Pattern: "POST " + app + "/{action}", Summary: "Ask for something to be done with an app", Actions: appActions,
 			Body: AskApp{}, Answer: AppAsked{}, Status: http.StatusAccepted},
-		{Pattern: "GET /api/v1/pods/{namespace}/{name}/log", Summary: "The log of a Pod's container", Type: "text/plain", Stream: LogText{}, Query: []Param{
+		{Pattern: "GET /api/v1/pods/{namespace}/{name}/log", Summary: "The log of a Pod's container; as events, Last-Event-ID goes on where a connection was lost", Type: "text/plain", Stream: LogText{}, Query: []Param{
 			{Name: "container", What: "none: the usual one"}, {Name: "tail", What: "lines from the end, at most 100000", Kind: "integer"},
 			{Name: "previous", What: "of the container before it was started anew", Kind: "boolean"}, {Name: "follow", What: "until it ends", Kind: "boolean"},
 		}},
@@ -175,7 +175,10 @@ func auditRoutes() []Route {
 		}},
 		{Pattern: "GET /api/v1/audit/export", Summary: "The audit as lines of JSON, which keelson audit verify --file reads", Type: "application/x-ndjson",
 			Query: []Param{from, to, {Name: "names", What: "false: without the names of people", Kind: "boolean"}}},
-		{Pattern: "DELETE /api/v1/audit/people", Summary: "Forget a person, whose records stay", Query: []Param{{Name: "person", What: "who", Needed: true}}, Answer: map[string]string{}},
+		{Pattern: "DELETE /api/v1/audit/people", Summary: "Forget a person everywhere; their records stay", Query: []Param{
+			{Name: "person", What: "who", Needed: true}, {Name: "also", What: "another name of theirs, as in commits; may be given several times"},
+		}, Answer: Erased{}},
+		{Pattern: "POST /api/v1/audit/key", Summary: "Have a new key sign the checkpoints of the audit", Body: AskAuditKey{}, Answer: AuditKey{}},
 	}
 }
 

@@ -152,6 +152,23 @@ func NewPipelines(o PipelinesOptions) http.Handler {
 	return s.guard(mux)
 }
 
+// NewHistory serves what there is of deliveries, repairs and the audit, and the stream of changes, where no pipelines are played.
+func NewHistory(o PipelinesOptions) http.Handler {
+	if o.Feed == nil {
+		o.Feed = NewFeed(time.Now())
+	}
+	o.Feed.follow(o.Store)
+	s := newPipelines(o)
+	mux := http.NewServeMux()
+	s.historyIn(mux)
+	mux.HandleFunc("GET "+EventsPath, s.events)
+	s.auditIn(mux)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		refuse(w, http.StatusNotFound, fmt.Errorf("there is nothing at %s: this server plays no pipelines", r.URL.Path))
+	})
+	return s.guard(mux)
+}
+
 func newPipelines(o PipelinesOptions) *pipelines {
 	return &pipelines{
 		PipelinesOptions: o, streams: newStreams(o.Leaving), zips: make(chan struct{}, maxZips),

@@ -2,12 +2,14 @@ package web
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -65,50 +67,172 @@ func logQuery(w http.ResponseWriter, r *http.Request) (LogQuery, bool) {
 
 // follow sends a log as it is written, as text or as events, until the container ends, the client leaves or does not read.
 func (s *apps) follow(w http.ResponseWriter, r *http.Request, q LogQuery) {
+	// The cluster has answered for the right, and would not ask again.
+	letInBy(r.Context(), s.Authorize, VerbGet, Target{Resource: "pods/log", Namespace: q.Namespace, Name: q.Name})
 	ctx, cancel := s.until(r)
 	defer cancel()
+	if !wantsEvents(r) {
+		log, err := s.Cluster.Log(ctx, q)
+		if err != nil {
+			s.unanswered(w, err)
+			return
+		}
+		defer log.Close()
+		s.followText(w, log)
+		return
+	}
+	from, err := placeOf(r.Header.Get("Last-Event-ID"))
+	if err != nil {
+		refuse(w, http.StatusBadRequest, err)
+		return
+	}
+	q.Times, q.Since = true, from.at
 	log, err := s.Cluster.Log(ctx, q)
 	if err != nil {
 		s.unanswered(w, err)
 		return
 	}
 	defer log.Close()
-	if !wantsEvents(r) {
-		s.followText(w, log)
-		return
-	}
 	out, ok := s.stream(w)
 	if !ok {
 		return
 	}
 	defer out.done()
+	lines := &timedLines{place: from, known: from}
+	tellLines(ctx, out, log, lines)
+	// Else the client asks for what follows. The beginning of a line on which the connection was lost comes again.
+	if over, err := s.Cluster.LogEnded(ctx, q); err == nil && over {
+		if rest := lines.end(); len(rest) > 0 {
+			out.event(EventText, lines.place, LogText{string(rest)})
+		}
+		out.event(EventEnd, lines.place, LogEnd{"ended"})
+		out.flush()
+	}
+}
+
+// tellLines sends the lines of a log as events until it ends, or the client or this server has left. An event's id is the place behind it.
+func tellLines(ctx context.Context, out *stream, log io.Reader, lines *timedLines) {
 	pieces := readPieces(ctx, log)
 	tick := time.NewTicker(heartbeat)
 	defer tick.Stop()
-	var rest []byte
-	var sent int64
 	for out.flush() {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			out.event("", sent, nil)
+			out.event("", lines.place, nil)
 		case piece, more := <-pieces:
 			if !more {
-				if len(rest) > 0 {
-					out.event(EventText, sent+int64(len(rest)), LogText{string(rest)})
-				}
-				out.event(EventEnd, sent, LogEnd{"ended"})
-				out.flush()
 				return
 			}
-			var text []byte
-			text, rest = wholeRunes(append(rest, piece...))
-			if sent += int64(len(text)); len(text) > 0 {
-				out.event(EventText, sent, LogText{string(text)})
+			if text := lines.take(piece); len(text) > 0 {
+				out.event(EventText, lines.place, LogText{string(text)})
 			}
 		}
 	}
+}
+
+// place is how far a Pod's log was read: to a line of a time, which is the n-th one of this very time. The zero value is its beginning.
+type place struct {
+	at time.Time
+	n  int
+}
+
+// String is what an event's id says.
+func (p place) String() string {
+	if p.at.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("%d-%d", p.at.UnixNano(), p.n)
+}
+
+// placeOf reads what String has written.
+func placeOf(text string) (place, error) {
+	if text == "" {
+		return place{}, nil
+	}
+	at, n, ok := strings.Cut(text, "-")
+	nanos, err1 := strconv.ParseInt(at, 10, 64)
+	count, err2 := strconv.Atoi(n)
+	if !ok || err1 != nil || err2 != nil || nanos <= 0 || count <= 0 {
+		return place{}, fmt.Errorf("Last-Event-ID %.40q is no place in a log that this server has given", text)
+	}
+	return place{time.Unix(0, nanos).UTC(), count}, nil
+}
+
+// maxLine bounds the bytes of a line that is waited for. Of a longer one pieces are told: if the connection is lost in between, it is told again.
+const maxLine = 256 << 10
+
+// timedLines takes the lines of a log with their times, as Kubernetes writes them, and gives those that are not known yet, without the times.
+// Kubernetes gives a log from a second on: what is known of this second comes again. What two streams of a container write within
+// microseconds may be in the log in the other order than its times; if a connection is lost just there, such a line is missing or comes twice.
+type timedLines struct {
+	known place  // what was told before
+	seen  place  // of the last line that was read
+	place place  // of the last line that was told
+	rest  []byte // of a line that is not whole
+	begun bool   // the line in rest: its beginning is over
+	drop  bool   // it is known
+}
+
+// take takes the next bytes and gives the text of lines that are whole now.
+func (l *timedLines) take(piece []byte) (out []byte) {
+	l.rest = append(l.rest, piece...)
+	for {
+		i := bytes.IndexByte(l.rest, '\n')
+		if i < 0 {
+			break
+		}
+		out = append(out, l.line(l.rest[:i+1], true)...)
+		l.rest = l.rest[i+1:]
+	}
+	if len(l.rest) > maxLine {
+		whole, rest := wholeRunes(l.rest)
+		out = append(out, l.line(whole, false)...)
+		l.rest = rest
+	}
+	return out
+}
+
+// end gives the last line of a log that is over, if that has no end.
+func (l *timedLines) end() []byte {
+	rest := l.rest
+	l.rest = nil
+	if len(rest) == 0 {
+		return nil
+	}
+	return l.line(rest, true)
+}
+
+// line gives the text of a line, or of a piece of it, that is not known yet.
+func (l *timedLines) line(text []byte, whole bool) []byte {
+	if l.begun { // its time was read already
+		if l.begun = !whole; whole && !l.drop {
+			l.place = l.seen
+		}
+		if l.drop {
+			return nil
+		}
+		return text
+	}
+	stamp, rest, _ := bytes.Cut(text, []byte(" "))
+	at, err := time.Parse(time.RFC3339Nano, string(stamp))
+	l.begun = !whole
+	if l.drop = false; err != nil {
+		return text // who keeps this log knows no times
+	}
+	now := place{at, 1}
+	if at.Equal(l.seen.at) {
+		now.n = l.seen.n + 1
+	}
+	l.seen = now
+	if l.drop = at.Before(l.known.at) || at.Equal(l.known.at) && now.n <= l.known.n; l.drop {
+		return nil
+	}
+	if whole {
+		l.place = now
+	}
+	return rest
 }
 
 // followText sends a log as text.

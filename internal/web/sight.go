@@ -9,9 +9,9 @@ import (
 )
 
 const (
-	sightLasts = 30 * time.Second // how long an answer about who sees what is believed
-	sightAsks  = 2 * time.Second  // of one question
-	maxSights  = 50_000           // answers that are kept
+	sightLasts = 5 * time.Second // how long an answer about who sees what is believed
+	sightAsks  = 2 * time.Second // of one question
+	maxSights  = 50_000          // answers that are kept
 )
 
 // Sight knows who sees which kinds in which namespaces, as the cluster has said a moment ago. It is safe for concurrent use.
@@ -83,7 +83,7 @@ func (s *Sight) asks(ctx context.Context, who Person, key sightKey, now time.Tim
 	on.Namespace = key.namespace
 	ctx, cancel := context.WithTimeout(ctx, sightAsks)
 	defer cancel()
-	err := s.authorize(ctx, who, "list", on)
+	err := s.authorize(ctx, who, VerbGet, on)
 	if err != nil && !errors.Is(err, ErrForbidden) {
 		return answer, err
 	}

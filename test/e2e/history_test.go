@@ -64,6 +64,19 @@ func TestWhy(t *testing.T) {
 	contains(t, shared.must(t, "why", "ingress/frontend", "host", "-n", "production"),
 		"shop.example.com → store.example.com", "commit", commit[:8]+"  Move the shop", "Ann Bee <ann@example.com>", "shop/web!12", "Carol", "Healthy")
 
+	// The apps say what they are at: that one, and one that the commit changes nothing for.
+	eventually(t, "apps with author and title", func() error {
+		for _, app := range []string{"production", "dev"} {
+			for _, path := range []string{"/api/v1/apps?q=move+the+shop+" + app, "/api/v1/apps/Kustomization/flux-system/" + app} {
+				if _, text := askAPI(t, path, apiToken(t)); !strings.Contains(text, `"author":"Ann Bee","title":"Move the shop"`) {
+					return fmt.Errorf("%s: %s", path, text)
+				}
+			}
+		}
+		return nil
+	})
+	contains(t, shared.must(t, "get", "apps", "-o", "wide"), "Ann Bee", "Move the shop")
+
 	// As it was before, by a time and by another field.
 	was := why(t, "Ingress/production/frontend", "--at", start.UTC().Add(-time.Millisecond).Format(time.RFC3339Nano))
 	if was.Delivery == nil || was.Delivery.SHA == commit {
@@ -92,29 +105,32 @@ func TestWhyDrift(t *testing.T) {
 	settled(t)
 }
 
+// askAPI asks the shared instance, and gives the status, and the kind and the text of the answer.
+func askAPI(t *testing.T, path, token string) (int, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, strings.TrimSuffix(shared.Git, "/git")+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var text strings.Builder
+	_, _ = fmt.Fprint(&text, res.Header.Get("Content-Type"), " ")
+	buf := make([]byte, 1<<20)
+	n, _ := res.Body.Read(buf)
+	text.Write(buf[:n])
+	return res.StatusCode, text.String()
+}
+
 // TestHistoryAPI: what nobody may ask, and what hostile questions are answered.
 func TestHistoryAPI(t *testing.T) {
 	settled(t)
-	ask := func(path, token string) (int, string) {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, strings.TrimSuffix(shared.Git, "/git")+path, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if token != "" {
-			req.Header.Set("Authorization", "Bearer "+token)
-		}
-		res, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer res.Body.Close()
-		var text strings.Builder
-		_, _ = fmt.Fprint(&text, res.Header.Get("Content-Type"), " ")
-		buf := make([]byte, 1<<20)
-		n, _ := res.Body.Read(buf)
-		text.Write(buf[:n])
-		return res.StatusCode, text.String()
-	}
 	token := apiToken(t)
 	for _, test := range []struct {
 		path, token string
@@ -136,7 +152,7 @@ func TestHistoryAPI(t *testing.T) {
 		{"/api/v1/why?kind=%00&name=x", token, 400, "kind"},
 		{"/api/v1/repairs?object=nothing", token, 400, "object"},
 	} {
-		status, text := ask(test.path, test.token)
+		status, text := askAPI(t, test.path, test.token)
 		if status != test.status || !strings.Contains(text, test.says) || !regexp.MustCompile(`^application/json `).MatchString(text) {
 			t.Errorf("%.80s: %d %s", test.path, status, text)
 		}

@@ -1,25 +1,45 @@
 import { useQuery, useQueryClient } from '@tanstack/react-query'
-import { Component, Suspense, lazy, useEffect, useState, type ReactNode } from 'react'
+import { Component, Suspense, useEffect, useState, type ReactNode } from 'react'
 import { Link, Route, Switch, useLocation } from 'wouter'
-import { APIError, get, missing, onLoggedOut, send, setCSRF, type Me } from './api'
+import { onLoggedOut, send, setCSRF, type Me } from './api'
 import { Icon, Logo, Mark, type IconName } from './icons'
 import { follow, useLiveState } from './live'
-import { Login } from './pages/login'
+import { page, type Page } from './page'
 import { Overview } from './pages/overview'
+import { meQuery } from './queries'
 import { toggleTheme, useTheme } from './theme'
 import { Dialog, Empty, Loading, Problem, Toasts, typing, useTitle } from './ui'
 
-const AppPage = lazy(() => import('./pages/app'))
-const Pipelines = lazy(() => import('./pages/pipelines'))
-const PipelinePage = lazy(() => import('./pages/pipeline'))
-const JobPage = lazy(() => import('./pages/job'))
-const Environments = lazy(() => import('./pages/environments'))
-const EnvironmentPage = lazy(() => import('./pages/environment'))
-const Drift = lazy(() => import('./pages/drift'))
-const Audit = lazy(() => import('./pages/audit'))
-const History = lazy(() => import('./pages/history'))
-const DeliveryPage = lazy(() => import('./pages/delivery'))
-const Sources = lazy(() => import('./pages/sources'))
+const AppPage = page(() => import('./pages/app'))
+const Pipelines = page(() => import('./pages/pipelines'))
+const PipelinePage = page(() => import('./pages/pipeline'))
+const JobPage = page(() => import('./pages/job'))
+const Environments = page(() => import('./pages/environments'))
+const EnvironmentPage = page(() => import('./pages/environment'))
+const Drift = page(() => import('./pages/drift'))
+const Audit = page(() => import('./pages/audit'))
+const History = page(() => import('./pages/history'))
+const DeliveryPage = page(() => import('./pages/delivery'))
+const Sources = page(() => import('./pages/sources'))
+
+/** Loads the page of an address, or all of them. */
+export async function load(path?: string) {
+  const at: [RegExp, Page][] = [
+    [/^\/apps\//, AppPage],
+    [/^\/pipelines\/[^/]+\/jobs\//, JobPage],
+    [/^\/pipelines\/[^/]/, PipelinePage],
+    [/^\/pipelines/, Pipelines],
+    [/^\/environments\/[^/]/, EnvironmentPage],
+    [/^\/environments/, Environments],
+    [/^\/history\/[^/]/, DeliveryPage],
+    [/^\/history/, History],
+    [/^\/drift/, Drift],
+    [/^\/audit/, Audit],
+    [/^\/sources/, Sources],
+  ]
+  const wanted = path === undefined ? at : at.filter(([is]) => is.test(path)).slice(0, 1)
+  await Promise.allSettled(wanted.map(([, p]) => p.load())) // one that fails is tried again when it is shown
+}
 
 // The beginnings of these addresses are also in internal/web/spa.go.
 const places: { href: string; name: string; icon: IconName; key: string }[] = [
@@ -34,19 +54,7 @@ const places: { href: string; name: string; icon: IconName; key: string }[] = [
 
 export function App() {
   const client = useQueryClient()
-  const me = useQuery({
-    queryKey: ['me'],
-    queryFn: async ({ signal }): Promise<Me | null> => {
-      try {
-        return await get<Me>('/api/v1/me', signal)
-      } catch (err) {
-        if (err instanceof APIError && err.status === 401) return null
-        if (missing(err)) return { name: '' } // a server that knows no people
-        throw err
-      }
-    },
-    staleTime: 60_000,
-  })
+  const me = useQuery(meQuery)
   useEffect(
     () =>
       onLoggedOut(() => {
@@ -63,14 +71,25 @@ export function App() {
       </main>
     )
   }
-  if (me.data === null) return <Login onDone={() => void client.resetQueries()} />
+  if (me.data === null) return <LoggedOut />
   return <Shell me={me.data} />
+}
+
+/** Goes to the one place where people log in, and from there back here. */
+function LoggedOut() {
+  useTitle('Log in')
+  useEffect(() => {
+    const { pathname, search } = window.location
+    window.location.replace(`/login?next=${encodeURIComponent(pathname + search)}`)
+  }, [])
+  return null
 }
 
 function Shell({ me }: { me: Me }) {
   const client = useQueryClient()
   const [help, setHelp] = useState(false)
   useEffect(() => follow(client), [client])
+  useEffect(() => whenIdle(() => void load()), [])
   useKeys(() => setHelp(true))
   const [path] = useLocation()
   return (
@@ -106,6 +125,12 @@ function Shell({ me }: { me: Me }) {
       <Toasts />
     </div>
   )
+}
+
+/** Calls f once there is nothing else to do. */
+function whenIdle(f: () => void): () => void {
+  const timer = setTimeout(() => (window.requestIdleCallback ?? setTimeout)(f), 2000)
+  return () => clearTimeout(timer)
 }
 
 function NotFound() {

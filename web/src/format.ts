@@ -22,10 +22,13 @@ export function at(time: string | undefined): number | undefined {
   return Number.isNaN(t) ? undefined : t
 }
 
+let clocks: Intl.DateTimeFormat | undefined // making one takes longer than drawing a row
+
 /** A time as the reader's place has it. */
 export function clock(time: string | undefined): string {
   const t = at(time)
-  return t === undefined ? '' : new Date(t).toLocaleString(undefined, { dateStyle: 'medium', timeStyle: 'medium' })
+  clocks ??= new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'medium' })
+  return t === undefined ? '' : clocks.format(t)
 }
 
 /** How long something took, or takes until now: 1m 05s. */

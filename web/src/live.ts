@@ -1,8 +1,8 @@
 // The one stream of changes that a page has open, and what they make stale.
 import type { QueryClient } from '@tanstack/react-query'
 import { useSyncExternalStore } from 'react'
-import { APIError, request } from './api'
-import { SSEParser } from './sse'
+import { APIError } from './api'
+import { SSEParser, listen } from './sse'
 
 export type LiveState = 'wait' | 'on' | 'off'
 
@@ -69,7 +69,7 @@ export function follow(client: QueryClient): () => void {
     for (const k of keys) waiting.set(JSON.stringify(k), k)
     timer ??= setTimeout(flush, 300)
   }
-  void listen(stop.signal, (name, c) => {
+  void stay(stop.signal, (name, c) => {
     if (name === 'reset' || name === 'reconnected') void client.invalidateQueries()
     else touch(stale(name, c))
   })
@@ -79,45 +79,24 @@ export function follow(client: QueryClient): () => void {
   }
 }
 
-const silence = 45_000 // ms without a byte: the connection is lost. A server says something each 15 s.
-
-async function listen(signal: AbortSignal, tell: (name: string, c: Change) => void) {
+async function stay(signal: AbortSignal, tell: (name: string, c: Change) => void) {
   let last = ''
   let pause = 1000
   while (!signal.aborted) {
-    const parser = new SSEParser()
-    const lost = new AbortController()
-    let watch: ReturnType<typeof setTimeout> | undefined
-    const heard = () => {
-      clearTimeout(watch)
-      watch = setTimeout(() => lost.abort(), silence)
-    }
-    heard()
-    try {
-      const headers: Record<string, string> = { Accept: 'text/event-stream' }
-      if (last !== '') headers['Last-Event-ID'] = last
-      const res = await request('/api/v1/events', { signal: AbortSignal.any([signal, lost.signal]), headers })
+    const parser = new SSEParser(last)
+    const opened = () => {
       set('on')
       pause = 1000
-      const reader = res.body!.pipeThrough(new TextDecoderStream()).getReader()
-      for (;;) {
-        const { value, done } = await reader.read()
-        if (done) break
-        heard()
-        for (const e of parser.feed(value)) {
-          last = e.id || last
-          tell(e.name, JSON.parse(e.data) as Change)
-        }
-        last = parser.id || last
-      }
+    }
+    try {
+      for await (const e of listen('/api/v1/events', parser, signal, opened)) tell(e.name, JSON.parse(e.data) as Change)
     } catch (err) {
       if (signal.aborted) return
       if (err instanceof APIError && (err.status === 404 || err.status === 401)) pause = 30_000
-      if (err instanceof APIError && err.status === 400) last = ''
+      if (err instanceof APIError && err.status === 400) parser.id = ''
       set('off')
-    } finally {
-      clearTimeout(watch)
     }
+    last = parser.id
     await new Promise((r) => setTimeout(r, pause + Math.random() * 300))
     pause = Math.min(pause * 2, 30_000)
     if (last === '') tell('reconnected', { kind: '', id: 0 })

@@ -17,6 +17,11 @@ describe('SSEParser', () => {
       expect(p.id).toBe('8')
     })
   }
+  it('is not behind an event that has not come whole', () => {
+    const p = new SSEParser('6')
+    p.feed('id: 7\nevent: job\ndata: {"id"')
+    expect(p.id).toBe('6')
+  })
   it('takes the ends of lines of other systems', () => expect(new SSEParser().feed('event: x\r\ndata: 1\r\n\r\n')).toEqual([{ name: 'x', data: '1', id: '' }]))
 })
 

@@ -2,8 +2,8 @@
 //
 //	key, err := witness.OpenKey(filepath.Join(dir, "audit.key"))
 //	err = witness.Push(ctx, repo, signed)            // checkpoint.json on refs/keelson/audit
-//	found, err := witness.Read(ctx, repo)            // all of them, the oldest first
-//	found, err := witness.ReadFrom(ctx, "https://backup.example/audit.git")
+//	err = witness.Each(ctx, repo, look)              // one after the other, the newest first
+//	err = witness.EachFrom(ctx, "https://backup.example/audit.git", look)
 //
 // A witness on the same disk shows what somebody has done who could write the database only. Who fetches the ref to another machine from time
 // to time has one that shows more.
@@ -70,33 +70,51 @@ func Push(ctx context.Context, repo *git.Repository, s audit.Signed) error {
 	return nil
 }
 
-// Read gives all checkpoints of a repository, the oldest first; none: it has no such ref. What was changed is for [audit.NewVerifier] to find; what
-// is no checkpoint at all is an error.
-func Read(ctx context.Context, repo *git.Repository) ([]audit.Found, error) {
+// Each calls f with each checkpoint of a repository, the newest first, and holds none of them; a repository without such a ref has none. What was changed is
+// for [audit.NewVerifier] to find; what is no checkpoint at all is an error.
+func Each(ctx context.Context, repo *git.Repository, f func(audit.Found) error) error {
 	id, err := repo.Resolve(Ref)
 	if errors.Is(err, git.ErrUnknownRef) {
-		return nil, nil
+		return nil
 	}
-	var out []audit.Found
-	for err == nil && id != "" {
+	for n := 0; err == nil && id != ""; n++ {
 		if err = ctx.Err(); err != nil {
 			break
 		}
-		if len(out) >= maxCheckpoints {
-			return nil, fmt.Errorf("read the witness: it has more than %d checkpoints", maxCheckpoints)
+		if n >= maxCheckpoints {
+			err = fmt.Errorf("it has more than %d checkpoints", maxCheckpoints)
+			break
 		}
 		var s audit.Signed
 		var parent string
 		if s, parent, err = readCommit(repo, id); err != nil {
 			err = fmt.Errorf("commit %.12s: %w", id, err)
+			break
 		}
-		out, id = append(out, audit.Found{Signed: s, Where: "the witness"}), parent
+		if err := f(audit.Found{Signed: s, Where: "the witness"}); err != nil {
+			return err
+		}
+		id = parent
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the witness %s: %w", repo.Dir(), err)
+		return fmt.Errorf("read the witness %s: %w", repo.Dir(), err)
 	}
-	slices.Reverse(out)
-	return out, nil
+	return nil
+}
+
+// Read is [Each] for who wants all checkpoints at once, the oldest first.
+func Read(ctx context.Context, repo *git.Repository) ([]audit.Found, error) {
+	return all(func(f func(audit.Found) error) error { return Each(ctx, repo, f) })
+}
+
+// all collects checkpoints that come the newest first.
+func all(each func(func(audit.Found) error) error) (found []audit.Found, err error) {
+	err = each(func(c audit.Found) error { found = append(found, c); return nil })
+	if err != nil {
+		return nil, err
+	}
+	slices.Reverse(found)
+	return found, nil
 }
 
 // Last gives the newest checkpoint of a repository; false: there is none.
@@ -134,20 +152,25 @@ func readCommit(repo *git.Repository, id string) (s audit.Signed, parent string,
 // maxWitness bounds what is fetched of a witness, in bytes.
 const maxWitness = 1 << 30
 
-// ReadFrom is Read of a repository that is named by its folder or its URL, which may have userinfo.
+// ReadFrom is [Read] of a repository as [EachFrom] takes it.
 func ReadFrom(ctx context.Context, place string) ([]audit.Found, error) {
+	return all(func(f func(audit.Found) error) error { return EachFrom(ctx, place, f) })
+}
+
+// EachFrom is [Each] of a repository that is named by its folder or its URL, which may have userinfo.
+func EachFrom(ctx context.Context, place string, f func(audit.Found) error) error {
 	u, err := url.Parse(place)
 	if err != nil || u.Scheme == "" || u.Host == "" {
-		return readFolder(ctx, place)
+		return eachOfFolder(ctx, place, f)
 	}
 	dir, err := os.MkdirTemp("", "keelson-witness-*")
 	if err != nil {
-		return nil, fmt.Errorf("read the witness: %w", err)
+		return fmt.Errorf("read the witness: %w", err)
 	}
 	defer os.RemoveAll(dir)
 	repo, err := git.Init(ctx, dir, "main", git.Options{})
 	if err != nil {
-		return nil, fmt.Errorf("read the witness: %w", err)
+		return fmt.Errorf("read the witness: %w", err)
 	}
 	defer repo.Close()
 	remote := git.Remote{}
@@ -158,21 +181,21 @@ func ReadFrom(ctx context.Context, place string) ([]audit.Found, error) {
 	}
 	remote.URL = u.String()
 	if err := repo.Fetch(ctx, remote, git.FetchOptions{Refspecs: []string{"+" + Ref + ":" + Ref}, Check: true, MaxPack: maxWitness}); err != nil {
-		return nil, fmt.Errorf("read the witness %s: %w", redact.URL(place), err)
+		return fmt.Errorf("read the witness %s: %w", redact.URL(place), err)
 	}
-	return Read(ctx, repo)
+	return Each(ctx, repo, f)
 }
 
-func readFolder(ctx context.Context, dir string) ([]audit.Found, error) {
+func eachOfFolder(ctx context.Context, dir string, f func(audit.Found) error) error {
 	if inside := filepath.Join(dir, ".git"); isDir(inside) { // of a clone
 		dir = inside
 	}
 	repo, err := git.Open(dir, git.Options{})
 	if err != nil {
-		return nil, fmt.Errorf("read the witness: %w", err)
+		return fmt.Errorf("read the witness: %w", err)
 	}
 	defer repo.Close()
-	return Read(ctx, repo)
+	return Each(ctx, repo, f)
 }
 
 func isDir(path string) bool {

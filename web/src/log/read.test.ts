@@ -4,15 +4,17 @@ import { readAll } from './read'
 
 const text = new TextEncoder().encode('0123456789')
 
-type Answer = { upTo: number; fails?: Error; over?: boolean } // over: the job is, after this answer
+type Answer = { upTo: number; fails?: Error; over?: boolean; whole?: boolean } // over: the job is, after this answer; whole: the text says so itself
 
 async function read(answers: Answer[], alive = true) {
   const asked: number[] = []
   const waited: number[] = []
   let got = ''
   let error: unknown
+  let whole = false
   const source = {
     alive: () => alive,
+    over: () => whole,
     wait: async (ms: number) => void waited.push(ms),
     open: async (offset: number) =>
       (async function* () {
@@ -20,6 +22,7 @@ async function read(answers: Answer[], alive = true) {
         asked.push(offset)
         if (a.upTo > offset) yield text.slice(offset, a.upTo)
         if (a.over) alive = false
+        if (a.whole) whole = true
         if (a.fails) throw a.fails
       })(),
   }
@@ -38,6 +41,9 @@ describe('readAll', () => {
       got: '0123456789',
       error: undefined,
     })
+  })
+  it('asks no more when the text has said that it is whole', async () => {
+    expect(await read([{ upTo: 4 }, { upTo: 10, whole: true }])).toEqual({ asked: [0, 4], waited: [1000], got: '0123456789', error: undefined })
   })
   it('waits longer each time while nobody answers', async () => {
     const away = { upTo: 0, fails: new APIError(0, 'The server does not answer.') }

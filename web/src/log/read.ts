@@ -1,5 +1,6 @@
 // Reading a log to its end, over lost connections.
 import { APIError, request } from '../api'
+import { SSEParser, listen } from '../sse'
 
 const longest = 15_000 // ms between two requests
 
@@ -10,6 +11,8 @@ export interface Source {
   open: (offset: number) => Promise<Chunks>
   /** Whether more may come after the text has ended. */
   alive: () => boolean
+  /** Whether the text itself has said that it is whole. */
+  over?: () => boolean
   wait: (ms: number) => Promise<void>
 }
 
@@ -30,7 +33,7 @@ export async function readAll(s: Source, signal: AbortSignal, take: (chunk: Uint
         pause = 1000
         take(chunk)
       }
-      if (last) return
+      if (last || s.over?.()) return
     } catch (err) {
       if (last || signal.aborted || final(err)) throw err
     }
@@ -39,6 +42,8 @@ export async function readAll(s: Source, signal: AbortSignal, take: (chunk: Uint
     pause = Math.min(2 * pause, longest)
   }
 }
+
+const drawing = 250 // ms of reading between two times at which the page is let draw; at first it draws at once
 
 /** The chunks of a text that a path has from an offset. The page is let draw between them. */
 export async function* chunks(path: string, offset: number, signal: AbortSignal): AsyncGenerator<Uint8Array> {
@@ -50,9 +55,33 @@ export async function* chunks(path: string, offset: number, signal: AbortSignal)
     const { value, done } = await reader.read()
     if (done) return
     yield value
-    if (performance.now() - shown > 80) {
+    if (performance.now() - shown > drawing) {
       await new Promise((r) => requestAnimationFrame(() => setTimeout(r)))
       shown = performance.now()
+    }
+  }
+}
+
+/** A log that comes as events. Each connection goes on behind the last line of the one before it, until the log says that it has ended. */
+export class ToldLog {
+  private last = ''
+  over = false
+
+  constructor(
+    private path: string,
+    private signal: AbortSignal,
+  ) {}
+
+  async *read(): AsyncGenerator<Uint8Array> {
+    const parser = new SSEParser(this.last)
+    const encoder = new TextEncoder()
+    try {
+      for await (const e of listen(this.path, parser, this.signal)) {
+        if (e.name === 'text') yield encoder.encode((JSON.parse(e.data) as { text: string }).text)
+        else if (e.name === 'end') this.over = true
+      }
+    } finally {
+      this.last = parser.id
     }
   }
 }

@@ -6,14 +6,14 @@ import { Icon } from '../icons'
 import { typing } from '../ui'
 import { parse, plain, type Style } from './ansi'
 import { Folds, LogLines, type Section } from './lines'
-import { chunks, readAll } from './read'
+import { ToldLog, chunks, readAll } from './read'
 
 const lineHeight = 20
 const tallest = 15_000_000 // pixels that browsers scroll through without mistakes
 const maxHits = 10_000
 
-/** path: of the text, which ends when the log does. live: it may still grow. resumes: the path takes an offset, from which it is read on. */
-export function LogView({ path, name, live, resumes }: { path: string; name: string; live: boolean; resumes?: boolean }) {
+/** path: of the text, which ends when the log does. live: it may still grow. told: it comes as events; else the path takes an offset, from which it is read on. */
+export function LogView({ path, name, live, told }: { path: string; name: string; live: boolean; told?: boolean }) {
   const lines = useRef<LogLines>(new LogLines())
   const [version, setVersion] = useState(0) // of what has come
   const [state, setState] = useState<'reading' | 'whole' | 'failed'>('reading')
@@ -27,8 +27,8 @@ export function LogView({ path, name, live, resumes }: { path: string; name: str
 
   const alive = useRef(false)
   useEffect(() => {
-    alive.current = live && !!resumes
-  }, [live, resumes])
+    alive.current = live
+  }, [live])
   useEffect(() => {
     const stop = new AbortController()
     lines.current = new LogLines()
@@ -42,9 +42,11 @@ export function LogView({ path, name, live, resumes }: { path: string; name: str
     }
     void (async () => {
       try {
+        const log = told ? new ToldLog(path, stop.signal) : undefined
         const source = {
-          open: async (offset: number) => chunks(path, offset, stop.signal),
+          open: async (offset: number) => log?.read() ?? chunks(path, offset, stop.signal),
           alive: () => alive.current,
+          over: () => !!log?.over,
           wait: (ms: number) => new Promise<void>((r) => setTimeout(r, ms)),
         }
         await readAll(source, stop.signal, (chunk) => {
@@ -63,7 +65,7 @@ export function LogView({ path, name, live, resumes }: { path: string; name: str
       stop.abort()
       cancelAnimationFrame(frame)
     }
-  }, [path])
+  }, [path, told])
 
   const log = lines.current
   const shown = log.shown
@@ -165,7 +167,7 @@ export function LogView({ path, name, live, resumes }: { path: string; name: str
   const hits = search.set
   let style = styles
   return (
-    <section className="log" aria-label={`Log of ${name}`}>
+    <section className="log" aria-label={`Log of ${name}`} data-state={state}>
       <div className="log-tools">
         <input
           className="input"

@@ -395,7 +395,7 @@ function PodLog({ namespace, name }: { namespace: string; name: string }) {
       </button>
       {open && (
         <PodLogDialog title={`Log of ${name}`} onClose={() => setOpen(false)}>
-          <LogView key={name} path={query(`/api/v1/pods/${encodeURIComponent(namespace)}/${encodeURIComponent(name)}/log`, { tail: 5000, follow: 1 })} name={name} live />
+          <LogView key={name} path={query(`/api/v1/pods/${encodeURIComponent(namespace)}/${encodeURIComponent(name)}/log`, { tail: 5000, follow: 1 })} name={name} live told />
         </PodLogDialog>
       )}
     </>

@@ -6,6 +6,7 @@ import { clock } from '../format'
 import { LogView } from '../log/view'
 import { Mark } from '../icons'
 import { reportOf } from '../jobs'
+import { jobQuery } from '../queries'
 import { isActive, jobLook } from '../status'
 import { Age, Badge, Loading, Problem, useTitle } from '../ui'
 import { Failing, JobActions, JobFiles, useGraph, usePipeline } from './pipeline'
@@ -15,7 +16,7 @@ export default function JobPage() {
   const params = useParams<{ id: string; job: string }>()
   const id = Number(params.id)
   const number = Number(params.job)
-  const job = useQuery({ queryKey: ['job', number], queryFn: ({ signal }) => get<Job>(`/api/v1/jobs/${number}`, signal) })
+  const job = useQuery(jobQuery(number))
   const p = usePipeline(id)
   const graph = useGraph(id)
   const artifacts = useQuery({
@@ -137,5 +138,5 @@ export default function JobPage() {
 // A log that was begun while the job ran is read to its end in the same way: it is not read again when the job is over.
 function JobLog({ job }: { job: Job }) {
   const [live] = useState(isActive(job.status))
-  return <LogView path={`/api/v1/jobs/${job.id}/log${live ? '?follow=1' : ''}`} name={job.name} live={live && isActive(job.status)} resumes />
+  return <LogView path={`/api/v1/jobs/${job.id}/log${live ? '?follow=1' : ''}`} name={job.name} live={live && isActive(job.status)} />
 }

@@ -1,15 +1,13 @@
 import { useVirtualizer } from '@tanstack/react-virtual'
 import { memo, useEffect, useMemo, useRef, type MouseEvent } from 'react'
-import { useLocation } from 'wouter'
+import { useLocation, useSearch } from 'wouter'
 import { appPath, type App } from '../api'
-import { useApps } from '../apps'
+import { filterOf, firstPage, groupOf, useApps } from '../apps'
 import { rows, states, type Row } from '../filter'
 import { plural, revision, shortened } from '../format'
 import { Mark } from '../icons'
 import { look, words } from '../status'
 import { Age, Badge, Empty, Loading, Problem, SearchBox, Select, useParam, useRows, useTitle } from '../ui'
-
-type Group = '' | 'environment' | 'namespace' | 'kind' | 'state'
 
 export function Overview() {
   const [q, setQ] = useParam('q')
@@ -17,13 +15,11 @@ export function Overview() {
   const [namespace, setNamespace] = useParam('namespace')
   const [environment, setEnvironment] = useParam('environment')
   const [kind, setKind] = useParam('kind')
-  const [by, setBy] = useParam('group')
-  const group = (['environment', 'namespace', 'kind', 'state'].includes(by) ? by : '') as Group
-  const filter = useMemo(
-    () => ({ q, state, namespace, environment, kind, sort: group === '' ? undefined : group }),
-    [q, state, namespace, environment, kind, group],
-  )
-  const list = useApps(filter)
+  const [, setBy] = useParam('group')
+  const search = useSearch()
+  const group = groupOf(search)
+  const filter = useMemo(() => filterOf(search), [search])
+  const list = useApps(filter, firstPage(filter))
   const pages = list.data?.pages
   const apps = useMemo(() => pages?.flatMap((p) => p.apps) ?? [], [pages])
   const shown = useMemo(() => rows(apps, group), [apps, group])
@@ -88,14 +84,15 @@ export function Overview() {
   )
 }
 
+const small = window.matchMedia('(max-width: 760px)')
+
 function List({ rows, more }: { rows: Row[]; more: () => void }) {
   const scroll = useRef<HTMLDivElement>(null)
   const [, go] = useLocation()
-  const small = window.matchMedia('(max-width: 760px)').matches
   const list = useVirtualizer({
     count: rows.length,
     getScrollElement: () => scroll.current,
-    estimateSize: (i) => ('group' in rows[i]! ? 36 : small ? 60 : 52),
+    estimateSize: (i) => ('group' in rows[i]! ? 36 : small.matches ? 60 : 52),
     getItemKey: (i) => {
       const r = rows[i]!
       return 'group' in r ? `group ${r.group}` : r.app.id

@@ -6,16 +6,17 @@ import { bytes, clock, plural } from '../format'
 import { jobSize, pipelineLayout } from '../graph/layout'
 import { Icon, Mark } from '../icons'
 import { latest, reportOf, stageStatus } from '../jobs'
+import { graphQuery, jobQuery, pipelineQuery } from '../queries'
 import { isActive, jobLook, look, words } from '../status'
 import { Age, Badge, Dialog, Empty, Loading, Person, Problem, Sha, Sign, Tabs, say, useTitle } from '../ui'
 import { Took } from './pipelines'
 
 export function usePipeline(id: number) {
-  return useQuery({ queryKey: ['pipeline', id], queryFn: ({ signal }) => get<PipelineDetail>(`/api/v1/pipelines/${id}`, signal), refetchInterval: (q) => (q.state.data && isActive(q.state.data.status) ? 15_000 : false) })
+  return useQuery(pipelineQuery(id))
 }
 
 export function useGraph(id: number) {
-  return useQuery({ queryKey: ['graph', id], queryFn: ({ signal }) => get<PipelineGraph>(`/api/v1/pipelines/${id}/graph`, signal), staleTime: 5 * 60_000 })
+  return useQuery(graphQuery(id))
 }
 
 export default function PipelinePage() {
@@ -294,7 +295,7 @@ function JobList({ pipeline, jobs, graph }: { pipeline: PipelineDetail; jobs: Jo
 function Tests({ jobs }: { jobs: Job[] }) {
   const over = jobs.filter((j) => !isActive(j.status) && j.status !== 'manual' && j.status !== 'skipped')
   const all = useQueries({
-    queries: over.map((j) => ({ queryKey: ['job', j.id], queryFn: ({ signal }: { signal: AbortSignal }) => get<Job>(`/api/v1/jobs/${j.id}`, signal), staleTime: 60_000 })),
+    queries: over.map((j) => ({ ...jobQuery(j.id), staleTime: 60_000 })),
   })
   if (all.some((q) => q.isPending)) return <div className="card"><Loading what="test reports" /></div>
   const reports = all.flatMap((q): { job: Job; report: TestReport }[] => {
