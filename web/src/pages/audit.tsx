@@ -5,7 +5,7 @@ import { appPath, get, query, type Answer, type AuditRecord } from '../api'
 import { Changes } from '../deliveries'
 import { clock, plural, shortened } from '../format'
 import { Icon } from '../icons'
-import { Older, usePages } from '../paged'
+import { Older, usePages } from '../lists'
 import { words } from '../status'
 import { Age, Badge, Empty, Loading, Person, Problem, SearchBox, Sha, Sign, useParam, useTitle } from '../ui'
 

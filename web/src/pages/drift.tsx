@@ -2,7 +2,7 @@ import { Link } from 'wouter'
 import { appPath, type Repair } from '../api'
 import { useApps } from '../apps'
 import { Mark } from '../icons'
-import { Older, usePages } from '../paged'
+import { Older, usePages } from '../lists'
 import { look } from '../status'
 import { Age, Badge, Empty, Loading, Problem, SearchBox, useParam, useTitle } from '../ui'
 

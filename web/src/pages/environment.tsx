@@ -4,7 +4,7 @@ import { get, query, type EnvironmentDetail } from '../api'
 import { EnvironmentActions } from '../environments'
 import { clock } from '../format'
 import { Mark } from '../icons'
-import { Older } from '../paged'
+import { Older } from '../lists'
 import { look } from '../status'
 import { Age, Badge, Empty, Loading, Problem, Sha, useTitle } from '../ui'
 
