@@ -2,8 +2,11 @@ package controller
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
@@ -58,6 +61,35 @@ func TestSyncAfterAFailure(t *testing.T) {
 			a.concludeDelivery(p, delivery.Outcome{Phase: delivery.Ready}, before)
 			if got := told.lines(); !slices.Equal(got, test.want) {
 				t.Errorf("it says %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+// TestOccasionOfKustomization: a delivery that somebody has asked for is theirs, also of a commit that is new; any other is nobody's.
+func TestOccasionOfKustomization(t *testing.T) {
+	for name, test := range map[string]struct {
+		asked            bool
+		by, at, previous string
+		want             string
+	}{
+		"a new commit":                     {false, "jane", "bb", "aa", " by "},
+		"a sync":                           {true, "jane", "aa", "aa", "sync by jane"},
+		"a sync of a new commit":           {true, "jane", "bb", "aa", " by jane"},
+		"a sync that does not say by whom": {true, "", "aa", "aa", "sync by "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			revision := func(commit string) delivery.Revision {
+				return delivery.Revision{Name: "main", Commit: strings.Repeat(commit, 20)}
+			}
+			k := &kustomizations{apps: apps{reg: newRegistry()}}
+			p := &kustomizationPass{obj: &kustomizev1.Kustomization{}, pass: pass{
+				app: delivery.App{RequestedBy: test.by}, st: &appState{asked: test.asked},
+				req: deliver.Request{Snapshot: delivery.Snapshot{Revision: revision(test.at)}},
+			}}
+			p.obj.Status.LastAppliedRevision = revision(test.previous).String()
+			if o := k.occasion(p); o.trigger+" by "+o.actor != test.want {
+				t.Errorf("it is %q by %q, want %q", o.trigger, o.actor, test.want)
 			}
 		})
 	}

@@ -1,24 +1,16 @@
 // Deliveries: what was brought into a cluster, from which commit, and how that ended.
-import { useInfiniteQuery } from '@tanstack/react-query'
 import { Link } from 'wouter'
-import { appPath, get, query, type Delivery, type FieldChange, type ObjectChange } from './api'
+import { appPath, type Delivery, type FieldChange, type ObjectChange } from './api'
 import { plural, took } from './format'
 import { Mark } from './icons'
+import { Older, usePages } from './lists'
 import { look } from './status'
 import { Age, Badge, Empty, Loading, Problem, Sha, useRows } from './ui'
 import { useLocation } from 'wouter'
 
 export function Deliveries({ filter, showApp }: { filter: Record<string, string | number | undefined>; showApp?: boolean }) {
   const [, go] = useLocation()
-  const list = useInfiniteQuery({
-    queryKey: ['deliveries', filter],
-    queryFn: ({ pageParam, signal }) =>
-      get<{ deliveries: Delivery[] | null; next?: number | string }>(query('/api/v1/deliveries', { ...filter, before: pageParam, limit: 50 }), signal),
-    initialPageParam: '' as string | number,
-    getNextPageParam: (last) => last.next || undefined,
-    placeholderData: (before) => before,
-  })
-  const all = list.data?.pages.flatMap((p) => p.deliveries ?? []) ?? []
+  const { list, all } = usePages<Delivery>('deliveries', '/api/v1/deliveries', 'deliveries', filter, 50)
   const at = useRows(all.length, (i) => go(`/history/${all[i]!.id}`))
   if (list.isPending) return <Loading what="history" />
   if (list.isError && all.length === 0) return <Problem error={list.error} what="history" retry={() => void list.refetch()} />
@@ -52,13 +44,7 @@ export function Deliveries({ filter, showApp }: { filter: Record<string, string 
           </li>
         ))}
       </ul>
-      {list.hasNextPage && (
-        <div style={{ padding: 12, textAlign: 'center' }}>
-          <button className="button" onClick={() => void list.fetchNextPage()} disabled={list.isFetchingNextPage}>
-            Show older ones
-          </button>
-        </div>
-      )}
+      <Older list={list} />
     </>
   )
 }

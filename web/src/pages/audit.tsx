@@ -1,10 +1,11 @@
-import { useInfiniteQuery, useQuery } from '@tanstack/react-query'
+import { useQuery } from '@tanstack/react-query'
 import { useState, type FormEvent } from 'react'
 import { Link } from 'wouter'
 import { appPath, get, query, type Answer, type AuditRecord } from '../api'
 import { Changes } from '../deliveries'
 import { clock, plural, shortened } from '../format'
 import { Icon } from '../icons'
+import { Older, usePages } from '../lists'
 import { words } from '../status'
 import { Age, Badge, Empty, Loading, Person, Problem, SearchBox, Sha, Sign, useParam, useTitle } from '../ui'
 
@@ -17,15 +18,7 @@ export default function Audit() {
   const [from, setFrom] = useParam('from')
   const [to, setTo] = useParam('to')
   const filter = { q, actor, action, object, from: from && new Date(from).toISOString(), to: to && new Date(`${to}T23:59:59`).toISOString() }
-  const list = useInfiniteQuery({
-    queryKey: ['audit', filter],
-    queryFn: ({ pageParam, signal }) => get<{ records: AuditRecord[] | null; next?: number | string }>(query('/api/v1/audit', { ...filter, before: pageParam, limit: 100 }), signal),
-    initialPageParam: '' as string | number,
-    getNextPageParam: (last) => last.next || undefined,
-    placeholderData: (before) => before,
-    refetchInterval: 15_000,
-  })
-  const all = list.data?.pages.flatMap((p) => p.records ?? []) ?? []
+  const { list, all } = usePages<AuditRecord>('audit', '/api/v1/audit', 'records', filter, 100, 15_000)
   return (
     <div className="page">
       <div className="page-head">
@@ -84,13 +77,7 @@ export default function Audit() {
             )
           })}
         </ol>
-        {list.hasNextPage && (
-          <div style={{ padding: 12, textAlign: 'center' }}>
-            <button className="button" onClick={() => void list.fetchNextPage()}>
-              Show older ones
-            </button>
-          </div>
-        )}
+        <Older list={list} />
       </section>
     </div>
   )

@@ -1,9 +1,9 @@
-import { useInfiniteQuery } from '@tanstack/react-query'
 import { Link } from 'wouter'
-import { appPath, get, query, type Repair } from '../api'
+import { appPath, type Repair } from '../api'
 import { useApps } from '../apps'
 import { Fields } from '../deliveries'
 import { Mark } from '../icons'
+import { Older, usePages } from '../lists'
 import { look } from '../status'
 import { Age, Badge, Empty, Loading, Problem, SearchBox, useParam, useTitle } from '../ui'
 
@@ -12,14 +12,7 @@ export default function Drift() {
   const [app, setApp] = useParam('app')
   const [object, setObject] = useParam('object')
   const [manager, setManager] = useParam('manager')
-  const list = useInfiniteQuery({
-    queryKey: ['repairs', { app, object, manager }],
-    queryFn: ({ pageParam, signal }) => get<{ repairs: Repair[] | null; next?: number | string }>(query('/api/v1/repairs', { app, object, manager, before: pageParam, limit: 50 }), signal),
-    initialPageParam: '' as string | number,
-    getNextPageParam: (last) => last.next || undefined,
-    placeholderData: (before) => before,
-  })
-  const all = list.data?.pages.flatMap((p) => p.repairs ?? []) ?? []
+  const { list, all } = usePages<Repair>('repairs', '/api/v1/repairs', 'repairs', { app, object, manager }, 50)
   const apart = useApps({ state: 'OutOfSync' })
   const drifted = apart.data?.pages.flatMap((p) => p.apps) ?? []
   return (
@@ -90,13 +83,7 @@ export default function Drift() {
             </li>
           ))}
         </ul>
-        {list.hasNextPage && (
-          <div style={{ padding: 12, textAlign: 'center' }}>
-            <button className="button" onClick={() => void list.fetchNextPage()}>
-              Show older ones
-            </button>
-          </div>
-        )}
+        <Older list={list} />
       </section>
     </div>
   )

@@ -4,6 +4,7 @@ import { get, query, type EnvironmentDetail } from '../api'
 import { EnvironmentActions } from '../environments'
 import { clock } from '../format'
 import { Mark } from '../icons'
+import { Older } from '../lists'
 import { look } from '../status'
 import { Age, Badge, Empty, Loading, Problem, Sha, useTitle } from '../ui'
 
@@ -87,13 +88,7 @@ export default function EnvironmentPage() {
                 </li>
               ))}
             </ul>
-            {data.hasNextPage && (
-              <div style={{ padding: 12, textAlign: 'center' }}>
-                <button className="button" onClick={() => void data.fetchNextPage()}>
-                  Show older ones
-                </button>
-              </div>
-            )}
+            <Older list={data} />
           </section>
         </>
       )}
