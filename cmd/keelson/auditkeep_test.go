@@ -301,8 +301,14 @@ func TestRetentionFlags(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	o := serverCI{namespace: jobsNamespace, log: usualLog, keep: retention{Audit: "90d"}}
-	if err := o.check(); err == nil || !strings.Contains(err.Error(), "need --ci") {
+	if err := o.check(); err != nil { // a server that plays no pipelines keeps these, too
 		t.Error(err)
+	}
+	if o.keep.Audit = "1h"; o.check() == nil {
+		t.Error("an hour is long enough")
+	}
+	if o.keep.Audit, o.shell = "90d", true; o.check() == nil || !strings.Contains(o.check().Error(), "need --ci") {
+		t.Error(o.check())
 	}
 }
 

@@ -12,6 +12,9 @@ import (
 // authorize says whether a request to a repository, or where that is empty to the host, may go on; the error is the refusal. person is whose
 // token it has; empty: it is nobody's own.
 func (h *Host) authorize(r *http.Request, repository string, write bool) (person string, err error) {
+	if err := h.cross.Check(r); err != nil { // a browser that has been given a token sends it for every page
+		return "", refusal{http.StatusForbidden, "this request comes from another site"}
+	}
 	given, ok := credentials(r)
 	if ok && equal(given, h.opts.Token) {
 		return "", nil

@@ -81,6 +81,7 @@ type Options struct {
 type Host struct {
 	opts  Options
 	slots chan struct{}
+	cross *http.CrossOriginProtection
 
 	mu    sync.Mutex
 	repos map[string]*git.Repository // the open ones, by name
@@ -111,7 +112,7 @@ func New(opts Options) (*Host, error) {
 			return nil, fmt.Errorf("git host: %w", err)
 		}
 	}
-	return &Host{opts: opts, slots: make(chan struct{}, maxProcesses), repos: map[string]*git.Repository{}}, nil
+	return &Host{opts: opts, slots: make(chan struct{}, maxProcesses), cross: http.NewCrossOriginProtection(), repos: map[string]*git.Repository{}}, nil
 }
 
 // CheckName says what is wrong with a repository name; the error wraps [ErrName].

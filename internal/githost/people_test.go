@@ -101,6 +101,7 @@ func TestPeopleAPI(t *testing.T) {
 		{"kst_ann", "POST", `{"name":"elsewhere"}`, 403, "ann may not"},
 		{"kst_ann", "POST", `{"name":"../new"}`, 400, "bad repository name"},
 		{"kst_gone", "POST", `{"name":"new"}`, 401, "wrong or over"},
+		{"kst_ann", "POST", `{"name":"new"}`, 403, "another site"},
 		{"kst_ann", "POST", `{"name":"new"}`, 201, "new"},
 	} {
 		req, err := http.NewRequest(c.method, s.url+githost.APIPath, strings.NewReader(c.body))
@@ -108,6 +109,9 @@ func TestPeopleAPI(t *testing.T) {
 			t.Fatal(err)
 		}
 		req.Header.Set("Authorization", "Bearer "+c.token)
+		if c.says == "another site" {
+			req.Header.Set("Sec-Fetch-Site", "cross-site")
+		}
 		res, err := http.DefaultClient.Do(req)
 		if err != nil {
 			t.Fatal(err)
