@@ -62,11 +62,10 @@ step('all of the instance is there', async () => {
   expect(/403/)
   await page.getByRole('link', { name: /^Audit/ }).click()
   await page.getByText('oidc:ann@example.com may not get audits').waitFor() // it is not in her role
-  expect()
 })
 
 step('log out', async () => {
-  expect(/401/)
+  expect(/40[13]/) // the page of the audit may just ask again
   await page.getByRole('button', { name: 'Log out' }).click()
   await page.getByRole('link', { name: 'Log in with your organisation' }).waitFor()
   await look('the login in place')
