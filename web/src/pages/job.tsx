@@ -1,7 +1,7 @@
 import { useQuery } from '@tanstack/react-query'
 import { useState } from 'react'
 import { Link, useParams } from 'wouter'
-import { type Job } from '../api'
+import type { Job } from '../api'
 import { clock } from '../format'
 import { LogView } from '../log/view'
 import { Mark } from '../icons'
