@@ -254,6 +254,8 @@ type FetchOptions struct {
 	Refspecs []string
 	// Depth limits the history to that many commits; zero fetches all of it.
 	Depth int
+	// Onward fetches what follows what is here: a history that was limited stays so. Depth is zero then.
+	Onward bool
 	// Prune removes refs here that match the right sides of the refspecs and are gone there.
 	Prune bool
 	// Check refuses objects that are malformed, as git fsck finds them.
@@ -338,7 +340,7 @@ func (r *Repository) Fetch(ctx context.Context, remote Remote, opts FetchOptions
 	switch {
 	case opts.Depth > 0:
 		args = append(args, fmt.Sprintf("--depth=%d", opts.Depth))
-	case err == nil:
+	case err == nil && !opts.Onward:
 		args = append(args, "--unshallow")
 	}
 	var config [][2]string

@@ -136,11 +136,19 @@ func ownRef(src delivery.Source) string {
 	return "refs/keelson/" + hex.EncodeToString(sum[:16])
 }
 
+// maxBetween is how many bytes of commits between the last one and a new one may come: beyond, only the new one does.
+const maxBetween = 8 << 20
+
 // fetch asks for the commit itself, which most servers allow; then for the ref's tip; then for all of the history.
 func fetch(ctx context.Context, repo *git.Repository, t target, src delivery.Source, rev delivery.Revision) error {
 	// One ref per source keeps its objects and, however often it moves, only those.
 	to := ":" + ownRef(src)
 	attempts := []git.FetchOptions{{Refspecs: []string{"+" + rev.Commit + to}, Depth: 1}}
+	if last, err := repo.Resolve(ownRef(src)); err == nil && last != rev.Commit {
+		// What follows the last commit comes with the commits between them: the history tells what each of them has changed. Where they have little
+		// in common that would be too much.
+		attempts = slices.Insert(attempts, 0, git.FetchOptions{Refspecs: []string{"+" + rev.Commit + to}, Onward: true, MaxPack: maxBetween})
+	}
 	if ref := refOf(src.Ref, rev); ref != "" {
 		attempts = append(attempts,
 			git.FetchOptions{Refspecs: []string{"+" + ref + to}, Depth: 1},

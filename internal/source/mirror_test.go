@@ -2,10 +2,13 @@ package source_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"testing"
 	"testing/fstest"
 	"time"
 
+	"keelson.dev/keelson/internal/git"
 	"keelson.dev/keelson/internal/source"
 )
 
@@ -21,5 +24,31 @@ func TestFetchWhileAnotherIsStuck(t *testing.T) {
 	defer cancel()
 	if _, err := w.remote.Fetch(ctx, src, rev); err != nil {
 		t.Error(err)
+	}
+}
+
+// What comes between two looks at a remote comes with all its commits; where a new commit has nothing in common with the last one, it comes alone.
+func TestPast(t *testing.T) {
+	w := newWorld(t)
+	w.commit("r", fstest.MapFS{"a": file("1")})
+	src := w.source("r")
+	first := snapshot(t, w.remote, src)
+	for i := range 3 {
+		w.commit("r", fstest.MapFS{"a": file(fmt.Sprint("more", i))})
+	}
+	last := snapshot(t, w.remote, src)
+	past, err := source.Past(t.Context(), last, first.Revision.Commit, 10)
+	if err != nil || len(past) != 3 || past[2].ID != last.Revision.Commit || source.Follows(last, first.Revision.Commit) || !source.Follows(last, past[1].ID) {
+		t.Fatalf("the past is %+v, %v", past, err)
+	}
+	between, err := source.At(last, past[0].ID)
+	if err != nil || content(t, between, "a") != "more0" {
+		t.Errorf("in between: %v", err)
+	}
+	if _, err := source.Past(t.Context(), last, first.Revision.Commit, 2); !errors.Is(err, git.ErrNotHere) {
+		t.Errorf("more than may be: %v", err)
+	}
+	if _, err := source.Past(t.Context(), first, last.Revision.Commit, 10); err == nil {
+		t.Error("backwards there is a past")
 	}
 }

@@ -311,3 +311,32 @@ func TestLargeDeliveries(t *testing.T) {
 	}
 	diff(t, "of a list", len(must(db.Deliveries(ctx, DeliveryFilter{}))(t)[0].Changes), changesShown)
 }
+
+// The commits that came with a delivery are kept with what they have changed, and an erasure reaches their people.
+func TestParts(t *testing.T) {
+	db := newDB(t)
+	ctx := t.Context()
+	ok(t, db.KeepDeliveries(ctx, []history.Delivery{delivered("k1", "aaa", nil)}))
+	parts := []history.Part{
+		{Commit: history.Commit{SHA: "bbb", Title: "One", Author: "Zoe", Email: "zoe@example.com", Authored: day, MergeRequest: "!1", Approvers: []string{"Yan"}},
+			Changed: []history.PartChange{{Object: history.Object{Kind: "ConfigMap", Name: "a"}, Fields: []string{"data.v"}}}},
+		{Commit: history.Commit{SHA: "aaa", Title: "Two", Author: "Ann"}, Changed: []history.PartChange{{Object: history.Object{Kind: "ConfigMap", Name: "b"}, Whole: true}}},
+	}
+	for range 2 { // the second time it is written anew
+		ok(t, db.KeepParts(ctx, "k1", parts))
+	}
+	diff(t, "parts", must(db.Parts(ctx, 1))(t), parts)
+	ok(t, db.KeepParts(ctx, "nobody", parts))
+	many := make([]history.PartChange, 5000)
+	ok(t, db.KeepParts(ctx, "k1", []history.Part{{Commit: history.Commit{SHA: "x"}, Changed: many}}))
+	if got := must(db.Parts(ctx, 1))(t); len(got) != 1 || len(got[0].Changed) != 0 {
+		t.Errorf("too much is kept: %d parts", len(got))
+	}
+	ok(t, db.KeepParts(ctx, "k1", parts))
+	for _, who := range []string{"zoe@example.com", "Yan"} {
+		must(db.ErasePerson(ctx, who))(t)
+	}
+	if text := fmt.Sprint(must(db.Parts(ctx, 1))(t)); strings.Contains(text, "Zoe") || strings.Contains(text, "zoe@") || strings.Contains(text, "Yan") {
+		t.Errorf("they are still there: %s", text)
+	}
+}

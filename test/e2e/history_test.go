@@ -90,6 +90,43 @@ func TestWhy(t *testing.T) {
 	contains(t, shared.must(t, "history", "production"), commit[:8], "Move the shop", "Ann Bee", "succeeded", "Healthy")
 }
 
+// TestWhyAmongSeveralCommits: of the commits of one push, the answer names the one that has changed the field, with its author and the merge request
+// that brought it.
+func TestWhyAmongSeveralCommits(t *testing.T) {
+	settled(t)
+	c := cloneOf(t, shared.Git+"/sample.git")
+	c.git("checkout", "-qb", "host")
+	c.replace("overlays/production/patch.yaml", "host: shop.example.com", "host: mall.example.com")
+	c.git("commit", "-qa", "--author", "Ann Bee <ann@example.com>", "-m", "Move the shop to the mall")
+	wanted := c.git("rev-parse", "HEAD")
+	c.replace("overlays/production/patch.yaml", "host: mall.example.com", "host: mall.example.com # for now")
+	c.git("commit", "-qa", "--author", "Bob <bob@example.com>", "-m", "Say how long")
+	c.git("checkout", "-q", "-")
+	c.git("merge", "-q", "--no-ff", "host", "-m", "Merge branch 'host' into 'main'\n\nThe mall\n\nSee merge request shop/web!21\n\nApproved-by: Carol <carol@example.com>")
+	c.git("push", "-q", "origin", "HEAD:main")
+	merge := c.git("rev-parse", "HEAD")
+	t.Cleanup(func() {
+		c.git("revert", "--no-edit", "-m", "1", "HEAD")
+		c.git("push", "-q", "origin", "HEAD:main")
+		settled(t)
+	})
+	settled(t)
+	eventually(t, "the commit of the field", func() error {
+		a := why(t, "ing/frontend", "host", "-n", "production")
+		if a.Delivery == nil || a.Head == nil {
+			return fmt.Errorf("the answer is %+v", a)
+		}
+		d := a.Delivery
+		got := []string{d.SHA, d.Author, d.Title, d.MergeRequest, fmt.Sprint(d.Approvers), a.Head.SHA, a.Previous, a.Value}
+		want := []string{wanted, "Ann Bee", "Move the shop to the mall", "shop/web!21", "[Carol]", merge, "shop.example.com", "mall.example.com"}
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			return fmt.Errorf("the answer is\n%q, want\n%q", got, want)
+		}
+		return nil
+	})
+	contains(t, shared.must(t, "why", "ing/frontend", "host", "-n", "production"), "Move the shop to the mall", "Ann Bee", "shop/web!21", "Carol", "with others, at "+merge[:8])
+}
+
 // TestWhyDrift: drift is told with the field and whoever wrote it.
 func TestWhyDrift(t *testing.T) {
 	settled(t)
