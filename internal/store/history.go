@@ -389,8 +389,13 @@ func (db *DB) Commits(ctx context.Context, shas []string) (map[string]history.Co
 	if len(shas) == 0 {
 		return found, nil
 	}
-	marks := strings.TrimSuffix(strings.Repeat("?, ", len(shas)), ", ")
-	args := make([]any, 0, 2*len(shas))
+	size := 1
+	for size < len(shas) { // few different statements: each stays prepared
+		size *= 2
+	}
+	shas = append(slices.Clone(shas), slices.Repeat(shas[:1], size-len(shas))...)
+	marks := strings.TrimSuffix(strings.Repeat("?, ", size), ", ")
+	args := make([]any, 0, 2*size)
 	for _, sha := range slices.Concat(shas, shas) {
 		args = append(args, sha)
 	}
@@ -679,44 +684,53 @@ func (w wrote) names() []string {
 	return slices.DeleteFunc(slices.Compact(all), func(name string) bool { return checkNames("name", name) != nil || name == "" })
 }
 
-// putNames keeps what a deployment is found by, as its report says.
-func (t *tx) putNames(deployment int64, report []byte) error {
+// namesOf are the rows of deployment_names of a deployment, as its report says. One that cannot be read has nothing to tell.
+func namesOf(deployment int64, report []byte) (rows [][]any, readable bool) {
 	var w wrote
 	if err := json.Unmarshal(report, &w); err != nil {
-		return nil //nolint:nilerr // one that cannot be read has nothing to tell
+		return nil, false
+	}
+	for _, name := range w.names() {
+		rows = append(rows, []any{name, deployment})
+	}
+	return rows, true
+}
+
+const intoNames = `INSERT INTO deployment_names (name, deployment)`
+
+// putNames keeps what a deployment is found by.
+func (t *tx) putNames(deployment int64, report []byte) error {
+	rows, readable := namesOf(deployment, report)
+	if !readable {
+		return nil
 	}
 	if err := t.exec(`DELETE FROM deployment_names WHERE deployment = ?`, deployment); err != nil {
 		return err
 	}
-	for _, name := range w.names() {
-		if err := t.exec(`INSERT INTO deployment_names (name, deployment) VALUES (?, ?)`, name, deployment); err != nil {
-			return err
-		}
-	}
-	return nil
+	return t.putMany(intoNames, "", rows)
 }
 
 // nameDeployments fills deployment_names with what there is when it is made.
 func nameDeployments(t *tx) error {
 	const batch = 100
-	for last := int64(0); ; {
-		reports := map[int64]string{}
+	for last, n := int64(0), batch; n == batch; {
+		n = 0
+		var rows [][]any
 		err := t.each(func(scan func(...any) error) error {
-			var id int64
 			var report string
-			err := scan(&id, &report)
-			last, reports[id] = id, report
+			err := scan(&last, &report)
+			names, _ := namesOf(last, []byte(report))
+			n, rows = n+1, append(rows, names...)
 			return err
 		}, `SELECT id, wrote FROM deployments WHERE id > ? AND wrote <> '' ORDER BY id LIMIT ?`, last, batch)
-		for id, report := range reports {
-			if err == nil {
-				err = t.putNames(id, []byte(report))
-			}
+		if err == nil {
+			err = t.putMany(intoNames, "", rows)
 		}
-		if err != nil || len(reports) < batch {
+		if err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
 // deployedWith calls tell with the newest deployments that say they have written what has this name or SHA.
