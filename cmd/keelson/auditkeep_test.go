@@ -43,6 +43,7 @@ func TestAuditRotate(t *testing.T) {
 	a.Record(audit.Entry{Actor: "ann", Action: "login"})
 	a.close(t)
 	first := auditKeyOfData(t, data)
+	rotated := time.Now().UTC()
 	out := expect(t, data, 0, " follows ", "audit", "rotate-key")
 	second := auditKeyOfData(t, data)
 	if second == first || !strings.Contains(out, second) {
@@ -84,6 +85,13 @@ func TestAuditRotate(t *testing.T) {
 			}
 		}
 	}
+	text = expect(t, data, 0, "", "audit", "export", "--to", rotated.Format(time.RFC3339Nano)) // from before the second key: who knows a later one is led to the first
+	if err := os.WriteFile(export, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{first, second, third} {
+		expect(t, data, 0, "Records 1 to 2 are as they were written", "audit", "verify", "--file", export, "--key", key)
+	}
 	expect(t, data, 0, "audit.rotate-key", "audit", "list", "--actor", "ann", "--action", "audit.*")
 	expect(t, data, 1, "no key is lost", "audit", "rotate-key", "--lost")
 
@@ -117,6 +125,11 @@ func TestRestoreBeforeRotation(t *testing.T) {
 	first := auditKeyOfData(t, data)
 	backup, export := filepath.Join(other, "backup.tar"), filepath.Join(other, "audit.jsonl")
 	expect(t, data, 0, "has the database", "store", "backup", backup)
+	a = openAudited(t, data)
+	for range 20 {
+		a.Record(audit.Entry{Actor: "bob", Action: "login"})
+	}
+	a.close(t)
 	expect(t, data, 0, " follows ", "audit", "rotate-key")
 	a = openAudited(t, data)
 	a.Record(audit.Entry{Actor: "bob", Action: "login"})
@@ -125,13 +138,14 @@ func TestRestoreBeforeRotation(t *testing.T) {
 	a = openAudited(t, data)
 	a.Record(audit.Entry{Actor: "carol", Action: "login"})
 	a.close(t)
+	expect(t, data, 0, `"unsigned": 0`, "audit", "verify", "-o", "json") // the key has signed record 23, and there are 4
 	if a.log.Len() != 0 {
 		t.Errorf("%s", a.log)
 	}
 	if err := os.WriteFile(export, []byte(expect(t, data, 0, "", "audit", "export")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	expect(t, data, 0, "the records 3 to 4 of before are lost", "audit", "verify")
+	expect(t, data, 0, "the records 3 to 24 of before are lost", "audit", "verify")
 	expect(t, data, 0, "Records 1 to 4 are as they were written", "audit", "verify", "--file", export, "--key", first)
 	expect(t, data, 0, "Records 1 to 4 are as they were written", "audit", "verify", "--file", export, "--key", auditKeyOfData(t, data))
 }

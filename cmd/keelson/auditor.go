@@ -104,7 +104,9 @@ func (a *auditor) announce(ctx context.Context) (last int64) {
 	}
 	e := audit.Entry{Action: "audit.key", Object: "key/" + audit.KeyID(a.public()), Detail: "checkpoints are signed with " + audit.FormatKey(a.public())}
 	if !none {
-		last = newest.Checkpoint.Seq
+		if last, err = a.store.AuditSigned(ctx); err != nil {
+			a.failed("checkpoint", "the checkpoints of the audit cannot be read", err)
+		}
 		if newest.Key.Equal(a.public()) {
 			return last
 		}

@@ -520,6 +520,14 @@ func (db *DB) LastCheckpoint(ctx context.Context) (Checkpoint, error) {
 	return all[0], nil
 }
 
+// AuditSigned gives the number of the newest record that has a checkpoint; 0: none has. A checkpoint of [DB.KeepRotations] may be of one that is not there.
+func (db *DB) AuditSigned(ctx context.Context) (seq int64, err error) {
+	err = db.read(ctx, func(tx *tx) error {
+		return tx.row(`SELECT coalesce(max(seq), 0) FROM audit_checkpoints WHERE seq <= (SELECT max(seq) FROM audit)`).Scan(&seq)
+	})
+	return seq, db.wrap("read the last checkpoint of the audit", err)
+}
+
 func (db *DB) checkpoints(ctx context.Context, query string) (all []Checkpoint, err error) {
 	err = db.read(ctx, func(tx *tx) error {
 		return tx.each(func(scan func(...any) error) error {
