@@ -127,8 +127,7 @@ func (t *tx) putDelivery(d *history.Delivery, now time.Time) error {
 			id, d.Key, d.App.String(), text(d.Environment), text(d.Cluster), d.Revision, d.SHA, d.Previous, text(d.Title), text(d.Author), text(d.Email), micros(d.Authored),
 			text(d.MergeRequest), approvers, d.Trigger, text(d.Actor), d.Status, text(d.Message), micros(d.Began), micros(d.Applied), micros(d.Finished), d.Health, micros(d.Healthy), d.Objects)
 		if err == nil {
-			searched := strings.Join([]string{text(d.Title), text(d.Author), d.App.String(), text(d.MergeRequest), d.SHA}, " ")
-			err = t.exec(`INSERT INTO delivery_texts (delivery, searched) VALUES (?, ?)`, id, strings.ToLower(searched))
+			err = t.exec(`INSERT INTO delivery_texts (delivery, searched) VALUES (?, ?)`, id, searchedOf(text(d.Title), text(d.Author), d.App.String(), text(d.MergeRequest), d.SHA))
 		}
 	} else {
 		err = t.exec(`UPDATE deliveries SET status = ?, message = ?, applied = ?, finished = ?, health = ?, healthy = ?, objects = CASE WHEN objects > ? THEN objects ELSE ? END WHERE id = ?`,
@@ -140,6 +139,61 @@ func (t *tx) putDelivery(d *history.Delivery, now time.Time) error {
 	d.ID = id
 	t.changed(Change{Kind: "delivery", ID: id, Status: d.Status})
 	return t.putChanges(id, d.Changes)
+}
+
+// searchedOf is what is searched of a delivery, in lower case of all letters: SQLite's own lower knows those of ASCII.
+func searchedOf(title, author, app, mergeRequest, sha string) string {
+	return strings.ToLower(strings.Join([]string{title, author, app, mergeRequest, sha}, " "))
+}
+
+// textsBatch is how many rows of delivery_texts are made at a time.
+const textsBatch = 256
+
+// putTexts has what is searched of deliveries say what these say now.
+func (t *tx) putTexts(deliveries []int64) error {
+	for batch := range slices.Chunk(deliveries, textsBatch) {
+		for len(batch) < textsBatch { // one statement, which stays prepared
+			batch = append(batch[:len(batch):len(batch)], slices.Repeat(batch[:1], textsBatch-len(batch))...)
+		}
+		args := make([]any, len(batch))
+		for i, id := range batch {
+			args[i] = id
+		}
+		rows, _, err := t.texts(`id IN (`+strings.TrimSuffix(strings.Repeat("?, ", textsBatch), ", ")+`)`, args...)
+		if err == nil {
+			err = t.putMany(`INSERT INTO delivery_texts (delivery, searched)`, ` ON CONFLICT (delivery) DO UPDATE SET searched = excluded.searched`, rows)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// texts gives the rows of delivery_texts as they should be, and the last delivery.
+func (t *tx) texts(condition string, args ...any) (rows [][]any, last int64, err error) {
+	err = t.each(func(scan func(...any) error) error {
+		var title, author, app, mergeRequest, sha string
+		err := scan(&last, &title, &author, &app, &mergeRequest, &sha)
+		rows = append(rows, []any{last, searchedOf(title, author, app, mergeRequest, sha)})
+		return err
+	}, `SELECT id, title, author, app, merge_request, sha FROM deliveries WHERE `+condition, args...)
+	return rows, last, err
+}
+
+// searchDeliveries fills delivery_texts with what there is when it is made.
+func searchDeliveries(t *tx) error {
+	for last, n := int64(0), textsBatch; n == textsBatch; {
+		rows, end, err := t.texts(`id > ? ORDER BY id LIMIT ?`, last, textsBatch)
+		if err == nil {
+			err = t.putMany(`INSERT INTO delivery_texts (delivery, searched)`, "", rows)
+		}
+		if err != nil {
+			return err
+		}
+		last, n = end, len(rows)
+	}
+	return nil
 }
 
 // putChanges keeps what was done to objects. What is there already stays, and what was done to the same objects since is added to it.

@@ -175,7 +175,7 @@ func TestSearchesAfterAMigration(t *testing.T) {
 	db := openAt(t, path)
 	ctx := t.Context()
 	p := newPipeline(t, db, "group/shop", nil)
-	ok(t, db.KeepDeliveries(ctx, []history.Delivery{delivered("k", "c0ffee", func(d *history.Delivery) { d.Title = "Sell MORE tea" })}))
+	ok(t, db.KeepDeliveries(ctx, []history.Delivery{delivered("k", "c0ffee", func(d *history.Delivery) { d.Title = "Sell MORE TÉ" })}))
 	for i := range 150 {
 		j := newJob(t, db, p, fmt.Sprint("deploy-", i), "running")
 		_, d, err := db.BeginDeployment(ctx, Environment{Project: p.Project, Name: "prod", Slug: "prod"}, Deployment{Pipeline: p.ID, Job: j.ID, SHA: "c0ffee", Started: day})
@@ -197,7 +197,7 @@ func TestSearchesAfterAMigration(t *testing.T) {
 		return err
 	}
 	db = openAt(t, path)
-	found := must(db.Deliveries(ctx, DeliveryFilter{Query: "more flux-system"}))(t)
+	found := must(db.Deliveries(ctx, DeliveryFilter{Query: "more té flux-system"}))(t)
 	diff(t, "deliveries", len(found), 1)
 	diff(t, "jobs that wrote", len(must(db.WrittenBy(ctx, ObjectFilter{Kinds: []string{"deployment"}, Name: "web"}))(t)), 150)
 	if j := must(db.PushedBy(ctx, "beef149"))(t); j == nil || j.Environment != "prod" {

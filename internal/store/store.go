@@ -191,7 +191,7 @@ const (
 )
 
 // fills are what migrations do that SQL cannot.
-var fills = map[int]func(*tx) error{11: nameDeployments}
+var fills = map[int]func(*tx) error{10: searchDeliveries, 11: nameDeployments}
 
 // migrate applies what the database does not have yet, each migration in a transaction of its own. A large database takes its time: a migration that was
 // ended halfway would be begun anew at each start.
