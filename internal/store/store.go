@@ -315,7 +315,7 @@ func (db *DB) isClosed() bool {
 }
 
 // errTime is why a call has ended that took too long.
-var errTime = fmt.Errorf("it took longer than %s", timeLimit)
+var errTime = fmt.Errorf("%w: it took longer than %s", ErrSlow, timeLimit)
 
 func (db *DB) begin(ctx context.Context) (context.Context, context.CancelFunc, error) {
 	if db.isClosed() {
