@@ -181,6 +181,23 @@ func TestAuditRotateKilled(t *testing.T) {
 		t.Errorf("the rotation was not finished: %s", a.log)
 	}
 	expect(t, data, 0, "Records 1 to 4 are as they were written", "audit", "verify", "--key", first)
+
+	a = openAudited(t, data) // its database says that it has failed, and has kept the signatures: their answer was lost
+	if old, err = os.ReadFile(filepath.Join(dir, auditKey)); err != nil {
+		t.Fatal(err)
+	}
+	before := a.key
+	told, err := a.rotate(t.Context(), false, "ann", "")
+	if err := errors.Join(err, os.Rename(filepath.Join(dir, auditKey), filepath.Join(dir, nextAuditKey)), os.WriteFile(filepath.Join(dir, auditKey), old, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	a.key, a.next = before, a.key
+	a.Record(audit.Entry{Actor: "carol", Action: "login"})
+	a.close(t)
+	if auditKeyOfData(t, data) != told.Key {
+		t.Error("the key that has followed is not in its place")
+	}
+	expect(t, data, 0, `"unsigned": 0`, "audit", "verify", "--key", first, "-o", "json")
 }
 
 // TestAuditLostKey: an instance without its key makes a new one. Verify takes it for somebody else's until it has said that the old one was lost, and
