@@ -445,9 +445,7 @@ func (l *lazyPipelines) queue() *historyQueue {
 
 // record implements [keeper].
 func (l *lazyPipelines) record(e audit.Entry) {
-	if s := l.get(); s != nil {
-		s.auditor.Record(e)
-	}
+	l.people.record(e)
 }
 
 // known says who keeps what people do from now on.
@@ -518,9 +516,24 @@ func (p *people) loggedIn(e identity.Event) {
 			out.Detail = strings.TrimSpace("token " + token + " " + out.Detail)
 		}
 	}
+	p.record(out)
+}
+
+// record keeps what somebody has done: in the audit, or for the server that has it. Where neither can be it is counted, and the log tells of it.
+func (p *people) record(e audit.Entry) {
 	if a := p.auditor.Load(); a != nil {
-		a.Record(out)
-	} else if b := p.beside.Load(); b != nil {
-		b.record(out)
+		a.Record(e)
+		return
 	}
+	if b := p.beside.Load(); b != nil {
+		b.record(e)
+		return
+	}
+	notRecorded(p.log, e)
+}
+
+// notRecorded tells that nothing can keep a record. Whose it is the log does not say.
+func notRecorded(log *slog.Logger, e audit.Entry) {
+	auditFailed(nil)
+	log.Error("a record of the audit was not kept", "action", e.Action, "error", "there is no audit now")
 }

@@ -333,6 +333,8 @@ func (s *pipelineServer) create(ctx context.Context, n web.NewPipeline, user str
 
 // lazyPipelines answers requests that come before there is a server of pipelines, or where there is none.
 type lazyPipelines struct {
+	people *people // set before anything is asked
+
 	mu     sync.Mutex
 	server *pipelineServer
 	why    error // there is none

@@ -165,9 +165,17 @@ func (l *ledger) queue() *historyQueue {
 
 // record implements [keeper].
 func (l *ledger) record(e audit.Entry) {
+	if l.people != nil {
+		l.people.record(e)
+		return
+	}
 	l.mu.Lock()
 	a := l.auditor
 	l.mu.Unlock()
+	if a == nil {
+		notRecorded(l.log, e)
+		return
+	}
 	a.Record(e)
 }
 
