@@ -21,6 +21,7 @@ import (
 	"keelson.dev/keelson/internal/identity"
 	"keelson.dev/keelson/internal/store"
 	"keelson.dev/keelson/internal/telemetry"
+	"keelson.dev/keelson/internal/web"
 )
 
 // auditKey is the file of the key that checkpoints are signed with, in the directory of the database.
@@ -448,11 +449,16 @@ func (l *lazyPipelines) record(e audit.Entry) {
 	l.people.record(e)
 }
 
+// audit is what the API of the audit needs where a keeps it.
+func (p *people) audit(a *auditor) web.AuditOptions {
+	return web.AuditOptions{Record: a.Record, Authorize: p.may.Authorize, Rotate: a.rotate}
+}
+
 // known says who keeps what people do from now on.
 func (p *people) known(a *auditor) {
 	p.auditor.Store(a)
 	if b := p.beside.Swap(nil); b != nil {
-		go func() { _ = b.Close() }() // what was written is written, and nobody asks it any more
+		go func() { _ = b.end(a) }() // what was written is written, and nobody asks it any more
 	}
 }
 
@@ -525,8 +531,11 @@ func (p *people) record(e audit.Entry) {
 		a.Record(e)
 		return
 	}
-	if b := p.beside.Load(); b != nil {
-		b.record(e)
+	if b := p.beside.Load(); b != nil && b.record(e) {
+		return
+	}
+	if a := p.auditor.Load(); a != nil { // it has come in between
+		a.Record(e)
 		return
 	}
 	notRecorded(p.log, e)
