@@ -520,7 +520,7 @@ func evilBackup(t *testing.T, sound []byte, name string) []byte {
 func TestRecordWithoutAuditor(t *testing.T) {
 	log := &logText{}
 	p := &people{log: slog.New(slog.NewTextHandler(log, nil))}
-	e := audit.Entry{Actor: "ann", Action: "app.sync", Object: "Kustomization/a/b"}
+	e := pushBy(githost.Push{Repository: "shop", User: "ann", Address: "192.0.2.7"}, audit.Refused)
 	keepers := map[string]keeper{"server": &ledger{people: p, log: p.log}, "server without a dashboard": &ledger{log: p.log}, "server --ci": &lazyPipelines{people: p}}
 	for name, k := range keepers {
 		before, said := testutil.ToFloat64(telemetry.AuditFailures.WithLabelValues("record")), strings.Count(log.String(), "action=app.sync")
@@ -542,6 +542,10 @@ func TestRecordWithoutAuditor(t *testing.T) {
 		default:
 			t.Errorf("%s: nothing is left for the server that has the audit", name)
 		}
+	}
+	p.refusedPush(githost.Push{Repository: "shop", User: "ann", Address: "192.0.2.7"})
+	if got := <-b.queue; got != e {
+		t.Errorf("a push that was refused: %+v", got)
 	}
 }
 

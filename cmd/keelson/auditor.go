@@ -396,16 +396,24 @@ func (a *auditor) Close() error {
 	return nil
 }
 
-// auditPush records what a push has changed: a record for each ref, as far as they are few.
-func auditPush(p githost.Push) []audit.Entry {
-	const most = 50
+// pushBy is the record of a push, without what it changes.
+func pushBy(p githost.Push, outcome string) audit.Entry {
 	who := cmp.Or(p.User, "somebody")
 	if strings.HasPrefix(strings.ToLower(who), "system:") { // that is for programs, and the name proves nothing
 		who = "somebody"
 	}
+	return audit.Entry{Actor: who, Action: "git.push", Object: "repository/" + p.Repository, Outcome: outcome, Address: p.Address}
+}
+
+// refusedPush records that a person may not push.
+func (p *people) refusedPush(push githost.Push) { p.record(pushBy(push, audit.Refused)) }
+
+// auditPush records what a push has changed: a record for each ref, as far as they are few.
+func auditPush(p githost.Push) []audit.Entry {
+	const most = 50
 	var out []audit.Entry
 	for i, c := range p.Changes {
-		e := audit.Entry{Actor: who, Action: "git.push", Object: "repository/" + p.Repository, Outcome: audit.Done, Address: p.Address}
+		e := pushBy(p, audit.Done)
 		if i == most {
 			e.Detail = fmt.Sprintf("and %d more refs", len(p.Changes)-most)
 			out = append(out, e)

@@ -214,7 +214,7 @@ func (d *Daemon) serve() (err error) {
 	d.ci.people = d.people
 	d.host, err = githost.New(githost.Options{
 		Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed, Allow: d.ci.allow, Job: d.ci.job, Private: isWitness, Release: d.ci.release,
-		Personal: identity.IsToken, Person: gitPerson(d.people, &d.ci),
+		Personal: identity.IsToken, OnRefused: d.people.refusedPush, Person: gitPerson(d.people, &d.ci),
 	})
 	if err != nil {
 		return fmt.Errorf("start the Git host: %w", err)
