@@ -258,7 +258,7 @@ func (a *clusterAPI) rollbackRelease(ctx context.Context, as *caller, app foundA
 	if err != nil {
 		return web.AppAsked{}, err
 	}
-	tell, err := a.tellRollback(ctx, as, app, versions, to)
+	tell, err := a.tellsRollback(ctx, as, app, versions, to)
 	if err != nil {
 		return web.AppAsked{}, err
 	}
@@ -271,8 +271,9 @@ func (a *clusterAPI) rollbackRelease(ctx context.Context, as *caller, app foundA
 		"%s is rolled back to version %d of its release, as version %d; it is held there until Git wants something else, or it is resumed", app.id(), to, out.Version)}, nil
 }
 
-// tellRollback tells the history that a person rolls a release back, and gives what tells it what has come of that.
-func (a *clusterAPI) tellRollback(ctx context.Context, as *caller, found foundApp, versions []releaseVersion, to int) (func(rolledBackRelease, error), error) {
+// tellsRollback gives what tells the history what has come of a rollback of a release that a person now begins. Which version of the release that is
+// is known once Helm has made it: another rollback may come before.
+func (a *clusterAPI) tellsRollback(ctx context.Context, as *caller, found foundApp, versions []releaseVersion, to int) (func(rolledBackRelease, error), error) {
 	if a.deliver == nil {
 		return func(rolledBackRelease, error) {}, nil
 	}
@@ -290,10 +291,10 @@ func (a *clusterAPI) tellRollback(ctx context.Context, as *caller, found foundAp
 			chart = v.ChartVersion
 		}
 	}
-	d := controller.RolledBack(app, chart, versions[len(versions)-1].Version+1)
-	d.Actor, d.Began, d.Message = as.who.Name, time.Now(), fmt.Sprintf("rollback to version %d of the release", to)
-	a.deliver(d)
+	newest, began := versions[len(versions)-1].Version, time.Now()
 	return func(out rolledBackRelease, err error) {
+		d := rollbackDelivery(app, chart, newest, out.Version, began)
+		d.Actor, d.Message = as.who.Name, fmt.Sprintf("rollback to version %d of the release", to)
 		d.Changes = controller.RollbackChanges(app, out.changed, secrets)
 		d.Objects, d.Status, d.Finished = len(d.Changes), history.Succeeded, time.Now()
 		if d.Applied = d.Finished; err != nil {
@@ -301,6 +302,16 @@ func (a *clusterAPI) tellRollback(ctx context.Context, as *caller, found foundAp
 		}
 		a.deliver(d)
 	}, nil
+}
+
+// rollbackDelivery is the delivery of a rollback to a version of a chart that has made a version of a release, of which there were some before; one
+// that has made none is nobody else's.
+func rollbackDelivery(app delivery.App, chart string, newest, made int, began time.Time) history.Delivery {
+	d := controller.RolledBack(app, chart, made)
+	if d.Began = began; made <= newest {
+		d.Key = fmt.Sprintf("%s@%d-%s", app.UID, began.UnixMicro(), newToken()[:8])
+	}
+	return d
 }
 
 // previewRollback tells what a rollback would change. Of a Kustomization, which only Git can roll back, it tells what reverting to a commit

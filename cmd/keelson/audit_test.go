@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,13 +21,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/sys/unix"
 
 	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/audit/witness"
+	"keelson.dev/keelson/internal/controller"
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/identity"
 	"keelson.dev/keelson/internal/store"
+	"keelson.dev/keelson/internal/telemetry"
 	"keelson.dev/keelson/internal/web"
 )
 
@@ -291,6 +296,53 @@ func TestAuditErase(t *testing.T) {
 	}
 }
 
+// TestAuditOfServer: where a server is named, by the flag or the environment, it is asked, and nothing happens to what is on this machine; what is
+// done on this machine alone refuses the flag.
+func TestAuditOfServer(t *testing.T) {
+	data := t.TempDir()
+	a := openAudited(t, data)
+	a.Record(audit.Entry{Actor: "ann", Action: "login"})
+	a.close(t)
+	key := auditKeyOfData(t, data)
+	asked := make(chan string, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.Method + " " + r.URL.Path
+		w.WriteHeader(http.StatusForbidden)
+		io.WriteString(w, `{"error":"no, says the server"}`)
+	}))
+	defer server.Close()
+	t.Setenv(tokenVariable, "t")
+	for _, flag := range []bool{true, false} {
+		with := []string{"--server", server.URL}
+		if !flag {
+			with = nil
+			t.Setenv(serverVariable, server.URL)
+		}
+		for _, c := range []struct{ command, want string }{
+			{"audit erase ann", "DELETE /api/v1/audit/people"}, {"audit rotate-key", "POST /api/v1/audit/key"},
+			{"audit list", "GET /api/v1/audit"}, {"audit search login", "GET /api/v1/audit"}, {"audit export", "GET /api/v1/audit/export"},
+		} {
+			expect(t, data, 1, "no, says the server", append(strings.Fields(c.command), with...)...)
+			select {
+			case got := <-asked:
+				if got != c.want {
+					t.Errorf("%s %v: %s, want %s", c.command, with, got, c.want)
+				}
+			default:
+				t.Errorf("%s %v: the server was not asked", c.command, with)
+			}
+		}
+	}
+	t.Setenv(serverVariable, "")
+	for _, command := range []string{"audit verify", "audit key", "store backup " + filepath.Join(data, "b"), "store restore " + filepath.Join(data, "b"), "store check"} {
+		expect(t, data, 2, "--server is not for it", append(strings.Fields(command), "--server", server.URL)...)
+	}
+	expect(t, data, 0, "ann", "audit", "list")
+	if now := auditKeyOfData(t, data); now != key {
+		t.Errorf("the key was %s, and is %s", key, now)
+	}
+}
+
 // TestStore backs a database up while it is used and not, restores it, and refuses what is no backup, damaged, or in use. The audit verifies after
 // it, and tells what was lost.
 func TestStore(t *testing.T) {
@@ -464,11 +516,44 @@ func evilBackup(t *testing.T, sound []byte, name string) []byte {
 	return out.Bytes()
 }
 
+// TestRecordWithoutAuditor: what people do where the audit is another server's is left for that one, and where there is none it is counted and told.
+func TestRecordWithoutAuditor(t *testing.T) {
+	log := &logText{}
+	p := &people{log: slog.New(slog.NewTextHandler(log, nil))}
+	e := pushBy(githost.Push{Repository: "shop", User: "ann", Address: "192.0.2.7"}, audit.Refused)
+	keepers := map[string]keeper{"server": &ledger{people: p, log: p.log}, "server without a dashboard": &ledger{log: p.log}, "server --ci": &lazyPipelines{people: p}}
+	for name, k := range keepers {
+		before, said := testutil.ToFloat64(telemetry.AuditFailures.WithLabelValues("record")), strings.Count(log.String(), "action=app.sync")
+		recordAsked(k, controller.Asked{Action: "app.sync", By: "ann"})
+		if now := testutil.ToFloat64(telemetry.AuditFailures.WithLabelValues("record")); now != before+1 || strings.Count(log.String(), "action=app.sync") != said+1 {
+			t.Errorf("%s: %g records were lost, and then %g: %s", name, before, now, log)
+		}
+	}
+	b := &besideStore{queue: make(chan audit.Entry, 1)}
+	p.beside.Store(b)
+	delete(keepers, "server without a dashboard")
+	for name, k := range keepers {
+		(&appsServer{kept: k}).record(e)
+		select {
+		case got := <-b.queue:
+			if got != e {
+				t.Errorf("%s: %+v", name, got)
+			}
+		default:
+			t.Errorf("%s: nothing is left for the server that has the audit", name)
+		}
+	}
+	p.refusedPush(githost.Push{Repository: "shop", User: "ann", Address: "192.0.2.7"})
+	if got := <-b.queue; got != e {
+		t.Errorf("a push that was refused: %+v", got)
+	}
+}
+
 // TestLoggedIn: names of people are not in the chain itself, and who was refused is named only if they are known.
 func TestLoggedIn(t *testing.T) {
 	data := t.TempDir()
 	a := openAudited(t, data)
-	p := &people{}
+	p := &people{log: slog.New(slog.DiscardHandler)}
 	p.loggedIn(identity.Event{Action: "login", Actor: "nobody"}) // there is no auditor yet
 	p.auditor.Store(a.auditor)
 	for _, e := range []identity.Event{

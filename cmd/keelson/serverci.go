@@ -180,7 +180,7 @@ func openServerPipelines(data string, o serverCI, who *serverPeople, played *laz
 	var err error
 	s.host, err = githost.New(githost.Options{
 		Root: filepath.Join(data, gitDir), Token: s.token, GuardReads: true, Allow: s.ci.allow, Job: s.ci.job, Private: isWitness, Release: s.ci.release,
-		Personal: identity.IsToken, Person: gitPerson(s.people, s.ci),
+		Personal: identity.IsToken, OnRefused: s.people.refusedPush, Person: gitPerson(s.people, s.ci),
 		OnPush: func(p githost.Push) {
 			if c := s.ci.get(); c != nil {
 				c.pushed(p)
