@@ -263,19 +263,16 @@ func (a *clusterAPI) rollbackRelease(ctx context.Context, as *caller, app foundA
 		return web.AppAsked{}, err
 	}
 	out, err := rollRelease(ctx, engine, app.helm, to, rollbackOptions{noWait: true})
-	tell(out, err)
-	if err != nil {
+	if err = tell(out, err); err != nil {
 		return web.AppAsked{}, fmt.Errorf("roll back %s: %w", app.id(), err)
 	}
 	return web.AppAsked{To: fmt.Sprint(to), Message: fmt.Sprintf(
 		"%s is rolled back to version %d of its release, as version %d; it is held there until Git wants something else, or it is resumed", app.id(), to, out.Version)}, nil
 }
 
-// tellRollback tells the history that a person rolls a release back, and gives what tells it what has come of that.
-func (a *clusterAPI) tellRollback(ctx context.Context, as *caller, found foundApp, versions []releaseVersion, to int) (func(rolledBackRelease, error), error) {
-	if a.deliver == nil {
-		return func(rolledBackRelease, error) {}, nil
-	}
+// tellRollback tells the history that a person rolls a release back, and gives what tells it what has come of that. An error comes back without the
+// values that the release has had: it is recorded, here and in the audit.
+func (a *clusterAPI) tellRollback(ctx context.Context, as *caller, found foundApp, versions []releaseVersion, to int) (func(rolledBackRelease, error) error, error) {
 	app, err := dialect.HelmRelease(found.helm)
 	if err != nil {
 		return nil, err
@@ -284,24 +281,46 @@ func (a *clusterAPI) tellRollback(ctx context.Context, as *caller, found foundAp
 	if err != nil {
 		secrets = redact.New() // values that cannot be read now are none that it is rolled back to
 	}
-	chart := ""
+	chart, had := "", []string{}
 	for _, v := range versions {
 		if v.Version == to {
 			chart = v.ChartVersion
 		}
+		had = append(had, deliver.TextsOf(v.values)...)
+	}
+	all := redact.New(had...)
+	safe := func(err error) error {
+		if err == nil {
+			return nil
+		}
+		return maskedError{text: all.Text(secrets.Text(err.Error())), err: err}
+	}
+	if a.deliver == nil {
+		return func(_ rolledBackRelease, err error) error { return safe(err) }, nil
 	}
 	d := controller.RolledBack(app, chart, versions[len(versions)-1].Version+1)
 	d.Actor, d.Began, d.Message = as.who.Name, time.Now(), fmt.Sprintf("rollback to version %d of the release", to)
 	a.deliver(d)
-	return func(out rolledBackRelease, err error) {
-		d.Changes = controller.RollbackChanges(app, out.changed, secrets)
+	return func(out rolledBackRelease, err error) error {
+		err = safe(err)
+		d.Changes = controller.RollbackChanges(out.changed, secrets)
 		d.Objects, d.Status, d.Finished = len(d.Changes), history.Succeeded, time.Now()
 		if d.Applied = d.Finished; err != nil {
-			d.Status, d.Message, d.Applied = history.Failed, secrets.Text(err.Error()), time.Time{}
+			d.Status, d.Message, d.Applied = history.Failed, err.Error(), time.Time{}
 		}
 		a.deliver(d)
+		return err
 	}, nil
 }
+
+// maskedError is an error without the secrets in its text.
+type maskedError struct {
+	text string
+	err  error
+}
+
+func (e maskedError) Error() string { return e.text }
+func (e maskedError) Unwrap() error { return e.err }
 
 // previewRollback tells what a rollback would change. Of a Kustomization, which only Git can roll back, it tells what reverting to a commit
 // would.

@@ -430,16 +430,15 @@ func changesOfRelease(all []release.Changed, hide hiding) (out []history.Change)
 	return out
 }
 
-// RollbackChanges is what a rollback has changed of a release's objects, as the history has it; values that secrets knows are masked. Where values
-// come from Secrets none is told: the version that is back was made with what they had then, which nobody knows any more.
-func RollbackChanges(app delivery.App, all []release.Changed, secrets *redact.Redactor) []history.Change {
+// RollbackChanges is what a rollback has changed of a release's objects, as the history has it. Which fields have changed is told, and no value of them:
+// the version that is back was made with values of Secrets that nobody knows any more, also where the app names none now.
+func RollbackChanges(all []release.Changed, secrets *redact.Redactor) []history.Change {
 	var m masks
 	m.rotates(resultsOf(all))
-	blind := readsSecrets(app)
-	out := changesOfRelease(all, m.hiding(secrets, blind))
+	out := changesOfRelease(all, m.hiding(secrets, true))
 	for _, c := range out {
 		for i := range c.Fields {
-			if blind && c.Fields[i].After != "" {
+			if c.Fields[i].After != "" {
 				c.Fields[i].After = redact.Mask
 			}
 		}
