@@ -258,7 +258,7 @@ func (a *clusterAPI) rollbackRelease(ctx context.Context, as *caller, app foundA
 	if err != nil {
 		return web.AppAsked{}, err
 	}
-	tell, err := a.tellRollback(ctx, as, app, versions, to)
+	tell, err := a.tellsRollback(ctx, as, app, versions, to)
 	if err != nil {
 		return web.AppAsked{}, err
 	}
@@ -270,9 +270,10 @@ func (a *clusterAPI) rollbackRelease(ctx context.Context, as *caller, app foundA
 		"%s is rolled back to version %d of its release, as version %d; it is held there until Git wants something else, or it is resumed", app.id(), to, out.Version)}, nil
 }
 
-// tellRollback tells the history that a person rolls a release back, and gives what tells it what has come of that. An error comes back without the
-// values that the release has had: it is recorded, here and in the audit.
-func (a *clusterAPI) tellRollback(ctx context.Context, as *caller, found foundApp, versions []releaseVersion, to int) (func(rolledBackRelease, error) error, error) {
+// tellsRollback gives what tells the history what has come of a rollback of a release that a person now begins. Which version of the release that is
+// is known once Helm has made it: another rollback may come before. An error comes back without the values that the release has had: it is recorded,
+// there and in the audit.
+func (a *clusterAPI) tellsRollback(ctx context.Context, as *caller, found foundApp, versions []releaseVersion, to int) (func(rolledBackRelease, error) error, error) {
 	app, err := dialect.HelmRelease(found.helm)
 	if err != nil {
 		return nil, err
@@ -298,11 +299,11 @@ func (a *clusterAPI) tellRollback(ctx context.Context, as *caller, found foundAp
 	if a.deliver == nil {
 		return func(_ rolledBackRelease, err error) error { return safe(err) }, nil
 	}
-	d := controller.RolledBack(app, chart, versions[len(versions)-1].Version+1)
-	d.Actor, d.Began, d.Message = as.who.Name, time.Now(), fmt.Sprintf("rollback to version %d of the release", to)
-	a.deliver(d)
+	newest, began := versions[len(versions)-1].Version, time.Now()
 	return func(out rolledBackRelease, err error) error {
 		err = safe(err)
+		d := rollbackDelivery(app, chart, newest, out.Version, began)
+		d.Actor, d.Message = as.who.Name, fmt.Sprintf("rollback to version %d of the release", to)
 		d.Changes = controller.RollbackChanges(out.changed, secrets)
 		d.Objects, d.Status, d.Finished = len(d.Changes), history.Succeeded, time.Now()
 		if d.Applied = d.Finished; err != nil {
@@ -321,6 +322,16 @@ type maskedError struct {
 
 func (e maskedError) Error() string { return e.text }
 func (e maskedError) Unwrap() error { return e.err }
+
+// rollbackDelivery is the delivery of a rollback to a version of a chart that has made a version of a release, of which there were some before; one
+// that has made none is nobody else's.
+func rollbackDelivery(app delivery.App, chart string, newest, made int, began time.Time) history.Delivery {
+	d := controller.RolledBack(app, chart, made)
+	if d.Began = began; made <= newest {
+		d.Key = fmt.Sprintf("%s@%d-%s", app.UID, began.UnixMicro(), newToken()[:8])
+	}
+	return d
+}
 
 // previewRollback tells what a rollback would change. Of a Kustomization, which only Git can roll back, it tells what reverting to a commit
 // would.

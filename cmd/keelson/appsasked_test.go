@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,7 +12,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+	"keelson.dev/keelson/internal/controller"
+	"keelson.dev/keelson/internal/delivery"
+	"keelson.dev/keelson/internal/history"
 	"keelson.dev/keelson/internal/release"
+	"keelson.dev/keelson/internal/store"
 )
 
 // TestOwnAsks: what was asked for here is known again once, by its action and object, and for a minute.
@@ -38,6 +44,43 @@ func TestOwnAsks(t *testing.T) {
 	o.about(other, now.Add(time.Hour), "app.sync")
 	if len(o.asks) != 1 {
 		t.Errorf("what was never seen is kept: %v", o.asks)
+	}
+}
+
+// TestRollbacksAreToldApart: of rollbacks that begin at the same version of a release each has its own person and outcome, whichever of them has made
+// the next version, and whoever tells of that first.
+func TestRollbacksAreToldApart(t *testing.T) {
+	data := t.TempDir()
+	db, err := openDatabaseOf(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	app := delivery.App{ID: delivery.ID{Kind: "HelmRelease", Namespace: "shop", Name: "web"}, UID: "u"}
+	began := time.Now()
+	by := func(actor string, made int, status string) history.Delivery {
+		d := rollbackDelivery(app, "1.0.0", 2, made, began)
+		d.Actor, d.Status = actor, status
+		return d
+	}
+	held := controller.RolledBack(app, "1.0.0", 3) // as the controller tells it
+	held.Began, held.Status = began, history.Succeeded
+	for _, d := range []history.Delivery{by("ann", 0, history.Failed), by("eve", 0, history.Failed), held, by("bob", 3, history.Succeeded), by("cat", 4, history.Failed), held} {
+		if err := db.KeepDeliveries(t.Context(), []history.Delivery{d}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := db.Deliveries(t.Context(), store.DeliveryFilter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, d := range all {
+		got = append(got, d.Actor+" "+d.Status)
+	}
+	slices.Sort(got)
+	if want := "[ann failed bob succeeded cat failed eve failed]"; fmt.Sprint(got) != want {
+		t.Errorf("%v, want %s", got, want)
 	}
 }
 

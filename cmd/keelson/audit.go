@@ -73,7 +73,7 @@ func auditCommand(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "audit", Short: "Who did what: list, search, export and verify the audit", Args: args(cobra.NoArgs),
 		Long: `Audit reads the chain of records of who did what (docs/audit.md). On the machine of an instance it reads the instance's database, whether the
-instance runs or not. Where KEELSON_SERVER names a server, list, search, export, erase and rotate-key ask that server.`,
+instance runs or not. Where --server or KEELSON_SERVER names a server, list, search, export, erase and rotate-key ask that server.`,
 		RunE: func(*cobra.Command, []string) error {
 			return withCode(exitUsage, hintf(errors.New("audit what?"), "keelson audit list, search, verify, export, erase, key or rotate-key"))
 		},
@@ -115,7 +115,7 @@ func runAuditList(ctx context.Context, g *global, o auditListOptions) error {
 		return err
 	}
 	var list web.AuditList
-	if os.Getenv(serverVariable) != "" {
+	if g.asksServer() {
 		if _, err := g.callAPI(ctx, http.MethodGet, web.PipelinesPath+"audit?"+q.Encode(), nil, &list); err != nil {
 			return fmt.Errorf("list the audit: %w", err)
 		}
@@ -200,7 +200,7 @@ func auditExportCommand(g *global) *cobra.Command {
 }
 
 func runAuditExport(ctx context.Context, g *global, q url.Values) error {
-	if os.Getenv(serverVariable) != "" {
+	if g.asksServer() {
 		_, res, err := g.openAPI(ctx, http.MethodGet, web.PipelinesPath+"audit/export?"+q.Encode(), nil)
 		if err != nil {
 			return fmt.Errorf("export the audit: %w", err)
@@ -387,6 +387,9 @@ func auditKeys(g *global, o auditVerifyOptions) (keys []ed25519.PublicKey, err e
 }
 
 func publicAuditKey(g *global) (ed25519.PublicKey, error) {
+	if err := g.onlyHere(); err != nil {
+		return nil, err
+	}
 	key, err := witness.ReadKey(filepath.Join(g.data, ciDir, auditKey))
 	if err != nil {
 		return nil, err
@@ -429,7 +432,7 @@ func runAuditErase(ctx context.Context, g *global, person string, also []string)
 	if err != nil {
 		return err
 	}
-	if running != 0 || os.Getenv(serverVariable) != "" {
+	if running != 0 || g.asksServer() {
 		_, err = g.callAPI(ctx, http.MethodDelete, web.PipelinesPath+"audit/people?"+url.Values{"person": {person}, "also": also}.Encode(), nil, &answer)
 	} else {
 		answer.Forgotten, err = eraseOffline(ctx, g, person, also)
@@ -463,6 +466,9 @@ func eraseOffline(ctx context.Context, g *global, person string, also []string) 
 
 // openStopped opens the database of an instance that does not run, for writing.
 func openStopped(g *global) (*store.DB, error) {
+	if err := g.onlyHere(); err != nil {
+		return nil, err
+	}
 	if _, err := os.Stat(databaseFile(g.data)); err != nil && os.Getenv(databaseVariable) == "" {
 		return nil, hintf(err, "--data names the data directory of an instance, %s a PostgreSQL database", databaseVariable)
 	}

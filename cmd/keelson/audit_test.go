@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -288,6 +290,53 @@ func TestAuditErase(t *testing.T) {
 	}
 	if out, code := auditCLI(data, "audit", "verify"); code != 0 {
 		t.Errorf("%s", out)
+	}
+}
+
+// TestAuditOfServer: where a server is named, by the flag or the environment, it is asked, and nothing happens to what is on this machine; what is
+// done on this machine alone refuses the flag.
+func TestAuditOfServer(t *testing.T) {
+	data := t.TempDir()
+	a := openAudited(t, data)
+	a.Record(audit.Entry{Actor: "ann", Action: "login"})
+	a.close(t)
+	key := auditKeyOfData(t, data)
+	asked := make(chan string, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.Method + " " + r.URL.Path
+		w.WriteHeader(http.StatusForbidden)
+		io.WriteString(w, `{"error":"no, says the server"}`)
+	}))
+	defer server.Close()
+	t.Setenv(tokenVariable, "t")
+	for _, flag := range []bool{true, false} {
+		with := []string{"--server", server.URL}
+		if !flag {
+			with = nil
+			t.Setenv(serverVariable, server.URL)
+		}
+		for _, c := range []struct{ command, want string }{
+			{"audit erase ann", "DELETE /api/v1/audit/people"}, {"audit rotate-key", "POST /api/v1/audit/key"},
+			{"audit list", "GET /api/v1/audit"}, {"audit search login", "GET /api/v1/audit"}, {"audit export", "GET /api/v1/audit/export"},
+		} {
+			expect(t, data, 1, "no, says the server", append(strings.Fields(c.command), with...)...)
+			select {
+			case got := <-asked:
+				if got != c.want {
+					t.Errorf("%s %v: %s, want %s", c.command, with, got, c.want)
+				}
+			default:
+				t.Errorf("%s %v: the server was not asked", c.command, with)
+			}
+		}
+	}
+	t.Setenv(serverVariable, "")
+	for _, command := range []string{"audit verify", "audit key", "store backup " + filepath.Join(data, "b"), "store restore " + filepath.Join(data, "b"), "store check"} {
+		expect(t, data, 2, "--server is not for it", append(strings.Fields(command), "--server", server.URL)...)
+	}
+	expect(t, data, 0, "ann", "audit", "list")
+	if now := auditKeyOfData(t, data); now != key {
+		t.Errorf("the key was %s, and is %s", key, now)
 	}
 }
 

@@ -225,7 +225,7 @@ func runAuditRotate(ctx context.Context, g *global, lost bool) error {
 		return err
 	}
 	var told web.AuditKey
-	if running != 0 || os.Getenv(serverVariable) != "" {
+	if running != 0 || g.asksServer() {
 		var ask []byte
 		if ask, err = json.Marshal(web.AskAuditKey{Lost: lost}); err == nil {
 			_, err = g.callAPI(ctx, http.MethodPost, web.PipelinesPath+"audit/key", ask, &told)

@@ -130,6 +130,17 @@ func (g *global) named() (string, error) {
 	return serverURL(server)
 }
 
+// asksServer tells whether a server is named: then it is asked, and nothing on this machine is read or changed in its place.
+func (g *global) asksServer() bool { return g.server != "" || os.Getenv(serverVariable) != "" }
+
+// onlyHere refuses --server for what is done on this machine alone.
+func (g *global) onlyHere() error {
+	if g.server != "" {
+		return usagef("this command works on the database and the keys of this machine, so --server is not for it: run it where the instance is, with --data or %s", databaseVariable)
+	}
+	return nil
+}
+
 // hostOf is a server's name for people.
 func hostOf(server string) string {
 	u, err := url.Parse(server)

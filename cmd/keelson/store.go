@@ -83,6 +83,9 @@ deleted. The audit tells of it, and the witness too: the records that came after
 
 // openStoreFile opens the database of the instance for reading.
 func openStoreFile(g *global) (*store.File, error) {
+	if err := g.onlyHere(); err != nil {
+		return nil, err
+	}
 	if dsn := os.Getenv(databaseVariable); dsn != "" {
 		return store.OpenServed(dsn)
 	}
@@ -313,6 +316,9 @@ func runStoreCheck(ctx context.Context, g *global, a []string) error {
 }
 
 func runStoreRestore(ctx context.Context, g *global, file string) (err error) {
+	if err := g.onlyHere(); err != nil {
+		return err
+	}
 	held, err := lock(g.data)
 	if errors.Is(err, errRunning) {
 		return hintf(fmt.Errorf("restore %s: %w", file, err), "keelson down --data %s stops it", g.data)

@@ -131,8 +131,9 @@ func (t *tx) putDelivery(d *history.Delivery, now time.Time) error {
 			err = t.exec(`INSERT INTO delivery_texts (delivery, searched) VALUES (?, ?)`, id, strings.ToLower(searched))
 		}
 	} else {
-		err = t.exec(`UPDATE deliveries SET status = ?, message = ?, applied = ?, finished = ?, health = ?, healthy = ?, objects = CASE WHEN objects > ? THEN objects ELSE ? END WHERE id = ?`,
-			d.Status, text(d.Message), micros(d.Applied), micros(d.Finished), d.Health, micros(d.Healthy), d.Objects, d.Objects, id)
+		err = t.exec(`UPDATE deliveries SET status = ?, message = ?, applied = ?, finished = ?, health = ?, healthy = ?, objects = CASE WHEN objects > ? THEN objects ELSE ? END,
+			actor = CASE WHEN actor = '' THEN ? ELSE actor END WHERE id = ?`, // who it was may be known later than that it was
+			d.Status, text(d.Message), micros(d.Applied), micros(d.Finished), d.Health, micros(d.Healthy), d.Objects, d.Objects, text(d.Actor), id)
 	}
 	if err != nil {
 		return err

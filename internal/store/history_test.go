@@ -120,6 +120,18 @@ func TestDeliveriesAreSuperseded(t *testing.T) {
 	diff(t, "deliveries", got, []string{"2 bbb running 0", "1 aaa superseded 2"})
 }
 
+// Who a delivery is by may be told after that it was made; it stays the first one who is told.
+func TestWhoDeliveredIsToldLater(t *testing.T) {
+	db := newDB(t)
+	ctx := t.Context()
+	for i, actor := range []string{"", "ann", "", "bob"} {
+		ok(t, db.KeepDeliveries(ctx, []history.Delivery{delivered("k1", "aaa", func(d *history.Delivery) { d.Actor, d.Status = actor, history.Succeeded })}))
+		if got, want := must(db.Delivery(ctx, 1))(t).Actor, []string{"", "ann", "ann", "ann"}[i]; got != want {
+			t.Errorf("%d: told %q, it is by %q, want %q", i, actor, got, want)
+		}
+	}
+}
+
 // What has failed is not another delivery after each restart; what somebody else begins is, and what begins anew after it.
 func TestFailedDeliveriesGoOnAfterARestart(t *testing.T) {
 	for name, test := range map[string]struct {
