@@ -235,6 +235,9 @@ func (q *historyQueue) Delivery(d history.Delivery) {
 func (q *historyQueue) add(d history.Delivery) {
 	var before []history.Change
 	was, waits := q.deliveries[d.Key]
+	if waits && d.Found && was.Status == history.Succeeded {
+		return
+	}
 	if waits {
 		before = was.Changes
 	}

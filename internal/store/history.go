@@ -103,6 +103,17 @@ func (t *tx) knownDelivery(d *history.Delivery, now time.Time) (id int64, err er
 	return 0, nil
 }
 
+// wasFound tells whether a delivery is only found to be what its row has.
+func (t *tx) wasFound(d *history.Delivery, id int64) (bool, error) {
+	if !d.Found || id == 0 {
+		return false, nil
+	}
+	d.ID = id
+	var over []int64
+	err := t.numbers(&over, `SELECT id FROM deliveries WHERE id = ? AND status = 'succeeded'`, id)
+	return len(over) > 0, err
+}
+
 func (t *tx) putDelivery(d *history.Delivery, now time.Time) error {
 	approvers := ""
 	if len(d.Approvers) > 0 {
@@ -117,6 +128,9 @@ func (t *tx) putDelivery(d *history.Delivery, now time.Time) error {
 		return err
 	}
 	d.Objects = max(d.Objects, len(d.Changes))
+	if over, err := t.wasFound(d, id); over || err != nil {
+		return err
+	}
 	if id == 0 {
 		if id, err = t.take("delivery", 1); err != nil {
 			return err
