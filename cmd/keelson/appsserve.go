@@ -15,6 +15,7 @@ import (
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/history"
 	"keelson.dev/keelson/internal/kube"
+	"keelson.dev/keelson/internal/store"
 	"keelson.dev/keelson/internal/web"
 )
 
@@ -76,16 +77,26 @@ const commitsAtOnce, commitsPause = 500, 100 * time.Millisecond
 // nameCommits tells an index what the commits of its apps say, until ctx ends. It asks only where there is a commit that it does not know, or
 // something new to be known.
 func (s *appsServer) nameCommits(ctx context.Context, index *web.Index, log *slog.Logger) {
-	var learned <-chan struct{} // of who keeps the history, which may come later
+	var learned, erased <-chan struct{} // of who keeps the history, which may come later
+	var of *store.DB                    // of which erased is
 	for {
 		if q := s.kept.queue(); q != nil {
 			learned = q.learned
+		}
+		if db, err := s.kept.db(); err == nil && db != of {
+			of, erased = db, db.Erased()
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-index.Wanted():
 		case <-learned:
+		case <-erased:
+			erased = of.Erased()
+			if q := s.kept.queue(); q != nil {
+				q.forgetCommits()
+			}
+			index.Forget()
 		}
 		select {
 		case <-ctx.Done():

@@ -83,6 +83,14 @@ func (q *historyQueue) open(to historyStore) {
 		close(q.opened)
 	}
 	q.store = to
+	ring(q.learned)
+}
+
+// forgetCommits lets go of what sources have given, as somebody was forgotten who may have written it.
+func (q *historyQueue) forgetCommits() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	clear(q.commits)
 }
 
 // keep says how long what is written stays.

@@ -74,12 +74,16 @@ func (db *DB) ErasePerson(ctx context.Context, person string, also ...string) (F
 		gone = Forgotten{} // it is all as it was
 	} else {
 		doing = "erase a person" // whose name is in no record of this
+		db.erased.wake()
 	}
 	if err == nil || errors.Is(err, ErrNotFound) { // then an erasure before it may have come no further than to the rows
 		err = errors.Join(err, db.engine.forget(ctx, db.writer, erasedTables()))
 	}
 	return gone, db.wrap(doing, err)
 }
+
+// Erased gives a channel that is closed with the next erasure: who keeps names in memory forgets them then.
+func (db *DB) Erased() <-chan struct{} { return db.erased.waits() }
 
 // erasedTables are those that had names before an erasure.
 func erasedTables() []string {

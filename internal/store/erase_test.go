@@ -71,7 +71,13 @@ func TestErasePerson(t *testing.T) {
 		_, err := db.ErasePerson(ctx, c.names[0], c.names[1:]...)
 		refused(t, err, c.kind, c.says)
 	}
+	erased := db.Erased()
 	gone := must(db.ErasePerson(ctx, login, name, strings.ToLower(email)))(t)
+	select {
+	case <-erased:
+	default:
+		t.Error("nobody who has names in memory is told")
+	}
 	if left := namesLeft(t, db, login, name, email); len(left) > 0 {
 		t.Errorf("they are still in %v", left)
 	}

@@ -71,6 +71,7 @@ type DB struct {
 	recorded    signal // there is a record of the audit
 	urgent      signal // … one that should be signed at once
 	auditFailed func(error)
+	erased      signal // somebody was forgotten
 }
 
 // Open opens the database in a file, or makes a new one, and brings its schema up to date. Its logs are in the directory logs beside

@@ -363,6 +363,12 @@ func TestCommitsOfApps(t *testing.T) {
 	if a, _ := index.app("Kustomization/a/last"); len(index.commits) > 2000 || a.Title != "Begin" {
 		t.Errorf("%d commits are remembered, and %+v", len(index.commits), a)
 	}
+	index.Forget() // Ann was
+	ask(t, newApps(index, nil), "ada", http.MethodGet, "/api/v1/apps?q=ann", "", &list)
+	if a, _ := index.app("Kustomization/a/last"); a.Author != "" || len(list.Apps) > 0 || len(index.commits) > 0 {
+		t.Errorf("the index has %+v, and finds %+v", a, list.Apps)
+	}
+	<-index.Wanted()
 }
 
 func TestMatrix(t *testing.T) {

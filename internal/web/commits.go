@@ -61,6 +61,22 @@ func (i *Index) Know(found map[string]CommitText) {
 	}
 }
 
+// Forget lets go of what all commits say, as somebody was forgotten who may have written them, and has it asked for anew.
+func (i *Index) Forget() {
+	i.mu.Lock()
+	clear(i.commits)
+	for at, l := range i.order {
+		if l.Author != "" || l.Title != "" {
+			a := l.App
+			a.Author, a.Title = "", ""
+			l = listedOf(a)
+			i.apps[a.ID], i.order[at] = l, l
+		}
+	}
+	i.mu.Unlock()
+	i.Ask()
+}
+
 // forget lets go of commits that no app is at any more, once they are many. The lock is held.
 func (i *Index) forget() {
 	if len(i.commits) <= 2*len(i.apps)+1000 {
