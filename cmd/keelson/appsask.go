@@ -267,8 +267,7 @@ func (a *clusterAPI) rollbackRelease(ctx context.Context, as *caller, app foundA
 		return web.AppAsked{}, err
 	}
 	out, err := rollRelease(ctx, engine, app.helm, to, rollbackOptions{noWait: true})
-	tell(out, err)
-	if err != nil {
+	if err = tell(out, err); err != nil {
 		return web.AppAsked{}, fmt.Errorf("roll back %s: %w", app.id(), err)
 	}
 	return web.AppAsked{To: fmt.Sprint(to), Message: fmt.Sprintf(
@@ -276,11 +275,9 @@ func (a *clusterAPI) rollbackRelease(ctx context.Context, as *caller, app foundA
 }
 
 // tellsRollback gives what tells the history what has come of a rollback of a release that a person now begins. Which version of the release that is
-// is known once Helm has made it: another rollback may come before.
-func (a *clusterAPI) tellsRollback(ctx context.Context, as *caller, found foundApp, versions []releaseVersion, to int) (func(rolledBackRelease, error), error) {
-	if a.deliver == nil {
-		return func(rolledBackRelease, error) {}, nil
-	}
+// is known once Helm has made it: another rollback may come before. An error comes back without the values that the release has had: it is recorded,
+// there and in the audit.
+func (a *clusterAPI) tellsRollback(ctx context.Context, as *caller, found foundApp, versions []releaseVersion, to int) (func(rolledBackRelease, error) error, error) {
 	app, err := dialect.HelmRelease(found.helm)
 	if err != nil {
 		return nil, err
@@ -289,24 +286,46 @@ func (a *clusterAPI) tellsRollback(ctx context.Context, as *caller, found foundA
 	if err != nil {
 		secrets = redact.New() // values that cannot be read now are none that it is rolled back to
 	}
-	chart := ""
+	chart, had := "", []string{}
 	for _, v := range versions {
 		if v.Version == to {
 			chart = v.ChartVersion
 		}
+		had = append(had, deliver.TextsOf(v.values)...)
+	}
+	all := redact.New(had...)
+	safe := func(err error) error {
+		if err == nil {
+			return nil
+		}
+		return maskedError{text: all.Text(secrets.Text(err.Error())), err: err}
+	}
+	if a.deliver == nil {
+		return func(_ rolledBackRelease, err error) error { return safe(err) }, nil
 	}
 	newest, began := versions[len(versions)-1].Version, time.Now()
-	return func(out rolledBackRelease, err error) {
+	return func(out rolledBackRelease, err error) error {
+		err = safe(err)
 		d := rollbackDelivery(app, chart, newest, out.Version, began)
 		d.Actor, d.Message = as.who.Name, fmt.Sprintf("rollback to version %d of the release", to)
-		d.Changes = controller.RollbackChanges(app, out.changed, secrets)
+		d.Changes = controller.RollbackChanges(out.changed, secrets)
 		d.Objects, d.Status, d.Finished = len(d.Changes), history.Succeeded, time.Now()
 		if d.Applied = d.Finished; err != nil {
-			d.Status, d.Message, d.Applied = history.Failed, secrets.Text(err.Error()), time.Time{}
+			d.Status, d.Message, d.Applied = history.Failed, err.Error(), time.Time{}
 		}
 		a.deliver(d)
+		return err
 	}, nil
 }
+
+// maskedError is an error without the secrets in its text.
+type maskedError struct {
+	text string
+	err  error
+}
+
+func (e maskedError) Error() string { return e.text }
+func (e maskedError) Unwrap() error { return e.err }
 
 // rollbackDelivery is the delivery of a rollback to a version of a chart that has made a version of a release, of which there were some before; one
 // that has made none is nobody else's.

@@ -57,6 +57,7 @@ type auditor struct {
 
 	signing sync.Mutex         // held while checkpoints are made
 	key     ed25519.PrivateKey // nil: none are
+	next    ed25519.PrivateKey // may have followed already, see [auditor.settle]; nil: there is none
 
 	mu   sync.Mutex
 	lost int // records since the last one that was kept
@@ -105,7 +106,9 @@ func (a *auditor) announce(ctx context.Context) (last int64) {
 	}
 	e := audit.Entry{Action: "audit.key", Object: "key/" + audit.KeyID(a.public()), Detail: "checkpoints are signed with " + audit.FormatKey(a.public())}
 	if !none {
-		last = newest.Checkpoint.Seq
+		if last, err = a.store.AuditSigned(ctx); err != nil {
+			a.failed("checkpoint", "the checkpoints of the audit cannot be read", err)
+		}
 		if newest.Key.Equal(a.public()) {
 			return last
 		}
@@ -283,6 +286,9 @@ func (a *auditor) public() ed25519.PublicKey { return publicOf(a.key) }
 func (a *auditor) checkpoint(ctx context.Context, last int64) (int64, error) {
 	a.signing.Lock()
 	defer a.signing.Unlock()
+	if err := a.settle(ctx); err != nil {
+		return last, err
+	}
 	head, err := a.store.AuditHead(ctx)
 	if err != nil || head.Seq <= last {
 		return last, err
@@ -377,6 +383,9 @@ func (a *auditor) retain(ctx context.Context) {
 func (a *auditor) cut(ctx context.Context) (int64, error) {
 	a.signing.Lock()
 	defer a.signing.Unlock()
+	if err := a.settle(ctx); err != nil {
+		return 0, err
+	}
 	old, err := a.store.AuditBefore(ctx, time.Now().Add(-a.kept), auditCut)
 	if err != nil {
 		return 0, err

@@ -32,6 +32,8 @@ type releaseVersion struct {
 	AppVersion   string    `json:"appVersion,omitempty"`
 	Description  string    `json:"description,omitempty"`
 	By           string    `json:"by,omitempty"` // who made it: keelson, Helm, helm-controller, …
+
+	values map[string]any // that it was made with
 }
 
 // releaseHistory reads the versions of a HelmRelease's release in Helm's storage, the newest last.
@@ -61,11 +63,12 @@ func releaseHistory(ctx context.Context, c client.Client, hr *helmv2.HelmRelease
 			continue
 		}
 		v := releaseVersion{Version: e.Version, Status: e.Status, By: cmp.Or(e.Maker, e.Writer)}
-		if s, err := release.Stored(secret); err != nil {
+		if s, values, err := release.Stored(secret); err != nil {
 			v.Description = err.Error()
 		} else {
 			v.Updated, v.Chart, v.ChartVersion, v.AppVersion = s.LastDeployed.UTC(), s.ChartName, s.ChartVersion, s.AppVersion
 			v.Description = redact.Text(s.Description)
+			v.values = values
 		}
 		versions = append(versions, v)
 	}

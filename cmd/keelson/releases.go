@@ -322,7 +322,7 @@ func (r *listedRelease) read(ctx context.Context, c client.Client, newest stored
 		}
 		return explainAPI(fmt.Errorf("read release %s/%s: %w", r.Storage, r.Release, err))
 	}
-	stored, err := release.Stored(&secret)
+	stored, _, err := release.Stored(&secret)
 	if err != nil {
 		r.Message = cmp.Or(r.Message, err.Error())
 		return nil

@@ -1,16 +1,19 @@
 package controller
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"keelson.dev/keelson/internal/deliver"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/history"
+	"keelson.dev/keelson/internal/release"
 )
 
 // lastWords is a history of what was told last of each delivery.
@@ -94,3 +97,55 @@ func TestOccasionOfKustomization(t *testing.T) {
 		})
 	}
 }
+
+// TestPartingIsOneDelivery: however often a release that is in the way of its app's end has to be uninstalled.
+func TestPartingIsOneDelivery(t *testing.T) {
+	h, told := helmAlone(t), &lastWords{all: map[string]string{}}
+	now := time.Unix(0, 0)
+	h.history, h.now = told, func() time.Time { now = now.Add(time.Second); return now }
+	hr := withHistory()
+	hr.DeletionTimestamp = &metav1.Time{Time: now}
+	p, err := h.begin(hr, pen{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	uninstall := release.Decision{Action: release.Uninstall}
+	for _, failed := range []error{errors.New("held"), errors.New("held"), errors.New("held by another"), nil} {
+		h.recordAction(p, uninstall)
+		h.recordResult(p, &acting{decision: uninstall}, failed)
+		want := "spec : succeeded"
+		if failed != nil {
+			want = "spec : failed"
+		}
+		if got := told.lines(); !slices.Equal(got, []string{want}) {
+			t.Errorf("after %v it says %q, want %q", failed, got, want)
+		}
+	}
+}
+
+// TestHeldIsToldWithItsTime: of a rollback that is found, whenever that is, the time is told at which it was made.
+func TestHeldIsToldWithItsTime(t *testing.T) {
+	h, told := helmAlone(t), &deliveries{}
+	h.history = told
+	p, err := h.begin(withHistory(), pen{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := &delivery.StoredRelease{ReleaseSnapshot: delivery.ReleaseSnapshot{Version: 2, ChartVersion: "1.0.0", LastDeployed: time.Unix(1000, 0)}, Description: "Rollback to 1"}
+	h.recordHeld(p, made)
+	if len(told.all) != 1 {
+		t.Fatalf("it says %+v", told.all)
+	}
+	d := told.all[0]
+	if at := made.LastDeployed; !d.Began.Equal(at) || !d.Applied.Equal(at) || !d.Finished.Equal(at) || !d.Found || d.Status != history.Succeeded {
+		t.Errorf("it says %+v", d)
+	}
+}
+
+// deliveries is a history of all that is told of deliveries.
+type deliveries struct {
+	lastWords
+	all []history.Delivery
+}
+
+func (d *deliveries) Delivery(of history.Delivery) { d.all = append(d.all, of) }

@@ -348,16 +348,26 @@ func (h *helmReleases) recordAction(p *helmPass, d release.Decision) {
 		version, o.trigger = last.ChartVersion, history.BySpec
 	}
 	p.req.Snapshot = delivery.Snapshot{Revision: delivery.Revision{Commit: version}}
-	if h.recordsHistory() { // each action is a delivery of its own: Helm keeps a version for each
-		h.endsDelivery(p.st, history.Superseded)
-		p.st.recording = newRecording(&p.pass, o, h.now())
-		r := p.st.recording
-		r.d.Revision, r.d.SHA, r.d.Previous, r.quiet = version, "", "", false
-		if r.d.Message = string(d.Action) + " of " + p.want.ChartName; parting {
-			r.d.Message = partingMessage
-		}
-		h.tellDelivery(r)
+	if !h.recordsHistory() {
+		return
 	}
+	if r := p.st.parting; parting && r != nil { // it is tried again
+		p.st.recording, r.done = r, false
+		return
+	}
+	h.endsDelivery(p.st, history.Superseded)
+	h.recordOwn(p, d, o, version, parting)
+}
+
+// recordOwn begins to record an action as a delivery of its own: Helm keeps a version for each.
+func (h *helmReleases) recordOwn(p *helmPass, d release.Decision, o occasion, version string, parting bool) {
+	r := newRecording(&p.pass, o, h.now())
+	r.d.Revision, r.d.SHA, r.d.Previous, r.quiet = version, "", "", false
+	r.d.Message = string(d.Action) + " of " + p.want.ChartName
+	if p.st.recording = r; parting {
+		p.st.parting, r.d.Message = r, partingMessage
+	}
+	h.tellDelivery(r)
 }
 
 // recordResult notes what an action has come to.
@@ -379,7 +389,13 @@ func (h *helmReleases) recordResult(p *helmPass, a *acting, failed error) {
 	p.st.masks.rotates(resultsOf(a.result.Changed))
 	hide := p.st.masks.hiding(p.secrets, p.st.masks.past != "" && p.st.masks.blind(p.app, p.st.masks.made))
 	changes := changesOfRelease(a.result.Changed, hide)
-	r.d.Changes, r.d.Objects = append(r.d.Changes, changes...), r.d.Objects+len(changes)
+	r.d.Changes = append(r.d.Changes, changes...)
+	for _, c := range a.result.Changed {
+		if !r.had[c.Ref] {
+			r.had[c.Ref] = true
+			r.d.Objects++
+		}
+	}
 	now := h.now()
 	r.d.Finished, r.done = now, true
 	if failed != nil {
@@ -388,7 +404,9 @@ func (h *helmReleases) recordResult(p *helmPass, a *acting, failed error) {
 		p.st.recording = nil
 		return
 	}
-	r.d.Status, r.d.Applied = history.Succeeded, now
+	if r.d.Status, r.d.Applied = history.Succeeded, now; r == p.st.parting {
+		r.d.Message = partingMessage
+	}
 	h.tellDelivery(r)
 }
 
@@ -430,16 +448,15 @@ func changesOfRelease(all []release.Changed, hide hiding) (out []history.Change)
 	return out
 }
 
-// RollbackChanges is what a rollback has changed of a release's objects, as the history has it; values that secrets knows are masked. Where values
-// come from Secrets none is told: the version that is back was made with what they had then, which nobody knows any more.
-func RollbackChanges(app delivery.App, all []release.Changed, secrets *redact.Redactor) []history.Change {
+// RollbackChanges is what a rollback has changed of a release's objects, as the history has it. Which fields have changed is told, and no value of them:
+// the version that is back was made with values of Secrets that nobody knows any more, also where the app names none now.
+func RollbackChanges(all []release.Changed, secrets *redact.Redactor) []history.Change {
 	var m masks
 	m.rotates(resultsOf(all))
-	blind := readsSecrets(app)
-	out := changesOfRelease(all, m.hiding(secrets, blind))
+	out := changesOfRelease(all, m.hiding(secrets, true))
 	for _, c := range out {
 		for i := range c.Fields {
-			if blind && c.Fields[i].After != "" {
+			if c.Fields[i].After != "" {
 				c.Fields[i].After = redact.Mask
 			}
 		}
@@ -463,8 +480,7 @@ func (h *helmReleases) recordHeld(p *helmPass, made *delivery.StoredRelease) {
 	}
 	h.endsDelivery(p.st, history.Superseded)
 	d := RolledBack(p.app, made.ChartVersion, made.Version)
-	now := h.now()
-	d.Began, d.Applied, d.Finished = made.LastDeployed, now, now
+	d.Began, d.Applied, d.Finished, d.Found = made.LastDeployed, made.LastDeployed, made.LastDeployed, true
 	d.Status, d.Message = history.Succeeded, p.secrets.Text(made.Description)
 	h.history.Delivery(d)
 	p.st.recording = nil

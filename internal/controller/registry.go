@@ -88,6 +88,7 @@ type appState struct {
 	masks     masks          // what must not be told of it
 	reminder  reminder
 	recording *recording // the delivery under way, or one that is not known to be healthy yet; nil: there is none
+	parting   *recording // the delivery that its end is, of a HelmRelease; nil: it was not told yet
 
 	helm *helmState // of a HelmRelease
 

@@ -81,6 +81,11 @@ func valuesIn(ctx context.Context, reader client.Reader, key types.NamespacedNam
 	return data, nil
 }
 
+// TextsOf gives the texts and numbers in the values of a release, as templates print them.
+func TextsOf(values map[string]any) []string {
+	return leaves(values, func(string) bool { return false })
+}
+
 // leaves gives the texts and numbers in values, as templates print them, and the names that are secret.
 func leaves(root map[string]any, secret func(name string) bool) (texts []string) {
 	var walk func(any)

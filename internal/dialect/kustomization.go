@@ -57,10 +57,13 @@ func FluxOwner(labels map[string]string) delivery.ID {
 }
 
 // RequestedBy gives who has asked for the reconciliation that an object's annotations ask for; empty: they do not say. What says who it was of an
-// earlier request counts for none that comes after it, as one by "flux reconcile".
+// earlier request counts for none that comes after it, as one by "flux reconcile". Whoever may write the object may claim any name, but none of the cluster's own.
 func RequestedBy(annotations map[string]string) string {
 	request, by, _ := strings.Cut(annotations[RequestedByAnnotation], " ")
 	if request == "" || request != annotations[meta.ReconcileRequestAnnotation] {
+		return ""
+	}
+	if by = strings.TrimSpace(by); strings.HasPrefix(strings.ToLower(by), "system:") {
 		return ""
 	}
 	return by

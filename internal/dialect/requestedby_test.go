@@ -20,6 +20,8 @@ func TestRequestedBy(t *testing.T) {
 		{"a name with spaces", map[string]string{request: "t1", by: "t1 Ann Bee"}, "Ann Bee"},
 		{"a later request", map[string]string{request: "t2", by: "t1 ann"}, ""},
 		{"no request", map[string]string{by: " ann"}, ""},
+		{"the cluster's own", map[string]string{request: "t1", by: "t1 system:admin"}, ""},
+		{"the cluster's own, in other letters", map[string]string{request: "t1", by: "t1  System:serviceaccount:kube-system:x"}, ""},
 		{"no name", map[string]string{request: "t1", by: "t1"}, ""},
 	} {
 		if got := dialect.RequestedBy(test.annotations); got != test.want {

@@ -50,3 +50,16 @@ func (r *Repository) Between(ctx context.Context, since, commit string, most int
 	}
 	return all, nil
 }
+
+// Longer tells whether more than so many commits of the history of a commit are here.
+func (r *Repository) Longer(ctx context.Context, commit string, most int) (bool, error) {
+	if _, err := ParseObjectID(commit); err != nil {
+		return false, err
+	}
+	out, err := run(ctx, command{dir: r.dir, args: []string{"rev-list", "--count", "--max-count=" + strconv.Itoa(most+1), commit}})
+	if err != nil {
+		return false, err
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	return n > most, err
+}

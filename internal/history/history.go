@@ -123,6 +123,8 @@ type Delivery struct {
 	Key string `json:"-"` // of whoever records it: what is told with the same key is the same delivery
 	// Resumes says that a process before may have told of it with another key.
 	Resumes bool `json:"-"`
+	// Found says that it was found to be over: where it is known to have succeeded, what is known of it stays.
+	Found bool `json:"-"`
 
 	App         App    `json:"app"`
 	Environment string `json:"environment,omitempty"`

@@ -47,11 +47,11 @@ func ownerOf(m metav1.Object, path ...string) (owner string) {
 	return owner
 }
 
-// Stored reads the version of a release that a Secret keeps.
-func Stored(secret *corev1.Secret) (delivery.StoredRelease, error) {
+// Stored reads the version of a release that a Secret keeps, and the values that it was made with, those of Secrets among them.
+func Stored(secret *corev1.Secret) (delivery.StoredRelease, map[string]any, error) {
 	rel, err := decodeSecret(secret)
 	if err != nil {
-		return delivery.StoredRelease{}, err
+		return delivery.StoredRelease{}, nil, err
 	}
-	return storedOf(rel, ""), nil
+	return storedOf(rel, ""), rel.Config, nil
 }

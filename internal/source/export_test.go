@@ -16,6 +16,13 @@ func LimitVisited(t *testing.T, n int) {
 	t.Cleanup(func() { maxVisited = was })
 }
 
+// LimitHistory sets how many commits of a source a mirror has, for one test.
+func LimitHistory(t *testing.T, long, short int) {
+	was := [2]int{longHistory, shortHistory}
+	longHistory, shortHistory = long, short
+	t.Cleanup(func() { longHistory, shortHistory = was[0], was[1] })
+}
+
 // HoldMirror takes the lock of a source's mirror, as one who fetches into it.
 func HoldMirror(t *testing.T, f *Fetcher, src delivery.Source) (release func()) {
 	t.Helper()

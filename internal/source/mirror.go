@@ -139,15 +139,23 @@ func ownRef(src delivery.Source) string {
 // maxBetween is how many bytes of commits between the last one and a new one may come: beyond, only the new one does.
 const maxBetween = 8 << 20
 
+// A mirror has the last commits of a source: once there are more than longHistory of them, the older ones are cut off. The history looks at fewer
+// than stay.
+var longHistory, shortHistory = 256, 64
+
 // fetch asks for the commit itself, which most servers allow; then for the ref's tip; then for all of the history.
 func fetch(ctx context.Context, repo *git.Repository, t target, src delivery.Source, rev delivery.Revision) error {
-	// One ref per source keeps its objects and, however often it moves, only those.
+	// One ref per source keeps its objects, with those of the last commits before it.
 	to := ":" + ownRef(src)
 	attempts := []git.FetchOptions{{Refspecs: []string{"+" + rev.Commit + to}, Depth: 1}}
 	if last, err := repo.Resolve(ownRef(src)); err == nil && last != rev.Commit {
 		// What follows the last commit comes with the commits between them: the history tells what each of them has changed. Where they have little
-		// in common that would be too much.
-		attempts = slices.Insert(attempts, 0, git.FetchOptions{Refspecs: []string{"+" + rev.Commit + to}, Onward: true, MaxPack: maxBetween})
+		// in common that would be too much. What has become long is cut off: git removes later what nothing leads to any more.
+		next := git.FetchOptions{Refspecs: []string{"+" + rev.Commit + to}, Onward: true, MaxPack: maxBetween}
+		if long, err := repo.Longer(ctx, last, longHistory); err == nil && long {
+			next.Onward, next.Depth = false, shortHistory
+		}
+		attempts = slices.Insert(attempts, 0, next)
 	}
 	if ref := refOf(src.Ref, rev); ref != "" {
 		attempts = append(attempts,

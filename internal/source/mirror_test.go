@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -51,4 +52,47 @@ func TestPast(t *testing.T) {
 	if _, err := source.Past(t.Context(), first, last.Revision.Commit, 10); err == nil {
 		t.Error("backwards there is a past")
 	}
+}
+
+// However long a source is followed, its mirror has only the last commits, and those between the last two looks among them.
+func TestHistoryOfAMirrorIsBounded(t *testing.T) {
+	w := newWorld(t)
+	source.LimitHistory(t, 8, 4)
+	w.commit("r", fstest.MapFS{"a": file("0")})
+	src := w.source("r")
+	last, most := snapshot(t, w.remote, src), 0
+	for i := range 20 {
+		w.commit("r", fstest.MapFS{"a": file(fmt.Sprint("a", i))})
+		w.commit("r", fstest.MapFS{"a": file(fmt.Sprint("b", i))})
+		next := snapshot(t, w.remote, src)
+		if past, err := source.Past(t.Context(), next, last.Revision.Commit, 10); err != nil || len(past) != 2 {
+			t.Fatalf("look %d: the past is %+v, %v", i, past, err)
+		}
+		here := 0
+		_, err := fmt.Sscan(gitIn(t, w.mirrorDir(t), "rev-list", "--all", "--count"), &here)
+		if most = max(most, here); err != nil || here > 10 {
+			t.Fatalf("look %d: %d commits are here, %v", i, here, err)
+		}
+		last = next
+	}
+	if most < 8 {
+		t.Errorf("at most %d commits were here: it is cut too soon", most)
+	}
+	dir := w.mirrorDir(t)
+	gitIn(t, dir, "gc", "-q", "--prune=now")
+	gitIn(t, dir, "fsck", "--connectivity-only")
+	w.commit("r", fstest.MapFS{"a": file("after")})
+	if got := content(t, snapshot(t, w.remote, src), "a"); got != "after" {
+		t.Errorf("a is %q", got)
+	}
+}
+
+// gitIn runs git in a folder.
+func gitIn(t *testing.T, dir string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command("git", append([]string{"--git-dir=" + dir}, args...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("git %v: %v\n%s", args, err, out)
+	}
+	return string(out)
 }

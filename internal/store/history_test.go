@@ -132,6 +132,26 @@ func TestWhoDeliveredIsToldLater(t *testing.T) {
 	}
 }
 
+// What is found to be over stays as it was told when it was.
+func TestFoundDeliveriesStay(t *testing.T) {
+	db := newDB(t)
+	ctx := t.Context()
+	for i, message := range []string{"found", "found again", "told"} {
+		d := delivered("k1", "aaa", func(d *history.Delivery) {
+			d.Status, d.Message, d.Found, d.Finished = history.Succeeded, message, message != "told", day.Add(time.Duration(i)*time.Hour)
+			if d.Applied = d.Finished; i == 0 {
+				d.Health, d.Healthy = "Healthy", d.Finished
+			}
+		})
+		ok(t, db.KeepDeliveries(ctx, []history.Delivery{d}))
+		got := must(db.Delivery(ctx, 1))(t)
+		want := []string{"found day+0 Healthy", "found day+0 Healthy", "told day+2 "}[i]
+		if got := fmt.Sprintf("%s day+%d %s", got.Message, int(got.Finished.Sub(day).Hours()), got.Health); got != want {
+			t.Errorf("%d: it is %q, want %q", i, got, want)
+		}
+	}
+}
+
 // What has failed is not another delivery after each restart; what somebody else begins is, and what begins anew after it.
 func TestFailedDeliveriesGoOnAfterARestart(t *testing.T) {
 	for name, test := range map[string]struct {

@@ -233,7 +233,7 @@ step('the audit knows it', async () => {
   await page.waitForURL(/q=app\.rollback/)
   const record = page.getByRole('region', { name: 'Records' }).getByRole('listitem').first()
   await record.getByText('Application/argocd/tea').waitFor()
-  for (const part of ['admin', 'app.rollback', 'done']) await record.getByText(part).first().waitFor()
+  for (const part of ['admin', 'app.rollback', 'asked']) await record.getByText(part).first().waitFor()
   await page.reload() // the address has it all
   await record.getByText('Application/argocd/tea').waitFor()
 })
