@@ -41,20 +41,24 @@ func (a *clusterAPI) Ask(ctx context.Context, id web.AppRef, action string, ask 
 	return as.suspend(ctx, app, action)
 }
 
+// syncAt is a sync in [ownAsks] that is asked for by a value of an annotation: somebody else's has another one. That of an Application has none.
+func syncAt(value string) string { return strings.TrimSpace("app.sync " + value) }
+
 // suspend suspends an app, or resumes it.
 func (c *caller) suspend(ctx context.Context, app foundApp, action string) (web.AppAsked, error) {
-	id := app.id()
+	id, now := app.id(), time.Now()
 	seen := []string{"app." + action}
+	reconcile := syncAt(now.Format(time.RFC3339Nano))
 	switch held := app.helm != nil && heldRelease(app.helm); {
 	case app.argo != nil: // its hold is written, which nobody looks out for
 		seen = nil
 	case held && action == "resume" && app.helm.Spec.Suspend: // a reconciliation is asked for, too
-		seen = append(seen, "app.sync")
+		seen = append(seen, reconcile)
 	case held && action == "resume":
-		seen = []string{"app.sync"}
+		seen = []string{reconcile}
 	}
-	withdraw := c.asks.about(id.String(), time.Now(), seen...)
-	already, err := setSuspended(ctx, c.client, app, action == "suspend", c.who.Name)
+	withdraw := c.asks.about(id.String(), now, seen...)
+	already, err := setSuspended(ctx, c.client, app, action == "suspend", c.who.Name, now)
 	if err != nil || already {
 		withdraw()
 	}
@@ -82,13 +86,13 @@ func (c *caller) sync(ctx context.Context, app foundApp, ask web.AskApp) (web.Ap
 	now := time.Now().Format(time.RFC3339Nano)
 	sources, note := c.sourcesOf(ctx, app)
 	for _, src := range sources {
-		withdraw := c.asks.about(partsOf(src).kind+"/"+src.GetNamespace()+"/"+src.GetName(), time.Now(), "app.sync")
+		withdraw := c.asks.about(partsOf(src).kind+"/"+src.GetNamespace()+"/"+src.GetName(), time.Now(), syncAt(now))
 		if err := annotate(ctx, c.client, src, fluxmeta.ReconcileRequestAnnotation, now); err != nil {
 			withdraw()
 			note = "; its source is not asked for what is new: " + err.Error()
 		}
 	}
-	withdraw := c.asks.about(app.id().String(), time.Now(), "app.sync")
+	withdraw := c.asks.about(app.id().String(), time.Now(), syncAt(now))
 	if err := annotateAll(ctx, c.client, app.object(), map[string]string{
 		fluxmeta.ReconcileRequestAnnotation: now, dialect.RequestedByAnnotation: now + " " + c.who.Name,
 	}); err != nil {

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	argocdv1 "keelson.dev/keelson/api/argocd/v1alpha1"
+	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/controller"
 	"keelson.dev/keelson/internal/delivery"
 	"keelson.dev/keelson/internal/history"
@@ -40,10 +41,31 @@ func TestOwnAsks(t *testing.T) {
 	withdraw := o.about(app, now, "app.sync")
 	withdraw()
 	seen("what failed", "app.sync", app, now, false)
+	if withdraw := o.about(app, now, syncAt("1")); o.seen(syncAt("2"), app, now) {
+		t.Error("somebody else's request is taken for what was never seen")
+	} else {
+		withdraw()
+	}
 	o.about(app, now, "app.sync")
 	o.about(other, now.Add(time.Hour), "app.sync")
 	if len(o.asks) != 1 {
 		t.Errorf("what was never seen is kept: %v", o.asks)
+	}
+}
+
+// TestAsksOfOthersAreRecorded: what was asked for here and never seen hides nothing that somebody else asks for.
+func TestAsksOfOthersAreRecorded(t *testing.T) {
+	b := &besideStore{queue: make(chan audit.Entry, 9)}
+	k := &lazyPipelines{people: &people{}}
+	k.people.beside.Store(b)
+	const app = "Kustomization/a/b"
+	k.asks().about(app, time.Now(), syncAt("1"))
+	k.asks().about(app, time.Now(), syncAt("2")) // overwrites it
+	for _, request := range []string{"2", "3"} {
+		recordAsked(k, controller.Asked{Kind: "Kustomization", Namespace: "a", Name: "b", Action: "app.sync", Request: request, Detail: request})
+	}
+	if all := b.waiting(); len(all) != 1 || all[0].Detail != "3" {
+		t.Errorf("recorded was %+v", all)
 	}
 }
 

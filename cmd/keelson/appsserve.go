@@ -71,8 +71,8 @@ func (s *appsServer) start(ctx context.Context, config *rest.Config, policy deli
 	return nil
 }
 
-// What is asked about commits at once, and how long news of them is gathered.
-const commitsAtOnce, commitsPause = 500, 100 * time.Millisecond
+// What is asked about commits at once, how long news of them is gathered, and the pause while the history is not there.
+const commitsAtOnce, commitsPause, commitsLater = 500, 100 * time.Millisecond, 2 * time.Second
 
 // nameCommits tells an index what the commits of its apps say, until ctx ends. It asks only where there is a commit that it does not know, or
 // something new to be known.
@@ -106,18 +106,29 @@ func (s *appsServer) nameCommits(ctx context.Context, index *web.Index, log *slo
 		q := s.kept.queue()
 		db, err := s.kept.db()
 		shas := index.Unknown(commitsAtOnce)
-		if q == nil || err != nil || len(shas) == 0 {
+		if len(shas) == 0 {
+			continue
+		}
+		if q == nil || err != nil { // nobody else tells that the history is open
+			if !pause(ctx, commitsLater) {
+				return
+			}
+			index.Ask()
 			continue
 		}
 		found, err := q.commitsOf(ctx, db, shas)
-		if err != nil && ctx.Err() == nil {
+		if err != nil {
 			log.Debug("look for what commits say", "error", err)
 		}
 		texts := make(map[string]web.CommitText, len(found))
 		for sha, c := range found {
 			texts[sha] = web.CommitText{Author: c.Author, Title: c.Title}
 		}
-		if index.Know(texts); len(shas) == commitsAtOnce && len(texts) > 0 { // there may be more of them
+		index.Know(texts)
+		if err != nil && !pause(ctx, commitsLater) {
+			return
+		}
+		if err != nil || len(shas) == commitsAtOnce && len(texts) > 0 { // there may be more of them
 			index.Ask()
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -412,8 +413,14 @@ type lazyProjects struct {
 	known chan struct{}
 	c     client.Client // once known is closed
 
-	mu     sync.Mutex
-	places map[string]client.ObjectKey   // the Projects, by their paths
+	looking singleflight.Group
+	mu      sync.Mutex
+	places  *projectPlaces // as they were a moment ago
+}
+
+// projectPlaces are where Projects are.
+type projectPlaces struct {
+	paths  map[string]client.ObjectKey
 	repos  map[string][]client.ObjectKey // by their repositories
 	looked time.Time
 }
@@ -451,46 +458,84 @@ func (l *lazyProjects) all(ctx context.Context) ([]keelsonv1.Project, error) {
 
 func pathOf(p keelsonv1.Project) string { return cmp.Or(p.Spec.Path, p.Spec.Repository) }
 
-// placesKept is how long it is believed where Projects are.
-const placesKept = 3 * time.Second
+// placesKept is how long it is believed where Projects are, and placesLimit how long it may take to find out.
+const placesKept, placesLimit = 3 * time.Second, 30 * time.Second
 
 // where gives the namespace and the name of the Project of a path; both empty: there is none.
 func (l *lazyProjects) where(ctx context.Context, path string) (namespace, name string, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.look(ctx); err != nil {
+	places, err := l.look(ctx)
+	if err != nil {
 		return "", "", err
 	}
-	at := l.places[path]
+	at := places.paths[path]
 	return at.Namespace, at.Name, nil
 }
 
 // repository gives the Projects that name a repository.
 func (l *lazyProjects) repository(ctx context.Context, name string) ([]client.ObjectKey, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.look(ctx); err != nil {
+	places, err := l.look(ctx)
+	if err != nil {
 		return nil, err
 	}
-	return l.repos[name], nil
+	return places.repos[name], nil
 }
 
-// look finds out where Projects are, unless that was done a moment ago. The caller holds the lock.
-func (l *lazyProjects) look(ctx context.Context) error {
-	if l.places != nil && time.Since(l.looked) <= placesKept {
+// look finds out where Projects are, unless that was done a moment ago. Those who ask at once are told at once; each waits as long as it likes.
+func (l *lazyProjects) look(ctx context.Context) (*projectPlaces, error) {
+	if p := l.recent(); p != nil {
+		return p, nil
+	}
+	select {
+	case <-l.known:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	found := l.looking.DoChan("", func() (any, error) {
+		if p := l.recent(); p != nil {
+			return p, nil
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), placesLimit)
+		defer cancel()
+		p, err := l.findPlaces(ctx)
+		if err == nil {
+			l.mu.Lock()
+			l.places = p
+			l.mu.Unlock()
+		}
+		return p, err
+	})
+	select {
+	case r := <-found:
+		p, _ := r.Val.(*projectPlaces)
+		return p, r.Err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// recent gives where Projects were a moment ago; nil: that is not known.
+func (l *lazyProjects) recent() *projectPlaces {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.places == nil || time.Since(l.places.looked) > placesKept {
 		return nil
 	}
+	return l.places
+}
+
+func (l *lazyProjects) findPlaces(ctx context.Context) (*projectPlaces, error) {
+	now := time.Now()
 	all, err := l.all(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	l.places, l.repos, l.looked = make(map[string]client.ObjectKey, len(all)), map[string][]client.ObjectKey{}, time.Now()
+	p := &projectPlaces{paths: make(map[string]client.ObjectKey, len(all)), repos: map[string][]client.ObjectKey{}, looked: now}
 	for i := range all {
 		key, repository := client.ObjectKeyFromObject(&all[i]), all[i].Spec.Repository
-		l.places[pathOf(all[i])] = key
-		l.repos[repository] = append(l.repos[repository], key)
+		p.paths[pathOf(all[i])] = key
+		p.repos[repository] = append(p.repos[repository], key)
 	}
-	return nil
+	return p, nil
 }
 
 // object gives the Project of a path; nil: there is none.

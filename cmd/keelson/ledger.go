@@ -406,7 +406,11 @@ func (b *besideStore) end(to *auditor) error {
 
 // recordAsked records what somebody has asked for by changing an object of the cluster, but not what is recorded already.
 func recordAsked(k keeper, a controller.Asked) {
-	if !k.asks().seen(a.Action, a.Kind+"/"+a.Namespace+"/"+a.Name, time.Now()) {
+	action := a.Action
+	if action == syncAt("") {
+		action = syncAt(a.Request)
+	}
+	if !k.asks().seen(action, a.Kind+"/"+a.Namespace+"/"+a.Name, time.Now()) {
 		k.record(auditAsked(a))
 	}
 }

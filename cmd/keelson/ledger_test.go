@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"keelson.dev/keelson/internal/audit"
+	"keelson.dev/keelson/internal/history"
 	"keelson.dev/keelson/internal/store"
 	"keelson.dev/keelson/internal/telemetry"
 	"keelson.dev/keelson/internal/web"
@@ -121,5 +123,65 @@ func TestBesideEnds(t *testing.T) {
 	p.record(audit.Entry{Actor: "ann", Action: "token.add"}) // somebody has it in the hand yet
 	if n := testutil.ToFloat64(telemetry.AuditFailures.WithLabelValues("record")) - before; n != 3 || !strings.Contains(log.String(), "records=2") {
 		t.Errorf("%g records were lost: %s", n, log)
+	}
+}
+
+// askedKeeper notes that somebody has asked for the store.
+type askedKeeper struct {
+	*ledger
+	asked chan struct{}
+}
+
+func (k askedKeeper) db() (*store.DB, error) {
+	ring(k.asked)
+	return k.ledger.db()
+}
+
+// TestCommitsAreNamedLater: what commits say is shown of apps that were there before the history was.
+func TestCommitsAreNamedLater(t *testing.T) {
+	t.Setenv(databaseVariable, "")
+	data := t.TempDir()
+	db, err := openDatabaseOf(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sha := strings.Repeat("a", 40)
+	err = db.KeepDeliveries(t.Context(), []history.Delivery{{
+		Key: "k", App: history.App{Kind: "Kustomization", Namespace: "x", Name: "web"}, Revision: "main@sha1:" + sha, Status: history.Succeeded, Began: time.Now(),
+		Commit: history.Commit{SHA: sha, Title: "Add a page", Author: "ann"},
+	}})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	l := newLedger(&global{data: data, dataGiven: true}, retention{}, make(chan error, 1), slog.New(slog.DiscardHandler))
+	apps := newAppsServer(nil)
+	asked := askedKeeper{l, make(chan struct{}, 1)}
+	apps.kept = asked
+	index := web.NewIndex(apps.feed)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		apps.nameCommits(ctx, index, l.log)
+	}()
+	index.SetApp(web.App{ID: "Kustomization/x/web", SHA: sha})
+	until := func(what string, done func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(4 * commitsLater); !done(); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal(what)
+			}
+		}
+	}
+	until("nobody looks for the commit", func() bool { return len(asked.asked) > 0 })
+	l.begin(t.Context())
+	until("the commit is not named", func() bool {
+		all, err := index.Apps(t.Context())
+		return err == nil && len(all) == 1 && all[0].Title == "Add a page"
+	})
+	cancel()
+	<-ended
+	if err := l.Close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -140,10 +140,10 @@ func heldRelease(hr *helmv2.HelmRelease) bool {
 
 // holdRelease suspends a HelmRelease, or resumes it. Where a person's rollback holds it, the release is asked to become what Git wants
 // again, as "flux reconcile helmrelease --force" does.
-func holdRelease(ctx context.Context, c client.Client, hr *helmv2.HelmRelease, suspend bool, by string) error {
+func holdRelease(ctx context.Context, c client.Client, hr *helmv2.HelmRelease, suspend bool, by string, at time.Time) error {
 	before := hr.DeepCopy()
 	if held := heldRelease(hr); !suspend && held {
-		now := time.Now().Format(time.RFC3339Nano)
+		now := at.Format(time.RFC3339Nano)
 		if hr.Annotations == nil {
 			hr.Annotations = map[string]string{}
 		}

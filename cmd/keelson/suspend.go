@@ -48,7 +48,7 @@ func runSuspend(ctx context.Context, g *global, arg string, suspend bool) error 
 	if err != nil {
 		return err
 	}
-	already, err := setSuspended(ctx, c, app, suspend, "")
+	already, err := setSuspended(ctx, c, app, suspend, "", time.Now())
 	if already {
 		return g.print(app.shown().Status, printf("%s is %s already", app, result))
 	}
@@ -58,9 +58,9 @@ func runSuspend(ctx context.Context, g *global, arg string, suspend bool) error 
 	return g.print(app.shown().Status, printf("%s %s", app, result))
 }
 
-// setSuspended suspends an app or resumes it, for somebody; nobody said, for whoever the cluster takes us for. already: it was so, and nothing was
+// setSuspended suspends an app or resumes it, for somebody, by a request of some time; nobody said, for whoever the cluster takes us for. already: it was so, and nothing was
 // written.
-func setSuspended(ctx context.Context, c client.Client, app foundApp, suspend bool, by string) (already bool, err error) {
+func setSuspended(ctx context.Context, c client.Client, app foundApp, suspend bool, by string, at time.Time) (already bool, err error) {
 	switch {
 	case app.argo != nil:
 		if (app.argo.Annotations[argocdv1.HoldAnnotation] != "") == suspend {
@@ -71,7 +71,7 @@ func setSuspended(ctx context.Context, c client.Client, app foundApp, suspend bo
 		if app.helm.Spec.Suspend == suspend && (suspend || !heldRelease(app.helm)) {
 			return true, nil
 		}
-		return false, holdRelease(ctx, c, app.helm, suspend, by)
+		return false, holdRelease(ctx, c, app.helm, suspend, by, at)
 	}
 	if app.flux.Spec.Suspend == suspend {
 		return true, nil

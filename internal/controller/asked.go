@@ -23,6 +23,7 @@ type Asked struct {
 	Kind, Namespace, Name string
 	Action                string // app.suspend, app.resume, app.sync or app.confirm
 	By                    string // who it is by what the object says; empty: it says nobody, the audit log of Kubernetes knows
+	Request               string // of app.sync: the value that asks for it; empty: it has none
 	Detail                string
 }
 
@@ -85,7 +86,7 @@ func askedFor(was, is client.Object) (out []Asked) {
 		out = append(out, Asked{Action: "app.resume"})
 	}
 	if now := is.GetAnnotations()[fluxmeta.ReconcileRequestAnnotation]; now != "" && now != was.GetAnnotations()[fluxmeta.ReconcileRequestAnnotation] {
-		out = append(out, Asked{Action: "app.sync", By: dialect.RequestedBy(is.GetAnnotations()), Detail: "reconcile"})
+		out = append(out, Asked{Action: "app.sync", By: dialect.RequestedBy(is.GetAnnotations()), Request: now, Detail: "reconcile"})
 	}
 	if now := is.GetAnnotations()[dialect.ConfirmAnnotation]; now != "" && now != was.GetAnnotations()[dialect.ConfirmAnnotation] {
 		out = append(out, Asked{Action: "app.confirm", Detail: "revision " + now})
