@@ -457,11 +457,16 @@ func eraseOffline(ctx context.Context, g *global, person string, also []string) 
 		return gone, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	if gone, err = db.ErasePerson(ctx, person, also...); err != nil {
+	gone, err = db.ErasePerson(ctx, person, also...)
+	if len(gone.Rows) == 0 {
 		return gone, err
 	}
-	_, err = db.AppendAudit(ctx, audit.Entry{Actor: userName(), Action: "audit.erase", Object: "person/" + gone.ID})
-	return gone, err
+	e := audit.Entry{Actor: userName(), Action: "audit.erase", Object: "person/" + gone.ID}
+	if err != nil { // the rows are gone nevertheless
+		e.Outcome, e.Detail = audit.Failed, err.Error()
+	}
+	_, kept := db.AppendAudit(ctx, e)
+	return gone, errors.Join(err, kept)
 }
 
 // openStopped opens the database of an instance that does not run, for writing.

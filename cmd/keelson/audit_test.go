@@ -21,13 +21,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/sys/unix"
 
 	"keelson.dev/keelson/internal/audit"
 	"keelson.dev/keelson/internal/audit/witness"
+	"keelson.dev/keelson/internal/controller"
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/identity"
 	"keelson.dev/keelson/internal/store"
+	"keelson.dev/keelson/internal/telemetry"
 	"keelson.dev/keelson/internal/web"
 )
 
@@ -513,11 +516,44 @@ func evilBackup(t *testing.T, sound []byte, name string) []byte {
 	return out.Bytes()
 }
 
+// TestRecordWithoutAuditor: what people do where the audit is another server's is left for that one, and where there is none it is counted and told.
+func TestRecordWithoutAuditor(t *testing.T) {
+	log := &logText{}
+	p := &people{log: slog.New(slog.NewTextHandler(log, nil))}
+	e := pushBy(githost.Push{Repository: "shop", User: "ann", Address: "192.0.2.7"}, audit.Refused)
+	keepers := map[string]keeper{"server": &ledger{people: p, log: p.log}, "server without a dashboard": &ledger{log: p.log}, "server --ci": &lazyPipelines{people: p}}
+	for name, k := range keepers {
+		before, said := testutil.ToFloat64(telemetry.AuditFailures.WithLabelValues("record")), strings.Count(log.String(), "action=app.sync")
+		recordAsked(k, controller.Asked{Action: "app.sync", By: "ann"})
+		if now := testutil.ToFloat64(telemetry.AuditFailures.WithLabelValues("record")); now != before+1 || strings.Count(log.String(), "action=app.sync") != said+1 {
+			t.Errorf("%s: %g records were lost, and then %g: %s", name, before, now, log)
+		}
+	}
+	b := &besideStore{queue: make(chan audit.Entry, 1)}
+	p.beside.Store(b)
+	delete(keepers, "server without a dashboard")
+	for name, k := range keepers {
+		(&appsServer{kept: k}).record(e)
+		select {
+		case got := <-b.queue:
+			if got != e {
+				t.Errorf("%s: %+v", name, got)
+			}
+		default:
+			t.Errorf("%s: nothing is left for the server that has the audit", name)
+		}
+	}
+	p.refusedPush(githost.Push{Repository: "shop", User: "ann", Address: "192.0.2.7"})
+	if got := <-b.queue; got != e {
+		t.Errorf("a push that was refused: %+v", got)
+	}
+}
+
 // TestLoggedIn: names of people are not in the chain itself, and who was refused is named only if they are known.
 func TestLoggedIn(t *testing.T) {
 	data := t.TempDir()
 	a := openAudited(t, data)
-	p := &people{}
+	p := &people{log: slog.New(slog.DiscardHandler)}
 	p.loggedIn(identity.Event{Action: "login", Actor: "nobody"}) // there is no auditor yet
 	p.auditor.Store(a.auditor)
 	for _, e := range []identity.Event{

@@ -43,6 +43,7 @@ func TestAuditRotate(t *testing.T) {
 	a.Record(audit.Entry{Actor: "ann", Action: "login"})
 	a.close(t)
 	first := auditKeyOfData(t, data)
+	rotated := time.Now().UTC()
 	out := expect(t, data, 0, " follows ", "audit", "rotate-key")
 	second := auditKeyOfData(t, data)
 	if second == first || !strings.Contains(out, second) {
@@ -84,6 +85,13 @@ func TestAuditRotate(t *testing.T) {
 			}
 		}
 	}
+	text = expect(t, data, 0, "", "audit", "export", "--to", rotated.Format(time.RFC3339Nano)) // from before the second key: who knows a later one is led to the first
+	if err := os.WriteFile(export, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{first, second, third} {
+		expect(t, data, 0, "Records 1 to 2 are as they were written", "audit", "verify", "--file", export, "--key", key)
+	}
 	expect(t, data, 0, "audit.rotate-key", "audit", "list", "--actor", "ann", "--action", "audit.*")
 	expect(t, data, 1, "no key is lost", "audit", "rotate-key", "--lost")
 
@@ -117,6 +125,11 @@ func TestRestoreBeforeRotation(t *testing.T) {
 	first := auditKeyOfData(t, data)
 	backup, export := filepath.Join(other, "backup.tar"), filepath.Join(other, "audit.jsonl")
 	expect(t, data, 0, "has the database", "store", "backup", backup)
+	a = openAudited(t, data)
+	for range 20 {
+		a.Record(audit.Entry{Actor: "bob", Action: "login"})
+	}
+	a.close(t)
 	expect(t, data, 0, " follows ", "audit", "rotate-key")
 	a = openAudited(t, data)
 	a.Record(audit.Entry{Actor: "bob", Action: "login"})
@@ -125,13 +138,14 @@ func TestRestoreBeforeRotation(t *testing.T) {
 	a = openAudited(t, data)
 	a.Record(audit.Entry{Actor: "carol", Action: "login"})
 	a.close(t)
+	expect(t, data, 0, `"unsigned": 0`, "audit", "verify", "-o", "json") // the key has signed record 23, and there are 4
 	if a.log.Len() != 0 {
 		t.Errorf("%s", a.log)
 	}
 	if err := os.WriteFile(export, []byte(expect(t, data, 0, "", "audit", "export")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	expect(t, data, 0, "the records 3 to 4 of before are lost", "audit", "verify")
+	expect(t, data, 0, "the records 3 to 24 of before are lost", "audit", "verify")
 	expect(t, data, 0, "Records 1 to 4 are as they were written", "audit", "verify", "--file", export, "--key", first)
 	expect(t, data, 0, "Records 1 to 4 are as they were written", "audit", "verify", "--file", export, "--key", auditKeyOfData(t, data))
 }
@@ -167,6 +181,23 @@ func TestAuditRotateKilled(t *testing.T) {
 		t.Errorf("the rotation was not finished: %s", a.log)
 	}
 	expect(t, data, 0, "Records 1 to 4 are as they were written", "audit", "verify", "--key", first)
+
+	a = openAudited(t, data) // its database says that it has failed, and has kept the signatures: their answer was lost
+	if old, err = os.ReadFile(filepath.Join(dir, auditKey)); err != nil {
+		t.Fatal(err)
+	}
+	before := a.key
+	told, err := a.rotate(t.Context(), false, "ann", "")
+	if err := errors.Join(err, os.Rename(filepath.Join(dir, auditKey), filepath.Join(dir, nextAuditKey)), os.WriteFile(filepath.Join(dir, auditKey), old, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	a.key, a.next = before, a.key
+	a.Record(audit.Entry{Actor: "carol", Action: "login"})
+	a.close(t)
+	if auditKeyOfData(t, data) != told.Key {
+		t.Error("the key that has followed is not in its place")
+	}
+	expect(t, data, 0, `"unsigned": 0`, "audit", "verify", "--key", first, "-o", "json")
 }
 
 // TestAuditLostKey: an instance without its key makes a new one. Verify takes it for somebody else's until it has said that the old one was lost, and

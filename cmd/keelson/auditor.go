@@ -21,6 +21,7 @@ import (
 	"keelson.dev/keelson/internal/identity"
 	"keelson.dev/keelson/internal/store"
 	"keelson.dev/keelson/internal/telemetry"
+	"keelson.dev/keelson/internal/web"
 )
 
 // auditKey is the file of the key that checkpoints are signed with, in the directory of the database.
@@ -56,6 +57,7 @@ type auditor struct {
 
 	signing sync.Mutex         // held while checkpoints are made
 	key     ed25519.PrivateKey // nil: none are
+	next    ed25519.PrivateKey // may have followed already, see [auditor.settle]; nil: there is none
 
 	mu   sync.Mutex
 	lost int // records since the last one that was kept
@@ -104,7 +106,9 @@ func (a *auditor) announce(ctx context.Context) (last int64) {
 	}
 	e := audit.Entry{Action: "audit.key", Object: "key/" + audit.KeyID(a.public()), Detail: "checkpoints are signed with " + audit.FormatKey(a.public())}
 	if !none {
-		last = newest.Checkpoint.Seq
+		if last, err = a.store.AuditSigned(ctx); err != nil {
+			a.failed("checkpoint", "the checkpoints of the audit cannot be read", err)
+		}
 		if newest.Key.Equal(a.public()) {
 			return last
 		}
@@ -282,6 +286,9 @@ func (a *auditor) public() ed25519.PublicKey { return publicOf(a.key) }
 func (a *auditor) checkpoint(ctx context.Context, last int64) (int64, error) {
 	a.signing.Lock()
 	defer a.signing.Unlock()
+	if err := a.settle(ctx); err != nil {
+		return last, err
+	}
 	head, err := a.store.AuditHead(ctx)
 	if err != nil || head.Seq <= last {
 		return last, err
@@ -376,6 +383,9 @@ func (a *auditor) retain(ctx context.Context) {
 func (a *auditor) cut(ctx context.Context) (int64, error) {
 	a.signing.Lock()
 	defer a.signing.Unlock()
+	if err := a.settle(ctx); err != nil {
+		return 0, err
+	}
 	old, err := a.store.AuditBefore(ctx, time.Now().Add(-a.kept), auditCut)
 	if err != nil {
 		return 0, err
@@ -395,16 +405,24 @@ func (a *auditor) Close() error {
 	return nil
 }
 
-// auditPush records what a push has changed: a record for each ref, as far as they are few.
-func auditPush(p githost.Push) []audit.Entry {
-	const most = 50
+// pushBy is the record of a push, without what it changes.
+func pushBy(p githost.Push, outcome string) audit.Entry {
 	who := cmp.Or(p.User, "somebody")
 	if strings.HasPrefix(strings.ToLower(who), "system:") { // that is for programs, and the name proves nothing
 		who = "somebody"
 	}
+	return audit.Entry{Actor: who, Action: "git.push", Object: "repository/" + p.Repository, Outcome: outcome, Address: p.Address}
+}
+
+// refusedPush records that a person may not push.
+func (p *people) refusedPush(push githost.Push) { p.record(pushBy(push, audit.Refused)) }
+
+// auditPush records what a push has changed: a record for each ref, as far as they are few.
+func auditPush(p githost.Push) []audit.Entry {
+	const most = 50
 	var out []audit.Entry
 	for i, c := range p.Changes {
-		e := audit.Entry{Actor: who, Action: "git.push", Object: "repository/" + p.Repository, Outcome: audit.Done, Address: p.Address}
+		e := pushBy(p, audit.Done)
 		if i == most {
 			e.Detail = fmt.Sprintf("and %d more refs", len(p.Changes)-most)
 			out = append(out, e)
@@ -445,16 +463,19 @@ func (l *lazyPipelines) queue() *historyQueue {
 
 // record implements [keeper].
 func (l *lazyPipelines) record(e audit.Entry) {
-	if s := l.get(); s != nil {
-		s.auditor.Record(e)
-	}
+	l.people.record(e)
+}
+
+// audit is what the API of the audit needs where a keeps it.
+func (p *people) audit(a *auditor) web.AuditOptions {
+	return web.AuditOptions{Record: a.Record, Authorize: p.may.Authorize, Rotate: a.rotate}
 }
 
 // known says who keeps what people do from now on.
 func (p *people) known(a *auditor) {
 	p.auditor.Store(a)
 	if b := p.beside.Swap(nil); b != nil {
-		go func() { _ = b.Close() }() // what was written is written, and nobody asks it any more
+		go func() { _ = b.end(a) }() // what was written is written, and nobody asks it any more
 	}
 }
 
@@ -518,9 +539,27 @@ func (p *people) loggedIn(e identity.Event) {
 			out.Detail = strings.TrimSpace("token " + token + " " + out.Detail)
 		}
 	}
+	p.record(out)
+}
+
+// record keeps what somebody has done: in the audit, or for the server that has it. Where neither can be it is counted, and the log tells of it.
+func (p *people) record(e audit.Entry) {
 	if a := p.auditor.Load(); a != nil {
-		a.Record(out)
-	} else if b := p.beside.Load(); b != nil {
-		b.record(out)
+		a.Record(e)
+		return
 	}
+	if b := p.beside.Load(); b != nil && b.record(e) {
+		return
+	}
+	if a := p.auditor.Load(); a != nil { // it has come in between
+		a.Record(e)
+		return
+	}
+	notRecorded(p.log, e)
+}
+
+// notRecorded tells that nothing can keep a record. Whose it is the log does not say.
+func notRecorded(log *slog.Logger, e audit.Entry) {
+	auditFailed(nil)
+	log.Error("a record of the audit was not kept", "action", e.Action, "error", "there is no audit now")
 }

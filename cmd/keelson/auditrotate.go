@@ -43,11 +43,7 @@ func finishRotation(ctx context.Context, dir string, db *store.DB) error {
 	if err != nil {
 		return err
 	}
-	newest, err := db.LastCheckpoint(ctx)
-	if errors.Is(err, store.ErrNotFound) || err == nil && !newest.Key.Equal(next.Public()) {
-		return nil
-	}
-	if err != nil {
+	if follows, err := db.KeyFollows(ctx, publicOf(next)); err != nil || !follows {
 		return err
 	}
 	return installAuditKey(dir)
@@ -56,8 +52,11 @@ func finishRotation(ctx context.Context, dir string, db *store.DB) error {
 // asker is who asks for something, and from where.
 type asker struct{ name, address string }
 
+// errUnsettled is that a new key may have followed or not: the database has not answered whether it has what says so.
+var errUnsettled = errors.New("whether the new key has followed is not known yet")
+
 // rotateAuditKey has a new key follow the one before, with the signatures of both, and puts it in its place. Where that alone fails the new key counts
-// nevertheless: it comes with the error.
+// nevertheless: it comes with the error. So it does with [errUnsettled]: then [store.DB.KeyFollows] tells later which key counts, and neither signs until it has.
 func rotateAuditKey(ctx context.Context, dir string, db *store.DB, old ed25519.PrivateKey, by asker) (ed25519.PrivateKey, web.AuditKey, error) {
 	fresh, err := witness.OpenKey(filepath.Join(dir, nextAuditKey))
 	if err != nil {
@@ -79,11 +78,17 @@ func rotateAuditKey(ctx context.Context, dir string, db *store.DB, old ed25519.P
 		return nil, web.AuditKey{}, err
 	}
 	retiring, taking, err := audit.Rotate(old, fresh, c)
-	if err == nil {
-		err = db.KeepCheckpoint(ctx, retiring, taking)
-	}
 	if err != nil {
 		return nil, web.AuditKey{}, err
+	}
+	if err := db.KeepCheckpoint(ctx, retiring, taking); err != nil { // that the answer alone was lost is one way to fail
+		follows, rerr := db.KeyFollows(context.WithoutCancel(ctx), after)
+		switch {
+		case rerr != nil:
+			return fresh, web.AuditKey{}, errors.Join(errUnsettled, err, rerr)
+		case !follows:
+			return nil, web.AuditKey{}, err
+		}
 	}
 	return fresh, auditKeyOf(after, before, c.Seq), installAuditKey(dir)
 }
@@ -181,6 +186,9 @@ func (a *auditor) rotate(ctx context.Context, lost bool, who, address string) (w
 	if a.key == nil {
 		return web.AuditKey{}, errors.New("no checkpoints are signed here: the log says why")
 	}
+	if err := a.settle(ctx); err != nil {
+		return web.AuditKey{}, err
+	}
 	by := asker{who, address}
 	if lost {
 		var seen []audit.Found
@@ -197,10 +205,30 @@ func (a *auditor) rotate(ctx context.Context, lost bool, who, address string) (w
 		return vouchAuditKey(ctx, a.store, a.key, seen, by)
 	}
 	fresh, told, err := rotateAuditKey(ctx, a.dir, a.store, a.key, by)
-	if fresh != nil {
+	switch {
+	case errors.Is(err, errUnsettled):
+		a.next = fresh
+	case fresh != nil:
 		a.key = fresh
 	}
 	return told, err
+}
+
+// settle finds out which key signs, where that is not known since a rotation. Nothing is signed while it fails. The caller holds the lock.
+func (a *auditor) settle(ctx context.Context) error {
+	if a.next == nil {
+		return nil
+	}
+	follows, err := a.store.KeyFollows(ctx, publicOf(a.next))
+	if err != nil {
+		return errors.Join(errUnsettled, err)
+	}
+	if follows {
+		a.key = a.next
+		err = installAuditKey(a.dir)
+	}
+	a.next = nil
+	return err
 }
 
 func auditRotateCommand(g *global) *cobra.Command {

@@ -139,7 +139,7 @@ func startPipelines(dir string, inst instance, host *githost.Host, jobs int, log
 	s.open = web.NewPipelines(web.PipelinesOptions{
 		Store: db, Create: s.create, Authorize: who.may.Authorize, ProjectOf: s.cluster.where, Artifacts: artifacts, Variables: s.Variables, Settings: s.cluster.settings, Recipe: s.Recipe,
 		Deployers: s.Deployers, Leaving: s.leaving, Feed: own.feed, Sight: own.sight,
-		Audit: web.AuditOptions{Record: s.auditor.Record, Authorize: who.may.Authorize, Rotate: s.auditor.rotate},
+		Audit: who.audit(s.auditor),
 	})
 	s.triggers = web.NewTriggers(web.TriggersOptions{Accept: s.acceptTrigger, Record: s.auditor.Record}) // each request brings its own token
 	s.plans = s.schedules(who.may.Authorize)
@@ -333,6 +333,8 @@ func (s *pipelineServer) create(ctx context.Context, n web.NewPipeline, user str
 
 // lazyPipelines answers requests that come before there is a server of pipelines, or where there is none.
 type lazyPipelines struct {
+	people *people // set before anything is asked
+
 	mu     sync.Mutex
 	server *pipelineServer
 	why    error // there is none

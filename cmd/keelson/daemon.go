@@ -211,9 +211,10 @@ func (d *Daemon) serve() (err error) {
 	d.inst.Port = port
 	d.pushes = make(chan string)
 	d.people = newPeople(peopleOptions{token: d.inst.Token, port: port, store: d.ci.db, log: d.Logger})
+	d.ci.people = d.people
 	d.host, err = githost.New(githost.Options{
 		Root: filepath.Join(d.Data, gitDir), Token: d.inst.Token, OnPush: d.pushed, Allow: d.ci.allow, Job: d.ci.job, Private: isWitness, Release: d.ci.release,
-		Personal: identity.IsToken, Person: gitPerson(d.people, &d.ci),
+		Personal: identity.IsToken, OnRefused: d.people.refusedPush, Person: gitPerson(d.people, &d.ci),
 	})
 	if err != nil {
 		return fmt.Errorf("start the Git host: %w", err)

@@ -31,7 +31,7 @@ const (
 	historyChanges = 1000     // of a delivery
 	historyBatch   = 200      // are written at once
 	historyCommits = 10_000   // that sources have given
-	historyParts   = 100      // lists of the commits that came with a delivery
+	historyParts   = 10_000   // commits that came with deliveries
 	historyPause   = time.Second
 	historyClosing = 5 * time.Second // to write what waits at the end
 )
@@ -48,7 +48,9 @@ type historyQueue struct {
 	deliveries map[string]*history.Delivery // by their keys
 	order      []string                     // of the keys
 	repairs    []history.Repair
-	parts      []deliveryParts
+	parts      map[string][]history.Part // the commits that came with deliveries, by the keys of these
+	partsOrder []string                  // of the keys
+	partsCount int                       // of the commits
 	commits    map[string]history.Commit // that sources have given last, by SHA
 	bytes      int
 	failing    bool
@@ -65,7 +67,7 @@ type historyQueue struct {
 func newHistoryQueue(log *slog.Logger) *historyQueue {
 	ctx, stop := context.WithCancel(context.Background())
 	q := &historyQueue{
-		log: log, pause: historyPause, deliveries: map[string]*history.Delivery{}, commits: map[string]history.Commit{},
+		log: log, pause: historyPause, deliveries: map[string]*history.Delivery{}, parts: map[string][]history.Part{}, commits: map[string]history.Commit{},
 		more: make(chan struct{}, 1), learned: make(chan struct{}, 1), opened: make(chan struct{}), ending: make(chan struct{}), done: make(chan struct{}), stop: stop,
 	}
 	q.close = sync.OnceFunc(func() { close(q.ending) })
@@ -132,35 +134,65 @@ func (q *historyQueue) Commit(c history.Commit) {
 	ring(q.learned)
 }
 
-// deliveryParts are the commits that came with a delivery.
-type deliveryParts struct {
-	key   string
-	parts []history.Part
-}
-
-// Parts implements [controller.Recorder].
+// Parts implements [controller.Recorder]. What is told of a delivery later takes the place of what was told before.
 func (q *historyQueue) Parts(key string, parts []history.Part) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.parts) >= historyParts {
-		telemetry.HistoryDropped.WithLabelValues("commits").Inc()
-		return
-	}
-	q.parts = append(q.parts, deliveryParts{key, parts})
+	q.addParts(key, parts)
 	q.wake()
 }
 
-// writeParts writes them, after the deliveries that they are of. What the store does not take now is dropped: it is told apart again by nobody, and
-// the delivery itself is known.
-func (q *historyQueue) writeParts(ctx context.Context) {
+// addParts takes in the commits that came with a delivery. The caller holds the lock.
+func (q *historyQueue) addParts(key string, parts []history.Part) {
+	was, waits := q.parts[key]
+	if q.partsCount+len(parts)-len(was) > historyParts || !waits && len(q.partsOrder) >= historyParts {
+		telemetry.HistoryDropped.WithLabelValues("commits").Inc()
+		return
+	}
+	if !waits {
+		q.partsOrder = append(q.partsOrder, key)
+	}
+	q.parts[key] = parts
+	q.partsCount += len(parts) - len(was)
+}
+
+// takeParts gives the commits of a delivery that is written already.
+func (q *historyQueue) takeParts() (key string, parts []history.Part, some bool) {
 	q.mu.Lock()
-	all := q.parts
-	q.parts = nil
-	q.mu.Unlock()
-	for _, p := range all {
-		if err := q.to().KeepParts(ctx, p.key, p.parts); err != nil {
+	defer q.mu.Unlock()
+	for i, key := range q.partsOrder {
+		if q.deliveries[key] != nil {
+			continue
+		}
+		parts := q.parts[key]
+		q.partsOrder = slices.Delete(q.partsOrder, i, i+1)
+		q.partsCount -= len(parts)
+		delete(q.parts, key)
+		return key, parts, true
+	}
+	return "", nil, false
+}
+
+// writeParts writes them, each after the delivery that it is of. What could not be written, and may be later, waits again.
+func (q *historyQueue) writeParts(ctx context.Context) error {
+	for {
+		key, parts, some := q.takeParts()
+		if !some {
+			return nil
+		}
+		err := q.to().KeepParts(ctx, key, parts)
+		switch {
+		case err == nil:
+		case refusedForGood(err):
 			telemetry.HistoryDropped.WithLabelValues("commits").Inc()
 			q.log.Warn("which commits came with a delivery is not in the history", "error", err)
+		default:
+			q.mu.Lock()
+			if _, newer := q.parts[key]; !newer {
+				q.addParts(key, parts)
+			}
+			q.mu.Unlock()
+			return err
 		}
 	}
 }
@@ -347,13 +379,18 @@ func (q *historyQueue) run(ctx context.Context) {
 			continue
 		}
 		for {
+			var err error
 			deliveries, repairs := q.take()
-			if len(deliveries)+len(repairs) == 0 {
-				q.writeParts(ctx)
+			some := len(deliveries)+len(repairs) > 0
+			if some {
+				deliveries, repairs, err = q.write(ctx, deliveries, repairs)
+			} else {
+				err = q.writeParts(ctx)
+			}
+			q.told(err)
+			if err == nil && !some {
 				break
 			}
-			deliveries, repairs, err := q.write(ctx, deliveries, repairs)
-			q.told(err)
 			if err == nil {
 				ring(q.learned)
 				continue

@@ -29,6 +29,7 @@ type brokenStore struct {
 	calls      int
 	deliveries map[string]history.Delivery
 	repairs    []history.Repair
+	parts      map[string]int // how many, by the delivery
 }
 
 func (s *brokenStore) enter(ctx context.Context) error {
@@ -77,8 +78,16 @@ func (s *brokenStore) KeepRepairs(ctx context.Context, all []history.Repair) err
 	return nil
 }
 
-func (s *brokenStore) KeepParts(ctx context.Context, _ string, _ []history.Part) error {
-	return s.enter(ctx)
+func (s *brokenStore) KeepParts(ctx context.Context, key string, parts []history.Part) error {
+	if err := s.enter(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.deliveries[key]; known { // what is not known is no error
+		s.parts[key] = len(parts)
+	}
+	return nil
 }
 
 func (s *brokenStore) RetainHistory(context.Context, store.HistoryRetention) (int64, error) {
@@ -216,6 +225,41 @@ func TestHistorySurvivesADatabaseThatFails(t *testing.T) {
 		if text := log.String(); strings.Count(text, "cannot be written") != 1 || strings.Count(text, "written again") != 1 || !strings.Contains(text, store.ErrFull.Error()) {
 			t.Errorf("the log says:\n%s", text)
 		}
+	})
+}
+
+// Which commits came with a delivery is written after it, and tried again; what is told of it last counts.
+func TestHistoryKeepsWhichCommitsCame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &brokenStore{parts: map[string]int{}}
+		q := newHistoryQueue(slog.New(slog.DiscardHandler))
+		q.open(s)
+		q.Delivery(told("a", history.Running, 1))
+		synctest.Wait()
+		s.set(func() { s.err = store.ErrFull })
+		q.Parts("a", make([]history.Part, 1))
+		q.Parts("a", make([]history.Part, 3))
+		q.Parts("b", make([]history.Part, 1)) // whose delivery comes late
+		q.Delivery(told("b", history.Running, 1))
+		synctest.Wait()
+		time.Sleep(3 * historyPause)
+		q.Parts("b", make([]history.Part, 2))
+		synctest.Wait()
+		s.set(func() { s.err = nil })
+		time.Sleep(2 * historyPause)
+		synctest.Wait()
+		if got := fmt.Sprint(s.parts); got != "map[a:3 b:2]" || q.partsCount != 0 || len(q.partsOrder) != 0 {
+			t.Errorf("kept: %s; %d wait", got, q.partsCount)
+		}
+		q.mu.Lock()
+		q.deliveries["d"] = &history.Delivery{Key: "d"}
+		q.addParts("d", make([]history.Part, 1))
+		q.mu.Unlock()
+		if key, _, some := q.takeParts(); some {
+			t.Errorf("the commits of %s would be written before it", key)
+		}
+		q.Close()
+		synctest.Wait()
 	})
 }
 

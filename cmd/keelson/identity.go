@@ -41,6 +41,7 @@ type people struct {
 	review lazyReview
 	// proxies in front of what is served; the zero value is none.
 	proxies web.Proxies
+	log     *slog.Logger
 
 	auditor atomic.Pointer[auditor]     // nil until there is one
 	beside  atomic.Pointer[besideStore] // who knows people until then; nil: nobody
@@ -58,7 +59,7 @@ type peopleOptions struct {
 
 // newPeople makes one. What people may do is known once its review has been set.
 func newPeople(o peopleOptions) *people {
-	p := &people{}
+	p := &people{log: o.log}
 	p.may = identity.NewAuthorizer(p.review.get, nil)
 	cookie := "keelson"
 	if o.port != 0 {

@@ -19,6 +19,7 @@ import (
 	"keelson.dev/keelson/internal/githost"
 	"keelson.dev/keelson/internal/identity"
 	"keelson.dev/keelson/internal/store"
+	"keelson.dev/keelson/internal/telemetry"
 	"keelson.dev/keelson/internal/web"
 )
 
@@ -111,11 +112,12 @@ func (l *ledger) again(ctx context.Context) {
 	}
 }
 
-// open opens the database and begins to keep.
+// open opens the database and begins to keep. One does so at a time; nobody else waits for it.
 func (l *ledger) open() (err error) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed || l.store != nil {
+	over := l.closed || l.store != nil
+	l.mu.Unlock()
+	if over {
 		return nil
 	}
 	dir := filepath.Join(l.data, ciDir)
@@ -131,17 +133,27 @@ func (l *ledger) open() (err error) {
 	if err != nil {
 		return err
 	}
-	l.store, l.why, l.auditor = db, nil, startAuditor(dir, db, host, l.keep, l.log)
+	return l.publish(db, startAuditor(dir, db, host, l.keep, l.log))
+}
+
+// publish takes in what was opened, and closes it where nobody keeps anything any more.
+func (l *ledger) publish(db *store.DB, a *auditor) error {
+	var api http.Handler
+	if l.apps != nil {
+		api = web.NewHistory(web.PipelinesOptions{
+			Store: db, Authorize: l.people.may.Authorize, Leaving: l.leaving, Feed: l.apps.feed, Sight: l.apps.sight, Audit: l.people.audit(a),
+		})
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return errors.Join(a.Close(), db.Close())
+	}
+	l.store, l.why, l.auditor, l.api = db, nil, a, api
 	l.kept.keep(l.keep)
 	l.kept.open(db)
 	if l.people != nil {
-		l.people.known(l.auditor)
-	}
-	if l.apps != nil {
-		l.api = web.NewHistory(web.PipelinesOptions{
-			Store: db, Authorize: l.people.may.Authorize, Leaving: l.leaving, Feed: l.apps.feed, Sight: l.apps.sight,
-			Audit: web.AuditOptions{Record: l.auditor.Record, Authorize: l.people.may.Authorize},
-		})
+		l.people.known(a)
 	}
 	return nil
 }
@@ -165,9 +177,17 @@ func (l *ledger) queue() *historyQueue {
 
 // record implements [keeper].
 func (l *ledger) record(e audit.Entry) {
+	if l.people != nil {
+		l.people.record(e)
+		return
+	}
 	l.mu.Lock()
 	a := l.auditor
 	l.mu.Unlock()
+	if a == nil {
+		notRecorded(l.log, e)
+		return
+	}
 	a.Record(e)
 }
 
@@ -246,6 +266,7 @@ type besideStore struct {
 	mu    sync.Mutex
 	store *store.DB
 	why   error
+	ended bool // nothing is taken in any more
 }
 
 // openBeside begins to open the database, again and again until that can be done, or until ctx ends.
@@ -292,23 +313,38 @@ func (b *besideStore) checkKey(ctx context.Context, dir string, db *store.DB) {
 // keep leaves records for the audit until ctx ends, and what waits then.
 func (b *besideStore) keep(ctx context.Context, db *store.DB) {
 	for {
-		var e audit.Entry
+		var all []audit.Entry
 		select {
-		case e = <-b.queue:
+		case e := <-b.queue:
+			all = []audit.Entry{e}
 		case <-ctx.Done():
-			select {
-			case e = <-b.queue:
-			default:
-				return
-			}
+		}
+		if all = append(all, b.waiting()...); len(all) == 0 {
+			return
 		}
 		short, cancel := context.WithTimeout(context.WithoutCancel(ctx), besideLimit)
-		if err := db.InboxAudit(short, e); err != nil {
-			auditFailed(err)
-			b.log.Error("a record of the audit was not kept", "error", err)
+		if err := db.InboxAudit(short, all...); err != nil {
+			b.lose(len(all), err)
 		}
 		cancel()
 	}
+}
+
+// waiting takes what waits to be kept.
+func (b *besideStore) waiting() (all []audit.Entry) {
+	for {
+		select {
+		case e := <-b.queue:
+			all = append(all, e)
+		default:
+			return all
+		}
+	}
+}
+
+func (b *besideStore) lose(n int, err error) {
+	telemetry.AuditFailures.WithLabelValues("record").Add(float64(n))
+	b.log.Error("records of the audit were not kept", "records", n, "error", err)
 }
 
 // db gives the store; the error is for whoever asks who somebody is.
@@ -322,14 +358,19 @@ func (b *besideStore) db() (*store.DB, error) {
 		"try again later, or log in at "+identity.LoginPath+" with the server's token", b.why)
 }
 
-// record leaves a record for the audit. It does not wait.
-func (b *besideStore) record(e audit.Entry) {
+// record leaves a record for the audit. It does not wait; false: it has ended, and takes none.
+func (b *besideStore) record(e audit.Entry) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ended {
+		return false
+	}
 	select {
 	case b.queue <- e:
 	default:
-		auditFailed(nil)
-		b.log.Error("a record of the audit was not kept", "error", "too many wait")
+		b.lose(1, errors.New("too many wait"))
 	}
+	return true
 }
 
 // Close implements [io.Closer]; a nil one is closed.
@@ -337,15 +378,29 @@ func (b *besideStore) Close() error {
 	if b == nil {
 		return nil
 	}
+	return b.end(nil)
+}
+
+// end is Close where there is an auditor by now, which keeps what the database has not got; nil: there is none.
+func (b *besideStore) end(to *auditor) error {
 	b.stop()
 	<-b.done
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.store == nil {
-		return nil
-	}
+	b.ended = true
 	db := b.store
 	b.store, b.why = nil, errStarting
+	b.mu.Unlock()
+	switch left := b.waiting(); {
+	case to != nil:
+		for _, e := range left {
+			to.Record(e)
+		}
+	case len(left) > 0:
+		b.lose(len(left), errors.New("the database was never opened"))
+	}
+	if db == nil {
+		return nil
+	}
 	return db.Close()
 }
 

@@ -375,6 +375,7 @@ func runServerCommand(ctx context.Context, g *global, listen, webhooks string, o
 			return err
 		}
 		defer func() { err = errors.Join(err, who.Close()) }()
+		played.people = who.people
 	}
 	var apps *appsServer
 	if listen != "" {

@@ -180,7 +180,7 @@ func openServerPipelines(data string, o serverCI, who *serverPeople, played *laz
 	var err error
 	s.host, err = githost.New(githost.Options{
 		Root: filepath.Join(data, gitDir), Token: s.token, GuardReads: true, Allow: s.ci.allow, Job: s.ci.job, Private: isWitness, Release: s.ci.release,
-		Personal: identity.IsToken, Person: gitPerson(s.people, s.ci),
+		Personal: identity.IsToken, OnRefused: s.people.refusedPush, Person: gitPerson(s.people, s.ci),
 		OnPush: func(p githost.Push) {
 			if c := s.ci.get(); c != nil {
 				c.pushed(p)
@@ -217,7 +217,7 @@ func serverToken(file string) (string, error) {
 const databaseRetry = 30 * time.Second
 
 // databaseErrors are about the database as a whole: what else the server does goes on without it.
-var databaseErrors = []error{store.ErrAway, store.ErrLocked, store.ErrCorrupt, store.ErrFull, store.ErrReadOnly, store.ErrTooNew, store.ErrWrongKey}
+var databaseErrors = []error{store.ErrAway, store.ErrSlow, store.ErrLocked, store.ErrCorrupt, store.ErrFull, store.ErrReadOnly, store.ErrTooNew, store.ErrWrongKey}
 
 // play starts what is played, again and again while its database cannot be opened. Another failure ends the server.
 func (s *serverPipelines) play(ctx context.Context, kubeconfig string, ended chan<- error) {

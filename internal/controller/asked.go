@@ -85,7 +85,7 @@ func askedFor(was, is client.Object) (out []Asked) {
 		out = append(out, Asked{Action: "app.resume"})
 	}
 	if now := is.GetAnnotations()[fluxmeta.ReconcileRequestAnnotation]; now != "" && now != was.GetAnnotations()[fluxmeta.ReconcileRequestAnnotation] {
-		out = append(out, Asked{Action: "app.sync", Detail: "reconcile"})
+		out = append(out, Asked{Action: "app.sync", By: dialect.RequestedBy(is.GetAnnotations()), Detail: "reconcile"})
 	}
 	if now := is.GetAnnotations()[dialect.ConfirmAnnotation]; now != "" && now != was.GetAnnotations()[dialect.ConfirmAnnotation] {
 		out = append(out, Asked{Action: "app.confirm", Detail: "revision " + now})

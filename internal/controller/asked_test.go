@@ -30,7 +30,7 @@ func TestAskedFor(t *testing.T) {
 	sync := func(by string, automated bool, revision string) *argocdv1.Operation {
 		return &argocdv1.Operation{Sync: &argocdv1.SyncOperation{Revision: revision}, InitiatedBy: argocdv1.OperationInitiator{Username: by, Automated: automated}}
 	}
-	const requested, confirm, skip = "reconcile.fluxcd.io/requestedAt", "keelson.dev/confirm", "argocd.argoproj.io/skip-reconcile"
+	const requested, by, confirm, skip = "reconcile.fluxcd.io/requestedAt", "keelson.dev/requested-by", "keelson.dev/confirm", "argocd.argoproj.io/skip-reconcile"
 	for _, c := range []struct {
 		name    string
 		was, is client.Object
@@ -40,6 +40,8 @@ func TestAskedFor(t *testing.T) {
 		{"suspended", kustomization(false), kustomization(true), []Asked{{Action: "app.suspend"}}},
 		{"resumed", kustomization(true), kustomization(false), []Asked{{Action: "app.resume"}}},
 		{"requested", kustomization(false, requested, "1"), kustomization(false, requested, "2"), []Asked{{Action: "app.sync", Detail: "reconcile"}}},
+		{"requested by", kustomization(false, requested, "1"), kustomization(false, requested, "2", by, "2 ann"), []Asked{{Action: "app.sync", By: "ann", Detail: "reconcile"}}},
+		{"requested by somebody else since", kustomization(false, requested, "1"), kustomization(false, requested, "2", by, "1 ann"), []Asked{{Action: "app.sync", Detail: "reconcile"}}},
 		{"a request is taken away", kustomization(false, requested, "1"), kustomization(false), nil},
 		{"resumed and requested", kustomization(true), kustomization(false, requested, "2"), []Asked{{Action: "app.resume"}, {Action: "app.sync", Detail: "reconcile"}}},
 		{"confirmed", kustomization(false), kustomization(false, confirm, "c0ffee"), []Asked{{Action: "app.confirm", Detail: "revision c0ffee"}}},

@@ -51,6 +51,7 @@ func (a *apps) dissects(p *pass, r *recording) {
 	if a.parts == nil || d.Previous == "" || d.Trigger != history.ByCommit || d.SHA != snap.Revision.Commit || source.Follows(snap, d.Previous) {
 		return
 	}
+	a.history.Parts(d.Key, []history.Part{{Commit: d.Commit}}) // until it is found out, and where it never is: that there may be others is known at least
 	job := func(ctx context.Context) {
 		defer func() {
 			if v := recover(); v != nil { // whatever a repository holds, the history can do without
@@ -63,14 +64,11 @@ func (a *apps) dissects(p *pass, r *recording) {
 		}
 		build := app.Build
 		build.Substitute = app.VarsAlways || len(vars) > 0
-		if parts := dissect(ctx, snap, d.Previous, build, vars); len(parts) > 0 {
-			a.history.Parts(d.Key, parts)
-		}
+		a.history.Parts(d.Key, dissect(ctx, snap, d.Previous, build, vars)) // none: there are no others
 	}
 	select {
 	case a.parts.jobs <- job:
-	default: // too many at once: that there are others is known at least
-		a.history.Parts(d.Key, []history.Part{{Commit: d.Commit}})
+	default: // too many at once
 	}
 }
 

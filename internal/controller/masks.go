@@ -2,6 +2,7 @@ package controller
 
 import (
 	"slices"
+	"sync"
 
 	"keelson.dev/keelson/internal/apply"
 	"keelson.dev/keelson/internal/delivery"
@@ -26,6 +27,9 @@ type mask struct {
 
 // maxMasks is how many different values of its Secrets are known of an app.
 const maxMasks = 4
+
+// maxRotated is how many values of Secrets that a delivery has changed are known of it, the last ones.
+const maxRotated = 2000
 
 // learn takes in the values of Secrets that an app is made with from now on.
 func (m *masks) learn(key string, secrets *redact.Redactor) {
@@ -55,8 +59,15 @@ func readsSecrets(app delivery.App) bool {
 func (m *masks) rotates(results []apply.Result) {
 	for _, res := range results {
 		if res.Err == nil && !res.NoOp && !res.Change.DryRun && res.Before != nil {
-			m.rotated = append(m.rotated, redact.Rotated(res.Before, res.Object)...)
+			for _, value := range redact.Rotated(res.Before, res.Object) {
+				if !slices.Contains(m.rotated, value) { // a delivery that fails is tried again and again
+					m.rotated = append(m.rotated, value)
+				}
+			}
 		}
+	}
+	if over := len(m.rotated) - maxRotated; over > 0 {
+		m.rotated = slices.Delete(m.rotated, 0, over)
 	}
 }
 
@@ -72,12 +83,8 @@ func (m *masks) hiding(now *redact.Redactor, blind bool) hiding {
 	for _, k := range m.known {
 		all = append(all, k.secrets)
 	}
-	return hiding{blind: blind, text: func(s string) string {
-		for _, r := range all {
-			s = r.Text(s)
-		}
-		return s
-	}}
+	joined := sync.OnceValue(func() *redact.Redactor { return redact.Join(all...) })
+	return hiding{blind: blind, text: func(s string) string { return joined().Text(s) }}
 }
 
 // fieldsOf gives the fields that differ, with the values of Secrets masked.

@@ -10,7 +10,7 @@ import (
 )
 
 // authorize says whether a request to a repository, or where that is empty to the host, may go on; the error is the refusal. person is whose
-// token it has; empty: it is nobody's own.
+// token it has; empty: it is nobody's own. Of somebody who may not, it comes with the error.
 func (h *Host) authorize(r *http.Request, repository string, write bool) (person string, err error) {
 	if err := h.cross.Check(r); err != nil { // a browser that has been given a token sends it for every page
 		return "", refusal{http.StatusForbidden, "this request comes from another site"}
@@ -50,7 +50,7 @@ func (h *Host) byPerson(r *http.Request, token, repository string, write bool) (
 	case errors.Is(err, ErrUnknown):
 		return "", refusal{http.StatusUnauthorized, "the token is wrong or over: keelson user token makes another one"}
 	case errors.Is(err, ErrForbidden):
-		return "", refusal{http.StatusForbidden, err.Error()}
+		return name, refusal{http.StatusForbidden, err.Error()}
 	}
 	return "", refusal{http.StatusServiceUnavailable, err.Error()}
 }

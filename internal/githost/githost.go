@@ -63,10 +63,12 @@ type Options struct {
 	GuardReads bool       // reads need the token too, from this machine as well
 	MaxPack    int64      // bytes of a pushed pack; zero: [DefaultMaxPack]
 	OnPush     func(Push) // called after a push has changed a ref; nil: nobody cares
+	// OnRefused is called when a person who is known may not push, with what is known of the push. Nil: nobody cares.
+	OnRefused func(Push)
 	// Allow lets other tokens than Token in, for a repository; an error says why not. Nil: there are none.
 	Allow func(token, repository string, write bool) error
 	// Personal tells which tokens are those of people, and Person whose one is, if they may: read or write a repository, or where that is empty ask
-	// the host at all. The error wraps [ErrUnknown] or [ErrForbidden]; any other means that nobody can tell. Nil: there are none.
+	// the host at all. The error wraps [ErrUnknown] or, with the name, [ErrForbidden]; any other means that nobody can tell. Nil: there are none.
 	Personal func(token string) bool
 	Person   func(ctx context.Context, token, repository string, write bool) (name string, err error)
 	// Private tells which repositories only Token opens, for reading; nobody pushes to them, and all their refs are shown. Nil: there are none.

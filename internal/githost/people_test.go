@@ -33,7 +33,7 @@ func withPeople(o githost.Options) githost.Options {
 		case repository == "locked":
 			return "", errors.New("the cluster does not answer")
 		case repository != "" && !strings.Contains(" "+allowed+" ", " "+repository+" "):
-			return "", fmt.Errorf("%w: %s may not", githost.ErrForbidden, p.name)
+			return p.name, fmt.Errorf("%w: %s may not", githost.ErrForbidden, p.name)
 		}
 		return p.name, nil
 	}
@@ -42,7 +42,11 @@ func withPeople(o githost.Options) githost.Options {
 
 // TestPeople: people clone and push with tokens of their own, and are who has pushed whatever name they give.
 func TestPeople(t *testing.T) {
-	s := start(t, withPeople(githost.Options{GuardReads: true, Private: func(name string) bool { return name == "audit" }}))
+	var refused []string
+	s := start(t, withPeople(githost.Options{
+		GuardReads: true, Private: func(name string) bool { return name == "audit" },
+		OnRefused: func(p githost.Push) { refused = append(refused, p.User+" "+p.Repository+" "+p.Address) },
+	}))
 	for _, name := range []string{"sample", "other", "locked", "audit"} {
 		s.create(t, name)
 	}
@@ -81,6 +85,9 @@ func TestPeople(t *testing.T) {
 		if c.by == "" != (len(told) == 0) || c.by != "" && told[0].User != c.by {
 			t.Errorf("%d: told %+v, and not of %q", i, told, c.by)
 		}
+	}
+	if want := "[ann other 127.0.0.1 bob sample 127.0.0.1]"; fmt.Sprint(refused) != want { // of pushes, by those who are known
+		t.Errorf("refused were %v, want %s", refused, want)
 	}
 }
 

@@ -67,6 +67,9 @@ func (h *Host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	req, err := h.parse(r)
 	if err == nil {
 		req.person, err = h.authorize(r, req.repo, req.service == receivePack)
+		if err != nil && req.person != "" && req.service == receivePack && h.opts.OnRefused != nil {
+			h.opts.OnRefused(Push{Repository: req.repo, User: req.person, Address: addressOf(r)})
+		}
 	}
 	if err == nil {
 		err = h.readOnly(req)

@@ -94,6 +94,7 @@ func userinfoLen(token string) int {
 
 // Redactor masks known secret values. The zero Redactor masks none but does what [Text] does.
 type Redactor struct {
+	forms    []string // of the values, the longest first
 	replacer *strings.Replacer
 }
 
@@ -108,6 +109,22 @@ func New(values ...string) *Redactor {
 		forms = append(forms, v, url.QueryEscape(v), url.PathEscape(v), url.UserPassword("", v).String()[1:],
 			base64.StdEncoding.EncodeToString([]byte(v)), base64.RawURLEncoding.EncodeToString([]byte(v)))
 	}
+	return ofForms(forms)
+}
+
+// Join makes a Redactor for all values that others know: one after the other would mask a part of a value that only the next one knows whole. Nil ones
+// know none.
+func Join(all ...*Redactor) *Redactor {
+	var forms []string
+	for _, r := range all {
+		if r != nil {
+			forms = append(forms, r.forms...)
+		}
+	}
+	return ofForms(forms)
+}
+
+func ofForms(forms []string) *Redactor {
 	// The longest first: a value that begins with another one is masked whole.
 	slices.SortFunc(forms, func(a, b string) int { return cmp.Or(cmp.Compare(len(b), len(a)), cmp.Compare(a, b)) })
 	forms = slices.Compact(forms)
@@ -115,7 +132,7 @@ func New(values ...string) *Redactor {
 	for _, f := range forms {
 		pairs = append(pairs, f, Mask)
 	}
-	return &Redactor{replacer: strings.NewReplacer(pairs...)}
+	return &Redactor{forms: forms, replacer: strings.NewReplacer(pairs...)}
 }
 
 // Text masks the known values and everything that the function [Text] masks.

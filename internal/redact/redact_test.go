@@ -182,3 +182,11 @@ func TestRotated(t *testing.T) {
 		t.Errorf("of a ConfigMap: %q", got)
 	}
 }
+
+// TestJoin: what one knows is a part of what another one knows whole.
+func TestJoin(t *testing.T) {
+	r := redact.Join(redact.New("hunter2"), nil, redact.New("hunter2-2025"), &redact.Redactor{})
+	if got, want := r.Text("was hunter2, is hunter2-2025"), "was "+redact.Mask+", is "+redact.Mask; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

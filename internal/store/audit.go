@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"database/sql"
 	"errors"
@@ -490,6 +491,23 @@ func (db *DB) KeepRotations(ctx context.Context, all []audit.Signed) error {
 	}))
 }
 
+// KeyFollows tells whether a key has followed another one. It asks where is written: what was being written, also where its answer was lost, is there by then
+// or never.
+func (db *DB) KeyFollows(ctx context.Context, key ed25519.PublicKey) (follows bool, err error) {
+	err = db.write(ctx, false, func(tx *tx) error {
+		return tx.each(func(scan func(...any) error) error {
+			var text string
+			if err := scan(&text); err != nil {
+				return err
+			}
+			s, err := audit.ParseSigned([]byte(text))
+			follows = follows || err == nil && s.Key.Equal(key)
+			return nil //nolint:nilerr // one that was changed is for keelson audit verify to tell of
+		}, `SELECT signed FROM audit_checkpoints WHERE kind = ?`, audit.Taking)
+	})
+	return follows, db.wrap("look whether a key of the audit has followed", err)
+}
+
 // AuditKnown gives the highest number of a record that something beside the chain names: 0 where nothing does. A chain that ends before it was cut off.
 func (db *DB) AuditKnown(ctx context.Context) (seq int64, err error) {
 	err = db.read(ctx, func(tx *tx) error {
@@ -518,6 +536,14 @@ func (db *DB) LastCheckpoint(ctx context.Context) (Checkpoint, error) {
 		return Checkpoint{}, err
 	}
 	return all[0], nil
+}
+
+// AuditSigned gives the number of the newest record that has a checkpoint; 0: none has. A checkpoint of [DB.KeepRotations] may be of one that is not there.
+func (db *DB) AuditSigned(ctx context.Context) (seq int64, err error) {
+	err = db.read(ctx, func(tx *tx) error {
+		return tx.row(`SELECT coalesce(max(seq), 0) FROM audit_checkpoints WHERE seq <= (SELECT max(seq) FROM audit)`).Scan(&seq)
+	})
+	return seq, db.wrap("read the last checkpoint of the audit", err)
 }
 
 func (db *DB) checkpoints(ctx context.Context, query string) (all []Checkpoint, err error) {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"keelson.dev/keelson/internal/audit"
 )
@@ -39,7 +40,8 @@ const maxAliases = 20
 
 // ErasePerson forgets a person everywhere: by a name, by more names that they have, such as the one in their commits and its address, or by their
 // id in the audit. An id stands in the place of their names, the same one in the audit and elsewhere; their account, tokens and sessions are removed. The
-// error is [ErrNotFound] where nothing is known of them. Their records in the audit stay, and so do the names in backups that were made before.
+// error is [ErrNotFound] where nothing is known of them; where there are rows with another error, they are forgotten, and old bytes may still be in
+// the files until it is asked for once more. Their records in the audit stay, and so do the names in backups that were made before.
 func (db *DB) ErasePerson(ctx context.Context, person string, also ...string) (Forgotten, error) {
 	doing := "erase " + person
 	names := append([]string{person}, also...)
@@ -68,10 +70,20 @@ func (db *DB) ErasePerson(ctx context.Context, person string, also ...string) (F
 		gone, err = tx.erase(names)
 		return err
 	})
-	if err == nil {
-		err = db.engine.forget(ctx, db.writer, slices.Sorted(slices.Values(append(keysOf(personColumns), append(keysOf(theirs), "audit_names")...))))
+	if err != nil {
+		gone = Forgotten{} // it is all as it was
+	} else {
+		doing = "erase a person" // whose name is in no record of this
+	}
+	if err == nil || errors.Is(err, ErrNotFound) { // then an erasure before it may have come no further than to the rows
+		err = errors.Join(err, db.engine.forget(ctx, db.writer, erasedTables()))
 	}
 	return gone, db.wrap(doing, err)
+}
+
+// erasedTables are those that had names before an erasure.
+func erasedTables() []string {
+	return slices.Sorted(slices.Values(slices.Concat(keysOf(personColumns), keysOf(theirs), []string{"audit_names", "audit_inbox", "delivery_texts"})))
 }
 
 func keysOf[V any](m map[string]V) (keys []string) {
@@ -132,7 +144,8 @@ func (t *tx) erase(names []string) (Forgotten, error) {
 
 // replace puts an id into the place of one name.
 func (t *tx) replace(name, id string, count func(table string, n int64)) error {
-	if err := t.replaceSearched(name, id); err != nil {
+	authored, err := t.authored(name)
+	if err != nil {
 		return err
 	}
 	for _, table := range []string{"deliveries", "delivery_commits"} {
@@ -168,34 +181,21 @@ func (t *tx) replace(name, id string, count func(table string, n int64)) error {
 			return err
 		}
 	}
-	return nil
+	return t.putTexts(authored)
 }
 
-// replaceSearched is replace for what is searched of deliveries, as long as these know whose they are.
-func (t *tx) replaceSearched(name, id string) error {
-	var authors []string
-	err := t.each(func(scan func(...any) error) error {
-		var author string
-		err := scan(&author)
-		authors = append(authors, author)
-		return err
-	}, `SELECT DISTINCT author FROM deliveries WHERE author <> '' AND (lower(email) = ? OR `+isPerson("author")+`)`, append([]any{strings.ToLower(name)}, isPersonArgs(name)...)...)
-	for _, author := range authors {
-		if err == nil {
-			err = t.exec(`UPDATE delivery_texts SET searched = replace(searched, ?, ?) WHERE delivery IN (SELECT id FROM deliveries WHERE author = ?)`,
-				strings.ToLower(author), id, author)
-		}
-	}
-	return err
+// authored gives the deliveries of commits of a person.
+func (t *tx) authored(name string) (ids []int64, err error) {
+	return ids, t.numbers(&ids, `SELECT id FROM deliveries WHERE lower(email) = ? OR `+isPerson("author"), append([]any{strings.ToLower(name)}, isPersonArgs(name)...)...)
 }
 
 // isPerson is the condition that a column names a person: as a name, or as a name and an address, one of which is given.
 func isPerson(column string) string {
-	return column + ` = ? OR ` + column + ` LIKE ? ESCAPE '~' OR lower(` + column + `) LIKE ? ESCAPE '~'`
+	return column + ` = ? OR substr(` + column + `, 1, ?) = ? OR lower(` + column + `) LIKE ? ESCAPE '~'` // LIKE alone makes no difference of Ann and ann in SQLite
 }
 
 func isPersonArgs(name string) []any {
-	return []any{name, escapeLike(name) + " <%", "%<" + escapeLike(strings.ToLower(name)) + ">"}
+	return []any{name, utf8.RuneCountInString(name) + len(" <"), name + " <", "%<" + escapeLike(strings.ToLower(name)) + ">"}
 }
 
 // replaceApprover is replace for the lists of those who have approved.

@@ -49,8 +49,15 @@ func TestErasePerson(t *testing.T) {
 	ok(t, db.AddSession(ctx, Session{Holder: Holder{Person: login, Origin: "local"}, Hash: []byte("2"), Expires: day.Add(time.Hour)}))
 	ok(t, db.AddUser(ctx, User{Name: "carol", Password: "x"}))
 	ok(t, db.InboxAudit(ctx, audit.Entry{Actor: login, Action: "logout"})) // nobody has taken it in yet
-	if left := namesLeft(t, db, login, name, email); len(left) < 12 {
-		t.Fatalf("they are only in %v", left)
+	ok(t, db.KeepParts(ctx, "k0", []history.Part{{Commit: deliveries[0].Commit}}))
+	before := namesLeft(t, db, login, name, email)
+	if len(before) < 12 {
+		t.Fatalf("they are only in %v", before)
+	}
+	for _, column := range before {
+		if table, _, _ := strings.Cut(column, "."); !slices.Contains(erasedTables(), table) {
+			t.Errorf("%s has names, and is not among those whose old rows are removed", table)
+		}
 	}
 
 	for _, c := range []struct {
@@ -103,6 +110,63 @@ func TestErasePerson(t *testing.T) {
 		}
 		return err
 	}))
+}
+
+// TestEraseOnlyThem: others with the same name in another case, with the same name and another address, or with a name that begins like theirs stay
+// as they are, and are found.
+func TestEraseOnlyThem(t *testing.T) {
+	db := newDB(t)
+	ctx := t.Context()
+	for i, c := range []history.Commit{
+		{Title: "ed edits the feed", Author: "ed", Email: "ed@example.com"},
+		{Title: "an edit", Author: "ed", Email: "other@example.com"},
+		{Title: "of ED", Author: "Ed <third@example.com>", Email: "third@example.com"},
+		{Title: "of another", Author: "ed wood", Email: "wood@example.com"},
+		{Title: "with an address", Author: "ÉD <ed@example.com>"},
+	} {
+		c.SHA = fmt.Sprintf("%040d", i)
+		d := history.Delivery{Key: fmt.Sprint(i), App: history.App{Kind: "Kustomization", Namespace: "x", Name: fmt.Sprint("app", i)}, Revision: "main@1", Commit: c, Status: history.Succeeded, Began: day}
+		ok(t, db.KeepDeliveries(ctx, []history.Delivery{d}))
+	}
+	authors := func(query string) (all []string) {
+		for _, d := range must(db.Deliveries(ctx, DeliveryFilter{Query: query}))(t) {
+			all = append(all, d.Author)
+		}
+		return all
+	}
+	id := must(db.ErasePerson(ctx, "ED@example.com"))(t).ID
+	diff(t, "by an address", authors(""), []string{id, "ed wood", "Ed <third@example.com>", "ed", id})
+	diff(t, "found by the name", authors("ed an edit"), []string{"ed"})
+	diff(t, "found by the title", authors("ed edits feed"), []string{id})
+	diff(t, "found by the id", authors(id), []string{id, id})
+	diff(t, "found by what is gone", authors("éd"), []string(nil))
+	id2 := must(db.ErasePerson(ctx, "ed"))(t).ID
+	diff(t, "by a name", authors(""), []string{id, "ed wood", "Ed <third@example.com>", id2, id})
+	diff(t, "found by a title", authors("edit"), []string{id2, id})
+}
+
+// TestEraseAgain: what was erased, and could not be removed from the files, is when it is asked for once more.
+func TestEraseAgain(t *testing.T) {
+	aboutSQLite(t)
+	path := filepath.Join(t.TempDir(), "store.db")
+	db := openAt(t, path)
+	ctx := t.Context()
+	must(db.AppendAudit(ctx, audit.Entry{Actor: "ann.of.cleves", Action: "login"}))(t)
+	must(db.writer.Exec(`PRAGMA busy_timeout = 10`))(t)
+	reads := must(db.reader.BeginTx(ctx, db.engine.snapshot()))(t)
+	var n int
+	ok(t, reads.QueryRow(`SELECT count(*) FROM audit_names`).Scan(&n))
+	gone, err := db.ErasePerson(ctx, "ann.of.cleves")
+	refused(t, err, ErrBusy, "it is erased, and "+path+"-wal still holds it")
+	if gone.ID == "" || gone.Rows["audit"] != 1 || strings.Contains(err.Error(), "ann.of.cleves") { // it is recorded
+		t.Errorf("%+v %v", gone, err)
+	}
+	ok(t, reads.Rollback())
+	_, err = db.ErasePerson(ctx, "ann.of.cleves")
+	refused(t, err, ErrNotFound)
+	if wal := must(os.ReadFile(path + "-wal"))(t); bytes.Contains(wal, []byte("ann.of.cleves")) {
+		t.Error("it is still there")
+	}
 }
 
 // namesLeft gives the columns in which one of some names is.

@@ -26,6 +26,8 @@ var (
 	ErrReadOnly = errors.New("the database cannot be written")
 	ErrLocked   = errors.New("another process uses the database")
 	ErrAway     = errors.New("the database does not answer")
+	// ErrSlow: a call has ended as it took too long; the same one may do later.
+	ErrSlow     = errors.New("the database is too slow")
 	ErrCorrupt  = errors.New("the database is damaged")
 	ErrWrongKey = errors.New("the key does not open the database")
 	// ErrTooNew: a newer program has changed the schema.

@@ -141,8 +141,7 @@ func (t *tx) putDelivery(d *history.Delivery, now time.Time) error {
 			id, d.Key, d.App.String(), text(d.Environment), text(d.Cluster), d.Revision, d.SHA, d.Previous, text(d.Title), text(d.Author), text(d.Email), micros(d.Authored),
 			text(d.MergeRequest), approvers, d.Trigger, text(d.Actor), d.Status, text(d.Message), micros(d.Began), micros(d.Applied), micros(d.Finished), d.Health, micros(d.Healthy), d.Objects)
 		if err == nil {
-			searched := strings.Join([]string{text(d.Title), text(d.Author), d.App.String(), text(d.MergeRequest), d.SHA}, " ")
-			err = t.exec(`INSERT INTO delivery_texts (delivery, searched) VALUES (?, ?)`, id, strings.ToLower(searched))
+			err = t.exec(`INSERT INTO delivery_texts (delivery, searched) VALUES (?, ?)`, id, searchedOf(text(d.Title), text(d.Author), d.App.String(), text(d.MergeRequest), d.SHA))
 		}
 	} else {
 		err = t.exec(`UPDATE deliveries SET status = ?, message = ?, applied = ?, finished = ?, health = ?, healthy = ?, objects = CASE WHEN objects > ? THEN objects ELSE ? END,
@@ -155,6 +154,61 @@ func (t *tx) putDelivery(d *history.Delivery, now time.Time) error {
 	d.ID = id
 	t.changed(Change{Kind: "delivery", ID: id, Status: d.Status})
 	return t.putChanges(id, d.Changes)
+}
+
+// searchedOf is what is searched of a delivery, in lower case of all letters: SQLite's own lower knows those of ASCII.
+func searchedOf(title, author, app, mergeRequest, sha string) string {
+	return strings.ToLower(strings.Join([]string{title, author, app, mergeRequest, sha}, " "))
+}
+
+// textsBatch is how many rows of delivery_texts are made at a time.
+const textsBatch = 256
+
+// putTexts has what is searched of deliveries say what these say now.
+func (t *tx) putTexts(deliveries []int64) error {
+	for batch := range slices.Chunk(deliveries, textsBatch) {
+		for len(batch) < textsBatch { // one statement, which stays prepared
+			batch = append(batch[:len(batch):len(batch)], slices.Repeat(batch[:1], textsBatch-len(batch))...)
+		}
+		args := make([]any, len(batch))
+		for i, id := range batch {
+			args[i] = id
+		}
+		rows, _, err := t.texts(`id IN (`+strings.TrimSuffix(strings.Repeat("?, ", textsBatch), ", ")+`)`, args...)
+		if err == nil {
+			err = t.putMany(`INSERT INTO delivery_texts (delivery, searched)`, ` ON CONFLICT (delivery) DO UPDATE SET searched = excluded.searched`, rows)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// texts gives the rows of delivery_texts as they should be, and the last delivery.
+func (t *tx) texts(condition string, args ...any) (rows [][]any, last int64, err error) {
+	err = t.each(func(scan func(...any) error) error {
+		var title, author, app, mergeRequest, sha string
+		err := scan(&last, &title, &author, &app, &mergeRequest, &sha)
+		rows = append(rows, []any{last, searchedOf(title, author, app, mergeRequest, sha)})
+		return err
+	}, `SELECT id, title, author, app, merge_request, sha FROM deliveries WHERE `+condition, args...)
+	return rows, last, err
+}
+
+// searchDeliveries fills delivery_texts with what there is when it is made.
+func searchDeliveries(t *tx) error {
+	for last, n := int64(0), textsBatch; n == textsBatch; {
+		rows, end, err := t.texts(`id > ? ORDER BY id LIMIT ?`, last, textsBatch)
+		if err == nil {
+			err = t.putMany(`INSERT INTO delivery_texts (delivery, searched)`, "", rows)
+		}
+		if err != nil {
+			return err
+		}
+		last, n = end, len(rows)
+	}
+	return nil
 }
 
 // putChanges keeps what was done to objects. What is there already stays, and what was done to the same objects since is added to it.
@@ -404,8 +458,13 @@ func (db *DB) Commits(ctx context.Context, shas []string) (map[string]history.Co
 	if len(shas) == 0 {
 		return found, nil
 	}
-	marks := strings.TrimSuffix(strings.Repeat("?, ", len(shas)), ", ")
-	args := make([]any, 0, 2*len(shas))
+	size := 1
+	for size < len(shas) { // few different statements: each stays prepared
+		size *= 2
+	}
+	shas = append(slices.Clone(shas), slices.Repeat(shas[:1], size-len(shas))...)
+	marks := strings.TrimSuffix(strings.Repeat("?, ", size), ", ")
+	args := make([]any, 0, 2*size)
 	for _, sha := range slices.Concat(shas, shas) {
 		args = append(args, sha)
 	}
@@ -694,44 +753,53 @@ func (w wrote) names() []string {
 	return slices.DeleteFunc(slices.Compact(all), func(name string) bool { return checkNames("name", name) != nil || name == "" })
 }
 
-// putNames keeps what a deployment is found by, as its report says.
-func (t *tx) putNames(deployment int64, report []byte) error {
+// namesOf are the rows of deployment_names of a deployment, as its report says. One that cannot be read has nothing to tell.
+func namesOf(deployment int64, report []byte) (rows [][]any, readable bool) {
 	var w wrote
 	if err := json.Unmarshal(report, &w); err != nil {
-		return nil //nolint:nilerr // one that cannot be read has nothing to tell
+		return nil, false
+	}
+	for _, name := range w.names() {
+		rows = append(rows, []any{name, deployment})
+	}
+	return rows, true
+}
+
+const intoNames = `INSERT INTO deployment_names (name, deployment)`
+
+// putNames keeps what a deployment is found by.
+func (t *tx) putNames(deployment int64, report []byte) error {
+	rows, readable := namesOf(deployment, report)
+	if !readable {
+		return nil
 	}
 	if err := t.exec(`DELETE FROM deployment_names WHERE deployment = ?`, deployment); err != nil {
 		return err
 	}
-	for _, name := range w.names() {
-		if err := t.exec(`INSERT INTO deployment_names (name, deployment) VALUES (?, ?)`, name, deployment); err != nil {
-			return err
-		}
-	}
-	return nil
+	return t.putMany(intoNames, "", rows)
 }
 
 // nameDeployments fills deployment_names with what there is when it is made.
 func nameDeployments(t *tx) error {
 	const batch = 100
-	for last := int64(0); ; {
-		reports := map[int64]string{}
+	for last, n := int64(0), batch; n == batch; {
+		n = 0
+		var rows [][]any
 		err := t.each(func(scan func(...any) error) error {
-			var id int64
 			var report string
-			err := scan(&id, &report)
-			last, reports[id] = id, report
+			err := scan(&last, &report)
+			names, _ := namesOf(last, []byte(report))
+			n, rows = n+1, append(rows, names...)
 			return err
 		}, `SELECT id, wrote FROM deployments WHERE id > ? AND wrote <> '' ORDER BY id LIMIT ?`, last, batch)
-		for id, report := range reports {
-			if err == nil {
-				err = t.putNames(id, []byte(report))
-			}
+		if err == nil {
+			err = t.putMany(intoNames, "", rows)
 		}
-		if err != nil || len(reports) < batch {
+		if err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
 // deployedWith calls tell with the newest deployments that say they have written what has this name or SHA.

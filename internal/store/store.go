@@ -96,9 +96,7 @@ func Open(path string, o Options) (*DB, error) {
 			o.AuditFailed(err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), timeLimit)
-	defer cancel()
-	if err := db.open(ctx, o.Key); err != nil {
+	if err := db.open(context.Background(), o.Key); err != nil {
 		if db.writer != nil {
 			err = errors.Join(err, db.writer.Close(), db.reader.Close())
 		}
@@ -125,8 +123,10 @@ func (db *DB) open(ctx context.Context, key []byte) error {
 		return db.wrap(doing, err)
 	}
 	db.writer, db.reader = &pool{DB: writer, query: db.engine.query}, &pool{DB: reader, query: db.engine.query}
-	if err := db.engine.look(ctx, db.reader, db.log); err != nil {
-		return db.wrap(doing, err)
+	looking, looked := context.WithTimeoutCause(ctx, timeLimit, errTime)
+	defer looked()
+	if err := db.engine.look(looking, db.reader, db.log); err != nil {
+		return db.wrap(doing, db.ended(looking, err))
 	}
 	if err := db.migrate(ctx); err != nil {
 		return db.wrap(doing, err)
@@ -191,9 +191,10 @@ const (
 )
 
 // fills are what migrations do that SQL cannot.
-var fills = map[int]func(*tx) error{11: nameDeployments}
+var fills = map[int]func(*tx) error{10: searchDeliveries, 11: nameDeployments}
 
-// migrate applies what the database does not have yet, each migration in a transaction of its own.
+// migrate applies what the database does not have yet, each migration in a transaction of its own. A large database takes its time: a migration that was
+// ended halfway would be begun anew at each start.
 func (db *DB) migrate(ctx context.Context) error {
 	all, err := readMigrations(migrations)
 	if err != nil {
@@ -216,7 +217,7 @@ func (db *DB) migrate(ctx context.Context) error {
 		if slices.Contains(has, int64(m.version)) {
 			continue
 		}
-		err := db.write(ctx, true, func(tx *tx) error {
+		err := db.run(ctx, true, func(tx *tx) error {
 			if _, err := tx.ExecContext(ctx, db.engine.schema(m.sql)); err != nil {
 				return err
 			}
@@ -314,7 +315,7 @@ func (db *DB) isClosed() bool {
 }
 
 // errTime is why a call has ended that took too long.
-var errTime = fmt.Errorf("it took longer than %s", timeLimit)
+var errTime = fmt.Errorf("%w: it took longer than %s", ErrSlow, timeLimit)
 
 func (db *DB) begin(ctx context.Context) (context.Context, context.CancelFunc, error) {
 	if db.isClosed() {
@@ -338,6 +339,11 @@ func (db *DB) writeAny(ctx context.Context, durable bool, f func(*tx) error) err
 		return err
 	}
 	defer cancel()
+	return db.run(ctx, durable, f)
+}
+
+// run is writeAny for as long as ctx lets it.
+func (db *DB) run(ctx context.Context, durable bool, f func(*tx) error) error {
 	t := &tx{pool: db.writer, ctx: ctx}
 	if err := db.transact(t, durable, f); err != nil {
 		return db.ended(ctx, err)
@@ -419,7 +425,23 @@ func (t *tx) stmt(query string) *sql.Stmt {
 	if s, ok := t.pool.statements.Load(query); ok {
 		return t.StmtContext(t.ctx, s.(*sql.Stmt)) // the transaction closes it
 	}
-	t.unknown = append(t.unknown, query)
+	if !slices.Contains(t.unknown, query) {
+		t.unknown = append(t.unknown, query)
+	}
+	return nil
+}
+
+// putMany inserts rows, many with each statement. The statement is what comes before and after the values of the rows; there are few different ones, as
+// each stays prepared.
+func (t *tx) putMany(before, after string, rows [][]any) error {
+	for _, size := range []int{256, 16, 1} {
+		for ; len(rows) >= size; rows = rows[size:] {
+			row := "(" + strings.TrimSuffix(strings.Repeat("?, ", len(rows[0])), ", ") + "), "
+			if err := t.exec(before+" VALUES "+strings.TrimSuffix(strings.Repeat(row, size), ", ")+after, slices.Concat(rows[:size]...)...); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 

@@ -4,5 +4,3 @@ CREATE TABLE delivery_texts (
     delivery INTEGER PRIMARY KEY REFERENCES deliveries (id) ON DELETE CASCADE,
     searched TEXT NOT NULL
 ) STRICT;
-INSERT INTO delivery_texts (delivery, searched)
-    SELECT id, lower(title || ' ' || author || ' ' || app || ' ' || merge_request || ' ' || sha) FROM deliveries;
