@@ -172,17 +172,31 @@ export interface Repair {
 }
 
 /** Why an object is as it is. */
+export interface SaidCommit {
+  sha?: string
+  title?: string
+  author?: string
+  authored?: string
+}
+
+/** kind, namespace and name are as they were asked for, object is what they stand for. */
 export interface Answer {
   kind: string
   namespace?: string
   name: string
   field?: string
+  object?: { kind: string; namespace?: string; name: string }
   found?: boolean
   what?: string
   fields?: FieldChange[]
   previous?: string
   value?: string
   delivery?: Delivery
+  /** what was delivered, where the commit of the delivery is one of several that came with it */
+  head?: SaidCommit
+  /** further commits of the same delivery that have changed it too; where unsure says so, it may be by any of them */
+  among?: SaidCommit[]
+  unsure?: string
   declaration?: { delivery: Delivery; change: ObjectChange }
   approvals?: { by: string; how: string; at?: string; pipeline?: number; job?: number }[]
   pipelines?: { id: number; status?: string; iid?: number; project?: string }[]

@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest'
 import type { AppDetail } from './api'
-import { heldBack } from './status'
+import { heldAnyway, heldBack } from './status'
 
 const app = (more: Partial<AppDetail>) => ({ state: 'Ready', ...more }) as AppDetail
 
@@ -11,3 +11,12 @@ it.each([
   ['one of which an object is held', app({ spec: { suspended: false }, holds: [{ object: 'Deployment/shop/web' }] }), false],
   ['what is not known yet but from the list', app({ state: 'Suspended' }), true],
 ])('%s is held back: %#', (_, a, want) => expect(heldBack(a)).toBe(want))
+
+it.each([
+  ['the message of a HelmRelease', 'web.v3 was made by a person', [{ reason: 'web.v3 was made by a person' }], true],
+  ['the warning of an Application', 'automation is on hold: rolled back to abc (hint: keelson resume)', [{ reason: 'rolled back to abc' }], true],
+  ['another warning', 'the field x is not supported', [{ reason: 'rolled back to abc' }], false],
+  ['another failure', 'the source is suspended', [{ reason: 'suspended' }], false],
+  ['no hold', 'failed', [], false],
+  ['nothing', undefined, [{ reason: '' }], false],
+])('a hold says %s: %#', (_, text, holds, want) => expect(heldAnyway(text, holds)).toBe(want))

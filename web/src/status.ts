@@ -78,3 +78,8 @@ export function isActive(status: string): boolean {
 
 // heldBack tells whether an app is left as it is until somebody resumes it: it was suspended, or a rollback holds it.
 export const heldBack = (app: AppDetail): boolean => Boolean(app.spec?.suspended || app.holds?.some((h) => !h.object) || (!app.spec && app.state === 'Suspended'))
+
+/** Tells whether a hold of an app says already what its message or one of its warnings says. */
+export function heldAnyway(text: string | undefined, holds: { reason?: string }[] | undefined): boolean {
+  return !!text && !!holds?.some((h) => h.reason && (text === h.reason || text.startsWith(`automation is on hold: ${h.reason}`)))
+}

@@ -216,6 +216,7 @@ step('an app goes back', async () => {
   await dialog.getByRole('button', { name: 'Roll back' }).click()
   await dialog.waitFor({ state: 'detached' })
   await page.locator('.banner', { hasText: 'Held by admin' }).waitFor()
+  await page.locator('.banner', { hasText: 'automation is on hold' }).waitFor({ state: 'detached' }) // it is said once
   await page.getByRole('button', { name: 'Resume' }).waitFor()
   await page.getByRole('link', { name: 'History' }).last().click()
   const back = page.locator('.timeline li', { hasText: 'rollback' }).first()
@@ -245,6 +246,7 @@ step('why', async () => {
   await answer.locator('ins', { hasText: '3' }).first().waitFor()
   await answer.locator('del', { hasText: '5' }).first().waitFor()
   await answer.getByText('by the rollback to').waitFor()
+  await answer.getByText('ConfigMap/pot').first().waitFor()
   await answer.getByText('Asked for by').waitFor()
   await answer.getByRole('link', { name: 'tea' }).waitFor()
   await look('why something is as it is')

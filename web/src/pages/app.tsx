@@ -6,7 +6,7 @@ import { Deliveries } from '../deliveries'
 import { at, clock, plural, revision } from '../format'
 import { Icon, Mark } from '../icons'
 import { LogView } from '../log/view'
-import { heldBack, look, words } from '../status'
+import { heldAnyway, heldBack, look, words } from '../status'
 import { Age, Badge, Dialog, Empty, Loading, Person, Problem, Sha, Tabs, say, useParam, useTitle } from '../ui'
 
 const Tree = lazy(() => import('../graph/tree'))
@@ -89,7 +89,7 @@ function Summary({ app }: { app: AppDetail }) {
   const bad = app.state === 'Failing' || app.state === 'OutOfSync'
   return (
     <>
-      {app.state !== 'Ready' && app.state !== 'Suspended' && (app.message || app.reason) && (
+      {app.state !== 'Ready' && app.state !== 'Suspended' && (app.message || app.reason) && !heldAnyway(app.message, app.holds) && (
         <div className={`banner tone-${bad ? look(app.state).tone : 'idle'}`} role={bad ? 'alert' : undefined}>
           <Mark {...look(app.state)} />
           <pre>
@@ -98,12 +98,14 @@ function Summary({ app }: { app: AppDetail }) {
           </pre>
         </div>
       )}
-      {app.warnings?.map((w) => (
-        <div key={w} className="banner tone-warn">
-          <Mark tone="warn" shape="warn" />
-          <span>{w}</span>
-        </div>
-      ))}
+      {app.warnings
+        ?.filter((w) => !heldAnyway(w, app.holds))
+        .map((w) => (
+          <div key={w} className="banner tone-warn">
+            <Mark tone="warn" shape="warn" />
+            <span>{w}</span>
+          </div>
+        ))}
       {app.holds?.map((h, i) => (
         <div key={i} className="banner tone-warn">
           <Mark tone="warn" shape="pause" />

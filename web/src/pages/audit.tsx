@@ -1,7 +1,7 @@
 import { useQuery } from '@tanstack/react-query'
 import { useState, type FormEvent } from 'react'
 import { Link } from 'wouter'
-import { appPath, get, query, type Answer, type AuditRecord } from '../api'
+import { appPath, get, query, type Answer, type AuditRecord, type SaidCommit } from '../api'
 import { Changes } from '../deliveries'
 import { clock, plural, shortened } from '../format'
 import { Icon } from '../icons'
@@ -131,11 +131,12 @@ function Why() {
 function Answered({ a }: { a: Answer }) {
   const d = a.delivery
   if (!a.found || !d) return <p className="soft">{a.note || 'No delivery is known that has changed it.'}</p>
+  const object = a.object ?? a
   return (
     <div className="stack" style={{ gap: 14 }}>
       <p style={{ fontSize: 15 }}>
         <b>
-          {a.kind}/{a.name}
+          {object.kind}/{object.name}
         </b>
         {a.field && <code> {a.field}</code>} was {a.what || 'changed'}
         {a.previous && (
@@ -159,6 +160,7 @@ function Answered({ a }: { a: Answer }) {
         <dd className="row">
           <Sha sha={d.sha} /> <Person name={d.author} /> <span className="dim">{clock(d.authored)}</span>
         </dd>
+        <Commits a={a} />
         {d.actor && (
           <>
             <dt>Asked for by</dt>
@@ -202,7 +204,7 @@ function Answered({ a }: { a: Answer }) {
           <Badge status={d.health || d.status} />
         </dd>
       </dl>
-      {a.fields && a.fields.length > 0 && <Changes changes={[{ kind: a.kind, namespace: a.namespace, name: a.name, verb: a.what ?? 'changed', fields: a.fields }]} />}
+      {a.fields && a.fields.length > 0 && <Changes changes={[{ kind: object.kind, namespace: object.namespace, name: object.name, verb: a.what ?? 'changed', fields: a.fields }]} />}
       {a.declaration && (
         <p className="small soft">
           The app itself was changed by <Link href={`/history/${a.declaration.delivery.id}`}>{a.declaration.delivery.title}</Link>.
@@ -223,6 +225,46 @@ function Answered({ a }: { a: Answer }) {
         </div>
       )}
       {a.note && <p className="small dim">{a.note}</p>}
+    </div>
+  )
+}
+
+/** How many of the commits that may have changed something too are listed. */
+const mostAmong = 10
+
+/** What is known of the commits that came with the one that is named. */
+function Commits({ a }: { a: Answer }) {
+  const among = a.among ?? []
+  return (
+    <>
+      {(a.unsure || among.length > 0) && (
+        <>
+          <dt>{a.unsure ? 'Not certain' : 'Changed too by'}</dt>
+          <dd>
+            {a.unsure && <div className="soft">{a.unsure}</div>}
+            {among.slice(0, mostAmong).map((c) => (
+              <SaidLine key={c.sha} c={c} />
+            ))}
+            {among.length > mostAmong && <div className="dim">and {plural(among.length - mostAmong, 'more commit')}</div>}
+          </dd>
+        </>
+      )}
+      {a.head && (
+        <>
+          <dt>Delivered with others, at</dt>
+          <dd>
+            <SaidLine c={a.head} />
+          </dd>
+        </>
+      )}
+    </>
+  )
+}
+
+function SaidLine({ c }: { c: SaidCommit }) {
+  return (
+    <div className="row wrap" style={{ gap: '2px 8px' }}>
+      <Sha sha={c.sha} /> <span style={{ overflowWrap: 'anywhere' }}>{c.title}</span> <span className="dim">{c.author}</span>
     </div>
   )
 }
