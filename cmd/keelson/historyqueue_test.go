@@ -305,3 +305,27 @@ func TestLogPages(t *testing.T) {
 		t.Errorf("it asks %q, want %q: %v", asked, want, err)
 	}
 }
+
+// TestFoundWaitsBehindWhatIsTold: what is only found to be over takes the place of nothing that waits and was told when it was.
+func TestFoundWaitsBehindWhatIsTold(t *testing.T) {
+	said := func(message, status string, found bool) history.Delivery {
+		d := told("k", status, 0)
+		d.Message, d.Found = message, found
+		return d
+	}
+	for name, test := range map[string]struct {
+		first, second history.Delivery
+		want          string
+	}{
+		"after the end": {said("told", history.Succeeded, false), said("found", history.Succeeded, true), "told"},
+		"before it":     {said("found", history.Succeeded, true), said("told", history.Succeeded, false), "told"},
+		"under way":     {said("told", history.Running, false), said("found", history.Succeeded, true), "found"},
+	} {
+		q := &historyQueue{deliveries: map[string]*history.Delivery{}}
+		q.add(test.first)
+		q.add(test.second)
+		if got := q.deliveries["k"].Message; got != test.want || len(q.order) != 1 {
+			t.Errorf("%s: %q waits, want %q", name, got, test.want)
+		}
+	}
+}
