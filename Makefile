@@ -72,8 +72,9 @@ down: ## stop the instance
 test: export KEELSON_BINARY = $(CURDIR)/bin/keelson
 test: export KEELSON_CLUSTER_BINARY = $(CURDIR)/bin/keelson-cluster
 test: export FLUX_BINARY = $(CURDIR)/$(FLUX)
+# The tests of whole instances wait more than they work: they begin first, with others beside them.
 test: build $(FLUX) ## run all tests
-	go test -timeout 20m ./...
+	go test -timeout 25m ./test/e2e ./...
 	cd cluster && go test -timeout 20m ./...
 	@if $(NODE_IS_THERE); then cd web && npm test --silent; else echo "SKIPPED: the tests of the dashboard's parts: it takes npm, and Node.js 20.19 or newer"; fi
 	@command -v chromium >/dev/null && test -d web/node_modules/playwright-core || \

@@ -95,16 +95,16 @@ rules:
 		t.Errorf("%v %s", err, out)
 	}
 
-	// It is her push: in the audit, and in the pipeline that came of it.
-	eventually(t, "the push is recorded", func() error {
+	// It is her push: in the audit, and in the pipeline that came of it. His is there too, as refused.
+	eventually(t, "the pushes are recorded", func() error {
 		var list struct {
-			Records []struct{ Actor, Action, Detail string }
+			Records []struct{ Actor, Action, Outcome string }
 		}
 		if err := json.Unmarshal([]byte(shared.must(t, "audit", "list", "-o", "json", "--object", "repository/"+repository)), &list); err != nil {
 			return err
 		}
-		if len(list.Records) == 0 || list.Records[0].Actor != "git-ann" || list.Records[0].Action != "git.push" {
-			return fmt.Errorf("%+v", list.Records)
+		if got, want := fmt.Sprint(list.Records), "[{git-bob git.push refused} {git-ann git.push done}]"; got != want {
+			return fmt.Errorf("%s, want %s", got, want)
 		}
 		var all struct{ Pipelines []struct{ User string } }
 		if err := json.Unmarshal([]byte(shared.must(t, "ci", "pipelines", "--project", repository, "-o", "json")), &all); err != nil {
