@@ -322,7 +322,7 @@ func TestOwnOfAJob(t *testing.T) {
 	s := newServer(t, true)
 	inner := filepath.Join(s.mine, "sub", "sources")
 	shared := filepath.Join(s.data, "object")
-	j := job(`echo "HOME=$HOME USER=$USER"`, `[ "$USER" != keelson-job ] || [ "$(whoami)" = keelson-job ]`, "id -u; (cd; pwd)", "cat sub/sources", "echo more >> sub/sources", "ls -ld . sub/sources | cut -d' ' -f1,3", "echo kept > /tmp/file; echo kept > ~/file", "chmod u+w linked; echo x > linked", "mkdir new; chmod 0 new", "sleep 77 &")
+	j := job(`echo "HOME=$HOME USER=$USER"`, `[ "$USER" != keelson-job ] || [ "$(whoami)" = keelson-job ]`, "id -u; (cd; pwd)", "cat sub/sources", "echo more >> sub/sources", "ls -ld . sub/sources | cut -d' ' -f1,3", "echo kept > /tmp/file; echo kept > ~/file", "chmod u+w linked; echo x > linked", "mkdir new; chmod 0 new", "sleep 77 & until pgrep -x sleep >/tmp/its; do :; done")
 	j.PreGet = []string{"echo x > planted || echo not yet", "ln -s / link || echo nor this", "echo early > ~/early"}
 	j.AfterScript = []string{"cat /tmp/file ~/file ~/early", `pgrep -c sleep`}
 	j.Prepare = func(context.Context, *executor.Trace) error {
