@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -27,13 +26,8 @@ const (
 // measureAudit appends to the audit of an instance that is stopped, and verifies 100,000 records with their checkpoints and a witness. The floor of an
 // append is a line that is written and is on the disk.
 func (b *bench) measureAudit(ctx context.Context) error {
-	in, _, err := b.up(ctx, "audit")
+	in, err := b.stopped(ctx, "audit")
 	if err != nil {
-		return err
-	}
-	stop := exec.CommandContext(ctx, b.keelson, "down", "--data", in.data)
-	stop.Env = environment()
-	if _, err := output(ctx, stop); err != nil {
 		return err
 	}
 	one, many, err := fillAudit(ctx, in.data)

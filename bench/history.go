@@ -27,13 +27,8 @@ const (
 
 // measureWhy asks who has changed what, of a history of 100,000 deliveries.
 func (b *bench) measureWhy(ctx context.Context) error {
-	in, _, err := b.up(ctx, "why")
+	in, err := b.stopped(ctx, "why")
 	if err != nil {
-		return err
-	}
-	stop := exec.CommandContext(ctx, b.keelson, "down", "--data", in.data)
-	stop.Env = environment()
-	if _, err := output(ctx, stop); err != nil {
 		return err
 	}
 	wrote, err := fillHistory(ctx, filepath.Join(in.data, "ci"))

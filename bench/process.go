@@ -110,6 +110,18 @@ func (b *bench) up(ctx context.Context, name string, flags ...string) (*instance
 	return in, down, err
 }
 
+// stopped makes an instance as up does, and stops it again: its files can be filled.
+func (b *bench) stopped(ctx context.Context, name string) (*instance, error) {
+	in, _, err := b.up(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	stop := exec.CommandContext(ctx, b.keelson, "down", "--data", in.data)
+	stop.Env = environment()
+	_, err = output(ctx, stop)
+	return in, err
+}
+
 // instance is the one that the latencies are measured on.
 func (b *bench) instance(ctx context.Context) (*instance, error) {
 	if b.shared != nil {

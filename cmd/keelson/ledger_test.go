@@ -167,7 +167,7 @@ func TestCommitsAreNamedLater(t *testing.T) {
 	index.SetApp(web.App{ID: "Kustomization/x/web", SHA: sha})
 	until := func(what string, done func() bool) {
 		t.Helper()
-		for deadline := time.Now().Add(4 * commitsLater); !done(); time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); !done(); time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatal(what)
 			}
